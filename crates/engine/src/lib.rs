@@ -1,0 +1,18 @@
+//! Compute drivers behind one port: [`ProcessEngine`] runs real processes, [`SimEngine`] plays them in virtual time.
+//!
+//! Enters: instance specs. Leaves: statuses, logs, and the proof that nothing is left.
+//! Always holds: every call may be repeated after a crash between any two lines; an instance outlives the daemon; what an
+//! engine cannot isolate it says, and does not lend.
+
+mod error;
+mod port;
+mod process;
+mod sim;
+
+pub use error::EngineError;
+pub use port::{
+    Access, BoxFuture, Capabilities, CgroupVersion, DataMount, Engine, Exit, InstanceSpec, InstanceState, InstanceStatus,
+    Isolation, Remains,
+};
+pub use process::{ProcessConfig, ProcessEngine, instance_exec_main, shim_main};
+pub use sim::{SimApp, SimEngine, SimExit};

@@ -1,0 +1,201 @@
+//! The port that every driver implements, and the words that pass through it.
+
+use crate::EngineError;
+use pumasi_terms::service::{Platform, Probe};
+use pumasi_terms::{InstanceId, Resources, WallMs};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::pin::Pin;
+
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A place that runs instances. Every method is idempotent and returns soon: `start` and `stop` make the wish durable and set it
+/// going, [`Engine::list`] tells how far it came.
+pub trait Engine: Send + Sync {
+    fn capabilities(&self) -> Capabilities;
+
+    /// The same id and generation again is no new start; it only revives a shim that was killed. A higher generation first stops the
+    /// older one and answers [`EngineError::Replacing`] until that is gone.
+    fn start(&self, spec: InstanceSpec) -> BoxFuture<'_, Result<(), EngineError>>;
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<InstanceStatus>, EngineError>>;
+
+    /// SIGTERM, the grace of the spec, then SIGKILL of everything in the instance. An unknown id is already stopped.
+    fn stop<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<(), EngineError>>;
+
+    /// Erases a stopped instance: directory, cgroup, firewall rules. An unknown id is already removed.
+    fn remove<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<(), EngineError>>;
+
+    /// The end of what the instance wrote to its standard output and error.
+    fn logs<'a>(&'a self, id: &'a InstanceId, tail_bytes: usize) -> BoxFuture<'a, Result<Vec<u8>, EngineError>>;
+
+    /// What is still on the host, of one owner or of all. What can no longer be told whose it is counts for every owner.
+    fn remains<'a>(&'a self, owner: Option<&'a str>) -> BoxFuture<'a, Result<Remains, EngineError>>;
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capabilities {
+    pub platforms: Vec<Platform>,
+    pub isolation: Isolation,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Isolation {
+    pub own_uid: bool,
+    /// Own pid, mount, ipc and uts namespaces; other instances' files and processes are out of sight.
+    pub namespaces: bool,
+    /// Without it: no CPU limit, and memory by rlimit for each process on its own.
+    pub cgroup: Option<CgroupVersion>,
+    pub seccomp: bool,
+    /// Whether the egress list is enforced.
+    pub egress: bool,
+}
+
+impl Isolation {
+    /// What another organisation's code must not run without; empty if nothing is missing. The egress list is not among it:
+    /// the pact says whether it must be.
+    pub fn missing_for_lending(&self) -> Vec<&'static str> {
+        let parts = [
+            (self.own_uid, "own uid"),
+            (self.namespaces, "namespaces"),
+            (self.cgroup.is_some(), "cgroups"),
+            (self.seccomp, "seccomp"),
+        ];
+        parts.into_iter().filter(|(has, _)| !has).map(|(_, name)| name).collect()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CgroupVersion {
+    V1,
+    V2,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceSpec {
+    pub id: InstanceId,
+    /// For whom it runs: a local service or a lease. Instances of one owner share a group, and so their data.
+    pub owner: String,
+    /// Rises with each new version of the spec.
+    pub generation: u64,
+    /// The unpacked bundle; the instance sees it read-only.
+    pub bundle_dir: PathBuf,
+    pub command: Vec<String>,
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    pub resources: Resources,
+    pub readiness: Probe,
+    #[serde(default)]
+    pub liveness: Option<Probe>,
+    pub stop_grace_ms: u64,
+    /// `ip:port` that the instance may call.
+    #[serde(default)]
+    pub egress: Vec<String>,
+    /// By the suffix of the variable: `NOTES` becomes `DATA_NOTES`.
+    #[serde(default)]
+    pub data: BTreeMap<String, DataMount>,
+    pub listen_ip: IpAddr,
+    /// Runs for another organisation.
+    #[serde(default)]
+    pub lent: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataMount {
+    pub path: PathBuf,
+    pub access: Access,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Access {
+    /// The whole tree is given to the owner's group, and to its writing.
+    ReadWrite,
+    /// The top directory may be entered and read by the owner's group; modes below stay as whoever made the copy set them, so it must
+    /// make files that the group can read. One exception, needed by readers of a SQLite replica in WAL mode: `*-shm` files at the top become
+    /// writable for the group. For the same reason the mount itself is not read-only.
+    ReadOnly,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceStatus {
+    pub id: InstanceId,
+    pub owner: String,
+    pub generation: u64,
+    pub state: InstanceState,
+    /// Where it listens (or will, while starting).
+    pub address: Option<SocketAddr>,
+    /// The application's process as the host sees it.
+    pub pid: Option<u32>,
+    /// Of the running application, not of the first one.
+    pub started_at: Option<WallMs>,
+    pub restarts: u32,
+    pub cpu_used_us: u64,
+    pub memory_bytes: u64,
+    pub memory_max_bytes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "is")]
+pub enum InstanceState {
+    Starting,
+    Ready,
+    /// Alive, but not to be given requests: its readiness probe fails, or it is stopping.
+    Unready { why: String },
+    /// It ended by itself and will be started again.
+    BackingOff { restarts: u32, why: String },
+    /// It was asked to stop and every process of it is gone.
+    Stopped { exit: Option<Exit> },
+    /// It does not run and will not by itself: the program cannot be executed, or its shim was killed (then `start` revives it).
+    Failed { why: String },
+}
+
+/// How the application ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    #[serde(default)]
+    pub code: Option<i32>,
+    #[serde(default)]
+    pub signal: Option<i32>,
+    /// The kernel killed it for using more memory than its limit.
+    #[serde(default)]
+    pub out_of_memory: bool,
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.out_of_memory, self.code, self.signal) {
+            (true, ..) => f.write_str("killed for using more memory than its limit"),
+            (_, Some(code), _) => write!(f, "exited with code {code}"),
+            (_, None, Some(signal)) => write!(f, "ended by signal {signal}"),
+            _ => f.write_str("ended in an unknown way"),
+        }
+    }
+}
+
+/// Counted, and named for people.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remains {
+    pub processes: u32,
+    pub directories: u32,
+    pub cgroups: u32,
+    pub rules: u32,
+    /// At most 100 of them.
+    pub names: Vec<String>,
+}
+
+impl Remains {
+    pub fn is_empty(&self) -> bool {
+        self.processes + self.directories + self.cgroups + self.rules == 0
+    }
+
+    pub(crate) fn name(&mut self, what: impl Into<String>) {
+        if self.names.len() < 100 {
+            self.names.push(what.into());
+        }
+    }
+}

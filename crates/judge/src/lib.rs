@@ -1,0 +1,8 @@
+//! Judge: observations and policy become a verdict with its reasons.
+//!
+//! Enters: [`pumasi_sense::Observation`], [`Policy`], what was judged before ([`Memory`]), now. Leaves: a [`Judgement`].
+//! Always holds: no clock, no I/O; a verdict names every measure it rests on; what cannot help is refused with its reason.
+
+pub mod verdict;
+
+pub use verdict::{Cause, Judgement, Reason, Refusal, Verdict};

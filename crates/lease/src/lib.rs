@@ -1,0 +1,11 @@
+//! Lease: the use of another's resources, agreed, bounded in time, metered on both sides.
+//!
+//! Enters: requests of borrowers, the terms of the pact, the lender's records, now. Leaves: decisions and new records.
+//! Always holds: live holds and active leases never exceed what was offered; a lease that is not renewed ends by itself on both sides.
+
+pub mod document;
+pub mod message;
+pub mod record;
+
+pub use document::Lease;
+pub use record::{Hold, LentLease, LentState, Usage};

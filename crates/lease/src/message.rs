@@ -1,0 +1,105 @@
+//! What clouds say to each other about holds and leases. Protocol version 1, JSON over mutual TLS.
+
+use crate::record::{LentState, Usage};
+use pumasi_terms::offer::{Offer, Requirement};
+use pumasi_terms::{Epoch, LeaseId, Money, ReservationId, Serial};
+use serde::{Deserialize, Serialize};
+
+/// `POST /v1/reservations`. The id is the borrower's, so that a repeated request is the same request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReservationRequest {
+    pub id: ReservationId,
+    pub requirement: Requirement,
+    pub ttl_ms: u64,
+}
+
+/// The hold as granted. Times are relative: two clouds share no clock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReservationGrant {
+    pub id: ReservationId,
+    pub instances: u32,
+    pub price_per_instance_hour: Money,
+    pub expires_in_ms: u64,
+    pub lease_ttl_ms_max: u64,
+    pub recall_notice_ms: u64,
+    /// What the lender estimates until the first instance is ready, ms.
+    pub estimated_start_ms: u64,
+}
+
+/// `POST /v1/heartbeat`: one a second to each member: offers, renewals and news in one batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Heartbeat {
+    pub protocol: u32,
+    pub pact_serial: Serial,
+    /// The sender's store: lets the other side tell a restored one that it is old.
+    pub incarnation: u64,
+    pub revision: u64,
+    /// Leases the sender rents from the receiver and wants renewed.
+    pub renew: Vec<Renewal>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Renewal {
+    pub lease: LeaseId,
+    /// An older one is refused.
+    pub epoch: Epoch,
+    /// Instances wanted now.
+    pub instances: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HeartbeatAnswer {
+    pub protocol: u32,
+    pub pact_serial: Serial,
+    pub incarnation: u64,
+    pub revision: u64,
+    /// What the receiver has seen of the sender's store at most.
+    pub seen_incarnation: u64,
+    pub seen_revision: u64,
+    /// What the receiver offers to the sender now.
+    pub offer: Offer,
+    /// One for each renewal asked, and for each lease of the sender that still binds.
+    pub leases: Vec<LeaseStatus>,
+}
+
+/// A lease as its lender sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LeaseStatus {
+    pub lease: LeaseId,
+    /// None: the lender knows no such lease.
+    pub state: Option<LentState>,
+    pub expires_in_ms: u64,
+    /// Time left of a recall's notice.
+    pub recall_in_ms: Option<u64>,
+    pub instances_ready: u32,
+    pub instances_starting: u32,
+    /// Why instances do not get ready.
+    pub trouble: Option<String>,
+    /// Application generation that runs there.
+    pub generation: u64,
+    pub usage: Usage,
+}
+
+/// Proof that nothing is left of a lease at its lender: every count is 0.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Emptiness {
+    pub processes: u64,
+    pub routes: u64,
+    pub files: u64,
+    pub bytes: u64,
+    pub keys: u64,
+    pub holds: u64,
+}
+
+impl Emptiness {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}

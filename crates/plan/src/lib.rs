@@ -1,0 +1,8 @@
+//! Plan: a verdict, intent and offers become an immutable, numbered document that leaves no choice to whoever executes it.
+//!
+//! Enters: a verdict, the service, its ceilings, the offers of the pact's members. Leaves: a [`Plan`], or the reasons why there is none.
+//! Always holds: the same input gives the same plan; its parent is the plan before it; every plan passes its own lint.
+
+pub mod document;
+
+pub use document::{Candidate, Part, Plan};

@@ -1,0 +1,155 @@
+//! The route table: the daemon's whole word to its gateway. Format version 1.
+//!
+//! The gateway keeps the last one on disk and serves by it when the daemon is dead.
+
+use pumasi_terms::service::RouteMode;
+use pumasi_terms::{BootMs, CloudName, DatasetName, Epoch, InstanceId, LeaseId, Ppm, ServiceName};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+pub const TABLE_VERSION: u32 = 1;
+
+/// A copy holds everything that its home had committed before `as_of_ms` of the home's boot clock.
+/// `generation` rises when that clock starts anew or the home changes, so that the pair is totally ordered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Position {
+    pub generation: u64,
+    pub as_of_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteTable {
+    pub version: u32,
+    pub cloud: CloudName,
+    /// Boot id of the kernel under which it was written: boot times in it are void under another.
+    pub boot_id: String,
+    /// Only rises; the gateway refuses a lower one.
+    pub revision: u64,
+    /// Services of this cloud, by name.
+    pub services: BTreeMap<ServiceName, ServiceRoute>,
+    /// What this cloud serves for others, by lease.
+    pub leases: BTreeMap<LeaseId, LeaseRoute>,
+    /// Gateways of the pact's members: whom to call and whom to let in.
+    pub peers: BTreeMap<CloudName, PeerLink>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceRoute {
+    pub hosts: Vec<String>,
+    /// Ownership under which answers are given; checked on entry and before an answer leaves.
+    pub epoch: Epoch,
+    /// After this instant only safe methods are served. None: no liveness lease bounds it (a cloud outside a voting pact).
+    pub writable_until: Option<BootMs>,
+    pub mode: RouteMode,
+    /// Path prefixes that go home whatever their method.
+    pub home_only: Vec<String>,
+    pub user_cookie: Option<String>,
+    /// Instances of this cloud that are ready.
+    pub home: Vec<HomeBackend>,
+    /// Leases at peers. Weights of home and leases need not add up to a whole: they are relative.
+    pub leases: Vec<LeaseBackend>,
+    pub home_weight: Ppm,
+    pub admission: Admission,
+    /// The dataset generation whose positions this home gives out in its answers to writes; None: no dataset.
+    pub position_generation: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HomeBackend {
+    pub instance: InstanceId,
+    pub address: SocketAddr,
+    /// The application's generation, for a release in steps.
+    pub generation: u64,
+    /// Takes no new request; those in flight end.
+    pub draining: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeaseBackend {
+    pub lease: LeaseId,
+    pub cloud: CloudName,
+    /// Ready instances there: bounds the concurrency given to it.
+    pub instances: u32,
+    pub weight: Ppm,
+    pub draining: bool,
+    /// After this instant nothing is sent there: the lease's end, less the drain time.
+    pub usable_until: BootMs,
+    /// `https://` authority of the alias in `redirect` mode.
+    pub alias: Option<String>,
+    /// How far its copies are. A reader who has seen more is served at home. Refreshed apart from the table (`positions`).
+    pub datasets: Vec<DatasetName>,
+    /// 32 bytes, hex: seals the tickets of `redirect` mode for this lease.
+    pub ticket_key: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Admission {
+    /// The most that wait for a place.
+    pub queue_max: u32,
+    /// The longest that one waits before it is shed, ms.
+    pub wait_max_ms: u64,
+    /// Concurrency a backend instance starts with, and may reach.
+    pub limit_initial: u32,
+    pub limit_max: u32,
+    /// Retries of safe requests, as a part of all requests.
+    pub retry_budget: Ppm,
+    /// For the head of an answer, ms.
+    pub answer_timeout_ms: u64,
+    pub body_bytes_max: u64,
+}
+
+impl Default for Admission {
+    fn default() -> Self {
+        Self {
+            queue_max: 512,
+            wait_max_ms: 1_000,
+            limit_initial: 8,
+            limit_max: 256,
+            retry_budget: Ppm(100_000),
+            answer_timeout_ms: 60_000,
+            body_bytes_max: 1 << 30,
+        }
+    }
+}
+
+/// Instances here that serve another cloud's service under a lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeaseRoute {
+    pub borrower: CloudName,
+    pub service: ServiceName,
+    pub epoch: Epoch,
+    pub hosts: Vec<String>,
+    pub aliases: Vec<String>,
+    pub instances: Vec<HomeBackend>,
+    /// The lender's own end of the lease: nothing is served after it.
+    pub expires_at: BootMs,
+    pub home_only: Vec<String>,
+    pub admission: Admission,
+    pub ticket_key: Option<String>,
+    pub datasets: Vec<DatasetName>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerLink {
+    /// `host:port` of its gateway for peers (mutual TLS, SPIFFE path `/gateway`).
+    pub gateway_address: String,
+    /// SPIFFE bundle (JWK set) of its trust domain.
+    pub bundle: String,
+}
+
+/// How far copies are, sent to the gateway many times a second, apart from the table.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Positions {
+    /// By lease, the least of its datasets. Used at home for leases away, and at the lender for leases here.
+    pub leases: BTreeMap<LeaseId, Position>,
+}

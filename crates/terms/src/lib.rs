@@ -1,0 +1,19 @@
+//! The words of Pumasi as types: identifiers, instants, units, and the documents that people write.
+//!
+//! Enters: text written by people or sent by peers. Leaves: validated values.
+//! Always holds: no clock, no randomness, no I/O; a value that exists is valid; every document names its version.
+//! Vocabulary: ITU-T Y.3511/Y.3516 and GICTF.
+
+pub mod document;
+pub mod ids;
+pub mod instant;
+pub mod manifest;
+pub mod offer;
+pub mod pact;
+pub mod service;
+pub mod units;
+
+pub use document::{API_VERSION, Document, FieldError, Metadata, Validate};
+pub use ids::*;
+pub use instant::{BootMs, Now, WallMs};
+pub use units::{Epoch, Money, Ppm, Resources, Revision, Serial};

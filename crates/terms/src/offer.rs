@@ -1,0 +1,50 @@
+//! Requirement and offer: what a borrower needs, what a lender has. The same words serve the broker later.
+
+use crate::service::Platform;
+use crate::{CloudName, Money, Resources, ServiceName, WallMs};
+use serde::{Deserialize, Serialize};
+
+/// What one journey needs from a lender.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Requirement {
+    pub service: ServiceName,
+    pub platform: Platform,
+    /// Of one instance.
+    pub resources: Resources,
+    pub instances: u32,
+    /// Fewer than this are of no use.
+    pub instances_min: u32,
+    /// Bytes of application and data to be kept by the lender.
+    pub storage_bytes: u64,
+    pub price_per_instance_hour_max: Money,
+}
+
+/// A lender's standing offer to one member, dated: it promises nothing until it is reserved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Offer {
+    pub cloud: CloudName,
+    pub at: WallMs,
+    /// Free now, for this borrower.
+    pub free: Resources,
+    pub storage_free_bytes: u64,
+    /// For each 1000 cpu_millis an instance has, an hour.
+    pub price_per_cpu_hour: Money,
+    pub platforms: Vec<Platform>,
+    pub recall_notice_ms: u64,
+    pub lease_ttl_ms_max: u64,
+}
+
+impl Offer {
+    /// Rent of one instance an hour.
+    pub fn price_per_instance_hour(&self, one: Resources) -> Money {
+        Money(u64::try_from(u128::from(self.price_per_cpu_hour.0) * u128::from(one.cpu_millis) / 1000).unwrap_or(u64::MAX))
+    }
+    /// Whether an application made for `need` can run here.
+    pub fn can_run(&self, need: &Platform) -> bool {
+        self.platforms
+            .iter()
+            .any(|p| p.os == need.os && p.arch == need.arch && need.runtimes.iter().all(|r| p.runtimes.contains(r)))
+    }
+}

@@ -1,0 +1,127 @@
+//! The Pact document: the common agreement of a federation, signed by every member over its bytes as stored.
+
+use crate::document::{FieldError, Validate, fault};
+use crate::{CloudName, Money, PactId, Resources, Serial, WallMs};
+use serde::{Deserialize, Serialize};
+
+/// The payload that the members sign. A new serial replaces the last; an older one is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Pact {
+    #[serde(rename = "apiVersion")]
+    pub api_version: String,
+    pub kind: String,
+    pub id: PactId,
+    pub serial: Serial,
+    /// Digest of the signed bytes of the serial before this one; none for the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<crate::Digest>,
+    pub created_at: WallMs,
+    /// ISO 4217 code in which prices are meant.
+    pub currency: String,
+    /// In order of joining.
+    pub members: Vec<Member>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Member {
+    pub cloud: CloudName,
+    /// `host:port` of the daemon's API for peers.
+    pub api_address: String,
+    /// `host:port` of the gateway for peers.
+    pub gateway_address: String,
+    /// SPIFFE bundle of the member's trust domain: a JWK set as JSON text (SPIFFE Trust Domain and Bundle, 4).
+    pub bundle: String,
+    /// Public key for documents: a JWK as JSON text.
+    pub document_key: String,
+    pub terms: Terms,
+}
+
+/// What a member lends, and on which terms.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Terms {
+    /// The most it lends at one time, over all borrowers.
+    pub lends: Resources,
+    pub storage_bytes: u64,
+    /// Part of `lends` that one borrower may hold at one time, in percent.
+    pub share_per_borrower_percent: u32,
+    /// Holds that one borrower may have open at one time.
+    pub holds_per_borrower: u32,
+    pub price_per_cpu_hour: Money,
+    /// Warning before a lease is called back.
+    pub recall_notice_ms: u64,
+    pub hold_ttl_ms_max: u64,
+    pub lease_ttl_ms_max: u64,
+    /// Members that may ask; empty: every member.
+    pub borrowers: Vec<CloudName>,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self {
+            lends: Resources { cpu_millis: 0, memory_mib: 0 },
+            storage_bytes: 8 << 30,
+            share_per_borrower_percent: 100,
+            holds_per_borrower: 4,
+            price_per_cpu_hour: Money(50_000),
+            recall_notice_ms: 5_000,
+            hold_ttl_ms_max: 10_000,
+            lease_ttl_ms_max: 30_000,
+            borrowers: Vec::new(),
+        }
+    }
+}
+
+impl Validate for Terms {
+    fn validate(&self, at: &str, e: &mut Vec<FieldError>) {
+        if !(1..=100).contains(&self.share_per_borrower_percent) {
+            fault(e, at, "share_per_borrower_percent", "must be 1 to 100");
+        }
+        if !(1..=64).contains(&self.holds_per_borrower) {
+            fault(e, at, "holds_per_borrower", "must be 1 to 64");
+        }
+        if !(1_000..=60_000).contains(&self.hold_ttl_ms_max) {
+            fault(e, at, "hold_ttl_ms_max", "must be 1000 to 60000");
+        }
+        if !(2_000..=86_400_000).contains(&self.lease_ttl_ms_max) {
+            fault(e, at, "lease_ttl_ms_max", "must be 2000 to 86400000");
+        }
+        if self.recall_notice_ms > 86_400_000 {
+            fault(e, at, "recall_notice_ms", "at most 86400000");
+        }
+    }
+}
+
+impl Validate for Pact {
+    fn validate(&self, at: &str, e: &mut Vec<FieldError>) {
+        if self.currency.len() != 3 || !self.currency.bytes().all(|b| b.is_ascii_uppercase()) {
+            fault(e, at, "currency", "must be an ISO 4217 code as EUR");
+        }
+        if self.members.is_empty() || self.members.len() > 64 {
+            fault(e, at, "members", "a pact has 1 to 64 members");
+        }
+        for (i, member) in self.members.iter().enumerate() {
+            if self.members[..i].iter().any(|m| m.cloud == member.cloud) {
+                fault(e, at, &format!("members[{i}].cloud"), format!("{} is a member already", member.cloud));
+            }
+            for (field, address) in [("api_address", &member.api_address), ("gateway_address", &member.gateway_address)] {
+                let fine = address.rsplit_once(':').is_some_and(|(h, p)| !h.is_empty() && p.parse::<u16>().is_ok());
+                if !fine || address.len() > 255 {
+                    fault(e, at, &format!("members[{i}].{field}"), "must be host:port");
+                }
+            }
+            if member.bundle.len() > 64 << 10 || member.document_key.len() > 4 << 10 {
+                fault(e, at, &format!("members[{i}]"), "bundle or document_key is too long");
+            }
+            member.terms.validate(&format!("members[{i}].terms"), e);
+        }
+    }
+}
+
+impl Pact {
+    pub fn member(&self, cloud: &CloudName) -> Option<&Member> {
+        self.members.iter().find(|m| &m.cloud == cloud)
+    }
+}

@@ -1,0 +1,427 @@
+//! The Service document: what a customer owns, promises and allows.
+
+use crate::document::{Document, FieldError, Validate, fault};
+use crate::{CloudName, DatasetName, Digest, Money, Resources, ServiceName};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+pub type Service = Document<ServiceName, ServiceSpec>;
+
+pub const KIND: &str = "Service";
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceSpec {
+    /// Host names that the service owns; the first is its own, identity hangs on it.
+    pub hosts: Vec<String>,
+    pub application: Application,
+    #[serde(default)]
+    pub instances: Instances,
+    #[serde(default)]
+    pub datasets: Vec<Dataset>,
+    #[serde(default)]
+    pub objective: Objective,
+    #[serde(default)]
+    pub routing: Routing,
+    #[serde(default)]
+    pub borrowing: Borrowing,
+    /// Higher is served first where capacity is short.
+    #[serde(default = "default_priority")]
+    pub priority: u32,
+    #[serde(default)]
+    pub recovery_class: RecoveryClass,
+}
+
+fn default_priority() -> u32 {
+    100
+}
+
+/// An executable that listens on `$PORT`, in any language.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Application {
+    pub bundle: BundleRef,
+    /// Program and arguments. `${PORT}`, `${BUNDLE}` and `${DATA_<DATASET>}` are filled in (name in upper case, '-' as '_').
+    pub command: Vec<String>,
+    /// Environment of the application; nothing is inherited from the daemon. The same names are filled in.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    #[serde(default)]
+    pub platform: Platform,
+    #[serde(default = "default_resources")]
+    pub resources: Resources,
+    #[serde(default)]
+    pub readiness: Probe,
+    /// Without one the process being alive is enough.
+    #[serde(default)]
+    pub liveness: Option<Probe>,
+    /// From SIGTERM to SIGKILL.
+    #[serde(default = "default_stop_grace_ms")]
+    pub stop_grace_ms: u64,
+    /// Addresses (`ip:port`) outside that an instance may call; the rest is closed where the engine can close it.
+    #[serde(default)]
+    pub egress: Vec<String>,
+}
+
+fn default_resources() -> Resources {
+    Resources { cpu_millis: 250, memory_mib: 128 }
+}
+fn default_stop_grace_ms() -> u64 {
+    5_000
+}
+
+/// A directory beside the manifest (the CLI packs and uploads it), or the digest of one already uploaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(untagged)]
+pub enum BundleRef {
+    Digest(Digest),
+    Path(String),
+}
+
+/// What the application needs below it; offers name what they can run, and the two are matched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Platform {
+    #[serde(default = "default_os")]
+    pub os: String,
+    #[serde(default = "default_arch")]
+    pub arch: String,
+    /// Runtimes found on the host, as `python3`; every one must be named by the offer.
+    #[serde(default)]
+    pub runtimes: Vec<String>,
+}
+
+fn default_os() -> String {
+    "linux".into()
+}
+fn default_arch() -> String {
+    "x86_64".into()
+}
+impl Default for Platform {
+    fn default() -> Self {
+        Self { os: default_os(), arch: default_arch(), runtimes: Vec::new() }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Probe {
+    /// GET this path; 200 to 399 is well.
+    #[serde(default = "default_probe_path")]
+    pub path: String,
+    #[serde(default = "default_probe_interval_ms")]
+    pub interval_ms: u64,
+    #[serde(default = "default_probe_timeout_ms")]
+    pub timeout_ms: u64,
+    /// So many failures in a row are believed.
+    #[serde(default = "default_probe_failures")]
+    pub failures: u32,
+}
+
+fn default_probe_path() -> String {
+    "/".into()
+}
+fn default_probe_interval_ms() -> u64 {
+    100
+}
+fn default_probe_timeout_ms() -> u64 {
+    1_000
+}
+fn default_probe_failures() -> u32 {
+    3
+}
+impl Default for Probe {
+    fn default() -> Self {
+        Self {
+            path: default_probe_path(),
+            interval_ms: default_probe_interval_ms(),
+            timeout_ms: default_probe_timeout_ms(),
+            failures: default_probe_failures(),
+        }
+    }
+}
+
+/// Instances at home. Borrowed ones are bounded by `borrowing`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Instances {
+    pub home: u32,
+}
+impl Default for Instances {
+    fn default() -> Self {
+        Self { home: 1 }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Dataset {
+    pub name: DatasetName,
+    pub kind: DatasetKind,
+    /// The database file inside the dataset's directory (`sqlite` only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    #[serde(default)]
+    pub mode: DatasetMode,
+    /// How old a borrowed copy may be (RPO), measured and shown.
+    #[serde(default = "default_rpo_ms")]
+    pub rpo_ms: u64,
+    /// The most that may leave the cloud for one lease.
+    #[serde(default = "default_dataset_bytes")]
+    pub bytes_max: u64,
+}
+
+fn default_rpo_ms() -> u64 {
+    1_000
+}
+fn default_dataset_bytes() -> u64 {
+    4 << 30
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DatasetKind {
+    Files,
+    Sqlite,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DatasetMode {
+    /// Copies lag by at most the RPO; the loss of a home is at most that.
+    #[default]
+    Async,
+}
+
+/// What the service promises its users.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Objective {
+    /// 95th percentile of the time a request waits for a free place, ms.
+    #[serde(default = "default_queue_delay_ms")]
+    pub queue_delay_p95_ms: u64,
+    /// 95th percentile of queue and application time together, ms; 0 states none.
+    #[serde(default)]
+    pub answer_p95_ms: u64,
+}
+fn default_queue_delay_ms() -> u64 {
+    50
+}
+impl Default for Objective {
+    fn default() -> Self {
+        Self { queue_delay_p95_ms: default_queue_delay_ms(), answer_p95_ms: 0 }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Routing {
+    #[serde(default)]
+    pub mode: RouteMode,
+    /// Path prefixes whose safe methods write all the same: they go home only.
+    #[serde(default)]
+    pub home_only: Vec<String>,
+    /// Cookie that keys a user, so that the user stays put; without one the client address does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_cookie: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RouteMode {
+    /// Through the peer's gateway; the user sees nothing.
+    #[default]
+    Proxy,
+    /// 307 to the alias `<cloud>.<host>` for top-level GETs that opted in; everything else as `proxy`.
+    Redirect,
+}
+
+/// What Pumasi may do on its own for this service, and the ceilings of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Borrowing {
+    #[serde(default)]
+    pub mode: AutomationMode,
+    /// Instances rented at one time, over all lenders.
+    #[serde(default = "default_borrowed_max")]
+    pub instances_max: u32,
+    /// Rent an hour, over all lenders, in millionths of the pact's currency.
+    #[serde(default = "default_money_max")]
+    pub money_per_hour_max: Money,
+    /// Bytes sent to one lender before it serves.
+    #[serde(default = "default_bytes_max")]
+    pub bytes_max: u64,
+    /// New journeys an hour.
+    #[serde(default = "default_moves_max")]
+    pub moves_per_hour_max: u32,
+    /// The only clouds that may hold this service; empty: every member of the pact.
+    #[serde(default)]
+    pub clouds: Vec<CloudName>,
+}
+fn default_borrowed_max() -> u32 {
+    8
+}
+fn default_money_max() -> Money {
+    Money(10_000_000)
+}
+fn default_bytes_max() -> u64 {
+    4 << 30
+}
+fn default_moves_max() -> u32 {
+    20
+}
+impl Default for Borrowing {
+    fn default() -> Self {
+        Self {
+            mode: AutomationMode::default(),
+            instances_max: default_borrowed_max(),
+            money_per_hour_max: default_money_max(),
+            bytes_max: default_bytes_max(),
+            moves_per_hour_max: default_moves_max(),
+            clouds: Vec::new(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AutomationMode {
+    #[default]
+    Automatic,
+    /// Plans wait for an operator's approval.
+    Ask,
+    /// Verdicts and plans are written down and nothing is done.
+    Observe,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RecoveryClass {
+    /// First, at full size.
+    Guaranteed,
+    /// At once, as small as it must, grown later.
+    Early,
+    /// Waits and says so.
+    #[default]
+    Deferred,
+}
+
+/// A lower-case DNS name (RFC 1035, 2.3.1) with at least one label.
+pub fn is_host(host: &str) -> bool {
+    let label = |l: &str| {
+        (1..=63).contains(&l.len())
+            && !l.starts_with('-')
+            && !l.ends_with('-')
+            && l.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    };
+    !host.is_empty() && host.len() <= 253 && host.split('.').all(label)
+}
+
+/// A relative path that stays inside its directory.
+pub fn is_inside(path: &str) -> bool {
+    !path.is_empty()
+        && path.len() <= 1024
+        && !path.contains('\0')
+        && !path.starts_with('/')
+        && path.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
+}
+
+impl Validate for ServiceSpec {
+    fn validate(&self, at: &str, e: &mut Vec<FieldError>) {
+        if self.hosts.is_empty() || self.hosts.len() > 16 {
+            fault(e, at, "hosts", "name 1 to 16 host names");
+        }
+        for (i, host) in self.hosts.iter().enumerate() {
+            if !is_host(host) {
+                fault(e, at, &format!("hosts[{i}]"), format!("{host:?} is not a lower-case DNS name"));
+            }
+        }
+        self.application.validate(&format!("{at}.application"), e);
+        if self.instances.home == 0 || self.instances.home > 256 {
+            fault(e, at, "instances.home", "must be 1 to 256");
+        }
+        if self.datasets.len() > 16 {
+            fault(e, at, "datasets", "at most 16");
+        }
+        for (i, dataset) in self.datasets.iter().enumerate() {
+            let here = format!("datasets[{i}]");
+            if self.datasets[..i].iter().any(|d| d.name == dataset.name) {
+                fault(e, at, &format!("{here}.name"), format!("{} is declared twice", dataset.name));
+            }
+            match (dataset.kind, &dataset.file) {
+                (DatasetKind::Sqlite, None) => {
+                    fault(e, at, &format!("{here}.file"), "a sqlite dataset names its database file")
+                }
+                (DatasetKind::Sqlite, Some(file)) if !is_inside(file) || file.contains('/') => {
+                    fault(e, at, &format!("{here}.file"), "must be a plain file name inside the dataset")
+                }
+                (DatasetKind::Files, Some(_)) => fault(e, at, &format!("{here}.file"), "only a sqlite dataset has one"),
+                _ => {}
+            }
+            if !(20..=3_600_000).contains(&dataset.rpo_ms) {
+                fault(e, at, &format!("{here}.rpo_ms"), "must be 20 to 3600000");
+            }
+        }
+        if !(1..=60_000).contains(&self.objective.queue_delay_p95_ms) {
+            fault(e, at, "objective.queue_delay_p95_ms", "must be 1 to 60000");
+        }
+        for (i, prefix) in self.routing.home_only.iter().enumerate() {
+            if !prefix.starts_with('/') {
+                fault(e, at, &format!("routing.home_only[{i}]"), "a path prefix begins with '/'");
+            }
+        }
+        if self.borrowing.instances_max > 1_000 {
+            fault(e, at, "borrowing.instances_max", "must be 0 to 1000");
+        }
+    }
+}
+
+impl Validate for Application {
+    fn validate(&self, at: &str, e: &mut Vec<FieldError>) {
+        if self.command.is_empty() || self.command.len() > 256 {
+            fault(e, at, "command", "name the program and at most 255 arguments");
+        }
+        if self.command.iter().chain(self.env.values()).any(|a| a.contains('\0') || a.len() > 32 << 10) {
+            fault(e, at, "command", "arguments and values are at most 32 KiB and hold no NUL");
+        }
+        for key in self.env.keys() {
+            let fine = !key.is_empty()
+                && !key.starts_with(|c: char| c.is_ascii_digit())
+                && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+            if !fine {
+                fault(e, at, "env", format!("{key:?} is not a variable name"));
+            }
+        }
+        if let BundleRef::Path(path) = &self.bundle
+            && (path.is_empty() || path.contains('\0') || path.starts_with("blake3:"))
+        {
+            fault(e, at, "bundle", "must be a directory or 'blake3:' and 64 lower-case hex digits");
+        }
+        if !(10..=64_000).contains(&self.resources.cpu_millis) {
+            fault(e, at, "resources.cpu_millis", "must be 10 to 64000");
+        }
+        if !(8..=1 << 20).contains(&self.resources.memory_mib) {
+            fault(e, at, "resources.memory_mib", "must be 8 to 1048576");
+        }
+        for (name, probe) in [("readiness", Some(&self.readiness)), ("liveness", self.liveness.as_ref())] {
+            let Some(probe) = probe else { continue };
+            if !probe.path.starts_with('/') {
+                fault(e, at, &format!("{name}.path"), "begins with '/'");
+            }
+            if !(10..=60_000).contains(&probe.interval_ms) || !(10..=60_000).contains(&probe.timeout_ms) {
+                fault(e, at, name, "interval_ms and timeout_ms must be 10 to 60000");
+            }
+            if !(1..=100).contains(&probe.failures) {
+                fault(e, at, &format!("{name}.failures"), "must be 1 to 100");
+            }
+        }
+        if self.stop_grace_ms > 600_000 {
+            fault(e, at, "stop_grace_ms", "at most 600000");
+        }
+        for (i, to) in self.egress.iter().enumerate() {
+            if to.parse::<std::net::SocketAddr>().is_err() {
+                fault(e, at, &format!("egress[{i}]"), format!("{to:?} is not ip:port"));
+            }
+        }
+    }
+}
