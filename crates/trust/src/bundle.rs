@@ -40,7 +40,7 @@ struct Jwks {
     spiffe_refresh_hint: u64,
 }
 
-/// Unknown members are passed over, as RFC 7517, 4 asks.
+/// Readers take the key from `x5c`; the coordinates are for other readers. Unknown members are passed over (RFC 7517, 4).
 #[derive(Serialize, Deserialize)]
 struct Jwk {
     kty: String,
@@ -63,7 +63,7 @@ pub(crate) struct Root {
     pub not_before: WallMs,
     pub not_after: WallMs,
     domain: Option<CloudName>,
-    point: Option<[u8; 65]>,
+    point: [u8; 65],
 }
 
 impl Root {
@@ -113,11 +113,7 @@ impl PartialEq for Bundle {
 impl Eq for Bundle {}
 
 impl Bundle {
-    pub fn new(
-        roots: Vec<CertificateDer<'static>>,
-        sequence: u64,
-        refresh_hint_s: u64,
-    ) -> Result<Self, BundleError> {
+    pub fn new(roots: Vec<CertificateDer<'static>>, sequence: u64, refresh_hint_s: u64) -> Result<Self, BundleError> {
         if roots.is_empty() || roots.len() > BUNDLE_KEYS_MAX {
             return Err(BundleError::KeyCount(roots.len()));
         }
@@ -152,22 +148,18 @@ impl Bundle {
     /// The same bundle gives the same text.
     pub fn to_json(&self) -> String {
         let keys = self.roots.iter().map(|root| {
-            let coordinate = |range: std::ops::Range<usize>| root.point.map(|p| URL_SAFE_NO_PAD.encode(&p[range]));
+            let coordinate = |range: std::ops::Range<usize>| Some(URL_SAFE_NO_PAD.encode(&root.point[range]));
             Jwk {
-                // Readers take the key from x5c; a root that is not on P-256 was made elsewhere and is kept as it came.
-                kty: if root.point.is_some() { "EC" } else { "RSA" }.to_owned(),
+                kty: "EC".to_owned(),
                 usage: "x509-svid".to_owned(),
-                crv: root.point.map(|_| "P-256".to_owned()),
+                crv: Some("P-256".to_owned()),
                 x: coordinate(1..33),
                 y: coordinate(33..65),
                 x5c: vec![STANDARD.encode(&root.der)],
             }
         });
-        let jwks = Jwks {
-            keys: keys.collect(),
-            spiffe_sequence: self.sequence,
-            spiffe_refresh_hint: self.refresh_hint_s,
-        };
+        let jwks =
+            Jwks { keys: keys.collect(), spiffe_sequence: self.sequence, spiffe_refresh_hint: self.refresh_hint_s };
         // A struct of strings and numbers always serialises.
         serde_json::to_string(&jwks).unwrap_or_default()
     }
@@ -190,9 +182,7 @@ impl Bundle {
     pub fn check_domain(&self, domain: &CloudName) -> Result<(), BundleError> {
         match self.roots.iter().filter_map(Root::domain).find(|d| *d != domain) {
             None => Ok(()),
-            Some(other) => {
-                Err(BundleError::WrongDomain { domain: domain.clone(), root_domain: other.clone() })
-            }
+            Some(other) => Err(BundleError::WrongDomain { domain: domain.clone(), root_domain: other.clone() }),
         }
     }
 

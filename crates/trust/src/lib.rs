@@ -38,7 +38,7 @@ pub use spiffe::{BadSpiffeId, Role, SpiffeId};
 pub use store::{PeerRefusal, Purpose, SharedTrust, TrustStore};
 pub use svid::{Svid, SvidError};
 pub use tls::{
-    ExpectPeer, TlsError, client_config, client_config_anonymous, client_config_pinned, provider, refusal, server_config,
-    server_config_open, server_config_public,
+    ExpectPeer, TlsError, client_config, client_config_anonymous, client_config_pinned, provider, refusal,
+    server_config, server_config_open, server_config_public,
 };
 pub use x509::peer_identity;

@@ -39,8 +39,7 @@ impl Sealer {
             return Err(SealError::TooLong);
         }
         let mut body = plaintext.to_vec();
-        let nonce =
-            self.0.seal_in_place_append_tag(Aad::from(aad), &mut body).map_err(|_| SealError::Crypto)?;
+        let nonce = self.0.seal_in_place_append_tag(Aad::from(aad), &mut body).map_err(|_| SealError::Crypto)?;
         let mut out = Vec::with_capacity(1 + NONCE_LEN + body.len());
         out.push(VERSION);
         out.extend_from_slice(nonce.as_ref());
@@ -56,8 +55,7 @@ impl Sealer {
         let Some((nonce, body)) = rest.split_at_checked(NONCE_LEN) else { return Err(SealError::DoesNotOpen) };
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| SealError::DoesNotOpen)?;
         let mut body = body.to_vec();
-        let opened =
-            self.0.open_in_place(nonce, Aad::from(aad), &mut body).map_err(|_| SealError::DoesNotOpen)?.len();
+        let opened = self.0.open_in_place(nonce, Aad::from(aad), &mut body).map_err(|_| SealError::DoesNotOpen)?.len();
         body.truncate(opened);
         Ok(body)
     }

@@ -24,8 +24,8 @@ pub(crate) struct Root {
     pub id: Option<SpiffeId>,
     pub not_before: WallMs,
     pub not_after: WallMs,
-    /// Uncompressed point of a P-256 key, if it is one.
-    pub point: Option<[u8; 65]>,
+    /// Uncompressed point of its P-256 key.
+    pub point: [u8; 65],
 }
 
 pub(crate) fn unix_time(wall: WallMs) -> UnixTime {
@@ -79,11 +79,7 @@ pub(crate) fn parse_leaf(der: &CertificateDer<'_>) -> Result<Leaf, &'static str>
         return Err("has a key usage that a leaf may not have");
     }
     let validity = cert.validity();
-    Ok(Leaf {
-        id,
-        not_before: wall(validity.not_before.timestamp()),
-        not_after: wall(validity.not_after.timestamp()),
-    })
+    Ok(Leaf { id, not_before: wall(validity.not_before.timestamp()), not_after: wall(validity.not_after.timestamp()) })
 }
 
 /// X.509-SVID, 4: a signing certificate is a CA that may sign certificates; its id, if any, has no path.
@@ -101,7 +97,17 @@ pub(crate) fn parse_root(der: &CertificateDer<'_>) -> Result<Root, &'static str>
         return Err("may not sign certificates");
     }
     let validity = cert.validity();
-    let point = <[u8; 65]>::try_from(cert.public_key().subject_public_key.data.as_ref()).ok().filter(|p| p[0] == 4);
+    let key = cert.public_key();
+    let on_p256 = key
+        .algorithm
+        .parameters
+        .as_ref()
+        .and_then(|p| p.as_oid().ok())
+        .is_some_and(|curve| curve == x509_parser::oid_registry::OID_EC_P256);
+    let point = <[u8; 65]>::try_from(key.subject_public_key.data.as_ref())
+        .ok()
+        .filter(|point| on_p256 && point[0] == 4)
+        .ok_or("has a key that is not on P-256")?;
     Ok(Root {
         id,
         not_before: wall(validity.not_before.timestamp()),
