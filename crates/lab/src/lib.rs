@@ -1,1 +1,14 @@
-//! 
+//! The lab: several clouds on one machine, real processes, real sockets, real load.
+//!
+//! Enters: a scenario. Leaves: a live story, a table of figures, and a verdict on each promise.
+//! Always holds: nothing that it started outlives it; a run that the machine itself spoiled is called invalid, never kept or broken.
+
+pub mod bundle;
+pub mod cities;
+pub mod example;
+pub mod load;
+pub mod machine;
+pub mod process;
+pub mod relay;
+pub mod report;
+pub mod story;
