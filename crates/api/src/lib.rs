@@ -1,1 +1,15 @@
-//! 
+//! The public API: one for customers, operators and peers. What the daemon, the CLI, the console and other clouds share.
+//!
+//! Enters: requests over HTTP. Leaves: JSON, or a [`Problem`] (RFC 9457).
+//! Always holds: every endpoint stands in [`endpoint::ENDPOINTS`] with the roles that may call it; what is not there cannot be called.
+
+pub mod client;
+pub mod endpoint;
+pub mod message;
+pub mod problem;
+pub mod role;
+
+pub use client::{CallError, Client};
+pub use endpoint::{ENDPOINTS, Endpoint, Method};
+pub use problem::{Fault, Problem};
+pub use role::{Principal, Role};

@@ -48,8 +48,8 @@ fn syntax(file: &str, error: &serde_saphyr::Error, lines_before: u64) -> Manifes
     let place = error.location();
     ManifestError::Syntax {
         file: file.to_owned(),
-        line: place.map_or(0, |l| l.line() as u64) + lines_before,
-        column: place.map_or(0, |l| l.column() as u64),
+        line: place.map_or(0, |l| l.line()) + lines_before,
+        column: place.map_or(0, |l| l.column()),
         problem: first_line(&error.without_snippet().to_string()),
     }
 }
@@ -138,7 +138,11 @@ mod tests {
 
     #[test]
     fn faults_name_line_or_field() {
-        assert!(fault(&GOOD.replace("hosts", "hostz")).starts_with("s.yaml:"), "{}", fault(&GOOD.replace("hosts", "hostz")));
+        assert!(
+            fault(&GOOD.replace("hosts", "hostz")).starts_with("s.yaml:"),
+            "{}",
+            fault(&GOOD.replace("hosts", "hostz"))
+        );
         assert!(fault(&GOOD.replace("notes.example", "Notes")).contains("spec.hosts[0]"));
         assert!(fault(&GOOD.replace("pumasi/v1", "pumasi/v9")).contains("newer"));
         assert!(fault(&GOOD.replace("pumasi/v1", "v1")).contains("not known"));

@@ -39,7 +39,10 @@ pub struct Offer {
 impl Offer {
     /// Rent of one instance an hour.
     pub fn price_per_instance_hour(&self, one: Resources) -> Money {
-        Money(u64::try_from(u128::from(self.price_per_cpu_hour.0) * u128::from(one.cpu_millis) / 1000).unwrap_or(u64::MAX))
+        Money(
+            u64::try_from(u128::from(self.price_per_cpu_hour.0) * u128::from(one.cpu_millis) / 1000)
+                .unwrap_or(u64::MAX),
+        )
     }
     /// Whether an application made for `need` can run here.
     pub fn can_run(&self, need: &Platform) -> bool {

@@ -106,7 +106,8 @@ impl Validate for Pact {
             if self.members[..i].iter().any(|m| m.cloud == member.cloud) {
                 fault(e, at, &format!("members[{i}].cloud"), format!("{} is a member already", member.cloud));
             }
-            for (field, address) in [("api_address", &member.api_address), ("gateway_address", &member.gateway_address)] {
+            for (field, address) in [("api_address", &member.api_address), ("gateway_address", &member.gateway_address)]
+            {
                 let fine = address.rsplit_once(':').is_some_and(|(h, p)| !h.is_empty() && p.parse::<u16>().is_ok());
                 if !fine || address.len() > 255 {
                     fault(e, at, &format!("members[{i}].{field}"), "must be host:port");

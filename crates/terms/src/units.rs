@@ -33,7 +33,9 @@ counter!(
     Revision);
 
 /// Parts per million of a whole.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(transparent)]
 pub struct Ppm(pub u32);
 
@@ -49,7 +51,9 @@ impl Ppm {
 }
 
 /// An amount in millionths of the pact's currency.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(transparent)]
 pub struct Money(pub u64);
 
@@ -96,7 +100,7 @@ impl Resources {
     }
     /// How many of `self` fit into `room`.
     pub fn count_in(self, room: Self) -> u32 {
-        let per = |room: u32, one: u32| if one == 0 { u32::MAX } else { room / one };
+        let per = |room: u32, one: u32| room.checked_div(one).unwrap_or(u32::MAX);
         per(room.cpu_millis, self.cpu_millis).min(per(room.memory_mib, self.memory_mib))
     }
 }

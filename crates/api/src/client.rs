@@ -1,0 +1,241 @@
+//! The client of the API: for the CLI by token, for a peer by certificate.
+
+use crate::problem::Problem;
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// The largest answer that is read whole.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// It may or may not have been done: safe to repeat where the request carries its own id.
+    #[error("{url}: {problem}")]
+    Unreachable { url: String, problem: String },
+    /// The other side answered and refused.
+    #[error("{0}")]
+    Refused(#[from] Problem),
+    #[error("{url}: the answer is not what this version expects: {problem}")]
+    Garbled { url: String, problem: String },
+}
+
+impl CallError {
+    /// The other side's refusal, if it was one.
+    pub fn problem(&self) -> Option<&Problem> {
+        match self {
+            Self::Refused(problem) => Some(problem),
+            _ => None,
+        }
+    }
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+}
+
+/// How a call identifies itself.
+#[derive(Clone)]
+pub enum Credentials {
+    Token(String),
+    None,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    base: String,
+    credentials: Credentials,
+    timeout: Duration,
+}
+
+fn sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let more = source.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        next = source.source();
+    }
+    text
+}
+
+impl Client {
+    /// For people: `base` as `http://127.0.0.1:7400`.
+    pub fn with_token(base: &str, token: &str, timeout: Duration) -> Result<Self, CallError> {
+        let http = reqwest::Client::builder()
+            .connect_timeout(Duration::from_secs(5))
+            .no_proxy()
+            .build()
+            .map_err(|e| CallError::Unreachable { url: base.to_owned(), problem: sources(&e) })?;
+        Ok(Self {
+            http,
+            base: base.trim_end_matches('/').to_owned(),
+            credentials: Credentials::Token(token.to_owned()),
+            timeout,
+        })
+    }
+
+    /// For clouds: `tls` checks the other side's SPIFFE identity and shows ours; `source` is the address calls come from.
+    pub fn with_tls(
+        base: &str,
+        tls: rustls::ClientConfig,
+        source: Option<IpAddr>,
+        timeout: Duration,
+    ) -> Result<Self, CallError> {
+        let http = reqwest::Client::builder()
+            .use_preconfigured_tls(tls)
+            .local_address(source)
+            .connect_timeout(Duration::from_secs(3))
+            .pool_idle_timeout(Duration::from_secs(30))
+            .http2_keep_alive_interval(Duration::from_secs(2))
+            .http2_keep_alive_timeout(Duration::from_secs(4))
+            .http2_keep_alive_while_idle(true)
+            .http2_initial_stream_window_size(4 << 20)
+            .http2_initial_connection_window_size(16 << 20)
+            .no_proxy()
+            .build()
+            .map_err(|e| CallError::Unreachable { url: base.to_owned(), problem: sources(&e) })?;
+        Ok(Self { http, base: base.trim_end_matches('/').to_owned(), credentials: Credentials::None, timeout })
+    }
+
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Self { timeout, ..self.clone() }
+    }
+
+    fn request(&self, method: &str, path: &str) -> Result<(String, reqwest::RequestBuilder), CallError> {
+        let url = format!("{}{path}", self.base);
+        let method = reqwest::Method::from_bytes(method.as_bytes())
+            .map_err(|e| CallError::Garbled { url: url.clone(), problem: e.to_string() })?;
+        let mut request = self.http.request(method, &url);
+        if let Credentials::Token(token) = &self.credentials {
+            request = request.bearer_auth(token);
+        }
+        Ok((url, request))
+    }
+
+    async fn finish(url: String, answer: Result<reqwest::Response, reqwest::Error>) -> Result<Bytes, CallError> {
+        let mut answer = answer.map_err(|e| CallError::Unreachable { url: url.clone(), problem: sources(&e) })?;
+        let status = answer.status();
+        let mut body = Vec::new();
+        while let Some(chunk) =
+            answer.chunk().await.map_err(|e| CallError::Unreachable { url: url.clone(), problem: sources(&e) })?
+        {
+            if body.len() + chunk.len() > ANSWER_BYTES_MAX {
+                return Err(CallError::Garbled { url, problem: format!("longer than {ANSWER_BYTES_MAX} bytes") });
+            }
+            body.extend_from_slice(&chunk);
+        }
+        if status.is_success() {
+            return Ok(body.into());
+        }
+        match serde_json::from_slice::<Problem>(&body) {
+            Ok(problem) => Err(CallError::Refused(problem)),
+            Err(_) => Err(CallError::Garbled {
+                url,
+                problem: format!("{status}: {}", String::from_utf8_lossy(&body[..body.len().min(200)])),
+            }),
+        }
+    }
+
+    fn decode<A: DeserializeOwned>(url: String, body: &[u8]) -> Result<A, CallError> {
+        let body = if body.is_empty() { b"null" } else { body };
+        serde_json::from_slice(body).map_err(|e| CallError::Garbled { url, problem: e.to_string() })
+    }
+
+    pub async fn get<A: DeserializeOwned>(&self, path: &str) -> Result<A, CallError> {
+        let (url, request) = self.request("GET", path)?;
+        let body = Self::finish(url.clone(), request.timeout(self.timeout).send().await).await?;
+        Self::decode(url, &body)
+    }
+
+    /// JSON in, JSON out. `()` as the answer accepts an empty one.
+    pub async fn send<A: DeserializeOwned>(
+        &self,
+        method: &str,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<A, CallError> {
+        let (url, request) = self.request(method, path)?;
+        let body = Self::finish(url.clone(), request.timeout(self.timeout).json(body).send().await).await?;
+        Self::decode(url, &body)
+    }
+
+    pub async fn post<A: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<A, CallError> {
+        self.send("POST", path, body).await
+    }
+
+    pub async fn put<A: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<A, CallError> {
+        self.send("PUT", path, body).await
+    }
+
+    pub async fn delete<A: DeserializeOwned>(&self, path: &str) -> Result<A, CallError> {
+        let (url, request) = self.request("DELETE", path)?;
+        let body = Self::finish(url.clone(), request.timeout(self.timeout).send().await).await?;
+        Self::decode(url, &body)
+    }
+
+    /// Raw bytes in, JSON out.
+    pub async fn send_bytes<A: DeserializeOwned>(
+        &self,
+        method: &str,
+        path: &str,
+        bytes: Bytes,
+    ) -> Result<A, CallError> {
+        let (url, request) = self.request(method, path)?;
+        let request = request.timeout(self.timeout).header("content-type", "application/octet-stream").body(bytes);
+        let body = Self::finish(url.clone(), request.send().await).await?;
+        Self::decode(url, &body)
+    }
+
+    /// The text of an answer, as `/metrics` or logs.
+    pub async fn text(&self, path: &str) -> Result<String, CallError> {
+        let (url, request) = self.request("GET", path)?;
+        let body = Self::finish(url, request.timeout(self.timeout).send().await).await?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    /// Follows `GET /v1/watch?...`: calls `each` with every change until it returns false or the stream ends.
+    pub async fn watch(
+        &self,
+        path: &str,
+        mut each: impl FnMut(crate::message::Change) -> bool,
+    ) -> Result<(), CallError> {
+        let (url, request) = self.request("GET", path)?;
+        let lost = |e: reqwest::Error| CallError::Unreachable { url: url.clone(), problem: sources(&e) };
+        let mut answer = request.header("accept", "text/event-stream").send().await.map_err(lost)?;
+        if !answer.status().is_success() {
+            return Self::finish(url, Ok(answer)).await.map(|_| ());
+        }
+        let mut buffer: Vec<u8> = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(lost)? {
+            buffer.extend_from_slice(&chunk);
+            while let Some(end) = buffer.iter().position(|&b| b == b'\n') {
+                let line: Vec<u8> = buffer.drain(..=end).collect();
+                let Some(data) = line.strip_prefix(b"data:") else { continue };
+                let change = Self::decode(url.clone(), data.trim_ascii())?;
+                if !each(change) {
+                    return Ok(());
+                }
+            }
+            if buffer.len() > ANSWER_BYTES_MAX {
+                return Err(CallError::Garbled { url, problem: "a line without end".into() });
+            }
+        }
+        Ok(())
+    }
+}

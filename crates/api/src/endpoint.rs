@@ -1,0 +1,151 @@
+//! The one table of endpoints. The daemon's router, its authorisation and its OpenAPI document are made from it.
+
+use crate::role::Role;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Method {
+    Get,
+    Put,
+    Post,
+    Delete,
+}
+
+impl Method {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Put => "PUT",
+            Self::Post => "POST",
+            Self::Delete => "DELETE",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Endpoint {
+    pub method: Method,
+    /// With `{name}` parameters.
+    pub path: &'static str,
+    pub summary: &'static str,
+    /// Empty: everybody.
+    pub roles: &'static [Role],
+    /// The largest body that is read.
+    pub body_bytes_max: usize,
+}
+
+const PEOPLE: &[Role] = &[Role::Viewer, Role::Customer, Role::Operator];
+const CUSTOMERS: &[Role] = &[Role::Customer, Role::Operator];
+const OPERATORS: &[Role] = &[Role::Operator];
+const PEERS: &[Role] = &[Role::Peer];
+const MEMBERS_AND_PEOPLE: &[Role] = &[Role::Viewer, Role::Customer, Role::Operator, Role::Peer];
+const INVITED: &[Role] = &[Role::Invited, Role::Peer];
+const ALL: &[Role] = &[];
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+
+const fn on(
+    method: Method,
+    path: &'static str,
+    roles: &'static [Role],
+    body_bytes_max: usize,
+    summary: &'static str,
+) -> Endpoint {
+    Endpoint { method, path, summary, roles, body_bytes_max }
+}
+
+use Method::{Delete, Get, Post, Put};
+
+pub const ENDPOINTS: &[Endpoint] = &[
+    // The daemon itself.
+    on(Get, "/healthz", ALL, 0, "Whether the process lives"),
+    on(Get, "/readyz", ALL, 0, "Whether it may be sent work"),
+    on(Get, "/openapi.json", ALL, 0, "This API as OpenAPI 3.1"),
+    on(Get, "/metrics", ALL, 0, "Prometheus metrics"),
+    on(Get, "/v1/cloud", PEOPLE, 0, "This cloud: version, standing, automation, capacity"),
+    on(Get, "/v1/traffic", PEOPLE, 0, "Live rates, times and shares of each service"),
+    on(Get, "/v1/watch", PEOPLE, 0, "Changes of objects as server-sent events, from a revision"),
+    on(Get, "/v1/events", PEOPLE, 0, "The journal: what happened and why"),
+    on(Post, "/v1/automation", OPERATORS, 4 * KIB, "Stop or resume all automatic acts of this cloud"),
+    on(Post, "/v1/backup", OPERATORS, 4 * KIB, "Write a consistent copy of the store beside it"),
+    on(Post, "/v1/standing", OPERATORS, 4 * KIB, "Accept a restored store after comparing it with the peers"),
+    on(Get, "/v1/tokens", OPERATORS, 0, "Tokens, without their secrets"),
+    on(Post, "/v1/tokens", OPERATORS, 4 * KIB, "Make a token; its secret is told once"),
+    on(Delete, "/v1/tokens/{id}", OPERATORS, 0, "Revoke a token"),
+    // What customers own.
+    on(Get, "/v1/services", PEOPLE, 0, "Services with their state"),
+    on(Get, "/v1/services/{name}", PEOPLE, 0, "One service with its state"),
+    on(Put, "/v1/services/{name}", CUSTOMERS, MIB, "Create or change a service"),
+    on(Delete, "/v1/services/{name}", CUSTOMERS, 0, "Remove a service; what it rented is given back first"),
+    on(Get, "/v1/services/{name}/logs", CUSTOMERS, 0, "The last lines of its instances, rented ones too"),
+    on(Post, "/v1/bundles/missing", CUSTOMERS, 64 * MIB, "Which chunks of a bundle are not here yet"),
+    on(Post, "/v1/bundles/chunks", CUSTOMERS, 64 * MIB, "Upload a pack of chunks"),
+    on(Post, "/v1/bundles", CUSTOMERS, 64 * MIB, "Complete a bundle from its manifest"),
+    // The journey, to be seen and decided.
+    on(Get, "/v1/instances", PEOPLE, 0, "Instances that run here, own and lent"),
+    on(Get, "/v1/journeys", PEOPLE, 0, "Journeys of services, open and lately closed"),
+    on(Get, "/v1/journeys/{id}", PEOPLE, 0, "One journey"),
+    on(Post, "/v1/journeys/{id}/cancel", CUSTOMERS, 4 * KIB, "Give back everything of a journey, in order"),
+    on(Get, "/v1/plans", PEOPLE, 0, "Plans"),
+    on(Get, "/v1/plans/{id}", PEOPLE, 0, "One plan"),
+    on(Post, "/v1/plans/{id}/approve", CUSTOMERS, 4 * KIB, "Let a waiting plan be executed"),
+    on(Post, "/v1/plans/{id}/refuse", CUSTOMERS, 4 * KIB, "Refuse a waiting plan, with a reason"),
+    on(Get, "/v1/leases", PEOPLE, 0, "Leases, rented and lent"),
+    on(Get, "/v1/leases/{id}", PEOPLE, 0, "One lease"),
+    on(Post, "/v1/leases/{id}/recall", OPERATORS, 4 * KIB, "Call a lent lease back, with notice"),
+    on(Get, "/v1/offers", PEOPLE, 0, "What the members offer now"),
+    // The pact.
+    on(Get, "/v1/pact", MEMBERS_AND_PEOPLE, 0, "The pact as signed"),
+    on(Post, "/v1/pact", OPERATORS, 16 * KIB, "Found a pact"),
+    on(Post, "/v1/pact/invitations", OPERATORS, 4 * KIB, "Make an invitation, good once"),
+    on(Post, "/v1/pact/join", OPERATORS, 64 * KIB, "Join a pact by an invitation"),
+    on(Post, "/v1/pact/leave", OPERATORS, 4 * KIB, "Leave the pact"),
+    on(Put, "/v1/pact/terms", OPERATORS, 16 * KIB, "Change what this cloud lends"),
+    // Between clouds.
+    on(Post, "/v1/pact/admissions", INVITED, 256 * KIB, "Ask for admission with an invitation's secret"),
+    on(Post, "/v1/pact/signatures", PEERS, 512 * KIB, "Ask a member to sign the next serial"),
+    on(Put, "/v1/pact/current", INVITED, 512 * KIB, "Bring the pact that all have signed"),
+    on(Post, "/v1/heartbeat", PEERS, 256 * KIB, "Offers, renewals and news in one batch"),
+    on(Post, "/v1/reservations", PEERS, 64 * KIB, "Hold room for seconds"),
+    on(Delete, "/v1/reservations/{id}", PEERS, 0, "Let a hold go"),
+    on(Post, "/v1/leases", PEERS, 256 * KIB, "Sign a lease over a hold; the answer carries both signatures"),
+    on(Post, "/v1/leases/{id}/chunks/missing", PEERS, 64 * MIB, "Which chunks of a tree are not there yet"),
+    on(Post, "/v1/leases/{id}/chunks", PEERS, 64 * MIB, "Send a pack of chunks"),
+    on(Put, "/v1/leases/{id}/application", PEERS, 64 * MIB, "Complete the application and say how it runs"),
+    on(
+        Put,
+        "/v1/leases/{id}/datasets/{name}",
+        PEERS,
+        64 * MIB,
+        "Complete the first copy of a dataset, or a new state of its files",
+    ),
+    on(Post, "/v1/leases/{id}/datasets/{name}/batches", PEERS, 256 * MIB, "Bring a copy forward by changed pages"),
+    on(Get, "/v1/leases/{id}/logs", PEERS, 0, "The last lines of the instances there"),
+    on(Post, "/v1/leases/{id}/release", PEERS, 4 * KIB, "Give a lease back; the answer proves how much is left"),
+    on(Post, "/v1/leases/{id}/settlement", PEERS, 256 * KIB, "Compare the ledgers and sign"),
+];
+
+/// The endpoint of a request, by the router's matched path.
+pub fn find(method: &str, path: &str) -> Option<&'static Endpoint> {
+    ENDPOINTS.iter().find(|e| e.method.as_str() == method && e.path == path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_endpoint_stands_twice() {
+        for (i, a) in ENDPOINTS.iter().enumerate() {
+            assert!(!ENDPOINTS[..i].iter().any(|b| a.method == b.method && a.path == b.path), "{}", a.path);
+        }
+    }
+
+    #[test]
+    fn what_changes_something_needs_a_role() {
+        for e in ENDPOINTS.iter().filter(|e| e.method != Method::Get) {
+            assert!(!e.roles.is_empty(), "{} {} is open to everybody", e.method.as_str(), e.path);
+            assert!(!e.roles.contains(&Role::Viewer), "{} {}", e.method.as_str(), e.path);
+        }
+    }
+}

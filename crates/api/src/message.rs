@@ -1,0 +1,263 @@
+//! Requests and answers for people's side of the API. What clouds say to each other lives with the stages that say it.
+
+use crate::role::Role;
+use pumasi_terms::pact::Terms;
+use pumasi_terms::service::Service;
+use pumasi_terms::{
+    CloudName, Digest, InstanceId, LeaseId, PrincipalName, Resources, Revision, ServiceName, TokenId, WallMs,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A list, with the revision from which a watch goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct List<T> {
+    pub revision: Revision,
+    pub items: Vec<T>,
+}
+
+/// `GET /v1/cloud`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct CloudStatus {
+    pub name: CloudName,
+    pub version: String,
+    pub place: Option<Place>,
+    /// `current`, or why the store must not act yet.
+    pub standing: String,
+    pub automation: Automation,
+    /// What this cloud has for instances, and what is in use.
+    pub capacity: Resources,
+    pub used_home: Resources,
+    pub lent: Resources,
+    pub isolation: String,
+    pub gateway: GatewayState,
+    pub members: Vec<MemberStatus>,
+    pub journal_seq: u64,
+}
+
+/// Where a cloud is, for the map.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    pub city: String,
+    /// Degrees, north and east positive.
+    pub latitude: f64,
+    pub longitude: f64,
+}
+impl Eq for Place {}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum GatewayState {
+    Serving,
+    Starting,
+    Unreachable,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct MemberStatus {
+    pub cloud: CloudName,
+    /// None: it has not answered since this daemon started.
+    pub heard_ms_ago: Option<u64>,
+    pub rtt_us: Option<u64>,
+    /// Why the last heartbeat failed.
+    pub trouble: Option<String>,
+    pub lends: Resources,
+    pub free: Option<Resources>,
+    pub place: Option<Place>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Automation {
+    pub stopped: bool,
+    #[serde(default)]
+    pub why: String,
+}
+
+/// A service as stored, and how it does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct ServiceView {
+    pub service: Service,
+    pub status: ServiceStatus,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct ServiceStatus {
+    /// `starting`, `serving`, `borrowing`, `degraded`, `deleting`.
+    pub phase: String,
+    pub why: String,
+    pub home_ready: u32,
+    pub home_wanted: u32,
+    pub borrowed_ready: u32,
+    pub borrowed_wanted: u32,
+    /// Rises with each new application or configuration of it.
+    pub generation: u64,
+    pub deleting: bool,
+}
+
+/// `GET /v1/traffic`: one service.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default)]
+pub struct TrafficView {
+    /// Thousandths a second.
+    pub arrivals_mps: u64,
+    pub completed_mps: u64,
+    pub shed_mps: u64,
+    pub failed_mps: u64,
+    pub queue_delay_p95_us: u64,
+    pub app_time_p50_us: u64,
+    pub app_time_p95_us: u64,
+    pub user_rtt_p50_us: u64,
+    pub in_flight: u64,
+    pub limit: u64,
+    pub objective_queue_delay_p95_us: u64,
+    /// By cloud: where answers came from, thousandths a second.
+    pub served_by: BTreeMap<CloudName, u64>,
+    /// What was judged last, in words.
+    pub judgement: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Traffic {
+    pub at: WallMs,
+    pub services: BTreeMap<ServiceName, TrafficView>,
+}
+
+/// An instance as its engine sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct InstanceView {
+    pub id: InstanceId,
+    /// `home` or the lease it serves.
+    pub lease: Option<LeaseId>,
+    pub service: ServiceName,
+    /// The cloud whose service it is.
+    pub cloud: CloudName,
+    pub state: String,
+    pub why: String,
+    pub address: Option<String>,
+    pub generation: u64,
+    pub restarts: u32,
+    pub cpu_used_us: u64,
+    pub memory_bytes: u64,
+}
+
+/// A lease from this cloud's side.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct LeaseView {
+    pub id: LeaseId,
+    /// `rented` or `lent`.
+    pub side: String,
+    pub borrower: CloudName,
+    pub lender: CloudName,
+    pub service: ServiceName,
+    pub state: String,
+    pub instances_granted: u32,
+    pub instances_wanted: u32,
+    pub instances_ready: u32,
+    pub price_per_instance_hour: pumasi_terms::Money,
+    pub expires_in_ms: u64,
+    pub instance_ms: u64,
+    pub requests: u64,
+    pub since: WallMs,
+    pub why: String,
+}
+
+/// One line of the journal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Event {
+    pub seq: u64,
+    pub at: WallMs,
+    pub actor: String,
+    pub action: String,
+    pub subject_kind: String,
+    pub subject: String,
+    pub cause: Option<String>,
+    pub reasons: Vec<String>,
+    pub trace_id: Option<String>,
+    pub data: serde_json::Value,
+}
+
+/// One event of `GET /v1/watch`: `data:` of a server-sent event whose `id:` is the revision.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Change {
+    pub revision: Revision,
+    pub kind: String,
+    pub name: String,
+    /// None: deleted.
+    pub body: Option<serde_json::Value>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Why {
+    #[serde(default)]
+    pub why: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FoundPact {
+    pub currency: String,
+    pub terms: Terms,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Invite {
+    /// The cloud that may use it.
+    pub cloud: CloudName,
+    pub ttl_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Join {
+    pub invitation: String,
+    pub terms: Terms,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Invited {
+    pub invitation: String,
+    pub expires_at: WallMs,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewToken {
+    pub name: PrincipalName,
+    pub role: Role,
+    /// 0: does not expire.
+    #[serde(default)]
+    pub ttl_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct TokenView {
+    pub id: TokenId,
+    pub name: PrincipalName,
+    pub role: Role,
+    pub created_at: WallMs,
+    pub expires_at: Option<WallMs>,
+    /// Told once, when it is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Missing {
+    pub chunks: Vec<Digest>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Uploaded {
+    pub bundle: Digest,
+    pub bytes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct BackupDone {
+    pub path: String,
+    pub bytes: u64,
+}
