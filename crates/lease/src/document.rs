@@ -1,7 +1,9 @@
 //! The Lease document: what both sides sign. Its bytes are signed as stored (RFC 7515).
 
 use pumasi_terms::offer::Requirement;
-use pumasi_terms::{CloudName, DatasetName, Digest, Epoch, LeaseId, Money, PactId, ReservationId, Serial, ServiceName, WallMs};
+use pumasi_terms::{
+    CloudName, DatasetName, Digest, Epoch, LeaseId, Money, PactId, ReservationId, Serial, ServiceName, WallMs,
+};
 use serde::{Deserialize, Serialize};
 
 pub const KIND: &str = "Lease";

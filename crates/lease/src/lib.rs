@@ -3,9 +3,16 @@
 //! Enters: requests of borrowers, the terms of the pact, the lender's records, now. Leaves: decisions and new records.
 //! Always holds: live holds and active leases never exceed what was offered; a lease that is not renewed ends by itself on both sides.
 
+pub mod choose;
 pub mod document;
+pub mod ledger;
 pub mod message;
+pub mod meter;
 pub mod record;
+pub mod refused;
 
+pub use choose::choose;
 pub use document::Lease;
+pub use ledger::{Book, Capacity, Transition};
 pub use record::{Hold, LentLease, LentState, Usage};
+pub use refused::{Code, Refused};

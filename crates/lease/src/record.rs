@@ -2,7 +2,7 @@
 
 use crate::document::Lease;
 use pumasi_terms::offer::Requirement;
-use pumasi_terms::{BootMs, CloudName, LeaseId, Money, ReservationId, WallMs};
+use pumasi_terms::{BootMs, CloudName, Epoch, LeaseId, Money, Now, ReservationId, WallMs};
 use serde::{Deserialize, Serialize};
 
 /// A provisional hold: room set aside for seconds.
@@ -40,6 +40,9 @@ pub struct LentLease {
     pub instances_wanted: u32,
     pub usage: Usage,
     pub since: WallMs,
+    /// Newest epoch the borrower acted under; acts under an older one are refused.
+    #[serde(default)]
+    pub epoch: Epoch,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -47,12 +50,22 @@ pub struct LentLease {
 pub enum LentState {
     Active,
     /// Called back: the borrower shall be gone by then.
-    Recalled { deadline: BootMs, why: String },
+    Recalled {
+        deadline: BootMs,
+        why: String,
+    },
     /// Being emptied: released by the borrower, or its time ran out, or the recall's notice did.
-    Ending { why: EndedBy },
+    Ending {
+        why: EndedBy,
+    },
     /// Proven empty; waits for the settlement.
-    Ended { why: EndedBy, at: WallMs },
-    Settled { at: WallMs },
+    Ended {
+        why: EndedBy,
+        at: WallMs,
+    },
+    Settled {
+        at: WallMs,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -70,6 +83,17 @@ impl LentLease {
     /// Whether it still binds the lender's resources.
     pub fn binds(&self) -> bool {
         matches!(self.state, LentState::Active | LentState::Recalled { .. } | LentState::Ending { .. })
+    }
+    /// Time left until it ends by itself, ms.
+    pub fn expires_in_ms(&self, now: Now) -> u64 {
+        if self.usable() { self.expires_at.since(now.boot) } else { 0 }
+    }
+    /// Time left of a recall's notice, ms.
+    pub fn recall_in_ms(&self, now: Now) -> Option<u64> {
+        match &self.state {
+            LentState::Recalled { deadline, .. } => Some(deadline.since(now.boot)),
+            _ => None,
+        }
     }
     /// Whether the borrower may use it.
     pub fn usable(&self) -> bool {

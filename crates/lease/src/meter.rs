@@ -1,0 +1,88 @@
+//! Metering and settlement: both sides count, the ledgers are compared, the lesser is paid (oracle 9).
+
+use crate::document::{Lease, SETTLEMENT_KIND, Settlement};
+use crate::record::Usage;
+use pumasi_terms::{API_VERSION, WallMs};
+
+/// Two gateways see an instance get ready and stop through heartbeats, so each granted instance may differ by so much, ms.
+pub const INSTANCE_MS_SLACK: u64 = 2_000;
+/// ... or by this part of the greater reading, percent.
+pub const INSTANCE_MS_PERCENT: u64 = 2;
+/// A request whose connection broke between the gateways is counted by one of them only.
+pub const REQUESTS_SLACK: u64 = 8;
+pub const REQUESTS_PER_MILLE: u64 = 1;
+/// What was on the wire when a connection broke, bytes.
+pub const BYTES_SLACK: u64 = 1 << 20;
+pub const BYTES_PER_MILLE: u64 = 10;
+
+impl Usage {
+    /// With so much more.
+    #[must_use]
+    pub fn plus(self, instance_ms: u64, requests: u64, bytes_out: u64) -> Self {
+        Self {
+            instance_ms: self.instance_ms.saturating_add(instance_ms),
+            requests: self.requests.saturating_add(requests),
+            bytes_out: self.bytes_out.saturating_add(bytes_out),
+        }
+    }
+    /// With `instances` ready for `span_ms` more.
+    #[must_use]
+    pub fn ran(self, instances: u32, span_ms: u64) -> Self {
+        self.plus(u64::from(instances).saturating_mul(span_ms), 0, 0)
+    }
+}
+
+fn within(a: u64, b: u64, slack: u64, per_mille: u64) -> bool {
+    let allowed = u128::from(a.max(b)) * u128::from(per_mille) / 1_000;
+    u128::from(a.abs_diff(b)) <= allowed.max(u128::from(slack))
+}
+
+/// Whether two readings of one lease of `instances` agree: instance time within 2 s an instance or 2 %, requests within
+/// 0.1 % and 8, bytes within 1 % or 1 MiB.
+pub fn agree(instances: u32, lender: &Usage, borrower: &Usage) -> bool {
+    let slack_ms = INSTANCE_MS_SLACK.saturating_mul(u64::from(instances.max(1)));
+    let requests_slack =
+        REQUESTS_SLACK.saturating_add(lender.requests.max(borrower.requests) / 1_000 * REQUESTS_PER_MILLE);
+    within(lender.instance_ms, borrower.instance_ms, slack_ms, INSTANCE_MS_PERCENT * 10)
+        && lender.requests.abs_diff(borrower.requests) <= requests_slack
+        && within(lender.bytes_out, borrower.bytes_out, BYTES_SLACK, BYTES_PER_MILLE)
+}
+
+/// What both sides sign. It is paid by the lesser reading of instance time, agreed or not.
+pub fn settlement(lease: &Lease, lender: Usage, borrower: Usage, at: WallMs) -> Settlement {
+    Settlement {
+        api_version: API_VERSION.to_owned(),
+        kind: SETTLEMENT_KIND.to_owned(),
+        lease: lease.id.clone(),
+        borrower: lease.borrower.clone(),
+        lender: lease.lender.clone(),
+        lender_usage: lender,
+        borrower_usage: borrower,
+        agreed: agree(lease.instances, &lender, &borrower),
+        amount: lease.price_per_instance_hour.for_instance_ms(lender.instance_ms.min(borrower.instance_ms)),
+        created_at: at,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readings_agree_within_the_stated_tolerance() {
+        let a = Usage { instance_ms: 100_000, requests: 10_000, bytes_out: 1 << 30 };
+        assert!(agree(1, &a, &a));
+        assert!(agree(1, &a, &Usage { instance_ms: 98_000, requests: 9_982, ..a }));
+        assert!(!agree(1, &a, &Usage { instance_ms: 97_000, ..a }));
+        assert!(agree(2, &a, &Usage { instance_ms: 96_500, ..a }));
+        assert!(!agree(1, &a, &Usage { requests: 9_981, ..a }));
+        assert!(!agree(1, &a, &Usage { bytes_out: 1 << 29, ..a }));
+        assert!(agree(1, &Usage { requests: 3, ..Usage::default() }, &Usage::default()));
+    }
+
+    #[test]
+    fn usage_adds_up() {
+        let used = Usage::default().ran(3, 1_500).plus(0, 7, 70);
+        assert_eq!(used, Usage { instance_ms: 4_500, requests: 7, bytes_out: 70 });
+    }
+}
