@@ -1,4 +1,5 @@
 //! The lender's ledger under every order of acts: it never oversells, and what ended stays ended.
+#![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
 use pumasi_lease::document::{KIND, Lease};

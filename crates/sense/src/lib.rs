@@ -6,7 +6,9 @@
 pub mod histogram;
 pub mod meter;
 pub mod observation;
+pub mod sense;
 
 pub use histogram::Histogram;
 pub use meter::{BackendKey, BackendMeter, MeterWindow, ServiceMeter};
 pub use observation::{BackendObservation, Observation};
+pub use sense::{Ingested, METER_VERSION, Sense, SenseError, Settings};
