@@ -1,1 +1,30 @@
-//! 
+//! Transfer: moves what a service needs to another cloud and keeps it fresh there.
+//!
+//! Enters: directories and live databases of the home. Leaves: manifests, packs of chunks and batches of pages, as bytes
+//! that others carry, and on the far side verified copies of them.
+//! Always holds: nothing is written that was not verified by digest; no path leaves its directory; whatever comes from
+//! outside is bounded before memory is taken for it; a copy never claims to be fresher than it is; a reader of a
+//! `sqlite` copy always sees one consistent snapshot.
+//!
+//! Everything here blocks (files, SQLite): call it from a blocking thread. There is no network in this crate.
+
+pub mod chunk;
+pub mod erase;
+pub mod files;
+pub mod materialise;
+pub mod pack;
+pub mod scan;
+pub mod sqlite;
+pub mod store;
+pub mod tree;
+pub mod watermark;
+
+pub use chunk::{CHUNK_BYTES_MAX, ChunkRef, digest_of};
+pub use erase::{EraseError, Remains, erase, remains};
+pub use files::{FilesError, FilesReplica, FilesSource, Sample};
+pub use materialise::{Access, MaterialiseError, Options, build, update};
+pub use pack::{PackError, PackReader, PackWriter, Received, encode_pack, receive_pack};
+pub use scan::{ChunkCache, ScanError, ScanLimits, TreeChunks, scan};
+pub use store::{ChunkSource, ChunkStore, StoreError, Usage};
+pub use tree::{Entry, EntryKind, TreeError, TreeManifest};
+pub use watermark::Watermark;

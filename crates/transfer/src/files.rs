@@ -1,0 +1,151 @@
+//! Datasets of kind `files`: a directory at home, a live read-only copy of it elsewhere.
+//!
+//! Each file of the copy is always whole; several files that the application changes together may be seen apart, which is
+//! why such a dataset cannot claim mode `sync`.
+
+use crate::materialise::{MaterialiseError, Options, beside, update};
+use crate::scan::{ChunkCache, ScanError, ScanLimits, TreeChunks, scan};
+use crate::store::ChunkSource;
+use crate::tree::TreeManifest;
+use crate::watermark::Watermark;
+use pumasi_terms::Digest;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, thiserror::Error)]
+pub enum FilesError {
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+    #[error(transparent)]
+    Materialise(#[from] MaterialiseError),
+    #[error("copy state {path}: {source}; our disk is at fault, retry")]
+    State { path: PathBuf, source: io::Error },
+    #[error("the copy is at {held}; going back to {offered} is refused")]
+    Older { held: Watermark, offered: Watermark },
+}
+
+/// What a look at the source found.
+#[derive(Debug)]
+pub enum Sample {
+    /// Nothing changed up to this position.
+    Unchanged {
+        as_of: Watermark,
+    },
+    Changed {
+        as_of: Watermark,
+        tree: TreeManifest,
+    },
+}
+
+#[derive(Debug)]
+pub struct FilesSource {
+    dir: PathBuf,
+    limits: ScanLimits,
+    generation: u64,
+    cache: ChunkCache,
+    shipped: Option<Digest>,
+}
+
+impl FilesSource {
+    pub fn new(dir: impl Into<PathBuf>, generation: u64, limits: ScanLimits) -> Self {
+        Self { dir: dir.into(), limits, generation, cache: ChunkCache::default(), shipped: None }
+    }
+
+    /// Looks at the directory. `home_now_ms` is the home's CLOCK_BOOTTIME, read before anything else, so that the position
+    /// never promises what the scan may have missed.
+    pub fn sample(&mut self, home_now_ms: impl Fn() -> u64) -> Result<Sample, FilesError> {
+        let as_of = Watermark { generation: self.generation, as_of_ms: home_now_ms() };
+        let tree = scan(&self.dir, &mut self.cache, self.limits)?;
+        let digest = tree.digest();
+        if self.shipped == Some(digest) {
+            return Ok(Sample::Unchanged { as_of });
+        }
+        self.shipped = Some(digest);
+        Ok(Sample::Changed { as_of, tree })
+    }
+
+    /// Makes the next sample a change, e.g. for a new copy.
+    pub fn forget_shipped(&mut self) {
+        self.shipped = None;
+    }
+
+    /// Reads the chunks of a sampled tree straight from the directory.
+    pub fn chunks(&self, tree: &TreeManifest) -> TreeChunks {
+        TreeChunks::new(&self.dir, tree)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct State {
+    version: u32,
+    as_of: Watermark,
+    tree: TreeManifest,
+}
+
+/// A live copy. Its state lies beside the directory, where the application cannot see it.
+#[derive(Debug)]
+pub struct FilesReplica {
+    dir: PathBuf,
+    options: Options,
+    held: Option<(Watermark, TreeManifest)>,
+}
+
+impl FilesReplica {
+    /// Opens the copy in `dir`, which need not exist yet. A state that cannot be read counts as none: the next `apply` then
+    /// rewrites everything.
+    pub fn open(dir: impl Into<PathBuf>, options: Options) -> Self {
+        let dir = dir.into();
+        let held = fs::read(beside(&dir, ".state"))
+            .ok()
+            .and_then(|b| serde_json::from_slice::<State>(&b).ok())
+            .filter(|s| s.version == 1 && s.tree.check().is_ok() && dir.is_dir())
+            .map(|s| (s.as_of, s.tree));
+        Self { dir, options, held }
+    }
+
+    pub fn watermark(&self) -> Option<Watermark> {
+        self.held.as_ref().map(|(w, _)| *w)
+    }
+
+    pub fn tree(&self) -> Option<&TreeManifest> {
+        self.held.as_ref().map(|(_, t)| t)
+    }
+
+    /// The home says that nothing changed up to `as_of` since the tree with this digest.
+    pub fn advance(&mut self, tree: &Digest, as_of: Watermark) -> bool {
+        match &mut self.held {
+            Some((held, t)) if t.digest() == *tree => {
+                *held = as_of.max(*held);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Brings the copy to `tree`. After an error the copy claims nothing, and the next `apply` repairs it.
+    pub fn apply(&mut self, tree: TreeManifest, chunks: &dyn ChunkSource, as_of: Watermark) -> Result<(), FilesError> {
+        if let Some(held) = self.watermark().filter(|held| *held > as_of) {
+            return Err(FilesError::Older { held, offered: as_of });
+        }
+        let path = beside(&self.dir, ".state");
+        let before = self.held.take().map(|(_, t)| t);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(FilesError::State { path, source: e }),
+            _ => {}
+        }
+        update(before.as_ref(), &tree, chunks, &self.dir, &self.options)?;
+        let state = State { version: 1, as_of, tree };
+        write_state(&path, &serde_json::to_vec(&state).unwrap_or_default())
+            .map_err(|source| FilesError::State { path, source })?;
+        self.held = Some((as_of, state.tree));
+        Ok(())
+    }
+}
+
+pub(crate) fn write_state(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temp = beside(path, ".new");
+    fs::write(&temp, bytes)?;
+    fs::rename(&temp, path)
+}
