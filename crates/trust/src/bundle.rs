@@ -89,7 +89,7 @@ impl Root {
 
 /// BLAKE3 of a certificate's DER: what an invitation pins.
 pub fn fingerprint(certificate: &CertificateDer<'_>) -> Digest {
-    Digest(*blake3::hash(certificate).as_bytes())
+    crate::digest(certificate)
 }
 
 #[derive(Clone)]

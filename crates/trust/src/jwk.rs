@@ -222,11 +222,20 @@ mod tests {
     }
 
     #[test]
-    fn the_thumbprint_is_that_of_rfc_7638() {
-        // The point of RFC 7515, A.3; the thumbprint was computed with another implementation.
+    fn signature_and_thumbprint_are_those_of_the_standards() {
+        // RFC 7515, A.3; the thumbprint of its key (RFC 7638) was computed with another implementation.
         let jwk = r#"{"kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
             "y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}"#;
-        assert_eq!(PublicKey::from_jwk(jwk).unwrap().kid(), "oKIywvGUpTVTyxMQ3bwIIeQUudfr_CkLMjCE19ECD-U");
+        let key = PublicKey::from_jwk(jwk).unwrap();
+        assert_eq!(key.kid(), "oKIywvGUpTVTyxMQ3bwIIeQUudfr_CkLMjCE19ECD-U");
+        let input = concat!(
+            "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxl",
+            "LmNvbS9pc19yb290Ijp0cnVlfQ"
+        );
+        let signature = "DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q";
+        let signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
+        assert!(key.verify(input.as_bytes(), &signature));
+        assert!(!key.verify(&input.as_bytes()[1..], &signature));
     }
 
     proptest! {

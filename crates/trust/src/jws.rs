@@ -291,7 +291,7 @@ impl SignedDocument {
     }
     /// BLAKE3 of the payload. It does not depend on who has signed so far, so that a successor can name it.
     pub fn digest(&self) -> Digest {
-        Digest(*blake3::hash(&self.payload).as_bytes())
+        crate::digest(&self.payload)
     }
 
     /// Every signature is by a party in `keys` with the key known of it, and all of `required` signed.
@@ -322,3 +322,6 @@ impl SignedDocument {
         Ok(Verified { payload: self.payload.clone(), serial: self.serial(), signers: self.signers() })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,3 +42,8 @@ pub use tls::{
     server_config, server_config_open, server_config_public,
 };
 pub use x509::peer_identity;
+
+/// BLAKE3 of some bytes.
+pub fn digest(bytes: &[u8]) -> pumasi_terms::Digest {
+    pumasi_terms::Digest(*blake3::hash(bytes).as_bytes())
+}
