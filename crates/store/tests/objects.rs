@@ -1,5 +1,7 @@
 //! Objects, transactions and watches, through the public API.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{Note, block_on, open, opened};

@@ -1,4 +1,4 @@
-#![allow(dead_code, reason = "every test uses a part")]
+#![allow(dead_code, clippy::unwrap_used, reason = "every test uses a part")]
 
 use pumasi_store::{Entry, OpenError, Options, Store};
 use pumasi_terms::WallMs;
