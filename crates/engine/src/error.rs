@@ -11,7 +11,9 @@ pub enum EngineError {
     Spec { id: InstanceId, problem: String },
     #[error("instance {id}: generation {asked} is older than {known}, which is here; ask with the newest")]
     Stale { id: InstanceId, asked: u64, known: u64 },
-    #[error("instance {id}: generation {generation} is here with another content; a changed spec needs a higher generation")]
+    #[error(
+        "instance {id}: generation {generation} is here with another content; a changed spec needs a higher generation"
+    )]
     Conflict { id: InstanceId, generation: u64 },
     #[error("instance {id}: generation {generation} was stopped for good; start a higher generation")]
     Ended { id: InstanceId, generation: u64 },
@@ -21,7 +23,9 @@ pub enum EngineError {
     Running { id: InstanceId, what: String },
     #[error("no instance {id} here")]
     Unknown { id: InstanceId },
-    #[error("instance {id} is lent and this engine cannot isolate it ({missing}); run it with root, or sign for it by `lend_without_isolation`")]
+    #[error(
+        "instance {id} is lent and this engine cannot isolate it ({missing}); run it with root, or sign for it by `lend_without_isolation`"
+    )]
     NotIsolated { id: InstanceId, missing: String },
     #[error("no free uid or gid is left in the range of {range}; remove instances that ended")]
     Exhausted { range: &'static str },

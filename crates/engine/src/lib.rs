@@ -7,12 +7,13 @@
 mod error;
 mod port;
 mod process;
+mod rules;
 mod sim;
 
 pub use error::EngineError;
 pub use port::{
-    Access, BoxFuture, Capabilities, CgroupVersion, DataMount, Engine, Exit, InstanceSpec, InstanceState, InstanceStatus,
-    Isolation, Remains,
+    Access, BoxFuture, Capabilities, CgroupVersion, DataMount, Engine, Exit, InstanceSpec, InstanceState,
+    InstanceStatus, Isolation, Remains,
 };
 pub use process::{ProcessConfig, ProcessEngine, instance_exec_main, shim_main};
 pub use sim::{SimApp, SimEngine, SimExit};

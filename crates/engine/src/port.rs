@@ -145,13 +145,22 @@ pub enum InstanceState {
     Starting,
     Ready,
     /// Alive, but not to be given requests: its readiness probe fails, or it is stopping.
-    Unready { why: String },
+    Unready {
+        why: String,
+    },
     /// It ended by itself and will be started again.
-    BackingOff { restarts: u32, why: String },
+    BackingOff {
+        restarts: u32,
+        why: String,
+    },
     /// It was asked to stop and every process of it is gone.
-    Stopped { exit: Option<Exit> },
+    Stopped {
+        exit: Option<Exit>,
+    },
     /// It does not run and will not by itself: the program cannot be executed, or its shim was killed (then `start` revives it).
-    Failed { why: String },
+    Failed {
+        why: String,
+    },
 }
 
 /// How the application ended.

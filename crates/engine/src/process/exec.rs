@@ -1,0 +1,300 @@
+//! The two stages between a shim and an application.
+//!
+//! *Init* is the first process of the instance's pid namespace: it makes the view, starts the application, forwards signals, reaps, and
+//! takes everything along when it ends. *App* gives up every right, then becomes the application.
+//! Always holds: no application runs without its limits; when the shim or init dies by whatever signal, so does all below.
+
+use super::launch::{Plan, find_program};
+use super::{seccomp, view};
+use crate::{Exit, Isolation};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::{Mode, umask};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{Gid, Pid, Uid, dup2_stdin, geteuid, getppid, setgroups, setresgid, setresuid, setsid};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Which stage `instance-exec` is; without it, init.
+pub(super) const STAGE: &str = "PUMASI_STAGE";
+pub(super) const OWN_PROGRAM: &str = "/proc/self/exe";
+
+const FILES_MAX: u64 = 4_096;
+const PROCESSES_MAX: u64 = 512;
+
+/// What init says to the shim, and app to init; one line of JSON each.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Event {
+    /// From now on the death of the parent is noticed: send the plan.
+    Hello,
+    /// `for_good`: another try would fail in the same way.
+    Failed {
+        why: String,
+        for_good: bool,
+    },
+    Started,
+    Exited(Exit),
+}
+
+pub(super) const SAY_TERM: &str = "term\n";
+pub(super) const SAY_KILL: &str = "kill\n";
+
+pub(super) fn send<T: Serialize>(to: &mut impl Write, value: &T) -> io::Result<()> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    to.write_all(&line)
+}
+
+/// Entry of `instance-exec --dir DIR`; only shims call it.
+pub fn instance_exec_main(dir: &Path) -> ExitCode {
+    let stage = std::env::var(STAGE).unwrap_or_default();
+    let done = match stage.as_str() {
+        "probe" => {
+            let found = probe(dir);
+            send(&mut io::stdout(), &found).map_err(|e| e.to_string())
+        }
+        "app" => app(),
+        _ => init(dir),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("instance-exec: {why}");
+            ExitCode::from(70)
+        }
+    }
+}
+
+/// Standard input is the line to the parent; the application gets an empty one instead.
+fn take_control() -> Result<UnixStream, String> {
+    let fd = io::stdin().as_fd().try_clone_to_owned().map_err(|e| format!("control: {e}"))?;
+    let null = File::open("/dev/null").map_err(|e| format!("/dev/null: {e}"))?;
+    dup2_stdin(&null).map_err(|e| format!("control: {e}"))?;
+    Ok(UnixStream::from(fd))
+}
+
+fn init(dir: &Path) -> Result<(), String> {
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| format!("parent-death signal: {e}"))?;
+    let mut control = take_control()?;
+    // A shim that died before the line above cannot answer this.
+    send(&mut control, &Event::Hello).map_err(|e| format!("control: {e}"))?;
+    let mut orders = BufReader::new(control.try_clone().map_err(|e| format!("control: {e}"))?);
+    let plan = read_plan(&mut orders)?;
+    let confined = plan.view.is_some();
+
+    let started = prepare(&plan).and_then(|()| start_app(dir, &plan));
+    let app = match started {
+        Ok(app) => app,
+        Err((why, for_good)) => {
+            let _ = send(&mut control, &Event::Failed { why, for_good });
+            return Ok(());
+        }
+    };
+    send(&mut control, &Event::Started).map_err(|e| format!("control: {e}"))?;
+
+    let stopping = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&stopping);
+    std::thread::spawn(move || {
+        obey(&mut orders, app, &seen);
+        leave_nothing(app, confined);
+        std::process::exit(0);
+    });
+    reap(app, &mut control, &stopping);
+    leave_nothing(app, confined);
+    Ok(())
+}
+
+fn read_plan(from: &mut impl BufRead) -> Result<Plan, String> {
+    let mut line = String::new();
+    from.read_line(&mut line).map_err(|e| format!("plan: {e}"))?;
+    serde_json::from_str(&line).map_err(|e| format!("plan: {e}"))
+}
+
+fn prepare(plan: &Plan) -> Result<(), (String, bool)> {
+    match &plan.view {
+        Some(v) => view::leave_host(&plan.host_name).and_then(|()| view::mount_view(v)).map_err(|e| (e, false)),
+        // Orphans of the application come to init instead of escaping to the host's init.
+        None => prctl::set_child_subreaper(true).map_err(|e| (format!("subreaper: {e}"), false)),
+    }
+}
+
+fn start_app(dir: &Path, plan: &Plan) -> Result<Pid, (String, bool)> {
+    let soon = |e: io::Error| (format!("start the application: {e}"), false);
+    let (mut ours, theirs) = UnixStream::pair().map_err(soon)?;
+    let child = Command::new(OWN_PROGRAM)
+        .arg0("pumasi")
+        .args(["instance-exec", "--dir"])
+        .arg(dir)
+        .env_clear()
+        .env(STAGE, "app")
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .spawn()
+        .map_err(soon)?;
+    send(&mut ours, plan).map_err(soon)?;
+    // Its end closes when it has become the application.
+    let mut failed = Err(("the application's stage ended without a word".to_owned(), false));
+    for line in BufReader::new(ours).lines() {
+        match line.ok().and_then(|l| serde_json::from_str(&l).ok()) {
+            Some(Event::Hello) => failed = Ok(()),
+            Some(Event::Failed { why, for_good }) => failed = Err((why, for_good)),
+            _ => {}
+        }
+    }
+    failed?;
+    i32::try_from(child.id()).map(Pid::from_raw).map_err(|e| (e.to_string(), false))
+}
+
+/// Returns when everything is to end: told so, or the shim is gone.
+fn obey(orders: &mut impl BufRead, app: Pid, stopping: &AtomicBool) {
+    let mut line = String::new();
+    loop {
+        line.clear();
+        match orders.read_line(&mut line) {
+            Ok(n) if n > 0 && line == SAY_TERM => {
+                stopping.store(true, Ordering::SeqCst);
+                // To the whole group: what a script started must hear it too.
+                let _ = kill(Pid::from_raw(-app.as_raw()), Signal::SIGTERM);
+            }
+            _ => return,
+        }
+    }
+}
+
+/// Returns when the application ended; while stopping, when everything it left behind has ended as well.
+fn reap(app: Pid, control: &mut UnixStream, stopping: &AtomicBool) {
+    loop {
+        let ended = match waitpid(None::<Pid>, None) {
+            Ok(WaitStatus::Exited(pid, code)) => (pid, Exit { code: Some(code), ..Exit::default() }),
+            Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Exit { signal: Some(signal as i32), ..Exit::default() }),
+            Ok(_) | Err(nix::errno::Errno::EINTR) => continue,
+            Err(_) => return,
+        };
+        if ended.0 == app {
+            let _ = send(control, &Event::Exited(ended.1));
+            if !stopping.load(Ordering::SeqCst) {
+                return;
+            }
+        }
+    }
+}
+
+/// In a pid namespace the kernel kills the rest as soon as init ends. Without one: the group, then every descendant, which as orphans
+/// are init's own children.
+fn leave_nothing(app: Pid, confined: bool) {
+    if confined {
+        return;
+    }
+    let until = Instant::now() + Duration::from_secs(2);
+    let _ = kill(Pid::from_raw(-app.as_raw()), Signal::SIGKILL);
+    loop {
+        let me = std::process::id();
+        // Children are listed by the thread that made or adopted them.
+        let tasks = fs::read_dir(format!("/proc/{me}/task")).into_iter().flatten().flatten();
+        let children: Vec<i32> = tasks
+            .filter_map(|t| fs::read_to_string(t.path().join("children")).ok())
+            .flat_map(|c| c.split_whitespace().filter_map(|p| p.parse().ok()).collect::<Vec<_>>())
+            .collect();
+        for pid in &children {
+            let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+            let _ = waitpid(Pid::from_raw(*pid), None);
+        }
+        if children.is_empty() || Instant::now() > until {
+            return;
+        }
+    }
+}
+
+fn app() -> Result<(), String> {
+    let parent = getppid();
+    let mut control = take_control()?;
+    let mut orders = BufReader::new(control.try_clone().map_err(|e| format!("control: {e}"))?);
+    let plan = read_plan(&mut orders)?;
+    drop(orders);
+    let (why, for_good) = match give_up_rights(&plan, &mut control, parent) {
+        Ok(()) => (become_app(&plan), true),
+        Err(why) => (why, false),
+    };
+    let _ = send(&mut control, &Event::Failed { why, for_good });
+    Ok(())
+}
+
+fn give_up_rights(plan: &Plan, control: &mut UnixStream, parent: Pid) -> Result<(), String> {
+    let err = |doing: &'static str| move |e: nix::errno::Errno| format!("{doing}: {}", e.desc());
+    setsid().map_err(err("own session"))?;
+    for entrance in &plan.cgroup_entrances {
+        fs::write(entrance, "0").map_err(|e| format!("enter {}: {e}", entrance.display()))?;
+    }
+    let limit = |what, most: u64| setrlimit(what, most, most).map_err(err("rlimit"));
+    limit(Resource::RLIMIT_CORE, 0)?;
+    let (_, files) = nix::sys::resource::getrlimit(Resource::RLIMIT_NOFILE).map_err(err("rlimit"))?;
+    limit(Resource::RLIMIT_NOFILE, FILES_MAX.min(files))?;
+    if plan.uid.is_some() {
+        // Counted by uid: with the daemon's own uid it would count the daemon's processes.
+        limit(Resource::RLIMIT_NPROC, PROCESSES_MAX)?;
+    }
+    if plan.cgroup_entrances.is_empty() {
+        limit(Resource::RLIMIT_DATA, plan.memory_max_bytes)?;
+    }
+    umask(Mode::from_bits_truncate(0o002));
+    std::env::set_current_dir(&plan.cwd).map_err(|e| format!("enter {}: {e}", plan.cwd.display()))?;
+
+    if let (Some(uid), Some(gid)) = (plan.uid, plan.gid) {
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        setgroups(&[]).map_err(err("clear groups"))?;
+        setresgid(gid, gid, gid).map_err(err("change gid"))?;
+        setresuid(uid, uid, uid).map_err(err("change uid"))?;
+    }
+    // A change of uid takes it back, hence here; the line after it fails if init was gone before.
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(err("parent-death signal"))?;
+    send(control, &Event::Hello).map_err(|e| format!("control: {e}"))?;
+    if getppid() != parent {
+        return Err("init is gone".into());
+    }
+    prctl::set_no_new_privs().map_err(err("no_new_privs"))?;
+    if plan.seccomp {
+        seccomp::apply()?;
+    }
+    Ok(())
+}
+
+/// Returns only if it could not.
+fn become_app(plan: &Plan) -> String {
+    let Some((name, arguments)) = plan.argv.split_first() else { return "command is empty".into() };
+    let path = plan.env.get("PATH").map_or(super::launch::PATH, String::as_str);
+    let program = match find_program(name, path) {
+        Ok(program) => program,
+        Err(why) => return format!("command[0]: {why}"),
+    };
+    let error = Command::new(&program).arg0(name).args(arguments).env_clear().envs(&plan.env).exec();
+    format!("execute {}: {error}", program.display())
+}
+
+/// Tries what instances will need, in a process that is thrown away. `dir` names the uid to try, as its last part.
+fn probe(dir: &Path) -> Isolation {
+    let mut found = Isolation::default();
+    let uid = dir.file_name().and_then(|n| n.to_str()?.parse::<u32>().ok());
+    if geteuid().is_root() {
+        found.namespaces = unshare(CloneFlags::CLONE_NEWPID).is_ok()
+            && view::leave_host("probe").is_ok()
+            && view::try_mounts().is_ok();
+        if let Some(uid) = uid {
+            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(uid));
+            found.own_uid =
+                setgroups(&[]).is_ok() && setresgid(gid, gid, gid).is_ok() && setresuid(uid, uid, uid).is_ok();
+        }
+    }
+    found.seccomp = prctl::set_no_new_privs().is_ok() && seccomp::apply().is_ok();
+    found
+}

@@ -1,0 +1,568 @@
+//! What the driver does on the host, call by call. Blocking.
+
+use super::cgroup::{Place, Tree, processes_by_home, processes_by_uid};
+use super::egress::Firewall;
+use super::layout::{Desired, Layout, Record, Status, VERSION, delete_tree, make_dir, write_json};
+use super::slots::{self, Slots};
+use super::{ProcessConfig, data, exec, launch, logs, shim};
+use crate::rules::{Here, Start, on_start};
+use crate::{Capabilities, EngineError, InstanceSpec, InstanceState, InstanceStatus, Isolation, Remains};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pumasi_terms::InstanceId;
+use pumasi_terms::service::Platform;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, BufRead, BufReader};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// For a shim to say that it is up, and for the probe of the host to end.
+const ANSWER_MS_MAX: u64 = 10_000;
+/// For killed processes to be gone.
+const DEATH_MS_MAX: u64 = 1_000;
+/// Directories being made and being deleted.
+const NEW: &str = ".new-";
+const GONE: &str = ".gone-";
+const RUNTIMES: [&str; 10] = ["bash", "bun", "deno", "dotnet", "java", "node", "perl", "php", "python3", "ruby"];
+
+#[derive(Debug)]
+pub(super) struct Host {
+    config: ProcessConfig,
+    root: PathBuf,
+    isolation: Isolation,
+    runtimes: Vec<String>,
+    tree: Option<Tree>,
+    firewall: Option<Firewall>,
+    slots: Slots,
+    /// One change at a time; also keeps our shims, to be reaped when they end before us.
+    shims: Mutex<Vec<Child>>,
+    _lock: File,
+}
+
+struct Known {
+    layout: Layout,
+    record: Record,
+}
+
+impl Host {
+    pub(super) fn open(config: ProcessConfig) -> Result<Self, EngineError> {
+        fs::create_dir_all(&config.root_dir).map_err(EngineError::at("create", &config.root_dir))?;
+        let root = config.root_dir.canonicalize().map_err(EngineError::at("resolve", &config.root_dir))?;
+        // Instances without a mount namespace reach their own directory through it.
+        make_dir(&root, 0o711)?;
+        let lock = lock_root(&root)?;
+        let hash = slots::hash(&root);
+        let base = config.uid_base.unwrap_or_else(|| slots::default_base(hash));
+        let name = format!("pumasi_{hash:016x}");
+
+        let mut isolation = ask_host(&config.executable, &root, base)?;
+        let is_root = nix::unistd::geteuid().is_root();
+        let tree = if is_root { Tree::open(&name) } else { None };
+        let firewall = if isolation.own_uid { Firewall::open(&name) } else { None };
+        isolation.cgroup = tree.as_ref().map(|t| t.version);
+        isolation.egress = firewall.is_some();
+        let runtimes = RUNTIMES.into_iter().filter(|r| launch::find_program(r, launch::PATH).is_ok());
+        let host = Self {
+            runtimes: runtimes.map(str::to_owned).collect(),
+            slots: Slots::new(&root, base),
+            shims: Mutex::new(Vec::new()),
+            _lock: lock,
+            config,
+            root,
+            isolation,
+            tree,
+            firewall,
+        };
+        host.sweep()?;
+        Ok(host)
+    }
+
+    pub(super) fn capabilities(&self) -> Capabilities {
+        let platform = Platform {
+            os: std::env::consts::OS.into(),
+            arch: std::env::consts::ARCH.into(),
+            runtimes: self.runtimes.clone(),
+        };
+        Capabilities { platforms: vec![platform], isolation: self.isolation.clone() }
+    }
+
+    pub(super) fn owner_gid(&self, owner: &str) -> Result<Option<u32>, EngineError> {
+        if self.isolation.own_uid { self.slots.gid_of(owner) } else { Ok(None) }
+    }
+
+    fn change(&self) -> MutexGuard<'_, Vec<Child>> {
+        // Nothing in it can be half changed.
+        self.shims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every instance that can be read; the others are logged and stay for a person to look at.
+    fn known(&self) -> Result<Vec<Known>, EngineError> {
+        let mut known = Vec::new();
+        for id in self.ids()? {
+            let layout = Layout::of(&self.root, &id);
+            match layout.read_record() {
+                Ok(Some(record)) => known.push(Known { layout, record }),
+                Ok(None) => {}
+                Err(e) => tracing::warn!(instance = %id, error = %e, "an instance cannot be read"),
+            }
+        }
+        Ok(known)
+    }
+
+    fn ids(&self) -> Result<Vec<InstanceId>, EngineError> {
+        let mut ids: Vec<InstanceId> = self.entries()?.into_iter().filter_map(|n| InstanceId::parse(n).ok()).collect();
+        ids.sort();
+        Ok(ids)
+    }
+
+    fn entries(&self) -> Result<Vec<String>, EngineError> {
+        let entries = fs::read_dir(&self.root).map_err(EngineError::at("list", &self.root))?;
+        Ok(entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect())
+    }
+
+    /// What a crash between two lines can leave: it belongs to no instance, so nobody will ask for its removal.
+    fn sweep(&self) -> Result<(), EngineError> {
+        for name in self.entries()? {
+            if name.starts_with(NEW) || name.starts_with(GONE) {
+                delete_tree(&self.root.join(name))?;
+            }
+        }
+        let ids: BTreeSet<String> = self.ids()?.into_iter().map(|id| id.to_string()).collect();
+        if let Some(tree) = &self.tree {
+            for name in tree.names().difference(&ids) {
+                let place = tree.place(name);
+                end_all(&|| place.processes());
+                if let Err(e) = place.remove() {
+                    tracing::warn!(error = %e, "a cgroup without an instance stays");
+                }
+            }
+        }
+        let known = self.known()?;
+        if let Some(firewall) = &self.firewall {
+            let uids: BTreeSet<u32> = known.iter().filter_map(|k| k.record.uid).collect();
+            for uid in firewall.uids()?.difference(&uids) {
+                firewall.forget(*uid)?;
+            }
+        }
+        self.close_if_empty()
+    }
+
+    fn close_if_empty(&self) -> Result<(), EngineError> {
+        if self.ids()?.is_empty() {
+            if let Some(tree) = &self.tree {
+                tree.close_if_empty();
+            }
+            if let Some(firewall) = &self.firewall {
+                firewall.close();
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn start(&self, spec: InstanceSpec) -> Result<(), EngineError> {
+        let missing = self.isolation.missing_for_lending();
+        if spec.lent && !missing.is_empty() && !self.config.lend_without_isolation {
+            return Err(EngineError::NotIsolated { id: spec.id, missing: missing.join(", ") });
+        }
+        let mut shims = self.change();
+        let layout = Layout::of(&self.root, &spec.id);
+        let old = layout.read_record()?.map(|record| Known { layout: layout.clone(), record });
+        let here = match &old {
+            Some(old) => {
+                let (run, held) = (layout.read_desired()?.run, layout.is_held()?);
+                let alive = held || spec.generation > old.record.spec.generation && !processes_of(old).is_empty();
+                Some(Here { spec: &old.record.spec, run, held, alive })
+            }
+            None => None,
+        };
+        let known = match (on_start(&spec, here.as_ref())?, old) {
+            (Start::Keep, _) => return Ok(()),
+            (Start::StopOlder, Some(old)) => {
+                self.ask_to_stop(&old)?;
+                return Err(EngineError::Replacing { id: spec.id, older: old.record.spec.generation });
+            }
+            (Start::Revive, Some(old)) => old,
+            (_, None) => {
+                check(&spec)?;
+                let record = self.new_record(spec, None)?;
+                self.create(&layout, &record)?;
+                Known { layout, record }
+            }
+            (_, Some(old)) => {
+                check(&spec)?;
+                let record = self.new_record(spec, Some(&old.record))?;
+                // The wish before the record: in the other order a crash between them would take the new generation for an ended one.
+                layout.want(true)?;
+                write_json(&layout.record(), &record, true)?;
+                let status = Status { address: layout.read_status()?.and_then(|s| s.address), ..Status::fresh() };
+                write_json(&layout.status(), &status, false)?;
+                Known { layout, record }
+            }
+        };
+        self.bring_up(&known, &mut shims)
+    }
+
+    fn new_record(&self, spec: InstanceSpec, old: Option<&Record>) -> Result<Record, EngineError> {
+        let known = self.known()?;
+        let (mut uid, mut gid) = (None, None);
+        if self.isolation.own_uid {
+            let mut taken: BTreeSet<u32> = known.iter().filter_map(|k| k.record.uid).collect();
+            taken.extend(processes_by_uid(self.slots.range()).into_keys());
+            uid = match old.and_then(|o| o.uid) {
+                Some(uid) => Some(uid),
+                None => Some(self.slots.take_uid(&taken)?),
+            };
+            let owners = known.iter().map(|k| k.record.spec.owner.clone()).collect();
+            gid = Some(self.slots.gid_for(&spec.owner, &owners)?);
+        }
+        let mut hide = vec![self.root.clone()];
+        hide.extend(self.config.hide.iter().cloned());
+        Ok(Record {
+            version: VERSION,
+            uid,
+            gid,
+            cgroup: self.tree.as_ref().map(|t| t.place(spec.id.as_str())),
+            isolation: self.isolation.clone(),
+            hide,
+            log_bytes_max: self.config.log_bytes_max,
+            spec,
+        })
+    }
+
+    /// The directory appears whole or not at all.
+    fn create(&self, layout: &Layout, record: &Record) -> Result<(), EngineError> {
+        let new = Layout::new(self.root.join(format!("{NEW}{}", record.spec.id)));
+        delete_tree(&new.dir)?;
+        make_dir(&new.dir, 0o711)?;
+        make_dir(&new.dir.join("logs"), 0o700)?;
+        write_json(&new.desired(), &Desired { version: VERSION, run: true }, false)?;
+        write_json(&new.record(), record, true)?;
+        fs::rename(&new.dir, &layout.dir).map_err(EngineError::at("create", &layout.dir))
+    }
+
+    /// Everything here may be done twice.
+    fn bring_up(&self, known: &Known, shims: &mut Vec<Child>) -> Result<(), EngineError> {
+        let record = &known.record;
+        let id = &record.spec.id;
+        if !end_all(&|| processes_of(known)).is_empty() {
+            let problem = "processes of an earlier run do not end".into();
+            return Err(EngineError::Shim { id: id.clone(), problem });
+        }
+        if let Some(gid) = record.gid {
+            for mount in record.spec.data.values() {
+                data::give(mount, gid)?;
+            }
+        }
+        if let (Some(firewall), Some(uid)) = (&self.firewall, record.uid) {
+            firewall.admit(uid, &record.spec.egress)?;
+        }
+        let (child, said) = self.spawn_shim(&known.layout)?;
+        shims.push(child);
+        if said.trim() == shim::UP {
+            Ok(())
+        } else {
+            let problem = if said.trim().is_empty() { "it said nothing".to_owned() } else { said.trim().to_owned() };
+            Err(EngineError::Shim { id: id.clone(), problem })
+        }
+    }
+
+    fn spawn_shim(&self, layout: &Layout) -> Result<(Child, String), EngineError> {
+        let err = |e| EngineError::at("start a shim for", &layout.dir)(e);
+        let (ours, theirs) = UnixStream::pair().map_err(err)?;
+        ours.set_read_timeout(Some(Duration::from_millis(ANSWER_MS_MAX))).map_err(err)?;
+        let log = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(layout.shim_log());
+        let child = Command::new(&self.config.executable)
+            .args(["shim", "--dir"])
+            .arg(&layout.dir)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::from(OwnedFd::from(theirs)))
+            .stderr(log.map_err(err)?)
+            .spawn()
+            .map_err(err)?;
+        let mut said = String::new();
+        let read = BufReader::new(ours).read_line(&mut said);
+        if let Err(e) = read {
+            said = format!("no word within {ANSWER_MS_MAX} ms ({e})");
+        }
+        Ok((child, said))
+    }
+
+    pub(super) fn list(&self) -> Result<Vec<InstanceStatus>, EngineError> {
+        self.change().retain_mut(|shim| matches!(shim.try_wait(), Ok(None)));
+        let mut all = Vec::new();
+        for known in self.known()? {
+            match self.status_of(&known) {
+                Ok(status) => all.push(status),
+                Err(e) => {
+                    tracing::warn!(instance = %known.record.spec.id, error = %e, "an instance's status cannot be read")
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    fn status_of(&self, known: &Known) -> Result<InstanceStatus, EngineError> {
+        let Known { layout, record } = known;
+        // In this order: a shim writes its last status before it lets go.
+        let held = layout.is_held()?;
+        let desired = layout.read_desired()?;
+        let said = layout.read_status()?.unwrap_or_else(Status::fresh);
+        let stopping = || InstanceState::Unready { why: "stopping".into() };
+        let state = match (held, desired.run, said.state) {
+            (true, false, InstanceState::Unready { why }) => InstanceState::Unready { why },
+            (true, false, _) => stopping(),
+            (true, true, state) => state,
+            (false, _, state @ InstanceState::Stopped { .. }) => state,
+            (false, true, _) => {
+                InstanceState::Failed { why: "its shim is gone: killed, or the host was restarted".into() }
+            }
+            (false, false, _) if processes_of(known).is_empty() => InstanceState::Stopped { exit: said.last_exit },
+            (false, false, _) => stopping(),
+        };
+        let pid = said.pid.filter(|_| held);
+        let usage = match (&record.cgroup, pid) {
+            (Some(place), _) => place.usage(),
+            (None, Some(pid)) => usage_of(pid),
+            (None, None) => super::cgroup::Usage::default(),
+        };
+        Ok(InstanceStatus {
+            id: record.spec.id.clone(),
+            owner: record.spec.owner.clone(),
+            generation: record.spec.generation,
+            address: said.address.filter(|_| held),
+            pid,
+            started_at: said.started_at,
+            restarts: said.restarts,
+            cpu_used_us: usage.cpu_us,
+            memory_bytes: usage.memory_bytes,
+            memory_max_bytes: launch::memory_max_bytes(&record.spec),
+            state,
+        })
+    }
+
+    pub(super) fn stop(&self, id: &InstanceId) -> Result<(), EngineError> {
+        let _change = self.change();
+        let layout = Layout::of(&self.root, id);
+        match layout.read_record()? {
+            Some(record) => self.ask_to_stop(&Known { layout, record }),
+            None => Ok(()),
+        }
+    }
+
+    fn ask_to_stop(&self, known: &Known) -> Result<(), EngineError> {
+        if known.layout.read_desired()?.run {
+            known.layout.want(false)?;
+        }
+        known.layout.wake_shim();
+        if !known.layout.is_held()? {
+            // Without a shim there is nobody to be graceful.
+            signal_all(&processes_of(known));
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove(&self, id: &InstanceId) -> Result<(), EngineError> {
+        let mut shims = self.change();
+        let layout = Layout::of(&self.root, id);
+        let running = |what: &str| EngineError::Running { id: id.clone(), what: what.into() };
+        // A damaged record must not keep its instance here for ever.
+        let record = layout.read_record().or_else(|e| match e {
+            EngineError::Damaged { .. } => Ok(None),
+            e => Err(e),
+        })?;
+        if layout.is_held()? {
+            return Err(running(if layout.read_desired()?.run { "nobody asked it to stop" } else { "it is stopping" }));
+        }
+        let mut place = self.tree.as_ref().map(|t| t.place(id.as_str()));
+        if let Some(record) = record {
+            if layout.read_desired()?.run {
+                return Err(running("nobody asked it to stop"));
+            }
+            place = record.cgroup.clone().or(place);
+            let known = Known { layout: layout.clone(), record };
+            if !end_all(&|| processes_of(&known)).is_empty() {
+                return Err(running("killed processes are not gone yet"));
+            }
+            if let (Some(firewall), Some(uid)) = (&self.firewall, known.record.uid) {
+                firewall.forget(uid)?;
+            }
+        }
+        if let Some(place) = place {
+            end_all(&|| place.processes());
+            place.remove()?;
+        }
+        shims.retain_mut(|shim| matches!(shim.try_wait(), Ok(None)));
+        // Last: until here the directory tells whose the rest is.
+        let gone = self.root.join(format!("{GONE}{id}"));
+        delete_tree(&gone)?;
+        match fs::rename(&layout.dir, &gone) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(EngineError::at("remove", &layout.dir)(e)),
+            _ => {}
+        }
+        delete_tree(&gone)?;
+        self.close_if_empty()
+    }
+
+    pub(super) fn logs(&self, id: &InstanceId, tail_bytes: usize) -> Result<Vec<u8>, EngineError> {
+        let layout = Layout::of(&self.root, id);
+        match layout.read_record()? {
+            Some(_) => logs::tail(&layout, tail_bytes),
+            None => Err(EngineError::Unknown { id: id.clone() }),
+        }
+    }
+
+    pub(super) fn remains(&self, owner: Option<&str>) -> Result<Remains, EngineError> {
+        let _change = self.change();
+        let mut left = Remains::default();
+        let mut owned_by_others: BTreeSet<String> = BTreeSet::new();
+        let mut others_uids: BTreeSet<u32> = BTreeSet::new();
+        let mut counted: BTreeSet<u32> = BTreeSet::new();
+        for known in self.known()? {
+            let id = known.record.spec.id.to_string();
+            if owner.is_some_and(|o| o != known.record.spec.owner) {
+                others_uids.extend(known.record.uid);
+                owned_by_others.insert(id);
+                continue;
+            }
+            if known.layout.is_held()? {
+                left.processes += 1;
+                left.name(format!("shim of {id}"));
+            }
+            for pid in processes_of(&known) {
+                left.processes += 1;
+                left.name(format!("process {pid} of {id}"));
+                counted.insert(pid);
+            }
+        }
+        for name in self.entries()? {
+            let ours = name.starts_with("inst-") || name.starts_with(NEW) || name.starts_with(GONE);
+            if ours && !owned_by_others.contains(&name) {
+                left.directories += 1;
+                left.name(format!("directory {name}"));
+            }
+        }
+        for name in self.tree.as_ref().map(Tree::names).unwrap_or_default() {
+            if !owned_by_others.contains(&name) {
+                left.cgroups += 1;
+                left.name(format!("cgroup {name}"));
+            }
+        }
+        if let Some(firewall) = &self.firewall {
+            for uid in firewall.uids()?.difference(&others_uids) {
+                left.rules += 1;
+                left.name(format!("egress rules of uid {uid}"));
+            }
+        }
+        if self.isolation.own_uid {
+            for (uid, pids) in processes_by_uid(self.slots.range()) {
+                for pid in pids.difference(&counted).filter(|_| !others_uids.contains(&uid)) {
+                    left.processes += 1;
+                    left.name(format!("process {pid} of uid {uid}"));
+                }
+            }
+        }
+        Ok(left)
+    }
+}
+
+fn check(spec: &InstanceSpec) -> Result<(), EngineError> {
+    launch::check(spec).map_err(|problem| EngineError::Spec { id: spec.id.clone(), problem })
+}
+
+/// Every process of an instance but its shim and its init.
+fn processes_of(known: &Known) -> BTreeSet<u32> {
+    let mut all = known.record.cgroup.as_ref().map(Place::processes).unwrap_or_default();
+    match known.record.uid {
+        Some(uid) => all.extend(processes_by_uid(uid..uid.saturating_add(1)).into_values().flatten()),
+        None => all.extend(processes_by_home(&known.layout.private())),
+    }
+    all
+}
+
+fn signal_all(pids: &BTreeSet<u32>) {
+    for pid in pids.iter().filter_map(|p| i32::try_from(*p).ok()) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+}
+
+/// Kills until nothing is found any more; what is still there after [`DEATH_MS_MAX`] is returned.
+fn end_all(find: &dyn Fn() -> BTreeSet<u32>) -> BTreeSet<u32> {
+    let until = Instant::now() + Duration::from_millis(DEATH_MS_MAX);
+    loop {
+        let pids = find();
+        if pids.is_empty() || Instant::now() > until {
+            return pids;
+        }
+        signal_all(&pids);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn lock_root(root: &Path) -> Result<File, EngineError> {
+    let path = root.join("engine.lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(EngineError::at("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(EngineError::InUse { root: root.into() }),
+        Err(TryLockError::Error(e)) => Err(EngineError::at("lock", &path)(e)),
+    }
+}
+
+/// Tries the isolation in a process that is thrown away.
+fn ask_host(executable: &Path, root: &Path, uid: u32) -> Result<Isolation, EngineError> {
+    let err = |e| EngineError::host(format!("try what this host can isolate, by {}", executable.display()))(e);
+    let (ours, theirs) = UnixStream::pair().map_err(err)?;
+    ours.set_read_timeout(Some(Duration::from_millis(ANSWER_MS_MAX))).map_err(err)?;
+    let mut child = Command::new(executable)
+        .args(["instance-exec", "--dir"])
+        .arg(root.join(uid.to_string()))
+        .env_clear()
+        .env(exec::STAGE, "probe")
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::from(OwnedFd::from(theirs)))
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(err)?;
+    let mut line = String::new();
+    let read = BufReader::new(ours).read_line(&mut line);
+    let _ = child.kill();
+    let _ = child.wait();
+    read.map_err(err)?;
+    serde_json::from_str(&line).map_err(|e| err(io::Error::other(format!("it answered {line:?}: {e}"))))
+}
+
+/// Without a cgroup: of the application's first process alone.
+fn usage_of(pid: u32) -> super::cgroup::Usage {
+    let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let stat = read("stat");
+    // The name, in brackets, may hold anything.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+    let status: BTreeMap<String, u64> = read("status")
+        .lines()
+        .filter_map(|l| {
+            let (key, value) = l.split_once(':')?;
+            Some((key.to_owned(), value.split_whitespace().next()?.parse().ok()?))
+        })
+        .collect();
+    super::cgroup::Usage {
+        // 100 ticks a second on every Linux that user space sees.
+        cpu_us: (ticks(11) + ticks(12)) * 10_000,
+        memory_bytes: status.get("VmRSS").copied().unwrap_or(0) << 10,
+    }
+}

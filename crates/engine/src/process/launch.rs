@@ -1,0 +1,244 @@
+//! From a spec to what is executed: names filled in, the program found, paths as the instance sees them.
+
+use super::layout::{Layout, Record};
+use crate::InstanceSpec;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Component, Path, PathBuf};
+
+pub(super) const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+/// Where an instance with its own mount namespace finds its things, whatever the host calls them.
+const VIEW: &str = "/run/pumasi";
+
+/// Handed from the shim to the two stages of `instance-exec`. One program on both sides: it needs no version.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Plan {
+    pub argv: Vec<String>,
+    pub env: BTreeMap<String, String>,
+    pub cwd: PathBuf,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    /// `None` without namespaces.
+    pub view: Option<View>,
+    pub cgroup_entrances: Vec<PathBuf>,
+    pub memory_max_bytes: u64,
+    pub seccomp: bool,
+    pub host_name: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct View {
+    pub binds: Vec<Bind>,
+    /// Becomes /tmp, /var/tmp.
+    pub tmp: PathBuf,
+    pub hide: Vec<PathBuf>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Bind {
+    pub from: PathBuf,
+    pub to: PathBuf,
+    pub read_only: bool,
+}
+
+/// Paths as the instance sees them.
+struct Places {
+    bundle: PathBuf,
+    home: PathBuf,
+    data: BTreeMap<String, PathBuf>,
+}
+
+fn places(record: &Record, layout: &Layout) -> Places {
+    let spec = &record.spec;
+    if !record.isolation.namespaces {
+        let data = spec.data.iter().map(|(n, m)| (n.clone(), m.path.clone())).collect();
+        return Places { bundle: spec.bundle_dir.clone(), home: layout.private(), data };
+    }
+    let view = Path::new(VIEW);
+    let data = spec.data.keys().map(|n| (n.clone(), view.join("data").join(n))).collect();
+    Places { bundle: view.join("bundle"), home: view.join("home"), data }
+}
+
+pub(super) fn plan(record: &Record, layout: &Layout, address: SocketAddr) -> Result<Plan, String> {
+    let spec = &record.spec;
+    let places = places(record, layout);
+    let mut names = BTreeMap::from([
+        ("PORT".to_owned(), address.port().to_string()),
+        ("HOST".to_owned(), address.ip().to_string()),
+        ("BUNDLE".to_owned(), places.bundle.display().to_string()),
+    ]);
+    for (name, path) in &places.data {
+        names.insert(format!("DATA_{name}"), path.display().to_string());
+    }
+
+    let home = places.home.display().to_string();
+    let mut env = BTreeMap::from([
+        ("PATH".to_owned(), PATH.to_owned()),
+        ("LANG".to_owned(), "C.UTF-8".to_owned()),
+        ("TMPDIR".to_owned(), format!("{home}/tmp")),
+    ]);
+    for (key, value) in &spec.env {
+        env.insert(key.clone(), fill(value, &names).map_err(|e| format!("env {key}: {e}"))?);
+    }
+    // Not the application's to choose: probes, mounts and the search for what is left rely on them.
+    env.extend(names.clone());
+    env.insert("HOME".to_owned(), home);
+
+    let mut argv = Vec::new();
+    for (i, part) in spec.command.iter().enumerate() {
+        argv.push(fill(part, &names).map_err(|e| format!("command[{i}]: {e}"))?);
+    }
+    let Some(program) = argv.first_mut() else { return Err("command is empty".into()) };
+    if program.contains('/') && !program.starts_with('/') {
+        *program = places.bundle.join(inside(program)?).display().to_string();
+    }
+
+    let view = record.isolation.namespaces.then(|| {
+        let mut binds = vec![
+            Bind { from: spec.bundle_dir.clone(), to: places.bundle.clone(), read_only: true },
+            Bind { from: layout.private(), to: places.home.clone(), read_only: false },
+        ];
+        for (name, mount) in &spec.data {
+            // Not mounted read-only even for readers: a SQLite reader writes the `-shm` file.
+            binds.push(Bind { from: mount.path.clone(), to: places.data[name].clone(), read_only: false });
+        }
+        View { binds, tmp: layout.private().join("tmp"), hide: record.hide.clone() }
+    });
+    Ok(Plan {
+        argv,
+        env,
+        cwd: places.home,
+        uid: record.uid,
+        gid: record.gid,
+        view,
+        cgroup_entrances: record.cgroup.as_ref().map(super::cgroup::Place::entrances).unwrap_or_default(),
+        memory_max_bytes: memory_max_bytes(spec),
+        seccomp: record.isolation.seccomp,
+        host_name: spec.id.to_string().chars().take(63).collect(),
+    })
+}
+
+pub(super) fn memory_max_bytes(spec: &InstanceSpec) -> u64 {
+    u64::from(spec.resources.memory_mib) << 20
+}
+
+/// What can be refused before anything is made.
+pub(super) fn check(spec: &InstanceSpec) -> Result<(), String> {
+    let names = ["PORT", "HOST", "BUNDLE"].into_iter().map(str::to_owned);
+    let data = spec.data.keys().map(|n| format!("DATA_{n}"));
+    let names: BTreeMap<_, _> = names.chain(data).map(|n| (n, String::new())).collect();
+    for (i, part) in spec.command.iter().enumerate() {
+        fill(part, &names).map_err(|e| format!("command[{i}]: {e}"))?;
+    }
+    for (key, value) in &spec.env {
+        if key.is_empty() || key.contains(['=', '\0']) {
+            return Err(format!("env: {key:?} is not a variable name"));
+        }
+        fill(value, &names).map_err(|e| format!("env {key}: {e}"))?;
+    }
+    if spec.command.iter().chain(spec.env.values()).any(|v| v.contains('\0')) {
+        return Err("command and env may not hold NUL".into());
+    }
+    let Some(program) = spec.command.first().filter(|p| !p.is_empty()) else {
+        return Err("command is empty".into());
+    };
+    for name in spec.data.keys() {
+        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+            return Err(format!("data: {name:?} cannot be part of a variable name"));
+        }
+    }
+    let bundle = spec.bundle_dir.canonicalize().map_err(|e| format!("bundle {}: {e}", spec.bundle_dir.display()))?;
+    if !bundle.is_dir() {
+        return Err(format!("bundle {} is not a directory", bundle.display()));
+    }
+    for (name, mount) in &spec.data {
+        if !mount.path.is_dir() {
+            return Err(format!("data {name}: {} is not a directory", mount.path.display()));
+        }
+    }
+    if program.contains('/') && !program.starts_with('/') && !program.contains("${") {
+        let path = bundle.join(inside(program)?);
+        let real = path.canonicalize().map_err(|e| format!("command[0] {program:?} is not in the bundle: {e}"))?;
+        if !real.starts_with(&bundle) {
+            return Err(format!("command[0] {program:?} leads out of the bundle"));
+        }
+        let meta = real.metadata().map_err(|e| format!("command[0] {program:?}: {e}"))?;
+        if !meta.is_file() || std::os::unix::fs::PermissionsExt::mode(&meta.permissions()) & 0o111 == 0 {
+            return Err(format!("command[0] {program:?} is not an executable file"));
+        }
+    }
+    for to in &spec.egress {
+        to.parse::<SocketAddr>().map_err(|_| format!("egress {to:?} is not ip:port"))?;
+    }
+    if spec.owner.is_empty() || spec.owner.len() > 256 {
+        return Err("owner must have 1 to 256 bytes".into());
+    }
+    Ok(())
+}
+
+fn inside(program: &str) -> Result<PathBuf, String> {
+    let mut path = PathBuf::new();
+    for part in Path::new(program).components() {
+        match part {
+            Component::Normal(name) => path.push(name),
+            Component::CurDir => {}
+            _ => return Err(format!("command[0] {program:?} leads out of the bundle")),
+        }
+    }
+    Ok(path)
+}
+
+/// `${NAME}` becomes its value; an unknown name is an error that says which are known.
+fn fill(text: &str, names: &BTreeMap<String, String>) -> Result<String, String> {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("${") {
+        out.push_str(&rest[..at]);
+        let tail = &rest[at + 2..];
+        let end = tail.find('}').ok_or_else(|| format!("\"${{\" without \"}}\" in {text:?}"))?;
+        let name = &tail[..end];
+        let value = names.get(name).ok_or_else(|| {
+            let known: Vec<_> = names.keys().map(String::as_str).collect();
+            format!("${{{name}}} is not known here; known are {}", known.join(", "))
+        })?;
+        out.push_str(value);
+        rest = &tail[end + 1..];
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+/// What execvp would take; searched here so that the error can say where it was looked for.
+pub(super) fn find_program(name: &str, path: &str) -> Result<PathBuf, String> {
+    use std::os::unix::fs::PermissionsExt;
+    if name.contains('/') {
+        return Ok(PathBuf::from(name));
+    }
+    path.split(':')
+        .map(|dir| Path::new(dir).join(name))
+        .find(|p| p.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0))
+        .ok_or_else(|| format!("{name:?} is not in {path}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_filled_and_unknown_ones_are_named() {
+        let names = BTreeMap::from([("PORT".to_owned(), "80".to_owned())]);
+        assert_eq!(fill("a${PORT}b$PORT ${PORT}", &names).unwrap(), "a80b$PORT 80");
+        let error = fill("${PROT}", &names).unwrap_err();
+        assert!(error.contains("PROT") && error.contains("PORT"), "{error}");
+        assert!(fill("${PORT", &names).is_err());
+        assert_eq!(fill("no names", &names).unwrap(), "no names");
+    }
+
+    #[test]
+    fn a_program_stays_in_its_bundle() {
+        assert_eq!(inside("./bin/app").unwrap(), PathBuf::from("bin/app"));
+        assert!(inside("../sh").is_err());
+        assert!(inside("bin/../../sh").is_err());
+    }
+}

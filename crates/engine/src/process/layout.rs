@@ -1,0 +1,244 @@
+//! An instance's directory: the only thing that daemon, shim and a later daemon share.
+//!
+//! Always holds: files are replaced whole, each carries a version, and whether a shim lives is told by a lock that the kernel drops
+//! with it, never by a pid.
+
+use super::cgroup::Place;
+use crate::{EngineError, Exit, InstanceSpec, InstanceState, Isolation};
+use pumasi_terms::{InstanceId, WallMs};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+pub(super) const VERSION: u32 = 1;
+/// Larger files of ours are damaged.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// What the driver decided about an instance; written before the first process of it exists.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub version: u32,
+    pub spec: InstanceSpec,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub cgroup: Option<Place>,
+    pub isolation: Isolation,
+    /// Directories of the host that the instance must not even see.
+    pub hide: Vec<PathBuf>,
+    pub log_bytes_max: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Desired {
+    pub version: u32,
+    pub run: bool,
+}
+
+/// What the shim says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Status {
+    pub version: u32,
+    pub state: InstanceState,
+    pub address: Option<SocketAddr>,
+    pub pid: Option<u32>,
+    pub started_at: Option<WallMs>,
+    pub restarts: u32,
+    pub last_exit: Option<Exit>,
+}
+
+impl Status {
+    pub(super) fn fresh() -> Self {
+        Self {
+            version: VERSION,
+            state: InstanceState::Starting,
+            address: None,
+            pid: None,
+            started_at: None,
+            restarts: 0,
+            last_exit: None,
+        }
+    }
+}
+
+/// The paths below one instance's directory.
+#[derive(Debug, Clone)]
+pub(super) struct Layout {
+    pub dir: PathBuf,
+}
+
+impl Layout {
+    pub(super) fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+    pub(super) fn of(root: &Path, id: &InstanceId) -> Self {
+        Self::new(root.join(id.as_str()))
+    }
+    pub(super) fn record(&self) -> PathBuf {
+        self.dir.join("spec.json")
+    }
+    pub(super) fn desired(&self) -> PathBuf {
+        self.dir.join("desired.json")
+    }
+    pub(super) fn status(&self) -> PathBuf {
+        self.dir.join("status.json")
+    }
+    pub(super) fn lock(&self) -> PathBuf {
+        self.dir.join("shim.lock")
+    }
+    pub(super) fn pid(&self) -> PathBuf {
+        self.dir.join("shim.pid")
+    }
+    /// A FIFO: one byte wakes the shim, which then reads `desired.json`.
+    pub(super) fn wake(&self) -> PathBuf {
+        self.dir.join("wake")
+    }
+    pub(super) fn private(&self) -> PathBuf {
+        self.dir.join("private")
+    }
+    pub(super) fn log(&self) -> PathBuf {
+        self.dir.join("logs").join("app.log")
+    }
+    pub(super) fn old_log(&self) -> PathBuf {
+        self.dir.join("logs").join("app.log.1")
+    }
+    pub(super) fn shim_log(&self) -> PathBuf {
+        self.dir.join("logs").join("shim.log")
+    }
+
+    pub(super) fn read_record(&self) -> Result<Option<Record>, EngineError> {
+        read_versioned(&self.record())
+    }
+    pub(super) fn read_desired(&self) -> Result<Desired, EngineError> {
+        Ok(read_versioned(&self.desired())?.unwrap_or(Desired { version: VERSION, run: true }))
+    }
+    pub(super) fn read_status(&self) -> Result<Option<Status>, EngineError> {
+        read_versioned(&self.status())
+    }
+    pub(super) fn want(&self, run: bool) -> Result<(), EngineError> {
+        write_json(&self.desired(), &Desired { version: VERSION, run }, true)
+    }
+
+    /// Whether a shim holds this directory.
+    pub(super) fn is_held(&self) -> Result<bool, EngineError> {
+        let path = self.lock();
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(EngineError::at("open", &path)(e)),
+        };
+        // Shared, so that two who ask at once do not take each other for a shim.
+        match file.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(e)) => Err(EngineError::at("lock", &path)(e)),
+        }
+    }
+
+    /// The shim's own hold, for its whole life. One who merely asks holds it for microseconds: hence the short, bounded retry.
+    pub(super) fn hold(&self) -> Result<Option<File>, EngineError> {
+        let path = self.lock();
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(EngineError::at("open", &path))?;
+        for _ in 0..50 {
+            match file.try_lock() {
+                Ok(()) => return Ok(Some(file)),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(2)),
+                Err(TryLockError::Error(e)) => return Err(EngineError::at("lock", &path)(e)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Tells the shim to look at `desired.json` now; without a shim there is nobody to tell.
+    pub(super) fn wake_shim(&self) {
+        let fifo = OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(self.wake());
+        if let Ok(mut fifo) = fifo {
+            // A full pipe wakes it as well.
+            let _ = fifo.write_all(b"!");
+        }
+    }
+}
+
+pub(super) fn wall_now() -> WallMs {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    WallMs(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// `None` if there is no such file.
+pub(super) fn read_small(path: &Path) -> Result<Option<String>, EngineError> {
+    match fs::metadata(path) {
+        Ok(m) if m.len() > FILE_BYTES_MAX => {
+            Err(EngineError::Damaged { path: path.into(), problem: format!("larger than {FILE_BYTES_MAX} bytes") })
+        }
+        Ok(_) => match fs::read_to_string(path) {
+            Ok(text) => Ok(Some(text)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(EngineError::at("read", path)(e)),
+        },
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(EngineError::at("read", path)(e)),
+    }
+}
+
+pub(super) fn read_versioned<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, EngineError> {
+    #[derive(Deserialize)]
+    struct Head {
+        version: u32,
+    }
+    let Some(text) = read_small(path)? else { return Ok(None) };
+    let damaged = |e: serde_json::Error| EngineError::Damaged { path: path.into(), problem: e.to_string() };
+    let head: Head = serde_json::from_str(&text).map_err(damaged)?;
+    if head.version > VERSION {
+        return Err(EngineError::Format { path: path.into(), found: head.version, known: VERSION });
+    }
+    serde_json::from_str(&text).map(Some).map_err(damaged)
+}
+
+/// Replaces the file whole. `durable` also survives the loss of power; statuses need not, they die with the processes.
+pub(super) fn write_json<T: Serialize>(path: &Path, value: &T, durable: bool) -> Result<(), EngineError> {
+    let text = serde_json::to_vec(value)
+        .map_err(|e| EngineError::Damaged { path: path.into(), problem: format!("cannot be written: {e}") })?;
+    let mut next = path.as_os_str().to_owned();
+    next.push(".new");
+    let next = PathBuf::from(next);
+    let put = || -> io::Result<()> {
+        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&next)?;
+        file.write_all(&text)?;
+        if durable {
+            file.sync_data()?;
+        }
+        fs::rename(&next, path)?;
+        if durable && let Some(parent) = path.parent() {
+            File::open(parent)?.sync_data()?;
+        }
+        Ok(())
+    };
+    put().map_err(EngineError::at("write", path))
+}
+
+pub(super) fn make_dir(path: &Path, mode: u32) -> Result<(), EngineError> {
+    match fs::create_dir(path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(EngineError::at("create", path)(e)),
+        _ => {}
+    }
+    // Not at creation: the umask must not decide it.
+    fs::set_permissions(path, Permissions::from_mode(mode)).map_err(EngineError::at("set the mode of", path))
+}
+
+/// Gone already is as good.
+pub(super) fn delete_tree(path: &Path) -> Result<(), EngineError> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(EngineError::at("delete", path)(e)),
+        _ => Ok(()),
+    }
+}

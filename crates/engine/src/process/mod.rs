@@ -1,0 +1,123 @@
+//! The `process` driver: real processes on this host, each under a shim of its own.
+//!
+//! Enters: specs. Leaves: directories, shims, cgroups, firewall rules, and statuses read back from them.
+//! Always holds: this object has no state that matters; all of it is in the root directory and the kernel, where the next daemon finds it.
+
+mod cgroup;
+mod data;
+mod egress;
+mod exec;
+mod host;
+mod launch;
+mod layout;
+mod logs;
+mod probe;
+mod seccomp;
+mod shim;
+mod slots;
+mod view;
+
+use crate::port::BoxFuture;
+use crate::{Capabilities, Engine, EngineError, InstanceSpec, InstanceStatus, Remains};
+use host::Host;
+use pumasi_terms::InstanceId;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub use exec::instance_exec_main;
+pub use shim::shim_main;
+
+#[derive(Debug, Clone)]
+pub struct ProcessConfig {
+    /// This engine's own; no other daemon may use it.
+    pub root_dir: PathBuf,
+    /// A program that answers `shim --dir DIR` by [`shim_main`] and `instance-exec --dir DIR` by [`instance_exec_main`].
+    pub executable: PathBuf,
+    /// First of 1024 uids and gids that are nobody else's; by default chosen from the name of `root_dir`.
+    pub uid_base: Option<u32>,
+    /// Directories that instances must not see, besides `root_dir`: the daemon's keys and its store.
+    pub hide: Vec<PathBuf>,
+    /// Of one instance's output; older output is dropped.
+    pub log_bytes_max: u64,
+    /// The operator signs for running others' code without isolation.
+    pub lend_without_isolation: bool,
+}
+
+impl ProcessConfig {
+    pub fn new(root_dir: impl Into<PathBuf>, executable: impl Into<PathBuf>) -> Self {
+        Self {
+            root_dir: root_dir.into(),
+            executable: executable.into(),
+            uid_base: None,
+            hide: Vec::new(),
+            log_bytes_max: 4 << 20,
+            lend_without_isolation: false,
+        }
+    }
+}
+
+/// Work is blocking and short; it runs on tokio's blocking threads.
+#[derive(Debug, Clone)]
+pub struct ProcessEngine {
+    host: Arc<Host>,
+}
+
+impl ProcessEngine {
+    /// Adopts whatever an earlier daemon left running below `root_dir`, and clears away what it left half made.
+    pub async fn open(config: ProcessConfig) -> Result<Self, EngineError> {
+        let host = blocking(move || Host::open(config)).await?;
+        Ok(Self { host: Arc::new(host) })
+    }
+
+    /// The group that instances of `owner` run in, once one was started: whoever writes a replica for them gives it this group.
+    pub async fn owner_gid(&self, owner: &str) -> Result<Option<u32>, EngineError> {
+        let (host, owner) = (Arc::clone(&self.host), owner.to_owned());
+        blocking(move || host.owner_gid(&owner)).await
+    }
+
+    fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Host) -> Result<T, EngineError> + Send + 'static,
+    ) -> BoxFuture<'_, Result<T, EngineError>> {
+        let host = Arc::clone(&self.host);
+        Box::pin(blocking(move || work(&host)))
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
+) -> Result<T, EngineError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(e) => Err(EngineError::Host { doing: "run the engine's work".into(), source: io::Error::other(e) }),
+    }
+}
+
+impl Engine for ProcessEngine {
+    fn capabilities(&self) -> Capabilities {
+        self.host.capabilities()
+    }
+    fn start(&self, spec: InstanceSpec) -> BoxFuture<'_, Result<(), EngineError>> {
+        self.run(move |host| host.start(spec))
+    }
+    fn list(&self) -> BoxFuture<'_, Result<Vec<InstanceStatus>, EngineError>> {
+        self.run(Host::list)
+    }
+    fn stop<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<(), EngineError>> {
+        let id = id.clone();
+        self.run(move |host| host.stop(&id))
+    }
+    fn remove<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<(), EngineError>> {
+        let id = id.clone();
+        self.run(move |host| host.remove(&id))
+    }
+    fn logs<'a>(&'a self, id: &'a InstanceId, tail_bytes: usize) -> BoxFuture<'a, Result<Vec<u8>, EngineError>> {
+        let id = id.clone();
+        self.run(move |host| host.logs(&id, tail_bytes))
+    }
+    fn remains<'a>(&'a self, owner: Option<&'a str>) -> BoxFuture<'a, Result<Remains, EngineError>> {
+        let owner = owner.map(str::to_owned);
+        self.run(move |host| host.remains(owner.as_deref()))
+    }
+}

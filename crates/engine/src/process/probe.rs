@@ -1,0 +1,56 @@
+//! One HTTP/1.1 GET over a fresh connection: the status line is all that counts.
+
+use pumasi_terms::service::Probe;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// `Err` says in words what was wrong.
+pub(super) async fn ask(address: SocketAddr, probe: &Probe) -> Result<(), String> {
+    let timeout = Duration::from_millis(probe.timeout_ms.max(1));
+    match tokio::time::timeout(timeout, status(address, &probe.path)).await {
+        Ok(Ok(code)) if (200..400).contains(&code) => Ok(()),
+        Ok(Ok(code)) => Err(format!("GET {} answered {code}", probe.path)),
+        Ok(Err(e)) => Err(format!("GET {}: {e}", probe.path)),
+        Err(_) => Err(format!("GET {}: no answer within {} ms", probe.path, probe.timeout_ms)),
+    }
+}
+
+async fn status(address: SocketAddr, path: &str) -> io::Result<u16> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: pumasi-probe\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await?;
+    // "HTTP/1.1 200" is all of it.
+    let mut head = [0u8; 12];
+    stream.read_exact(&mut head).await?;
+    parse(&head).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the answer is not HTTP/1"))
+}
+
+fn parse(head: &[u8]) -> Option<u16> {
+    let text = std::str::from_utf8(head).ok()?;
+    text.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_http_counts() {
+        assert_eq!(parse(b"HTTP/1.1 204"), Some(204));
+        assert_eq!(parse(b"SSH-2.0-Open"), None);
+        assert_eq!(parse(b"HTTP/1.1 2x4"), None);
+    }
+
+    #[tokio::test]
+    async fn a_silent_listener_is_not_ready() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let probe = Probe { timeout_ms: 50, ..Probe::default() };
+        let why = ask(listener.local_addr().unwrap(), &probe).await.unwrap_err();
+        assert!(why.contains("50 ms"), "{why}");
+    }
+}

@@ -1,0 +1,370 @@
+//! The `sim` driver: instances in memory, in virtual time, with the same rules as real ones.
+//!
+//! Enters: specs, and applications described by [`SimApp`], found by the first word of the command. Leaves: statuses.
+//! Always holds: nothing happens but in [`SimEngine::advance`]; the same calls give the same history.
+
+use crate::port::BoxFuture;
+use crate::rules::{BackOff, Here, Start, on_start};
+use crate::{
+    Capabilities, CgroupVersion, Engine, EngineError, Exit, InstanceSpec, InstanceState, InstanceStatus, Isolation,
+    Remains,
+};
+use pumasi_terms::service::Platform;
+use pumasi_terms::{InstanceId, WallMs};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// How a simulated application behaves, counted from each of its starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SimApp {
+    pub ready_after_ms: u64,
+    /// Ends by itself.
+    pub ends: Option<SimExit>,
+    /// Its liveness probe fails from then on, if the spec has one.
+    pub sick_after_ms: Option<u64>,
+    /// From SIGTERM to its end; `None`: it ignores SIGTERM.
+    pub stops_in_ms: Option<u64>,
+    /// Used while it runs.
+    pub cpu_millis: u64,
+    pub memory_bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SimExit {
+    pub after_ms: u64,
+    pub exit: Exit,
+}
+
+impl Default for SimApp {
+    fn default() -> Self {
+        Self {
+            ready_after_ms: 20,
+            ends: None,
+            sick_after_ms: None,
+            stops_in_ms: Some(1),
+            cpu_millis: 0,
+            memory_bytes: 16 << 20,
+        }
+    }
+}
+
+/// Clones share one world, as two daemons in a row share one host.
+#[derive(Debug, Clone)]
+pub struct SimEngine {
+    world: Arc<Mutex<World>>,
+}
+
+#[derive(Debug)]
+struct World {
+    now_ms: u64,
+    apps: BTreeMap<String, SimApp>,
+    instances: BTreeMap<InstanceId, SimInstance>,
+    next_port: u16,
+    next_pid: u32,
+    capabilities: Capabilities,
+}
+
+#[derive(Debug)]
+struct SimInstance {
+    spec: InstanceSpec,
+    app: SimApp,
+    run: bool,
+    phase: Phase,
+    back_off: BackOff,
+    restarts: u32,
+    port: u16,
+    pid: u32,
+    cpu_used_us: u64,
+    log: Vec<u8>,
+}
+
+#[derive(Debug, Clone)]
+enum Phase {
+    Running { since_ms: u64 },
+    Resting { until_ms: u64, why: String },
+    Stopping { since_ms: u64, ends_ms: u64, exit: Exit },
+    Stopped { exit: Option<Exit> },
+    ShimGone,
+}
+
+impl Default for SimEngine {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl SimEngine {
+    pub fn new() -> Self {
+        let platform = Platform { runtimes: vec!["python3".into()], ..Platform::default() };
+        let isolation =
+            Isolation { own_uid: true, namespaces: true, cgroup: Some(CgroupVersion::V2), seccomp: true, egress: true };
+        Self {
+            world: Arc::new(Mutex::new(World {
+                now_ms: 0,
+                apps: BTreeMap::new(),
+                instances: BTreeMap::new(),
+                next_port: 20_000,
+                next_pid: 1_000,
+                capabilities: Capabilities { platforms: vec![platform], isolation },
+            })),
+        }
+    }
+
+    pub fn with_capabilities(capabilities: Capabilities) -> Self {
+        let engine = Self::new();
+        engine.world().capabilities = capabilities;
+        engine
+    }
+
+    /// From now on a command that begins with `program` behaves so; a program never taught is well.
+    pub fn teach(&self, program: impl Into<String>, app: SimApp) {
+        self.world().apps.insert(program.into(), app);
+    }
+
+    /// Virtual time goes on, and with it every instance.
+    pub fn advance(&self, ms: u64) {
+        let mut world = self.world();
+        let until_ms = world.now_ms.saturating_add(ms);
+        for instance in world.instances.values_mut() {
+            instance.live_until(until_ms);
+        }
+        world.now_ms = until_ms;
+    }
+
+    /// As if somebody killed it: the application goes with it. `false` if there is none.
+    pub fn kill_shim(&self, id: &InstanceId) -> bool {
+        match self.world().instances.get_mut(id) {
+            Some(instance) if instance.held() => {
+                instance.phase = Phase::ShimGone;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// As if the host had been switched off and on.
+    pub fn restart_host(&self) {
+        for instance in self.world().instances.values_mut().filter(|i| i.held()) {
+            instance.phase = Phase::ShimGone;
+        }
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start_now(&self, spec: InstanceSpec) -> Result<(), EngineError> {
+        let mut world = self.world();
+        let missing = world.capabilities.isolation.missing_for_lending();
+        if spec.lent && !missing.is_empty() {
+            return Err(EngineError::NotIsolated { id: spec.id, missing: missing.join(", ") });
+        }
+        let here = world.instances.get(&spec.id);
+        let here = here.map(|i| Here { spec: &i.spec, run: i.run, held: i.held(), alive: i.held() });
+        let decided = on_start(&spec, here.as_ref())?;
+        let now_ms = world.now_ms;
+        match decided {
+            Start::Keep => {}
+            Start::Revive => {
+                if let Some(instance) = world.instances.get_mut(&spec.id) {
+                    instance.phase = Phase::Running { since_ms: now_ms };
+                }
+            }
+            Start::StopOlder => {
+                let Some(instance) = world.instances.get_mut(&spec.id) else { return Ok(()) };
+                instance.stop(now_ms);
+                return Err(EngineError::Replacing { id: spec.id, older: instance.spec.generation });
+            }
+            Start::Create | Start::Replace => {
+                let program = spec.command.first().cloned().unwrap_or_default();
+                if program.is_empty() {
+                    return Err(EngineError::Spec { id: spec.id, problem: "command is empty".into() });
+                }
+                let app = world.apps.get(&program).copied().unwrap_or_default();
+                let (port, pid) = (world.next_port, world.next_pid);
+                world.next_port = world.next_port.checked_add(1).unwrap_or(20_000);
+                world.next_pid += 1;
+                world.instances.insert(spec.id.clone(), SimInstance::new(spec, app, now_ms, port, pid));
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_now(&self, id: &InstanceId) -> Result<(), EngineError> {
+        let mut world = self.world();
+        let Some(instance) = world.instances.get(id) else { return Ok(()) };
+        if instance.held() || instance.run {
+            let what = if instance.run { "nobody asked it to stop" } else { "it is stopping" };
+            return Err(EngineError::Running { id: id.clone(), what: what.into() });
+        }
+        world.instances.remove(id);
+        Ok(())
+    }
+
+    fn remains_now(&self, owner: Option<&str>) -> Remains {
+        let mut left = Remains::default();
+        for (id, instance) in &self.world().instances {
+            if owner.is_some_and(|o| o != instance.spec.owner) {
+                continue;
+            }
+            let running = matches!(instance.phase, Phase::Running { .. } | Phase::Stopping { .. });
+            left.processes += u32::from(instance.held()) + u32::from(running);
+            left.directories += 1;
+            left.cgroups += 1;
+            left.rules += 1;
+            left.name(format!("instance {id}"));
+        }
+        left
+    }
+}
+
+impl SimInstance {
+    fn new(spec: InstanceSpec, app: SimApp, now_ms: u64, port: u16, pid: u32) -> Self {
+        Self {
+            spec,
+            app,
+            run: true,
+            phase: Phase::Running { since_ms: now_ms },
+            back_off: BackOff::new(),
+            restarts: 0,
+            port,
+            pid,
+            cpu_used_us: 0,
+            log: format!("start at {now_ms} ms\n").into_bytes(),
+        }
+    }
+
+    fn held(&self) -> bool {
+        !matches!(self.phase, Phase::Stopped { .. } | Phase::ShimGone)
+    }
+
+    /// When and how a run ends if nobody stops it.
+    fn end_of_run(&self, since_ms: u64) -> Option<(u64, String)> {
+        let own = self.app.ends.map(|e| (since_ms + e.after_ms, e.exit.to_string()));
+        let sick = match (self.app.sick_after_ms, &self.spec.liveness) {
+            (Some(after_ms), Some(probe)) => {
+                let believed_ms = probe.interval_ms * u64::from(probe.failures);
+                Some((
+                    since_ms + after_ms.max(self.app.ready_after_ms) + believed_ms,
+                    "not alive: its probe fails".to_owned(),
+                ))
+            }
+            _ => None,
+        };
+        own.into_iter().chain(sick).min()
+    }
+
+    fn live_until(&mut self, until_ms: u64) {
+        loop {
+            match self.phase.clone() {
+                Phase::Running { since_ms } => match self.end_of_run(since_ms) {
+                    Some((at_ms, why)) if at_ms <= until_ms => {
+                        self.used(at_ms - since_ms);
+                        self.back_off.was_well_for((at_ms - since_ms).saturating_sub(self.app.ready_after_ms));
+                        self.restarts += 1;
+                        self.log.extend(format!("{why} at {at_ms} ms\n").into_bytes());
+                        self.phase = Phase::Resting { until_ms: at_ms + self.back_off.take_ms(), why };
+                    }
+                    _ => return,
+                },
+                Phase::Resting { until_ms: at_ms, .. } if at_ms <= until_ms => {
+                    self.phase = Phase::Running { since_ms: at_ms };
+                }
+                Phase::Stopping { since_ms, ends_ms, exit } if ends_ms <= until_ms => {
+                    self.used(ends_ms - since_ms);
+                    self.phase = Phase::Stopped { exit: Some(exit) };
+                }
+                _ => return,
+            }
+        }
+    }
+
+    fn used(&mut self, ms: u64) {
+        self.cpu_used_us += ms * self.app.cpu_millis.min(u64::from(self.spec.resources.cpu_millis));
+    }
+
+    fn stop(&mut self, now_ms: u64) {
+        self.run = false;
+        self.phase = match self.phase.clone() {
+            Phase::Running { since_ms } => {
+                let grace_ms = self.spec.stop_grace_ms;
+                let (takes_ms, exit) = match self.app.stops_in_ms {
+                    Some(ms) if ms <= grace_ms => (ms, Exit { signal: Some(15), ..Exit::default() }),
+                    _ => (grace_ms, Exit { signal: Some(9), ..Exit::default() }),
+                };
+                Phase::Stopping { since_ms, ends_ms: now_ms + takes_ms, exit }
+            }
+            Phase::Resting { .. } | Phase::ShimGone => Phase::Stopped { exit: None },
+            other => other,
+        };
+    }
+
+    fn status(&self, now_ms: u64) -> InstanceStatus {
+        let (state, since_ms) = match &self.phase {
+            Phase::Running { since_ms } if now_ms < since_ms + self.app.ready_after_ms => {
+                (InstanceState::Starting, Some(*since_ms))
+            }
+            Phase::Running { since_ms } => (InstanceState::Ready, Some(*since_ms)),
+            Phase::Resting { why, .. } => {
+                (InstanceState::BackingOff { restarts: self.restarts, why: why.clone() }, None)
+            }
+            Phase::Stopping { since_ms, .. } => (InstanceState::Unready { why: "stopping".into() }, Some(*since_ms)),
+            Phase::Stopped { exit } => (InstanceState::Stopped { exit: *exit }, None),
+            Phase::ShimGone => (InstanceState::Failed { why: "its shim is gone".into() }, None),
+        };
+        let running_ms = since_ms.map_or(0, |s| now_ms.saturating_sub(s));
+        let rate = self.app.cpu_millis.min(u64::from(self.spec.resources.cpu_millis));
+        InstanceStatus {
+            id: self.spec.id.clone(),
+            owner: self.spec.owner.clone(),
+            generation: self.spec.generation,
+            state,
+            address: self.held().then(|| SocketAddr::new(self.spec.listen_ip, self.port)),
+            pid: since_ms.map(|_| self.pid),
+            started_at: since_ms.map(|ms| WallMs(i64::try_from(ms).unwrap_or(i64::MAX))),
+            restarts: self.restarts,
+            cpu_used_us: self.cpu_used_us + running_ms * rate,
+            memory_bytes: if since_ms.is_some() { self.app.memory_bytes } else { 0 },
+            memory_max_bytes: u64::from(self.spec.resources.memory_mib) << 20,
+        }
+    }
+}
+
+impl Engine for SimEngine {
+    fn capabilities(&self) -> Capabilities {
+        self.world().capabilities.clone()
+    }
+    fn start(&self, spec: InstanceSpec) -> BoxFuture<'_, Result<(), EngineError>> {
+        Box::pin(async move { self.start_now(spec) })
+    }
+    fn list(&self) -> BoxFuture<'_, Result<Vec<InstanceStatus>, EngineError>> {
+        Box::pin(async move {
+            let world = self.world();
+            Ok(world.instances.values().map(|i| i.status(world.now_ms)).collect())
+        })
+    }
+    fn stop<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(async move {
+            let mut world = self.world();
+            let now_ms = world.now_ms;
+            if let Some(instance) = world.instances.get_mut(id) {
+                instance.stop(now_ms);
+            }
+            Ok(())
+        })
+    }
+    fn remove<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(async move { self.remove_now(id) })
+    }
+    fn logs<'a>(&'a self, id: &'a InstanceId, tail_bytes: usize) -> BoxFuture<'a, Result<Vec<u8>, EngineError>> {
+        Box::pin(async move {
+            let world = self.world();
+            let instance = world.instances.get(id).ok_or_else(|| EngineError::Unknown { id: id.clone() })?;
+            Ok(instance.log[instance.log.len().saturating_sub(tail_bytes)..].to_vec())
+        })
+    }
+    fn remains<'a>(&'a self, owner: Option<&'a str>) -> BoxFuture<'a, Result<Remains, EngineError>> {
+        Box::pin(async move { Ok(self.remains_now(owner)) })
+    }
+}
