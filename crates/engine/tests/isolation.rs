@@ -1,0 +1,334 @@
+//! What an instance may not do, and what becomes of it when its keepers are killed. The parts that need root are skipped without.
+
+mod common;
+
+use common::{App, ProcessRig, Rig, get, id, is_root, ready, shell, status, wait};
+use pumasi_engine::*;
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+async fn started(rig: &ProcessRig, spec: &InstanceSpec) -> std::net::SocketAddr {
+    rig.engine().start(spec.clone()).await.unwrap();
+    ready(rig, &spec.id).await.address.unwrap()
+}
+
+#[tokio::test]
+async fn start_to_ready_is_fast() {
+    let rig = ProcessRig::new().await;
+    let mut took_ms = Vec::new();
+    for number in 1..=10 {
+        let spec = rig.spec(number, App::Well);
+        let before = Instant::now();
+        started(&rig, &spec).await;
+        took_ms.push(before.elapsed().as_secs_f64() * 1e3);
+    }
+    took_ms.sort_by(f64::total_cmp);
+    println!("start to ready, ms: {took_ms:.1?}");
+    // Generous: it fails only if something waits that should not.
+    assert!(took_ms[4] < 1_000.0, "{took_ms:?}");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn the_environment_holds_what_was_given_and_no_more() {
+    let rig = ProcessRig::new().await;
+    let data = rig.dir.path().join("notes");
+    std::fs::create_dir(&data).unwrap();
+    let mut spec = rig.spec(1, App::Well);
+    spec.env = BTreeMap::from([("GREETING".into(), "port ${PORT} in ${DATA_NOTES}".into())]);
+    spec.data = BTreeMap::from([("NOTES".into(), DataMount { path: data, access: Access::ReadWrite })]);
+    let address = started(&rig, &spec).await;
+    let env: BTreeMap<String, String> = get(address, "/env")
+        .unwrap()
+        .lines()
+        .filter_map(|l| l.split_once('='))
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .collect();
+    let names: Vec<&str> = env.keys().map(String::as_str).collect();
+    assert_eq!(names, ["BUNDLE", "DATA_NOTES", "GREETING", "HOME", "HOST", "LANG", "PATH", "PORT", "TMPDIR"]);
+    assert_eq!(env["GREETING"], format!("port {} in {}", address.port(), env["DATA_NOTES"]));
+    // Nor does the environment of what is between the daemon and it.
+    let shim = std::fs::read(format!("/proc/{}/environ", rig.shim_pid(&spec.id))).unwrap();
+    assert!(shim.is_empty(), "{}", String::from_utf8_lossy(&shim));
+    assert_eq!(shell(address, "cd && touch a && touch $TMPDIR/b && pwd").trim(), env["HOME"]);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn wrong_specs_are_refused_and_leave_nothing() {
+    let rig = ProcessRig::new().await;
+    let good = rig.spec(1, App::Well);
+    let cases: Vec<(InstanceSpec, &str)> = vec![
+        (InstanceSpec { command: vec!["./app".into(), "${PROT}".into()], ..good.clone() }, "PROT"),
+        (InstanceSpec { command: vec!["./missing".into()], ..good.clone() }, "not in the bundle"),
+        (InstanceSpec { command: vec!["../engine/x".into()], ..good.clone() }, "out of the bundle"),
+        (InstanceSpec { command: vec![], ..good.clone() }, "empty"),
+        (InstanceSpec { env: BTreeMap::from([("A".into(), "${DATA_X}".into())]), ..good.clone() }, "DATA_X"),
+        (InstanceSpec { egress: vec!["example.org:80".into()], ..good.clone() }, "ip:port"),
+        (InstanceSpec { bundle_dir: "/nowhere".into(), ..good.clone() }, "/nowhere"),
+    ];
+    for (spec, word) in cases {
+        let error = rig.engine().start(spec).await.unwrap_err();
+        assert!(matches!(error, EngineError::Spec { .. }) && !error.is_retryable(), "{error}");
+        assert!(error.to_string().contains(word), "{error} does not say {word}");
+    }
+    // What shows only on execution fails for good instead of trying for ever.
+    let spec = InstanceSpec { command: vec!["no-such-program".into()], ..good };
+    rig.engine().start(spec.clone()).await.unwrap();
+    let found = wait(&rig, &spec.id, |s| matches!(s.state, InstanceState::Failed { .. })).await;
+    assert!(format!("{:?}", found.state).contains("no-such-program"), "{found:?}");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn the_application_dies_with_its_shim_and_with_its_init() {
+    let rig = ProcessRig::new().await;
+    let spec = rig.spec(1, App::Well);
+    let address = started(&rig, &spec).await;
+    shell(address, "sleep 1000 >/dev/null 2>&1 & setsid sleep 1000 >/dev/null 2>&1 &");
+    let pid = i32::try_from(status(&rig, &spec.id).await.unwrap().pid.unwrap()).unwrap();
+    assert!(common::exists(pid));
+    rig.kill_shim(&spec.id).await;
+    wait(&rig, &spec.id, |s| matches!(s.state, InstanceState::Failed { .. })).await;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while common::exists(pid) || get(address, "/").is_ok() {
+        assert!(Instant::now() < deadline, "the application outlived its shim");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+
+    rig.engine().start(spec.clone()).await.unwrap();
+    let again = ready(&rig, &spec.id).await;
+    let init = parent_of(again.pid.unwrap());
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(init), nix::sys::signal::Signal::SIGKILL).unwrap();
+    wait(&rig, &spec.id, |s| s.restarts > again.restarts && s.state == InstanceState::Ready).await;
+    rig.end().await;
+}
+
+fn parent_of(pid: u32) -> i32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    status.lines().find_map(|l| l.strip_prefix("PPid:")).unwrap().trim().parse().unwrap()
+}
+
+#[tokio::test]
+async fn stopping_leaves_no_process_behind() {
+    let rig = ProcessRig::new().await;
+    let mut spec = rig.spec(1, App::Well);
+    spec.stop_grace_ms = 200;
+    let address = started(&rig, &spec).await;
+    shell(address, "(trap '' TERM; setsid sleep 1000 >/dev/null 2>&1) >/dev/null 2>&1 &");
+    rig.engine().stop(&spec.id).await.unwrap();
+    wait(&rig, &spec.id, |s| matches!(s.state, InstanceState::Stopped { .. })).await;
+    let left = rig.engine().remains(None).await.unwrap();
+    assert_eq!(left.processes, 0, "{left:?}");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn logs_are_bounded() {
+    let rig = ProcessRig::with(|c| c.log_bytes_max = 64 << 10).await;
+    let spec = rig.spec(1, App::Well);
+    let address = started(&rig, &spec).await;
+    assert_eq!(get(address, "/print?1000").unwrap(), "printed");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let log = rig.engine().logs(&spec.id, 1 << 20).await.unwrap();
+        assert!(log.len() <= 64 << 10, "{}", log.len());
+        if String::from_utf8_lossy(&log).contains("\n000999 ") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the end of the output never came");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn two_daemons_do_not_share_a_directory() {
+    let rig = ProcessRig::new().await;
+    let error = ProcessEngine::open(rig.config.clone()).await.unwrap_err();
+    assert!(matches!(error, EngineError::InUse { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn what_a_crash_left_half_made_is_cleared_away() {
+    let mut rig = ProcessRig::new().await;
+    for name in [".new-inst-7", ".gone-inst-8"] {
+        std::fs::create_dir(rig.config.root_dir.join(name)).unwrap();
+    }
+    assert_eq!(rig.engine().remains(None).await.unwrap().directories, 2);
+    rig.reopen().await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn lending_needs_isolation_or_a_signature() {
+    let rig = ProcessRig::new().await;
+    let isolated = rig.engine().capabilities().isolation.missing_for_lending().is_empty();
+    let mut spec = rig.spec(1, App::Well);
+    spec.lent = true;
+    match rig.engine().start(spec.clone()).await {
+        Ok(()) => assert!(isolated),
+        Err(e) => assert!(!isolated && e.to_string().contains("lend_without_isolation"), "{e}"),
+    }
+    rig.end().await;
+    let rig = ProcessRig::with(|c| c.lend_without_isolation = true).await;
+    let spec = InstanceSpec { bundle_dir: rig.bundle(), ..spec };
+    started(&rig, &spec).await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn an_instance_sees_neither_others_nor_the_host() {
+    if !is_root() {
+        return;
+    }
+    let keys = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(keys.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::write(keys.path().join("key"), "secret").unwrap();
+    let hide = keys.path().to_owned();
+    let rig = ProcessRig::with(|c| c.hide.push(hide)).await;
+    let isolation = rig.engine().capabilities().isolation;
+    assert!(isolation.own_uid && isolation.namespaces && isolation.seccomp, "{isolation:?}");
+    let (one, two) = (rig.spec(1, App::Well), rig.spec(2, App::Well));
+    let a = started(&rig, &one).await;
+    let b = started(&rig, &two).await;
+    let uid = |address| shell(address, "id -u; id -G").lines().map(str::to_owned).collect::<Vec<_>>();
+    let (of_a, of_b) = (uid(a), uid(b));
+    assert_ne!(of_a[0], of_b[0], "each has a uid of its own");
+    assert_eq!(of_a[1], of_b[1], "one owner, one group, and no other");
+    assert_ne!(of_a[0], "0");
+
+    shell(b, "echo secret > $HOME/mine");
+    let of_b = rig.instance_dir(&two.id);
+    assert_eq!(std::fs::read_to_string(of_b.join("private/mine")).unwrap().trim(), "secret");
+    for hidden in [of_b.join("private/mine"), of_b.join("spec.json"), keys.path().join("key")] {
+        let out = shell(a, &format!("cat {}", hidden.display()));
+        assert!(!out.contains("secret") && !out.contains("command"), "{} is seen: {out}", hidden.display());
+    }
+    // Also without the mount namespace's help, permissions keep them apart.
+    for private in ["private", "logs", "spec.json"] {
+        let mode = of_b.join(private).metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{private} is open to others: {mode:o}");
+    }
+    let processes = shell(a, "ls -d /proc/[0-9]* | wc -l");
+    assert!(processes.trim().parse::<u32>().unwrap() < 8, "{processes}");
+    assert!(shell(a, "touch $BUNDLE/x").contains("Read-only"));
+    assert!(shell(a, "ls /run").trim() == "pumasi");
+    let status = shell(a, "grep -E 'NoNewPrivs|Seccomp:|CapEff|CapBnd' /proc/self/status");
+    assert!(status.contains("NoNewPrivs:\t1") && status.contains("Seccomp:\t2"), "{status}");
+    assert!(status.contains("CapEff:\t0000000000000000"), "{status}");
+    assert!(shell(a, "unshare -U true").contains("not permitted"));
+    assert_eq!(shell(a, "ulimit -n; ulimit -c").lines().collect::<Vec<_>>(), ["4096", "0"]);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn data_is_shared_by_an_owner_and_written_only_where_granted() {
+    if !is_root() {
+        return;
+    }
+    let rig = ProcessRig::new().await;
+    let data = rig.dir.path().join("data");
+    let copy = rig.dir.path().join("copy");
+    for (dir, mode) in [(&data, 0o700), (&copy, 0o755)] {
+        std::fs::create_dir(dir).unwrap();
+        std::fs::set_permissions(dir, PermissionsExt::from_mode(mode)).unwrap();
+        std::fs::write(dir.join("old"), "old").unwrap();
+    }
+    std::fs::write(copy.join("db-shm"), "").unwrap();
+    let mounts = BTreeMap::from([
+        ("OWN".to_owned(), DataMount { path: data.clone(), access: Access::ReadWrite }),
+        ("COPY".to_owned(), DataMount { path: copy.clone(), access: Access::ReadOnly }),
+    ]);
+    let mut addresses = Vec::new();
+    for (number, owner) in [(1, "service-a"), (2, "service-a"), (3, "lease-9")] {
+        let mut spec = rig.spec(number, App::Well);
+        spec.owner = owner.into();
+        // The third sees the same copy, and is not given the data.
+        spec.data = mounts.clone();
+        if number == 3 {
+            spec.data.remove("OWN");
+        }
+        addresses.push(started(&rig, &spec).await);
+    }
+    assert_eq!(shell(addresses[0], "echo new >> $DATA_OWN/old && echo x > $DATA_OWN/fresh && mkdir $DATA_OWN/sub"), "");
+    assert_eq!(shell(addresses[1], "echo more >> $DATA_OWN/fresh && echo y > $DATA_OWN/sub/z"), "");
+    assert_eq!(std::fs::read_to_string(data.join("fresh")).unwrap(), "x\nmore\n");
+    assert!(shell(addresses[0], "echo x >> $DATA_COPY/old").contains("denied"));
+    assert!(shell(addresses[0], "touch $DATA_COPY/new").contains("denied"));
+    assert_eq!(shell(addresses[2], "cat $DATA_COPY/old"), "old");
+    assert!(shell(addresses[2], &format!("cat {}/fresh", data.display())).contains("No such file"));
+    assert!(rig.process().owner_gid("lease-9").await.unwrap().is_some());
+    rig.end().await;
+    assert!(data.join("fresh").exists(), "data is not the instance's to take along");
+}
+
+#[tokio::test]
+async fn memory_and_cpu_limits_hold() {
+    if !is_root() {
+        return;
+    }
+    let rig = ProcessRig::new().await;
+    if rig.engine().capabilities().isolation.cgroup.is_none() {
+        return;
+    }
+    let mut spec = rig.spec(1, App::Well);
+    spec.resources.cpu_millis = 200;
+    spec.resources.memory_mib = 48;
+    let address = started(&rig, &spec).await;
+    let before = status(&rig, &spec.id).await.unwrap();
+    let clock = Instant::now();
+    let burning: Vec<_> = (0..2).map(|_| std::thread::spawn(move || get(address, "/burn?1000").unwrap())).collect();
+    for thread in burning {
+        thread.join().unwrap();
+    }
+    let used_us = status(&rig, &spec.id).await.unwrap().cpu_used_us - before.cpu_used_us;
+    let share = used_us as f64 / clock.elapsed().as_micros() as f64;
+    println!("cpu share at a quota of 0.2: {share:.3}");
+    assert!((0.02..0.3).contains(&share), "{share}");
+
+    assert!(before.memory_bytes > 0 && before.memory_bytes < 48 << 20, "{before:?}");
+    assert!(get(address, "/alloc?16").is_ok_and(|b| b == (16u64 << 20).to_string()));
+    assert_ne!(get(address, "/alloc?200").unwrap_or_default(), (200u64 << 20).to_string());
+    let found = wait(&rig, &spec.id, |s| s.restarts == 1).await;
+    let log = rig.engine().logs(&spec.id, 4_096).await.unwrap();
+    assert!(String::from_utf8_lossy(&log).contains("more memory than its limit"), "{found:?}");
+    ready(&rig, &spec.id).await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn only_listed_addresses_are_called() {
+    let rig = ProcessRig::new().await;
+    if !rig.engine().capabilities().isolation.egress {
+        return;
+    }
+    let (open, closed) = (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let mut spec = rig.spec(1, App::Well);
+    spec.egress = vec![open.local_addr().unwrap().to_string()];
+    let address = started(&rig, &spec).await;
+    assert_eq!(get(address, &format!("/connect?{}", open.local_addr().unwrap())).unwrap(), "connected");
+    assert!(get(address, &format!("/connect?{}", closed.local_addr().unwrap())).unwrap().contains("refused"));
+    assert_eq!(rig.engine().remains(None).await.unwrap().rules, 1);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn scripts_run_by_an_interpreter_of_the_host() {
+    let rig = ProcessRig::new().await;
+    if !Path::new("/usr/bin/python3").exists() {
+        return;
+    }
+    assert!(rig.engine().capabilities().platforms[0].runtimes.contains(&"python3".to_owned()));
+    let mut spec = rig.spec(9, App::Well);
+    spec.command = ["python3", "-m", "http.server", "--bind", "${HOST}", "--directory", "${BUNDLE}", "${PORT}"]
+        .map(str::to_owned)
+        .to_vec();
+    let address = started(&rig, &spec).await;
+    assert!(get(address, "/").unwrap().contains("app"));
+    assert_eq!(status(&rig, &id(9)).await.unwrap().restarts, 0);
+    rig.end().await;
+}
