@@ -1,0 +1,221 @@
+//! What came back from a peer, applied to the journey. An event that no longer fits changes nothing.
+
+use crate::record::{Journey, Part, PartState, Told, TryState};
+use pumasi_lease::message::{Emptiness, LeaseStatus, ReservationGrant};
+use pumasi_lease::{LentState, Usage};
+use pumasi_plan::{Borrow, Plan};
+use pumasi_terms::{BootMs, LeaseId, Now, Ppm, ReservationId};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    Granted { reservation: ReservationId, grant: ReservationGrant },
+    NotGranted { reservation: ReservationId, why: String },
+    LetGo { reservation: ReservationId },
+    /// `sent_at`: when the request that made the lease had been sent.
+    Signed { lease: LeaseId, sent_at: BootMs },
+    NotSigned { lease: LeaseId, why: String },
+    Sent { lease: LeaseId, generation: u64 },
+    /// `fatal`: trying again cannot help.
+    NotSent { lease: LeaseId, why: String, fatal: bool },
+    /// A heartbeat's word about a lease; `sent_at` is when the renewal had been sent.
+    Heard { status: LeaseStatus, sent_at: BootMs },
+    Returned { lease: LeaseId },
+    /// The lender's answer to the release.
+    Emptied { lease: LeaseId, left: Emptiness, usage: Usage },
+    /// The lender knows no such lease (any more).
+    Unknown { lease: LeaseId },
+    Settled { lease: LeaseId, agreed: bool },
+}
+
+/// Applies `event`; what is told goes into the journal in the same transaction.
+pub fn apply(journey: &Journey, plan: &Plan, event: Event, now: Now) -> (Journey, Vec<Told>) {
+    let mut next = journey.clone();
+    let mut told = Vec::new();
+    match event {
+        Event::Granted { reservation, grant } => granted(&mut next, plan, &reservation, grant, &mut told),
+        Event::NotGranted { reservation, why } => not_granted(&mut next, &reservation, why, &mut told),
+        Event::LetGo { reservation } => {
+            if let Some(state) = try_state(&mut next, &reservation)
+                && matches!(state, TryState::LettingGo { .. })
+            {
+                *state = TryState::Over;
+            }
+        }
+        Event::Signed { lease, sent_at } => {
+            if let Some(part) = next.part_mut(&lease)
+                && part.state == PartState::Signing
+            {
+                part.expires_at = sent_at.after(part.ttl_ms);
+                part.heard_at = now.boot;
+                enter(part, PartState::Sending, now);
+                let why = format!("{} instances at {}, {} an hour each; signed by both", part.granted, part.lender, part.price_per_instance_hour);
+                told.push(Told::lease(part, "lease_signed", why));
+            }
+        }
+        Event::NotSigned { lease, why } => {
+            if let Some(part) = next.part_mut(&lease)
+                && part.state == PartState::Signing
+            {
+                told.push(Told::lease(part, "lease_refused", format!("{}: {why}", part.lender)));
+                let lender = part.lender.clone();
+                enter(part, PartState::Ended { why, proven: true, settled: true }, now);
+                next.failed.push(lender);
+            }
+        }
+        Event::Sent { lease, generation } => {
+            if let Some(part) = next.part_mut(&lease)
+                && part.is_hopeful()
+            {
+                part.generation_sent = part.generation_sent.max(generation);
+                told.push(Told::lease(part, "transferred", format!("application generation {generation} and first copies are complete and verified at {}", part.lender)));
+                if part.state == PartState::Sending {
+                    enter(part, PartState::Starting, now);
+                }
+            }
+        }
+        Event::NotSent { lease, why, fatal } => {
+            if let Some(part) = next.part_mut(&lease) {
+                part.trouble = Some(why.clone());
+                if fatal && part.is_hopeful() {
+                    give_back(&mut next, &lease, why, now, &mut told);
+                }
+            }
+        }
+        Event::Heard { status, sent_at } => heard(&mut next, status, sent_at, now, &mut told),
+        Event::Returned { lease } => on_release(&mut next, &lease, |r| r.returned = true),
+        Event::Emptied { lease, left, usage } => {
+            if let Some(part) = next.part_mut(&lease) {
+                part.lender_usage = usage;
+            }
+            on_release(&mut next, &lease, |r| r.emptiness = Some(left));
+        }
+        Event::Unknown { lease } => on_release(&mut next, &lease, |r| r.unknown_there = true),
+        Event::Settled { lease, agreed } => {
+            on_release(&mut next, &lease, |r| r.settled = true);
+            if let Some(part) = next.part(&lease) {
+                let (here, there) = (part.usage, part.lender_usage);
+                let text = format!(
+                    "instance time {} ms here, {} ms there; requests {} here, {} there: the ledgers {}",
+                    here.instance_ms, there.instance_ms, here.requests, there.requests, if agreed { "agree" } else { "differ" }
+                );
+                told.push(Told::lease(part, "settled", text));
+            }
+        }
+    }
+    (next, told)
+}
+
+fn on_release(journey: &mut Journey, lease: &LeaseId, change: impl FnOnce(&mut pumasi_release::Heard)) {
+    if let Some(Part { state: PartState::Ending { release, .. }, .. }) = journey.part_mut(lease) {
+        change(&mut release.heard);
+    }
+}
+
+fn try_state<'a>(journey: &'a mut Journey, reservation: &ReservationId) -> Option<&'a mut TryState> {
+    let tries = &mut journey.seeking.as_mut()?.tries;
+    tries.iter_mut().find(|t| &t.candidate.reservation == reservation).map(|t| &mut t.state)
+}
+
+fn granted(journey: &mut Journey, plan: &Plan, reservation: &ReservationId, grant: ReservationGrant, told: &mut Vec<Told>) {
+    let Some(Borrow { requirement, .. }) = &plan.borrow else { return };
+    let Some(seeking) = &mut journey.seeking else { return };
+    let Some(t) = seeking.tries.iter_mut().find(|t| &t.candidate.reservation == reservation) else { return };
+    if t.state != TryState::Asking {
+        return;
+    }
+    let (action, why, state) = match pumasi_lease::choose::unsound(requirement, &t.candidate, &grant) {
+        None => {
+            let why = format!("{} holds {} instances for {} ms at {} an hour each", t.candidate.cloud, grant.instances, grant.expires_in_ms, grant.price_per_instance_hour);
+            ("hold_granted", why, TryState::Granted { grant })
+        }
+        Some(lie) => ("hold_distrusted", lie.clone(), TryState::Refused { why: lie }),
+    };
+    t.state = state;
+    told.push(Told { action, subject_kind: "reservation", subject: reservation.to_string(), reasons: vec![why] });
+}
+
+fn not_granted(journey: &mut Journey, reservation: &ReservationId, why: String, told: &mut Vec<Told>) {
+    let Some(seeking) = &mut journey.seeking else { return };
+    let Some(t) = seeking.tries.iter_mut().find(|t| &t.candidate.reservation == reservation) else { return };
+    if t.state != TryState::Asking {
+        return;
+    }
+    let text = format!("{}: {why}", t.candidate.cloud);
+    told.push(Told { action: "hold_refused", subject_kind: "reservation", subject: reservation.to_string(), reasons: vec![text] });
+    journey.failed.push(t.candidate.cloud.clone());
+    t.state = TryState::Refused { why };
+}
+
+fn heard(journey: &mut Journey, status: LeaseStatus, sent_at: BootMs, now: Now, told: &mut Vec<Told>) {
+    let lease = status.lease.clone();
+    let Some(part) = journey.part_mut(&lease) else { return };
+    if part.is_over() || part.state == PartState::Signing {
+        return;
+    }
+    part.heard_at = now.boot;
+    part.trouble = status.trouble;
+    match status.state {
+        Some(LentState::Active) => {
+            part.expires_at = part.expires_at.max(sent_at.after(part.ttl_ms));
+            part.ready = status.instances_ready.min(part.granted);
+            part.lender_usage = status.usage;
+        }
+        Some(LentState::Recalled { why, .. }) => {
+            // The notice counts from when the renewal was sent: the answer cannot be younger than that.
+            let deadline = sent_at.after(status.recall_in_ms.unwrap_or(0));
+            part.expires_at = part.expires_at.min(deadline);
+            part.ready = status.instances_ready.min(part.granted);
+            part.lender_usage = status.usage;
+            if part.recalled.is_none() {
+                part.recalled = Some(deadline);
+                told.push(Told::lease(part, "recall_heard", format!("{} wants it back in {} ms: {why}", part.lender, deadline.since(now.boot))));
+            }
+        }
+        Some(LentState::Ending { .. } | LentState::Ended { .. } | LentState::Settled { .. }) => {
+            part.ready = 0;
+            part.lender_usage = status.usage;
+            if part.is_hopeful() {
+                give_back(journey, &lease, "the lender ended it".into(), now, told);
+            }
+        }
+        None => {
+            part.ready = 0;
+            match part.is_hopeful() {
+                true => give_back(journey, &lease, "the lender does not know it".into(), now, told),
+                false => on_release(journey, &lease, |r| r.unknown_there = true),
+            }
+        }
+    }
+}
+
+/// Begins to end a part for a fault of the lender: it is not asked again in this journey.
+pub(crate) fn give_back(journey: &mut Journey, lease: &LeaseId, why: String, now: Now, told: &mut Vec<Told>) {
+    if let Some(part) = journey.part(lease) {
+        let lender = part.lender.clone();
+        if !journey.failed.contains(&lender) {
+            journey.failed.push(lender);
+        }
+    }
+    end(journey, lease, why, now, told);
+}
+
+/// Begins to end a part in order.
+pub(crate) fn end(journey: &mut Journey, lease: &LeaseId, why: String, now: Now, told: &mut Vec<Told>) {
+    let Some(part) = journey.part_mut(lease) else { return };
+    if !part.is_hopeful() {
+        return;
+    }
+    if part.state == PartState::Signing {
+        // Not known whether the lender signed: the release below finds out, or its time to live does.
+        part.expires_at = now.boot.after(part.ttl_ms);
+    }
+    part.wanted = 0;
+    part.weight = Ppm(0);
+    told.push(Told::lease(part, "switchback", format!("no new requests go to {}: {why}", part.lender)));
+    enter(part, PartState::Ending { why, release: pumasi_release::ReleaseState::begin(now) }, now);
+}
+
+pub(crate) fn enter(part: &mut Part, state: PartState, now: Now) {
+    part.state = state;
+    part.since = now.boot;
+}

@@ -1,0 +1,196 @@
+//! The journey as it is stored, format version 1.
+
+use pumasi_judge::Cause;
+use pumasi_lease::Usage;
+use pumasi_lease::message::ReservationGrant;
+use pumasi_plan::Candidate;
+use pumasi_release::ReleaseState;
+use pumasi_terms::{BootMs, CloudName, Epoch, JourneyId, LeaseId, Money, PlanId, Ppm, ReservationId, ServiceName, WallMs};
+use serde::{Deserialize, Serialize};
+
+pub const JOURNEY_VERSION: u32 = 1;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Journey {
+    pub version: u32,
+    pub id: JourneyId,
+    pub service: ServiceName,
+    pub cause: Cause,
+    pub epoch: Epoch,
+    pub opened_at: WallMs,
+    pub phase: Phase,
+    /// The plan in force, or the one that waits.
+    pub plan: PlanId,
+    pub plan_number: u64,
+    /// The search for a lender, while the plan in force asks for one.
+    pub seeking: Option<Seeking>,
+    pub parts: Vec<Part>,
+    /// Lenders that failed in this journey: not asked again by it.
+    pub failed: Vec<CloudName>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case", tag = "phase")]
+pub enum Phase {
+    /// The first plan waits for a person.
+    Waiting,
+    Running,
+    Closed { at: WallMs, outcome: Outcome, why: String },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Everything came back and was settled.
+    Returned,
+    /// No lender could help, or the plan was refused.
+    NotBegun,
+    /// Over, but some lender could not prove that nothing is left.
+    Unproven,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Seeking {
+    pub plan: PlanId,
+    pub begun_at: BootMs,
+    pub tries: Vec<Try>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Try {
+    pub candidate: Candidate,
+    pub state: TryState,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum TryState {
+    Asking,
+    Granted { grant: ReservationGrant },
+    Refused { why: String },
+    /// Not needed: the lender is told until it has answered, or its hold has run out anyway.
+    LettingGo { until: BootMs },
+    Over,
+    Chosen,
+}
+
+/// One lease within the journey.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Part {
+    pub lease: LeaseId,
+    pub lender: CloudName,
+    pub reservation: ReservationId,
+    pub plan: PlanId,
+    pub granted: u32,
+    pub wanted: u32,
+    pub price_per_instance_hour: Money,
+    pub ttl_ms: u64,
+    pub recall_notice_ms: u64,
+    pub state: PartState,
+    pub since: BootMs,
+    /// By this cloud's clock, from when the last renewal that was answered had been sent.
+    pub expires_at: BootMs,
+    pub heard_at: BootMs,
+    pub ready: u32,
+    /// Generation of the application that is complete there.
+    pub generation_sent: u64,
+    /// Its share of new users, relative to the home's.
+    pub weight: Ppm,
+    pub stepped_at: BootMs,
+    /// Called back: gone by then.
+    pub recalled: Option<BootMs>,
+    pub trouble: Option<String>,
+    /// As metered here.
+    pub usage: Usage,
+    /// As the lender says.
+    pub lender_usage: Usage,
+    /// Seals the tickets of `redirect` mode, hex.
+    pub ticket_key: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum PartState {
+    Signing,
+    /// Application and first copies are on their way.
+    Sending,
+    Starting,
+    Serving,
+    Ending { why: String, release: ReleaseState },
+    Ended { why: String, proven: bool, settled: bool },
+}
+
+impl Part {
+    /// Whether the lender should go on holding it.
+    pub fn is_leased(&self) -> bool {
+        !matches!(self.state, PartState::Signing | PartState::Ended { .. })
+    }
+    /// Whether it serves, or will.
+    pub fn is_hopeful(&self) -> bool {
+        matches!(self.state, PartState::Signing | PartState::Sending | PartState::Starting | PartState::Serving)
+    }
+    pub fn is_over(&self) -> bool {
+        matches!(self.state, PartState::Ended { .. })
+    }
+}
+
+impl Journey {
+    pub fn is_open(&self) -> bool {
+        !matches!(self.phase, Phase::Closed { .. })
+    }
+    pub fn part(&self, lease: &LeaseId) -> Option<&Part> {
+        self.parts.iter().find(|p| &p.lease == lease)
+    }
+    pub(crate) fn part_mut(&mut self, lease: &LeaseId) -> Option<&mut Part> {
+        self.parts.iter_mut().find(|p| &p.lease == lease)
+    }
+    /// Ready instances that are to stay.
+    pub fn serving(&self) -> u32 {
+        let stays = |p: &&Part| p.state == PartState::Serving && p.recalled.is_none();
+        self.parts.iter().filter(stays).map(|p| p.ready.min(p.wanted)).sum()
+    }
+    /// Instances asked for or on their way, not serving yet.
+    pub fn coming(&self) -> u32 {
+        let parts: u32 = self
+            .parts
+            .iter()
+            .filter(|p| p.is_hopeful() && p.recalled.is_none())
+            .map(|p| if p.state == PartState::Serving { p.wanted.saturating_sub(p.ready) } else { p.wanted })
+            .sum();
+        let sought = self.seeking.as_ref().map_or(0, |s| s.tries.iter().filter_map(Try::hoped).max().unwrap_or(0));
+        parts + sought
+    }
+}
+
+impl Try {
+    fn hoped(&self) -> Option<u32> {
+        match &self.state {
+            TryState::Asking => Some(1),
+            TryState::Granted { grant } => Some(grant.instances),
+            _ => None,
+        }
+    }
+}
+
+/// Something worth a line in the journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    pub action: &'static str,
+    /// `journey`, `lease` or `reservation`.
+    pub subject_kind: &'static str,
+    pub subject: String,
+    pub reasons: Vec<String>,
+}
+
+impl Told {
+    pub(crate) fn journey(journey: &Journey, action: &'static str, why: impl Into<String>) -> Self {
+        Self { action, subject_kind: "journey", subject: journey.id.to_string(), reasons: vec![why.into()] }
+    }
+    pub(crate) fn lease(part: &Part, action: &'static str, why: impl Into<String>) -> Self {
+        Self { action, subject_kind: "lease", subject: part.lease.to_string(), reasons: vec![why.into()] }
+    }
+}

@@ -1,0 +1,312 @@
+//! Time and facts move the journey: plans are adopted, grants are chosen among, shares grow, parts end.
+
+use crate::event::{end, enter, give_back};
+use crate::record::{JOURNEY_VERSION, Journey, Outcome, Part, PartState, Phase, Seeking, Told, Try, TryState};
+use pumasi_plan::{Borrow, Plan};
+use pumasi_terms::service::AutomationMode;
+use pumasi_terms::{BootMs, JourneyId, LeaseId, Now, Ppm};
+use std::collections::BTreeMap;
+
+/// A lender that has a whole lease signed and complete, and yet no instance ready, is given up after this.
+const START_TIMEOUT_MS: u64 = 60_000;
+/// Of a recall's notice, this part is kept for draining and emptying.
+const RECALL_MARGIN_PERCENT: u64 = 50;
+
+/// What is observed and stands in no document.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    pub home_ready: u32,
+    pub parts: BTreeMap<LeaseId, PartFacts>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PartFacts {
+    /// The gateway sends it nothing more and waits for nothing from it.
+    pub drained: bool,
+    /// It answers requests without errors.
+    pub healthy: bool,
+}
+
+/// A new journey for its first plan.
+pub fn open(id: JourneyId, plan: &Plan, now: Now) -> (Journey, Vec<Told>) {
+    let mut journey = Journey {
+        version: JOURNEY_VERSION,
+        id,
+        service: plan.service.clone(),
+        cause: plan.verdict.cause,
+        epoch: plan.epoch,
+        opened_at: now.wall,
+        phase: Phase::Waiting,
+        plan: plan.id.clone(),
+        plan_number: plan.number,
+        seeking: None,
+        parts: Vec::new(),
+        failed: Vec::new(),
+    };
+    let mut told = vec![Told::journey(&journey, "journey_opened", format!("{:?}", plan.verdict.cause).to_lowercase())];
+    if plan.mode == AutomationMode::Automatic {
+        let (running, more) = adopt(&journey, plan, now);
+        journey = running;
+        told.extend(more);
+    }
+    (journey, told)
+}
+
+/// Puts a plan into force: its search begins, its parts become what it says.
+pub fn adopt(journey: &Journey, plan: &Plan, now: Now) -> (Journey, Vec<Told>) {
+    let mut next = journey.clone();
+    let mut told = vec![];
+    next.phase = Phase::Running;
+    next.plan = plan.id.clone();
+    next.plan_number = plan.number;
+    // What the last plan still sought is let go: this one says what is wanted now.
+    if let Some(seeking) = &mut next.seeking {
+        seeking.tries.iter_mut().for_each(|t| let_go(t, now));
+    }
+    for wanted in &plan.parts {
+        let Some(part) = next.part_mut(&wanted.lease) else { continue };
+        if wanted.instances == 0 {
+            end(&mut next, &wanted.lease, reason(plan), now, &mut told);
+        } else if part.wanted != wanted.instances && part.is_hopeful() {
+            let why = format!("{} instances at {} instead of {}: {}", wanted.instances, part.lender, part.wanted, reason(plan));
+            part.wanted = wanted.instances.min(part.granted);
+            told.push(Told::lease(part, "resized", why));
+        }
+    }
+    if let Some(borrow) = &plan.borrow {
+        let fresh = borrow.candidates.iter().map(|c| Try { candidate: c.clone(), state: TryState::Asking });
+        let leftovers = next.seeking.take().map(|s| s.tries).unwrap_or_default();
+        let leftovers = leftovers.into_iter().filter(|t| matches!(t.state, TryState::LettingGo { .. }));
+        next.seeking = Some(Seeking { plan: plan.id.clone(), begun_at: now.boot, tries: fresh.chain(leftovers).collect() });
+    }
+    told.push(Told::journey(&next, "plan_adopted", format!("plan {} of this journey: {}", plan.number, reason(plan))));
+    (next, told)
+}
+
+fn reason(plan: &Plan) -> String {
+    plan.verdict.reasons.iter().map(|r| r.text.as_str()).collect::<Vec<_>>().join("; ")
+}
+
+/// Gives everything back, in order.
+pub fn cancel(journey: &Journey, why: &str, now: Now) -> (Journey, Vec<Told>) {
+    let mut next = journey.clone();
+    let mut told = vec![Told::journey(journey, "journey_cancelled", why)];
+    if let Some(seeking) = &mut next.seeking {
+        seeking.tries.iter_mut().for_each(|t| let_go(t, now));
+    }
+    if next.phase == Phase::Waiting {
+        next.phase = Phase::Closed { at: now.wall, outcome: Outcome::NotBegun, why: why.to_owned() };
+        return (next, told);
+    }
+    let leases: Vec<LeaseId> = next.parts.iter().map(|p| p.lease.clone()).collect();
+    for lease in leases {
+        end(&mut next, &lease, why.to_owned(), now, &mut told);
+    }
+    (next, told)
+}
+
+fn let_go(t: &mut Try, now: Now) {
+    let until = match &t.state {
+        // It may have been granted without our knowing: it is told so until the longest hold there is has run out.
+        TryState::Asking => now.boot.after(60_000),
+        TryState::Granted { grant } => now.boot.after(grant.expires_in_ms),
+        _ => return,
+    };
+    t.state = TryState::LettingGo { until };
+}
+
+/// Moves what time and facts move. Called at every look, and after every event.
+pub fn tick(journey: &Journey, plan: &Plan, facts: &Facts, now: Now) -> (Journey, Vec<Told>) {
+    let mut next = journey.clone();
+    let mut told = Vec::new();
+    if next.phase != Phase::Running {
+        return (next, told);
+    }
+    seek(&mut next, plan, now, &mut told);
+    let leases: Vec<LeaseId> = next.parts.iter().map(|p| p.lease.clone()).collect();
+    for lease in &leases {
+        part(&mut next, plan, facts, lease, now, &mut told);
+    }
+    close(&mut next, now, &mut told);
+    (next, told)
+}
+
+/// Chooses among the grants when all have answered or the time for answers is over.
+fn seek(journey: &mut Journey, plan: &Plan, now: Now, told: &mut Vec<Told>) {
+    let (Some(seeking), Some(borrow)) = (&mut journey.seeking, &plan.borrow) else {
+        forget_search(journey, now);
+        return;
+    };
+    let chosen = seeking.tries.iter().any(|t| t.state == TryState::Chosen);
+    let asking = seeking.tries.iter().any(|t| t.state == TryState::Asking);
+    let late = now.boot >= seeking.begun_at.after(borrow.answer_timeout_ms);
+    if seeking.plan != plan.id || chosen || (asking && !late) {
+        forget_search(journey, now);
+        return;
+    }
+    for t in seeking.tries.iter_mut().filter(|t| t.state == TryState::Asking) {
+        let why = format!("{} did not answer within {} ms", t.candidate.cloud, borrow.answer_timeout_ms);
+        told.push(Told { action: "hold_too_late", subject_kind: "reservation", subject: t.candidate.reservation.to_string(), reasons: vec![why] });
+        let_go(t, now);
+    }
+    choose(journey, plan, borrow, now, told);
+    forget_search(journey, now);
+}
+
+fn choose(journey: &mut Journey, plan: &Plan, borrow: &Borrow, now: Now, told: &mut Vec<Told>) {
+    let Some(seeking) = &mut journey.seeking else { return };
+    let grant = |t: &Try| match &t.state {
+        TryState::Granted { grant } => Some(grant.clone()),
+        _ => None,
+    };
+    let grants: Vec<_> = seeking.tries.iter().map(|t| (t.candidate.clone(), grant(t))).collect();
+    let Some(best) = pumasi_lease::choose(&borrow.requirement, &grants) else { return };
+    let mut part = None;
+    for t in &mut seeking.tries {
+        match (&t.state, t.candidate.reservation == best.reservation) {
+            (TryState::Granted { grant }, true) => {
+                part = Some(Part {
+                    lease: best.lease.clone(),
+                    lender: best.cloud.clone(),
+                    reservation: best.reservation.clone(),
+                    plan: plan.id.clone(),
+                    granted: grant.instances,
+                    wanted: grant.instances,
+                    price_per_instance_hour: grant.price_per_instance_hour,
+                    ttl_ms: borrow.lease_ttl_ms.min(grant.lease_ttl_ms_max),
+                    recall_notice_ms: grant.recall_notice_ms,
+                    state: PartState::Signing,
+                    since: now.boot,
+                    expires_at: now.boot.after(grant.expires_in_ms),
+                    heard_at: now.boot,
+                    ready: 0,
+                    generation_sent: 0,
+                    weight: Ppm(0),
+                    stepped_at: now.boot,
+                    recalled: None,
+                    trouble: None,
+                    usage: Default::default(),
+                    lender_usage: Default::default(),
+                    ticket_key: None,
+                });
+                t.state = TryState::Chosen;
+            }
+            _ => let_go(t, now),
+        }
+    }
+    if let Some(part) = part {
+        told.push(Told::lease(&part, "lender_chosen", format!("{}: {}", best.cloud, best.why)));
+        journey.parts.push(part);
+    }
+}
+
+/// A search ends when no try is open any more.
+fn forget_search(journey: &mut Journey, now: Now) {
+    let Some(seeking) = &mut journey.seeking else { return };
+    for t in &mut seeking.tries {
+        if matches!(t.state, TryState::LettingGo { until } if now.boot >= until) {
+            t.state = TryState::Over;
+        }
+    }
+    let open = |t: &Try| matches!(t.state, TryState::Asking | TryState::Granted { .. } | TryState::LettingGo { .. });
+    if !seeking.tries.iter().any(open) {
+        journey.seeking = None;
+    }
+}
+
+fn part(journey: &mut Journey, plan: &Plan, facts: &Facts, lease: &LeaseId, now: Now, told: &mut Vec<Told>) {
+    let home_ready = facts.home_ready;
+    let observed = facts.parts.get(lease).cloned().unwrap_or_default();
+    let replaced = replaced(journey, lease);
+    let Some(p) = journey.part_mut(lease) else { return };
+    let expired = now.boot >= p.expires_at;
+    match &p.state {
+        PartState::Signing if expired => give_back(journey, lease, "the hold ran out before the lease was signed".into(), now, told),
+        PartState::Sending | PartState::Starting | PartState::Serving if expired => {
+            let why = if p.recalled.is_some() { "the recall's notice is over" } else { "it could not be renewed" };
+            give_back(journey, lease, why.into(), now, told);
+        }
+        PartState::Sending | PartState::Starting | PartState::Serving if recall_is_due(p, replaced, now) => {
+            give_back(journey, lease, "the lender calls it back".into(), now, told);
+        }
+        PartState::Starting if p.ready > 0 => {
+            let why = format!("{} of {} instances are ready at {}", p.ready, p.wanted, p.lender);
+            enter(p, PartState::Serving, now);
+            p.weight = fair(p.ready, home_ready, plan.route.start);
+            p.stepped_at = now.boot;
+            told.push(Told::lease(p, "switchover", why));
+        }
+        PartState::Starting if now.boot.since(p.since) >= START_TIMEOUT_MS => {
+            let why = format!("no instance got ready in {START_TIMEOUT_MS} ms: {}", p.trouble.clone().unwrap_or_else(|| "no reason told".into()));
+            give_back(journey, lease, why, now, told);
+        }
+        PartState::Serving => {
+            let target = fair(p.ready, home_ready, Ppm::WHOLE);
+            p.weight = pumasi_route::share::next_weight(&pumasi_route::share::Ramp {
+                current: p.weight,
+                fair: target,
+                start: plan.route.start,
+                step: plan.route.step,
+                step_ms: plan.route.step_ms,
+                since_last_step_ms: now.boot.since(p.stepped_at),
+                healthy: observed.healthy,
+            });
+            if now.boot.since(p.stepped_at) >= plan.route.step_ms {
+                p.stepped_at = now.boot;
+            }
+        }
+        PartState::Ending { why, release } => {
+            let facts = pumasi_release::Facts {
+                drained: observed.drained,
+                lender_instances: p.ready,
+                lender_silent_ms: now.boot.since(p.heard_at),
+                lease_expired: expired,
+            };
+            let stepped = pumasi_release::advance(release, &facts, now);
+            if stepped.step == pumasi_release::Step::Done {
+                let (proven, settled) = (stepped.proven(), stepped.heard.settled);
+                let text = if proven { "nothing of this service is left there" } else { "its lender could not prove that nothing is left" };
+                told.push(Told::lease(p, "lease_over", text));
+                let why = why.clone();
+                enter(p, PartState::Ended { why, proven, settled }, now);
+            } else if &stepped != release {
+                let why = why.clone();
+                p.state = PartState::Ending { why, release: stepped };
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A part's fair weight is its instances against the home's: both relative to the home's instances as a whole.
+fn fair(ready: u32, home_ready: u32, of: Ppm) -> Ppm {
+    let share = u64::from(ready) * u64::from(of.0) / u64::from(home_ready.max(1));
+    Ppm(u32::try_from(share).unwrap_or(u32::MAX))
+}
+
+/// Another part serves what this one did.
+fn replaced(journey: &Journey, lease: &LeaseId) -> bool {
+    let wanted = journey.part(lease).map_or(0, |p| p.wanted);
+    let others: u32 = journey.parts.iter().filter(|p| &p.lease != lease && p.state == PartState::Serving && p.recalled.is_none()).map(|p| p.ready).sum();
+    others >= wanted
+}
+
+fn recall_is_due(part: &Part, replaced: bool, now: Now) -> bool {
+    let margin = part.recall_notice_ms * RECALL_MARGIN_PERCENT / 100;
+    part.recalled.is_some_and(|deadline: BootMs| replaced || now.boot.after(margin) >= deadline)
+}
+
+fn close(journey: &mut Journey, now: Now, told: &mut Vec<Told>) {
+    if journey.seeking.is_some() || !journey.parts.iter().all(Part::is_over) {
+        return;
+    }
+    let unproven = journey.parts.iter().any(|p| matches!(p.state, PartState::Ended { proven: false, .. }));
+    let served = journey.parts.iter().any(|p| p.generation_sent > 0);
+    let (outcome, why) = match (unproven, served) {
+        (true, _) => (Outcome::Unproven, "over; not every lender could prove that nothing is left"),
+        (false, true) => (Outcome::Returned, "everything came back and nothing is left"),
+        (false, false) => (Outcome::NotBegun, "no partner could help"),
+    };
+    journey.phase = Phase::Closed { at: now.wall, outcome, why: why.to_owned() };
+    told.push(Told::journey(journey, "journey_closed", why));
+}
