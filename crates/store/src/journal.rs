@@ -184,6 +184,11 @@ fn personal_digest(salt: &[u8; 32], payload: &str) -> [u8; 32] {
 impl Tx<'_> {
     /// Appends a row; its number. It is sealed with the batch that it commits in.
     pub fn journal(&mut self, entry: Entry) -> Result<u64, StoreError> {
+        let done = self.append(entry);
+        self.whole(done)
+    }
+
+    fn append(&mut self, entry: Entry) -> Result<u64, StoreError> {
         let doing = during("writing the journal");
         let what = || format!("journal entry {} of {}/{}", entry.action, entry.subject_kind, entry.subject);
         let encode = |e: serde_json::Error| StoreError::Encode { what: what(), detail: e.to_string() };
@@ -251,6 +256,11 @@ impl Tx<'_> {
 
     /// Erases a row's personal payload and its salt. `false` where there is none (any more).
     pub fn erase_personal(&mut self, seq: u64) -> Result<bool, StoreError> {
+        let done = self.erase(seq);
+        self.whole(done)
+    }
+
+    fn erase(&mut self, seq: u64) -> Result<bool, StoreError> {
         let erased = self
             .overwriting(|conn| conn.execute("DELETE FROM journal_personal WHERE seq = ?1", [to_sql(seq)]))
             .map_err(during("erasing a personal payload"))?
@@ -281,6 +291,11 @@ impl Tx<'_> {
 
     /// Drops the oldest whole segments while at least `rows_max` rows remain; the last link dropped stays as the anchor.
     pub fn retain(&mut self, rows_max: u64, actor: &str) -> Result<Retained, StoreError> {
+        let done = self.drop_old(rows_max, actor);
+        self.whole(done)
+    }
+
+    fn drop_old(&mut self, rows_max: u64, actor: &str) -> Result<Retained, StoreError> {
         let doing = during("dropping old journal segments");
         let mut out = Retained::default();
         loop {

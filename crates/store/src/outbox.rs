@@ -61,6 +61,11 @@ fn item(row: &Row<'_>) -> rusqlite::Result<Result<OutboxItem, StoreError>> {
 impl Tx<'_> {
     /// Queues a message; its id. One with the same destination and key that still waits is kept instead.
     pub fn enqueue(&mut self, message: OutboxMessage) -> Result<u64, StoreError> {
+        let done = self.queue(message);
+        self.whole(done)
+    }
+
+    fn queue(&mut self, message: OutboxMessage) -> Result<u64, StoreError> {
         let doing = during("queueing a message");
         let what = format!("message {} to {}", message.kind, message.destination);
         let body = serde_json::to_string(&message.body)
@@ -119,6 +124,11 @@ impl Tx<'_> {
     }
 
     fn outbox_remove(&mut self, id: u64) -> Result<bool, StoreError> {
+        let done = self.remove_message(id);
+        self.whole(done)
+    }
+
+    fn remove_message(&mut self, id: u64) -> Result<bool, StoreError> {
         let gone: Option<(String, bool)> = self
             .conn
             .prepare_cached("DELETE FROM outbox WHERE id = ?1 RETURNING destination, dead")
@@ -143,6 +153,11 @@ impl Tx<'_> {
 
     /// An attempt failed. `true` where that was the last one and the message is a dead letter now.
     pub fn outbox_failed(&mut self, id: u64, error: &str, next_attempt_at: WallMs) -> Result<bool, StoreError> {
+        let done = self.fail(id, error, next_attempt_at);
+        self.whole(done)
+    }
+
+    fn fail(&mut self, id: u64, error: &str, next_attempt_at: WallMs) -> Result<bool, StoreError> {
         let doing = during("recording a failed attempt");
         let mut end = error.len().min(ERROR_BYTES_MAX);
         while !error.is_char_boundary(end) {
@@ -178,6 +193,11 @@ impl Tx<'_> {
 
     /// Gives a dead letter a new set of attempts. `false` where there is none of that id.
     pub fn outbox_retry(&mut self, id: u64) -> Result<bool, StoreError> {
+        let done = self.revive(id);
+        self.whole(done)
+    }
+
+    fn revive(&mut self, id: u64) -> Result<bool, StoreError> {
         let again: Option<String> = self
             .conn
             .prepare_cached(

@@ -427,14 +427,18 @@ impl Inner {
     fn close(&self) {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(writer) = writer {
-            // The writer empties a full queue by itself; `blocking_send` would panic on an async task.
+            // A closure may hold the last handle: the writer can neither wait for itself nor empty its queue meanwhile.
+            let on_writer = writer.thread().id() == std::thread::current().id();
             let mut stop = Message::Stop;
+            // The writer empties a full queue by itself; `blocking_send` would panic on an async task.
             while let Err(mpsc::error::TrySendError::Full(message)) = self.queue.try_send(stop) {
+                if on_writer {
+                    break;
+                }
                 stop = message;
                 std::thread::yield_now();
             }
-            // A closure may hold the last handle; the writer cannot wait for itself.
-            if writer.thread().id() != std::thread::current().id() && writer.join().is_err() {
+            if !on_writer && writer.join().is_err() {
                 tracing::error!("the store's writer panicked");
             }
         }

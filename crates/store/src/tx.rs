@@ -57,11 +57,21 @@ pub(crate) struct Work {
     /// Something was erased and must leave the write-ahead log too.
     pub erased: bool,
     pub bytes: usize,
+    /// SQLite failed in the middle of a write of the running closure, which may not commit whatever it answers.
+    pub failed: Option<StoreError>,
 }
 
 impl Work {
     pub fn new(head: Head) -> Self {
-        Self { head, changes: Vec::new(), row_digests: Vec::new(), outbox_grew: false, erased: false, bytes: 0 }
+        Self {
+            head,
+            changes: Vec::new(),
+            row_digests: Vec::new(),
+            outbox_grew: false,
+            erased: false,
+            bytes: 0,
+            failed: None,
+        }
     }
 }
 
@@ -116,6 +126,11 @@ impl Tx<'_> {
             return Err(StoreError::TooLarge { what, bytes: text.len(), max_bytes: BODY_BYTES_MAX });
         }
         self.expect(kind, name, expect)?;
+        let written = self.write(kind, name, text);
+        self.whole(written)
+    }
+
+    fn write(&mut self, kind: Kind, name: &str, text: String) -> Result<Revision, StoreError> {
         let revision = self.next_revision();
         self.conn
             .prepare_cached(
@@ -136,13 +151,26 @@ impl Tx<'_> {
         if self.expect(kind, name, expect)?.is_none() {
             return Ok(None);
         }
+        let removed = self.remove(kind, name);
+        self.whole(removed).map(Some)
+    }
+
+    fn remove(&mut self, kind: Kind, name: &str) -> Result<Revision, StoreError> {
         let revision = self.next_revision();
         self.conn
             .prepare_cached("DELETE FROM objects WHERE kind = ?1 AND name = ?2")
             .and_then(|mut s| s.execute(params![kind, name]))
             .map_err(during("deleting an object"))?;
         self.log(revision, kind, name, None)?;
-        Ok(Some(revision))
+        Ok(revision)
+    }
+
+    /// A write that SQLite broke off may have left a half: then the closure cannot commit, even if it hides the error.
+    pub(crate) fn whole<T>(&mut self, written: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Err(error @ StoreError::Database { .. }) = &written {
+            self.work.failed = Some(error.clone());
+        }
+        written
     }
 
     fn expect(&self, kind: Kind, name: &str, expected: Expect) -> Result<Option<Revision>, StoreError> {

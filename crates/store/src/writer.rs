@@ -24,6 +24,8 @@ pub(crate) type Clock = Arc<dyn Fn() -> WallMs + Send + Sync>;
 pub(crate) trait Job: Send {
     /// `false`: it refused, undo what it did.
     fn run(&mut self, tx: &mut Tx<'_>) -> bool;
+    /// Replaces its result.
+    fn fail(&mut self, error: StoreError);
     fn answer(self: Box<Self>, committed: Result<(), StoreError>);
 }
 
@@ -46,6 +48,10 @@ where
         let keep = result.is_ok();
         self.result = Some(result);
         keep
+    }
+
+    fn fail(&mut self, error: StoreError) {
+        self.result = Some(Err(error.into()));
     }
 
     fn answer(self: Box<Self>, committed: Result<(), StoreError>) {
@@ -202,7 +208,13 @@ impl Writer {
             attempts_max: self.attempts_max,
             now: (self.clock)(),
         };
-        let kept = job.run(&mut tx);
+        let mut kept = job.run(&mut tx);
+        if let Some(error) = work.failed.take()
+            && kept
+        {
+            job.fail(error);
+            kept = false;
+        }
         if !kept {
             work.head = head;
             work.changes.truncate(changes);

@@ -93,6 +93,69 @@ fn after_close_everybody_is_told() {
 }
 
 #[test]
+fn a_write_that_sqlite_breaks_off_undoes_the_closure_even_if_it_hides_the_error() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(&dir));
+    let conn = rusqlite::Connection::open(common::path(&dir)).unwrap();
+    // The object goes in, its line in the change log does not.
+    conn.execute_batch(
+        "CREATE TRIGGER broken BEFORE INSERT ON changes WHEN new.name = 'bad'
+         BEGIN SELECT RAISE(FAIL, 'on purpose'); END",
+    )
+    .unwrap();
+    drop(conn);
+    let store = open(&dir);
+    let hidden = store.transact_blocking(|tx| {
+        tx.put("note", "good", &1, Expect::Any)?;
+        assert!(tx.put("note", "bad", &1, Expect::Any).is_err());
+        Ok::<_, StoreError>(())
+    });
+    assert!(matches!(hidden, Err(StoreError::Database { .. })), "{hidden:?}");
+    assert!(store.list_raw("note").unwrap().is_empty());
+    store.transact_blocking(|tx| tx.put("note", "good", &1, Expect::Absent)).unwrap();
+}
+
+#[test]
+fn the_last_handle_may_be_dropped_by_a_closure() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let held = store.clone();
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let caller = std::thread::spawn(move || {
+        // The handle in the closure outlives the one that queued it.
+        let (reply, answer) = std::sync::mpsc::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let queued = store.transact(move |tx| {
+                wait.recv().unwrap();
+                tx.put("note", "a", &1, Expect::Any)?;
+                drop(held);
+                reply.send(()).unwrap();
+                Ok::<_, StoreError>(())
+            });
+            let mut queued = Box::pin(queued);
+            // Polled once it is queued, and runs although nobody waits for it.
+            std::future::poll_fn(|cx| {
+                let _ = queued.as_mut().poll(cx);
+                std::task::Poll::Ready(())
+            })
+            .await;
+        });
+        drop(store);
+        go.send(()).unwrap();
+        answer.recv().unwrap();
+    });
+    caller.join().unwrap();
+    let begun = std::time::Instant::now();
+    let conn = rusqlite::Connection::open(common::path(&dir)).unwrap();
+    let count = || conn.query_row("SELECT count(*) FROM objects", [], |r| r.get::<_, i64>(0)).unwrap();
+    while count() == 0 {
+        assert!(begun.elapsed().as_secs() < 20, "the transaction was not committed");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
 fn concurrent_writers_each_get_their_own_revision() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
