@@ -93,7 +93,8 @@ fn answer(mut stream: TcpStream, sick: bool) -> std::io::Result<()> {
         }
         _ => "well".to_owned(),
     };
-    write!(stream, "HTTP/1.1 {code} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
+    let text = format!("HTTP/1.1 {code} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+    stream.write_all(text.as_bytes())
 }
 
 fn unhex(text: &str) -> String {

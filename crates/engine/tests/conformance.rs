@@ -1,5 +1,7 @@
 //! One suite, both drivers: what every engine must do.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod common;
 
 use common::{App, ProcessRig, Rig, SimRig, id, ready, status, wait};

@@ -1,5 +1,7 @@
 //! What an instance may not do, and what becomes of it when its keepers are killed. The parts that need root are skipped without.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod common;
 
 use common::{App, ProcessRig, Rig, get, id, is_root, ready, shell, status, wait};

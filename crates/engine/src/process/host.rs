@@ -40,6 +40,8 @@ pub(super) struct Host {
     tree: Option<Tree>,
     firewall: Option<Firewall>,
     slots: Slots,
+    /// Uids of our range that processes had before us; most likely none.
+    foreign_uids: BTreeSet<u32>,
     /// One change at a time; also keeps our shims, to be reaped when they end before us.
     shims: Mutex<Vec<Child>>,
     _lock: File,
@@ -68,10 +70,11 @@ impl Host {
         isolation.cgroup = tree.as_ref().map(|t| t.version);
         isolation.egress = firewall.is_some();
         let runtimes = RUNTIMES.into_iter().filter(|r| launch::find_program(r, launch::PATH).is_ok());
-        let host = Self {
+        let mut host = Self {
             runtimes: runtimes.map(str::to_owned).collect(),
             slots: Slots::new(&root, base),
             shims: Mutex::new(Vec::new()),
+            foreign_uids: BTreeSet::new(),
             _lock: lock,
             config,
             root,
@@ -80,6 +83,9 @@ impl Host {
             firewall,
         };
         host.sweep()?;
+        if host.isolation.own_uid {
+            host.foreign_uids = processes_by_uid(host.slots.range()).into_keys().collect();
+        }
         Ok(host)
     }
 
@@ -191,8 +197,15 @@ impl Host {
             (_, None) => {
                 check(&spec)?;
                 let record = self.new_record(spec, None)?;
-                self.create(&layout, &record)?;
-                Known { layout, record }
+                let known = Known { layout, record };
+                // Both wait for the kernel; a rule whose directory never came is swept away by the next daemon.
+                let (created, admitted) = std::thread::scope(|scope| {
+                    let rules = scope.spawn(|| self.admit(&known.record));
+                    (self.create(&known.layout, &known.record), rules.join())
+                });
+                created?;
+                admitted.unwrap_or_else(|_| self.admit(&known.record))?;
+                return self.launch(&known, &mut shims);
             }
             (_, Some(old)) => {
                 check(&spec)?;
@@ -213,7 +226,7 @@ impl Host {
         let (mut uid, mut gid) = (None, None);
         if self.isolation.own_uid {
             let mut taken: BTreeSet<u32> = known.iter().filter_map(|k| k.record.uid).collect();
-            taken.extend(processes_by_uid(self.slots.range()).into_keys());
+            taken.extend(&self.foreign_uids);
             uid = match old.and_then(|o| o.uid) {
                 Some(uid) => Some(uid),
                 None => Some(self.slots.take_uid(&taken)?),
@@ -254,21 +267,31 @@ impl Host {
             let problem = "processes of an earlier run do not end".into();
             return Err(EngineError::Shim { id: id.clone(), problem });
         }
+        self.admit(record)?;
+        self.launch(known, shims)
+    }
+
+    fn admit(&self, record: &Record) -> Result<(), EngineError> {
+        match (&self.firewall, record.uid) {
+            (Some(firewall), Some(uid)) => firewall.admit(uid, &record.spec.egress),
+            _ => Ok(()),
+        }
+    }
+
+    fn launch(&self, known: &Known, shims: &mut Vec<Child>) -> Result<(), EngineError> {
+        let Known { layout, record } = known;
         if let Some(gid) = record.gid {
             for mount in record.spec.data.values() {
                 data::give(mount, gid)?;
             }
         }
-        if let (Some(firewall), Some(uid)) = (&self.firewall, record.uid) {
-            firewall.admit(uid, &record.spec.egress)?;
-        }
-        let (child, said) = self.spawn_shim(&known.layout)?;
+        let (child, said) = self.spawn_shim(layout)?;
         shims.push(child);
         if said.trim() == shim::UP {
             Ok(())
         } else {
             let problem = if said.trim().is_empty() { "it said nothing".to_owned() } else { said.trim().to_owned() };
-            Err(EngineError::Shim { id: id.clone(), problem })
+            Err(EngineError::Shim { id: record.spec.id.clone(), problem })
         }
     }
 

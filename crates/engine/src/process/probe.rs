@@ -7,6 +7,9 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+const REST_BYTES_MAX: u64 = 256 << 10;
+const REST_MS_MAX: u64 = 250;
+
 /// `Err` says in words what was wrong.
 pub(super) async fn ask(address: SocketAddr, probe: &Probe) -> Result<(), String> {
     let timeout = Duration::from_millis(probe.timeout_ms.max(1));
@@ -27,6 +30,12 @@ async fn status(address: SocketAddr, path: &str) -> io::Result<u16> {
     // "HTTP/1.1 200" is all of it.
     let mut head = [0u8; 12];
     stream.read_exact(&mut head).await?;
+    // The rest is read and dropped: closing on unread bytes would show up in the application's log as a broken connection.
+    tokio::spawn(async move {
+        let (mut rest, mut nowhere) = (stream.take(REST_BYTES_MAX), tokio::io::sink());
+        let copied = tokio::io::copy(&mut rest, &mut nowhere);
+        let _ = tokio::time::timeout(Duration::from_millis(REST_MS_MAX), copied).await;
+    });
     parse(&head).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the answer is not HTTP/1"))
 }
 

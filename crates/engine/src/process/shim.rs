@@ -26,7 +26,9 @@ use tokio::net::unix::pipe;
 use tokio::net::{UnixStream, unix::OwnedReadHalf, unix::OwnedWriteHalf};
 use tokio::time::Instant;
 
+/// A fast start is noticed fast; a slow one is asked for less often.
 const FIRST_PROBE_MS: u64 = 5;
+const FAST_START_MS: u64 = 200;
 const STARTING_PROBE_MS_MAX: u64 = 50;
 /// From the start of a stage to its first word.
 const STAGE_MS_MAX: u64 = 10_000;
@@ -126,6 +128,7 @@ enum End {
 
 /// What the probes have found so far.
 struct Health {
+    began: Instant,
     was_ready: bool,
     readiness_failures: u32,
     liveness_failures: u32,
@@ -275,6 +278,7 @@ impl Shim {
         let mut woken = [0u8; 64];
         let now = Instant::now();
         let mut health = Health {
+            began: now,
             was_ready: false,
             readiness_failures: 0,
             liveness_failures: 0,
@@ -391,7 +395,9 @@ impl Shim {
         let step_ms = if health.was_ready {
             probe.interval_ms.max(1)
         } else {
-            health.readiness_step_ms = (health.readiness_step_ms * 3 / 2).min(STARTING_PROBE_MS_MAX);
+            if health.began.elapsed() > Duration::from_millis(FAST_START_MS) {
+                health.readiness_step_ms = (health.readiness_step_ms * 3 / 2).min(STARTING_PROBE_MS_MAX);
+            }
             health.readiness_step_ms.min(probe.interval_ms.max(1))
         };
         health.readiness_at = Instant::now() + Duration::from_millis(step_ms);
