@@ -1,5 +1,7 @@
 //! A federation of real keys, step by step: what members sign, what they refuse, and what always holds.
 
+#![allow(clippy::unwrap_used)] // a test helper fails loudly
+
 use proptest::prelude::*;
 use pumasi_pact::*;
 use pumasi_terms::pact::{Member, Pact, Terms};

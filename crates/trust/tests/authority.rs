@@ -1,5 +1,7 @@
 //! The authority's file: what survives, what is refused, what never leaves.
 
+#![allow(clippy::unwrap_used)] // a test helper fails loudly
+
 use pumasi_terms::{CloudName, WallMs};
 use pumasi_trust::{Authority, AuthorityError, CA_LIFETIME_MS, SVID_TTL_MS_MAX, SharedIdentity, SpiffeId, Svid};
 use std::fs;

@@ -1,5 +1,7 @@
 //! Formats that others keep: files of version 1 must read for ever, and bundles must be what SPIFFE says.
 
+#![allow(clippy::unwrap_used)] // a test helper fails loudly
+
 use pumasi_terms::{CloudName, Serial, WallMs};
 use pumasi_trust::{Authority, Bundle, BundleError, DocumentKey, PublicKey, SignedDocument};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,5 +1,7 @@
 //! Real handshakes over in-memory pipes: who gets through, and what changes while serving.
 
+#![allow(clippy::unwrap_used)] // a test helper fails loudly
+
 use pumasi_terms::{CloudName, WallMs};
 use pumasi_trust::{
     Authority, Bundle, ExpectPeer, PeerRefusal, SharedIdentity, SharedTrust, SpiffeId, TrustStore, client_config,
