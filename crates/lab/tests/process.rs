@@ -1,5 +1,7 @@
 //! Supervision with real processes.
 
+#![allow(clippy::unwrap_used)]
+
 use pumasi_lab::process::{ProcessSpec, Supervisor, clean_stale};
 use std::path::Path;
 use std::time::{Duration, Instant};
