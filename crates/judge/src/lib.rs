@@ -3,6 +3,13 @@
 //! Enters: [`pumasi_sense::Observation`], [`Policy`], what was judged before ([`Memory`]), now. Leaves: a [`Judgement`].
 //! Always holds: no clock, no I/O; a verdict names every measure it rests on; what cannot help is refused with its reason.
 
+mod judge;
+mod memory;
+pub mod policy;
+pub mod size;
 pub mod verdict;
 
+pub use judge::judge;
+pub use memory::Memory;
+pub use policy::{Policy, Situation};
 pub use verdict::{Cause, Judgement, Reason, Refusal, Verdict};

@@ -56,5 +56,9 @@ pub enum Judgement {
     /// Nothing to change.
     Steady,
     Change(Verdict),
-    Refused { refusal: Refusal, at: WallMs, reasons: Vec<Reason> },
+    Refused {
+        refusal: Refusal,
+        at: WallMs,
+        reasons: Vec<Reason>,
+    },
 }
