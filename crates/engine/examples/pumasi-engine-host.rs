@@ -1,5 +1,6 @@
 //! The smallest program that an engine can use as its executable; the tests do.
 
+use pumasi_engine::{Engine, InstanceSpec, ProcessConfig, ProcessEngine};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -8,9 +9,28 @@ fn main() -> ExitCode {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["shim", "--dir", dir] => pumasi_engine::shim_main(Path::new(dir)),
         ["instance-exec", "--dir", dir] => pumasi_engine::instance_exec_main(Path::new(dir)),
+        ["start-and-die", root, spec] => match start_and_die(root, spec) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => {
+                eprintln!("{e}");
+                ExitCode::FAILURE
+            }
+        },
         _ => {
             eprintln!("usage: pumasi-engine-host shim|instance-exec --dir DIR");
             ExitCode::from(64)
         }
     }
+}
+
+/// A daemon that is killed as soon as it has started something.
+fn start_and_die(root: &str, spec: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let spec: InstanceSpec = serde_json::from_str(spec)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let engine = ProcessEngine::open(ProcessConfig::new(root, std::env::current_exe()?)).await?;
+        engine.start(spec).await?;
+        nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGKILL)?;
+        Ok(())
+    })
 }

@@ -115,6 +115,22 @@ fn parent_of(pid: u32) -> i32 {
 }
 
 #[tokio::test]
+async fn an_instance_outlives_a_daemon_that_was_killed() {
+    let mut rig = ProcessRig::new().await;
+    let spec = rig.spec(1, App::Well);
+    let text = serde_json::to_string(&spec).unwrap();
+    rig.while_closed(|rig| {
+        let mut daemon = std::process::Command::new(&rig.config.executable);
+        let ended = daemon.arg("start-and-die").arg(&rig.config.root_dir).arg(&text).status().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended), Some(9));
+    })
+    .await;
+    let found = ready(&rig, &spec.id).await;
+    assert_eq!(found.restarts, 0);
+    rig.end().await;
+}
+
+#[tokio::test]
 async fn stopping_leaves_no_process_behind() {
     let rig = ProcessRig::new().await;
     let mut spec = rig.spec(1, App::Well);

@@ -538,11 +538,15 @@ fn lock_root(root: &Path) -> Result<File, EngineError> {
         .mode(0o600)
         .open(&path)
         .map_err(EngineError::at("open", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(EngineError::InUse { root: root.into() }),
-        Err(TryLockError::Error(e)) => Err(EngineError::at("lock", &path)(e)),
+    // A killed daemon's lock lives on for the instant in which a child of it has been forked and executes nothing yet.
+    for _ in 0..100 {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(5)),
+            Err(TryLockError::Error(e)) => return Err(EngineError::at("lock", &path)(e)),
+        }
     }
+    Err(EngineError::InUse { root: root.into() })
 }
 
 /// Tries the isolation in a process that is thrown away.

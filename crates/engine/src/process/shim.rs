@@ -64,7 +64,10 @@ pub fn shim_main(dir: &Path) -> ExitCode {
         Ok(runtime) => runtime,
         Err(e) => return fail(e),
     };
-    let done = runtime.block_on(async { Shim::open(layout, record)?.run().await });
+    let done = runtime.block_on(async {
+        Shim::open(layout, record)?.run().await;
+        Ok::<(), String>(())
+    });
     drop(lock);
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -160,20 +163,20 @@ impl Shim {
         Ok(Self { layout, record, status, wake, log, back_off: BackOff::new() })
     }
 
-    async fn run(&mut self) -> Result<(), String> {
-        self.say(InstanceState::Starting)?;
+    async fn run(&mut self) {
+        self.say(InstanceState::Starting);
         println!("{UP}");
         // The driver has gone on; nobody reads this pipe any more.
         if let Ok(null) = File::options().write(true).open("/dev/null") {
             let _ = nix::unistd::dup2_stdout(&null);
         }
         loop {
-            if !self.wanted()? {
+            if !self.wanted() {
                 return self.say(InstanceState::Stopped { exit: self.status.last_exit });
             }
             let end = match self.launch().await {
                 Ok(mut running) => {
-                    let end = self.attend(&mut running).await?;
+                    let end = self.attend(&mut running).await;
                     self.clear_away(&mut running).await;
                     self.judge(end, &running)
                 }
@@ -187,8 +190,8 @@ impl Shim {
                 }
                 End::Hopeless { why } => {
                     self.log.note(&why);
-                    self.say(InstanceState::Failed { why })?;
-                    while self.wanted()? {
+                    self.say(InstanceState::Failed { why });
+                    while self.wanted() {
                         self.woken(LOOK_MS).await;
                     }
                 }
@@ -196,20 +199,30 @@ impl Shim {
                     self.log.note(&format!("{why}; next start in {} ms", self.back_off.peek_ms()));
                     self.status.last_exit = exit;
                     self.status.restarts += 1;
-                    self.say(InstanceState::BackingOff { restarts: self.status.restarts, why })?;
-                    self.rest().await?;
+                    self.say(InstanceState::BackingOff { restarts: self.status.restarts, why });
+                    self.rest().await;
                 }
             }
         }
     }
 
-    fn wanted(&self) -> Result<bool, String> {
-        self.layout.read_desired().map(|d| d.run).map_err(|e| e.to_string())
+    /// What cannot be read is not believed to be a wish to stop.
+    fn wanted(&self) -> bool {
+        self.layout.read_desired().map_or_else(
+            |e| {
+                eprintln!("shim: {e}");
+                true
+            },
+            |d| d.run,
+        )
     }
 
-    fn say(&mut self, state: InstanceState) -> Result<(), String> {
+    /// A full disk must not end a running application: what could not be written is written on the next change.
+    fn say(&mut self, state: InstanceState) {
         self.status.state = state;
-        write_json(&self.layout.status(), &self.status, false).map_err(|e| e.to_string())
+        if let Err(e) = write_json(&self.layout.status(), &self.status, false) {
+            eprintln!("shim: {e}");
+        }
     }
 
     /// Until woken, or for so long.
@@ -218,23 +231,22 @@ impl Shim {
         let _ = tokio::time::timeout(Duration::from_millis(ms), self.wake.read(&mut bytes)).await;
     }
 
-    async fn rest(&mut self) -> Result<(), String> {
+    async fn rest(&mut self) {
         let until = Instant::now() + Duration::from_millis(self.back_off.take_ms());
-        while self.wanted()? {
+        while self.wanted() {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
             }
             self.woken(u64::try_from(left.as_millis()).unwrap_or(LOOK_MS).clamp(1, LOOK_MS)).await;
         }
-        Ok(())
     }
 
     async fn launch(&mut self) -> Result<Running, String> {
         let address = choose_address(self.record.spec.listen_ip, self.status.address)?;
         self.status.address = Some(address);
         self.status.started_at = Some(wall_now());
-        self.say(InstanceState::Starting)?;
+        self.say(InstanceState::Starting);
         self.make_private()?;
         let plan = launch::plan(&self.record, &self.layout, address)?;
         let mut memory_kills_before = 0;
@@ -273,7 +285,7 @@ impl Shim {
     }
 
     /// While the application runs: output, probes, wishes.
-    async fn attend(&mut self, running: &mut Running) -> Result<End, String> {
+    async fn attend(&mut self, running: &mut Running) -> End {
         let mut chunk = vec![0u8; 16 << 10];
         let mut woken = [0u8; 64];
         let now = Instant::now();
@@ -304,31 +316,31 @@ impl Shim {
                 heard = running.hear.next_line() => match heard.ok().flatten().and_then(|l| serde_json::from_str(&l).ok()) {
                     Some(Event::Started) => {
                         self.status.pid = application_pid(running.init.id());
-                        self.say(InstanceState::Starting)?;
+                        self.say(InstanceState::Starting);
                     }
                     Some(Event::Exited(e)) => exit = Some(e),
-                    Some(Event::Failed { why, for_good: true }) => return Ok(End::Hopeless { why }),
-                    Some(Event::Failed { why, for_good: false }) => return Ok(End::Ended { exit: None, why }),
+                    Some(Event::Failed { why, for_good: true }) => return End::Hopeless { why },
+                    Some(Event::Failed { why, for_good: false }) => return End::Ended { exit: None, why },
                     Some(Event::Hello) => {}
-                    None if stopping => return Ok(End::Asked { exit }),
+                    None if stopping => return End::Asked { exit },
                     None => {
                         let why = exit.map_or_else(|| "its init was killed".to_owned(), |e| e.to_string());
-                        return Ok(End::Ended { exit, why });
+                        return End::Ended { exit, why };
                     }
                 },
                 _ = self.wake.read(&mut woken) => look_at = Instant::now(),
                 () = tokio::time::sleep_until(look_at) => {
                     look_at = Instant::now() + Duration::from_millis(LOOK_MS);
-                    if !stopping && !self.wanted()? {
+                    if !stopping && !self.wanted() {
                         let grace = Duration::from_millis(self.record.spec.stop_grace_ms);
                         kill_at = Some(Instant::now() + grace);
                         let _ = running.say.write_all(SAY_TERM.as_bytes()).await;
-                        self.say(InstanceState::Unready { why: "stopping".into() })?;
+                        self.say(InstanceState::Unready { why: "stopping".into() });
                     }
                 }
                 () = tokio::time::sleep_until(kill_at.unwrap_or(look_at)), if stopping => {
                     self.log.note(&format!("still there {} ms after SIGTERM: killed", self.record.spec.stop_grace_ms));
-                    return Ok(End::Asked { exit });
+                    return End::Asked { exit };
                 }
                 () = tokio::time::sleep_until(health.readiness_at), if !stopping && !readiness_asked => {
                     readiness_asked = true;
@@ -347,13 +359,13 @@ impl Shim {
                     Ok((true, answer)) => {
                         readiness_asked = false;
                         if !stopping {
-                            self.take_readiness(&mut health, &readiness, answer)?;
+                            self.take_readiness(&mut health, &readiness, answer);
                         }
                     }
                     Ok((false, answer)) => {
                         liveness_asked = false;
                         if let Some(why) = take_liveness(&mut health, liveness.as_ref(), answer) && !stopping {
-                            return Ok(End::Ended { exit: None, why });
+                            return End::Ended { exit: None, why };
                         }
                     }
                     Err(_) => (readiness_asked, liveness_asked) = (false, false),
@@ -365,7 +377,7 @@ impl Shim {
         }
     }
 
-    fn take_readiness(&mut self, health: &mut Health, probe: &Probe, answer: Result<(), String>) -> Result<(), String> {
+    fn take_readiness(&mut self, health: &mut Health, probe: &Probe, answer: Result<(), String>) {
         let answer = match answer {
             // Another one's server on the port that this application wanted.
             Ok(()) if !health.was_ready && !self.listens_itself() => Err("another process answers on its port".into()),
@@ -379,7 +391,7 @@ impl Shim {
                     health.liveness_at = Instant::now();
                 }
                 if self.status.state != InstanceState::Ready {
-                    self.say(InstanceState::Ready)?;
+                    self.say(InstanceState::Ready);
                 }
             }
             Err(why) => {
@@ -387,7 +399,7 @@ impl Shim {
                 if health.was_ready && health.readiness_failures >= probe.failures {
                     let state = InstanceState::Unready { why };
                     if self.status.state != state {
-                        self.say(state)?;
+                        self.say(state);
                     }
                 }
             }
@@ -401,7 +413,6 @@ impl Shim {
             health.readiness_step_ms.min(probe.interval_ms.max(1))
         };
         health.readiness_at = Instant::now() + Duration::from_millis(step_ms);
-        Ok(())
     }
 
     /// Whether the socket that answers is of the instance's own uid; true where it has none.

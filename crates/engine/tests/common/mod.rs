@@ -138,6 +138,13 @@ impl ProcessRig {
         self.engine.as_ref().unwrap()
     }
 
+    /// Another process is the daemon for a moment.
+    pub async fn while_closed(&mut self, work: impl FnOnce(&Self)) {
+        self.engine = None;
+        work(self);
+        self.engine = Some(ProcessEngine::open(self.config.clone()).await.unwrap());
+    }
+
     pub fn bundle(&self) -> PathBuf {
         self.dir.path().join("bundle")
     }
