@@ -1,9 +1,11 @@
 //! The plan document, version 1.
 
 use pumasi_judge::Verdict;
-use pumasi_terms::service::{AutomationMode, RouteMode};
-use pumasi_terms::{CloudName, DatasetName, Digest, Epoch, JourneyId, LeaseId, Money, PlanId, Ppm, ReservationId, ServiceName, WallMs};
 use pumasi_terms::offer::Requirement;
+use pumasi_terms::service::{AutomationMode, RouteMode};
+use pumasi_terms::{
+    CloudName, DatasetName, Digest, Epoch, JourneyId, LeaseId, Money, PlanId, Ppm, ReservationId, ServiceName, WallMs,
+};
 use serde::{Deserialize, Serialize};
 
 pub const PLAN_VERSION: u32 = 1;

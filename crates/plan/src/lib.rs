@@ -4,5 +4,11 @@
 //! Always holds: the same input gives the same plan; its parent is the plan before it; every plan passes its own lint.
 
 pub mod document;
+pub mod lint;
+pub mod make;
+pub mod tell;
 
-pub use document::{Candidate, Part, Plan};
+pub use document::{Borrow, Candidate, Part, Plan};
+pub use lint::{Fault, lint};
+pub use make::{CurrentPart, Ids, NoPlan, Obstacle, Parent, PlanInput, Spent, plan};
+pub use tell::{describe, diff};
