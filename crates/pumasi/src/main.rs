@@ -1,1 +1,104 @@
-fn main() {}
+//! The one binary: the roles of a cloud (`serve`, `gateway`, `shim`), the lab, and the command line over the public API.
+//!
+//! Enters: arguments. Leaves: data on standard output, everything else on standard error, and an exit code ([`failure::Exit`]).
+
+mod acts;
+mod apply;
+mod args;
+mod bundle;
+mod connect;
+mod describe;
+mod events;
+mod failure;
+mod get;
+#[cfg(test)]
+mod golden;
+mod kinds;
+mod logging;
+mod output;
+mod pact;
+mod plan;
+mod roles;
+mod session;
+mod top;
+mod units;
+
+use args::{Cli, Command};
+use clap::{CommandFactory, Parser};
+use failure::{Exit, Failure};
+use output::{Tone, note, paint, stderr_colours};
+use session::Session;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // clap prints help to standard output and ends with 0, wrong usage to standard error with 2.
+    let cli = Cli::parse();
+    // Nothing starts a thread or takes memory that an instance's keeper does not need.
+    match &cli.command {
+        Command::Shim(dir) => return roles::shim(dir),
+        Command::InstanceExec(dir) => return roles::instance_exec(dir),
+        _ => {}
+    }
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if failure.exit != Exit::Done {
+                note(&format!("{} {failure}", paint("error:", Tone::Bad, stderr_colours())));
+            }
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<(), Failure> {
+    let daemon = matches!(cli.command, Command::Serve | Command::Gateway(_));
+    logging::init(daemon, cli.global.log_format)?;
+    // The HTTP client takes the process's provider; a second installation is no fault.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    match &cli.command {
+        Command::Serve => roles::serve(&cli.global),
+        Command::Gateway(dir) => roles::gateway(dir),
+        Command::Lab { args } => roles::lab(args),
+        Command::LabApp { kind, args } => roles::lab_app(kind, args),
+        Command::Config(command) => roles::config(command, &cli.global),
+        Command::Restore { from, to, force } => acts::restore(from, to, *force),
+        Command::Console => acts::console(&cli.global),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "pumasi", &mut script);
+            output::print(&String::from_utf8_lossy(&script))
+        }
+        asking => {
+            let session = Session::open(&cli.global)?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.map_err(|e| Failure::failed(format!("starting: {e}")))?;
+            runtime.block_on(ask(&session, asking))
+        }
+    }
+}
+
+/// The commands over the public API.
+async fn ask(session: &Session, command: &Command) -> Result<(), Failure> {
+    match command {
+        Command::Apply(args) => apply::apply(session, args).await,
+        Command::Get { kind, name } => get::get(session, *kind, name.as_deref()).await,
+        Command::Describe { kind, name } => describe::describe(session, *kind, name).await,
+        Command::Delete { kind: args::DeleteKind::Service, name, wait } => acts::delete(session, name, *wait).await,
+        Command::Watch { kind, count } => events::watch(session, *kind, *count).await,
+        Command::Plan(command) => plan::plan(session, command).await,
+        Command::Lease(command) => acts::lease(session, command).await,
+        Command::Journey(command) => acts::journey(session, command).await,
+        Command::Events { follow, subject, limit } => {
+            events::events(session, subject.as_deref(), *limit, *follow).await
+        }
+        Command::Logs { service, lines } => events::logs(session, service, *lines).await,
+        Command::StopAutomation(why) => acts::automation(session, true, &why.why).await,
+        Command::ResumeAutomation(why) => acts::automation(session, false, &why.why).await,
+        Command::Pact(command) => pact::pact(session, command).await,
+        Command::Token(command) => acts::token(session, command).await,
+        Command::Backup => acts::backup(session).await,
+        Command::AcceptRestored(why) => acts::accept_restored(session, &why.why).await,
+        Command::Top { once } => top::top(session, *once).await,
+        other => Err(Failure::failed(format!("{other:?} does not ask a daemon"))),
+    }
+}

@@ -1,0 +1,124 @@
+//! The short commands: one request, one line.
+
+use crate::args::{Global, JourneyCommand, Kind, LeaseCommand, PersonRole, TokenCommand};
+use crate::failure::Failure;
+use crate::output::{self, Format, note};
+use crate::session::{Session, wall_now};
+use crate::units::bytes;
+use pumasi_api::Role;
+use pumasi_api::message::{Automation, BackupDone, NewToken, TokenView, Why};
+use pumasi_store::{BackupError, Force, OpenError, Store};
+use pumasi_terms::ServiceName;
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// The store's file in a data directory.
+pub const STORE_FILE: &str = "store.db";
+
+pub async fn delete(session: &Session, name: &ServiceName, wait: bool) -> Result<(), Failure> {
+    let answer: Value = session.client.delete(&format!("/v1/services/{name}")).await?;
+    if !wait {
+        return session.done(&format!("service/{name}"), "is being deleted", &answer);
+    }
+    crate::events::wait_gone(session, name, session.global.timeout).await?;
+    session.done(&format!("service/{name}"), "deleted", &answer)
+}
+
+pub async fn lease(session: &Session, command: &LeaseCommand) -> Result<(), Failure> {
+    let LeaseCommand::Recall { id, why } = command;
+    let id = session.id(Kind::Leases, id).await?;
+    let answer: Value = session.client.post(&format!("/v1/leases/{id}/recall"), &Why { why: why.clone() }).await?;
+    session.done(&format!("lease/{id}"), "recalled", &answer)
+}
+
+pub async fn journey(session: &Session, command: &JourneyCommand) -> Result<(), Failure> {
+    let JourneyCommand::Cancel { id, why } = command;
+    let id = session.id(Kind::Journeys, id).await?;
+    let body = Why { why: why.why.clone() };
+    let answer: Value = session.client.post(&format!("/v1/journeys/{id}/cancel"), &body).await?;
+    session.done(&format!("journey/{id}"), "cancelled", &answer)
+}
+
+pub async fn automation(session: &Session, stopped: bool, why: &str) -> Result<(), Failure> {
+    let body = Automation { stopped, why: why.to_owned() };
+    let answer: Value = session.client.post("/v1/automation", &body).await?;
+    session.done("automation", if stopped { "stopped" } else { "resumed" }, &answer)
+}
+
+pub async fn token(session: &Session, command: &TokenCommand) -> Result<(), Failure> {
+    match command {
+        TokenCommand::List => crate::get::get(session, Kind::Tokens, None).await,
+        TokenCommand::Revoke { id } => {
+            let id = session.id(Kind::Tokens, id).await?;
+            let answer: Value = session.client.delete(&format!("/v1/tokens/{id}")).await?;
+            session.done(&format!("token/{id}"), "revoked", &answer)
+        }
+        TokenCommand::Create { name, role, ttl } => {
+            let role = match role {
+                PersonRole::Viewer => Role::Viewer,
+                PersonRole::Customer => Role::Customer,
+                PersonRole::Operator => Role::Operator,
+            };
+            let body = NewToken { name: name.clone(), role, ttl_ms: ttl.unwrap_or(0) };
+            let made: TokenView = session.client.post("/v1/tokens", &body).await?;
+            match session.global.output {
+                Format::Json => output::print(&output::json(&made)?),
+                Format::Yaml => output::print(&output::yaml(&made)?),
+                Format::Name => output::print(&format!("token/{}\n", made.id)),
+                Format::Table => {
+                    let secret = made
+                        .secret
+                        .ok_or_else(|| Failure::failed("the daemon made a token and did not tell its secret"))?;
+                    note(&format!("{}: keep it, it is told once", made.id));
+                    output::print(&format!("{secret}\n"))
+                }
+            }
+        }
+    }
+}
+
+pub async fn backup(session: &Session) -> Result<(), Failure> {
+    let done: BackupDone = session.client.post("/v1/backup", &json!({})).await?;
+    match session.global.output {
+        Format::Json => output::print(&output::json(&done)?),
+        Format::Yaml => output::print(&output::yaml(&done)?),
+        Format::Table | Format::Name => {
+            note(&format!("{} written", bytes(done.bytes)));
+            output::print(&format!("{}\n", done.path))
+        }
+    }
+}
+
+pub fn restore(from: &Path, to: &Path, force: bool) -> Result<(), Failure> {
+    if !to.is_dir() {
+        return Err(Failure::input(format!("{} is not a data directory", to.display())));
+    }
+    let force = if force { Force::SetAside } else { Force::No };
+    Store::restore(from, to.join(STORE_FILE), force, wall_now()).map_err(|error| match error {
+        BackupError::Exists(_) => Failure::new(crate::failure::Exit::Refused, error.to_string())
+            .hint("--force sets the store that is there aside and keeps it"),
+        BackupError::Unfit { .. } => Failure::input(error.to_string()),
+        BackupError::Open(OpenError::Foreign { .. } | OpenError::Damaged { .. } | OpenError::Newer { .. }) => {
+            Failure::input(error.to_string())
+        }
+        other => Failure::failed(other.to_string()),
+    })?;
+    note("start the daemon, compare with the peers, then `pumasi accept-restored`");
+    output::print(&format!("{} restored\n", to.join(STORE_FILE).display()))
+}
+
+pub async fn accept_restored(session: &Session, why: &str) -> Result<(), Failure> {
+    let answer: Value = session.client.post("/v1/standing", &Why { why: why.to_owned() }).await?;
+    session.done("store", "accepted", &answer)
+}
+
+pub fn console(global: &Global) -> Result<(), Failure> {
+    let base = crate::connect::server(global)?;
+    match crate::connect::token(global)? {
+        Some(token) => output::print(&format!("{base}/console/#token={token}\n")),
+        None => {
+            note("no token is named: the console will ask for one");
+            output::print(&format!("{base}/console/\n"))
+        }
+    }
+}

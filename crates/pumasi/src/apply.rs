@@ -1,0 +1,150 @@
+//! `pumasi apply`: manifests and bundles to the daemon. Nothing is sent before everything has been read and checked.
+
+use crate::args::Apply;
+use crate::bundle::{self, Packed};
+use crate::failure::Failure;
+use crate::output::{self, Format};
+use crate::session::Session;
+use pumasi_api::message::ServiceView;
+use pumasi_terms::manifest::{self, MANIFEST_BYTES_MAX};
+use pumasi_terms::service::{BundleRef, Service};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+struct Item {
+    service: Service,
+    /// The directory to send, if the manifest named one.
+    bundle: Option<PathBuf>,
+}
+
+fn read(file: &Path) -> Result<(String, String, PathBuf), Failure> {
+    // One byte more than is allowed shows that there is more.
+    let limit = MANIFEST_BYTES_MAX as u64 + 1;
+    let mut text = Vec::new();
+    let name = if file == Path::new("-") { "<stdin>".to_owned() } else { file.display().to_string() };
+    let done = if file == Path::new("-") {
+        std::io::stdin().lock().take(limit).read_to_end(&mut text)
+    } else {
+        std::fs::File::open(file).and_then(|f| f.take(limit).read_to_end(&mut text))
+    };
+    done.map_err(|e| Failure::input(format!("reading the manifest {name}: {e}")))?;
+    let text = String::from_utf8(text).map_err(|_| Failure::input(format!("{name}: a manifest is UTF-8 text")))?;
+    let base = match file.parent() {
+        Some(dir) if file != Path::new("-") && !dir.as_os_str().is_empty() => dir.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    Ok((name, text, base))
+}
+
+fn items(files: &[PathBuf]) -> Result<Vec<Item>, Failure> {
+    let mut items: Vec<Item> = Vec::new();
+    for file in files {
+        let (name, text, base) = read(file)?;
+        for service in manifest::services(&name, &text)? {
+            if items.iter().any(|i| i.service.metadata.name == service.metadata.name) {
+                return Err(Failure::input(format!("{name}: service {} is there twice", service.metadata.name)));
+            }
+            let bundle = match &service.spec.application.bundle {
+                BundleRef::Digest(_) => None,
+                BundleRef::Path(path) => {
+                    let dir = base.join(path);
+                    if !dir.is_dir() {
+                        let told = format!(
+                            "{name}: service {}: spec.application.bundle: {} is not a directory",
+                            service.metadata.name,
+                            dir.display()
+                        );
+                        return Err(Failure::input(told)
+                            .hint("a bundle is a directory beside the manifest, or the digest of one sent before"));
+                    }
+                    Some(dir)
+                }
+            };
+            items.push(Item { service, bundle });
+        }
+    }
+    Ok(items)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Created,
+    Configured,
+    Unchanged,
+}
+
+impl Outcome {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Configured => "configured",
+            Self::Unchanged => "unchanged",
+        }
+    }
+}
+
+fn outcome(service: &Service, stored: Option<&ServiceView>) -> Outcome {
+    match stored {
+        None => Outcome::Created,
+        Some(view) if view.service.spec == service.spec && !view.status.deleting => Outcome::Unchanged,
+        Some(_) => Outcome::Configured,
+    }
+}
+
+async fn stored(session: &Session, service: &Service) -> Result<Option<ServiceView>, Failure> {
+    match session.client.get::<ServiceView>(&format!("/v1/services/{}", service.metadata.name)).await {
+        Ok(view) => Ok(Some(view)),
+        Err(error) if error.problem().is_some_and(|p| p.status == 404) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+pub async fn apply(session: &Session, args: &Apply) -> Result<(), Failure> {
+    let mut items = items(&args.file)?;
+    // Two services of one directory send it once.
+    let mut packed: BTreeMap<PathBuf, Packed> = BTreeMap::new();
+    for item in &mut items {
+        let Some(dir) = &item.bundle else { continue };
+        if !packed.contains_key(dir) {
+            packed.insert(dir.clone(), bundle::pack(dir).await?);
+        }
+        if let Some(packed) = packed.get(dir) {
+            item.service.spec.application.bundle = BundleRef::Digest(packed.digest);
+        }
+    }
+    let mut outcomes = Vec::with_capacity(items.len());
+    for item in &items {
+        outcomes.push(outcome(&item.service, stored(session, &item.service).await?.as_ref()));
+    }
+    if !args.dry_run {
+        let changed = |dir: &PathBuf| {
+            items.iter().zip(&outcomes).any(|(i, o)| i.bundle.as_ref() == Some(dir) && *o != Outcome::Unchanged)
+        };
+        for (dir, packed) in packed.iter().filter(|(dir, _)| changed(dir)) {
+            bundle::upload(session, dir, packed).await?;
+        }
+    }
+    let mut told = Vec::new();
+    for (item, outcome) in items.iter().zip(outcomes) {
+        let name = &item.service.metadata.name;
+        if !args.dry_run && outcome != Outcome::Unchanged {
+            let put = session.client.put::<Value>(&format!("/v1/services/{name}"), &item.service).await;
+            put.map_err(|e| Failure::from(e).during(format!("service {name}")))?;
+        }
+        let tail = if args.dry_run { " (dry run)" } else { "" };
+        match session.global.output {
+            Format::Table => output::print(&format!("service/{name} {}{tail}\n", outcome.word()))?,
+            Format::Name => output::print(&format!("service/{name}\n"))?,
+            Format::Json | Format::Yaml => told.push(json!({
+                "name": name, "outcome": outcome.word(), "dry_run": args.dry_run, "bundle": item.service.spec.application.bundle,
+            })),
+        }
+    }
+    match session.global.output {
+        Format::Json => output::print(&output::json(&told)?),
+        Format::Yaml => output::print(&output::yaml(&told)?),
+        _ => Ok(()),
+    }
+}

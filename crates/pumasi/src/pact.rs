@@ -1,0 +1,179 @@
+//! `pumasi pact`: found, invite, join, show, leave, and what this cloud lends.
+
+use crate::args::{PactCommand, TermsArgs};
+use crate::failure::{Exit, Failure};
+use crate::output::{self, Cell, Format, Table, note};
+use crate::session::Session;
+use crate::units::{bytes, duration_ms, money, resources};
+use base64::Engine;
+use pumasi_api::message::{CloudStatus, FoundPact, Invite, Invited, Join, Why};
+use pumasi_terms::pact::{Pact, Terms};
+use pumasi_terms::{FieldError, Validate};
+use serde::Deserialize;
+use serde_json::Value;
+use std::io::Read;
+use std::path::Path;
+
+const INVITATION_BYTES_MAX: u64 = 64 << 10;
+
+pub async fn pact(session: &Session, command: &PactCommand) -> Result<(), Failure> {
+    match command {
+        PactCommand::Init { currency, terms } => {
+            let terms = over(terms, &Terms::default())?;
+            lends_nothing(&terms);
+            let answer: Value =
+                session.client.post("/v1/pact", &FoundPact { currency: currency.clone(), terms }).await?;
+            session.done("pact", "founded", &answer)
+        }
+        PactCommand::Invite { cloud, ttl } => {
+            let invited: Invited =
+                session.client.post("/v1/pact/invitations", &Invite { cloud: cloud.clone(), ttl_ms: *ttl }).await?;
+            match session.global.output {
+                Format::Json => output::print(&output::json(&invited)?),
+                Format::Yaml => output::print(&output::yaml(&invited)?),
+                Format::Table | Format::Name => {
+                    note(&format!("for {cloud} alone, once, until {}; hand it over as a secret", invited.expires_at));
+                    output::print(&format!("{}\n", invited.invitation))
+                }
+            }
+        }
+        PactCommand::Join { invitation_file, terms } => {
+            let terms = over(terms, &Terms::default())?;
+            lends_nothing(&terms);
+            let invitation = invitation(invitation_file)?;
+            let answer: Value = session.client.post("/v1/pact/join", &Join { invitation, terms }).await?;
+            session.done("pact", "joined", &answer)
+        }
+        PactCommand::Show => {
+            let signed: Value = session.client.get("/v1/pact").await?;
+            let names = || signed_pact(&signed).map(|p| format!("pact/{}\n", p.id)).unwrap_or_default();
+            session.show(&signed, names, || Ok(members(&signed_pact(&signed)?)))
+        }
+        PactCommand::Leave(why) => {
+            let answer: Value = session.client.post("/v1/pact/leave", &Why { why: why.why.clone() }).await?;
+            session.done("pact", "left", &answer)
+        }
+        PactCommand::Terms(flags) => terms(session, flags).await,
+    }
+}
+
+async fn terms(session: &Session, flags: &TermsArgs) -> Result<(), Failure> {
+    let cloud: CloudStatus = session.client.get("/v1/cloud").await?;
+    let signed: Value = session.client.get("/v1/pact").await?;
+    let pact = signed_pact(&signed)?;
+    let own = pact
+        .member(&cloud.name)
+        .map(|m| m.terms.clone())
+        .ok_or_else(|| Failure::not_found("member", cloud.name.as_str()))?;
+    if *flags != TermsArgs::default() {
+        let answer: Value = session.client.put("/v1/pact/terms", &over(flags, &own)?).await?;
+        return session.done("pact", "changed", &answer);
+    }
+    session.show(
+        &own,
+        || format!("member/{}\n", cloud.name),
+        || {
+            let mut table = Table::new(&["TERM", "VALUE"]);
+            let mut row = |term: &str, value: String| table.row(vec![term.into(), value.into()]);
+            row("lends at most", resources(own.lends));
+            row("storage", bytes(own.storage_bytes));
+            row("to one borrower", format!("{} %, {} holds", own.share_per_borrower_percent, own.holds_per_borrower));
+            row("a CPU-hour", format!("{} {}", money(own.price_per_cpu_hour), pact.currency));
+            row("recall notice", duration_ms(own.recall_notice_ms));
+            row("a hold lasts", duration_ms(own.hold_ttl_ms_max));
+            row("a lease lasts", duration_ms(own.lease_ttl_ms_max));
+            let who = own.borrowers.iter().map(|b| b.as_str()).collect::<Vec<_>>().join(", ");
+            row("may ask", if who.is_empty() { "every member".into() } else { who });
+            Ok(table)
+        },
+    )
+}
+
+fn over(flags: &TermsArgs, base: &Terms) -> Result<Terms, Failure> {
+    let terms = flags.over(base)?;
+    let mut errors: Vec<FieldError> = Vec::new();
+    terms.validate("", &mut errors);
+    if errors.is_empty() {
+        return Ok(terms);
+    }
+    Err(Failure::input(errors.iter().map(|e| format!("{}: {}", e.field, e.problem)).collect::<Vec<_>>().join("\n")))
+}
+
+fn lends_nothing(terms: &Terms) {
+    if terms.lends.cpu_millis == 0 || terms.lends.memory_mib == 0 {
+        note("this cloud lends nothing; change it with `pumasi pact terms --lends-cpu MILLIS --lends-memory MIB`");
+    }
+}
+
+fn invitation(path: &Path) -> Result<String, Failure> {
+    let mut text = String::new();
+    let read = if path == Path::new("-") {
+        std::io::stdin().lock().take(INVITATION_BYTES_MAX).read_to_string(&mut text)
+    } else {
+        std::fs::File::open(path).and_then(|f| f.take(INVITATION_BYTES_MAX).read_to_string(&mut text))
+    };
+    read.map_err(|e| Failure::input(format!("reading the invitation in {}: {e}", path.display())))?;
+    match text.trim() {
+        "" => Err(Failure::input(format!("{} holds no invitation", path.display()))),
+        text => Ok(text.to_owned()),
+    }
+}
+
+/// The payload of the signed document (RFC 7515, general JSON), however deep the answer wraps it.
+fn signed_pact(answer: &Value) -> Result<Pact, Failure> {
+    let inner = answer.get("pact").or_else(|| answer.get("document")).unwrap_or(answer);
+    let parsed = match inner.get("payload").and_then(Value::as_str) {
+        Some(payload) => base64::engine::general_purpose::URL_SAFE_NO_PAD
+            .decode(payload)
+            .map_err(|e| e.to_string())
+            .and_then(|bytes| serde_json::from_slice(&bytes).map_err(|e| e.to_string())),
+        None => Pact::deserialize(inner).map_err(|e| e.to_string()),
+    };
+    parsed.map_err(|e| Failure::new(Exit::Failed, format!("the pact is not what this version expects: {e}")))
+}
+
+fn members(pact: &Pact) -> Table {
+    note(&format!("{} serial {}, prices in {}", pact.id, pact.serial, pact.currency));
+    let mut table = Table::new(&["CLOUD", "API", "GATEWAY", "LENDS", "CPU-HOUR", "RECALL", "LEASE", "BORROWERS"]);
+    for m in &pact.members {
+        let who = m.terms.borrowers.iter().map(|b| b.as_str()).collect::<Vec<_>>().join(",");
+        table.row(vec![
+            m.cloud.as_str().into(),
+            m.api_address.as_str().into(),
+            m.gateway_address.as_str().into(),
+            resources(m.terms.lends).into(),
+            money(m.terms.price_per_cpu_hour).into(),
+            duration_ms(m.terms.recall_notice_ms).into(),
+            duration_ms(m.terms.lease_ttl_ms_max).into(),
+            Cell::from(if who.is_empty() { "all".to_owned() } else { who }),
+        ]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pact_is_read_out_of_its_signatures() {
+        let text = r#"{"apiVersion":"pumasi/v1","kind":"Pact","id":"pact-1","serial":3,"created_at":0,"currency":"EUR","members":[]}"#;
+        let payload = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text);
+        for answer in [
+            serde_json::json!({"payload": payload, "signatures": []}),
+            serde_json::json!({"pact": serde_json::from_str::<Value>(text).unwrap()}),
+        ] {
+            assert_eq!(signed_pact(&answer).unwrap().serial.0, 3);
+        }
+        assert!(signed_pact(&serde_json::json!({"payload": "?"})).is_err());
+    }
+
+    #[test]
+    fn wrong_terms_never_leave() {
+        let flags = TermsArgs { share_per_borrower: Some(101), ..Default::default() };
+        assert_eq!(over(&flags, &Terms::default()).unwrap_err().exit, Exit::Usage);
+        let flags = TermsArgs { borrower: vec!["all".into()], ..Default::default() };
+        let base = Terms { borrowers: vec![pumasi_terms::CloudName::parse("b").unwrap()], ..Terms::default() };
+        assert!(over(&flags, &base).unwrap().borrowers.is_empty());
+    }
+}

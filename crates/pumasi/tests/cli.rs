@@ -1,0 +1,175 @@
+//! The real binary against a small fake daemon over real sockets: exit codes, what is sent, what is printed.
+
+mod fake;
+
+use fake::{Fake, run, run_with};
+use serde_json::json;
+
+#[test]
+fn exit_codes_say_what_kind_of_failure_it_was() {
+    let fake = Fake::start();
+    for (args, code, told) in [
+        (&["get", "services"][..], 0, ""),
+        (&["get", "nonsense"], 2, "invalid value"),
+        (&["get", "service", "Bad_Name"], 2, "service name"),
+        (&["describe", "service", "absent"], 3, "there is no service absent"),
+        (&["describe", "lease", "lease-none"], 3, "there is no lease lease-none"),
+        (&["stop-automation"], 4, "only operators"),
+        (&["backup"], 1, "at fault is this cloud; trying again may help"),
+        (&["--server", "http://127.0.0.1:1", "get", "services"], 5, "does the daemon run"),
+        (&["--server", "nonsense", "get", "services"], 2, "--server"),
+    ] {
+        let done = run(&fake, args);
+        assert_eq!(done.code, code, "{args:?}: {done:?}");
+        assert!(done.err.contains(told), "{args:?}: {done:?}");
+        assert!(code == 0 || done.out.is_empty(), "data although it failed: {done:?}");
+    }
+    let strangers = run_with(&fake, &["get", "services"], |c| c.env("PUMASI_TOKEN", "wrong"));
+    assert_eq!(strangers.code, 4, "{strangers:?}");
+    let nobody = run_with(&fake, &["get", "services"], |c| c.env_remove("PUMASI_TOKEN"));
+    assert_eq!(nobody.code, 2, "{nobody:?}");
+    assert!(nobody.err.contains("--token-file"), "{nobody:?}");
+}
+
+#[test]
+fn data_and_remarks_go_different_ways() {
+    let fake = Fake::start();
+    let done = run(&fake, &["get", "leases"]);
+    assert_eq!((done.code, done.out.as_str(), done.err.as_str()), (0, "", "no leases\n"));
+    let done = run(&fake, &["get", "leases", "-o", "json"]);
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&done.out).unwrap(), json!({"revision": 1, "items": []}));
+    let token = run(&fake, &["token", "create", "ci", "--role", "customer", "--ttl", "30d"]);
+    assert_eq!((token.code, token.out.as_str()), (0, "sesame\n"), "{token:?}");
+    assert!(
+        fake.bodies("POST /v1/tokens")
+            .contains(&json!({"name": "ci", "role": "customer", "ttl_ms": 2_592_000_000_u64}))
+    );
+}
+
+#[test]
+fn apply_sends_only_what_is_missing_and_changes_only_what_differs() {
+    let fake = Fake::start();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("app")).unwrap();
+    std::fs::write(dir.path().join("app/notes"), "#!/bin/sh\n".repeat(20_000)).unwrap();
+    let manifest = dir.path().join("service.yaml");
+    let text = "apiVersion: pumasi/v1\nkind: Service\nmetadata: { name: notes }\nspec:\n  hosts: [notes.example]\n  application: { bundle: ./app, command: [./notes] }\n";
+    std::fs::write(&manifest, text).unwrap();
+    let file = manifest.to_str().unwrap();
+
+    let dry = run(&fake, &["apply", "-f", file, "--dry-run"]);
+    assert_eq!((dry.code, dry.out.as_str()), (0, "service/notes created (dry run)\n"), "{dry:?}");
+    assert_eq!(fake.count("POST /v1/bundles/missing") + fake.count("PUT /v1/services/notes"), 0);
+
+    let done = run(&fake, &["apply", "-f", file]);
+    assert_eq!((done.code, done.out.as_str()), (0, "service/notes created\n"), "{done:?}");
+    assert_eq!(fake.count("POST /v1/bundles/chunks"), 1);
+    assert_eq!(fake.chunks(), fake.named_chunks(), "the daemon has every chunk of the bundle");
+
+    let again = run(&fake, &["apply", "-f", file]);
+    assert_eq!(again.out, "service/notes unchanged\n", "{again:?}");
+    assert_eq!(fake.count("PUT /v1/services/notes"), 1);
+
+    std::fs::write(dir.path().join("app/more"), "new").unwrap();
+    let more = run(&fake, &["apply", "-f", file]);
+    assert_eq!(more.out, "service/notes configured\n", "{more:?}");
+    assert_eq!(fake.chunks(), fake.named_chunks());
+
+    let piped = run_with(&fake, &["apply", "-f", "-"], |c| {
+        c.current_dir(dir.path()).stdin(std::fs::File::open(&manifest).unwrap())
+    });
+    assert_eq!(piped.out, "service/notes unchanged\n", "{piped:?}");
+}
+
+#[test]
+fn wrong_manifests_name_file_and_line_and_nothing_is_sent() {
+    let fake = Fake::start();
+    let dir = tempfile::tempdir().unwrap();
+    let good = "apiVersion: pumasi/v1\nkind: Service\nmetadata: { name: notes }\nspec:\n  hosts: [notes.example]\n  application: { bundle: ./absent, command: [./notes] }\n";
+    for (text, told) in [
+        (good.replace("command", "comand"), "s.yaml:6:"),
+        (good.replace("notes.example", "Notes"), "spec.hosts[0]"),
+        (good.to_owned(), "is not a directory"),
+        (good.replace("pumasi/v1", "pumasi/v2"), "update this program"),
+        (format!("{}\n---\n{}", good, good), "is not a directory"),
+    ] {
+        let file = dir.path().join("s.yaml");
+        std::fs::write(&file, text).unwrap();
+        let done = run(&fake, &["apply", "-f", file.to_str().unwrap()]);
+        assert_eq!(done.code, 2, "{done:?}");
+        assert!(done.err.contains(told), "{told}: {done:?}");
+    }
+    assert_eq!(run(&fake, &["apply", "-f", "/does/not/exist.yaml"]).code, 2);
+    assert!(fake.seen().is_empty(), "{:?}", fake.seen());
+}
+
+#[test]
+fn a_watch_goes_on_from_the_last_revision_after_the_connection_was_lost() {
+    let fake = Fake::start();
+    let done = run(&fake, &["watch", "services", "--count", "3", "-o", "name"]);
+    assert_eq!((done.code, done.out.as_str()), (0, "service/s5\nservice/s6\nservice/s7\n"), "{done:?}");
+    assert!(done.err.contains("trying again"), "{done:?}");
+    let asked: Vec<String> = fake.seen().into_iter().filter(|r| r.contains("/v1/watch")).collect();
+    assert_eq!(asked, ["GET /v1/watch?kind=service", "GET /v1/watch?kind=service&after=6"]);
+}
+
+#[test]
+fn plans_are_decided_by_the_beginning_of_their_id() {
+    let fake = Fake::start();
+    let done = run(&fake, &["plan", "refuse", "plan-aa", "--why", "too dear"]);
+    let id = format!("plan-{}", "a".repeat(32));
+    assert_eq!((done.code, done.out), (0, format!("plan/{id} refused\n")));
+    assert_eq!(fake.bodies(&format!("POST /v1/plans/{id}/refuse")), [json!({"why": "too dear"})]);
+    let diff = run(&fake, &["plan", "diff", "plan-aa"]);
+    assert!(diff.out.contains("\n+ number: 1\n"), "{diff:?}");
+    let shown = run(&fake, &["plan", "show", "aaaa"]);
+    assert!(shown.out.contains("p95 queue delay"), "{shown:?}");
+}
+
+#[test]
+fn a_service_is_described_with_traffic_and_events() {
+    let fake = Fake::start();
+    fake.put_sample();
+    let done = run(&fake, &["describe", "service", "sample"]);
+    assert_eq!(done.code, 0, "{done:?}");
+    for told in [
+        "Service sample",
+        "95 % of requests wait at most 50ms",
+        "queue delay p95    180ms (objective 50.0ms)",
+        "journey.opened",
+    ] {
+        assert!(done.out.contains(told), "{told}: {}", done.out);
+    }
+    let whole: serde_json::Value =
+        serde_json::from_str(&run(&fake, &["describe", "service", "sample", "-o", "json"]).out).unwrap();
+    assert_eq!(whole["events"][0]["action"], "journey.opened");
+    let gone = run(&fake, &["delete", "service", "sample", "--wait", "--timeout", "10s"]);
+    assert_eq!((gone.code, gone.out.as_str()), (0, "service/sample deleted\n"), "{gone:?}");
+}
+
+#[test]
+fn a_restore_refuses_what_is_there_and_what_is_no_store() {
+    let fake = Fake::start();
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("copy"), dir.path().join("data"));
+    std::fs::create_dir(&to).unwrap();
+    std::fs::write(&from, "not a database").unwrap();
+    let args = ["restore", "--from", from.to_str().unwrap(), "--to", to.to_str().unwrap()];
+    let done = run(&fake, &args);
+    assert_eq!(done.code, 2, "{done:?}");
+    assert!(
+        std::fs::read_dir(&to)
+            .unwrap()
+            .filter_map(Result::ok)
+            .all(|e| !e.file_name().to_string_lossy().ends_with(".db"))
+    );
+}
+
+#[test]
+fn the_console_address_carries_the_token_where_no_server_sees_it() {
+    let fake = Fake::start();
+    let done = run(&fake, &["console"]);
+    assert_eq!(done.out, format!("{}/console/#token=right\n", fake.url));
+    let script = run(&fake, &["completions", "bash"]);
+    assert!(script.code == 0 && script.out.contains("stop-automation"));
+}
