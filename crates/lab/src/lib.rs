@@ -6,9 +6,11 @@
 pub mod bundle;
 pub mod cities;
 pub mod example;
+pub mod follow;
 pub mod load;
 pub mod machine;
 pub mod process;
 pub mod relay;
 pub mod report;
 pub mod story;
+pub mod topology;

@@ -1,6 +1,6 @@
 //! Small honest applications for the lab, as modes of one binary (`pumasi lab-app <kind> [options]`).
 //!
-//! Enters: `$PORT` or `--listen`, the kind's options, `$DATA_NOTES` or `$DATA_FILES` where it keeps state.
+//! Enters: `$HOST` and `$PORT`, or `--listen`; the kind's options, `$DATA_NOTES` or `$DATA_FILES` where it keeps state.
 //! Leaves: HTTP/1.1 on loopback. Always holds: nothing sleeps to look busy; capacity is bounded by work and by the quota of the
 //! engine; every answer can be checked by the load generator.
 
@@ -18,7 +18,7 @@ use pumasi_terms::service::{
 use pumasi_terms::{API_VERSION, DatasetName, Document, Metadata, Resources, ServiceName};
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -103,7 +103,7 @@ pub struct Options {
 }
 
 pub const USAGE: &str = "options: [--listen IP:PORT] [--work N] [--workers N] [--data DIR] [--every N] [--slow-work N] \
-[--mode 500|exit|hang|start]; without --listen it takes 127.0.0.1:$PORT, without --data $DATA_NOTES or $DATA_FILES";
+[--mode 500|exit|hang|start]; without --listen it takes $HOST:$PORT (127.0.0.1), without --data $DATA_NOTES or $DATA_FILES";
 
 impl Options {
     pub fn parse(kind: Kind, args: &[String], env: impl Fn(&str) -> Option<String>) -> Result<Self, ExampleError> {
@@ -151,7 +151,10 @@ impl Options {
             None => {
                 let port = env("PORT").ok_or_else(|| usage("neither --listen nor $PORT".into()))?;
                 let number = port.parse::<u16>().map_err(|_| usage(format!("$PORT cannot be {port:?}")))?;
-                (Ipv4Addr::LOCALHOST, number).into()
+                let host = env("HOST").unwrap_or_else(|| Ipv4Addr::LOCALHOST.to_string());
+                let ip: IpAddr =
+                    host.parse().map_err(|_| usage(format!("$HOST cannot be {host:?}; give an address")))?;
+                (ip, number).into()
             }
         };
         if let (Some(name), None) = (data_name, &options.data) {
@@ -212,11 +215,8 @@ pub fn manifest(options: &ManifestOptions) -> Result<Service, pumasi_terms::ids:
         Kind::Files => Some(("files", DatasetKind::Files, None)),
         _ => None,
     };
-    let mut env = BTreeMap::from([("PORT".to_owned(), "${PORT}".to_owned())]);
     let mut datasets = Vec::new();
     if let Some((name, kind, file)) = dataset {
-        let variable = format!("DATA_{}", name.to_uppercase());
-        env.insert(variable.clone(), format!("${{{variable}}}"));
         let (mode, rpo_ms, bytes_max) = (DatasetMode::Async, 1_000, 4 << 30);
         datasets.push(Dataset { name: DatasetName::parse(name)?, kind, file, mode, rpo_ms, bytes_max });
     }
@@ -224,7 +224,8 @@ pub fn manifest(options: &ManifestOptions) -> Result<Service, pumasi_terms::ids:
     let application = Application {
         bundle: BundleRef::Path(options.bundle.display().to_string()),
         command: command.into_iter().chain(options.args.iter().cloned()).collect(),
-        env,
+        // PORT, HOST and DATA_<DATASET> are the engine's to set.
+        env: BTreeMap::new(),
         platform: Platform { arch: std::env::consts::ARCH.into(), ..Platform::default() },
         resources: options.resources,
         readiness: Probe { path: "/healthz".into(), interval_ms: 50, ..Probe::default() },
