@@ -137,15 +137,23 @@ impl FilesReplica {
         }
         update(before.as_ref(), &tree, chunks, &self.dir, &self.options)?;
         let state = State { version: 1, as_of, tree };
-        write_state(&path, &serde_json::to_vec(&state).unwrap_or_default())
+        write_state(&path, &serde_json::to_vec(&state).unwrap_or_default(), self.options.durable)
             .map_err(|source| FilesError::State { path, source })?;
         self.held = Some((as_of, state.tree));
         Ok(())
     }
 }
 
-pub(crate) fn write_state(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Replaces a small file at once; `durable`: it survives a power cut.
+pub(crate) fn write_state(path: &Path, bytes: &[u8], durable: bool) -> io::Result<()> {
     let temp = beside(path, ".new");
     fs::write(&temp, bytes)?;
-    fs::rename(&temp, path)
+    if durable {
+        fs::File::open(&temp)?.sync_all()?;
+    }
+    fs::rename(&temp, path)?;
+    match path.parent() {
+        Some(dir) if durable => fs::File::open(dir)?.sync_all(),
+        _ => Ok(()),
+    }
 }

@@ -8,10 +8,13 @@
 //! and may be read.)
 
 mod batch;
-#[allow(dead_code)]
+mod replica;
+mod source;
 mod wal;
 
 pub use batch::{BATCH_BYTES_MAX, BatchError, PageBatch};
+pub use replica::{Applied, ReplicaError, ReplicaOptions, SqliteReplica};
+pub use source::{Delta, Polled, Snapshot, SourceError, SourceOptions, SourceStats, SqliteSource};
 
 /// The page that SQLite keeps for its locks (at 1 GiB) is never read or written.
 pub(crate) fn is_lock_page(pgno: u32, page_size: u32) -> bool {
@@ -26,7 +29,6 @@ pub(crate) fn is_page_size(bytes: u32) -> bool {
 pub(crate) const DB_PAGES_MAX: u32 = i32::MAX as u32;
 
 /// The page size that the first page of a database states.
-#[allow(dead_code)]
 pub(crate) fn page_size_of(header: &[u8]) -> Option<u32> {
     if header.len() < 100 || !header.starts_with(b"SQLite format 3\0") {
         return None;

@@ -40,6 +40,7 @@ pub(super) struct Walk {
     /// The pages of all frames from the start on, unordered and repeated.
     pub pages: Vec<u32>,
     /// After the last frame.
+    #[cfg(test)]
     pub end: Place,
     /// A place that every snapshot which begins after this walk is at or behind: see `walk`.
     pub settled: Place,
@@ -121,7 +122,12 @@ pub(super) fn walk(file: &File, start: Place) -> io::Result<Walk> {
             last_commit = Some(at);
         }
     }
-    Ok(Walk { pages, end: at, settled })
+    Ok(Walk {
+        pages,
+        #[cfg(test)]
+        end: at,
+        settled,
+    })
 }
 
 #[cfg(test)]
