@@ -1,1 +1,48 @@
-//! 
+//! The data plane of one cloud: a process of its own that serves by a route table, admits, and meters.
+//!
+//! Enters: users' requests, peers' requests over mutual TLS, route tables and positions from the daemon. Leaves: requests
+//! to instances at home and to the gateways of lenders, answers, meter windows.
+//!
+//! Always holds:
+//! - It needs no daemon: the last complete table is on disk and in force, also after a restart.
+//! - A request goes only where the table of its arrival says; a table change loses none.
+//! - An unsafe request is served at home only, by a cloud that may write when it enters and still when its answer leaves.
+//! - A request is executed twice only if its method is safe.
+//! - One hop between clouds at most. Every queue, body, retry, wait and connection count is bounded.
+//!
+//! A request meets, in this order: [`listen`], [`public`] or [`peer`], [`forward`], [`admission`] (with [`choose`] and
+//! [`limiter`]), [`upstream`], [`body`].
+
+pub mod admission;
+mod answer;
+mod body;
+pub mod choose;
+mod client;
+mod clock;
+mod config;
+mod control;
+mod forward;
+mod gateway;
+mod headers;
+mod io;
+pub mod limiter;
+mod listen;
+mod meter;
+mod metrics;
+mod peer;
+mod peers;
+mod position;
+mod public;
+mod run;
+mod table;
+mod tcp;
+mod tunnel;
+mod upstream;
+
+pub use admission::BackendStatus;
+pub use client::{ControlClient, ControlError};
+pub use config::{CONFIG_FILE, CONFIG_VERSION, ConfigError, GatewayConfig, Limits, Listener, TlsFiles};
+pub use control::{CONTROL_SOCKET, GatewayStatus, PlaceStatus};
+pub use meter::MeterReport;
+pub use run::{GatewayError, gateway_main};
+pub use table::TABLE_FILE;

@@ -1,0 +1,710 @@
+//! Places at the backends of one service (or of one lease served here), and the queue for them.
+//!
+//! Enters: what a request wants, answers and failures of backends, new route tables. Leaves: a `Permit` for one backend, or
+//! a reason why there is none. Always holds: a backend has at most its limit in flight (probes of a failed one: one);
+//! at most `queue_max` wait, none longer than `wait_max_ms`; a place comes back exactly once, when its `Permit` goes.
+
+use crate::choose;
+use crate::clock::boot_us;
+use crate::limiter::Limiter;
+use pumasi_route::table::{Admission as Bounds, Position, Positions};
+use pumasi_sense::meter::{BackendKey, BackendMeter, ServiceMeter};
+use pumasi_terms::{BootMs, CloudName, LeaseId};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// How far a queue is searched for a request that may use a given place.
+const SCAN_MAX: usize = 64;
+const SET_ASIDE_FIRST_MS: u64 = 100;
+const SET_ASIDE_LAST_MS: u64 = 5_000;
+
+/// Where a place is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Destination {
+    Instance(SocketAddr),
+    Peer { cloud: CloudName, lease: LeaseId },
+}
+
+/// One backend as the route table has it.
+#[derive(Debug, Clone)]
+pub struct BackendSpec {
+    pub key: BackendKey,
+    pub destination: Arc<Destination>,
+    pub instances: u32,
+    /// Of a lease; instances at home share the home's weight.
+    pub weight: u32,
+    pub draining: bool,
+    pub usable_until: Option<BootMs>,
+    /// A lease with datasets serves only readers that its copies are not behind.
+    pub has_datasets: bool,
+}
+
+/// What a request asks of a place.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Want {
+    pub user: u64,
+    pub home_only: bool,
+    /// What the user has seen: copies that are older will not do.
+    pub position: Option<Position>,
+    /// A backend that just failed this request: only if there is no other.
+    pub avoid: Option<u32>,
+}
+
+/// Why no place was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The queue was full.
+    QueueFull,
+    /// It waited `wait_max_ms` for a place.
+    WaitedTooLong,
+    /// No backend that works and that it may use came up within `wait_max_ms`.
+    NoBackend,
+}
+
+/// How a request that had a place ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// It was never sent: the backend does not accept connections.
+    Connect,
+    /// Broken off after it was sent, or no answer in time.
+    Broken,
+    /// The peer's gateway refused it; it was not executed.
+    Refused,
+    /// The peer's gateway had no place for it at the moment; it was not executed.
+    Busy,
+}
+
+#[derive(Debug, Default)]
+struct Health {
+    failures: u32,
+    aside_until_us: u64,
+    probing: bool,
+}
+
+#[derive(Debug)]
+struct Slot {
+    id: u32,
+    spec: BackendSpec,
+    hash: u64,
+    limiter: Limiter,
+    in_flight: u32,
+    tunnels: u32,
+    /// No longer in the table; kept until nothing is in flight.
+    gone: bool,
+    position: Option<Position>,
+    health: Health,
+    full_since_us: Option<u64>,
+    full_us: u64,
+    meter: BackendMeter,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    id: u64,
+    want: Want,
+    tx: oneshot::Sender<Permit>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    slots: Vec<Slot>,
+    bounds: Bounds,
+    home_weight: u32,
+    queue: VecDeque<Waiter>,
+    turn: usize,
+    next_slot: u32,
+    next_waiter: u64,
+    meter: ServiceMeter,
+    totals: Totals,
+    retry_tokens: f64,
+}
+
+/// The counts of one backend for status and metrics.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct BackendStatus {
+    pub backend: BackendKey,
+    pub in_flight: u32,
+    /// Upgraded connections that are still open.
+    pub tunnels: u32,
+    pub limit: u32,
+    /// Takes nothing new.
+    pub draining: bool,
+    /// Takes nothing new and has nothing left.
+    pub drained: bool,
+    /// Set aside after failed connections.
+    pub set_aside: bool,
+}
+
+/// Counts since the start of the gateway.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub arrivals: u64,
+    pub admitted: u64,
+    pub completed: u64,
+    pub shed: u64,
+    pub failed: u64,
+    pub errors: u64,
+    pub retries: u64,
+}
+
+impl Totals {
+    fn add(&mut self, meter: &ServiceMeter) {
+        self.arrivals += meter.arrivals;
+        self.admitted += meter.admitted;
+        self.completed += meter.completed;
+        self.shed += meter.shed;
+        self.failed += meter.failed;
+        self.errors += meter.errors;
+        self.retries += meter.retries;
+    }
+}
+
+#[derive(Debug)]
+pub struct Admission {
+    inner: Mutex<Inner>,
+}
+
+impl Admission {
+    pub fn new(bounds: Bounds) -> Arc<Self> {
+        Arc::new(Self {
+            inner: Mutex::new(Inner {
+                slots: Vec::new(),
+                bounds,
+                home_weight: 0,
+                queue: VecDeque::new(),
+                turn: 0,
+                next_slot: 0,
+                next_waiter: 0,
+                meter: ServiceMeter::default(),
+                totals: Totals::default(),
+                retry_tokens: 10.0,
+            }),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a new table in force: what is gone or draining takes nothing new, what is in flight ends where it is.
+    pub fn update(self: &Arc<Self>, bounds: Bounds, home_weight: u32, specs: Vec<BackendSpec>) {
+        let now = boot_us();
+        let mut undone = Vec::new();
+        {
+            let mut inner = self.lock();
+            inner.home_weight = home_weight;
+            for slot in &mut inner.slots {
+                slot.gone = true;
+            }
+            for spec in specs {
+                let max = bounds.limit_max;
+                let known =
+                    inner.slots.iter_mut().find(|s| s.spec.key == spec.key && s.spec.destination == spec.destination);
+                if let Some(slot) = known {
+                    slot.gone = false;
+                    slot.limiter.resize(max, spec.instances);
+                    slot.spec = spec;
+                } else {
+                    let id = inner.next_slot;
+                    inner.next_slot = inner.next_slot.wrapping_add(1);
+                    inner.slots.push(Slot {
+                        id,
+                        hash: choose::hash(spec.key.to_string().as_bytes()),
+                        limiter: Limiter::new(bounds.limit_initial, max, spec.instances),
+                        spec,
+                        in_flight: 0,
+                        tunnels: 0,
+                        gone: false,
+                        position: None,
+                        health: Health::default(),
+                        full_since_us: None,
+                        full_us: 0,
+                        meter: BackendMeter::default(),
+                    });
+                }
+            }
+            inner.bounds = bounds;
+            inner.forget_ended();
+            self.pump(&mut inner, now, &mut undone);
+        }
+        drop(undone);
+    }
+
+    pub fn set_positions(self: &Arc<Self>, positions: &Positions) {
+        let mut undone = Vec::new();
+        {
+            let mut inner = self.lock();
+            for slot in &mut inner.slots {
+                if let BackendKey::Lease(_, lease) = &slot.spec.key
+                    && let Some(p) = positions.leases.get(lease)
+                {
+                    slot.position = slot.position.max(Some(*p));
+                }
+            }
+            self.pump(&mut inner, boot_us(), &mut undone);
+        }
+        drop(undone);
+    }
+
+    /// A request of a user, counted before it is decided on.
+    pub fn arrived(&self, home_only: bool) {
+        let mut inner = self.lock();
+        inner.meter.arrivals += 1;
+        inner.meter.arrivals_home_only += u64::from(home_only);
+        let part = f64::from(inner.bounds.retry_budget.0) / 1e6;
+        inner.retry_tokens = (inner.retry_tokens + part).min(50.0);
+    }
+
+    /// Takes one retry from the budget.
+    pub fn may_retry(&self) -> bool {
+        let mut inner = self.lock();
+        if inner.retry_tokens < 1.0 {
+            return false;
+        }
+        inner.retry_tokens -= 1.0;
+        inner.meter.retries += 1;
+        true
+    }
+
+    /// A retry that costs no budget, since the request was not executed.
+    pub fn count_retry(&self) {
+        self.lock().meter.retries += 1;
+    }
+
+    pub fn count_error(&self) {
+        self.lock().meter.errors += 1;
+    }
+
+    pub fn bounds(&self) -> Bounds {
+        self.lock().bounds.clone()
+    }
+
+    /// A place for `want`, at once or after a wait in the queue.
+    pub async fn acquire(self: &Arc<Self>, want: Want) -> Result<Permit, Refusal> {
+        let now = boot_us();
+        let (id, rx, wait_ms, hopeless) = {
+            let mut inner = self.lock();
+            let hopeless = !inner.any_hope(&want, now);
+            if inner.queue.is_empty() || !inner.queue.iter().take(SCAN_MAX).any(|w| w.want.home_only == want.home_only)
+            {
+                if let Some(permit) = self.grant(&mut inner, &want, now) {
+                    inner.meter.queue_delay.record(0);
+                    return Ok(permit);
+                }
+            } else {
+                inner.note_limited(&want);
+            }
+            if inner.queue.len() >= inner.bounds.queue_max as usize {
+                inner.meter.shed += 1;
+                return Err(Refusal::QueueFull);
+            }
+            let (tx, rx) = oneshot::channel();
+            let id = inner.next_waiter;
+            inner.next_waiter += 1;
+            inner.queue.push_back(Waiter { id, want, tx });
+            (id, rx, inner.bounds.wait_max_ms, hopeless)
+        };
+        // Leaves the queue also when the user goes away in the meantime.
+        let mut place = Place { admission: self, id, left: false };
+        match tokio::time::timeout(Duration::from_millis(wait_ms), rx).await {
+            Ok(Ok(permit)) => {
+                place.left = true;
+                if !hopeless {
+                    self.lock().meter.queue_delay.record(boot_us().saturating_sub(now));
+                }
+                Ok(permit)
+            }
+            _ => {
+                let mut inner = self.lock();
+                if hopeless && !inner.any_hope(&want, boot_us()) {
+                    inner.meter.errors += 1;
+                    return Err(Refusal::NoBackend);
+                }
+                inner.meter.shed += 1;
+                if !hopeless {
+                    inner.meter.queue_delay.record(boot_us().saturating_sub(now));
+                }
+                Err(Refusal::WaitedTooLong)
+            }
+        }
+    }
+
+    fn grant(self: &Arc<Self>, inner: &mut Inner, want: &Want, now_us: u64) -> Option<Permit> {
+        let at = inner.pick(want, now_us)?;
+        let slot = &mut inner.slots[at];
+        slot.in_flight += 1;
+        if slot.health.failures > 0 {
+            slot.health.probing = true;
+        }
+        if slot.in_flight >= slot.limiter.limit() && slot.full_since_us.is_none() {
+            slot.full_since_us = Some(now_us);
+        }
+        inner.meter.admitted += 1;
+        let slot = &inner.slots[at];
+        Some(Permit {
+            admission: self.clone(),
+            slot: slot.id,
+            home: slot.spec.is_home(),
+            destination: slot.spec.destination.clone(),
+            entered_with: slot.in_flight,
+            since_us: now_us,
+            bytes_out: 0,
+            stage: Stage::Sent,
+        })
+    }
+
+    /// Gives free places to those that wait. Permits whose receivers are gone are dropped by the caller, outside the lock.
+    fn pump(self: &Arc<Self>, inner: &mut Inner, now_us: u64, undone: &mut Vec<Permit>) {
+        let mut at = 0;
+        while at < inner.queue.len().min(SCAN_MAX) {
+            let waiter = &inner.queue[at];
+            if waiter.tx.is_closed() {
+                inner.queue.remove(at);
+                continue;
+            }
+            let want = waiter.want;
+            let Some(permit) = self.grant(inner, &want, now_us) else {
+                if !inner.any_place(now_us) {
+                    return;
+                }
+                at += 1;
+                continue;
+            };
+            if let Some(waiter) = inner.queue.remove(at)
+                && let Err(permit) = waiter.tx.send(permit)
+            {
+                undone.push(permit);
+            }
+        }
+    }
+
+    /// Called at each meter tick: failed backends whose time has come are probed by those that wait.
+    pub fn tick(self: &Arc<Self>) {
+        let mut undone = Vec::new();
+        {
+            let mut inner = self.lock();
+            if !inner.queue.is_empty() {
+                self.pump(&mut inner, boot_us(), &mut undone);
+            }
+            inner.forget_ended();
+        }
+        drop(undone);
+    }
+
+    fn leave_queue(&self, id: u64) {
+        let mut inner = self.lock();
+        if let Some(at) = inner.queue.iter().position(|w| w.id == id) {
+            inner.queue.remove(at);
+        }
+    }
+
+    /// Closes a meter window of `span_us`.
+    pub fn take_meter(&self, span_us: u64) -> ServiceMeter {
+        let now = boot_us();
+        let mut inner = self.lock();
+        let mut meter = std::mem::take(&mut inner.meter);
+        inner.totals.add(&meter);
+        meter.queued = inner.queue.len() as u64;
+        for slot in &mut inner.slots {
+            let mut backend = std::mem::take(&mut slot.meter);
+            backend.in_flight = u64::from(slot.in_flight);
+            let limit = u64::from(slot.limiter.limit());
+            backend.limit = if slot.takes_new() { limit } else { 0 };
+            let mut full_us = std::mem::take(&mut slot.full_us);
+            if let Some(since) = &mut slot.full_since_us {
+                full_us += now.saturating_sub(*since);
+                *since = now;
+            }
+            backend.saturated = full_us * 2 > span_us;
+            meter.in_flight += backend.in_flight;
+            meter.limit += backend.limit;
+            meter.backends.insert(slot.spec.key.clone(), backend);
+        }
+        meter
+    }
+
+    pub fn status(&self) -> (u64, Vec<BackendStatus>) {
+        let inner = self.lock();
+        let now = boot_us();
+        let backends = inner.slots.iter().map(|s| {
+            let draining = !s.takes_new();
+            BackendStatus {
+                backend: s.spec.key.clone(),
+                in_flight: s.in_flight,
+                tunnels: s.tunnels,
+                limit: s.limiter.limit(),
+                draining,
+                drained: draining && s.in_flight == 0 && s.tunnels == 0,
+                set_aside: s.health.aside_until_us > now,
+            }
+        });
+        (inner.queue.len() as u64, backends.collect())
+    }
+
+    pub fn totals(&self) -> Totals {
+        self.lock().totals
+    }
+
+    /// Whether nothing is in flight and nothing waits.
+    pub fn is_idle(&self) -> bool {
+        let inner = self.lock();
+        inner.queue.is_empty() && inner.slots.iter().all(|s| s.in_flight == 0 && s.tunnels == 0)
+    }
+
+    fn release(self: &Arc<Self>, slot: u32, tunnel: bool, bytes_out: u64) {
+        let now = boot_us();
+        let mut undone = Vec::new();
+        {
+            let mut inner = self.lock();
+            if let Some(s) = inner.slots.iter_mut().find(|s| s.id == slot) {
+                s.meter.bytes_out += bytes_out;
+                if tunnel {
+                    s.tunnels = s.tunnels.saturating_sub(1);
+                } else {
+                    s.in_flight = s.in_flight.saturating_sub(1);
+                }
+                s.health.probing = false;
+                s.note_room(now);
+            }
+            inner.forget_ended();
+            if !inner.queue.is_empty() {
+                self.pump(&mut inner, now, &mut undone);
+            }
+        }
+        drop(undone);
+    }
+}
+
+/// A waiter's entry, taken out when its request is dropped or has waited too long.
+struct Place<'a> {
+    admission: &'a Admission,
+    id: u64,
+    left: bool,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if !self.left {
+            self.admission.leave_queue(self.id);
+        }
+    }
+}
+
+impl BackendSpec {
+    fn is_home(&self) -> bool {
+        matches!(self.key, BackendKey::Home(_))
+    }
+}
+
+impl Slot {
+    fn takes_new(&self) -> bool {
+        !self.gone && !self.spec.draining
+    }
+
+    /// Might serve `want` now or soon: all but a free place.
+    fn fits(&self, want: &Want, now_us: u64) -> bool {
+        self.takes_new()
+            && self.spec.usable_until.is_none_or(|until| now_us / 1_000 < until.0)
+            && (self.spec.is_home()
+                || (!want.home_only
+                    && (!self.spec.has_datasets
+                        || want.position.is_none_or(|p| self.position.is_some_and(|at| at >= p)))))
+    }
+
+    fn healthy(&self, now_us: u64) -> bool {
+        self.health.failures == 0 || (!self.health.probing && now_us >= self.health.aside_until_us)
+    }
+
+    fn has_room(&self) -> bool {
+        self.in_flight < self.limiter.limit()
+    }
+
+    fn load(&self) -> f64 {
+        f64::from(self.in_flight) / f64::from(self.limiter.limit().max(1))
+    }
+
+    fn note_room(&mut self, now_us: u64) {
+        if self.has_room()
+            && let Some(since) = self.full_since_us.take()
+        {
+            self.full_us += now_us.saturating_sub(since);
+        }
+    }
+}
+
+impl Inner {
+    fn forget_ended(&mut self) {
+        self.slots.retain(|s| !s.gone || s.in_flight > 0 || s.tunnels > 0);
+    }
+
+    fn any_place(&self, now_us: u64) -> bool {
+        self.slots.iter().any(|s| s.takes_new() && s.healthy(now_us) && s.has_room())
+    }
+
+    /// Whether some backend works that `want` may use, be it full.
+    fn any_hope(&self, want: &Want, now_us: u64) -> bool {
+        self.slots.iter().any(|s| s.fits(want, now_us) && s.health.failures == 0)
+    }
+
+    fn note_limited(&mut self, want: &Want) {
+        let home_only = want.home_only;
+        for slot in self.slots.iter_mut().filter(|s| s.takes_new() && (!home_only || s.spec.is_home())) {
+            slot.limiter.limited();
+        }
+    }
+
+    /// The user's own cloud if it has a place, else any that has (spill before shedding).
+    fn pick(&mut self, want: &Want, now_us: u64) -> Option<usize> {
+        let mut best_home: Option<(usize, f64)> = None;
+        let mut best_lease: Option<(usize, f64)> = None;
+        let mut chosen: Option<(usize, f64)> = None;
+        let mut last_resort = None;
+        // Equally loaded ones take turns.
+        self.turn = self.turn.wrapping_add(1);
+        let count = self.slots.len();
+        for at in (0..count).map(|i| (i + self.turn) % count) {
+            let slot = &self.slots[at];
+            if !slot.fits(want, now_us) || !slot.healthy(now_us) {
+                continue;
+            }
+            // Chosen before it is asked whether there is a place, so that a full cloud does not shift its users for good.
+            if !slot.spec.is_home() {
+                let score = choose::score(want.user, slot.hash, slot.spec.weight);
+                if score > 0.0 && chosen.is_none_or(|(_, s)| score > s) {
+                    chosen = Some((at, score));
+                }
+            }
+            if !slot.has_room() {
+                continue;
+            }
+            if want.avoid == Some(slot.id) {
+                last_resort = Some(at);
+                continue;
+            }
+            let best = if slot.spec.is_home() { &mut best_home } else { &mut best_lease };
+            let load = slot.load();
+            if best.is_none_or(|(_, l)| load < l) {
+                *best = Some((at, load));
+            }
+        }
+        const HOME: u64 = 0x686f_6d65;
+        let leased = chosen.filter(|&(_, s)| s > choose::score(want.user, HOME, self.home_weight)).map(|(at, _)| at);
+        let full = |at: usize| !self.slots[at].has_room() || want.avoid == Some(self.slots[at].id);
+        let found = match leased {
+            Some(at) if !full(at) => Some(at),
+            _ => best_home.or(best_lease).map(|(at, _)| at).or(last_resort),
+        };
+        if found.is_none() || leased.is_some_and(full) || (leased.is_none() && best_home.is_none()) {
+            self.note_limited(want);
+        }
+        found
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Sent,
+    /// The head of the answer is there.
+    Answered,
+    Failed,
+    Tunnel,
+}
+
+/// A place at one backend. Dropping it gives the place back.
+#[derive(Debug)]
+pub struct Permit {
+    admission: Arc<Admission>,
+    slot: u32,
+    home: bool,
+    destination: Arc<Destination>,
+    entered_with: u32,
+    since_us: u64,
+    bytes_out: u64,
+    stage: Stage,
+}
+
+impl Permit {
+    pub fn destination(&self) -> &Arc<Destination> {
+        &self.destination
+    }
+    pub fn slot(&self) -> u32 {
+        self.slot
+    }
+    pub fn is_home(&self) -> bool {
+        self.home
+    }
+
+    /// The head of the answer came.
+    pub fn answered(&mut self, status: u16, user_rtt_us: Option<u32>) {
+        let now = boot_us();
+        let app_us = now.saturating_sub(self.since_us);
+        self.stage = Stage::Answered;
+        let mut inner = self.admission.lock();
+        let failed = status >= 500;
+        inner.meter.app_time.record(app_us);
+        inner.meter.completed += 1;
+        inner.meter.failed += u64::from(failed);
+        if let Some(rtt) = user_rtt_us {
+            inner.meter.user_rtt.record(u64::from(rtt));
+        }
+        if let Some(slot) = inner.slots.iter_mut().find(|s| s.id == self.slot) {
+            slot.health = Health::default();
+            slot.meter.completed += 1;
+            slot.meter.failed += u64::from(failed);
+            slot.meter.app_time.record(app_us);
+            // A quick error says nothing about how long work takes.
+            if !failed {
+                slot.limiter.sample(now, self.entered_with, app_us);
+                slot.note_room(now);
+            }
+        }
+    }
+
+    /// The backend did not do its part.
+    pub fn failed(&mut self, failure: Failure) {
+        let now = boot_us();
+        self.stage = Stage::Failed;
+        let mut inner = self.admission.lock();
+        if failure == Failure::Broken {
+            inner.meter.failed += 1;
+        }
+        if let Some(slot) = inner.slots.iter_mut().find(|s| s.id == self.slot) {
+            slot.meter.failed += u64::from(matches!(failure, Failure::Connect | Failure::Broken));
+            let health = &mut slot.health;
+            if matches!(failure, Failure::Broken | Failure::Busy) {
+                return;
+            }
+            health.failures = health.failures.saturating_add(1);
+            let pause_ms = (SET_ASIDE_FIRST_MS << (health.failures - 1).min(10)).min(SET_ASIDE_LAST_MS);
+            health.aside_until_us = now + pause_ms * 1_000;
+        }
+    }
+
+    /// The request became an upgraded connection, which is no longer bounded by the limit.
+    pub fn into_tunnel(mut self) -> Self {
+        self.stage = Stage::Tunnel;
+        {
+            let mut inner = self.admission.lock();
+            if let Some(slot) = inner.slots.iter_mut().find(|s| s.id == self.slot) {
+                slot.in_flight = slot.in_flight.saturating_sub(1);
+                slot.tunnels += 1;
+                slot.note_room(boot_us());
+            }
+        }
+        self
+    }
+
+    /// What was sent of the answer, told when the place is given back.
+    pub fn add_bytes(&mut self, bytes: u64) {
+        self.bytes_out += bytes;
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.admission.release(self.slot, self.stage == Stage::Tunnel, self.bytes_out);
+    }
+}

@@ -1,0 +1,56 @@
+//! What all workers of one gateway share.
+
+use crate::config::GatewayConfig;
+use crate::meter::Meter;
+use crate::peers::Peers;
+use crate::position::Positions;
+use crate::table::Tables;
+use crate::upstream::{Pool, PoolLimits};
+use std::net::SocketAddr;
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, OnceLock};
+use tokio::sync::watch;
+
+/// How far a stop is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    Serving,
+    /// Nothing new is accepted; what is in flight ends.
+    Stopping,
+}
+
+#[derive(Debug)]
+pub struct Gateway {
+    pub config: GatewayConfig,
+    pub run: u64,
+    pub started_us: u64,
+    pub tables: Arc<Tables>,
+    pub peers: Arc<Peers>,
+    pub positions: Positions,
+    pub meter: Arc<Meter>,
+    pub connections: Arc<AtomicU32>,
+    pub tunnels: Arc<AtomicU32>,
+    pub phase: watch::Sender<Phase>,
+    /// Where users come in, and where peers do: asked for with port 0, the system chooses.
+    pub bound: OnceLock<(Vec<SocketAddr>, Option<SocketAddr>)>,
+}
+
+/// One thread's share: connections are never handed between threads.
+#[derive(Debug)]
+pub struct Worker {
+    pub gateway: Arc<Gateway>,
+    pub pool: Arc<Pool>,
+}
+
+impl Worker {
+    pub fn new(gateway: Arc<Gateway>) -> Arc<Self> {
+        let limits = PoolLimits {
+            connect_timeout_ms: gateway.config.limits.connect_timeout_ms,
+            idle_max: gateway.config.limits.idle_connections_max,
+            idle_ms: gateway.config.limits.idle_connection_ms,
+            source_ip: gateway.config.source_ip,
+        };
+        let pool = Pool::new(limits, gateway.peers.clone());
+        Arc::new(Self { gateway, pool })
+    }
+}

@@ -1,0 +1,287 @@
+//! Header fields at the border: what is taken off, what is put on, what is read from cookies.
+
+use crate::answer::PREFIX;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use std::net::IpAddr;
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Fields that mean one connection only (RFC 9110, 7.6.1).
+pub fn strip_hop_by_hop(fields: &mut HeaderMap) {
+    if fields.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> = fields
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|v| v.to_str().ok())
+            .flat_map(|v| v.split(','))
+            .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+            // A sender may not have us drop what frames or routes the message.
+            .filter(|n| *n != header::HOST && *n != header::CONTENT_LENGTH && *n != header::TRANSFER_ENCODING)
+            .collect();
+        for name in named {
+            fields.remove(name);
+        }
+        fields.remove(header::CONNECTION);
+    }
+    let trailers = fields
+        .get(header::TE)
+        .is_some_and(|te| te.to_str().is_ok_and(|te| te.split(',').any(|t| t.trim().eq_ignore_ascii_case("trailers"))));
+    for name in [
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        header::TE,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        header::PROXY_AUTHORIZATION,
+        header::PROXY_AUTHENTICATE,
+    ] {
+        fields.remove(name);
+    }
+    if trailers {
+        fields.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Our own fields, which nobody else may set.
+pub fn strip_ours(fields: &mut HeaderMap) {
+    if fields.keys().any(|name| name.as_str().starts_with(PREFIX)) {
+        let ours: Vec<HeaderName> = fields.keys().filter(|n| n.as_str().starts_with(PREFIX)).cloned().collect();
+        for name in ours {
+            fields.remove(name);
+        }
+    }
+}
+
+/// Who sent the request, for the application. What a user claims about it is not passed on.
+pub fn set_forwarded(fields: &mut HeaderMap, client: &HeaderValue, address: IpAddr, scheme: &'static str) {
+    fields.remove(REAL_IP);
+    fields.insert(FORWARDED_FOR, client.clone());
+    fields.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    let Some(host) = fields.get(header::HOST).cloned() else { return };
+    let mut text = String::with_capacity(64 + host.len());
+    match address {
+        IpAddr::V4(ip) => text.push_str(&format!("for={ip}")),
+        IpAddr::V6(ip) => text.push_str(&format!("for=\"[{ip}]\"")),
+    }
+    text.push_str(";proto=");
+    text.push_str(scheme);
+    if let Ok(host) = host.to_str() {
+        text.push_str(";host=\"");
+        text.push_str(host);
+        text.push('"');
+    }
+    fields.insert(FORWARDED_HOST, host);
+    if let Ok(value) = HeaderValue::try_from(text) {
+        fields.insert(header::FORWARDED, value);
+    }
+}
+
+/// The user's address as an authenticated peer's gateway saw it.
+pub fn forwarded_for(fields: &HeaderMap) -> Option<IpAddr> {
+    fields.get(FORWARDED_FOR)?.to_str().ok()?.trim().parse().ok()
+}
+
+fn is_traceparent(value: &[u8]) -> bool {
+    let hex = |part: &[u8]| {
+        part.iter().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(b)) && part.iter().any(|&b| b != b'0')
+    };
+    // Version 00 only: what a later one may append is not ours to judge, and a new trace is always right.
+    value.len() == 55
+        && value.starts_with(b"00-")
+        && hex(&value[3..35])
+        && value[35] == b'-'
+        && hex(&value[36..52])
+        && value[52] == b'-'
+        && value[53..].iter().all(u8::is_ascii_hexdigit)
+}
+
+/// W3C Trace Context: passed on where it is valid, begun where there is none.
+pub fn set_trace(fields: &mut HeaderMap) {
+    if fields.get(TRACEPARENT).is_some_and(|v| is_traceparent(v.as_bytes())) {
+        return;
+    }
+    fields.remove(TRACESTATE);
+    let (trace, span): (u128, u64) = (rand::random(), rand::random());
+    if let Ok(value) = HeaderValue::try_from(format!("00-{:032x}-{:016x}-01", trace.max(1), span.max(1))) {
+        fields.insert(TRACEPARENT, value);
+    }
+}
+
+/// HTTP/2 may carry cookies in several fields; HTTP/1.1 wants one (RFC 9113, 8.2.3).
+pub fn join_cookies(fields: &mut HeaderMap) {
+    if fields.get_all(header::COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let parts: Vec<&[u8]> = fields.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&parts.join(&b"; "[..])) {
+        fields.insert(header::COOKIE, joined);
+    }
+}
+
+/// The value of the first cookie of that name.
+pub fn cookie<'a>(fields: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    fields
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(';'))
+        .find_map(|pair| pair.trim().split_once('=').filter(|(n, _)| *n == name).map(|(_, v)| v))
+}
+
+/// Takes every cookie of that name off.
+pub fn strip_cookie(fields: &mut HeaderMap, name: &str) {
+    if cookie(fields, name).is_none() {
+        return;
+    }
+    let kept: Vec<HeaderValue> = fields
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|v| {
+            let Ok(text) = v.to_str() else { return Some(v.clone()) };
+            let rest: Vec<&str> = text
+                .split(';')
+                .map(str::trim)
+                .filter(|pair| pair.split_once('=').is_none_or(|(n, _)| n != name) && !pair.is_empty())
+                .collect();
+            if rest.is_empty() { None } else { HeaderValue::from_str(&rest.join("; ")).ok() }
+        })
+        .collect();
+    fields.remove(header::COOKIE);
+    for value in kept {
+        fields.append(header::COOKIE, value);
+    }
+}
+
+/// Whether `path` lies under one of the prefixes, also when it is written with escapes, doubled slashes or dots.
+pub fn under_prefix(path: &str, prefixes: &[String]) -> bool {
+    if prefixes.is_empty() {
+        return false;
+    }
+    let matches = |p: &str| prefixes.iter().any(|prefix| p.starts_with(prefix.as_str()));
+    if matches(path) {
+        return true;
+    }
+    let plain = !path.contains('%') && !path.contains("//") && !path.contains("/.") && !path.contains('\\');
+    !plain && matches(&normal(path))
+}
+
+fn normal(path: &str) -> String {
+    let mut bytes = Vec::with_capacity(path.len());
+    let raw = path.as_bytes();
+    let mut i = 0;
+    let digit = |b: u8| (b as char).to_digit(16).map(|d| d as u8);
+    while i < raw.len() {
+        let escaped = (raw[i] == b'%').then(|| Some((digit(*raw.get(i + 1)?)? << 4) | digit(*raw.get(i + 2)?)?));
+        if let Some(Some(byte)) = escaped {
+            bytes.push(byte);
+            i += 3;
+        } else {
+            bytes.push(raw[i]);
+            i += 1;
+        }
+    }
+    let text = String::from_utf8_lossy(&bytes).replace('\\', "/");
+    let mut parts: Vec<&str> = Vec::new();
+    for part in text.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            other => parts.push(other),
+        }
+    }
+    let mut out = format!("/{}", parts.join("/"));
+    if text.ends_with('/') && out.len() > 1 {
+        out.push('/');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&str, &str)]) -> HeaderMap {
+        let mut out = HeaderMap::new();
+        for (n, v) in pairs {
+            out.append(HeaderName::from_bytes(n.as_bytes()).unwrap(), HeaderValue::from_str(v).unwrap());
+        }
+        out
+    }
+
+    #[test]
+    fn hop_by_hop_fields_stay_here() {
+        let mut f = map(&[
+            ("connection", "close, X-Private, host"),
+            ("x-private", "1"),
+            ("te", "gzip, trailers"),
+            ("transfer-encoding", "chunked"),
+            ("host", "a"),
+            ("accept", "*/*"),
+        ]);
+        strip_hop_by_hop(&mut f);
+        assert_eq!(f, map(&[("te", "trailers"), ("host", "a"), ("accept", "*/*")]));
+    }
+
+    #[test]
+    fn our_fields_are_ours() {
+        let mut f = map(&[("pumasi-hop", "1"), ("pumasi-other", "2"), ("accept", "*/*")]);
+        strip_ours(&mut f);
+        assert_eq!(f, map(&[("accept", "*/*")]));
+    }
+
+    #[test]
+    fn cookies_are_found_and_taken_off() {
+        let mut f = map(&[("cookie", "a=1; pumasi_pos=x; b=2"), ("cookie", "pumasi_pos=y")]);
+        assert_eq!(cookie(&f, "pumasi_pos"), Some("x"));
+        assert_eq!(cookie(&f, "c"), None);
+        strip_cookie(&mut f, "pumasi_pos");
+        assert_eq!(f, map(&[("cookie", "a=1; b=2")]));
+        let mut split = map(&[("cookie", "a=1"), ("cookie", "b=2")]);
+        join_cookies(&mut split);
+        assert_eq!(split, map(&[("cookie", "a=1; b=2")]));
+    }
+
+    #[test]
+    fn a_home_only_path_cannot_be_disguised() {
+        let prefixes = ["/admin".to_owned(), "/api/log".to_owned()];
+        for path in ["/admin", "/admin/x", "/%61dmin", "//admin", "/x/../admin/", "/./admin", "/api//log", "/api/%6cog"]
+        {
+            assert!(under_prefix(path, &prefixes), "{path}");
+        }
+        for path in ["/", "/adm", "/public/admin", "/api/", "/%zz"] {
+            assert!(!under_prefix(path, &prefixes), "{path}");
+        }
+    }
+
+    #[test]
+    fn traces_are_passed_on_or_begun() {
+        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let mut f = map(&[("traceparent", good), ("tracestate", "x=1")]);
+        set_trace(&mut f);
+        assert_eq!(f, map(&[("traceparent", good), ("tracestate", "x=1")]));
+        for bad in ["", "00-0af7-1-01", "00-00000000000000000000000000000000-b7ad6b7169203331-01"] {
+            let mut f = map(&[("traceparent", bad), ("tracestate", "x=1")]);
+            set_trace(&mut f);
+            assert!(is_traceparent(f["traceparent"].as_bytes()));
+            assert!(!f.contains_key("tracestate"));
+        }
+    }
+
+    #[test]
+    fn claims_about_the_sender_are_replaced() {
+        let mut f = map(&[("host", "a.example:8080"), ("x-forwarded-for", "6.6.6.6"), ("forwarded", "for=6.6.6.6")]);
+        set_forwarded(&mut f, &HeaderValue::from_static("10.0.0.1"), "10.0.0.1".parse().unwrap(), "http");
+        assert_eq!(f["x-forwarded-for"], "10.0.0.1");
+        assert_eq!(f["forwarded"], "for=10.0.0.1;proto=http;host=\"a.example:8080\"");
+        assert_eq!(f["x-forwarded-host"], "a.example:8080");
+    }
+}

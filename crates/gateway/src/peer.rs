@@ -1,0 +1,116 @@
+//! A request of another cloud's gateway: for a lease that we serve, or homeward for a service that we own.
+//!
+//! Always holds: only a gateway that the table names gets here; it reaches only leases of its own cloud, or services of
+//! ours that it holds a lease of; nothing is passed on to a third cloud.
+
+use crate::admission::Want;
+use crate::answer;
+use crate::body::AnswerBody;
+use crate::forward::{self, Task};
+use crate::gateway::Worker;
+use crate::headers;
+use crate::public::{self, From};
+use http::header::HeaderName;
+use http::{HeaderValue, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use pumasi_terms::{CloudName, LeaseId, ServiceName};
+use pumasi_trust::SpiffeId;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+/// Between gateways: the position that the answer to a write gave out, `generation.as_of_ms`.
+pub const POSITION: HeaderName = HeaderName::from_static("pumasi-position");
+
+pub async fn serve(worker: Arc<Worker>, peer: Arc<SpiffeId>, request: Request<Incoming>) -> Response<AnswerBody> {
+    // The connection may be older than the table in force.
+    if !worker.gateway.peers.allows(&peer) {
+        return answer::refused(StatusCode::FORBIDDEN, "not-a-member");
+    }
+    let text = |name: HeaderName| request.headers().get(name).and_then(|v| v.to_str().ok());
+    if text(answer::HOP) != Some("1") {
+        return answer::refused(StatusCode::LOOP_DETECTED, "hops");
+    }
+    let lease = text(answer::LEASE).and_then(|l| LeaseId::parse(l).ok());
+    let service = text(answer::SERVICE).and_then(|s| ServiceName::parse(s).ok());
+    let epoch = text(answer::EPOCH).and_then(|e| e.parse::<u64>().ok());
+    let (Some(lease), Some(service), Some(epoch)) = (lease, service, epoch) else {
+        return answer::refused(StatusCode::BAD_REQUEST, "malformed");
+    };
+    if request.headers().contains_key(answer::HOMEWARD) {
+        return homeward(&worker, peer.trust_domain(), &lease, &service, epoch, request).await;
+    }
+    serve_lease(&worker, peer.trust_domain(), &lease, &service, epoch, request).await
+}
+
+async fn serve_lease(
+    worker: &Arc<Worker>,
+    peer: &CloudName,
+    lease: &LeaseId,
+    service: &ServiceName,
+    epoch: u64,
+    mut request: Request<Incoming>,
+) -> Response<AnswerBody> {
+    let live = worker.gateway.tables.live();
+    let Some(here) = live.leases.get(lease) else { return answer::refused(StatusCode::GONE, "no-such-lease") };
+    if here.route.borrower != *peer || here.route.service != *service {
+        return answer::refused(StatusCode::FORBIDDEN, "not-your-lease");
+    }
+    if here.expired() {
+        return answer::refused(StatusCode::GONE, "expired");
+    }
+    if here.route.epoch.0 != epoch {
+        return answer::refused(StatusCode::CONFLICT, "epoch");
+    }
+    let home_only = headers::under_prefix(request.uri().path(), &here.route.home_only);
+    if home_only || !request.method().is_safe() || forward::is_upgrade(&request) {
+        return answer::refused(StatusCode::FORBIDDEN, "home-only");
+    }
+    headers::strip_ours(request.headers_mut());
+    here.admission.arrived(false);
+    let bounds = &here.route.admission;
+    let task = Task {
+        service,
+        epoch: here.route.epoch,
+        admission: &here.admission,
+        want: Want::default(),
+        answer_timeout_ms: bounds.answer_timeout_ms,
+        body_bytes_max: bounds.body_bytes_max,
+        user_rtt_us: None,
+        for_peer: true,
+        refuse_when_full: true,
+        still_ours: &|| true,
+        homeward: false,
+    };
+    forward::forward(worker, task, request).await.answer
+}
+
+async fn homeward(
+    worker: &Arc<Worker>,
+    peer: &CloudName,
+    lease: &LeaseId,
+    service: &ServiceName,
+    epoch: u64,
+    mut request: Request<Incoming>,
+) -> Response<AnswerBody> {
+    let live = worker.gateway.tables.live();
+    let Some(service) = live.services.get(service) else {
+        return answer::refused(StatusCode::GONE, "no-such-service");
+    };
+    if !service.route.leases.iter().any(|l| l.lease == *lease && l.cloud == *peer) {
+        return answer::refused(StatusCode::FORBIDDEN, "not-your-lease");
+    }
+    if service.route.epoch.0 != epoch {
+        return answer::refused(StatusCode::CONFLICT, "epoch");
+    }
+    let fields = request.headers_mut();
+    headers::strip_ours(fields);
+    let address = headers::forwarded_for(fields).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let from = From { address, rtt_us: None, homeward: true };
+    let (mut answer, given) = public::serve_service(worker, service, from, request).await;
+    if let Some(at) = given
+        && let Ok(value) = HeaderValue::try_from(format!("{}.{}", at.generation, at.as_of_ms))
+    {
+        answer.headers_mut().insert(POSITION, value);
+    }
+    answer
+}

@@ -1,0 +1,237 @@
+//! A request of a user: whose service it is, what it may do, and what the user takes home from the answer.
+
+use crate::admission::Want;
+use crate::answer;
+use crate::body::AnswerBody;
+use crate::clock;
+use crate::forward::{self, Done, Task};
+use crate::gateway::Worker;
+use crate::table::{Service, Target};
+use crate::{choose, headers, position};
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use pumasi_route::table::Position;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use tokio::net::TcpStream;
+
+/// How long a measured round trip holds, us.
+const RTT_HOLDS_US: u64 = 200_000;
+
+/// What all requests of one connection have in common.
+#[derive(Debug)]
+pub struct Client {
+    address: IpAddr,
+    field: HeaderValue,
+    scheme: &'static str,
+    socket: Arc<TcpStream>,
+    rtt_us: AtomicU32,
+    rtt_at_us: AtomicU64,
+}
+
+impl Client {
+    pub fn new(address: IpAddr, scheme: &'static str, socket: Arc<TcpStream>) -> Arc<Self> {
+        let field = HeaderValue::try_from(address.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
+        Arc::new(Self { address, field, scheme, socket, rtt_us: AtomicU32::new(0), rtt_at_us: AtomicU64::new(0) })
+    }
+
+    /// Round trip to the user, measured anew now and then.
+    fn rtt_us(&self) -> Option<u32> {
+        let now = clock::boot_us();
+        if now.saturating_sub(self.rtt_at_us.load(Ordering::Relaxed)) > RTT_HOLDS_US {
+            self.rtt_at_us.store(now, Ordering::Relaxed);
+            self.rtt_us.store(crate::tcp::rtt_us(&*self.socket).unwrap_or(0), Ordering::Relaxed);
+        }
+        Some(self.rtt_us.load(Ordering::Relaxed)).filter(|&us| us > 0)
+    }
+}
+
+/// The host that a request is for, from its target or its Host field, as it was written.
+fn host_of(request: &Request<Incoming>) -> Result<HeaderValue, &'static str> {
+    let mut named = request.headers().get_all(header::HOST).iter();
+    let field = named.next();
+    if named.next().is_some() {
+        return Err("more than one Host field");
+    }
+    match (request.uri().authority(), field) {
+        (Some(authority), _) => {
+            if authority.as_str().contains('@') {
+                return Err("the target names a user");
+            }
+            HeaderValue::from_str(authority.as_str()).map_err(|_| "the target's host is malformed")
+        }
+        (None, Some(field)) => Ok(field.clone()),
+        (None, None) => Err("no Host field"),
+    }
+}
+
+/// Without the port.
+fn name_of(host: &str) -> Option<&str> {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        Some(_) => return None,
+        None => host,
+    };
+    let name = name.strip_suffix('.').unwrap_or(name);
+    (!name.is_empty() && name.len() <= 253).then_some(name)
+}
+
+fn bad(detail: &str) -> Response<AnswerBody> {
+    answer::problem(StatusCode::BAD_REQUEST, "bad-request", detail)
+}
+
+pub async fn serve(worker: Arc<Worker>, client: Arc<Client>, mut request: Request<Incoming>) -> Response<AnswerBody> {
+    let host = match host_of(&request) {
+        Ok(host) => host,
+        Err(detail) => return bad(detail),
+    };
+    if request.method() == Method::CONNECT {
+        return answer::problem(StatusCode::METHOD_NOT_ALLOWED, "connect", "this is not a forward proxy");
+    }
+    let live = worker.gateway.tables.live();
+    let target = {
+        let Some(name) = host.to_str().ok().and_then(name_of) else { return bad("the Host field is malformed") };
+        if name.bytes().any(|b| b.is_ascii_uppercase()) {
+            live.host(&name.to_ascii_lowercase())
+        } else {
+            live.host(name)
+        }
+    };
+    let Some(target) = target else {
+        return answer::problem(StatusCode::MISDIRECTED_REQUEST, "unknown-host", "no service here has this host name");
+    };
+    let http2 = request.version() == Version::HTTP_2;
+    let fields = request.headers_mut();
+    if http2 {
+        headers::join_cookies(fields);
+    }
+    fields.insert(header::HOST, host);
+    headers::strip_ours(fields);
+    headers::set_forwarded(fields, &client.field, client.address, client.scheme);
+    headers::set_trace(fields);
+    match target {
+        Target::Service(service) => at_home(&worker, service, &client, request).await,
+        Target::Alias(_) => bad("aliases are not served yet"),
+    }
+}
+
+/// A number for the user, so that it stays where it is.
+fn user(service: &Service, fields: &HeaderMap, address: IpAddr) -> u64 {
+    let named = service.route.user_cookie.as_deref().and_then(|name| headers::cookie(fields, name));
+    match (named, address) {
+        (Some(value), _) => choose::hash(value.as_bytes()),
+        (None, IpAddr::V4(ip)) => choose::hash(&ip.octets()),
+        // A household has a /64 of its own, and its hosts change address within it.
+        (None, IpAddr::V6(ip)) => choose::hash(&ip.octets()[..8]),
+    }
+}
+
+async fn at_home(
+    worker: &Arc<Worker>,
+    service: &Arc<Service>,
+    client: &Client,
+    request: Request<Incoming>,
+) -> Response<AnswerBody> {
+    let from = From { address: client.address, rtt_us: client.rtt_us(), homeward: false };
+    serve_service(worker, service, from, request).await.0
+}
+
+/// Where a request for a service of this cloud comes from.
+pub struct From {
+    pub address: IpAddr,
+    pub rtt_us: Option<u32>,
+    /// From a lender's gateway, for a user of an alias there: home instances only.
+    pub homeward: bool,
+}
+
+/// Serves a request for a service of this cloud; with the position that an unsafe one's answer gave out.
+pub async fn serve_service(
+    worker: &Arc<Worker>,
+    service: &Arc<Service>,
+    from: From,
+    mut request: Request<Incoming>,
+) -> (Response<AnswerBody>, Option<Position>) {
+    let gateway = &worker.gateway;
+    let name = service.name.as_str();
+    let safe = request.method().is_safe() && !forward::is_upgrade(&request);
+    let home_only = !safe || headers::under_prefix(request.uri().path(), &service.route.home_only);
+    service.admission.arrived(home_only);
+    if !safe && !service.writable() {
+        service.admission.count_error();
+        let answer = answer::unavailable("not-writable", "this cloud may not write for the service now");
+        return (answer, None);
+    }
+    let mut want = Want { home_only: home_only || from.homeward, ..Want::default() };
+    let fields = request.headers_mut();
+    let mut authorization = None;
+    if service.route.position_generation.is_some() {
+        authorization = fields.get(header::AUTHORIZATION).cloned();
+        let now_ms = clock::boot_ms().0;
+        let by_cookie = headers::cookie(fields, position::COOKIE).and_then(|c| gateway.positions.read(name, c));
+        let by_memory = authorization.as_ref().and_then(|a| gateway.positions.recall(name, a.as_bytes(), now_ms));
+        want.position = by_cookie.max(by_memory);
+    }
+    headers::strip_cookie(fields, position::COOKIE);
+    if !service.route.leases.is_empty() {
+        want.user = user(service, fields, from.address);
+    }
+    let still_ours = || {
+        // Asked of the table of now, which may be a later one.
+        let live = gateway.tables.live();
+        live.services.get(&service.name).is_some_and(|s| s.route.epoch == service.route.epoch && s.writable())
+    };
+    let task = Task {
+        service: &service.name,
+        epoch: service.route.epoch,
+        admission: &service.admission,
+        want,
+        answer_timeout_ms: service.route.admission.answer_timeout_ms,
+        body_bytes_max: service.route.admission.body_bytes_max,
+        user_rtt_us: from.rtt_us,
+        for_peer: from.homeward,
+        refuse_when_full: false,
+        still_ours: &still_ours,
+        homeward: false,
+    };
+    let Done { mut answer, from_home, from_backend } = forward::forward(worker, task, request).await;
+    let mut given = None;
+    if let Some(generation) = service.route.position_generation
+        && !safe
+        && from_home
+        && from_backend
+    {
+        // A copy holds what was committed before its position: the next millisecond is surely after this write.
+        let at = Position { generation, as_of_ms: clock::boot_ms().0 + 1 };
+        given = Some(at);
+        if let Some(authorization) = authorization {
+            gateway.positions.remember(name, authorization.as_bytes(), at, clock::boot_ms().0);
+        }
+        if !from.homeward {
+            set_position(&mut answer, &gateway.positions.write(name, at));
+        }
+    }
+    (answer, given)
+}
+
+pub fn set_position(answer: &mut Response<AnswerBody>, value: &str) {
+    let cookie = format!("{}={value}; Path=/; HttpOnly; SameSite=Lax", position::COOKIE);
+    if let Ok(cookie) = HeaderValue::try_from(cookie) {
+        answer.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::name_of;
+
+    #[test]
+    fn hosts_lose_their_port() {
+        assert_eq!(name_of("a.example:8080"), Some("a.example"));
+        assert_eq!(name_of("a.example."), Some("a.example"));
+        for bad in ["", ":80", "a:b", "a:80:x"] {
+            assert_eq!(name_of(bad), None, "{bad}");
+        }
+    }
+}

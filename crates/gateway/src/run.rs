@@ -1,0 +1,217 @@
+//! The gateway process: from its directory to serving, and back.
+
+use crate::config::{ConfigError, GatewayConfig};
+use crate::gateway::{Gateway, Phase, Worker};
+use crate::listen::{self, Speaks};
+use crate::meter::Meter;
+use crate::peers::{Peers, PeersError};
+use crate::position::Positions;
+use crate::table::Tables;
+use crate::{clock, control};
+use nix::fcntl::{Flock, FlockArg};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+const LOCK_FILE: &str = "gateway.lock";
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Why the gateway did not start or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("another gateway serves {0}")]
+    Taken(PathBuf),
+    #[error("{what}: {source}")]
+    System { what: String, source: std::io::Error },
+    #[error(transparent)]
+    Peers(#[from] PeersError),
+    #[error("the certificate of a listener is of no use: {0}")]
+    Tls(String),
+}
+
+fn system(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> GatewayError {
+    let what = what.into();
+    move |source| GatewayError::System { what, source }
+}
+
+/// Runs the gateway of this directory until it is told to stop. Logs go to whatever subscriber the caller has set.
+pub fn gateway_main(dir: &Path) -> ExitCode {
+    match run(dir) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, dir = %dir.display(), "the gateway ends");
+            eprintln!("pumasi gateway: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+type Bound = Vec<(std::net::TcpListener, Speaks)>;
+
+fn run(dir: &Path) -> Result<(), GatewayError> {
+    let config = GatewayConfig::load(dir)?;
+    let _lock = lock(dir)?;
+    let gateway = Arc::new(build(dir, config)?);
+    match gateway.tables.load() {
+        Ok(true) => tracing::info!(revision = gateway.tables.live().revision, "serving by the table of the run before"),
+        Ok(false) => tracing::info!("no table yet"),
+        // The daemon sends a new one; a broken file must not keep the gateway down.
+        Err(problem) => tracing::error!(problem, "the table on disk is of no use"),
+    }
+    let main = runtime()?;
+    let guard = main.enter();
+    let public = Arc::new(public_listeners(&gateway)?);
+    let mut shares: Vec<Bound> = Vec::new();
+    for _ in 0..gateway.config.workers {
+        shares.push(bind(&gateway, &public)?);
+    }
+    let control = control::bind(dir).map_err(system("binding the control socket"))?;
+    drop(guard);
+    let threads: Vec<_> = shares
+        .into_iter()
+        .enumerate()
+        .map(|(i, share)| {
+            let gateway = gateway.clone();
+            let work = move || work(gateway, share);
+            std::thread::Builder::new().name(format!("worker-{i}")).spawn(work).map_err(system("starting a worker"))
+        })
+        .collect::<Result<_, _>>()?;
+    main.block_on(async {
+        tokio::spawn(control::run(gateway.clone(), control, public));
+        tokio::spawn(gateway.meter.clone().run(gateway.tables.clone()));
+        tracing::info!(cloud = %gateway.config.cloud, run = gateway.run, "serving");
+        wait_for_stop(&gateway).await;
+        tracing::info!("stopping");
+        gateway.phase.send_replace(Phase::Stopping);
+        // The control socket and the meter go on, so that the daemon sees the end of it.
+        let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|t| drop(t.join())));
+        let bound = Duration::from_millis(gateway.config.limits.stop_ms) + Duration::from_secs(1);
+        let _ = tokio::time::timeout(bound, joined).await;
+    });
+    let _ = std::fs::remove_file(dir.join(control::CONTROL_SOCKET));
+    main.shutdown_background();
+    Ok(())
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, GatewayError> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("starting the runtime"))
+}
+
+fn lock(dir: &Path) -> Result<Flock<std::fs::File>, GatewayError> {
+    let path = dir.join(LOCK_FILE);
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(system(format!("opening {}", path.display())))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| GatewayError::Taken(dir.to_owned()))
+}
+
+fn build(dir: &Path, config: GatewayConfig) -> Result<Gateway, GatewayError> {
+    let peers = Peers::new(config.svid_path.clone())?;
+    let boot_id = clock::boot_id().map_err(system("reading the kernel's boot id"))?;
+    let tables = Tables::new(dir, config.cloud.clone(), boot_id, peers.clone());
+    let positions = Positions::open(dir).map_err(system("opening position.key"))?;
+    // JSON readers elsewhere keep 53 bits exactly.
+    let run = rand::random::<u64>() >> 11;
+    Ok(Gateway {
+        run,
+        started_us: clock::boot_us(),
+        tables: Arc::new(tables),
+        peers,
+        positions,
+        meter: Arc::new(Meter::new(run)),
+        connections: Arc::default(),
+        tunnels: Arc::default(),
+        bound: OnceLock::new(),
+        phase: tokio::sync::watch::Sender::new(Phase::Serving),
+        config,
+    })
+}
+
+fn public_listeners(gateway: &Gateway) -> Result<control::Reloadable, GatewayError> {
+    let listeners = gateway.config.listeners.iter().map(|listener| {
+        let speaks = match &listener.tls {
+            None => Speaks::Plain { http2: listener.http2 },
+            Some(files) => {
+                let acceptor = listen::public_tls(files, listener.http2).map_err(GatewayError::Tls)?;
+                Speaks::Tls { acceptor: Arc::new(std::sync::RwLock::new(acceptor)) }
+            }
+        };
+        Ok((listener.clone(), speaks))
+    });
+    listeners.collect()
+}
+
+fn bind(gateway: &Gateway, public: &control::Reloadable) -> Result<Bound, GatewayError> {
+    let shared = gateway.config.workers > 1;
+    let at = |address: SocketAddr| listen::bind(address, shared).map_err(system(format!("listening on {address}")));
+    let mut bound: Bound = Vec::new();
+    for (listener, speaks) in public {
+        bound.push((at(listener.address)?, speaks.clone()));
+    }
+    let address = |l: &std::net::TcpListener| l.local_addr().map_err(system("asking for a listener's address"));
+    let users = bound.iter().map(|(l, _)| address(l)).collect::<Result<Vec<_>, _>>()?;
+    let mut peers = None;
+    if let Some(listen) = gateway.config.peer_listen
+        && let Some(config) = gateway.peers.server_config()?
+    {
+        let listener = at(listen)?;
+        peers = Some(address(&listener)?);
+        bound.push((listener, Speaks::Peers { acceptor: TlsAcceptor::from(config) }));
+    }
+    let _ = gateway.bound.set((users, peers));
+    Ok(bound)
+}
+
+/// One thread: serves its listeners until the stop, then lets what is in flight end.
+fn work(gateway: Arc<Gateway>, share: Bound) {
+    let Ok(runtime) = runtime() else { return };
+    runtime.block_on(async {
+        let worker = Worker::new(gateway.clone());
+        for (listener, speaks) in share {
+            match TcpListener::from_std(listener) {
+                Ok(listener) => drop(tokio::spawn(listen::run(worker.clone(), listener, speaks))),
+                Err(error) => tracing::error!(%error, "a listener is of no use"),
+            }
+        }
+        let sweeping = worker.pool.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(SWEEP).await;
+                sweeping.sweep();
+            }
+        });
+        let mut phase = gateway.phase.subscribe();
+        let _ = phase.wait_for(|p| *p == Phase::Stopping).await;
+        let deadline = Duration::from_millis(gateway.config.limits.stop_ms);
+        let ended = async {
+            while gateway.connections.load(std::sync::atomic::Ordering::Acquire) > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let _ = tokio::time::timeout(deadline, ended).await;
+    });
+    runtime.shutdown_background();
+}
+
+async fn wait_for_stop(gateway: &Gateway) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut phase = gateway.phase.subscribe();
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        let _ = phase.wait_for(|p| *p == Phase::Stopping).await;
+        return;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+        _ = phase.wait_for(|p| *p == Phase::Stopping) => {}
+    }
+}

@@ -1,0 +1,300 @@
+//! The route table in force: compiled for look-up, kept on disk, replaced whole.
+//!
+//! Always holds: revisions only rise; a table is on disk before it is in force; requests that began under an older table
+//! end under it; what it says in boot time counts only under the boot in which it was written.
+
+use crate::admission::{Admission, BackendSpec, Destination};
+use crate::clock;
+use crate::peers::{Peers, PeersError};
+use pumasi_route::table::{LeaseRoute, Position, Positions, RouteTable, ServiceRoute, TABLE_VERSION};
+use pumasi_sense::meter::BackendKey;
+use pumasi_terms::{BootMs, CloudName, LeaseId, ServiceName};
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+pub const TABLE_FILE: &str = "table.json";
+pub const TABLE_BYTES_MAX: usize = 16 << 20;
+
+/// Why a table was refused; the one before it stays in force.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    #[error("table version {found} is not known; this gateway reads {TABLE_VERSION}")]
+    Version { found: u32 },
+    #[error("the table is of {found}, this is the gateway of {expected}")]
+    OtherCloud { expected: CloudName, found: CloudName },
+    #[error("revision {offered} does not follow {current}, which is in force")]
+    Old { offered: u64, current: u64 },
+    #[error("two services claim the host {0}")]
+    HostTwice(String),
+    #[error(transparent)]
+    Peers(#[from] PeersError),
+    #[error("the table cannot be kept at {path}, so it is not in force: {source}")]
+    Keep { path: PathBuf, source: std::io::Error },
+}
+
+/// A service of this cloud.
+#[derive(Debug)]
+pub struct Service {
+    pub name: ServiceName,
+    pub route: ServiceRoute,
+    pub admission: Arc<Admission>,
+}
+
+impl Service {
+    /// Whether unsafe methods may be served now.
+    pub fn writable(&self) -> bool {
+        self.route.writable_until.is_none_or(|until| clock::boot_ms() < until)
+    }
+}
+
+/// Another cloud's service, served here under a lease.
+#[derive(Debug)]
+pub struct LeaseHere {
+    pub id: LeaseId,
+    pub route: LeaseRoute,
+    pub admission: Arc<Admission>,
+}
+
+impl LeaseHere {
+    pub fn expired(&self) -> bool {
+        clock::boot_ms() >= self.route.expires_at
+    }
+}
+
+#[derive(Debug, Clone)]
+pub enum Target {
+    Service(Arc<Service>),
+    /// An alias of `redirect` mode.
+    Alias(Arc<LeaseHere>),
+}
+
+#[derive(Debug, Default)]
+pub struct Live {
+    pub revision: u64,
+    hosts: HashMap<String, Target>,
+    pub services: BTreeMap<ServiceName, Arc<Service>>,
+    pub leases: BTreeMap<LeaseId, Arc<LeaseHere>>,
+}
+
+impl Live {
+    /// `host` without a port, in lower case.
+    pub fn host(&self, host: &str) -> Option<&Target> {
+        self.hosts.get(host)
+    }
+}
+
+/// Services and leases that left the table with requests in flight.
+type Leaving = Vec<(String, Arc<Admission>)>;
+
+#[derive(Debug)]
+pub struct Tables {
+    path: PathBuf,
+    cloud: CloudName,
+    boot_id: String,
+    peers: Arc<Peers>,
+    live: RwLock<Arc<Live>>,
+    positions: RwLock<BTreeMap<LeaseId, Position>>,
+    /// Held while a table is put in force, disk write included: never by whoever serves a request.
+    writing: Mutex<Leaving>,
+}
+
+impl Tables {
+    pub fn new(dir: &Path, cloud: CloudName, boot_id: String, peers: Arc<Peers>) -> Self {
+        Self {
+            path: dir.join(TABLE_FILE),
+            cloud,
+            boot_id,
+            peers,
+            live: RwLock::default(),
+            positions: RwLock::default(),
+            writing: Mutex::default(),
+        }
+    }
+
+    pub fn live(&self) -> Arc<Live> {
+        self.live.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The table of the run before, if there is one.
+    pub fn load(&self) -> Result<bool, String> {
+        let text = match std::fs::read(&self.path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(format!("{}: {e}", self.path.display())),
+        };
+        if text.len() > TABLE_BYTES_MAX {
+            return Err(format!("{}: larger than {TABLE_BYTES_MAX} bytes", self.path.display()));
+        }
+        let table: RouteTable = serde_json::from_slice(&text).map_err(|e| format!("{}: {e}", self.path.display()))?;
+        self.put(table, None).map_err(|e| format!("{}: {e}", self.path.display()))?;
+        Ok(true)
+    }
+
+    /// Checks, keeps and puts in force. `keep`: the bytes for the disk.
+    pub fn put(&self, table: RouteTable, keep: Option<&[u8]>) -> Result<u64, TableError> {
+        let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.live();
+        if table.version != TABLE_VERSION {
+            return Err(TableError::Version { found: table.version });
+        }
+        if table.cloud != self.cloud {
+            return Err(TableError::OtherCloud { expected: self.cloud.clone(), found: table.cloud });
+        }
+        if keep.is_some() && table.revision <= before.revision {
+            return Err(TableError::Old { offered: table.revision, current: before.revision });
+        }
+        let store = Peers::check(&table.peers)?;
+        check_hosts(&table)?;
+        if let Some(bytes) = keep {
+            keep_at(&self.path, bytes).map_err(|source| TableError::Keep { path: self.path.clone(), source })?;
+        }
+        self.peers.update(store, &table.peers)?;
+        let live = compile(&before, table, &self.boot_id);
+        let revision = live.revision;
+        let admissions =
+            || live.services.values().map(|s| &s.admission).chain(live.leases.values().map(|l| &l.admission));
+        let positions = Positions { leases: self.read_positions().clone() };
+        for admission in admissions() {
+            admission.set_positions(&positions);
+        }
+        for (name, service) in &before.services {
+            if !live.services.contains_key(name) {
+                service.admission.update(service.route.admission.clone(), 0, Vec::new());
+                writing.push((name.to_string(), service.admission.clone()));
+            }
+        }
+        for (id, lease) in &before.leases {
+            if !live.leases.contains_key(id) {
+                lease.admission.update(lease.route.admission.clone(), 0, Vec::new());
+                writing.push((id.to_string(), lease.admission.clone()));
+            }
+        }
+        writing.retain(|(_, a)| !a.is_idle());
+        *self.live.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(live);
+        Ok(revision)
+    }
+
+    /// The furthest position of each lease wins.
+    pub fn put_positions(&self, positions: Positions) {
+        let live = self.live();
+        let all = {
+            let mut held = self.positions.write().unwrap_or_else(PoisonError::into_inner);
+            for (lease, position) in positions.leases {
+                let at = held.entry(lease).or_default();
+                *at = (*at).max(position);
+            }
+            held.retain(|lease, _| {
+                live.leases.contains_key(lease)
+                    || live.services.values().any(|s| s.route.leases.iter().any(|l| l.lease == *lease))
+            });
+            Positions { leases: held.clone() }
+        };
+        for service in live.services.values() {
+            service.admission.set_positions(&all);
+        }
+    }
+
+    /// How far the copies of a lease here are.
+    pub fn position(&self, lease: &LeaseId) -> Option<Position> {
+        self.read_positions().get(lease).copied()
+    }
+
+    fn read_positions(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<LeaseId, Position>> {
+        self.positions.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Services and leases no longer in the table that still have requests in flight.
+    pub fn leaving(&self) -> Leaving {
+        let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        writing.retain(|(_, a)| !a.is_idle());
+        writing.clone()
+    }
+}
+
+fn check_hosts(table: &RouteTable) -> Result<(), TableError> {
+    let mut seen = std::collections::BTreeSet::new();
+    let services = table.services.values().flat_map(|s| &s.hosts);
+    for host in services.chain(table.leases.values().flat_map(|l| &l.aliases)) {
+        if !seen.insert(host.to_ascii_lowercase()) {
+            return Err(TableError::HostTwice(host.clone()));
+        }
+    }
+    Ok(())
+}
+
+fn keep_at(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let temporary = path.with_extension("json.new");
+    let mut file = std::fs::File::create(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    if let Some(dir) = path.parent() {
+        std::fs::File::open(dir)?.sync_all()?;
+    }
+    Ok(())
+}
+
+fn compile(before: &Live, table: RouteTable, boot_id: &str) -> Live {
+    // Boot times of another boot mean nothing: whatever is bounded by one counts as over.
+    let void = table.boot_id != boot_id;
+    let mut live = Live { revision: table.revision, ..Live::default() };
+    for (name, mut route) in table.services {
+        if void {
+            route.writable_until = route.writable_until.map(|_| BootMs(0));
+            route.leases.iter_mut().for_each(|l| l.usable_until = BootMs(0));
+        }
+        let admission = match before.services.get(&name) {
+            Some(known) => known.admission.clone(),
+            None => Admission::new(route.admission.clone()),
+        };
+        admission.update(route.admission.clone(), route.home_weight.0, specs(&route));
+        let service = Arc::new(Service { name: name.clone(), route, admission });
+        for host in &service.route.hosts {
+            live.hosts.insert(host.to_ascii_lowercase(), Target::Service(service.clone()));
+        }
+        live.services.insert(name, service);
+    }
+    for (id, mut route) in table.leases {
+        if void {
+            route.expires_at = BootMs(0);
+        }
+        let admission = match before.leases.get(&id) {
+            Some(known) => known.admission.clone(),
+            None => Admission::new(route.admission.clone()),
+        };
+        admission.update(route.admission.clone(), 1, route.instances.iter().map(home_spec).collect());
+        let lease = Arc::new(LeaseHere { id: id.clone(), route, admission });
+        for alias in &lease.route.aliases {
+            live.hosts.insert(alias.to_ascii_lowercase(), Target::Alias(lease.clone()));
+        }
+        live.leases.insert(id, lease);
+    }
+    live
+}
+
+fn home_spec(home: &pumasi_route::table::HomeBackend) -> BackendSpec {
+    BackendSpec {
+        key: BackendKey::Home(home.instance.clone()),
+        destination: Arc::new(Destination::Instance(home.address)),
+        instances: 1,
+        weight: 0,
+        draining: home.draining,
+        usable_until: None,
+        has_datasets: false,
+    }
+}
+
+fn specs(route: &ServiceRoute) -> Vec<BackendSpec> {
+    let leases = route.leases.iter().map(|l| BackendSpec {
+        key: BackendKey::Lease(l.cloud.clone(), l.lease.clone()),
+        destination: Arc::new(Destination::Peer { cloud: l.cloud.clone(), lease: l.lease.clone() }),
+        instances: l.instances,
+        weight: l.weight.0,
+        draining: l.draining || l.instances == 0,
+        usable_until: Some(l.usable_until),
+        has_datasets: !l.datasets.is_empty(),
+    });
+    route.home.iter().map(home_spec).chain(leases).collect()
+}

@@ -1,0 +1,254 @@
+//! Connections to backends: kept, handed out, and given back, a pool per worker.
+//!
+//! Always holds: a request whose sending did not begin comes back whole to the caller; a connection serves one request at
+//! a time; idle connections are bounded in number and age.
+
+use crate::admission::Destination;
+use crate::body::{RequestBody, Verdict};
+use crate::clock::boot_us;
+use crate::peers::Peers;
+use crate::tcp;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use pumasi_terms::CloudName;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::net::{TcpSocket, TcpStream};
+
+/// A peer whose kernel acknowledges nothing for so long is taken for lost, ms.
+const PEER_SILENT_MS: u64 = 5_000;
+/// How many idle connections are looked at before a new one is made.
+const LOOK_MAX: usize = 8;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Key {
+    Instance(SocketAddr),
+    Peer(CloudName),
+}
+
+#[derive(Debug)]
+struct Idle {
+    sender: SendRequest<RequestBody>,
+    since_us: u64,
+}
+
+#[derive(Debug, Clone)]
+pub struct PoolLimits {
+    pub connect_timeout_ms: u64,
+    pub idle_max: u32,
+    pub idle_ms: u64,
+    pub source_ip: Option<IpAddr>,
+}
+
+#[derive(Debug)]
+pub struct Pool {
+    limits: PoolLimits,
+    peers: Arc<Peers>,
+    idle: Mutex<HashMap<Key, Vec<Idle>>>,
+}
+
+/// Why a request was not answered.
+#[derive(Debug)]
+pub enum SendFault {
+    /// No connection: the request was not sent and is returned.
+    Connect(String, Box<Request<RequestBody>>),
+    /// It was sent, in whole or in part, and then the connection broke.
+    Broken(String),
+    /// No head of an answer within the time.
+    Timeout,
+}
+
+/// A connection in use.
+#[derive(Debug)]
+pub struct Loan {
+    pool: Arc<Pool>,
+    key: Key,
+    sender: SendRequest<RequestBody>,
+}
+
+impl Loan {
+    /// The answer was read to its end: the next request may use it.
+    pub fn give_back(self) {
+        if self.sender.is_closed() {
+            return;
+        }
+        let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = idle.entry(self.key).or_default();
+        if kept.len() < self.pool.limits.idle_max as usize {
+            kept.push(Idle { sender: self.sender, since_us: boot_us() });
+        }
+    }
+}
+
+impl Pool {
+    pub fn new(limits: PoolLimits, peers: Arc<Peers>) -> Arc<Self> {
+        Arc::new(Self { limits, peers, idle: Mutex::default() })
+    }
+
+    fn kept(&self, key: &Key, age_max_ms: u64) -> Option<SendRequest<RequestBody>> {
+        let now = boot_us();
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = idle.get_mut(key)?;
+        let mut at = kept.len();
+        for _ in 0..LOOK_MAX.min(at) {
+            at -= 1;
+            let age_ms = now.saturating_sub(kept[at].since_us) / 1_000;
+            if kept[at].sender.is_closed() || age_ms > self.limits.idle_ms {
+                kept.remove(at);
+            } else if age_ms <= age_max_ms && kept[at].sender.is_ready() {
+                // One that was given back a moment ago may still be finishing: it is left for later.
+                return Some(kept.remove(at).sender);
+            }
+        }
+        None
+    }
+
+    /// Closes what was idle for too long. Called now and then.
+    pub fn sweep(&self) {
+        let now = boot_us();
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        for kept in idle.values_mut() {
+            kept.retain(|i| !i.sender.is_closed() && now.saturating_sub(i.since_us) / 1_000 <= self.limits.idle_ms);
+        }
+        idle.retain(|_, kept| !kept.is_empty());
+    }
+
+    /// Sends one request and waits for the head of its answer. `age_max_ms` bounds the idle time of a kept connection:
+    /// the longer it was idle, the likelier the backend closes it at this very moment.
+    pub async fn send(
+        self: &Arc<Self>,
+        destination: &Destination,
+        mut request: Request<RequestBody>,
+        age_max_ms: u64,
+        answer_timeout_ms: u64,
+        verdict: Option<&Verdict>,
+    ) -> Result<(Response<Incoming>, Loan), SendFault> {
+        let key = match destination {
+            Destination::Instance(address) => Key::Instance(*address),
+            Destination::Peer { cloud, .. } => Key::Peer(cloud.clone()),
+        };
+        loop {
+            let (mut sender, kept) = match self.kept(&key, age_max_ms) {
+                Some(sender) => (sender, true),
+                None => match self.connect(&key, false).await {
+                    Ok(sender) => (sender, false),
+                    Err(problem) => return Err(SendFault::Connect(problem, Box::new(request))),
+                },
+            };
+            let answer = sender.try_send_request(request);
+            match within(answer_timeout_ms, verdict, answer).await {
+                None => return Err(SendFault::Timeout),
+                Some(Ok(answer)) => return Ok((answer, Loan { pool: self.clone(), key, sender })),
+                Some(Err(mut fault)) => match fault.take_message() {
+                    // The kept connection had been closed: nothing was sent.
+                    Some(unsent) if kept => request = unsent,
+                    Some(unsent) => {
+                        return Err(SendFault::Connect(fault.into_error().to_string(), Box::new(unsent)));
+                    }
+                    None => return Err(SendFault::Broken(describe(&fault.into_error()))),
+                },
+            }
+        }
+    }
+
+    /// Sends a request that asks for an upgrade, over a connection of its own.
+    pub async fn send_upgrade(
+        &self,
+        destination: &Destination,
+        request: Request<RequestBody>,
+        answer_timeout_ms: u64,
+    ) -> Result<Response<Incoming>, SendFault> {
+        let key = match destination {
+            Destination::Instance(address) => Key::Instance(*address),
+            Destination::Peer { cloud, .. } => Key::Peer(cloud.clone()),
+        };
+        let mut sender = match self.connect(&key, true).await {
+            Ok(sender) => sender,
+            Err(problem) => return Err(SendFault::Connect(problem, Box::new(request))),
+        };
+        match within(answer_timeout_ms, None, sender.send_request(request)).await {
+            None => Err(SendFault::Timeout),
+            Some(Ok(answer)) => Ok(answer),
+            Some(Err(e)) => Err(SendFault::Broken(describe(&e))),
+        }
+    }
+
+    async fn connect(&self, key: &Key, upgrades: bool) -> Result<SendRequest<RequestBody>, String> {
+        let limit = Duration::from_millis(self.limits.connect_timeout_ms);
+        match tokio::time::timeout(limit, self.open(key, upgrades)).await {
+            Ok(done) => done,
+            Err(_) => Err(format!("no connection within {} ms", limit.as_millis())),
+        }
+    }
+
+    async fn open(&self, key: &Key, upgrades: bool) -> Result<SendRequest<RequestBody>, String> {
+        match key {
+            Key::Instance(address) => {
+                let stream = TcpStream::connect(address).await.map_err(|e| format!("connecting to {address}: {e}"))?;
+                let _ = stream.set_nodelay(true);
+                handshake(stream, upgrades).await
+            }
+            Key::Peer(cloud) => {
+                let (authority, connector) = self.peers.to(cloud)?;
+                let address = tokio::net::lookup_host(&authority)
+                    .await
+                    .map_err(|e| format!("resolving {authority}: {e}"))?
+                    .next()
+                    .ok_or_else(|| format!("{authority} has no address"))?;
+                let stream =
+                    self.dial(address).await.map_err(|e| format!("connecting to {cloud} at {address}: {e}"))?;
+                let _ = stream.set_nodelay(true);
+                tcp::bound_stall(&stream, PEER_SILENT_MS);
+                let name = rustls::pki_types::ServerName::IpAddress(address.ip().into());
+                let stream =
+                    connector.connect(name, stream).await.map_err(|e| format!("proving {cloud} at {address}: {e}"))?;
+                handshake(stream, upgrades).await
+            }
+        }
+    }
+
+    async fn dial(&self, address: SocketAddr) -> std::io::Result<TcpStream> {
+        let Some(source) = self.limits.source_ip.filter(|s| s.is_ipv4() == address.is_ipv4()) else {
+            return TcpStream::connect(address).await;
+        };
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.bind(SocketAddr::new(source, 0))?;
+        socket.connect(address).await
+    }
+}
+
+fn describe(error: &hyper::Error) -> String {
+    use std::error::Error;
+    error.source().map_or_else(|| error.to_string(), |s| format!("{error}: {s}"))
+}
+
+async fn handshake<S>(stream: S, upgrades: bool) -> Result<SendRequest<RequestBody>, String>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+{
+    let (sender, connection) =
+        http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
+    // Its errors reach the request in flight; an idle one has nobody to tell.
+    if upgrades {
+        tokio::spawn(async move { drop(connection.with_upgrades().await) });
+    } else {
+        tokio::spawn(async move { drop(connection.await) });
+    }
+    Ok(sender)
+}
+
+/// Waits for an answer; the time begins anew while the request's body still moves.
+async fn within<T>(ms: u64, verdict: Option<&Verdict>, answer: impl Future<Output = T>) -> Option<T> {
+    let mut answer = std::pin::pin!(answer);
+    loop {
+        match tokio::time::timeout(Duration::from_millis(ms), &mut answer).await {
+            Ok(done) => return Some(done),
+            Err(_) if verdict.is_some_and(Verdict::take_moved) => {}
+            Err(_) => return None,
+        }
+    }
+}
