@@ -3,6 +3,10 @@
 //! Enters: what the store says about services, instances and leases. Leaves: one complete, numbered [`table::RouteTable`] for the gateway.
 //! Always holds: no route leads to an instance without an active lease or local right; shares add up; a table replaces an older one only.
 
+pub mod build;
+pub mod share;
 pub mod table;
 
+pub use build::{LentInput, PartInput, PartState, RouteInput, ServiceInput, build, table_differs};
+pub use share::{Health, fair, next_weight};
 pub use table::RouteTable;

@@ -1,0 +1,164 @@
+//! The one builder of route tables.
+//!
+//! Enters: what the store says, and the revision to give. Leaves: the complete table.
+//! Always holds: no lease backend without a usable lease at a member, no lease route without a usable lease here; the same
+//! input gives the same table.
+
+use crate::share;
+use crate::table::{
+    Admission, HomeBackend, LeaseBackend, LeaseRoute, PeerLink, RouteTable, ServiceRoute, TABLE_VERSION,
+};
+use pumasi_lease::LentLease;
+use pumasi_terms::service::Service;
+use pumasi_terms::{BootMs, CloudName, DatasetName, Epoch, LeaseId, Now, Ppm};
+use std::collections::BTreeMap;
+
+/// Everything a table rests on.
+#[derive(Debug, Clone)]
+pub struct RouteInput {
+    pub cloud: CloudName,
+    /// Boot id of the kernel, whose clock the instants are of.
+    pub boot_id: String,
+    pub revision: u64,
+    pub now: Now,
+    pub services: Vec<ServiceInput>,
+    pub lent: Vec<LentInput>,
+    /// Members of the pact, without this cloud.
+    pub members: BTreeMap<CloudName, PeerLink>,
+}
+
+/// A service of this cloud.
+#[derive(Debug, Clone)]
+pub struct ServiceInput {
+    pub service: Service,
+    pub epoch: Epoch,
+    pub writable_until: Option<BootMs>,
+    /// Ready instances, and those that drain.
+    pub home: Vec<HomeBackend>,
+    pub parts: Vec<PartInput>,
+    pub admission: Admission,
+    pub position_generation: Option<u64>,
+}
+
+/// A lease that this cloud rents.
+#[derive(Debug, Clone)]
+pub struct PartInput {
+    pub lease: LeaseId,
+    pub cloud: CloudName,
+    /// Ready there, as the lender last said.
+    pub instances_ready: u32,
+    pub state: PartState,
+    /// As the ramp has it ([`share::next_weight`]).
+    pub weight: Ppm,
+    /// The lease's end by this cloud's boot clock, less the time to drain.
+    pub usable_until: BootMs,
+    pub alias: Option<String>,
+    pub datasets: Vec<DatasetName>,
+    pub ticket_key: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PartState {
+    Serving,
+    /// Takes nobody new; what is in flight ends.
+    Draining,
+}
+
+/// A lease that this cloud lends.
+#[derive(Debug, Clone)]
+pub struct LentInput {
+    pub lent: LentLease,
+    /// Ready instances, and those that drain.
+    pub instances: Vec<HomeBackend>,
+    pub hosts: Vec<String>,
+    pub aliases: Vec<String>,
+    pub home_only: Vec<String>,
+    pub admission: Admission,
+    pub ticket_key: Option<String>,
+}
+
+/// Builds the table.
+pub fn build(input: &RouteInput) -> RouteTable {
+    let services = input.services.iter().map(|s| (s.service.metadata.name.clone(), service_route(s, input))).collect();
+    let usable = |l: &&LentInput| l.lent.usable() && l.lent.expires_at > input.now.boot;
+    let leases = input.lent.iter().filter(usable).map(|l| (l.lent.id().clone(), lease_route(l))).collect();
+    RouteTable {
+        version: TABLE_VERSION,
+        cloud: input.cloud.clone(),
+        boot_id: input.boot_id.clone(),
+        revision: input.revision,
+        services,
+        leases,
+        peers: input.members.clone(),
+    }
+}
+
+fn service_route(s: &ServiceInput, input: &RouteInput) -> ServiceRoute {
+    let spec = &s.service.spec;
+    let mut home = s.home.clone();
+    home.sort_by(|a, b| a.instance.cmp(&b.instance));
+    let usable = |p: &&PartInput| p.usable_until > input.now.boot && input.members.contains_key(&p.cloud);
+    // A part without ready instances serves nobody; one that drains still ends what is in flight.
+    let useful = |p: &&PartInput| p.instances_ready > 0 || p.state == PartState::Draining;
+    let mut parts: Vec<&PartInput> = s.parts.iter().filter(usable).filter(useful).collect();
+    parts.sort_by(|a, b| (&a.lease, &a.cloud).cmp(&(&b.lease, &b.cloud)));
+    parts.dedup_by(|a, b| a.lease == b.lease);
+    let ready = home.iter().filter(|h| !h.draining).count();
+    let serving = parts.iter().filter(|p| p.state == PartState::Serving);
+    let away = serving.map(|p| p.instances_ready).fold(0, u32::saturating_add);
+    let ready = u32::try_from(ready).unwrap_or(u32::MAX);
+    ServiceRoute {
+        hosts: spec.hosts.clone(),
+        epoch: s.epoch,
+        writable_until: s.writable_until,
+        mode: spec.routing.mode,
+        home_only: spec.routing.home_only.clone(),
+        user_cookie: spec.routing.user_cookie.clone(),
+        home_weight: share::fair(ready, ready.saturating_add(away)),
+        home,
+        leases: parts.into_iter().map(lease_backend).collect(),
+        admission: s.admission.clone(),
+        position_generation: s.position_generation,
+    }
+}
+
+fn lease_backend(p: &PartInput) -> LeaseBackend {
+    let draining = p.state == PartState::Draining;
+    LeaseBackend {
+        lease: p.lease.clone(),
+        cloud: p.cloud.clone(),
+        instances: p.instances_ready,
+        weight: if draining { Ppm(0) } else { p.weight },
+        draining,
+        usable_until: p.usable_until,
+        alias: p.alias.clone(),
+        datasets: p.datasets.clone(),
+        ticket_key: p.ticket_key.clone(),
+    }
+}
+
+fn lease_route(l: &LentInput) -> LeaseRoute {
+    let lease = &l.lent.lease;
+    let mut instances = l.instances.clone();
+    instances.sort_by(|a, b| a.instance.cmp(&b.instance));
+    LeaseRoute {
+        borrower: lease.borrower.clone(),
+        service: lease.service.clone(),
+        epoch: l.lent.epoch.max(lease.epoch),
+        hosts: l.hosts.clone(),
+        aliases: l.aliases.clone(),
+        instances,
+        expires_at: l.lent.expires_at,
+        home_only: l.home_only.clone(),
+        admission: l.admission.clone(),
+        ticket_key: l.ticket_key.clone(),
+        datasets: lease.datasets.clone(),
+    }
+}
+
+/// Whether two tables differ in more than their revision: only then is the newer one written.
+pub fn table_differs(a: &RouteTable, b: &RouteTable) -> bool {
+    let RouteTable { version, cloud, boot_id, revision: _, services, leases, peers } = a;
+    (version, cloud, boot_id, services, leases, peers)
+        != (&b.version, &b.cloud, &b.boot_id, &b.services, &b.leases, &b.peers)
+}
