@@ -3,7 +3,7 @@
 use super::record::{Outcome, Record, Run, Stats};
 use super::schedule::Arrival;
 use super::user::User;
-use super::{LoadError, LoadOptions, Planned, Progress, SERVED_BY_HEADER, SHED_HEADER, Workload};
+use super::{LoadError, LoadOptions, OUTCOME_HEADER, Planned, Progress, SERVED_BY_HEADER, SHED_HEADER, Workload};
 use crate::machine::{CpuTicks, FULL, Validity, thread_cpu};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
@@ -249,7 +249,9 @@ impl Shared {
             };
             match ended.outcome {
                 Outcome::Shed | Outcome::Unreachable | Outcome::Unsent => shared.workload.refused(&planned),
-                Outcome::Failed | Outcome::Broken | Outcome::TimedOut => shared.workload.unknown(&planned),
+                Outcome::Unknown | Outcome::Failed | Outcome::Broken | Outcome::TimedOut => {
+                    shared.workload.unknown(&planned)
+                }
                 Outcome::Right | Outcome::Wrong => {}
             }
             shared.sample(&planned, &ended);
@@ -331,7 +333,11 @@ impl Shared {
             (Outcome::Shed, None)
         } else if status.is_server_error() {
             let text: String = String::from_utf8_lossy(&body).chars().take(120).collect();
-            (Outcome::Failed, Some(format!("status {status}: {}", text.trim())))
+            let unknown = headers.get(OUTCOME_HEADER).is_some_and(|v| v == "unknown");
+            (
+                if unknown { Outcome::Unknown } else { Outcome::Failed },
+                Some(format!("status {status}: {}", text.trim())),
+            )
         } else {
             match self.workload.check(planned, status, &body) {
                 Ok(()) => (Outcome::Right, None),

@@ -24,6 +24,8 @@ use std::time::Duration;
 
 /// Carried by a 503 that the gateway gave at admission.
 pub const SHED_HEADER: &str = "pumasi-shed";
+/// `unknown`: an unsafe request was handed over and its answer was lost.
+pub const OUTCOME_HEADER: &str = "pumasi-outcome";
 /// Which cloud answered.
 pub const SERVED_BY_HEADER: &str = "pumasi-served-by";
 

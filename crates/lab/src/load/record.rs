@@ -18,6 +18,8 @@ pub enum Outcome {
     Wrong,
     /// Refused at admission: 503 with `Pumasi-Shed`. It was not executed.
     Shed,
+    /// The gateway says with `Pumasi-Outcome: unknown` that an unsafe request may or may not have been executed.
+    Unknown,
     /// Any other 5xx.
     Failed,
     /// No connection. It was not executed.
@@ -30,10 +32,11 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    pub const ALL: [Outcome; 8] = [
+    pub const ALL: [Outcome; 9] = [
         Outcome::Right,
         Outcome::Wrong,
         Outcome::Shed,
+        Outcome::Unknown,
         Outcome::Failed,
         Outcome::Unreachable,
         Outcome::Broken,
@@ -76,7 +79,7 @@ impl Record {
 /// Figures over some of the records.
 #[derive(Debug, Clone)]
 pub struct Stats {
-    counts: [u64; 8],
+    counts: [u64; 9],
     pub writes: u64,
     /// Of the right answers, from the intended time, us.
     latency_us: Histogram<u64>,
@@ -86,7 +89,7 @@ pub struct Stats {
 
 impl Default for Stats {
     fn default() -> Self {
-        Self { counts: [0; 8], writes: 0, latency_us: histogram(), send_lag_us: histogram() }
+        Self { counts: [0; 9], writes: 0, latency_us: histogram(), send_lag_us: histogram() }
     }
 }
 

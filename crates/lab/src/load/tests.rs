@@ -66,21 +66,25 @@ async fn right_answers_are_counted_and_users_keep_connections() {
 async fn wrong_shed_and_failed_answers_are_told_apart() {
     let address = server(|n| async move {
         let mut answer = http::Response::new(Full::new(Bytes::from_static(b"{}")));
-        match n % 3 {
+        match n % 4 {
             0 => {}
             1 => {
                 *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
                 answer.headers_mut().insert(SHED_HEADER, "queue-full".parse().unwrap());
             }
-            _ => *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE,
+            2 => *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE,
+            _ => {
+                *answer.status_mut() = StatusCode::BAD_GATEWAY;
+                answer.headers_mut().insert(OUTCOME_HEADER, "unknown".parse().unwrap());
+            }
         }
         answer
     })
     .await;
-    let run = start(load(address, 301 * MS, 100.0), Arc::new(TicketsWorkload)).unwrap().wait().await.unwrap();
+    let run = start(load(address, 401 * MS, 100.0), Arc::new(TicketsWorkload)).unwrap().wait().await.unwrap();
     let all = run.all();
     assert_eq!((all.count(Outcome::Wrong), all.shed(), all.count(Outcome::Failed)), (10, 10, 10));
-    assert_eq!(all.failures(), 20);
+    assert_eq!((all.count(Outcome::Unknown), all.failures()), (10, 30));
     assert!(run.samples.iter().any(|s| s.contains("not a seat")), "{:?}", run.samples);
 }
 

@@ -197,10 +197,11 @@ async fn write_side(
     Ok(())
 }
 
-/// The timer wheel rounds up to whole milliseconds; half of one earlier makes the error even on both sides.
+/// The timer wheel and the poll below it each round up to whole milliseconds, so that a sleep is late by about one: it begins
+/// that much earlier.
 async fn wait_until(at: Instant) {
-    const HALF_TICK: Duration = Duration::from_micros(500);
-    if at > Instant::now() + HALF_TICK {
-        sleep_until(at - HALF_TICK).await;
+    const LATENESS: Duration = Duration::from_millis(1);
+    if at > Instant::now() + LATENESS {
+        sleep_until(at - LATENESS).await;
     }
 }

@@ -79,10 +79,10 @@ fn a_round_trip_takes_the_distance_and_a_connect_one_more() {
     let mut stream = dial(address);
     ping(&mut stream);
     let first = start.elapsed();
-    assert!(first >= 2 * rtt - Duration::from_millis(2), "{first:?}");
+    assert!(first >= 2 * rtt - Duration::from_millis(5), "{first:?}");
     let mut pings: Vec<_> = (0..15).map(|_| ping(&mut stream)).collect();
     pings.sort();
-    assert!(pings[0] >= rtt - Duration::from_millis(2), "{pings:?}");
+    assert!(pings[0] >= rtt - Duration::from_millis(4), "{pings:?}");
     assert!(pings[7] <= rtt + Duration::from_millis(20), "{pings:?}");
 }
 
@@ -229,4 +229,27 @@ fn mistakes_are_named() {
     let wan = wan(WanConfig::default());
     assert!(wan.partition("seoul", "oz").unwrap_err().to_string().contains("oz"));
     assert!(wan.add_site("x", City::named("Paris").unwrap(), SOURCE).is_err());
+}
+
+/// By hand: `cargo test --release -p pumasi-lab --lib relay -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn what_the_relay_adds_and_costs() {
+    let wan = wan(WanConfig::default());
+    let address = relay(&wan, server(echo));
+    let mut stream = dial(address);
+    let rtt = wan.rtt("seoul", "osaka").unwrap().as_secs_f64();
+    let mut off: Vec<_> = (0..100).map(|_| 1e3 * (ping(&mut stream).as_secs_f64() - rtt)).collect();
+    off.sort_by(f64::total_cmp);
+    println!("round trip off by {:+.2} ms (p5), {:+.2} (p50), {:+.2} (p95)", off[5], off[50], off[95]);
+    const BYTES: usize = 256 << 20;
+    let sink = relay(&wan, server(|mut s| drop(io::copy(&mut s, &mut io::sink()).map(|_| s.write_all(b"x")))));
+    let mut stream = dial(sink);
+    let (start, cpu) = (Instant::now(), crate::machine::process_cpu());
+    let block = vec![5; 1 << 20];
+    (0..BYTES >> 20).for_each(|_| stream.write_all(&block).unwrap());
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    stream.read_exact(&mut [0]).unwrap();
+    let (took, cpu) = (start.elapsed(), crate::machine::process_cpu() - cpu);
+    println!("256 MiB in {took:?}, {cpu:?} of CPU with both ends");
 }
