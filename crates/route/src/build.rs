@@ -104,8 +104,6 @@ fn service_route(s: &ServiceInput, input: &RouteInput) -> ServiceRoute {
     parts.sort_by(|a, b| (&a.lease, &a.cloud).cmp(&(&b.lease, &b.cloud)));
     parts.dedup_by(|a, b| a.lease == b.lease);
     let ready = home.iter().filter(|h| !h.draining).count();
-    let serving = parts.iter().filter(|p| p.state == PartState::Serving);
-    let away = serving.map(|p| p.instances_ready).fold(0, u32::saturating_add);
     let ready = u32::try_from(ready).unwrap_or(u32::MAX);
     ServiceRoute {
         hosts: spec.hosts.clone(),
@@ -114,7 +112,7 @@ fn service_route(s: &ServiceInput, input: &RouteInput) -> ServiceRoute {
         mode: spec.routing.mode,
         home_only: spec.routing.home_only.clone(),
         user_cookie: spec.routing.user_cookie.clone(),
-        home_weight: share::fair(ready, ready.saturating_add(away)),
+        home_weight: share::home(ready),
         home,
         leases: parts.into_iter().map(lease_backend).collect(),
         admission: s.admission.clone(),

@@ -8,5 +8,5 @@ pub mod share;
 pub mod table;
 
 pub use build::{LentInput, PartInput, PartState, RouteInput, ServiceInput, build, table_differs};
-pub use share::{Health, fair, next_weight};
+pub use share::{Ramp, fair, next_weight};
 pub use table::RouteTable;

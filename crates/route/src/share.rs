@@ -1,102 +1,117 @@
-//! The ramp: how large a share of new users a borrowed part gets. Weights are relative to each other.
+//! The ramp: how large a share of new users a borrowed part gets.
+//!
+//! Weights are relative: the home's is a whole, a part's fair one is its instances against the home's.
 
-use pumasi_plan::document::Switchover;
 use pumasi_terms::Ppm;
 
-/// How a part has done since the last step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Health {
-    /// It answered, and none of its answers failed.
-    Well,
-    /// It has answered nothing yet.
-    Unknown,
-    /// Answers failed, or its peer link broke.
-    Trouble,
-}
-
-/// A part in trouble keeps this part of its fair share, so that it can show that it is well again.
+/// A part in trouble keeps one in so many of its fair share, so that it can show that it is well again.
 const TROUBLE_FLOOR: u32 = 100;
 
-/// The share of `instances` among `total` ready ones, at home and away.
-pub fn fair(instances: u32, total: u32) -> Ppm {
-    Ppm::of(u64::from(instances), u64::from(total))
+/// The fair weight of a part, where the home's ready instances together weigh a whole. Above a whole for a part larger than
+/// the home. Without a home instance the parts share by their instances alone.
+pub fn fair(instances: u32, home_instances: u32) -> Ppm {
+    let weight = u64::from(instances) * u64::from(Ppm::WHOLE.0) / u64::from(home_instances.max(1));
+    Ppm(u32::try_from(weight).unwrap_or(u32::MAX))
 }
 
-/// The next weight of a part that serves, and whether this was a step (the caller then counts time anew).
-/// It begins at `ramp.start` of its fair weight, grows by `ramp.step` of it while the part is well, halves in trouble, and
-/// shrinks at once with its fair weight.
-pub fn next_weight(current: Ppm, fair: Ppm, ramp: &Switchover, since_step_ms: u64, health: Health) -> (Ppm, bool) {
+/// The weight of the home: a whole, or none where nothing is ready there.
+pub fn home(home_instances: u32) -> Ppm {
+    if home_instances > 0 { Ppm::WHOLE } else { Ppm(0) }
+}
+
+/// A part that serves, and how it is to grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ramp {
+    pub current: Ppm,
+    pub fair: Ppm,
+    /// First weight and growth a step, relative to the fair one.
+    pub start: Ppm,
+    pub step: Ppm,
+    pub step_ms: u64,
+    pub since_last_step_ms: u64,
+    /// It has answered since the last step, or had nothing to answer; and nothing failed.
+    pub healthy: bool,
+}
+
+/// The next weight. Whoever asks counts `since_last_step_ms` anew whenever `step_ms` have passed.
+/// It begins at the start, grows by steps while the part is well, halves by steps in trouble, and shrinks at once with its fair
+/// weight. A part that shall serve nobody new is drained in the table, not ramped down.
+pub fn next_weight(ramp: &Ramp) -> Ppm {
+    let fair = ramp.fair.0;
     let of_fair = |part: Ppm| {
-        let weight = u64::from(fair.0) * u64::from(part.0.min(Ppm::WHOLE.0)) / u64::from(Ppm::WHOLE.0);
-        Ppm(u32::try_from(weight).unwrap_or(fair.0).max(1).min(fair.0))
+        let weight = u64::from(fair) * u64::from(part.0.min(Ppm::WHOLE.0)) / u64::from(Ppm::WHOLE.0);
+        u32::try_from(weight).unwrap_or(fair).clamp(1, fair)
     };
-    if fair.0 == 0 {
-        return (Ppm(0), current.0 != 0);
+    if fair == 0 {
+        return Ppm(0);
     }
-    if current.0 == 0 {
-        return (of_fair(ramp.start), true);
+    if ramp.current.0 == 0 {
+        return Ppm(of_fair(ramp.start));
     }
-    let current = current.min(fair);
-    if since_step_ms < ramp.step_ms {
-        return (current, false);
+    let current = ramp.current.0.min(fair);
+    if ramp.since_last_step_ms < ramp.step_ms {
+        return Ppm(current);
     }
-    match health {
-        Health::Well if current == fair => (current, false),
-        Health::Well => (Ppm(current.0.saturating_add(of_fair(ramp.step).0).min(fair.0)), true),
-        Health::Unknown => (current, false),
-        Health::Trouble => {
-            let floor = (fair.0 / TROUBLE_FLOOR).max(1);
-            (Ppm((current.0 / 2).max(floor.min(current.0))), true)
-        }
+    if ramp.healthy {
+        return Ppm(current.saturating_add(of_fair(ramp.step)).min(fair));
     }
+    let floor = (fair / TROUBLE_FLOOR).max(1);
+    Ppm((current / 2).max(floor.min(current)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use pumasi_terms::service::RouteMode;
 
-    fn ramp() -> Switchover {
-        Switchover { mode: RouteMode::Proxy, start: Ppm(200_000), step: Ppm(400_000), step_ms: 200 }
+    fn ramp(current: u32, since_last_step_ms: u64, healthy: bool) -> Ramp {
+        Ramp {
+            current: Ppm(current),
+            fair: fair(3, 4),
+            start: Ppm(200_000),
+            step: Ppm(400_000),
+            step_ms: 200,
+            since_last_step_ms,
+            healthy,
+        }
+    }
+
+    #[test]
+    fn fair_is_instances_against_the_home() {
+        assert_eq!([fair(3, 4), fair(4, 1), fair(2, 0), fair(0, 4)].map(|p| p.0), [750_000, 4_000_000, 2_000_000, 0]);
+        assert_eq!([home(0), home(3)].map(|p| p.0), [0, 1_000_000]);
     }
 
     #[test]
     fn a_well_part_grows_by_steps_and_a_sick_one_goes_back() {
-        let fair = fair(3, 4);
-        assert_eq!(fair, Ppm(750_000));
-        let next = |w, ms, health| next_weight(w, fair, &ramp(), ms, health);
-        assert_eq!(next(Ppm(0), 0, Health::Unknown), (Ppm(150_000), true));
-        assert_eq!(next(Ppm(150_000), 199, Health::Well), (Ppm(150_000), false));
-        assert_eq!(next(Ppm(150_000), 200, Health::Unknown), (Ppm(150_000), false));
-        assert_eq!(next(Ppm(150_000), 200, Health::Well), (Ppm(450_000), true));
-        assert_eq!(next(Ppm(450_000), 200, Health::Well), (Ppm(750_000), true));
-        assert_eq!(next(Ppm(750_000), 200, Health::Well), (Ppm(750_000), false));
-        assert_eq!(next(Ppm(450_000), 200, Health::Trouble), (Ppm(225_000), true));
-        assert_eq!(next(Ppm(8_000), 200, Health::Trouble), (Ppm(7_500), true));
+        let next = |current, ms, healthy| next_weight(&ramp(current, ms, healthy)).0;
+        assert_eq!(next(0, 0, true), 150_000);
+        assert_eq!(next(150_000, 199, true), 150_000);
+        assert_eq!(next(150_000, 200, true), 450_000);
+        assert_eq!(next(450_000, 200, true), 750_000);
+        assert_eq!(next(750_000, 200, true), 750_000);
+        assert_eq!(next(450_000, 200, false), 225_000);
+        assert_eq!(next(8_000, 200, false), 7_500);
         // One of three instances is gone: its share shrinks at once.
-        assert_eq!(next_weight(Ppm(750_000), Ppm(500_000), &ramp(), 0, Health::Well), (Ppm(500_000), false));
-        assert_eq!(next_weight(Ppm(750_000), Ppm(0), &ramp(), 0, Health::Well), (Ppm(0), true));
+        assert_eq!(next_weight(&Ramp { fair: Ppm(500_000), ..ramp(750_000, 0, true) }).0, 500_000);
+        assert_eq!(next_weight(&Ramp { fair: Ppm(0), ..ramp(750_000, 0, true) }).0, 0);
     }
 
     proptest! {
         #[test]
         fn a_weight_stays_within_its_fair_share(
-            fair in 0u32..=1_000_000, start in 0u32..2_000_000, step in 0u32..2_000_000,
-            healths in prop::collection::vec(0u8..3, 1..200),
+            fair in 0u32..=8_000_000, start in 0u32..2_000_000, step in 10_000u32..2_000_000, healths in prop::collection::vec(any::<bool>(), 1..200),
         ) {
-            let ramp = Switchover { start: Ppm(start), step: Ppm(step), ..ramp() };
             let mut weight = Ppm(0);
-            for health in healths {
-                let health = [Health::Well, Health::Unknown, Health::Trouble][health as usize];
-                weight = next_weight(weight, Ppm(fair), &ramp, 200, health).0;
+            let at = |current, healthy| Ramp { current, fair: Ppm(fair), start: Ppm(start), step: Ppm(step), ..ramp(0, 200, healthy) };
+            for healthy in healths {
+                weight = next_weight(&at(weight, healthy));
                 prop_assert!(weight.0 <= fair && (weight.0 > 0 || fair == 0));
             }
-            let end = (0..1_000_100).try_fold(weight, |w, _| match next_weight(w, Ppm(fair), &ramp, 200, Health::Well) {
-                (_, false) => Err(w),
-                (w, true) => Ok(w),
-            });
-            prop_assert_eq!(end.err().unwrap_or_default().0, fair, "a part that stays well gets its fair share");
+            for _ in 0..120 {
+                weight = next_weight(&at(weight, true));
+            }
+            prop_assert_eq!(weight.0, fair, "a part that stays well gets its fair share");
         }
     }
 }
