@@ -1,5 +1,7 @@
 //! Live databases: real writers with stock settings, copies that are read while they change.
 
+#![allow(clippy::unwrap_used)] // In helpers of tests too.
+
 use pumasi_transfer::sqlite::{
     Delta, PageBatch, Polled, ReplicaError, ReplicaOptions, SourceOptions, SqliteReplica, SqliteSource,
 };

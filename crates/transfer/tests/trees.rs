@@ -1,5 +1,7 @@
 //! Whole trees: scan, pack, store, build and update, on real directories.
 
+#![allow(clippy::unwrap_used)] // In helpers of tests too.
+
 use proptest::prelude::*;
 use pumasi_transfer::{
     Access, ChunkCache, ChunkStore, FilesReplica, FilesSource, MaterialiseError, Options, Sample, ScanError,

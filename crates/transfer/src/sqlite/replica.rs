@@ -231,8 +231,7 @@ impl SqliteReplica {
     pub fn open(path: impl Into<PathBuf>, options: ReplicaOptions) -> Result<Self, ReplicaError> {
         let path = path.into();
         let sqlite = Self::sqlite(&path);
-        let flags =
-            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = Connection::open_with_flags(&path, flags).map_err(&sqlite)?;
         let setup = |db: &Connection| -> rusqlite::Result<u32> {
             db.busy_timeout(Duration::from_secs(2))?;

@@ -191,12 +191,13 @@ impl SqliteSource {
         };
         if self.connections.as_ref().is_some_and(|c| c.identity != identity) {
             self.connections = None;
-            if let Some(shipped) = &mut self.shipped {
-                shipped.place = None;
-            }
         }
         if self.connections.is_some() {
             return Ok(true);
+        }
+        // Another file may come with a copy of the same log.
+        if let Some(shipped) = &mut self.shipped {
+            shipped.place = None;
         }
         // An empty file has no mode and no page size yet. (In WAL mode the first page goes into the file itself.)
         if len == 0 {

@@ -1,0 +1,104 @@
+//! Prints what moving data costs on this machine: `cargo run --release -p pumasi-transfer --example figures`.
+
+use pumasi_transfer::sqlite::{Delta, Polled, ReplicaOptions, SourceOptions, SqliteReplica, SqliteSource};
+use pumasi_transfer::{
+    ChunkCache, ChunkStore, Options, ScanLimits, TreeChunks, build, encode_pack, receive_pack, scan,
+};
+use std::error::Error;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let dir: PathBuf = std::env::temp_dir().join(format!("pumasi-figures-{}", std::process::id()));
+    std::fs::create_dir_all(dir.join("tree"))?;
+    let result = trees(&dir).and_then(|()| database(&dir, "WAL")).and_then(|()| database(&dir, "DELETE"));
+    pumasi_transfer::erase(&dir)?;
+    result
+}
+
+fn noise(len: usize) -> Vec<u8> {
+    let (mut out, mut s) = (Vec::with_capacity(len + 8), 0x9e37_79b9_7f4a_7c15u64);
+    while out.len() < len {
+        s ^= s << 13;
+        s ^= s >> 7;
+        s ^= s << 17;
+        out.extend_from_slice(&s.to_le_bytes());
+    }
+    out
+}
+
+fn trees(dir: &std::path::Path) -> Result<(), Box<dyn Error>> {
+    let mib = 256usize;
+    std::fs::write(dir.join("tree/data"), noise(mib << 20))?;
+    let mut cache = ChunkCache::default();
+    scan(&dir.join("tree"), &mut cache, ScanLimits::default())?;
+    let begin = Instant::now();
+    let tree = scan(&dir.join("tree"), &mut cache, ScanLimits::default())?;
+    let rate = |begin: Instant| (mib as f64 / 1024.0) / begin.elapsed().as_secs_f64();
+    println!("scan (read, cut, hash), one core    {:6.2} GiB/s, {} chunks", rate(begin), tree.chunks().count());
+    let mut store = ChunkStore::open(dir.join("chunks"), 1 << 30)?;
+    let source = TreeChunks::new(dir.join("tree"), &tree);
+    let begin = Instant::now();
+    for batch in store.missing(&tree).chunks(64) {
+        let digests: Vec<_> = batch.iter().map(|c| c.digest).collect();
+        let pack = encode_pack(&source, &digests)?;
+        receive_pack(&pack[..], &mut store, &digests.into_iter().collect())?;
+    }
+    println!("pack, unpack, verify, keep          {:6.2} GiB/s", rate(begin));
+    let begin = Instant::now();
+    build(&tree, &store, &dir.join("built"), &Options::default())?;
+    println!("build                               {:6.2} GiB/s", rate(begin));
+    Ok(())
+}
+
+fn database(dir: &std::path::Path, mode: &str) -> Result<(), Box<dyn Error>> {
+    let home = dir.join(format!("{mode}.db"));
+    let app = rusqlite::Connection::open(&home)?;
+    app.query_row(&format!("PRAGMA journal_mode={mode}"), [], |_| Ok(()))?;
+    app.execute_batch(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, x); INSERT INTO t(x) WITH RECURSIVE n(i) AS
+         (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<12500) SELECT randomblob(4000) FROM n;",
+    )?;
+    let mib = std::fs::metadata(&home)?.len() >> 20;
+    let start = Instant::now();
+    let clock = || {
+        std::thread::sleep(Duration::from_millis(1));
+        start.elapsed().as_millis() as u64 + 1
+    };
+    let mut store = ChunkStore::open(dir.join(format!("{mode}-chunks")), 1 << 30)?;
+    let mut source = SqliteSource::open(&home, 1, SourceOptions::default());
+    let begin = Instant::now();
+    let base = source.snapshot(clock, &mut store)?.ok_or("no database")?;
+    println!("{mode}: base of {mib} MiB into chunks     {:8.1} ms", begin.elapsed().as_secs_f64() * 1e3);
+    let begin = Instant::now();
+    let path = dir.join(format!("{mode}-copy.db"));
+    let mut copy = SqliteReplica::create(&base.tree, &store, base.at, path, ReplicaOptions::default())?;
+    println!("{mode}: copy from chunks             {:8.1} ms", begin.elapsed().as_secs_f64() * 1e3);
+    let (mut took, mut applied, mut polled) = (Vec::new(), Vec::new(), Vec::new());
+    for n in 0..300i64 {
+        app.execute("UPDATE t SET x=randomblob(4000) WHERE id=?1", [n * 37 + 1])?;
+        let now = clock();
+        let begin = Instant::now();
+        let changed = source.poll(|| now)? == Polled::Changed;
+        let delta = source.delta(|| now)?;
+        let Delta::Batch(batch) = delta else { return Err(format!("changed {changed}: {delta:?}").into()) };
+        let bytes = batch.encode()?;
+        took.push(begin.elapsed());
+        let begin = Instant::now();
+        copy.apply(&pumasi_transfer::sqlite::PageBatch::decode(&bytes)?)?;
+        applied.push(begin.elapsed());
+        let now = clock();
+        let begin = Instant::now();
+        source.poll(|| now)?;
+        polled.push(begin.elapsed());
+    }
+    for (what, mut times) in
+        [("delta of a small commit", took), ("applying it", applied), ("poll without change", polled)]
+    {
+        times.sort();
+        let ms = |at: usize| times[at].as_secs_f64() * 1e3;
+        println!("{mode}: {what:<28} {:8.3} ms median, {:.3} ms p99", ms(times.len() / 2), ms(times.len() * 99 / 100));
+    }
+    println!("{mode}: {:?}", source.stats());
+    Ok(())
+}
