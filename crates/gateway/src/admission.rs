@@ -21,6 +21,9 @@ const SCAN_MAX: usize = 64;
 const SET_ASIDE_FIRST_MS: u64 = 100;
 const SET_ASIDE_LAST_MS: u64 = 5_000;
 
+/// The home as a candidate beside the leases.
+const HOME: u64 = 0x686f_6d65;
+
 /// Where a place is.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Destination {
@@ -49,6 +52,8 @@ pub struct Want {
     pub home_only: bool,
     /// What the user has seen: copies that are older will not do.
     pub position: Option<Position>,
+    /// Does not wait for a backend that works if there is none: it may be served elsewhere.
+    pub hasty: bool,
     /// A backend that just failed this request: only if there is no other.
     pub avoid: Option<u32>,
 }
@@ -297,6 +302,9 @@ impl Admission {
             } else {
                 inner.note_limited(&want);
             }
+            if hopeless && want.hasty {
+                return Err(Refusal::NoBackend);
+            }
             if inner.queue.len() >= inner.bounds.queue_max as usize {
                 inner.meter.shed += 1;
                 return Err(Refusal::QueueFull);
@@ -444,6 +452,16 @@ impl Admission {
         (inner.queue.len() as u64, backends.collect())
     }
 
+    /// The lease that would serve this user; None: the home.
+    pub fn would_lease(&self, want: &Want) -> Option<LeaseId> {
+        let inner = self.lock();
+        let at = inner.chosen_lease(want, boot_us())?;
+        match &inner.slots[at].spec.key {
+            BackendKey::Lease(_, lease) => Some(lease.clone()),
+            BackendKey::Home(_) => None,
+        }
+    }
+
     pub fn totals(&self) -> Totals {
         self.lock().totals
     }
@@ -549,6 +567,24 @@ impl Inner {
         self.slots.iter().any(|s| s.fits(want, now_us) && s.health.failures == 0)
     }
 
+    /// The lease that the user's weights choose, whether or not it has a place; None: home.
+    fn chosen_lease(&self, want: &Want, now_us: u64) -> Option<usize> {
+        if want.home_only {
+            return None;
+        }
+        let mut chosen: Option<(usize, f64)> = None;
+        for (at, slot) in self.slots.iter().enumerate() {
+            if slot.spec.is_home() || !slot.fits(want, now_us) || !slot.healthy(now_us) {
+                continue;
+            }
+            let score = choose::score(want.user, slot.hash, slot.spec.weight);
+            if score > 0.0 && chosen.is_none_or(|(_, s)| score > s) {
+                chosen = Some((at, score));
+            }
+        }
+        chosen.filter(|&(_, s)| s > choose::score(want.user, HOME, self.home_weight)).map(|(at, _)| at)
+    }
+
     fn note_limited(&mut self, want: &Want) {
         let home_only = want.home_only;
         for slot in self.slots.iter_mut().filter(|s| s.takes_new() && (!home_only || s.spec.is_home())) {
@@ -560,7 +596,6 @@ impl Inner {
     fn pick(&mut self, want: &Want, now_us: u64) -> Option<usize> {
         let mut best_home: Option<(usize, f64)> = None;
         let mut best_lease: Option<(usize, f64)> = None;
-        let mut chosen: Option<(usize, f64)> = None;
         let mut last_resort = None;
         // Equally loaded ones take turns.
         self.turn = self.turn.wrapping_add(1);
@@ -569,13 +604,6 @@ impl Inner {
             let slot = &self.slots[at];
             if !slot.fits(want, now_us) || !slot.healthy(now_us) {
                 continue;
-            }
-            // Chosen before it is asked whether there is a place, so that a full cloud does not shift its users for good.
-            if !slot.spec.is_home() {
-                let score = choose::score(want.user, slot.hash, slot.spec.weight);
-                if score > 0.0 && chosen.is_none_or(|(_, s)| score > s) {
-                    chosen = Some((at, score));
-                }
             }
             if !slot.has_room() {
                 continue;
@@ -590,8 +618,8 @@ impl Inner {
                 *best = Some((at, load));
             }
         }
-        const HOME: u64 = 0x686f_6d65;
-        let leased = chosen.filter(|&(_, s)| s > choose::score(want.user, HOME, self.home_weight)).map(|(at, _)| at);
+        // Chosen before it is asked whether there is a place, so that a full cloud does not shift its users for good.
+        let leased = self.chosen_lease(want, now_us);
         let full = |at: usize| !self.slots[at].has_room() || want.avoid == Some(self.slots[at].id);
         let found = match leased {
             Some(at) if !full(at) => Some(at),

@@ -20,6 +20,8 @@ use std::sync::Arc;
 
 /// How often one request is handed over at most.
 const ATTEMPTS_MAX: u32 = 6;
+/// How often a request is sent again after it broke at a backend.
+const REPLAYS_MAX: u32 = 2;
 /// A kept connection that was idle for longer is not used where a broken one cannot be retried, ms.
 const FRESH_MS: u64 = 1_000;
 
@@ -66,6 +68,7 @@ struct Outgoing {
     safe: bool,
     /// Safe and without a body: may be sent again after it was sent.
     replayable: bool,
+    replays: u32,
 }
 
 impl Outgoing {
@@ -94,7 +97,9 @@ impl Outgoing {
             Some(_) => parts.uri.path_and_query().map_or(Uri::from_static("/"), |pq| Uri::from(pq.clone())),
         };
         let replayable = safe && empty;
-        Ok(Self { method: parts.method, uri, fields, body: Some(body), verdict, upgrade, safe, replayable })
+        // A peer's gateway knows better where else to send it.
+        let replays = if task.refuse_when_full { 0 } else { REPLAYS_MAX };
+        Ok(Self { method: parts.method, uri, fields, body: Some(body), verdict, upgrade, safe, replayable, replays })
     }
 
     fn put_together(&mut self, task: &Task<'_>, permit: &Permit) -> Option<Request<RequestBody>> {
@@ -246,7 +251,7 @@ async fn attempt(
 /// What a peer's gateway says instead of an answer of the application.
 fn peers_word(
     task: &Task<'_>,
-    out: &Outgoing,
+    out: &mut Outgoing,
     destination: &Destination,
     answer: &Response<Incoming>,
     permit: &mut Permit,
@@ -273,8 +278,9 @@ fn peers_word(
 }
 
 /// It was sent and has no answer.
-fn broken(task: &Task<'_>, out: &Outgoing, status: StatusCode, detail: &str) -> Next {
-    if out.replayable && task.admission.may_retry() {
+fn broken(task: &Task<'_>, out: &mut Outgoing, status: StatusCode, detail: &str) -> Next {
+    if out.replayable && out.replays > 0 && task.admission.may_retry() {
+        out.replays -= 1;
         return Next::Elsewhere(answer::problem(status, "backend", detail));
     }
     Next::End(lost(task, out, status, detail))
@@ -294,7 +300,8 @@ fn lost(task: &Task<'_>, out: &Outgoing, status: StatusCode, detail: &str) -> Re
 
 fn no_place(task: &Task<'_>, refusal: Refusal, last: Option<Response<AnswerBody>>) -> Response<AnswerBody> {
     if task.refuse_when_full {
-        return answer::refused(StatusCode::SERVICE_UNAVAILABLE, "full");
+        let why = if refusal == Refusal::NoBackend { "no-instance" } else { "full" };
+        return answer::refused(StatusCode::SERVICE_UNAVAILABLE, why);
     }
     match refusal {
         Refusal::QueueFull | Refusal::WaitedTooLong => answer::shed(),

@@ -5,6 +5,7 @@ use crate::meter::Meter;
 use crate::peers::Peers;
 use crate::position::Positions;
 use crate::table::Tables;
+use crate::ticket::Spent;
 use crate::upstream::{Pool, PoolLimits};
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicU32;
@@ -27,6 +28,7 @@ pub struct Gateway {
     pub tables: Arc<Tables>,
     pub peers: Arc<Peers>,
     pub positions: Positions,
+    pub spent: Spent,
     pub meter: Arc<Meter>,
     pub connections: Arc<AtomicU32>,
     pub tunnels: Arc<AtomicU32>,

@@ -14,6 +14,7 @@
 //! [`limiter`]), [`upstream`], [`body`].
 
 pub mod admission;
+mod alias;
 mod answer;
 mod body;
 pub mod choose;
@@ -36,6 +37,7 @@ mod public;
 mod run;
 mod table;
 mod tcp;
+mod ticket;
 mod tunnel;
 mod upstream;
 

@@ -72,7 +72,7 @@ async fn serve_lease(
         service,
         epoch: here.route.epoch,
         admission: &here.admission,
-        want: Want::default(),
+        want: Want { hasty: true, ..Want::default() },
         answer_timeout_ms: bounds.answer_timeout_ms,
         body_bytes_max: bounds.body_bytes_max,
         user_rtt_us: None,
@@ -105,7 +105,7 @@ async fn homeward(
     let fields = request.headers_mut();
     headers::strip_ours(fields);
     let address = headers::forwarded_for(fields).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    let from = From { address, rtt_us: None, homeward: true };
+    let from = From { address, rtt_us: None, homeward: true, scheme: "https" };
     let (mut answer, given) = public::serve_service(worker, service, from, request).await;
     if let Some(at) = given
         && let Ok(value) = HeaderValue::try_from(format!("{}.{}", at.generation, at.as_of_ms))

@@ -7,11 +7,12 @@ use crate::clock;
 use crate::forward::{self, Done, Task};
 use crate::gateway::Worker;
 use crate::table::{Service, Target};
-use crate::{choose, headers, position};
+use crate::{alias, choose, headers, position};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use pumasi_route::table::Position;
+use pumasi_terms::service::RouteMode;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -113,7 +114,7 @@ pub async fn serve(worker: Arc<Worker>, client: Arc<Client>, mut request: Reques
     headers::set_trace(fields);
     match target {
         Target::Service(service) => at_home(&worker, service, &client, request).await,
-        Target::Alias(_) => bad("aliases are not served yet"),
+        Target::Alias(lease) => alias::serve(&worker, lease, client.scheme, client.rtt_us(), request).await,
     }
 }
 
@@ -134,7 +135,7 @@ async fn at_home(
     client: &Client,
     request: Request<Incoming>,
 ) -> Response<AnswerBody> {
-    let from = From { address: client.address, rtt_us: client.rtt_us(), homeward: false };
+    let from = From { address: client.address, rtt_us: client.rtt_us(), homeward: false, scheme: client.scheme };
     serve_service(worker, service, from, request).await.0
 }
 
@@ -144,6 +145,7 @@ pub struct From {
     pub rtt_us: Option<u32>,
     /// From a lender's gateway, for a user of an alias there: home instances only.
     pub homeward: bool,
+    pub scheme: &'static str,
 }
 
 /// Serves a request for a service of this cloud; with the position that an unsafe one's answer gave out.
@@ -176,6 +178,11 @@ pub async fn serve_service(
     headers::strip_cookie(fields, position::COOKIE);
     if !service.route.leases.is_empty() {
         want.user = user(service, fields, from.address);
+    }
+    if service.route.mode == RouteMode::Redirect
+        && let Some(answer) = alias::redirect(service, want, from.scheme, &request)
+    {
+        return (answer, None);
     }
     let still_ours = || {
         // Asked of the table of now, which may be a later one.

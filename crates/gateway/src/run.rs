@@ -127,6 +127,7 @@ fn build(dir: &Path, config: GatewayConfig) -> Result<Gateway, GatewayError> {
         tables: Arc::new(tables),
         peers,
         positions,
+        spent: Default::default(),
         meter: Arc::new(Meter::new(run)),
         connections: Arc::default(),
         tunnels: Arc::default(),

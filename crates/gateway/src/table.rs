@@ -6,7 +6,9 @@
 use crate::admission::{Admission, BackendSpec, Destination};
 use crate::clock;
 use crate::peers::{Peers, PeersError};
-use pumasi_route::table::{LeaseRoute, Position, Positions, RouteTable, ServiceRoute, TABLE_VERSION};
+use pumasi_route::table::{
+    Admission as Bounds, LeaseRoute, Position, Positions, RouteTable, ServiceRoute, TABLE_VERSION,
+};
 use pumasi_sense::meter::BackendKey;
 use pumasi_terms::{BootMs, CloudName, LeaseId, ServiceName};
 use std::collections::{BTreeMap, HashMap};
@@ -55,6 +57,8 @@ pub struct LeaseHere {
     pub id: LeaseId,
     pub route: LeaseRoute,
     pub admission: Arc<Admission>,
+    /// Back to the borrower's gateway, for users of an alias.
+    pub homeward: Arc<Admission>,
 }
 
 impl LeaseHere {
@@ -260,18 +264,36 @@ fn compile(before: &Live, table: RouteTable, boot_id: &str) -> Live {
         if void {
             route.expires_at = BootMs(0);
         }
-        let admission = match before.leases.get(&id) {
-            Some(known) => known.admission.clone(),
-            None => Admission::new(route.admission.clone()),
+        let (admission, homeward) = match before.leases.get(&id) {
+            Some(known) => (known.admission.clone(), known.homeward.clone()),
+            None => (Admission::new(route.admission.clone()), Admission::new(route.admission.clone())),
         };
+        homeward.update(homeward_bounds(&route), 0, vec![homeward_spec(&id, &route)]);
         admission.update(route.admission.clone(), 1, route.instances.iter().map(home_spec).collect());
-        let lease = Arc::new(LeaseHere { id: id.clone(), route, admission });
+        let lease = Arc::new(LeaseHere { id: id.clone(), route, admission, homeward });
         for alias in &lease.route.aliases {
             live.hosts.insert(alias.to_ascii_lowercase(), Target::Alias(lease.clone()));
         }
         live.leases.insert(id, lease);
     }
     live
+}
+
+/// The home admits for itself: this link only bounds how much is under way.
+fn homeward_bounds(route: &LeaseRoute) -> Bounds {
+    Bounds { limit_initial: route.admission.limit_max, ..route.admission.clone() }
+}
+
+fn homeward_spec(id: &LeaseId, route: &LeaseRoute) -> BackendSpec {
+    BackendSpec {
+        key: BackendKey::Lease(route.borrower.clone(), id.clone()),
+        destination: Arc::new(Destination::Peer { cloud: route.borrower.clone(), lease: id.clone() }),
+        instances: 1,
+        weight: 1,
+        draining: false,
+        usable_until: Some(route.expires_at),
+        has_datasets: false,
+    }
 }
 
 fn home_spec(home: &pumasi_route::table::HomeBackend) -> BackendSpec {

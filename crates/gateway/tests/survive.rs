@@ -1,0 +1,97 @@
+//! The gateway as a process of its own: killed, started again, told to stop.
+
+mod common;
+use common::*;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pumasi_gateway::{CONFIG_FILE, ControlClient};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+const DIR: &str = "PUMASI_GATEWAY_TEST_DIR";
+
+/// Not a test: what the tests below start as a child process.
+#[test]
+fn child() {
+    if let Some(dir) = std::env::var_os(DIR) {
+        pumasi_gateway::gateway_main(Path::new(&dir));
+    }
+}
+
+fn spawn(dir: &Path) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child", "--nocapture"])
+        .env(DIR, dir)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+async fn ended(mut child: Child) -> std::process::ExitStatus {
+    tokio::task::spawn_blocking(move || child.wait()).await.unwrap().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_gateway_comes_back_with_its_table_and_a_stopped_one_finishes_first() {
+    let backend = Backend::start("one", Conduct::Answer).await;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join(CONFIG_FILE), serde_json::to_vec(&config("city-a")).unwrap()).unwrap();
+    let control = ControlClient::new(dir.path());
+    let mut first = spawn(dir.path());
+    status_of(&control).await;
+    control.put_table(&with("city-a", 3, service(&[backend.address]))).await.unwrap();
+    let run = control.meter(0).await.unwrap().gateway_run;
+    // Two at once in one directory would take each other's control socket.
+    ended(spawn(dir.path())).await;
+    assert_eq!(control.status().await.unwrap().pid, first.id());
+    first.kill().unwrap();
+    ended(first).await;
+
+    let second = spawn(dir.path());
+    until("it answers", || async { control.status().await.is_ok() }).await;
+    let status = status_of(&control).await;
+    assert_eq!(status.table_revision, 3);
+    assert_ne!(control.meter(0).await.unwrap().gateway_run, run);
+    let mut c = Connection::open(status.listening[0]).await;
+    assert_eq!(c.get("/").await.backend(), "one");
+
+    backend.set(Conduct::Sleep { ms: 300 });
+    c.send("POST / HTTP/1.1\r\nHost: shop.example\r\nContent-Length: 2\r\n\r\nhi").await;
+    until("it is in flight", || async { control.status().await.unwrap().services[0].backends[0].in_flight == 1 }).await;
+    kill(Pid::from_raw(second.id() as i32), Signal::SIGTERM).unwrap();
+    assert_eq!(c.answer().await.unwrap().status, 200, "what was in flight is answered");
+    ended(second).await;
+    assert!(tokio::net::TcpStream::connect(status.listening[0]).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn boot_times_of_another_boot_are_void() {
+    let backend = Backend::start("one", Conduct::Answer).await;
+    let gateway = Running::start(config("city-a")).await;
+    let mut route = service(&[backend.address]);
+    route.writable_until = Some(pumasi_terms::BootMs(boot_ms() + 600_000));
+    let mut table = with("city-a", 1, route);
+    gateway.control.put_table(&table).await.unwrap();
+    assert_eq!(gateway.connect().await.post("/", "x").await.status, 200);
+    (table.revision, table.boot_id) = (2, "another".into());
+    gateway.control.put_table(&table).await.unwrap();
+    assert_eq!(gateway.get("/").await.status, 200, "the home still serves");
+    assert_eq!(gateway.connect().await.post("/", "x").await.status, 503, "who may write is not known any more");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_workers_share_one_address() {
+    let backend = Backend::start("one", Conduct::Answer).await;
+    let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut config = config("city-a");
+    config.workers = 2;
+    config.listeners[0].address = probe.local_addr().unwrap();
+    drop(probe);
+    let gateway = Running::start(config).await;
+    gateway.control.put_table(&with("city-a", 1, service(&[backend.address]))).await.unwrap();
+    for _ in 0..20 {
+        assert_eq!(gateway.get("/").await.status, 200);
+    }
+    let text = gateway.control.metrics().await.unwrap();
+    assert!(text.contains("pumasi_gateway_table_revision 1"), "{text}");
+}
