@@ -1,0 +1,81 @@
+//! Signing another member's proposal.
+
+use super::{PROPOSAL, Proposal, SignAnswer, catch_up, held, may_sign, ours, overtaken, refused, state};
+use crate::node::Note;
+use crate::object::{ONLY, PACT};
+use crate::{Node, clock};
+use pumasi_api::{Fault, Principal, Problem};
+use pumasi_pact::{Change, PactError, Policy};
+use pumasi_store::Expect;
+use pumasi_terms::CloudName;
+use pumasi_trust::SignedDocument;
+
+/// A member asks for this cloud's signature under its proposal.
+pub async fn sign(node: &Node, from: &CloudName, document: SignedDocument) -> Result<SignAnswer, Problem> {
+    may_sign(node)?;
+    if !document.signed_by(from) {
+        return Err(Problem::new(403, "bad_signature", Fault::Peer, format!("{from} has not signed its own proposal")));
+    }
+    let first = consider(node, from, document.clone()).await?;
+    // Its parent may be a pact that we signed and were not told of.
+    if let SignAnswer::Behind { held } = first
+        && document.serial() > held
+        && catch_up(node, from).await.is_ok()
+    {
+        return consider(node, from, document).await;
+    }
+    Ok(first)
+}
+
+pub(super) async fn consider(node: &Node, from: &CloudName, document: SignedDocument) -> Result<SignAnswer, Problem> {
+    let (own, actor) = (node.name().clone(), Principal::Peer(from.clone()).to_string());
+    let asked = document.clone();
+    let refusal = node
+        .transact(move |tx| {
+            let state = state(tx)?;
+            let current = held(&state)?;
+            if current.digest() == asked.digest() {
+                return Ok(Some(SignAnswer::Signed { document: current.document.clone() }));
+            }
+            let proposal = tx.get::<Proposal>(PACT, PROPOSAL)?;
+            let leaves = |p: &Proposal| p.complete.as_ref().is_some_and(|d| d.digest() != asked.digest());
+            if proposal.is_some_and(|p| leaves(&p.body)) {
+                return Err(overtaken(format!("{own} is leaving; propose again when it has left")).into());
+            }
+            let (change, promised) = match state.consider(&asked, &own, &Policy::default()) {
+                Ok(fine) => fine,
+                Err(PactError::SerialTaken { next, .. }) => return Ok(Some(SignAnswer::Taken { next })),
+                Err(PactError::OtherParent { held } | PactError::NotNewer { held, .. }) => {
+                    return Ok(Some(SignAnswer::Behind { held }));
+                }
+                Err(e) => return Err(refused(e).into()),
+            };
+            if promised != state {
+                tx.put(PACT, ONLY, &promised, Expect::Any)?;
+                let note = Note::new("pact_signed", "pact", &current.pact.id).because(in_words(&change));
+                tx.journal(note.because(format!("serial {}", asked.serial())).entry(&actor, clock::wall()))?;
+            }
+            Ok(None)
+        })
+        .await?;
+    if let Some(refusal) = refusal {
+        return Ok(refusal);
+    }
+    if document.signed_by(node.name()) {
+        return Ok(SignAnswer::Signed { document });
+    }
+    let document = document.countersign(node.name(), &node.identity.key).map_err(ours)?;
+    Ok(SignAnswer::Signed { document })
+}
+
+pub(super) fn in_words(change: &Change) -> String {
+    match change {
+        Change::Admitted { cloud, sponsors } => {
+            let sponsors: Vec<&str> = sponsors.iter().map(CloudName::as_str).collect();
+            format!("{cloud} enters, invited by {}", sponsors.join(", "))
+        }
+        Change::Left { cloud } => format!("{cloud} leaves"),
+        Change::Dismissed { cloud } => format!("the others part from {cloud}"),
+        Change::Updated { cloud } => format!("{cloud} changes its entry"),
+    }
+}
