@@ -116,8 +116,7 @@ pub enum Access {
     /// The whole tree is given to the owner's group, and to its writing.
     ReadWrite,
     /// The top directory may be entered and read by the owner's group; modes below stay as whoever made the copy set them, so it must
-    /// make files that the group can read. One exception, needed by readers of a SQLite replica in WAL mode: `*-shm` files at the top become
-    /// writable for the group. For the same reason the mount itself is not read-only.
+    /// make files that the group can read.
     ReadOnly,
 }
 

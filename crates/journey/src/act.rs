@@ -8,15 +8,32 @@ use pumasi_terms::{CloudName, LeaseId, ReservationId};
 /// An act on a peer. At most one of each runs at a time; every one is idempotent at the far side.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Act {
-    Reserve { cloud: CloudName, reservation: ReservationId },
-    LetGo { cloud: CloudName, reservation: ReservationId },
-    Sign { lease: LeaseId },
+    Reserve {
+        cloud: CloudName,
+        reservation: ReservationId,
+    },
+    LetGo {
+        cloud: CloudName,
+        reservation: ReservationId,
+    },
+    Sign {
+        lease: LeaseId,
+    },
     /// Application and first copies, up to this generation.
-    Send { lease: LeaseId, generation: u64 },
+    Send {
+        lease: LeaseId,
+        generation: u64,
+    },
     /// Logs and whatever else belongs home.
-    Return { lease: LeaseId },
-    Release { lease: LeaseId },
-    Settle { lease: LeaseId },
+    Return {
+        lease: LeaseId,
+    },
+    Release {
+        lease: LeaseId,
+    },
+    Settle {
+        lease: LeaseId,
+    },
 }
 
 /// Acts for this journey now. `generation` is that of the service's application.

@@ -8,23 +8,58 @@ use pumasi_terms::{BootMs, LeaseId, Now, Ppm, ReservationId};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    Granted { reservation: ReservationId, grant: ReservationGrant },
-    NotGranted { reservation: ReservationId, why: String },
-    LetGo { reservation: ReservationId },
+    Granted {
+        reservation: ReservationId,
+        grant: ReservationGrant,
+    },
+    NotGranted {
+        reservation: ReservationId,
+        why: String,
+    },
+    LetGo {
+        reservation: ReservationId,
+    },
     /// `sent_at`: when the request that made the lease had been sent.
-    Signed { lease: LeaseId, sent_at: BootMs },
-    NotSigned { lease: LeaseId, why: String },
-    Sent { lease: LeaseId, generation: u64 },
+    Signed {
+        lease: LeaseId,
+        sent_at: BootMs,
+    },
+    NotSigned {
+        lease: LeaseId,
+        why: String,
+    },
+    Sent {
+        lease: LeaseId,
+        generation: u64,
+    },
     /// `fatal`: trying again cannot help.
-    NotSent { lease: LeaseId, why: String, fatal: bool },
+    NotSent {
+        lease: LeaseId,
+        why: String,
+        fatal: bool,
+    },
     /// A heartbeat's word about a lease; `sent_at` is when the renewal had been sent.
-    Heard { status: LeaseStatus, sent_at: BootMs },
-    Returned { lease: LeaseId },
+    Heard {
+        status: LeaseStatus,
+        sent_at: BootMs,
+    },
+    Returned {
+        lease: LeaseId,
+    },
     /// The lender's answer to the release.
-    Emptied { lease: LeaseId, left: Emptiness, usage: Usage },
+    Emptied {
+        lease: LeaseId,
+        left: Emptiness,
+        usage: Usage,
+    },
     /// The lender knows no such lease (any more).
-    Unknown { lease: LeaseId },
-    Settled { lease: LeaseId, agreed: bool },
+    Unknown {
+        lease: LeaseId,
+    },
+    Settled {
+        lease: LeaseId,
+        agreed: bool,
+    },
 }
 
 /// Applies `event`; what is told goes into the journal in the same transaction.
@@ -48,7 +83,10 @@ pub fn apply(journey: &Journey, plan: &Plan, event: Event, now: Now) -> (Journey
                 part.expires_at = sent_at.after(part.ttl_ms);
                 part.heard_at = now.boot;
                 enter(part, PartState::Sending, now);
-                let why = format!("{} instances at {}, {} an hour each; signed by both", part.granted, part.lender, part.price_per_instance_hour);
+                let why = format!(
+                    "{} instances at {}, {} an hour each; signed by both",
+                    part.granted, part.lender, part.price_per_instance_hour
+                );
                 told.push(Told::lease(part, "lease_signed", why));
             }
         }
@@ -67,7 +105,14 @@ pub fn apply(journey: &Journey, plan: &Plan, event: Event, now: Now) -> (Journey
                 && part.is_hopeful()
             {
                 part.generation_sent = part.generation_sent.max(generation);
-                told.push(Told::lease(part, "transferred", format!("application generation {generation} and first copies are complete and verified at {}", part.lender)));
+                told.push(Told::lease(
+                    part,
+                    "transferred",
+                    format!(
+                        "application generation {generation} and first copies are complete and verified at {}",
+                        part.lender
+                    ),
+                ));
                 if part.state == PartState::Sending {
                     enter(part, PartState::Starting, now);
                 }
@@ -96,7 +141,11 @@ pub fn apply(journey: &Journey, plan: &Plan, event: Event, now: Now) -> (Journey
                 let (here, there) = (part.usage, part.lender_usage);
                 let text = format!(
                     "instance time {} ms here, {} ms there; requests {} here, {} there: the ledgers {}",
-                    here.instance_ms, there.instance_ms, here.requests, there.requests, if agreed { "agree" } else { "differ" }
+                    here.instance_ms,
+                    there.instance_ms,
+                    here.requests,
+                    there.requests,
+                    if agreed { "agree" } else { "differ" }
                 );
                 told.push(Told::lease(part, "settled", text));
             }
@@ -116,7 +165,13 @@ fn try_state<'a>(journey: &'a mut Journey, reservation: &ReservationId) -> Optio
     tries.iter_mut().find(|t| &t.candidate.reservation == reservation).map(|t| &mut t.state)
 }
 
-fn granted(journey: &mut Journey, plan: &Plan, reservation: &ReservationId, grant: ReservationGrant, told: &mut Vec<Told>) {
+fn granted(
+    journey: &mut Journey,
+    plan: &Plan,
+    reservation: &ReservationId,
+    grant: ReservationGrant,
+    told: &mut Vec<Told>,
+) {
     let Some(Borrow { requirement, .. }) = &plan.borrow else { return };
     let Some(seeking) = &mut journey.seeking else { return };
     let Some(t) = seeking.tries.iter_mut().find(|t| &t.candidate.reservation == reservation) else { return };
@@ -125,7 +180,10 @@ fn granted(journey: &mut Journey, plan: &Plan, reservation: &ReservationId, gran
     }
     let (action, why, state) = match pumasi_lease::choose::unsound(requirement, &t.candidate, &grant) {
         None => {
-            let why = format!("{} holds {} instances for {} ms at {} an hour each", t.candidate.cloud, grant.instances, grant.expires_in_ms, grant.price_per_instance_hour);
+            let why = format!(
+                "{} holds {} instances for {} ms at {} an hour each",
+                t.candidate.cloud, grant.instances, grant.expires_in_ms, grant.price_per_instance_hour
+            );
             ("hold_granted", why, TryState::Granted { grant })
         }
         Some(lie) => ("hold_distrusted", lie.clone(), TryState::Refused { why: lie }),
@@ -141,7 +199,12 @@ fn not_granted(journey: &mut Journey, reservation: &ReservationId, why: String, 
         return;
     }
     let text = format!("{}: {why}", t.candidate.cloud);
-    told.push(Told { action: "hold_refused", subject_kind: "reservation", subject: reservation.to_string(), reasons: vec![text] });
+    told.push(Told {
+        action: "hold_refused",
+        subject_kind: "reservation",
+        subject: reservation.to_string(),
+        reasons: vec![text],
+    });
     journey.failed.push(t.candidate.cloud.clone());
     t.state = TryState::Refused { why };
 }
@@ -168,7 +231,11 @@ fn heard(journey: &mut Journey, status: LeaseStatus, sent_at: BootMs, now: Now, 
             part.lender_usage = status.usage;
             if part.recalled.is_none() {
                 part.recalled = Some(deadline);
-                told.push(Told::lease(part, "recall_heard", format!("{} wants it back in {} ms: {why}", part.lender, deadline.since(now.boot))));
+                told.push(Told::lease(
+                    part,
+                    "recall_heard",
+                    format!("{} wants it back in {} ms: {why}", part.lender, deadline.since(now.boot)),
+                ));
             }
         }
         Some(LentState::Ending { .. } | LentState::Ended { .. } | LentState::Settled { .. }) => {

@@ -5,7 +5,9 @@ use pumasi_lease::Usage;
 use pumasi_lease::message::ReservationGrant;
 use pumasi_plan::Candidate;
 use pumasi_release::ReleaseState;
-use pumasi_terms::{BootMs, CloudName, Epoch, JourneyId, LeaseId, Money, PlanId, Ppm, ReservationId, ServiceName, WallMs};
+use pumasi_terms::{
+    BootMs, CloudName, Epoch, JourneyId, LeaseId, Money, PlanId, Ppm, ReservationId, ServiceName, WallMs,
+};
 use serde::{Deserialize, Serialize};
 
 pub const JOURNEY_VERSION: u32 = 1;
@@ -36,7 +38,11 @@ pub enum Phase {
     /// The first plan waits for a person.
     Waiting,
     Running,
-    Closed { at: WallMs, outcome: Outcome, why: String },
+    Closed {
+        at: WallMs,
+        outcome: Outcome,
+        why: String,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -69,10 +75,16 @@ pub struct Try {
 #[serde(rename_all = "snake_case", tag = "state")]
 pub enum TryState {
     Asking,
-    Granted { grant: ReservationGrant },
-    Refused { why: String },
+    Granted {
+        grant: ReservationGrant,
+    },
+    Refused {
+        why: String,
+    },
     /// Not needed: the lender is told until it has answered, or its hold has run out anyway.
-    LettingGo { until: BootMs },
+    LettingGo {
+        until: BootMs,
+    },
     Over,
     Chosen,
 }
@@ -108,8 +120,6 @@ pub struct Part {
     pub usage: Usage,
     /// As the lender says.
     pub lender_usage: Usage,
-    /// Seals the tickets of `redirect` mode, hex.
-    pub ticket_key: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -120,8 +130,15 @@ pub enum PartState {
     Sending,
     Starting,
     Serving,
-    Ending { why: String, release: ReleaseState },
-    Ended { why: String, proven: bool, settled: bool },
+    Ending {
+        why: String,
+        release: ReleaseState,
+    },
+    Ended {
+        why: String,
+        proven: bool,
+        settled: bool,
+    },
 }
 
 impl Part {

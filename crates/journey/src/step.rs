@@ -65,10 +65,19 @@ pub fn adopt(journey: &Journey, plan: &Plan, now: Now) -> (Journey, Vec<Told>) {
     }
     for wanted in &plan.parts {
         let Some(part) = next.part_mut(&wanted.lease) else { continue };
-        if wanted.instances == 0 {
+        if wanted.instances == 0 && part.recalled.is_some() {
+            // It serves until another does, or its notice is nearly over: `part` below ends it then.
+            continue;
+        } else if wanted.instances == 0 {
             end(&mut next, &wanted.lease, reason(plan), now, &mut told);
         } else if part.wanted != wanted.instances && part.is_hopeful() {
-            let why = format!("{} instances at {} instead of {}: {}", wanted.instances, part.lender, part.wanted, reason(plan));
+            let why = format!(
+                "{} instances at {} instead of {}: {}",
+                wanted.instances,
+                part.lender,
+                part.wanted,
+                reason(plan)
+            );
             part.wanted = wanted.instances.min(part.granted);
             told.push(Told::lease(part, "resized", why));
         }
@@ -77,7 +86,8 @@ pub fn adopt(journey: &Journey, plan: &Plan, now: Now) -> (Journey, Vec<Told>) {
         let fresh = borrow.candidates.iter().map(|c| Try { candidate: c.clone(), state: TryState::Asking });
         let leftovers = next.seeking.take().map(|s| s.tries).unwrap_or_default();
         let leftovers = leftovers.into_iter().filter(|t| matches!(t.state, TryState::LettingGo { .. }));
-        next.seeking = Some(Seeking { plan: plan.id.clone(), begun_at: now.boot, tries: fresh.chain(leftovers).collect() });
+        next.seeking =
+            Some(Seeking { plan: plan.id.clone(), begun_at: now.boot, tries: fresh.chain(leftovers).collect() });
     }
     told.push(Told::journey(&next, "plan_adopted", format!("plan {} of this journey: {}", plan.number, reason(plan))));
     (next, told)
@@ -146,7 +156,12 @@ fn seek(journey: &mut Journey, plan: &Plan, now: Now, told: &mut Vec<Told>) {
     }
     for t in seeking.tries.iter_mut().filter(|t| t.state == TryState::Asking) {
         let why = format!("{} did not answer within {} ms", t.candidate.cloud, borrow.answer_timeout_ms);
-        told.push(Told { action: "hold_too_late", subject_kind: "reservation", subject: t.candidate.reservation.to_string(), reasons: vec![why] });
+        told.push(Told {
+            action: "hold_too_late",
+            subject_kind: "reservation",
+            subject: t.candidate.reservation.to_string(),
+            reasons: vec![why],
+        });
         let_go(t, now);
     }
     choose(journey, plan, borrow, now, told);
@@ -187,7 +202,6 @@ fn choose(journey: &mut Journey, plan: &Plan, borrow: &Borrow, now: Now, told: &
                     trouble: None,
                     usage: Default::default(),
                     lender_usage: Default::default(),
-                    ticket_key: None,
                 });
                 t.state = TryState::Chosen;
             }
@@ -221,7 +235,9 @@ fn part(journey: &mut Journey, plan: &Plan, facts: &Facts, lease: &LeaseId, now:
     let Some(p) = journey.part_mut(lease) else { return };
     let expired = now.boot >= p.expires_at;
     match &p.state {
-        PartState::Signing if expired => give_back(journey, lease, "the hold ran out before the lease was signed".into(), now, told),
+        PartState::Signing if expired => {
+            give_back(journey, lease, "the hold ran out before the lease was signed".into(), now, told)
+        }
         PartState::Sending | PartState::Starting | PartState::Serving if expired => {
             let why = if p.recalled.is_some() { "the recall's notice is over" } else { "it could not be renewed" };
             give_back(journey, lease, why.into(), now, told);
@@ -237,7 +253,10 @@ fn part(journey: &mut Journey, plan: &Plan, facts: &Facts, lease: &LeaseId, now:
             told.push(Told::lease(p, "switchover", why));
         }
         PartState::Starting if now.boot.since(p.since) >= START_TIMEOUT_MS => {
-            let why = format!("no instance got ready in {START_TIMEOUT_MS} ms: {}", p.trouble.clone().unwrap_or_else(|| "no reason told".into()));
+            let why = format!(
+                "no instance got ready in {START_TIMEOUT_MS} ms: {}",
+                p.trouble.clone().unwrap_or_else(|| "no reason told".into())
+            );
             give_back(journey, lease, why, now, told);
         }
         PartState::Serving => {
@@ -265,7 +284,11 @@ fn part(journey: &mut Journey, plan: &Plan, facts: &Facts, lease: &LeaseId, now:
             let stepped = pumasi_release::advance(release, &facts, now);
             if stepped.step == pumasi_release::Step::Done {
                 let (proven, settled) = (stepped.proven(), stepped.heard.settled);
-                let text = if proven { "nothing of this service is left there" } else { "its lender could not prove that nothing is left" };
+                let text = if proven {
+                    "nothing of this service is left there"
+                } else {
+                    "its lender could not prove that nothing is left"
+                };
                 told.push(Told::lease(p, "lease_over", text));
                 let why = why.clone();
                 enter(p, PartState::Ended { why, proven, settled }, now);
@@ -287,7 +310,12 @@ fn fair(ready: u32, home_ready: u32, of: Ppm) -> Ppm {
 /// Another part serves what this one did.
 fn replaced(journey: &Journey, lease: &LeaseId) -> bool {
     let wanted = journey.part(lease).map_or(0, |p| p.wanted);
-    let others: u32 = journey.parts.iter().filter(|p| &p.lease != lease && p.state == PartState::Serving && p.recalled.is_none()).map(|p| p.ready).sum();
+    let others: u32 = journey
+        .parts
+        .iter()
+        .filter(|p| &p.lease != lease && p.state == PartState::Serving && p.recalled.is_none())
+        .map(|p| p.ready)
+        .sum();
     others >= wanted
 }
 

@@ -40,7 +40,7 @@ fn main() -> ExitCode {
         _ => {}
     }
     match run(&cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             if failure.exit != Exit::Done {
                 note(&format!("{} {failure}", paint("error:", Tone::Bad, stderr_colours())));
@@ -50,15 +50,15 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli) -> Result<(), Failure> {
+fn run(cli: &Cli) -> Result<ExitCode, Failure> {
     let daemon = matches!(cli.command, Command::Serve | Command::Gateway(_));
     logging::init(daemon, cli.global.log_format)?;
     // The HTTP client takes the process's provider; a second installation is no fault.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    match &cli.command {
+    let done = match &cli.command {
+        Command::Gateway(dir) => return Ok(roles::gateway(dir)),
+        Command::Lab { args } => return roles::lab(args),
         Command::Serve => roles::serve(&cli.global),
-        Command::Gateway(dir) => roles::gateway(dir),
-        Command::Lab { args } => roles::lab(args),
         Command::LabApp { kind, args } => roles::lab_app(kind, args),
         Command::Config(command) => roles::config(command, &cli.global),
         Command::Restore { from, to, force } => acts::restore(from, to, *force),
@@ -74,7 +74,8 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             let runtime = runtime.map_err(|e| Failure::failed(format!("starting: {e}")))?;
             runtime.block_on(ask(&session, asking))
         }
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 /// The commands over the public API.

@@ -7,7 +7,7 @@ use crate::{Access, DataMount, EngineError};
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 const DEPTH_MAX: u32 = 64;
@@ -17,18 +17,8 @@ pub(super) fn give(mount: &DataMount, gid: u32) -> Result<(), EngineError> {
         let top = File::open(&mount.path)?;
         match mount.access {
             Access::ReadWrite => give_dir(&top, gid, 0),
-            Access::ReadOnly => {
-                change(&top, gid, 0o2050)?;
-                for name in names(&top)? {
-                    if name.to_string_lossy().ends_with("-shm")
-                        && let Some(file) = open_below(&top, Path::new(&name))?
-                        && plain(&file)?
-                    {
-                        change(&file, gid, 0o060)?;
-                    }
-                }
-                Ok(())
-            }
+            // Nothing below becomes writable: whoever could write a `-shm` file could truncate it under the daemon that maps it.
+            Access::ReadOnly => change(&top, gid, 0o2050),
         }
     };
     work().map_err(EngineError::at("give the owner's group its right to", &mount.path))
@@ -61,12 +51,12 @@ fn plain(file: &File) -> io::Result<bool> {
 fn change(file: &File, gid: u32, add_mode: u32) -> io::Result<()> {
     let meta = file.metadata()?;
     if meta.gid() != gid {
-        fchown(file, None, Some(gid))?;
+        chown(below(file), None, Some(gid))?;
     }
     let mode = meta.mode() & 0o7777;
     // After a change of group the kernel may have taken the setgid bit away.
     if mode | add_mode != mode || (meta.gid() != gid && add_mode & 0o2000 != 0) {
-        file.set_permissions(Permissions::from_mode(mode | add_mode))?;
+        fs::set_permissions(below(file), Permissions::from_mode(mode | add_mode))?;
     }
     Ok(())
 }
@@ -79,9 +69,10 @@ fn names(dir: &File) -> io::Result<Vec<std::ffi::OsString>> {
     fs::read_dir(below(dir))?.map(|e| e.map(|e| e.file_name())).collect()
 }
 
-/// `None` for links, sockets, and what vanished meanwhile.
+/// `None` for what vanished meanwhile. Only a handle to the place (O_PATH): closing a real descriptor of a live SQLite file would
+/// drop the locks that this process holds on it.
 fn open_below(dir: &File, name: &Path) -> io::Result<Option<File>> {
-    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_PATH;
     match OpenOptions::new().read(true).custom_flags(flags).open(below(dir).join(name)) {
         Ok(file) => Ok(Some(file)),
         Err(e) => match e.raw_os_error() {
@@ -124,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn reading_changes_the_top_and_the_shm_file_only() {
+    fn reading_changes_the_top_only() {
         let dir = tempfile::tempdir().unwrap();
         for name in ["db", "db-wal", "db-shm"] {
             fs::write(dir.path().join(name), "x").unwrap();
@@ -132,7 +123,7 @@ mod tests {
         }
         give(&DataMount { path: dir.path().into(), access: Access::ReadOnly }, own_gid()).unwrap();
         let mode = |n: &str| dir.path().join(n).metadata().unwrap().mode() & 0o7777;
-        assert_eq!((mode("db"), mode("db-wal"), mode("db-shm")), (0o640, 0o640, 0o660));
+        assert_eq!((mode("db"), mode("db-wal"), mode("db-shm")), (0o640, 0o640, 0o640));
         assert_eq!(mode("") & 0o2050, 0o2050);
     }
 }

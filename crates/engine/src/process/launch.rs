@@ -100,7 +100,6 @@ pub(super) fn plan(record: &Record, layout: &Layout, address: SocketAddr) -> Res
             Bind { from: layout.private(), to: places.home.clone(), read_only: false },
         ];
         for (name, mount) in &spec.data {
-            // Not mounted read-only even for readers: a SQLite reader writes the `-shm` file.
             binds.push(Bind { from: mount.path.clone(), to: places.data[name].clone(), read_only: false });
         }
         View { binds, tmp: layout.private().join("tmp"), hide: record.hide.clone() }

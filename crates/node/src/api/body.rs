@@ -1,0 +1,82 @@
+//! Reading bodies and answering with problems.
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use pumasi_api::Problem;
+use pumasi_terms::FieldError;
+use serde::de::DeserializeOwned;
+
+/// A [`Problem`] as an answer.
+#[derive(Debug)]
+pub struct ApiError(pub Problem);
+
+impl From<Problem> for ApiError {
+    fn from(p: Problem) -> Self {
+        Self(p)
+    }
+}
+
+impl From<pumasi_store::StoreError> for ApiError {
+    fn from(e: pumasi_store::StoreError) -> Self {
+        Self(crate::node::store_problem(&e))
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = serde_json::to_vec(&self.0).unwrap_or_default();
+        (status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response()
+    }
+}
+
+/// A JSON body. A wrong one is answered with the field's path.
+pub struct Json<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let bytes = raw(request, state).await?;
+        decode(&bytes).map(Json)
+    }
+}
+
+/// A body of bytes, within the endpoint's bound.
+pub struct Raw(pub Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Raw {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        raw(request, state).await.map(Raw)
+    }
+}
+
+async fn raw<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiError> {
+    Bytes::from_request(request, state).await.map_err(|e| {
+        let too_long = e.status() == StatusCode::PAYLOAD_TOO_LARGE;
+        ApiError(Problem {
+            status: e.status().as_u16(),
+            code: if too_long { "too_large" } else { "bad_request" }.into(),
+            ..Problem::bad_request(e.body_text())
+        })
+    })
+}
+
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let bytes = if bytes.trim_ascii().is_empty() { b"{}" } else { bytes };
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(|e| {
+        let field = e.path().to_string();
+        let problem = e.inner().to_string();
+        ApiError(Problem::fields("the body is not what this endpoint expects", vec![FieldError { field, problem }]))
+    })?;
+    reader.end().map_err(|e| ApiError(Problem::bad_request(format!("after the JSON document: {e}"))))?;
+    Ok(value)
+}
+
+/// A JSON answer.
+pub type Answer<T> = Result<axum::Json<T>, ApiError>;

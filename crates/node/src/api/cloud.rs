@@ -1,0 +1,192 @@
+//! This cloud: health, standing, automation, live traffic, backup.
+
+use super::body::{Answer, Json};
+use crate::node::Note;
+use crate::object::{CLOUD, CloudRecord, ONLY, SERVICE, ServiceRecord};
+use crate::{Node, clock, lender, metrics};
+use axum::Extension;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use pumasi_api::message::{Automation, BackupDone, CloudStatus, GatewayState, MemberStatus, Traffic, TrafficView, Why};
+use pumasi_api::{Principal, Problem};
+use pumasi_lease::LentLease;
+use pumasi_sense::BackendKey;
+use pumasi_store::{Expect, Standing};
+use pumasi_terms::Resources;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+pub async fn readyz(State(node): State<Arc<Node>>) -> Response {
+    let problem = match (node.gateway_status.lock().is_some(), node.may_act()) {
+        (false, _) => Some("the gateway does not answer".to_owned()),
+        (_, Err(why)) => Some(why),
+        _ => None,
+    };
+    match problem {
+        None => "ready\n".into_response(),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response(),
+    }
+}
+
+pub async fn metrics(State(node): State<Arc<Node>>) -> Response {
+    let text = metrics::text(&node).await;
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}
+
+pub async fn status(State(node): State<Arc<Node>>) -> Answer<CloudStatus> {
+    let lents = node.list::<LentLease>(crate::object::LENT);
+    let lent = lents.iter().filter(|l| l.binds()).map(|l| l.lease.requirement.resources.times(l.lease.instances));
+    let isolation = node.engine.capabilities().isolation;
+    let missing = isolation.missing_for_lending();
+    let now = clock::boot();
+    let view = node.pact();
+    let members = view.iter().flat_map(|v| &v.pact.members).filter(|m| &m.cloud != node.name());
+    let member = |m: &pumasi_terms::pact::Member| {
+        let seen = node.peers.of(&m.cloud);
+        MemberStatus {
+            cloud: m.cloud.clone(),
+            heard_ms_ago: seen.heard_at.map(|at| now.since(at)),
+            rtt_us: seen.rtt_us(),
+            trouble: seen.trouble.clone(),
+            lends: m.terms.lends,
+            free: seen.offer.as_ref().map(|o| o.free),
+            place: seen.place.clone(),
+        }
+    };
+    Ok(axum::Json(CloudStatus {
+        name: node.name().clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        place: node.config.cloud.place.clone(),
+        standing: match node.store.standing() {
+            Standing::Current => "current".into(),
+            Standing::Restored { why } => format!("restored: {why}"),
+        },
+        automation: node.cloud_record().automation,
+        capacity: node.config.physical(),
+        used_home: lender::home_use(&node.list::<ServiceRecord>(SERVICE)),
+        lent: lent.fold(Resources::default(), Resources::plus),
+        isolation: if missing.is_empty() { "complete".into() } else { format!("missing: {}", missing.join(", ")) },
+        gateway: match node.gateway_status.lock().as_ref() {
+            Some(s) if s.table_revision > 0 => GatewayState::Serving,
+            Some(_) => GatewayState::Starting,
+            None => GatewayState::Unreachable,
+        },
+        members: members.map(member).collect(),
+        journal_seq: node.store.journal_head().seq,
+    }))
+}
+
+pub async fn traffic(State(node): State<Arc<Node>>) -> Answer<Traffic> {
+    let objectives: BTreeMap<_, _> = node
+        .list::<ServiceRecord>(SERVICE)
+        .into_iter()
+        .map(|s| (s.name().clone(), s.document.spec.objective))
+        .collect();
+    let mut services = BTreeMap::new();
+    for (name, (seen, judgement)) in node.sensing.latest() {
+        let Some(objective) = objectives.get(&name) else { continue };
+        let mut served_by: BTreeMap<_, u64> = BTreeMap::new();
+        for (key, backend) in &seen.backends {
+            let cloud = match key {
+                BackendKey::Home(_) => node.name(),
+                BackendKey::Lease(cloud, _) => cloud,
+            };
+            *served_by.entry(cloud.clone()).or_default() += backend.completed_mps;
+        }
+        // An observation that has grown old says nothing about now.
+        let seen = if clock::boot().since(seen.at) > 3_000 { continue } else { seen };
+        let view = TrafficView {
+            arrivals_mps: seen.arrivals_mps,
+            completed_mps: seen.completed_mps,
+            shed_mps: seen.shed_mps,
+            failed_mps: seen.failed_mps + seen.errors_mps,
+            queue_delay_p95_us: seen.queue_delay_p95_us,
+            app_time_p50_us: seen.app_time_p50_us,
+            app_time_p95_us: seen.app_time_p95_us,
+            user_rtt_p50_us: seen.user_rtt_p50_us,
+            in_flight: seen.in_flight,
+            limit: seen.limit,
+            objective_queue_delay_p95_us: objective.queue_delay_p95_ms * 1_000,
+            served_by,
+            judgement,
+        };
+        services.insert(name, view);
+    }
+    Ok(axum::Json(Traffic { at: clock::wall(), services }))
+}
+
+pub async fn automation(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Json(wanted): Json<Automation>,
+) -> Answer<Automation> {
+    let answer = node
+        .transact(move |tx| {
+            let old = tx
+                .get::<CloudRecord>(CLOUD, ONLY)?
+                .ok_or_else(|| Problem::ours("this cloud has no record of itself"))?;
+            let record = CloudRecord { automation: wanted.clone(), ..old.body };
+            tx.put(CLOUD, ONLY, &record, Expect::Revision(old.revision))?;
+            let action = if wanted.stopped { "automation_stopped" } else { "automation_resumed" };
+            tx.journal(
+                Note::new(action, "cloud", ONLY).because(wanted.why.clone()).entry(&who.to_string(), clock::wall()),
+            )?;
+            Ok(wanted)
+        })
+        .await?;
+    Ok(axum::Json(answer))
+}
+
+pub async fn backup(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Json(_): Json<Why>,
+) -> Answer<BackupDone> {
+    let dir = node.dir("store").join("backups");
+    let path = dir.join(format!("pumasi-{}.sqlite", clock::wall().0));
+    let (store, to) = (node.store.clone(), path.clone());
+    let written = tokio::task::spawn_blocking(move || {
+        std::fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
+        store.backup_to(&to, |_| {}).map_err(|e| e.to_string())?;
+        std::fs::metadata(&to).map(|m| m.len()).map_err(|e| e.to_string())
+    })
+    .await;
+    let bytes = written
+        .map_err(|e| Problem::ours(e.to_string()))?
+        .map_err(|e| Problem::ours(format!("backup to {}: {e}", path.display())))?;
+    node.note(
+        &who.to_string(),
+        Note::new("backup_written", "cloud", ONLY).because(format!("{} ({bytes} bytes)", path.display())),
+    )
+    .await;
+    Ok(axum::Json(BackupDone { path: path.display().to_string(), bytes }))
+}
+
+/// An operator takes a restored store into use. Revisions go on above all that any member has seen.
+pub async fn accept_standing(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Json(_): Json<Why>,
+) -> Answer<String> {
+    let view = node.pact();
+    let members: Vec<_> =
+        view.iter().flat_map(|v| &v.pact.members).map(|m| m.cloud.clone()).filter(|c| c != node.name()).collect();
+    let silent: Vec<String> =
+        members.iter().filter(|c| node.peers.of(c).heard_at.is_none()).map(ToString::to_string).collect();
+    if !silent.is_empty() {
+        let text = format!(
+            "{} have not answered yet; what they know of this cloud must be heard first (or they must leave the pact)",
+            silent.join(", ")
+        );
+        return Err(Problem { retry: true, ..Problem::conflict(text) }.into());
+    }
+    let above = node.store.revision();
+    node.store.accept_restored(clock::wall(), above, who.to_string()).await?;
+    node.wake.notify_one();
+    Ok(axum::Json("current".into()))
+}

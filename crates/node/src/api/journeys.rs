@@ -1,0 +1,162 @@
+//! Journeys, plans, leases and offers: to be seen, and to be decided by people.
+
+use super::body::{Answer, Json};
+use crate::node::Note;
+use crate::object::{JOURNEY, LENT, PLAN, PlanRecord};
+use crate::{Node, borrower, clock};
+use axum::Extension;
+use axum::extract::{Path, State};
+use pumasi_api::message::{LeaseView, List, Why};
+use pumasi_api::{Principal, Problem};
+use pumasi_engine::InstanceState;
+use pumasi_journey::{Journey, Part, PartState};
+use pumasi_lease::{LentLease, LentState};
+use pumasi_terms::offer::Offer;
+use pumasi_terms::{JourneyId, LeaseId, PlanId};
+use std::sync::Arc;
+
+pub async fn list(State(node): State<Arc<Node>>) -> Answer<List<Journey>> {
+    let listing = node.store.listing::<Journey>(JOURNEY)?;
+    let mut items: Vec<Journey> = listing.items.into_iter().map(|j| j.body).collect();
+    items.sort_by_key(|j| std::cmp::Reverse(j.opened_at));
+    Ok(axum::Json(List { revision: listing.revision, items }))
+}
+
+pub async fn get(State(node): State<Arc<Node>>, Path(id): Path<JourneyId>) -> Answer<Journey> {
+    let stored = node.store.get::<Journey>(JOURNEY, id.as_str())?.ok_or_else(|| Problem::not_found("journey", &id))?;
+    Ok(axum::Json(stored.body))
+}
+
+pub async fn cancel(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Path(id): Path<JourneyId>,
+    Json(why): Json<Why>,
+) -> Answer<Journey> {
+    let stored = node.store.get::<Journey>(JOURNEY, id.as_str())?.ok_or_else(|| Problem::not_found("journey", &id))?;
+    if !stored.body.is_open() {
+        return Err(Problem::conflict(format!("{id} is over already")).into());
+    }
+    node.note(
+        &who.to_string(),
+        Note::new("cancel_asked", "journey", &id).caused_by(&stored.body.service).because(why.why.clone()),
+    )
+    .await;
+    borrower::cancel(&node, &who.to_string(), &id, &why.why).await?;
+    get(State(node), Path(id)).await
+}
+
+pub async fn plans(State(node): State<Arc<Node>>) -> Answer<List<PlanRecord>> {
+    let listing = node.store.listing::<PlanRecord>(PLAN)?;
+    let mut items: Vec<PlanRecord> = listing.items.into_iter().map(|p| p.body).collect();
+    items.sort_by_key(|p| std::cmp::Reverse(p.plan.created_at));
+    Ok(axum::Json(List { revision: listing.revision, items }))
+}
+
+pub async fn plan(State(node): State<Arc<Node>>, Path(id): Path<PlanId>) -> Answer<PlanRecord> {
+    let stored = node.store.get::<PlanRecord>(PLAN, id.as_str())?.ok_or_else(|| Problem::not_found("plan", &id))?;
+    Ok(axum::Json(stored.body))
+}
+
+pub async fn approve(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Path(id): Path<PlanId>,
+    Json(why): Json<Why>,
+) -> Answer<PlanRecord> {
+    Ok(axum::Json(borrower::decide(&node, who.to_string(), id, true, why.why).await?))
+}
+
+pub async fn refuse(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Path(id): Path<PlanId>,
+    Json(why): Json<Why>,
+) -> Answer<PlanRecord> {
+    Ok(axum::Json(borrower::decide(&node, who.to_string(), id, false, why.why).await?))
+}
+
+fn rented(node: &Node, journey: &Journey, part: &Part) -> LeaseView {
+    let (state, why) = match &part.state {
+        PartState::Signing => ("signing", String::new()),
+        PartState::Sending => ("sending", part.trouble.clone().unwrap_or_default()),
+        PartState::Starting => ("starting", part.trouble.clone().unwrap_or_default()),
+        PartState::Serving if part.recalled.is_some() => ("recalled", "the lender calls it back".into()),
+        PartState::Serving => ("serving", part.trouble.clone().unwrap_or_default()),
+        PartState::Ending { why, .. } => ("ending", why.clone()),
+        PartState::Ended { why, proven: true, .. } => ("ended", why.clone()),
+        PartState::Ended { why, .. } => ("ended_unproven", why.clone()),
+    };
+    LeaseView {
+        id: part.lease.clone(),
+        side: "rented".into(),
+        borrower: node.name().clone(),
+        lender: part.lender.clone(),
+        service: journey.service.clone(),
+        state: state.into(),
+        instances_granted: part.granted,
+        instances_wanted: part.wanted,
+        instances_ready: part.ready,
+        price_per_instance_hour: part.price_per_instance_hour,
+        expires_in_ms: part.expires_at.since(clock::boot()),
+        instance_ms: part.usage.instance_ms,
+        requests: part.usage.requests,
+        since: journey.opened_at,
+        why,
+    }
+}
+
+fn lent(node: &Node, lent: &LentLease) -> LeaseView {
+    let (state, why) = match &lent.state {
+        LentState::Active => ("active", String::new()),
+        LentState::Recalled { why, .. } => ("recalled", why.clone()),
+        LentState::Ending { why } => ("ending", format!("{why:?}").to_lowercase()),
+        LentState::Ended { why, .. } => ("ended", format!("{why:?}").to_lowercase()),
+        LentState::Settled { .. } => ("settled", String::new()),
+    };
+    let ready = node
+        .instances
+        .lock()
+        .iter()
+        .filter(|i| i.owner == lent.id().as_str() && i.state == InstanceState::Ready)
+        .count() as u32;
+    LeaseView {
+        id: lent.id().clone(),
+        side: "lent".into(),
+        borrower: lent.lease.borrower.clone(),
+        lender: node.name().clone(),
+        service: lent.lease.service.clone(),
+        state: state.into(),
+        instances_granted: lent.lease.instances,
+        instances_wanted: lent.instances_wanted,
+        instances_ready: ready,
+        price_per_instance_hour: lent.lease.price_per_instance_hour,
+        expires_in_ms: if lent.usable() { lent.expires_at.since(clock::boot()) } else { 0 },
+        instance_ms: lent.usage.instance_ms,
+        requests: lent.usage.requests,
+        since: lent.lease.created_at,
+        why,
+    }
+}
+
+fn all(node: &Node) -> Vec<LeaseView> {
+    let journeys = node.list::<Journey>(JOURNEY);
+    let mut items: Vec<LeaseView> = journeys.iter().flat_map(|j| j.parts.iter().map(|p| rented(node, j, p))).collect();
+    items.extend(node.list::<LentLease>(LENT).iter().map(|l| lent(node, l)));
+    items.sort_by_key(|l| std::cmp::Reverse(l.since));
+    items
+}
+
+pub async fn leases(State(node): State<Arc<Node>>) -> Answer<List<LeaseView>> {
+    Ok(axum::Json(List { revision: node.store.revision(), items: all(&node) }))
+}
+
+pub async fn lease(State(node): State<Arc<Node>>, Path(id): Path<LeaseId>) -> Answer<LeaseView> {
+    let found = all(&node).into_iter().find(|l| l.id == id);
+    Ok(axum::Json(found.ok_or_else(|| Problem::not_found("lease", &id))?))
+}
+
+pub async fn offers(State(node): State<Arc<Node>>) -> Answer<List<Offer>> {
+    let items = node.peers.offers().into_iter().map(|(offer, _)| offer).collect();
+    Ok(axum::Json(List { revision: node.store.revision(), items }))
+}

@@ -1,0 +1,150 @@
+//! The public API's server: one router for people and peers, made from the table of endpoints.
+
+mod auth;
+mod body;
+mod cloud;
+mod journeys;
+mod listen;
+mod openapi;
+mod pact;
+mod peers;
+mod services;
+mod tokens;
+mod watch;
+
+pub use auth::digest_of_secret;
+pub use body::ApiError;
+pub use listen::{Listening, listen};
+pub use peers::Released;
+pub use tokens::bootstrap as bootstrap_operator_token;
+
+use crate::Node;
+use axum::extract::DefaultBodyLimit;
+use axum::handler::Handler;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, on};
+use axum::{Router, middleware};
+use pumasi_api::{ENDPOINTS, Fault, Method, Problem};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Collects handlers; every one must stand in the table, and the table must be served whole.
+struct Table {
+    router: Router<Arc<Node>>,
+    served: BTreeSet<(Method, &'static str)>,
+}
+
+impl Table {
+    fn on<H, T>(mut self, method: Method, path: &'static str, handler: H) -> Self
+    where
+        H: Handler<T, Arc<Node>>,
+        T: 'static,
+    {
+        let filter = match method {
+            Method::Get => axum::routing::MethodFilter::GET,
+            Method::Put => axum::routing::MethodFilter::PUT,
+            Method::Post => axum::routing::MethodFilter::POST,
+            Method::Delete => axum::routing::MethodFilter::DELETE,
+        };
+        let limit = pumasi_api::endpoint::find(method.as_str(), path).map_or(0, |e| e.body_bytes_max);
+        let route: MethodRouter<Arc<Node>> = on(filter, handler).layer(DefaultBodyLimit::max(limit));
+        self.served.insert((method, path));
+        self.router = self.router.route(path, route);
+        self
+    }
+}
+
+fn table() -> Table {
+    use Method::{Delete, Get, Post, Put};
+    Table { router: Router::new(), served: BTreeSet::new() }
+        .on(Get, "/healthz", cloud::healthz)
+        .on(Get, "/readyz", cloud::readyz)
+        .on(Get, "/openapi.json", openapi::document)
+        .on(Get, "/metrics", cloud::metrics)
+        .on(Get, "/v1/cloud", cloud::status)
+        .on(Get, "/v1/traffic", cloud::traffic)
+        .on(Get, "/v1/watch", watch::watch)
+        .on(Get, "/v1/events", watch::events)
+        .on(Post, "/v1/automation", cloud::automation)
+        .on(Post, "/v1/backup", cloud::backup)
+        .on(Post, "/v1/standing", cloud::accept_standing)
+        .on(Get, "/v1/tokens", tokens::list)
+        .on(Post, "/v1/tokens", tokens::create)
+        .on(Delete, "/v1/tokens/{id}", tokens::revoke)
+        .on(Get, "/v1/services", services::list)
+        .on(Get, "/v1/services/{name}", services::get)
+        .on(Put, "/v1/services/{name}", services::put)
+        .on(Delete, "/v1/services/{name}", services::delete)
+        .on(Get, "/v1/services/{name}/logs", services::logs)
+        .on(Post, "/v1/bundles/missing", services::bundle_missing)
+        .on(Post, "/v1/bundles/chunks", services::bundle_chunks)
+        .on(Post, "/v1/bundles", services::bundle_complete)
+        .on(Get, "/v1/instances", services::instances)
+        .on(Get, "/v1/journeys", journeys::list)
+        .on(Get, "/v1/journeys/{id}", journeys::get)
+        .on(Post, "/v1/journeys/{id}/cancel", journeys::cancel)
+        .on(Get, "/v1/plans", journeys::plans)
+        .on(Get, "/v1/plans/{id}", journeys::plan)
+        .on(Post, "/v1/plans/{id}/approve", journeys::approve)
+        .on(Post, "/v1/plans/{id}/refuse", journeys::refuse)
+        .on(Get, "/v1/leases", journeys::leases)
+        .on(Get, "/v1/leases/{id}", journeys::lease)
+        .on(Post, "/v1/leases/{id}/recall", peers::recall)
+        .on(Get, "/v1/offers", journeys::offers)
+        .on(Get, "/v1/pact", pact::show)
+        .on(Post, "/v1/pact", pact::found)
+        .on(Post, "/v1/pact/invitations", pact::invite)
+        .on(Post, "/v1/pact/join", pact::join)
+        .on(Post, "/v1/pact/leave", pact::leave)
+        .on(Put, "/v1/pact/terms", pact::terms)
+        .on(Post, "/v1/pact/admissions", pact::admit)
+        .on(Post, "/v1/pact/signatures", pact::sign)
+        .on(Put, "/v1/pact/current", pact::bring)
+        .on(Post, "/v1/heartbeat", peers::heartbeat)
+        .on(Post, "/v1/reservations", peers::reserve)
+        .on(Delete, "/v1/reservations/{id}", peers::let_go)
+        .on(Post, "/v1/leases", peers::sign)
+        .on(Post, "/v1/leases/{id}/chunks/missing", peers::missing)
+        .on(Post, "/v1/leases/{id}/chunks", peers::chunks)
+        .on(Put, "/v1/leases/{id}/application", peers::application)
+        .on(Put, "/v1/leases/{id}/datasets/{name}", peers::dataset)
+        .on(Post, "/v1/leases/{id}/datasets/{name}/batches", peers::batch)
+        .on(Get, "/v1/leases/{id}/logs", peers::logs)
+        .on(Post, "/v1/leases/{id}/release", peers::release)
+        .on(Post, "/v1/leases/{id}/settlement", peers::settle)
+}
+
+/// Everything that the daemon serves. `extra` is mounted beside it without authorisation: the console's files.
+pub fn router(node: Arc<Node>, extra: Router<Arc<Node>>) -> Router {
+    let table = table();
+    debug_assert!(ENDPOINTS.iter().all(|e| table.served.contains(&(e.method, e.path))));
+    table
+        .router
+        .route_layer(middleware::from_fn_with_state(node.clone(), auth::authorise))
+        .merge(extra)
+        .fallback(no_such)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(node.clone(), auth::trace))
+        .with_state(node)
+}
+
+async fn no_such(uri: axum::http::Uri) -> Response {
+    ApiError(Problem::not_found("endpoint", uri.path().chars().take(200).collect::<String>())).into_response()
+}
+
+async fn wrong_method() -> Response {
+    ApiError(Problem::new(405, "wrong_method", Fault::Input, "this endpoint has no such method; see /openapi.json"))
+        .into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_served_whole_and_nothing_else_is() {
+        let served = table().served;
+        let listed: BTreeSet<_> = ENDPOINTS.iter().map(|e| (e.method, e.path)).collect();
+        assert_eq!(served, listed);
+    }
+}

@@ -1,0 +1,172 @@
+//! The OpenAPI 3.1 document, made from the table of endpoints and the types of the stages.
+
+use crate::object::PlanRecord;
+use pumasi_api::message as m;
+use pumasi_api::{ENDPOINTS, Method, Problem, Role};
+use pumasi_lease::message as l;
+use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
+use serde_json::{Map, Value, json};
+use std::sync::OnceLock;
+
+/// Schemas of one endpoint: what is sent, and what is answered.
+type Shapes = (Option<Value>, Value);
+
+fn of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Value {
+    generator.subschema_for::<T>().into()
+}
+
+fn shapes(g: &mut SchemaGenerator, method: Method, path: &str) -> Shapes {
+    use Method::{Delete, Get, Post, Put};
+    let any = || json!({});
+    let text = || json!({ "type": "string" });
+    match (method, path) {
+        (Get, "/v1/cloud") => (None, of::<m::CloudStatus>(g)),
+        (Get, "/v1/traffic") => (None, of::<m::Traffic>(g)),
+        (Get, "/v1/events") => (None, of::<m::List<m::Event>>(g)),
+        (Get, "/v1/watch") => (None, of::<m::Change>(g)),
+        (Post, "/v1/automation") => (Some(of::<m::Automation>(g)), of::<m::Automation>(g)),
+        (Post, "/v1/backup") => (Some(of::<m::Why>(g)), of::<m::BackupDone>(g)),
+        (Post, "/v1/standing") => (Some(of::<m::Why>(g)), text()),
+        (Get, "/v1/tokens") => (None, of::<m::List<m::TokenView>>(g)),
+        (Post, "/v1/tokens") => (Some(of::<m::NewToken>(g)), of::<m::TokenView>(g)),
+        (Get, "/v1/services") => (None, of::<m::List<m::ServiceView>>(g)),
+        (Get, "/v1/services/{name}") => (None, of::<m::ServiceView>(g)),
+        (Put, "/v1/services/{name}") => (Some(of::<pumasi_terms::service::Service>(g)), of::<m::ServiceView>(g)),
+        (Post, "/v1/bundles") => (Some(any()), of::<m::Uploaded>(g)),
+        (Post, "/v1/bundles/missing") => (Some(any()), of::<m::Missing>(g)),
+        (Get, "/v1/instances") => (None, of::<m::List<m::InstanceView>>(g)),
+        (Get, "/v1/journeys") => (None, of::<m::List<pumasi_journey::Journey>>(g)),
+        (Get, "/v1/journeys/{id}") => (None, of::<pumasi_journey::Journey>(g)),
+        (Post, "/v1/journeys/{id}/cancel") => (Some(of::<m::Why>(g)), of::<pumasi_journey::Journey>(g)),
+        (Get, "/v1/plans") => (None, of::<m::List<PlanRecord>>(g)),
+        (Get, "/v1/plans/{id}") => (None, of::<PlanRecord>(g)),
+        (Post, "/v1/plans/{id}/approve" | "/v1/plans/{id}/refuse") => (Some(of::<m::Why>(g)), of::<PlanRecord>(g)),
+        (Get, "/v1/leases") => (None, of::<m::List<m::LeaseView>>(g)),
+        (Get, "/v1/leases/{id}") => (None, of::<m::LeaseView>(g)),
+        (Post, "/v1/leases/{id}/recall") => (Some(of::<m::Why>(g)), of::<pumasi_lease::LentLease>(g)),
+        (Get, "/v1/offers") => (None, of::<m::List<pumasi_terms::offer::Offer>>(g)),
+        (Post, "/v1/pact") => (Some(of::<m::FoundPact>(g)), any()),
+        (Post, "/v1/pact/invitations") => (Some(of::<m::Invite>(g)), of::<m::Invited>(g)),
+        (Post, "/v1/pact/join") => (Some(of::<m::Join>(g)), any()),
+        (Post, "/v1/pact/leave") => (Some(of::<m::Why>(g)), any()),
+        (Put, "/v1/pact/terms") => (Some(of::<pumasi_terms::pact::Terms>(g)), any()),
+        (Post, "/v1/heartbeat") => (Some(of::<l::Heartbeat>(g)), of::<l::HeartbeatAnswer>(g)),
+        (Post, "/v1/reservations") => (Some(of::<l::ReservationRequest>(g)), of::<l::ReservationGrant>(g)),
+        (Post, "/v1/leases/{id}/release") => (Some(any()), any()),
+        (Get, "/healthz" | "/readyz" | "/metrics" | "/v1/services/{name}/logs" | "/v1/leases/{id}/logs") => {
+            (None, text())
+        }
+        (Get | Delete, _) => (None, any()),
+        (Post, "/v1/bundles/chunks" | "/v1/leases/{id}/chunks" | "/v1/leases/{id}/datasets/{name}/batches") => {
+            (Some(json!({ "type": "string", "format": "binary" })), any())
+        }
+        (Post | Put, _) => (Some(any()), any()),
+    }
+}
+
+fn parameters(path: &str) -> Vec<Value> {
+    let names = path.split('/').filter_map(|s| s.strip_prefix('{')?.strip_suffix('}'));
+    let mut list: Vec<Value> =
+        names.map(|n| json!({ "name": n, "in": "path", "required": true, "schema": { "type": "string" } })).collect();
+    let query =
+        |name: &str, kind: &str| json!({ "name": name, "in": "query", "required": false, "schema": { "type": kind } });
+    match path {
+        "/v1/watch" => list.extend([query("kind", "string"), query("after", "integer")]),
+        "/v1/events" => list.extend([
+            query("after", "integer"),
+            query("limit", "integer"),
+            query("kind", "string"),
+            query("subject", "string"),
+        ]),
+        _ => {}
+    }
+    list
+}
+
+fn security(roles: &[Role]) -> Value {
+    let mut ways = Vec::new();
+    if roles.iter().any(|r| matches!(r, Role::Viewer | Role::Customer | Role::Operator)) {
+        ways.push(json!({ "token": [] }));
+    }
+    if roles.contains(&Role::Peer) {
+        ways.push(json!({ "peer": [] }));
+    }
+    Value::Array(ways)
+}
+
+fn build() -> Value {
+    let settings = SchemaSettings::draft2020_12().with(|s| s.definitions_path = "/components/schemas".into());
+    let mut g = SchemaGenerator::new(settings);
+    let problem = of::<Problem>(&mut g);
+    let mut paths: Map<String, Value> = Map::new();
+    for e in ENDPOINTS {
+        let (body, answer) = shapes(&mut g, e.method, e.path);
+        let binary = body.as_ref().is_some_and(|b| b["format"] == "binary");
+        let media = |schema: Value| match (e.path, schema["type"].as_str()) {
+            ("/v1/watch", _) => json!({ "text/event-stream": { "schema": schema } }),
+            (path, Some("string")) if path != "/v1/standing" => json!({ "text/plain": { "schema": schema } }),
+            _ => json!({ "application/json": { "schema": schema } }),
+        };
+        let mut operation = json!({
+            "summary": e.summary,
+            "operationId": format!("{}{}", e.method.as_str().to_lowercase(), e.path.replace(['/', '{', '}', '.'], "_")),
+            "parameters": parameters(e.path),
+            "security": security(e.roles),
+            "x-roles": e.roles,
+            "responses": {
+                "200": { "description": "done", "content": media(answer) },
+                "default": { "description": "refused or failed; RFC 9457", "content": { "application/problem+json": { "schema": problem } } },
+            },
+        });
+        if let Some(body) = body {
+            let kind = if binary { "application/octet-stream" } else { "application/json" };
+            operation["requestBody"] = json!({ "required": true, "content": { kind: { "schema": body } } });
+        }
+        let entry = paths.entry(e.path).or_insert_with(|| json!({}));
+        entry[e.method.as_str().to_lowercase()] = operation;
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": { "title": "Pumasi", "version": "1", "description": "One API for customers, operators and peers of a cloud.", "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" } },
+        "paths": paths,
+        "components": {
+            "schemas": g.take_definitions(true),
+            "securitySchemes": {
+                "token": { "type": "http", "scheme": "bearer" },
+                "peer": { "type": "mutualTLS", "description": "X.509-SVID of a member's daemon" },
+            },
+        },
+    })
+}
+
+pub async fn document() -> axum::Json<&'static Value> {
+    static DOCUMENT: OnceLock<Value> = OnceLock::new();
+    axum::Json(DOCUMENT.get_or_init(build))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reference_leads_somewhere() {
+        let document = build();
+        let mut open = vec![&document];
+        while let Some(value) = open.pop() {
+            match value {
+                Value::Object(map) => {
+                    if let Some(Value::String(to)) = map.get("$ref") {
+                        assert!(document.pointer(to.trim_start_matches('#')).is_some(), "{to}");
+                    }
+                    open.extend(map.values());
+                }
+                Value::Array(list) => open.extend(list),
+                _ => {}
+            }
+        }
+        assert_eq!(
+            document["paths"].as_object().map(Map::len),
+            Some(ENDPOINTS.iter().map(|e| e.path).collect::<std::collections::BTreeSet<_>>().len())
+        );
+    }
+}

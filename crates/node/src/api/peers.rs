@@ -1,0 +1,282 @@
+//! What members may ask of a lender.
+
+use super::body::{Answer, ApiError, Json, Raw};
+use crate::node::Note;
+use crate::object::{LENT, LENT_APPLICATION, LentApplication, SETTLEMENT};
+use crate::wire::{AskMissing, CopyState, PROTOCOL, SendApplication, SendTree, Signed};
+use crate::{Node, clock, lender};
+use axum::Extension;
+use axum::extract::{Path, State};
+use pumasi_api::message::{Missing, Why};
+use pumasi_api::{Fault, Principal, Problem};
+use pumasi_lease::document::Settlement;
+use pumasi_lease::message::{Emptiness, Heartbeat, HeartbeatAnswer, ReservationGrant, ReservationRequest};
+use pumasi_lease::{LentLease, ledger, meter};
+use pumasi_store::Expect;
+use pumasi_terms::{CloudName, DatasetName, LeaseId, ReservationId};
+use pumasi_trust::SignedDocument;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// The most log bytes that one answer carries.
+const LOG_BYTES_MAX: usize = 256 << 10;
+
+fn peer(who: Principal) -> Result<CloudName, Problem> {
+    match who {
+        Principal::Peer(cloud) => Ok(cloud),
+        other => Err(Problem::forbidden(format!("{other} is no member of the pact"))),
+    }
+}
+
+/// Blocking work of the transfer, on a thread for it.
+async fn blocking<T: Send + 'static>(f: impl FnOnce() -> Result<T, Problem> + Send + 'static) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(f)
+        .await
+        .unwrap_or_else(|_| Err(Problem::ours("the work was cut off; see the daemon's log")))
+}
+
+pub async fn heartbeat(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Json(beat): Json<Heartbeat>,
+) -> Answer<HeartbeatAnswer> {
+    let borrower = peer(who)?;
+    if beat.protocol != PROTOCOL {
+        return Err(Problem::new(
+            422,
+            "protocol",
+            Fault::Peer,
+            format!("protocol {} is not spoken here; this daemon speaks {PROTOCOL}", beat.protocol),
+        )
+        .into());
+    }
+    let offer = lender::offer_to(&node, &borrower)?;
+    let leases = lender::renew(&node, borrower.clone(), beat.renew).await?;
+    let (seen_incarnation, seen_revision) = node.peers.saw(&borrower, beat.incarnation, beat.revision);
+    let identity = node.store.identity();
+    Ok(axum::Json(HeartbeatAnswer {
+        protocol: PROTOCOL,
+        pact_serial: lender::pact(&node)?.pact.serial,
+        incarnation: identity.incarnation,
+        revision: node.store.revision().0,
+        seen_incarnation,
+        seen_revision,
+        offer,
+        leases,
+    }))
+}
+
+pub async fn reserve(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Json(request): Json<ReservationRequest>,
+) -> Answer<ReservationGrant> {
+    Ok(axum::Json(lender::reserve(&node, peer(who)?, request).await?))
+}
+
+pub async fn let_go(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Path(id): Path<ReservationId>,
+) -> Answer<()> {
+    Ok(axum::Json(lender::let_go(&node, peer(who)?, id).await?))
+}
+
+pub async fn sign(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Json(signed): Json<Signed>,
+) -> Answer<Signed> {
+    let document = lender::sign(&node, peer(who)?, signed.document).await?;
+    Ok(axum::Json(Signed { document }))
+}
+
+pub async fn missing(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Path(id): Path<LeaseId>,
+    Json(ask): Json<AskMissing>,
+) -> Answer<Missing> {
+    let lent = lender::usable(&node, &peer(who)?, &id)?;
+    let dir = node.lease_dir(&id);
+    let chunks = blocking(move || node.copies.missing(&lent, &dir, ask.tree)).await?;
+    Ok(axum::Json(Missing { chunks }))
+}
+
+pub async fn chunks(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Path(id): Path<LeaseId>,
+    Raw(pack): Raw,
+) -> Answer<()> {
+    let lent = lender::usable(&node, &peer(who)?, &id)?;
+    let dir = node.lease_dir(&id);
+    blocking(move || node.copies.receive(&lent, &dir, &pack)).await?;
+    Ok(axum::Json(()))
+}
+
+pub async fn application(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Path(id): Path<LeaseId>,
+    Json(sent): Json<SendApplication>,
+) -> Answer<()> {
+    let borrower = peer(who)?;
+    let lent = lender::usable(&node, &borrower, &id)?;
+    if sent.epoch < lent.lease.epoch {
+        return Err(Problem::new(
+            409,
+            "older_epoch",
+            Fault::Peer,
+            format!("epoch {} is older than the lease's {}", sent.epoch, lent.lease.epoch),
+        )
+        .into());
+    }
+    if let Some(set) = sent.datasets.iter().find(|d| !lent.lease.datasets.contains(&d.name)) {
+        return Err(Problem::forbidden(format!("dataset {} is not covered by the signed lease", set.name)).into());
+    }
+    let mut faults = Vec::new();
+    pumasi_terms::Validate::validate(&sent.application, "application", &mut faults);
+    if !faults.is_empty() {
+        return Err(Problem::fields("the application is not valid", faults).into());
+    }
+    let (dir, unpacked) = (node.lease_dir(&id), node.clone());
+    let sent = blocking(move || {
+        unpacked.copies.unpack(&lent, &dir, &sent.tree, &sent.digest)?;
+        Ok(sent)
+    })
+    .await?;
+    lender::set_application(&node, borrower, id, sent).await?;
+    Ok(axum::Json(()))
+}
+
+fn dataset_of(node: &Node, id: &LeaseId, name: &DatasetName) -> Result<crate::wire::SentDataset, Problem> {
+    let application = node.get::<LentApplication>(LENT_APPLICATION, id.as_str());
+    let application = application
+        .ok_or_else(|| Problem { retry: true, ..Problem::conflict("the application comes before its data") })?;
+    let set = application.sent.datasets.into_iter().find(|d| &d.name == name);
+    set.ok_or_else(|| Problem::not_found("dataset of this lease", name))
+}
+
+pub async fn dataset(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Path((id, name)): Path<(LeaseId, DatasetName)>,
+    Json(sent): Json<SendTree>,
+) -> Answer<CopyState> {
+    let lent = lender::usable(&node, &peer(who)?, &id)?;
+    let set = dataset_of(&node, &id, &name)?;
+    let dir = node.lease_dir(&id);
+    let at = node.clone();
+    let state = blocking(move || at.copies.put(&lent, &dir, &set, sent)).await?;
+    node.wake.notify_one();
+    Ok(axum::Json(state))
+}
+
+pub async fn batch(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Path((id, name)): Path<(LeaseId, DatasetName)>,
+    Raw(bytes): Raw,
+) -> Answer<CopyState> {
+    let lent = lender::usable(&node, &peer(who)?, &id)?;
+    let set = dataset_of(&node, &id, &name)?;
+    let dir = node.lease_dir(&id);
+    Ok(axum::Json(blocking(move || node.copies.batch(&lent, &dir, &set, &bytes)).await?))
+}
+
+pub async fn logs(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Path(id): Path<LeaseId>,
+) -> Result<String, ApiError> {
+    lender::owned(&node, &peer(who)?, &id)?;
+    Ok(crate::home::logs_of(&node, id.as_str(), LOG_BYTES_MAX).await)
+}
+
+/// The answer to a release: how much is left. The borrower asks again until it is nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Released {
+    pub left: Emptiness,
+    pub usage: pumasi_lease::Usage,
+}
+
+pub async fn release(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Path(id): Path<LeaseId>,
+    Json(_): Json<serde_json::Value>,
+) -> Answer<Released> {
+    let borrower = peer(who)?;
+    let lent = lender::owned(&node, &borrower, &id)?;
+    let lent = if lent.usable() { lender::release(&node, borrower, id.clone()).await? } else { lent };
+    // Once it is recorded as ended, the proof has been made and stands in the journal.
+    let left =
+        if lent.binds() { Emptiness { holds: 1, ..lender::emptiness(&node, &id).await } } else { Emptiness::default() };
+    Ok(axum::Json(Released { left, usage: lent.usage }))
+}
+
+pub async fn settle(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Path(id): Path<LeaseId>,
+    Json(signed): Json<Signed>,
+) -> Answer<Signed> {
+    let borrower = peer(who)?;
+    let lent = lender::owned(&node, &borrower, &id)?;
+    if let Some(done) = node.get::<SignedDocument>(SETTLEMENT, id.as_str()) {
+        return Ok(axum::Json(Signed { document: done }));
+    }
+    let view = lender::pact(&node)?;
+    let verified = signed
+        .document
+        .verify("settlement", &view.keys, &BTreeSet::from([borrower.clone()]))
+        .map_err(|e| Problem::new(403, "bad_signature", Fault::Peer, format!("settlement of {id}: {e}")))?;
+    let said: Settlement = serde_json::from_slice(&verified.payload)
+        .map_err(|e| Problem::bad_request(format!("settlement of {id}: {e}")))?;
+    // The proposal must be the one that this side's ledger gives for both readings; the borrower's reading is its own word.
+    let ours = meter::settlement(&lent.lease, lent.usage, said.borrower_usage, said.created_at);
+    if said != ours {
+        return Err(Problem::new(
+            409,
+            "ledgers_differ",
+            Fault::Peer,
+            format!("{id}: this side metered {:?}; settle over that", lent.usage),
+        )
+        .into());
+    }
+    let document =
+        signed.document.countersign(node.name(), &node.identity.key).map_err(|e| Problem::ours(e.to_string()))?;
+    let kept = document.clone();
+    node.transact(move |tx| {
+        let now = clock::now();
+        let lent = tx.get::<LentLease>(LENT, id.as_str())?.ok_or_else(|| Problem::not_found("lent lease", &id))?;
+        let settled = ledger::settle(&lent.body, now).map_err(lender::refused)?;
+        tx.put(LENT, id.as_str(), &settled, Expect::Any)?;
+        tx.put(SETTLEMENT, id.as_str(), &kept, Expect::Any)?;
+        let text = format!(
+            "instance time {} ms here, {} ms there; {} to be paid; agreed: {}",
+            ours.lender_usage.instance_ms, ours.borrower_usage.instance_ms, ours.amount, ours.agreed
+        );
+        tx.journal(
+            Note::new("settled", "lease", &id)
+                .caused_by(&lent.body.lease.service)
+                .because(text)
+                .entry(&Principal::Peer(borrower).to_string(), now.wall),
+        )?;
+        Ok(())
+    })
+    .await?;
+    Ok(axum::Json(Signed { document }))
+}
+
+pub async fn recall(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Path(id): Path<LeaseId>,
+    Json(why): Json<Why>,
+) -> Answer<LentLease> {
+    let why = if why.why.is_empty() { "no reason given".to_owned() } else { why.why };
+    Ok(axum::Json(lender::recall(&node, &who, id, why).await?))
+}

@@ -1,0 +1,393 @@
+//! Acts on peers: each runs at most once at a time, is repeated with growing pauses while its journey still asks for it,
+//! and brings its answer back as an event.
+
+use super::ship;
+use crate::node::{Locked, Note};
+use crate::object::{JOURNEY, PLAN, PlanRecord, SERVICE, SETTLEMENT, SIGNED_LEASE, ServiceRecord};
+use crate::wire::{AskMissing, SendApplication, SentDataset, Signed};
+use crate::{Node, bundles, clock, lender, routes, sensing};
+use bytes::Bytes;
+use pumasi_api::message::Missing;
+use pumasi_api::{CallError, Client, Problem};
+use pumasi_journey::{Act, Event, Journey, Part, acts};
+use pumasi_lease::document::{KIND, Lease};
+use pumasi_lease::message::{ReservationGrant, ReservationRequest};
+use pumasi_lease::meter;
+use pumasi_plan::Plan;
+use pumasi_store::Expect;
+use pumasi_terms::service::RouteMode;
+use pumasi_terms::{API_VERSION, BootMs, CloudName, Digest, JourneyId, LeaseId, ReservationId, Serial, ServiceName};
+use pumasi_transfer::{ChunkSource, TreeManifest, encode_pack};
+use pumasi_trust::SignedDocument;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+const RETRY_MS: u64 = 100;
+const RETRY_MS_MAX: u64 = 2_000;
+/// Chunks are sent in packs of about so many bytes.
+const PACK_BYTES: usize = 4 << 20;
+/// For one pack, also on a slow link.
+const PACK_TIMEOUT: Duration = Duration::from_secs(60);
+/// First copies of all datasets.
+const FIRST_COPY_MS_MAX: u64 = 600_000;
+
+#[derive(Debug, Default)]
+pub struct Acts {
+    running: Locked<BTreeSet<(JourneyId, Act)>>,
+    /// Not before, after so many failures.
+    pauses: Locked<BTreeMap<(JourneyId, Act), (BootMs, u32)>>,
+    told: Locked<BTreeMap<(ServiceName, &'static str), BootMs>>,
+}
+
+impl Acts {
+    /// Writes the note unless the same was written for the service a short while ago.
+    pub async fn tell_seldom(&self, node: &Node, service: &ServiceName, note: Note) {
+        let now = clock::boot();
+        let news = {
+            let mut told = self.told.lock();
+            let last = told.insert((service.clone(), note.action), now);
+            match last {
+                Some(at) if now.since(at) < super::REPEAT_MS => {
+                    told.insert((service.clone(), note.action), at);
+                    false
+                }
+                _ => true,
+            }
+        };
+        if news {
+            node.note("daemon", note).await;
+        }
+    }
+
+    fn take(&self, key: &(JourneyId, Act)) -> bool {
+        let paused = self.pauses.lock().get(key).is_some_and(|(until, _)| clock::boot() < *until);
+        !paused && self.running.lock().insert(key.clone())
+    }
+
+    fn done(&self, key: &(JourneyId, Act), failed: bool) {
+        let mut pauses = self.pauses.lock();
+        if failed {
+            let failures = pauses.get(key).map_or(0, |(_, n)| *n) + 1;
+            let pause_ms = (RETRY_MS << failures.min(6)).min(RETRY_MS_MAX);
+            pauses.insert(key.clone(), (clock::boot().after(pause_ms), failures));
+        } else {
+            pauses.remove(key);
+        }
+        let now = clock::boot();
+        pauses.retain(|_, (until, _)| now.since(*until) < 60_000);
+        self.running.lock().remove(key);
+    }
+}
+
+/// Sets going what the journey asks for and what does not run yet.
+pub fn begin(node: &Arc<Node>, journey: &Journey, generation: u64) {
+    for act in acts(journey, generation) {
+        let key = (journey.id.clone(), act.clone());
+        if !node.acts.take(&key) {
+            continue;
+        }
+        let (node, journey) = (node.clone(), journey.clone());
+        tokio::spawn(async move {
+            let events = match perform(&node, &journey, &act).await {
+                Ok(events) => events,
+                Err(trouble) => {
+                    tracing::warn!(journey = %journey.id, ?act, error = %trouble, "an act failed; tried again");
+                    Vec::new()
+                }
+            };
+            let failed = events.is_empty();
+            for event in events {
+                super::happened(&node, &journey.id, event).await;
+            }
+            node.acts.done(&key, failed);
+            node.wake.notify_one();
+        });
+    }
+}
+
+fn client(node: &Node, cloud: &CloudName) -> Result<Client, Problem> {
+    node.peers.clients.of(node, cloud)
+}
+
+/// Whether asking again may help.
+fn is_final(e: &CallError) -> bool {
+    e.problem().is_some_and(|p| !p.retry && p.status != 500 && p.status != 401)
+}
+
+async fn perform(node: &Arc<Node>, journey: &Journey, act: &Act) -> Result<Vec<Event>, Problem> {
+    let part = |lease: &LeaseId| {
+        journey.part(lease).cloned().ok_or_else(|| Problem::ours(format!("{lease} is not in {}", journey.id)))
+    };
+    match act {
+        Act::Reserve { cloud, reservation } => reserve(node, journey, cloud, reservation).await,
+        Act::LetGo { cloud, reservation } => {
+            let answer: Result<(), _> = client(node, cloud)?.delete(&format!("/v1/reservations/{reservation}")).await;
+            match answer {
+                Err(e) if !is_final(&e) => Err(Problem::unavailable(e.to_string())),
+                _ => Ok(vec![Event::LetGo { reservation: reservation.clone() }]),
+            }
+        }
+        Act::Sign { lease } => sign(node, journey, &part(lease)?).await,
+        Act::Send { lease, generation } => send(node, journey, &part(lease)?, *generation).await,
+        Act::Return { lease } => bring_logs(node, journey, &part(lease)?).await,
+        Act::Release { lease } => release(node, &part(lease)?).await,
+        Act::Settle { lease } => settle(node, journey, &part(lease)?).await,
+    }
+}
+
+fn plan_of(node: &Node, id: &pumasi_terms::PlanId) -> Result<Plan, Problem> {
+    node.get::<PlanRecord>(PLAN, id.as_str()).map(|p| p.plan).ok_or_else(|| Problem::not_found("plan", id))
+}
+
+async fn reserve(node: &Node, journey: &Journey, cloud: &CloudName, id: &ReservationId) -> Result<Vec<Event>, Problem> {
+    let plan = plan_of(node, &journey.plan)?;
+    let Some(borrow) = &plan.borrow else { return Err(Problem::ours("the plan borrows nothing")) };
+    let request =
+        ReservationRequest { id: id.clone(), requirement: borrow.requirement.clone(), ttl_ms: borrow.hold_ttl_ms };
+    let timeout = Duration::from_millis(borrow.answer_timeout_ms);
+    let refused = |why: String| Event::NotGranted { reservation: id.clone(), why };
+    let client = match client(node, cloud) {
+        Ok(client) => client.with_timeout(timeout),
+        Err(e) => return Ok(vec![refused(e.to_string())]),
+    };
+    let answer: Result<ReservationGrant, CallError> = client.post("/v1/reservations", &request).await;
+    Ok(vec![match answer {
+        Ok(grant) => Event::Granted { reservation: id.clone(), grant },
+        Err(e) => refused(e.to_string()),
+    }])
+}
+
+async fn sign(node: &Node, journey: &Journey, part: &Part) -> Result<Vec<Event>, Problem> {
+    let view = lender::pact(node)?;
+    let plan = plan_of(node, &part.plan)?;
+    let Some(borrow) = &plan.borrow else { return Err(Problem::ours("the plan borrows nothing")) };
+    // Everything in it is fixed by the plan and the grant, so that a repeated signing offers the same lease.
+    let lease = Lease {
+        api_version: API_VERSION.into(),
+        kind: KIND.into(),
+        id: part.lease.clone(),
+        serial: Serial(1),
+        pact: view.pact.id.clone(),
+        pact_serial: view.pact.serial,
+        reservation: part.reservation.clone(),
+        borrower: node.name().clone(),
+        lender: part.lender.clone(),
+        service: journey.service.clone(),
+        epoch: journey.epoch,
+        requirement: borrow.requirement.clone(),
+        instances: part.granted,
+        price_per_instance_hour: part.price_per_instance_hour,
+        ttl_ms: part.ttl_ms,
+        recall_notice_ms: part.recall_notice_ms,
+        application: plan.application,
+        datasets: plan.datasets.clone(),
+        created_at: plan.created_at,
+    };
+    let payload = serde_json::to_vec(&lease).map_err(|e| Problem::ours(e.to_string()))?;
+    let document = SignedDocument::sign_new(&payload, "lease", node.name(), lease.serial, &node.identity.key)
+        .map_err(|e| Problem::ours(e.to_string()))?;
+    let sent_at = clock::boot();
+    let answer: Result<Signed, CallError> =
+        client(node, &part.lender)?.post("/v1/leases", &Signed { document: document.clone() }).await;
+    let no = |why: String| Ok(vec![Event::NotSigned { lease: part.lease.clone(), why }]);
+    let signed = match answer {
+        Ok(signed) => signed.document,
+        Err(e) if is_final(&e) => return no(e.to_string()),
+        Err(e) => return Err(Problem::unavailable(e.to_string())),
+    };
+    let both = BTreeSet::from([node.name().clone(), part.lender.clone()]);
+    match signed.verify("lease", &view.keys, &both) {
+        Ok(verified) if verified.payload == payload => {}
+        Ok(_) => return no(format!("{} signed another lease than was offered", part.lender)),
+        Err(e) => return no(format!("the signature of {} is not good: {e}", part.lender)),
+    }
+    let id = part.lease.clone();
+    node.transact(move |tx| Ok(tx.put(SIGNED_LEASE, id.as_str(), &signed, Expect::Any).map(|_| ())?)).await?;
+    Ok(vec![Event::Signed { lease: part.lease.clone(), sent_at }])
+}
+
+/// Chunks that the lender has not, then whatever `what` is for.
+pub async fn send_chunks<S: ChunkSource + Send + Sync + 'static>(
+    client: &Client,
+    lease: &LeaseId,
+    tree: &TreeManifest,
+    source: Arc<S>,
+) -> Result<u64, CallError> {
+    let missing: Missing = client
+        .with_timeout(PACK_TIMEOUT)
+        .post(&format!("/v1/leases/{lease}/chunks/missing"), &AskMissing { tree: tree.clone() })
+        .await?;
+    let lens: BTreeMap<Digest, u64> = tree.chunks().map(|c| (c.digest, u64::from(c.len))).collect();
+    let mut sent = 0;
+    let mut rest = missing.chunks.into_iter().peekable();
+    while rest.peek().is_some() {
+        let mut bytes = 0;
+        let mut batch = Vec::new();
+        while let Some(digest) = rest.next_if(|_| bytes < PACK_BYTES) {
+            bytes += lens.get(&digest).copied().unwrap_or(0) as usize;
+            batch.push(digest);
+        }
+        let from = source.clone();
+        let pack = tokio::task::spawn_blocking(move || encode_pack(&*from, &batch)).await;
+        let garbled = |problem: String| CallError::Garbled { url: client.base().to_owned(), problem };
+        let pack = pack
+            .map_err(|e| garbled(e.to_string()))?
+            .map_err(|e| garbled(format!("reading what is to be sent: {e}")))?;
+        sent += pack.len() as u64;
+        let () = client
+            .with_timeout(PACK_TIMEOUT)
+            .send_bytes("POST", &format!("/v1/leases/{lease}/chunks"), Bytes::from(pack))
+            .await?;
+    }
+    Ok(sent)
+}
+
+async fn send(node: &Arc<Node>, journey: &Journey, part: &Part, generation: u64) -> Result<Vec<Event>, Problem> {
+    let service = node
+        .get::<ServiceRecord>(SERVICE, journey.service.as_str())
+        .ok_or_else(|| Problem::not_found("service", &journey.service))?;
+    if service.generation != generation {
+        return Err(Problem::conflict("a newer application is there; that one is sent"));
+    }
+    let spec = &service.document.spec;
+    let digest = service.bundle();
+    let bundles = bundles::of(node);
+    let tree = bundles.tree(&digest)?;
+    let client = client(node, &part.lender)?;
+    let trouble = |e: CallError| Event::NotSent { lease: part.lease.clone(), fatal: is_final(&e), why: e.to_string() };
+    let source = Arc::new(pumasi_transfer::TreeChunks::new(bundles.unpacked(&digest), &tree));
+    let redirect = spec.routing.mode == RouteMode::Redirect;
+    let sent = SendApplication {
+        epoch: journey.epoch,
+        generation,
+        digest,
+        application: spec.application.clone(),
+        hosts: spec.hosts.clone(),
+        aliases: spec.hosts.first().filter(|_| redirect).map(|h| routes::alias(h, &part.lender)).into_iter().collect(),
+        home_only: spec.routing.home_only.clone(),
+        user_cookie: spec.routing.user_cookie.clone(),
+        admission: Default::default(),
+        datasets: spec
+            .datasets
+            .iter()
+            .map(|d| SentDataset { name: d.name.clone(), kind: d.kind, file: d.file.clone() })
+            .collect(),
+        ticket_key: redirect.then(|| node.identity.ticket_key(&part.lease)),
+        tree: tree.clone(),
+    };
+    if let Err(e) = send_chunks(&client, &part.lease, &tree, source).await {
+        return retry_or_end(trouble(e));
+    }
+    let put: Result<(), CallError> =
+        client.with_timeout(PACK_TIMEOUT).put(&format!("/v1/leases/{}/application", part.lease), &sent).await;
+    if let Err(e) = put {
+        return retry_or_end(trouble(e));
+    }
+    ship::start(node, &service, part);
+    let begun = clock::boot();
+    while !node.datasets.all_copied(&part.lease, spec.datasets.iter().map(|d| &d.name)) {
+        let leased =
+            node.get::<Journey>(JOURNEY, journey.id.as_str()).and_then(|j| j.part(&part.lease).map(Part::is_hopeful));
+        if leased != Some(true) || clock::boot().since(begun) > FIRST_COPY_MS_MAX {
+            return Err(Problem::unavailable("the first copies were not complete in time"));
+        }
+        node.datasets.moved(Duration::from_millis(100)).await;
+    }
+    Ok(vec![Event::Sent { lease: part.lease.clone(), generation }])
+}
+
+/// A final refusal ends the part; anything else is tried again, and the trouble is told.
+fn retry_or_end(event: Event) -> Result<Vec<Event>, Problem> {
+    match &event {
+        Event::NotSent { fatal: false, why, .. } => Err(Problem::unavailable(why.clone())),
+        _ => Ok(vec![event]),
+    }
+}
+
+async fn bring_logs(node: &Node, journey: &Journey, part: &Part) -> Result<Vec<Event>, Problem> {
+    let text = client(node, &part.lender)?.text(&format!("/v1/leases/{}/logs", part.lease)).await;
+    match text {
+        Ok(text) => {
+            let path = super::returned_log(node, &journey.service, &part.lease);
+            let write = || {
+                path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+                std::fs::write(&path, text)
+            };
+            write().map_err(|e| Problem::ours(format!("writing {}: {e}", path.display())))?;
+        }
+        Err(e) if is_final(&e) => {}
+        Err(e) => return Err(Problem::unavailable(e.to_string())),
+    }
+    Ok(vec![Event::Returned { lease: part.lease.clone() }])
+}
+
+async fn release(node: &Node, part: &Part) -> Result<Vec<Event>, Problem> {
+    ship::stop(node, &part.lease);
+    let lease = part.lease.clone();
+    let answer: Result<crate::api::Released, CallError> =
+        client(node, &part.lender)?.post(&format!("/v1/leases/{lease}/release"), &serde_json::json!({})).await;
+    match answer {
+        Ok(released) if released.left.is_empty() => {
+            Ok(vec![Event::Emptied { lease, left: released.left, usage: released.usage }])
+        }
+        // Recorded, and asked again soon: emptying takes its time there.
+        Ok(released) => {
+            super::happened(
+                node,
+                &journey_of(node, &lease)?,
+                Event::Emptied { lease, left: released.left, usage: released.usage },
+            )
+            .await;
+            Err(Problem::unavailable("the lender is still emptying it"))
+        }
+        Err(e) if e.problem().is_some_and(|p| p.status == 404) => Ok(vec![Event::Unknown { lease }]),
+        Err(e) => Err(Problem::unavailable(e.to_string())),
+    }
+}
+
+fn journey_of(node: &Node, lease: &LeaseId) -> Result<JourneyId, Problem> {
+    let journeys = node.list::<Journey>(JOURNEY);
+    journeys
+        .into_iter()
+        .find(|j| j.part(lease).is_some())
+        .map(|j| j.id)
+        .ok_or_else(|| Problem::not_found("journey of", lease))
+}
+
+async fn settle(node: &Node, journey: &Journey, part: &Part) -> Result<Vec<Event>, Problem> {
+    sensing::flush(node).await;
+    let fresh = node
+        .get::<Journey>(JOURNEY, journey.id.as_str())
+        .and_then(|j| j.part(&part.lease).cloned())
+        .unwrap_or_else(|| part.clone());
+    let signed = node
+        .get::<SignedDocument>(SIGNED_LEASE, part.lease.as_str())
+        .ok_or_else(|| Problem::not_found("signed lease", &part.lease))?;
+    let lease: Lease = serde_json::from_slice(signed.unverified_payload()).map_err(|e| Problem::ours(e.to_string()))?;
+    let settlement = meter::settlement(&lease, fresh.lender_usage, fresh.usage, clock::wall());
+    let payload = serde_json::to_vec(&settlement).map_err(|e| Problem::ours(e.to_string()))?;
+    let document = SignedDocument::sign_new(&payload, "settlement", node.name(), Serial(1), &node.identity.key)
+        .map_err(|e| Problem::ours(e.to_string()))?;
+    let view = lender::pact(node)?;
+    let answer: Result<Signed, CallError> =
+        client(node, &part.lender)?.post(&format!("/v1/leases/{}/settlement", part.lease), &Signed { document }).await;
+    let both = BTreeSet::from([node.name().clone(), part.lender.clone()]);
+    let document = match answer {
+        Ok(signed) => signed.document,
+        // Its reading has moved since: ask for it again, and settle over that.
+        Err(e) if e.problem().is_some_and(|p| p.code == "ledgers_differ") => return release(node, part).await,
+        Err(e) => return Err(Problem::unavailable(e.to_string())),
+    };
+    let verified = document
+        .verify("settlement", &view.keys, &both)
+        .map_err(|e| Problem::unavailable(format!("settlement by {}: {e}", part.lender)))?;
+    let said: pumasi_lease::document::Settlement =
+        serde_json::from_slice(&verified.payload).map_err(|e| Problem::unavailable(e.to_string()))?;
+    if said.lease != part.lease {
+        return Err(Problem::unavailable(format!("{} settled another lease", part.lender)));
+    }
+    let id = part.lease.clone();
+    node.transact(move |tx| Ok(tx.put(SETTLEMENT, id.as_str(), &document, Expect::Any).map(|_| ())?)).await?;
+    Ok(vec![Event::Settled { lease: part.lease.clone(), agreed: said.agreed }])
+}

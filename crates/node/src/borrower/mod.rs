@@ -1,0 +1,431 @@
+//! The borrower's side: verdicts become plans, plans become journeys, journeys become acts on peers.
+//!
+//! Enters: verdicts, approvals, answers of peers, the state of gateway and instances. Leaves: stored plans and journeys, acts.
+//! Always holds: the pure crates decide, inside the transaction that stores the decision; ceilings and people stand above automation.
+
+mod acts;
+mod ship;
+
+pub use acts::Acts;
+pub use ship::{Shipping, pump_positions};
+
+use crate::node::{Note, TxError};
+use crate::object::{JOURNEY, PLAN, PlanRecord, PlanState, SERVICE, ServiceRecord};
+use crate::{Node, bundles, clock, gateway};
+use pumasi_api::Problem;
+use pumasi_engine::InstanceState;
+use pumasi_journey::record::{Outcome, Phase};
+use pumasi_journey::{Event, Facts, Journey, Part, PartFacts, Told, step};
+use pumasi_judge::{Cause, Reason, Verdict};
+use pumasi_plan::make::{CurrentPart, Ids, Parent, PlanInput, Spent};
+use pumasi_plan::{NoPlan, Plan, plan};
+use pumasi_store::{Expect, Tx};
+use pumasi_terms::service::AutomationMode;
+use pumasi_terms::{CloudName, JourneyId, LeaseId, Now, PlanId, ReservationId, ServiceName};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const HOUR_MS: u64 = 3_600_000;
+/// A lender that failed is not asked again by this service for so long.
+const FAILED_MS: u64 = 30_000;
+/// After a journey that could not begin, the next one waits so long, doubled with each failure in a row.
+const RETRY_MS: u64 = 1_000;
+const RETRY_MS_MAX: u64 = 30_000;
+/// The same obstacle is told again only after this.
+const REPEAT_MS: u64 = 10_000;
+/// Closed journeys that are kept, of all services.
+const CLOSED_MAX: usize = 200;
+
+/// Turns a verdict into a plan and lets it begin, wait or only be seen, as the service says.
+pub async fn judged(node: &Node, service: &ServiceRecord, verdict: Verdict) -> Result<(), Problem> {
+    let growing = verdict.cause != Cause::Recovery;
+    if let Err(why) = allowed(node) {
+        if growing {
+            node.acts
+                .tell_seldom(
+                    node,
+                    service.name(),
+                    Note::new("verdict_unheeded", "service", service.name()).because(why),
+                )
+                .await;
+        }
+        return Ok(());
+    }
+    let plans = node.list::<PlanRecord>(PLAN);
+    if growing && plans.iter().any(|p| p.state == PlanState::Waiting && &p.plan.service == service.name()) {
+        return Ok(());
+    }
+    let journeys: Vec<Journey> =
+        node.list::<Journey>(JOURNEY).into_iter().filter(|j| &j.service == service.name()).collect();
+    if journeys.iter().any(|j| j.phase == Phase::Waiting) || (growing && backing_off(&journeys, clock::now())) {
+        return Ok(());
+    }
+    let open = journeys.iter().find(|j| j.is_open()).cloned();
+    let made = match input(node, service, verdict.clone(), open.as_ref(), &journeys).await.map(|i| plan(&i)) {
+        Ok(Ok(plan)) => plan,
+        Ok(Err(NoPlan { reasons })) => {
+            let mut note = Note::new("no_plan", "service", service.name())
+                .caused_by(format!("{:?}", verdict.cause).to_lowercase());
+            note.reasons =
+                verdict.reasons.iter().map(|r| r.text.clone()).chain(reasons.into_iter().map(|r| r.text)).collect();
+            if growing {
+                node.acts.tell_seldom(node, service.name(), note).await;
+            }
+            return Ok(());
+        }
+        Err(problem) => return Err(problem),
+    };
+    begin(node, made, open, growing).await
+}
+
+fn allowed(node: &Node) -> Result<(), String> {
+    node.may_act()?;
+    let automation = node.cloud_record().automation;
+    if automation.stopped {
+        return Err(format!("automation is stopped: {}", automation.why));
+    }
+    node.pact().map(|_| ()).ok_or_else(|| "this cloud is in no pact: there is nobody to borrow from".into())
+}
+
+fn backing_off(journeys: &[Journey], now: Now) -> bool {
+    let failed = |j: &Journey| match j.phase {
+        Phase::Closed { at, outcome: Outcome::NotBegun, .. } => Some(at),
+        _ => None,
+    };
+    let recent: Vec<_> =
+        journeys.iter().filter_map(failed).filter(|at| now.wall.since(*at) < 2 * RETRY_MS_MAX).collect();
+    let wait_ms = (RETRY_MS << recent.len().saturating_sub(1).min(5)).min(RETRY_MS_MAX);
+    recent.iter().max().is_some_and(|last| now.wall.since(*last) < wait_ms)
+}
+
+async fn input(
+    node: &Node,
+    service: &ServiceRecord,
+    verdict: Verdict,
+    open: Option<&Journey>,
+    journeys: &[Journey],
+) -> Result<PlanInput, Problem> {
+    let now = clock::now();
+    let bundle_bytes = bundles::of(node).tree(&service.bundle())?.total_bytes;
+    let data = node.dir("services").join(service.name().as_str()).join("data");
+    let dataset_bytes = tokio::task::spawn_blocking(move || bytes_in(&data)).await.unwrap_or(0);
+    let part = |p: &Part| CurrentPart {
+        lease: p.lease.clone(),
+        cloud: p.lender.clone(),
+        instances: p.wanted,
+        granted: p.granted,
+        price_per_instance_hour: p.price_per_instance_hour,
+        rtt_us: node.peers.of(&p.lender).rtt_us().unwrap_or(0),
+        recalled: p.recalled.is_some(),
+    };
+    let hold = |_| (ReservationId::from_entropy(clock::entropy()), LeaseId::from_entropy(clock::entropy()));
+    let lately = |j: &&Journey| match j.phase {
+        Phase::Closed { at, .. } => now.wall.since(at) < FAILED_MS,
+        _ => true,
+    };
+    let excluded = journeys
+        .iter()
+        .filter(lately)
+        .flat_map(|j| &j.failed)
+        .map(|c| (c.clone(), format!("{c} failed this service lately")));
+    Ok(PlanInput {
+        service: service.document.clone(),
+        home: node.name().clone(),
+        verdict,
+        epoch: service.epoch,
+        parts: open.iter().flat_map(|j| &j.parts).filter(|p| p.is_hopeful()).map(part).collect(),
+        offers: node.peers.offers(),
+        spent: Spent {
+            moves_last_hour: journeys.iter().filter(|j| now.wall.since(j.opened_at) < HOUR_MS).count() as u32,
+            new_journey: open.is_none(),
+        },
+        parent: open.map(|j| Parent { id: j.plan.clone(), number: j.plan_number }),
+        ids: Ids {
+            plan: PlanId::from_entropy(clock::entropy()),
+            journey: open.map_or_else(|| JourneyId::from_entropy(clock::entropy()), |j| j.id.clone()),
+            holds: (0..pumasi_plan::make::CANDIDATES_MAX).map(hold).collect(),
+        },
+        application: service.bundle(),
+        bundle_bytes,
+        dataset_bytes,
+        excluded: excluded.collect(),
+        now: now.wall,
+    })
+}
+
+fn bytes_in(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let size = |e: std::fs::DirEntry| match e.metadata() {
+        Ok(m) if m.is_dir() => bytes_in(&e.path()),
+        Ok(m) if m.is_file() => m.len(),
+        _ => 0,
+    };
+    entries.map(size).fold(0, u64::saturating_add)
+}
+
+/// Stores the plan and lets it begin as its mode says. Giving back needs nobody's approval: it is what was agreed.
+async fn begin(node: &Node, mut made: Plan, open: Option<Journey>, growing: bool) -> Result<(), Problem> {
+    if let Some(borrow) = &mut made.borrow {
+        borrow.lease_ttl_ms = borrow.lease_ttl_ms.min(node.config.timing.lease_ttl_ms);
+        borrow.hold_ttl_ms = borrow.hold_ttl_ms.min(node.config.timing.hold_ttl_ms);
+    }
+    let mode = if growing { made.mode } else { AutomationMode::Automatic };
+    let cause = format!("{:?}", made.verdict.cause).to_lowercase();
+    let mut note = Note::new("verdict", "service", &made.service).caused_by(&cause);
+    note.reasons = made.verdict.reasons.iter().map(|r| r.text.clone()).collect();
+    note.data = serde_json::json!({ "borrowed_wanted": made.verdict.borrowed_wanted, "journey": made.journey, "plan": made.id });
+    node.transact(move |tx| {
+        let now = clock::now();
+        tx.journal(note.entry("daemon", now.wall))?;
+        let state = match mode {
+            AutomationMode::Automatic => PlanState::Adopted,
+            AutomationMode::Ask => PlanState::Waiting,
+            AutomationMode::Observe => PlanState::Observed,
+        };
+        let mut made_note = Note::new("plan_made", "plan", &made.id).caused_by(&made.service);
+        made_note.reasons = pumasi_plan::describe(&made).lines().map(str::to_owned).collect();
+        tx.journal(made_note.entry("daemon", now.wall))?;
+        let record = PlanRecord { plan: made, state, decided_by: None, why: String::new() };
+        tx.put(PLAN, record.plan.id.as_str(), &record, Expect::Absent)?;
+        if state == PlanState::Observed {
+            return Ok(());
+        }
+        match open {
+            None => {
+                let (journey, told) = step::open(record.plan.journey.clone(), &record.plan, now);
+                tx.put(JOURNEY, journey.id.as_str(), &journey, Expect::Absent)?;
+                tell(tx, &journey.id, told, now)
+            }
+            Some(journey) if state == PlanState::Adopted => adopt(tx, &journey.id, &record.plan, now),
+            Some(_) => Ok(()),
+        }
+    })
+    .await?;
+    prune(node).await
+}
+
+fn adopt(tx: &mut Tx<'_>, id: &JourneyId, plan: &Plan, now: Now) -> Result<(), TxError> {
+    let Some(stored) = tx.get::<Journey>(JOURNEY, id.as_str())? else { return Ok(()) };
+    // Adopted by comparison: a plan whose parent is no longer in force was made for another state of things.
+    if plan.parent.as_ref().is_some_and(|p| *p != stored.body.plan) || !stored.body.is_open() {
+        return Err(Problem::conflict(format!(
+            "{} is no longer the plan that {} follows; a new one will be made",
+            stored.body.plan, plan.id
+        ))
+        .into());
+    }
+    let (journey, told) = step::adopt(&stored.body, plan, now);
+    tx.put(JOURNEY, id.as_str(), &journey, Expect::Revision(stored.revision))?;
+    tell(tx, id, told, now)
+}
+
+fn tell(tx: &mut Tx<'_>, journey: &JourneyId, told: Vec<Told>, now: Now) -> Result<(), TxError> {
+    for t in told {
+        let note = Note {
+            action: t.action,
+            subject_kind: t.subject_kind,
+            subject: t.subject,
+            cause: Some(journey.to_string()),
+            reasons: t.reasons,
+            data: serde_json::Value::Null,
+        };
+        tx.journal(note.entry("daemon", now.wall))?;
+    }
+    Ok(())
+}
+
+/// Runs a pure step on a stored journey and stores what it became, with what it tells.
+async fn stepped(
+    node: &Node,
+    id: &JourneyId,
+    f: impl FnOnce(&Journey, &Plan, Now) -> (Journey, Vec<Told>) + Send + 'static,
+) -> Result<(), Problem> {
+    let id = id.clone();
+    node.transact(move |tx| {
+        let now = clock::now();
+        let Some(stored) = tx.get::<Journey>(JOURNEY, id.as_str())? else { return Ok(()) };
+        let plan = tx.get::<PlanRecord>(PLAN, stored.body.plan.as_str())?;
+        let plan =
+            plan.ok_or_else(|| Problem::ours(format!("{} of {id} is not in the store", stored.body.plan)))?.body.plan;
+        let (journey, told) = f(&stored.body, &plan, now);
+        if journey != stored.body {
+            tx.put(JOURNEY, id.as_str(), &journey, Expect::Revision(stored.revision))?;
+        }
+        tell(tx, &id, told, now)
+    })
+    .await
+}
+
+/// An answer of a peer about a journey.
+pub async fn happened(node: &Node, id: &JourneyId, event: Event) {
+    let recalled = matches!(&event, Event::Heard { status, .. } if status.recall_in_ms.is_some());
+    let result = stepped(node, id, move |journey, plan, now| pumasi_journey::apply(journey, plan, event, now)).await;
+    if let Err(e) = result {
+        tracing::error!(journey = %id, error = %e, "what a peer answered was not recorded; it is asked again");
+    }
+    if recalled && let Err(e) = replace_recalled(node, id).await {
+        tracing::warn!(journey = %id, error = %e, "no replacement for a recalled part was planned");
+    }
+}
+
+/// A recall is a cause of its own: the same number of instances is wanted, elsewhere.
+async fn replace_recalled(node: &Node, id: &JourneyId) -> Result<(), Problem> {
+    let Some(journey) = node.get::<Journey>(JOURNEY, id.as_str()) else { return Ok(()) };
+    let recalled: u32 = journey.parts.iter().filter(|p| p.is_hopeful() && p.recalled.is_some()).map(|p| p.wanted).sum();
+    let Some(service) = node.get::<ServiceRecord>(SERVICE, journey.service.as_str()) else { return Ok(()) };
+    let replacing =
+        node.get::<PlanRecord>(PLAN, journey.plan.as_str()).is_some_and(|p| p.plan.verdict.cause == Cause::Recall);
+    if recalled == 0 || replacing || journey.coming() > 0 {
+        return Ok(());
+    }
+    let wanted = journey.serving() + recalled;
+    let reason = Reason {
+        measure: "recall".into(),
+        text: format!("{recalled} rented instances are called back; {wanted} are still wanted"),
+    };
+    let verdict = Verdict {
+        service: journey.service.clone(),
+        cause: Cause::Recall,
+        at: clock::wall(),
+        borrowed_wanted: wanted,
+        reasons: vec![reason],
+    };
+    judged(node, &service, verdict).await
+}
+
+pub async fn cancel(node: &Node, who: &str, id: &JourneyId, why: &str) -> Result<(), Problem> {
+    let text = if why.is_empty() { format!("{who} asked") } else { format!("{who}: {why}") };
+    stepped(node, id, move |journey, _, now| step::cancel(journey, &text, now)).await
+}
+
+/// A person decides about a waiting plan.
+pub async fn decide(node: &Node, who: String, id: PlanId, approve: bool, why: String) -> Result<PlanRecord, Problem> {
+    node.transact(move |tx| {
+        let now = clock::now();
+        let stored = tx.get::<PlanRecord>(PLAN, id.as_str())?.ok_or_else(|| Problem::not_found("plan", &id))?;
+        if stored.body.state != PlanState::Waiting {
+            return Err(
+                Problem::conflict(format!("{id} does not wait: it is {:?}", stored.body.state).to_lowercase()).into()
+            );
+        }
+        let state = if approve { PlanState::Adopted } else { PlanState::Refused };
+        let record = PlanRecord { state, decided_by: Some(who.clone()), why: why.clone(), ..stored.body };
+        tx.put(PLAN, id.as_str(), &record, Expect::Revision(stored.revision))?;
+        let action = if approve { "plan_approved" } else { "plan_refused" };
+        tx.journal(
+            Note::new(action, "plan", &id).caused_by(&record.plan.service).because(why.clone()).entry(&who, now.wall),
+        )?;
+        let journey = &record.plan.journey;
+        if approve {
+            adopt_waiting(tx, journey, &record.plan, now)?;
+        } else if let Some(waiting) =
+            tx.get::<Journey>(JOURNEY, journey.as_str())?.filter(|j| j.body.phase == Phase::Waiting)
+        {
+            let (closed, told) = step::cancel(&waiting.body, &format!("{who} refused its plan: {why}"), now);
+            tx.put(JOURNEY, journey.as_str(), &closed, Expect::Any)?;
+            tell(tx, journey, told, now)?;
+        }
+        Ok(record)
+    })
+    .await
+}
+
+fn adopt_waiting(tx: &mut Tx<'_>, id: &JourneyId, plan: &Plan, now: Now) -> Result<(), TxError> {
+    let Some(stored) = tx.get::<Journey>(JOURNEY, id.as_str())? else { return Ok(()) };
+    if stored.body.phase != Phase::Waiting {
+        return adopt(tx, id, plan, now);
+    }
+    let (journey, told) = step::adopt(&stored.body, plan, now);
+    tx.put(JOURNEY, id.as_str(), &journey, Expect::Revision(stored.revision))?;
+    tell(tx, id, told, now)
+}
+
+/// Moves every open journey by time and facts, then sets its acts going. Called at every look.
+pub async fn reconcile(node: &Arc<Node>) {
+    let services: Vec<ServiceRecord> = node.list(SERVICE);
+    for journey in node.list::<Journey>(JOURNEY).into_iter().filter(Journey::is_open) {
+        let facts = facts(node, &journey);
+        let Some(plan) = node.get::<PlanRecord>(PLAN, journey.plan.as_str()) else {
+            tracing::error!(journey = %journey.id, plan = %journey.plan, "its plan is not in the store");
+            continue;
+        };
+        // Asked outside the transaction first: most looks change nothing, and nothing is then written.
+        let (next, told) = step::tick(&journey, &plan.plan, &facts, clock::now());
+        if next != journey || !told.is_empty() {
+            let result =
+                stepped(node, &journey.id, move |journey, plan, now| step::tick(journey, plan, &facts, now)).await;
+            if let Err(e) = result {
+                tracing::error!(journey = %journey.id, error = %e, "a journey was not moved; tried again");
+                continue;
+            }
+        }
+        if node.may_act().is_err() {
+            continue;
+        }
+        let Some(journey) = node.get::<Journey>(JOURNEY, journey.id.as_str()) else { continue };
+        let service = services.iter().find(|s| s.name() == &journey.service);
+        acts::begin(node, &journey, service.map_or(0, |s| s.generation));
+        ship::keep_shipping(node, &journey);
+    }
+}
+
+fn facts(node: &Node, journey: &Journey) -> Facts {
+    let owner = format!("service-{}", journey.service);
+    let home_ready =
+        node.instances.lock().iter().filter(|i| i.owner == owner && i.state == InstanceState::Ready).count() as u32;
+    let part = |p: &Part| {
+        let facts = PartFacts {
+            drained: gateway::lease_is_quiet(node, &p.lease),
+            healthy: gateway::lease_is_healthy(node, &p.lease),
+        };
+        (p.lease.clone(), facts)
+    };
+    Facts { home_ready, parts: journey.parts.iter().map(part).collect() }
+}
+
+/// A lease that a lender keeps for this cloud and that this store does not know is given back.
+pub async fn disown(node: &Node, lender: &CloudName, lease: &LeaseId) {
+    let known = node.list::<Journey>(JOURNEY).iter().any(|j| j.is_open() && j.part(lease).is_some());
+    if known || node.may_act().is_err() {
+        return;
+    }
+    let Ok(client) = node.peers.clients.of(node, lender) else { return };
+    let asked: Result<serde_json::Value, _> =
+        client.post(&format!("/v1/leases/{lease}/release"), &serde_json::json!({})).await;
+    let text = match asked {
+        Ok(_) => "given back: this store does not know it".to_owned(),
+        Err(e) => format!("this store does not know it, and giving it back failed: {e}"),
+    };
+    node.note("daemon", Note::new("lease_disowned", "lease", lease).because(text)).await;
+}
+
+/// Old closed journeys and their plans make room.
+async fn prune(node: &Node) -> Result<(), Problem> {
+    let mut closed: Vec<Journey> = node.list::<Journey>(JOURNEY).into_iter().filter(|j| !j.is_open()).collect();
+    if closed.len() <= CLOSED_MAX + CLOSED_MAX / 4 {
+        return Ok(());
+    }
+    closed.sort_by_key(|j| j.opened_at);
+    let old: Vec<JourneyId> = closed.iter().take(closed.len() - CLOSED_MAX).map(|j| j.id.clone()).collect();
+    let plans: Vec<PlanId> = node
+        .list::<PlanRecord>(PLAN)
+        .into_iter()
+        .filter(|p| old.contains(&p.plan.journey))
+        .map(|p| p.plan.id)
+        .collect();
+    node.transact(move |tx| {
+        for id in &old {
+            tx.delete(JOURNEY, id.as_str(), Expect::Any)?;
+        }
+        for id in &plans {
+            tx.delete(PLAN, id.as_str(), Expect::Any)?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Where logs of rented instances are kept when they have come home.
+pub fn returned_log(node: &Node, service: &ServiceName, lease: &LeaseId) -> PathBuf {
+    node.dir("services").join(service.as_str()).join("logs").join(format!("{lease}.log"))
+}

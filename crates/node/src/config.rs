@@ -1,0 +1,437 @@
+//! The daemon's configuration: defaults, then the file, then the environment. Every wrong field is named with its line.
+
+use pumasi_api::message::Place;
+use pumasi_terms::{CloudName, Resources};
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+pub const CONFIG_VERSION: u32 = 1;
+const CONFIG_BYTES_MAX: usize = 1 << 20;
+const ENV_PREFIX: &str = "PUMASI__";
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Of this file's format.
+    pub version: u32,
+    pub cloud: Cloud,
+    #[serde(default)]
+    pub api: Api,
+    #[serde(default)]
+    pub peer: Peer,
+    #[serde(default)]
+    pub gateway: Gateway,
+    #[serde(default)]
+    pub capacity: Capacity,
+    #[serde(default)]
+    pub engine: Engine,
+    #[serde(default)]
+    pub store: Store,
+    #[serde(default)]
+    pub timing: Timing,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cloud {
+    pub name: CloudName,
+    /// Everything the daemon keeps; relative to the configuration file.
+    #[serde(default = "data_dir")]
+    pub data_dir: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<Place>,
+}
+fn data_dir() -> PathBuf {
+    "pumasi-data".into()
+}
+
+/// Where people and their tools call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Api {
+    /// Plain HTTP: a loopback address only. From elsewhere people use the peer address, which speaks TLS.
+    pub listen: SocketAddr,
+}
+impl Default for Api {
+    fn default() -> Self {
+        Self { listen: (Ipv4Addr::LOCALHOST, 7400).into() }
+    }
+}
+
+/// Where other clouds' daemons call (mutual TLS).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Peer {
+    pub listen: SocketAddr,
+    /// `host:port` told to the others; empty: `listen`.
+    pub advertise: String,
+    /// Address that calls to other clouds come from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_ip: Option<IpAddr>,
+}
+impl Default for Peer {
+    fn default() -> Self {
+        Self { listen: (Ipv4Addr::LOCALHOST, 7443).into(), advertise: String::new(), source_ip: None }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Gateway {
+    pub listen: Vec<SocketAddr>,
+    /// With TLS; certificate and key below.
+    pub listen_tls: Vec<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_certificate: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_key: Option<PathBuf>,
+    /// Where other clouds' gateways call (mutual TLS).
+    pub peer_listen: SocketAddr,
+    pub peer_advertise: String,
+    pub workers: u32,
+}
+impl Default for Gateway {
+    fn default() -> Self {
+        Self {
+            listen: vec![(Ipv4Addr::LOCALHOST, 8080).into()],
+            listen_tls: Vec::new(),
+            tls_certificate: None,
+            tls_key: None,
+            peer_listen: (Ipv4Addr::LOCALHOST, 7444).into(),
+            peer_advertise: String::new(),
+            workers: 1,
+        }
+    }
+}
+
+/// What this cloud has for instances. 0: what the machine has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Capacity {
+    pub cpu_millis: u32,
+    pub memory_mib: u32,
+    pub storage_bytes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Engine {
+    /// Instances listen there.
+    pub instance_ip: IpAddr,
+    /// `i-accept-the-risk`: run other clouds' code although this host cannot isolate it.
+    pub lend_without_isolation: String,
+    pub uid_first: u32,
+    pub uid_count: u32,
+}
+impl Default for Engine {
+    fn default() -> Self {
+        Self {
+            instance_ip: Ipv4Addr::LOCALHOST.into(),
+            lend_without_isolation: String::new(),
+            uid_first: 200_000,
+            uid_count: 10_000,
+        }
+    }
+}
+pub const ACCEPT_RISK: &str = "i-accept-the-risk";
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Store {
+    pub journal_rows_max: u64,
+}
+impl Default for Store {
+    fn default() -> Self {
+        Self { journal_rows_max: 1_000_000 }
+    }
+}
+
+/// All in milliseconds. Their inequalities are checked when the configuration is loaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timing {
+    /// Between two looks of a reconciler when nothing calls it.
+    pub tick_ms: u64,
+    pub heartbeat_ms: u64,
+    pub hold_ttl_ms: u64,
+    pub lease_ttl_ms: u64,
+    /// Before a rented part shrinks, the load must have been low for so long.
+    pub calm_ms: u64,
+    /// Between two shipments of a dataset's changes.
+    pub ship_ms: u64,
+}
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            tick_ms: 100,
+            heartbeat_ms: 1_000,
+            hold_ttl_ms: 5_000,
+            lease_ttl_ms: 15_000,
+            calm_ms: 10_000,
+            ship_ms: 25,
+        }
+    }
+}
+
+/// One wrong place in the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigFault {
+    /// 0: not in the file (the environment, or a default).
+    pub line: usize,
+    pub field: String,
+    pub problem: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{path}: {source}; write one, or name another with --config", path = .path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("{path}: more than {CONFIG_BYTES_MAX} bytes", path = .path.display())]
+    TooLarge { path: PathBuf },
+    #[error("{}", list(.path, .faults))]
+    Faults { path: PathBuf, faults: Vec<ConfigFault> },
+}
+
+fn list(path: &Path, faults: &[ConfigFault]) -> String {
+    let line = |f: &ConfigFault| match (f.line, f.field.is_empty()) {
+        (0, _) => format!("{}: {}: {}", path.display(), f.field, f.problem),
+        (n, true) => format!("{}:{n}: {}", path.display(), f.problem),
+        (n, false) => format!("{}:{n}: {}: {}", path.display(), f.field, f.problem),
+    };
+    faults.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+impl Config {
+    /// Reads and checks; relative paths become relative to the file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        if text.len() > CONFIG_BYTES_MAX {
+            return Err(ConfigError::TooLarge { path: path.to_owned() });
+        }
+        let mut config = Self::parse(&text, std::env::vars())
+            .map_err(|faults| ConfigError::Faults { path: path.to_owned(), faults })?;
+        let base = path.parent().unwrap_or(Path::new("."));
+        let base = std::path::absolute(base).unwrap_or_else(|_| base.to_owned());
+        config.cloud.data_dir = base.join(&config.cloud.data_dir);
+        for file in [&mut config.gateway.tls_certificate, &mut config.gateway.tls_key].into_iter().flatten() {
+            *file = base.join(&*file);
+        }
+        Ok(config)
+    }
+
+    /// `env`: `PUMASI__SECTION__KEY=value` stands over the file.
+    pub fn parse(text: &str, env: impl Iterator<Item = (String, String)>) -> Result<Self, Vec<ConfigFault>> {
+        let mut faults = Vec::new();
+        let Some(mut table) = readable(text, &mut faults) else { return Err(faults) };
+        for (name, value) in env {
+            let Some(rest) = name.strip_prefix(ENV_PREFIX) else { continue };
+            let Some((section, key)) = rest.split_once("__") else {
+                faults.push(ConfigFault { line: 0, field: name.clone(), problem: "write PUMASI__SECTION__KEY".into() });
+                continue;
+            };
+            let value = value.parse::<toml::Value>().unwrap_or(toml::Value::String(value));
+            let section = table.entry(section.to_lowercase()).or_insert_with(|| toml::Table::new().into());
+            if let Some(section) = section.as_table_mut() {
+                section.insert(key.to_lowercase(), value);
+            }
+        }
+        let config: Config = match table.try_into() {
+            Ok(config) => config,
+            Err(e) => {
+                let problem = e.message().to_owned();
+                if faults.is_empty() {
+                    faults.push(ConfigFault { line: 0, field: "environment or file".into(), problem });
+                }
+                return Err(faults);
+            }
+        };
+        config.check(text, &mut faults);
+        if faults.is_empty() { Ok(config) } else { Err(faults) }
+    }
+
+    fn check(&self, text: &str, faults: &mut Vec<ConfigFault>) {
+        let mut fault = |field: &str, problem: String| {
+            faults.push(ConfigFault { line: line_of(text, field), field: field.to_owned(), problem });
+        };
+        if self.version != CONFIG_VERSION {
+            fault("version", format!("{} is not known; this program reads {CONFIG_VERSION}", self.version));
+        }
+        if !self.api.listen.ip().is_loopback() {
+            fault(
+                "api.listen",
+                "plain HTTP is served on a loopback address only; people elsewhere use peer.listen (TLS)".into(),
+            );
+        }
+        for (field, address) in
+            [("peer.advertise", &self.peer.advertise), ("gateway.peer_advertise", &self.gateway.peer_advertise)]
+        {
+            let fine = address.is_empty()
+                || address.rsplit_once(':').is_some_and(|(h, p)| !h.is_empty() && p.parse::<u16>().is_ok());
+            if !fine {
+                fault(field, format!("{address:?} is not host:port"));
+            }
+        }
+        if !self.gateway.listen_tls.is_empty()
+            && (self.gateway.tls_certificate.is_none() || self.gateway.tls_key.is_none())
+        {
+            fault("gateway.listen_tls", "needs gateway.tls_certificate and gateway.tls_key".into());
+        }
+        if self.gateway.workers == 0 || self.gateway.workers > 64 {
+            fault("gateway.workers", "must be 1 to 64".into());
+        }
+        let e = &self.engine;
+        if !e.lend_without_isolation.is_empty() && e.lend_without_isolation != ACCEPT_RISK {
+            fault("engine.lend_without_isolation", format!("leave it out, or sign for it with {ACCEPT_RISK:?}"));
+        }
+        if e.uid_first < 1000 || e.uid_count == 0 || e.uid_first.checked_add(e.uid_count).is_none() {
+            fault("engine.uid_first", "must be at least 1000, with a uid_count of at least 1".into());
+        }
+        let t = &self.timing;
+        if !(10..=1_000).contains(&t.tick_ms) {
+            fault("timing.tick_ms", "must be 10 to 1000".into());
+        }
+        if !(100..=60_000).contains(&t.heartbeat_ms) {
+            fault("timing.heartbeat_ms", "must be 100 to 60000".into());
+        }
+        if t.lease_ttl_ms < t.heartbeat_ms.saturating_mul(3) {
+            fault(
+                "timing.lease_ttl_ms",
+                format!(
+                    "must be at least three heartbeats ({} ms), or one lost renewal ends a lease",
+                    t.heartbeat_ms * 3
+                ),
+            );
+        }
+        if !(1_000..=60_000).contains(&t.hold_ttl_ms) {
+            fault("timing.hold_ttl_ms", "must be 1000 to 60000".into());
+        }
+        if !(500..=86_400_000).contains(&t.calm_ms) {
+            fault("timing.calm_ms", "must be 500 to 86400000".into());
+        }
+        if !(5..=60_000).contains(&t.ship_ms) {
+            fault("timing.ship_ms", "must be 5 to 60000".into());
+        }
+    }
+
+    pub fn api_address(&self) -> String {
+        or_listen(&self.peer.advertise, self.peer.listen)
+    }
+    pub fn gateway_address(&self) -> String {
+        or_listen(&self.gateway.peer_advertise, self.gateway.peer_listen)
+    }
+
+    /// What there is for instances: as configured, else as the machine has.
+    pub fn physical(&self) -> Resources {
+        let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+        let memory_mib = std::fs::read_to_string("/proc/meminfo")
+            .ok()
+            .and_then(|t| {
+                t.lines()
+                    .find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
+            })
+            .map_or(1024, |kib| u32::try_from(kib / 1024).unwrap_or(u32::MAX));
+        let or = |set: u32, has: u32| if set == 0 { has } else { set };
+        Resources {
+            cpu_millis: or(self.capacity.cpu_millis, cpus * 1000),
+            memory_mib: or(self.capacity.memory_mib, memory_mib / 2),
+        }
+    }
+}
+
+fn or_listen(advertise: &str, listen: SocketAddr) -> String {
+    if advertise.is_empty() { listen.to_string() } else { advertise.to_owned() }
+}
+
+/// Parses what can be parsed: a wrong line is noted and left out, and the rest is read again, so that all are found at once.
+fn readable(text: &str, faults: &mut Vec<ConfigFault>) -> Option<toml::Table> {
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    for _ in 0..64 {
+        let joined = lines.join("\n");
+        let error = match toml::from_str::<Config>(&joined) {
+            Ok(_) => return if faults.is_empty() { toml::from_str(&joined).ok() } else { None },
+            Err(error) => error,
+        };
+        let line = error.span().map_or(0, |s| joined[..s.start.min(joined.len())].matches('\n').count() + 1);
+        let problem = error.message().lines().collect::<Vec<_>>().join(" ");
+        let missing = problem.starts_with("missing field");
+        faults.push(ConfigFault {
+            line: if missing { 0 } else { line },
+            field: if missing { "configuration".into() } else { String::new() },
+            problem,
+        });
+        match lines.get_mut(line.wrapping_sub(1)) {
+            // A section's head cannot be left out alone, and what is missing cannot be skipped.
+            Some(wrong) if !missing && !wrong.trim().is_empty() && !wrong.trim_start().starts_with('[') => {
+                wrong.clear()
+            }
+            _ => return None,
+        }
+    }
+    None
+}
+
+/// The line that sets `section.key`; 0 where the file does not.
+fn line_of(text: &str, field: &str) -> usize {
+    let (section, key) = field.split_once('.').unwrap_or(("", field));
+    let mut current = String::new();
+    for (i, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if let Some(head) = line.strip_prefix('[') {
+            current = head.trim_end_matches(']').trim().to_owned();
+        } else if let Some((k, _)) = line.split_once('=')
+            && current == section
+            && k.trim() == key
+        {
+            return i + 1;
+        }
+    }
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, Vec<ConfigFault>> {
+        Config::parse(text, std::iter::empty())
+    }
+
+    #[test]
+    fn a_name_is_enough() {
+        let config = parse("version = 1\n[cloud]\nname = \"city-a\"\n").unwrap();
+        assert_eq!(config.api.listen.port(), 7400);
+        assert_eq!(config.api_address(), "127.0.0.1:7443");
+    }
+
+    #[test]
+    fn every_wrong_line_is_named_at_once() {
+        let faults = parse(
+            "version = 1\n[cloud]\nname = \"city-a\"\n[api]\nlisten = 7\nlissten = 8\n[timing]\ntick_ms = \"x\"\n",
+        )
+        .unwrap_err();
+        let lines: Vec<usize> = faults.iter().map(|f| f.line).collect();
+        assert_eq!(lines, [5, 6, 8], "{faults:?}");
+    }
+
+    #[test]
+    fn values_are_checked_against_each_other() {
+        let faults = parse(
+            "version = 1\n[cloud]\nname = \"city-a\"\n[timing]\nlease_ttl_ms = 2000\n[api]\nlisten = \"0.0.0.0:1\"\n",
+        )
+        .unwrap_err();
+        let named: Vec<(usize, &str)> = faults.iter().map(|f| (f.line, f.field.as_str())).collect();
+        assert_eq!(named, [(7, "api.listen"), (5, "timing.lease_ttl_ms")]);
+    }
+
+    #[test]
+    fn the_environment_stands_over_the_file() {
+        let env = [
+            ("PUMASI__API__LISTEN".to_owned(), "127.0.0.1:9".to_owned()),
+            ("PUMASI__TIMING__TICK_MS".to_owned(), "50".to_owned()),
+        ];
+        let config = Config::parse("version = 1\n[cloud]\nname = \"city-a\"\n", env.into_iter()).unwrap();
+        assert_eq!((config.api.listen.port(), config.timing.tick_ms), (9, 50));
+    }
+}

@@ -1,0 +1,153 @@
+//! The gateway process: started when it is missing, left running when this daemon ends, asked what it still has in flight.
+
+use crate::config::Config;
+use crate::identity::gateway_svid;
+use crate::routes::DRAIN_MS_MAX;
+use crate::{Node, clock};
+use pumasi_gateway::{
+    BackendStatus, CONFIG_FILE, CONFIG_VERSION, GatewayConfig, GatewayStatus, Limits, Listener, TlsFiles,
+};
+use pumasi_sense::BackendKey;
+use pumasi_terms::{InstanceId, LeaseId};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+const LOOK_MS: u64 = 50;
+
+pub fn dir(config: &Config) -> PathBuf {
+    config.cloud.data_dir.join("gateway")
+}
+
+pub fn write_config(config: &Config) -> std::io::Result<()> {
+    let dir = dir(config);
+    std::fs::create_dir_all(&dir)?;
+    let plain = config.gateway.listen.iter().map(|a| Listener { address: *a, tls: None, http2: true });
+    let files = config.gateway.tls_certificate.clone().zip(config.gateway.tls_key.clone());
+    let tls = files.map(|(cert_path, key_path)| TlsFiles { cert_path, key_path });
+    let secure = config.gateway.listen_tls.iter().map(|a| Listener { address: *a, tls: tls.clone(), http2: true });
+    let gateway = GatewayConfig {
+        version: CONFIG_VERSION,
+        cloud: config.cloud.name.clone(),
+        listeners: plain.chain(secure).collect(),
+        peer_listen: Some(config.gateway.peer_listen),
+        source_ip: config.peer.source_ip,
+        workers: config.gateway.workers,
+        svid_path: Some(gateway_svid(&dir)),
+        limits: Limits::default(),
+    };
+    let partial = dir.join("gateway.json.new");
+    std::fs::write(&partial, serde_json::to_vec_pretty(&gateway).unwrap_or_default())?;
+    std::fs::rename(partial, dir.join(CONFIG_FILE))
+}
+
+/// Starts the gateway so that it outlives this process: its own process group, its output to its own file.
+pub fn start(dir: &Path, executable: &Path) -> std::io::Result<Child> {
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("gateway.log"))?;
+    let mut command = Command::new(executable);
+    command
+        .arg("gateway")
+        .arg("--dir")
+        .arg(dir)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .process_group(0);
+    command.env_clear();
+    for name in ["PATH", "PUMASI_LOG"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command.spawn()
+}
+
+/// Looks after the gateway and keeps its last status.
+pub async fn run(node: Arc<Node>, executable: PathBuf) {
+    let dir = dir(&node.config);
+    let mut child: Option<Child> = None;
+    let mut started_at = None;
+    let mut stopping = node.stopping.clone();
+    loop {
+        // Reaped, so that a dead gateway is not a zombie.
+        if let Some(c) = &mut child
+            && matches!(c.try_wait(), Ok(Some(_)))
+        {
+            tracing::error!("the gateway has ended; it is started again");
+            child = None;
+            started_at = None;
+        }
+        match node.gateway.status().await {
+            Ok(status) => {
+                started_at = None;
+                node.gateway_status.set(Some(status));
+            }
+            Err(e) => {
+                node.gateway_status.set(None);
+                let now = clock::boot();
+                // One that is coming up is given time; one that hangs keeps the lock and is not started beside.
+                if started_at.is_none_or(|at| now.since(at) > 3_000) {
+                    tracing::warn!(error = %e, "the gateway does not answer; it is started");
+                    started_at = Some(now);
+                    match start(&dir, &executable) {
+                        Ok(c) => child = Some(c),
+                        Err(e) => tracing::error!(error = %e, "the gateway was not started; tried again"),
+                    }
+                }
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(LOOK_MS)) => {}
+            _ = stopping.changed() => break,
+        }
+    }
+}
+
+fn backend(status: &GatewayStatus, wanted: impl Fn(&BackendKey) -> bool) -> Option<&BackendStatus> {
+    status
+        .services
+        .iter()
+        .chain(&status.leases)
+        .chain(&status.leaving)
+        .flat_map(|p| &p.backends)
+        .find(|b| wanted(&b.backend))
+}
+
+/// The gateway sends it nothing more and waits for nothing from it; or it was waited for long enough.
+fn quiet(node: &Node, name: &str, wanted: impl Fn(&BackendKey) -> bool) -> bool {
+    let Some(since) = node.routes.draining_since(name) else { return false };
+    if clock::boot().since(since) >= DRAIN_MS_MAX {
+        return true;
+    }
+    let status = node.gateway_status.lock();
+    let Some(status) = status.as_ref() else { return false };
+    if status.table_revision < node.routes.revision() {
+        return false;
+    }
+    backend(status, wanted).is_none_or(|b| b.drained)
+}
+
+pub fn instance_is_quiet(node: &Node, id: &InstanceId) -> bool {
+    quiet(node, id.as_str(), |key| matches!(key, BackendKey::Home(i) if i == id))
+}
+
+pub fn lease_is_quiet(node: &Node, id: &LeaseId) -> bool {
+    quiet(node, id.as_str(), |key| matches!(key, BackendKey::Lease(_, l) if l == id))
+}
+
+/// Whether its answers come without trouble, as the gateway sees it.
+pub fn lease_is_healthy(node: &Node, id: &LeaseId) -> bool {
+    let status = node.gateway_status.lock();
+    let Some(status) = status.as_ref() else { return false };
+    backend(status, |key| matches!(key, BackendKey::Lease(_, l) if l == id)).is_none_or(|b| !b.set_aside)
+}
+
+/// Whether a lent lease can still be reached here.
+pub fn has_route(node: &Node, id: &LeaseId) -> bool {
+    let status = node.gateway_status.lock();
+    // A gateway that does not answer may still serve by its last table.
+    let Some(status) = status.as_ref() else { return true };
+    status.leases.iter().any(|p| p.name == id.as_str()) || status.table_revision < node.routes.revision()
+}

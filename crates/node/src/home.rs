@@ -1,0 +1,120 @@
+//! Services at home: their data directories, their instances, their end.
+
+use crate::fleet::{self, Desired};
+use crate::node::Note;
+use crate::object::{JOURNEY, SERVICE, ServiceRecord};
+use crate::{Node, borrower, bundles, clock};
+use pumasi_engine::{Access, DataMount, InstanceSpec};
+use pumasi_journey::Journey;
+use pumasi_store::Expect;
+use pumasi_terms::{DatasetName, ServiceName};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+/// Where a service's dataset lives. It stays when the service is deleted: people remove data, not daemons.
+pub fn data_dir(node: &Node, service: &ServiceName, dataset: &DatasetName) -> PathBuf {
+    node.dir("services").join(service.as_str()).join("data").join(dataset.as_str())
+}
+
+pub fn wanted(service: &ServiceRecord) -> Desired {
+    let count = if service.deleting { 0 } else { service.document.spec.instances.home };
+    Desired { owner: service.owner(), count, generation: service.generation }
+}
+
+pub async fn reconcile(node: &Node) {
+    let services: Vec<ServiceRecord> = node.list(SERVICE);
+    for service in &services {
+        run(node, service).await;
+        if service.deleting {
+            finish_deletion(node, service).await;
+        }
+    }
+    // Instances of services that are no longer known.
+    let owners: Vec<String> = node.instances.lock().iter().map(|i| i.owner.clone()).collect();
+    for owner in owners.iter().filter(|o| o.starts_with("service-") && !services.iter().any(|s| s.owner() == **o)) {
+        fleet::reconcile_to_nothing(node, owner).await;
+    }
+}
+
+async fn run(node: &Node, service: &ServiceRecord) {
+    let spec = &service.document.spec;
+    let mut data = std::collections::BTreeMap::new();
+    for set in &spec.datasets {
+        let path = data_dir(node, service.name(), &set.name);
+        let made = std::fs::create_dir_all(&path).and_then(|()| match set.kind {
+            // The daemon reads what the application writes; nobody else does.
+            _ if path.metadata()?.permissions().mode() & 0o777 == 0o755 => {
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o770))
+            }
+            _ => Ok(()),
+        });
+        if let Err(e) = made {
+            tracing::error!(service = %service.name(), error = %e, path = %path.display(), "a dataset's directory could not be made");
+            return;
+        }
+        data.insert(fleet::data_suffix(&set.name), DataMount { path, access: Access::ReadWrite });
+    }
+    let app = &spec.application;
+    let bundle_dir = bundles::of(node).unpacked(&service.bundle());
+    fleet::reconcile(node, &wanted(service), |id| InstanceSpec {
+        id,
+        owner: service.owner(),
+        generation: service.generation,
+        bundle_dir: bundle_dir.clone(),
+        command: app.command.clone(),
+        env: app.env.clone(),
+        resources: app.resources,
+        readiness: app.readiness.clone(),
+        liveness: app.liveness.clone(),
+        stop_grace_ms: app.stop_grace_ms,
+        egress: app.egress.clone(),
+        data: data.clone(),
+        listen_ip: node.config.engine.instance_ip,
+        lent: false,
+    })
+    .await;
+}
+
+/// What is rented comes back first, then the instances end, then the record goes.
+async fn finish_deletion(node: &Node, service: &ServiceRecord) {
+    let open: Vec<Journey> =
+        node.list::<Journey>(JOURNEY).into_iter().filter(|j| j.is_open() && &j.service == service.name()).collect();
+    for journey in &open {
+        if journey.parts.iter().any(pumasi_journey::Part::is_hopeful) || journey.seeking.is_some() {
+            let _ = borrower::cancel(node, "daemon", &journey.id, "the service is being deleted").await;
+        }
+    }
+    let running = node.instances.lock().iter().any(|i| i.owner == service.owner());
+    if running || !open.is_empty() {
+        return;
+    }
+    let name = service.name().clone();
+    let kept = node.dir("services").join(name.as_str());
+    let result = node
+        .transact(move |tx| {
+            tx.delete(SERVICE, name.as_str(), Expect::Any)?;
+            let note =
+                Note::new("service_deleted", "service", &name).because(format!("its data stays in {}", kept.display()));
+            tx.journal(note.entry("daemon", clock::wall()))?;
+            Ok(())
+        })
+        .await;
+    if let Err(e) = result {
+        tracing::warn!(service = %service.name(), error = %e, "the end of a service was not recorded; tried again");
+    }
+}
+
+/// The last lines of an owner's instances.
+pub async fn logs_of(node: &Node, owner: &str, bytes_max: usize) -> String {
+    let instances: Vec<_> = node.instances.lock().iter().filter(|i| i.owner == owner).map(|i| i.id.clone()).collect();
+    let each = bytes_max / instances.len().max(1);
+    let mut text = String::new();
+    for id in instances {
+        text.push_str(&format!("== {id} at {}\n", node.name()));
+        match node.engine.logs(&id, each).await {
+            Ok(bytes) => text.push_str(&String::from_utf8_lossy(&bytes)),
+            Err(e) => text.push_str(&format!("(not read: {e})\n")),
+        }
+    }
+    text
+}

@@ -1,0 +1,390 @@
+//! The lender's side: the ledger over the store, copies that borrowers send, instances that serve them, and emptying afterwards.
+//!
+//! Enters: requests of members, the state of instances. Leaves: grants, signed leases, proof that nothing is left.
+//! Always holds: the ledger decides inside the transaction that records it; what a borrower sends stays inside its lease's directory.
+
+pub mod copies;
+mod emptying;
+
+pub use copies::Copies;
+pub use emptying::{emptiness, reconcile};
+
+use crate::node::{Note, TxError};
+use crate::object::{HOLD, LENT, LENT_APPLICATION, LentApplication, SERVICE, SIGNED_LEASE, ServiceRecord};
+use crate::pact::PactView;
+use crate::{Node, clock, object};
+use pumasi_api::{Fault, Principal, Problem};
+use pumasi_engine::InstanceState;
+use pumasi_lease::message::{LeaseStatus, ReservationGrant, ReservationRequest};
+use pumasi_lease::{Book, Capacity, Code, Hold, Lease, LentLease, LentState, Refused, Transition, ledger};
+use pumasi_store::{Expect, Tx};
+use pumasi_terms::offer::Offer;
+use pumasi_terms::{CloudName, LeaseId, Now, ReservationId, Resources};
+use pumasi_trust::SignedDocument;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Until the first instance of a bundle is ready, as told to borrowers before it was ever measured, ms.
+const ESTIMATED_START_MS: u64 = 500;
+
+pub fn refused(refused: Refused) -> Problem {
+    let status = match refused.code {
+        Code::BadRequest => 422,
+        Code::NotABorrower | Code::NotYours => 403,
+        Code::NoHold => 404,
+        Code::HoldExpired | Code::LeaseEnded => 410,
+        _ => 409,
+    };
+    Problem {
+        retry: refused.retry_after_ms.is_some(),
+        retry_after_ms: refused.retry_after_ms,
+        ..Problem::new(status, refused.code.as_str(), Fault::Input, refused.text)
+    }
+}
+
+fn book(tx: &Tx<'_>) -> Result<Book, TxError> {
+    let mut book = Book::default();
+    for hold in tx.list::<Hold>(HOLD)? {
+        book.holds.insert(hold.body.id.clone(), hold.body);
+    }
+    for lent in tx.list::<LentLease>(LENT)? {
+        book.leases.insert(lent.body.id().clone(), lent.body);
+    }
+    Ok(book)
+}
+
+pub fn stored_book(node: &Node) -> Book {
+    Book {
+        holds: node.list::<Hold>(HOLD).into_iter().map(|h| (h.id.clone(), h)).collect(),
+        leases: node.list::<LentLease>(LENT).into_iter().map(|l| (l.id().clone(), l)).collect(),
+    }
+}
+
+/// Writes the ledger's decision down.
+fn record(tx: &mut Tx<'_>, transition: Transition) -> Result<(), TxError> {
+    match transition {
+        Transition::Hold(hold) => {
+            tx.put(HOLD, hold.id.as_str(), &hold, Expect::Any)?;
+        }
+        Transition::DropHold(id) => {
+            tx.delete(HOLD, id.as_str(), Expect::Any)?;
+        }
+        Transition::Lease(lent) => {
+            tx.delete(HOLD, lent.lease.reservation.as_str(), Expect::Any)?;
+            tx.put(LENT, lent.id().as_str(), &*lent, Expect::Any)?;
+        }
+    }
+    Ok(())
+}
+
+pub fn home_use(services: &[ServiceRecord]) -> Resources {
+    services
+        .iter()
+        .map(|s| s.document.spec.application.resources.times(s.document.spec.instances.home))
+        .fold(Resources::default(), Resources::plus)
+}
+
+fn capacity(node: &Node, view: &PactView) -> Result<Capacity, Problem> {
+    let me = view
+        .pact
+        .member(node.name())
+        .ok_or_else(|| Problem::forbidden("this cloud is no member of its pact any more"))?;
+    let capabilities = node.engine.capabilities();
+    let missing = capabilities.isolation.missing_for_lending();
+    let mut terms = me.terms.clone();
+    if !missing.is_empty() && node.config.engine.lend_without_isolation != crate::config::ACCEPT_RISK {
+        // What this host cannot isolate it does not lend, whatever the pact says.
+        terms.lends = Resources::default();
+    }
+    Ok(Capacity {
+        terms,
+        physical: node.config.physical(),
+        home_use: home_use(&node.list::<ServiceRecord>(SERVICE)),
+        platforms: capabilities.platforms,
+        storage_free_bytes: storage_free(node),
+    })
+}
+
+fn storage_free(node: &Node) -> u64 {
+    let free =
+        nix::sys::statvfs::statvfs(&node.config.cloud.data_dir).map_or(0, |s| s.blocks_available() * s.fragment_size());
+    match node.config.capacity.storage_bytes {
+        0 => free,
+        set => set.min(free),
+    }
+}
+
+pub fn pact(node: &Node) -> Result<Arc<PactView>, Problem> {
+    node.pact().ok_or_else(|| Problem::conflict("this cloud is in no pact; found one or join one first"))
+}
+
+pub fn offer_to(node: &Node, borrower: &CloudName) -> Result<Offer, Problem> {
+    let view = pact(node)?;
+    Ok(ledger::offer(&stored_book(node), &capacity(node, &view)?, borrower, node.name(), clock::now()))
+}
+
+pub async fn reserve(
+    node: &Node,
+    borrower: CloudName,
+    request: ReservationRequest,
+) -> Result<ReservationGrant, Problem> {
+    node.may_act().map_err(Problem::unavailable)?;
+    let view = pact(node)?;
+    let capacity = capacity(node, &view)?;
+    let terms = capacity.terms.clone();
+    let hold = node
+        .transact(move |tx| {
+            let now = clock::now();
+            let hold = ledger::reserve(&book(tx)?, &capacity, &borrower, &request, now).map_err(refused)?;
+            let note = Note::new("hold_granted", "reservation", &hold.id).caused_by(&hold.requirement.service).because(
+                format!("{borrower} holds {} instances for {} ms", hold.instances, hold.expires_at.since(now.boot)),
+            );
+            record(tx, Transition::Hold(hold.clone()))?;
+            tx.journal(note.entry(&Principal::Peer(borrower).to_string(), now.wall))?;
+            Ok(hold)
+        })
+        .await?;
+    Ok(ledger::grant(&hold, &terms, ESTIMATED_START_MS, clock::now()))
+}
+
+pub async fn let_go(node: &Node, borrower: CloudName, id: ReservationId) -> Result<(), Problem> {
+    node.transact(move |tx| {
+        let Some(hold) = tx.get::<Hold>(HOLD, id.as_str())? else { return Ok(()) };
+        if hold.body.borrower != borrower {
+            return Err(Problem::forbidden(format!("{id} belongs to another cloud")).into());
+        }
+        record(tx, Transition::DropHold(id.clone()))?;
+        tx.journal(
+            Note::new("hold_let_go", "reservation", &id).entry(&Principal::Peer(borrower).to_string(), clock::wall()),
+        )?;
+        Ok(())
+    })
+    .await
+}
+
+/// Checks the borrower's signature and the document against the hold, and signs as well.
+pub async fn sign(node: &Node, borrower: CloudName, document: SignedDocument) -> Result<SignedDocument, Problem> {
+    node.may_act().map_err(Problem::unavailable)?;
+    let view = pact(node)?;
+    let verified = document
+        .verify("lease", &view.keys, &BTreeSet::from([borrower.clone()]))
+        .map_err(|e| Problem::new(403, "bad_signature", Fault::Input, format!("the lease of {borrower}: {e}")))?;
+    let lease: Lease = serde_json::from_slice(&verified.payload)
+        .map_err(|e| Problem::bad_request(format!("the signed lease is not one of this version: {e}")))?;
+    if lease.serial != verified.serial || lease.borrower != borrower || &lease.lender != node.name() {
+        return Err(Problem::bad_request("the lease names other parties or another serial than its signatures"));
+    }
+    if lease.pact != view.pact.id || lease.pact_serial != view.pact.serial {
+        let text = format!(
+            "the lease rests on serial {} of {}; serial {} of {} is in force here",
+            lease.pact_serial, lease.pact, view.pact.serial, view.pact.id
+        );
+        return Err(Problem { retry: true, ..Problem::new(409, "pact_differs", Fault::Peer, text) });
+    }
+    let capacity = capacity(node, &view)?;
+    let countersigned = match document.signed_by(node.name()) {
+        true => document,
+        false => document.countersign(node.name(), &node.identity.key).map_err(|e| Problem::ours(e.to_string()))?,
+    };
+    let kept = countersigned.clone();
+    node.transact(move |tx| {
+        let now = clock::now();
+        let known = tx.get::<LentLease>(LENT, lease.id.as_str())?.is_some();
+        let lent = ledger::confirm(&book(tx)?, &capacity, &lease, now).map_err(refused)?;
+        record(tx, Transition::Lease(Box::new(lent)))?;
+        tx.put(SIGNED_LEASE, lease.id.as_str(), &kept, Expect::Any)?;
+        if !known {
+            let note = Note::new("lease_lent", "lease", &lease.id).caused_by(&lease.service).because(format!(
+                "{} rents {} instances at {} an hour each",
+                borrower, lease.instances, lease.price_per_instance_hour
+            ));
+            tx.journal(note.entry(&Principal::Peer(borrower).to_string(), now.wall))?;
+        }
+        Ok(())
+    })
+    .await?;
+    Ok(countersigned)
+}
+
+/// Renewals of one heartbeat. A refused one shows in the status that is answered.
+pub async fn renew(
+    node: &Node,
+    borrower: CloudName,
+    renewals: Vec<pumasi_lease::message::Renewal>,
+) -> Result<Vec<LeaseStatus>, Problem> {
+    let asked: BTreeSet<LeaseId> = renewals.iter().map(|r| r.lease.clone()).collect();
+    let who = borrower.clone();
+    if !renewals.is_empty() {
+        node.transact(move |tx| {
+            let now = clock::now();
+            for renewal in &renewals {
+                let Some(lent) = tx.get::<LentLease>(LENT, renewal.lease.as_str())? else { continue };
+                if lent.body.lease.borrower != who {
+                    continue;
+                }
+                if let Ok(renewed) = ledger::renew(&lent.body, renewal, now)
+                    && renewed != lent.body
+                {
+                    record(tx, Transition::Lease(Box::new(renewed)))?;
+                }
+            }
+            Ok(())
+        })
+        .await?;
+    }
+    let lents = node.list::<LentLease>(LENT);
+    let applications = node.lent_applications();
+    let now = clock::now();
+    let mine = |l: &&LentLease| l.lease.borrower == borrower && (l.binds() || asked.contains(l.id()));
+    let mut statuses: Vec<LeaseStatus> = lents
+        .iter()
+        .filter(mine)
+        .map(|l| status(node, l, applications.get(l.id()).map_or(0, |a| a.generation), now))
+        .collect();
+    for lease in asked {
+        if !statuses.iter().any(|s| s.lease == lease) {
+            statuses.push(LeaseStatus {
+                lease,
+                state: None,
+                expires_in_ms: 0,
+                recall_in_ms: None,
+                instances_ready: 0,
+                instances_starting: 0,
+                trouble: None,
+                generation: 0,
+                usage: Default::default(),
+            });
+        }
+    }
+    Ok(statuses)
+}
+
+fn status(node: &Node, lent: &LentLease, generation: u64, now: Now) -> LeaseStatus {
+    let owner = object::owner_of_lease(lent.id());
+    let instances = node.instances.lock();
+    let own = || instances.iter().filter(|i| i.owner == owner);
+    let trouble = own().find_map(|i| match &i.state {
+        InstanceState::Failed { why } | InstanceState::BackingOff { why, .. } | InstanceState::Unready { why } => {
+            Some(why.clone())
+        }
+        _ => None,
+    });
+    LeaseStatus {
+        lease: lent.id().clone(),
+        state: Some(lent.state.clone()),
+        expires_in_ms: lent.expires_at.since(now.boot),
+        recall_in_ms: match &lent.state {
+            LentState::Recalled { deadline, .. } => Some(deadline.since(now.boot)),
+            _ => None,
+        },
+        instances_ready: own().filter(|i| i.state == InstanceState::Ready).count() as u32,
+        instances_starting: own().filter(|i| i.state == InstanceState::Starting).count() as u32,
+        trouble,
+        generation,
+        usage: lent.usage,
+    }
+}
+
+pub async fn recall(node: &Node, who: &Principal, id: LeaseId, why: String) -> Result<LentLease, Problem> {
+    let who = who.to_string();
+    node.transact(move |tx| {
+        let now = clock::now();
+        let Some(lent) = tx.get::<LentLease>(LENT, id.as_str())? else {
+            return Err(Problem::not_found("lent lease", &id).into());
+        };
+        let recalled = ledger::recall(&lent.body, &why, now).map_err(refused)?;
+        record(tx, Transition::Lease(Box::new(recalled.clone())))?;
+        tx.journal(
+            Note::new("lease_recalled", "lease", &id)
+                .caused_by(&lent.body.lease.service)
+                .because(why)
+                .entry(&who, now.wall),
+        )?;
+        Ok(recalled)
+    })
+    .await
+}
+
+/// The lease of a member's request, if it may still be used.
+pub fn usable(node: &Node, borrower: &CloudName, id: &LeaseId) -> Result<LentLease, Problem> {
+    let lent = owned(node, borrower, id)?;
+    match lent.usable() && lent.expires_at > clock::boot() {
+        true => Ok(lent),
+        false => Err(Problem::new(410, Code::LeaseEnded.as_str(), Fault::Input, format!("{id} is over"))),
+    }
+}
+
+pub fn owned(node: &Node, borrower: &CloudName, id: &LeaseId) -> Result<LentLease, Problem> {
+    let lent = node.get::<LentLease>(LENT, id.as_str()).ok_or_else(|| Problem::not_found("lent lease", id))?;
+    if &lent.lease.borrower != borrower {
+        return Err(Problem::new(403, Code::NotYours.as_str(), Fault::Input, format!("{id} belongs to another cloud")));
+    }
+    Ok(lent)
+}
+
+/// The application of a lease, whole: its bundle lies unpacked, its instances may start.
+pub async fn set_application(
+    node: &Node,
+    borrower: CloudName,
+    id: LeaseId,
+    sent: crate::wire::SendApplication,
+) -> Result<(), Problem> {
+    let record = LentApplication { lease: id.clone(), digest: sent.digest, sent, since: clock::boot() };
+    node.transact(move |tx| {
+        let lent = tx.get::<LentLease>(LENT, id.as_str())?.map(|l| l.body);
+        if !lent.as_ref().is_some_and(LentLease::usable) {
+            return Err(Problem::new(410, Code::LeaseEnded.as_str(), Fault::Input, format!("{id} is over")).into());
+        }
+        let old = tx.get::<LentApplication>(LENT_APPLICATION, id.as_str())?.map(|a| a.body.sent);
+        if let Some(old) = &old
+            && (old.epoch > record.sent.epoch || old.generation > record.sent.generation)
+        {
+            let text = format!("generation {} of epoch {} is here already", old.generation, old.epoch);
+            return Err(Problem::new(409, Code::OlderEpoch.as_str(), Fault::Input, text).into());
+        }
+        let news = old.is_none_or(|o| o.generation != record.sent.generation);
+        tx.put(LENT_APPLICATION, id.as_str(), &record, Expect::Any)?;
+        if news {
+            let note = Note::new("application_received", "lease", &id).because(format!(
+                "generation {}, {}, {} bytes",
+                record.sent.generation, record.digest, record.sent.tree.total_bytes
+            ));
+            tx.journal(note.entry(&Principal::Peer(borrower).to_string(), clock::wall()))?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// The borrower is done: it is emptied from now on.
+pub async fn release(node: &Node, borrower: CloudName, id: LeaseId) -> Result<LentLease, Problem> {
+    node.transact(move |tx| {
+        let now = clock::now();
+        let Some(lent) = tx.get::<LentLease>(LENT, id.as_str())?.map(|l| l.body) else {
+            return Err(Problem::not_found("lent lease", &id).into());
+        };
+        if lent.lease.borrower != borrower {
+            return Err(Problem::forbidden(format!("{id} belongs to another cloud")).into());
+        }
+        let released = ledger::release(&lent, now);
+        if released != lent {
+            record(tx, Transition::Lease(Box::new(released.clone())))?;
+            tx.journal(
+                Note::new("lease_released", "lease", &id)
+                    .caused_by(&lent.lease.service)
+                    .entry(&Principal::Peer(borrower).to_string(), now.wall),
+            )?;
+        }
+        Ok(released)
+    })
+    .await
+}
+
+/// After a reboot: boot times in the records are void, so everything that was lent is over.
+pub fn forfeit(tx: &mut Tx<'_>) -> Result<(), TxError> {
+    let now = clock::now();
+    for transition in ledger::after_reboot(&book(tx)?, now) {
+        record(tx, transition)?;
+    }
+    Ok(())
+}

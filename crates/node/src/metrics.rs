@@ -1,0 +1,82 @@
+//! Prometheus metrics of the daemon; the gateway's own are appended.
+
+use crate::object::{HOLD, JOURNEY, LENT};
+use crate::{Node, clock};
+use pumasi_journey::Journey;
+use pumasi_lease::{Hold, LentLease};
+use std::fmt::Write;
+
+fn family(text: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+/// Text exposition format 0.0.4.
+pub async fn text(node: &Node) -> String {
+    let mut t = String::new();
+    let cloud = node.name();
+    family(&mut t, "pumasi_up", "gauge", "1 while the daemon serves");
+    let _ = writeln!(t, "pumasi_up{{cloud=\"{cloud}\",version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
+    family(&mut t, "pumasi_store_current", "gauge", "0 where the store may be old and nothing is done to others");
+    let _ = writeln!(t, "pumasi_store_current {}", u8::from(node.may_act().is_ok()));
+    family(&mut t, "pumasi_automation_stopped", "gauge", "1 while an operator has stopped automation");
+    let _ = writeln!(t, "pumasi_automation_stopped {}", u8::from(node.cloud_record().automation.stopped));
+    family(&mut t, "pumasi_gateway_up", "gauge", "1 while the gateway answers");
+    let _ = writeln!(t, "pumasi_gateway_up {}", u8::from(node.gateway_status.lock().is_some()));
+    family(&mut t, "pumasi_journal_seq", "counter", "Entries of the journal");
+    let _ = writeln!(t, "pumasi_journal_seq {}", node.store.journal_head().seq);
+
+    let journeys: Vec<Journey> = node.list::<Journey>(JOURNEY).into_iter().filter(Journey::is_open).collect();
+    family(&mut t, "pumasi_journeys_open", "gauge", "Journeys that are not over");
+    let _ = writeln!(t, "pumasi_journeys_open {}", journeys.len());
+    family(&mut t, "pumasi_rented_instances_ready", "gauge", "Ready instances at a lender");
+    for part in journeys.iter().flat_map(|j| &j.parts).filter(|p| !p.is_over()) {
+        let _ = writeln!(
+            t,
+            "pumasi_rented_instances_ready{{lender=\"{}\",lease=\"{}\"}} {}",
+            part.lender, part.lease, part.ready
+        );
+    }
+    let lents: Vec<LentLease> = node.list::<LentLease>(LENT).into_iter().filter(LentLease::binds).collect();
+    family(&mut t, "pumasi_lent_leases", "gauge", "Leases that bind this cloud's resources");
+    let _ = writeln!(t, "pumasi_lent_leases {}", lents.len());
+    let now = clock::boot();
+    family(&mut t, "pumasi_holds", "gauge", "Live holds of this cloud's resources");
+    let _ = writeln!(t, "pumasi_holds {}", node.list::<Hold>(HOLD).iter().filter(|h| h.expires_at > now).count());
+
+    family(&mut t, "pumasi_copy_lag_seconds", "gauge", "How far a copy at a lender is behind");
+    for ((lease, dataset), lag_ms) in node.datasets.lags_ms(node.boot_count) {
+        let lag = if lag_ms == u64::MAX { f64::INFINITY } else { lag_ms as f64 / 1e3 };
+        let _ = writeln!(
+            t,
+            "pumasi_copy_lag_seconds{{lease=\"{lease}\",dataset=\"{dataset}\"}} {}",
+            if lag.is_finite() { lag.to_string() } else { "+Inf".into() }
+        );
+    }
+    let per_second = |mps: u64| mps as f64 / 1e3;
+    family(&mut t, "pumasi_service_arrivals_per_second", "gauge", "Requests that came in, over the last half second");
+    family(&mut t, "pumasi_service_queue_delay_p95_seconds", "gauge", "Wait for a place, 95th percentile");
+    family(&mut t, "pumasi_service_shed_per_second", "gauge", "Requests refused at admission");
+    for (service, (seen, _)) in node.sensing.latest() {
+        let _ = writeln!(
+            t,
+            "pumasi_service_arrivals_per_second{{service=\"{service}\"}} {}",
+            per_second(seen.arrivals_mps)
+        );
+        let _ = writeln!(
+            t,
+            "pumasi_service_queue_delay_p95_seconds{{service=\"{service}\"}} {}",
+            seen.queue_delay_p95_us as f64 / 1e6
+        );
+        let _ = writeln!(t, "pumasi_service_shed_per_second{{service=\"{service}\"}} {}", per_second(seen.shed_mps));
+    }
+    family(&mut t, "pumasi_member_reachable", "gauge", "1 while a member of the pact answers");
+    for member in node.pact().iter().flat_map(|v| &v.pact.members).filter(|m| &m.cloud != cloud) {
+        let seen = node.peers.of(&member.cloud);
+        let up = seen.heard_at.is_some() && seen.trouble.is_none();
+        let _ = writeln!(t, "pumasi_member_reachable{{member=\"{}\"}} {}", member.cloud, u8::from(up));
+    }
+    if let Ok(gateway) = node.gateway.metrics().await {
+        t.push_str(&gateway);
+    }
+    t
+}

@@ -1,0 +1,220 @@
+//! The state of one running daemon: handles to the rooms, and what it has observed. Nothing here is a decision or the only copy of a fact.
+
+use crate::config::Config;
+use crate::identity::Identity;
+use crate::object::{self, CloudRecord};
+use crate::pact::PactView;
+use crate::peers::Peers;
+use crate::sensing::Sensing;
+use crate::{clock, wire};
+use pumasi_api::Problem;
+use pumasi_engine::{Engine, InstanceStatus};
+use pumasi_gateway::ControlClient;
+use pumasi_store::{Entry, Store, StoreError, Tx};
+use pumasi_terms::{CloudName, LeaseId, WallMs};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{Notify, watch};
+
+pub struct Node {
+    pub config: Config,
+    pub store: Store,
+    pub identity: Identity,
+    pub engine: Arc<dyn Engine>,
+    pub gateway: ControlClient,
+    pub boot_id: String,
+    pub boot_count: u64,
+    pub peers: Peers,
+    pub sensing: Sensing,
+    /// What the engine said last; refreshed by the fleet reconciler.
+    pub instances: Locked<Vec<InstanceStatus>>,
+    /// Open datasets, both ways.
+    pub datasets: crate::borrower::Shipping,
+    pub copies: crate::lender::Copies,
+    pub routes: crate::routes::Routes,
+    /// Acts in flight, so that none runs twice at a time.
+    pub acts: crate::borrower::Acts,
+    pub gateway_status: Locked<Option<pumasi_gateway::GatewayStatus>>,
+    /// Looks at the store again, soon.
+    pub wake: Notify,
+    pub stopping: watch::Receiver<bool>,
+}
+
+/// A mutex that a panic elsewhere does not take away: what is behind it is observation only.
+#[derive(Debug, Default)]
+pub struct Locked<T>(Mutex<T>);
+
+impl<T> Locked<T> {
+    pub fn new(value: T) -> Self {
+        Self(Mutex::new(value))
+    }
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    pub fn set(&self, value: T) {
+        *self.lock() = value;
+    }
+}
+
+impl<T: Clone> Locked<T> {
+    pub fn get(&self) -> T {
+        self.lock().clone()
+    }
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Node({})", self.config.cloud.name)
+    }
+}
+
+/// Who did something and why, for the journal.
+#[derive(Debug, Clone, Default)]
+pub struct Note {
+    pub action: &'static str,
+    pub subject_kind: &'static str,
+    pub subject: String,
+    pub cause: Option<String>,
+    pub reasons: Vec<String>,
+    pub data: serde_json::Value,
+}
+
+impl Note {
+    pub fn new(action: &'static str, subject_kind: &'static str, subject: impl std::fmt::Display) -> Self {
+        Self { action, subject_kind, subject: subject.to_string(), ..Self::default() }
+    }
+    pub fn because(mut self, reason: impl Into<String>) -> Self {
+        self.reasons.push(reason.into());
+        self
+    }
+    pub fn caused_by(mut self, cause: impl std::fmt::Display) -> Self {
+        self.cause = Some(cause.to_string());
+        self
+    }
+    pub fn with(mut self, data: serde_json::Value) -> Self {
+        self.data = data;
+        self
+    }
+    pub fn entry(self, actor: &str, at: WallMs) -> Entry {
+        Entry {
+            at,
+            actor: actor.to_owned(),
+            action: self.action.to_owned(),
+            subject_kind: self.subject_kind.to_owned(),
+            subject: self.subject,
+            cause: self.cause,
+            reasons: self.reasons,
+            trace_id: None,
+            data: self.data,
+            personal: None,
+        }
+    }
+}
+
+/// Why a transaction of the daemon failed: the store, or a rule that the closure found broken.
+#[derive(Debug)]
+pub enum TxError {
+    Store(StoreError),
+    Problem(Box<Problem>),
+}
+
+impl From<StoreError> for TxError {
+    fn from(e: StoreError) -> Self {
+        Self::Store(e)
+    }
+}
+impl From<Problem> for TxError {
+    fn from(p: Problem) -> Self {
+        Self::Problem(Box::new(p))
+    }
+}
+impl From<TxError> for Problem {
+    fn from(e: TxError) -> Self {
+        match e {
+            TxError::Problem(problem) => *problem,
+            TxError::Store(e) => store_problem(&e),
+        }
+    }
+}
+
+pub fn store_problem(e: &StoreError) -> Problem {
+    match e {
+        StoreError::Conflict { .. } => Problem::conflict(e.to_string()),
+        StoreError::TooLarge { .. } | StoreError::BadKey { .. } => Problem::bad_request(e.to_string()),
+        other if other.is_retryable() => Problem::unavailable(other.to_string()),
+        other => Problem::ours(other.to_string()),
+    }
+}
+
+impl Node {
+    pub fn name(&self) -> &CloudName {
+        &self.config.cloud.name
+    }
+
+    pub fn dir(&self, part: &str) -> PathBuf {
+        self.config.cloud.data_dir.join(part)
+    }
+
+    /// Everything that this cloud keeps of a lease it lends.
+    pub fn lease_dir(&self, lease: &LeaseId) -> PathBuf {
+        self.dir("leases").join(lease.as_str())
+    }
+
+    pub async fn transact<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&mut Tx<'_>) -> Result<T, TxError> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let result = self.store.transact(f).await.map_err(Problem::from);
+        self.wake.notify_one();
+        result
+    }
+
+    pub async fn note(&self, actor: &str, note: Note) {
+        let entry = note.entry(actor, clock::wall());
+        if let Err(e) = self.store.transact(move |tx| tx.journal(entry).map(|_| ())).await {
+            tracing::error!(error = %e, "a journal entry was not written");
+        }
+    }
+
+    pub fn cloud_record(&self) -> CloudRecord {
+        self.store.get::<CloudRecord>(object::CLOUD, object::ONLY).ok().flatten().map(|s| s.body).unwrap_or(
+            CloudRecord {
+                automation: pumasi_api::message::Automation { stopped: false, why: String::new() },
+                boot_id: self.boot_id.clone(),
+                boot_count: self.boot_count,
+            },
+        )
+    }
+
+    /// The pact in force, if this cloud has one.
+    pub fn pact(&self) -> Option<Arc<PactView>> {
+        self.identity.pact()
+    }
+
+    /// Whether it may act on other organisations on its own.
+    pub fn may_act(&self) -> Result<(), String> {
+        if let pumasi_store::Standing::Restored { why } = self.store.standing() {
+            return Err(format!("the store may be old: {why}"));
+        }
+        Ok(())
+    }
+
+    pub fn list<T: serde::de::DeserializeOwned>(&self, kind: &str) -> Vec<T> {
+        match self.store.list::<T>(kind) {
+            Ok(items) => items.into_iter().map(|s| s.body).collect(),
+            Err(e) => {
+                tracing::error!(error = %e, kind, "the store could not be read");
+                Vec::new()
+            }
+        }
+    }
+
+    pub fn get<T: serde::de::DeserializeOwned>(&self, kind: &str, name: &str) -> Option<T> {
+        self.store.get::<T>(kind, name).ok().flatten().map(|s| s.body)
+    }
+
+    pub fn lent_applications(&self) -> BTreeMap<LeaseId, wire::SendApplication> {
+        self.list::<object::LentApplication>(object::LENT_APPLICATION).into_iter().map(|a| (a.lease, a.sent)).collect()
+    }
+}

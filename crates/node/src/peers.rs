@@ -1,0 +1,214 @@
+//! Heartbeats: one batch a second to each member carries renewals there and offers, lease states and news back.
+//!
+//! Always holds: a lease's time is counted from when the renewal was sent; nothing here decides, it reports to the journeys.
+
+use crate::node::Locked;
+use crate::object::JOURNEY;
+use crate::wire::PROTOCOL;
+use crate::{Node, borrower, clock, pact};
+use pumasi_journey::{Event, Journey, PartState, renewals};
+use pumasi_lease::message::{Heartbeat, HeartbeatAnswer};
+use pumasi_terms::offer::Offer;
+use pumasi_terms::pact::Member;
+use pumasi_terms::{BootMs, CloudName, Revision};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+
+/// Round trips remembered for a member.
+const RTTS: usize = 16;
+/// While something is starting or stopping there, it is asked so often.
+const EAGER_MS: u64 = 100;
+/// An offer older than this is no offer.
+const OFFER_MS_MAX: u64 = 10_000;
+
+#[derive(Debug, Default)]
+pub struct Peers {
+    pub clients: pact::Clients,
+    seen: Locked<BTreeMap<CloudName, Seen>>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    pub heard_at: Option<BootMs>,
+    rtts_us: VecDeque<u64>,
+    pub trouble: Option<String>,
+    pub offer: Option<Offer>,
+    pub incarnation: u64,
+    pub revision: u64,
+    pub place: Option<pumasi_api::message::Place>,
+}
+
+impl Seen {
+    /// The least of the last ones: what the network takes, without the daemon's own work.
+    pub fn rtt_us(&self) -> Option<u64> {
+        self.rtts_us.iter().min().copied()
+    }
+}
+
+impl Peers {
+    /// Remembers how far a member's store was, and answers what was seen at most.
+    pub fn saw(&self, cloud: &CloudName, incarnation: u64, revision: u64) -> (u64, u64) {
+        let mut seen = self.seen.lock();
+        let peer = seen.entry(cloud.clone()).or_default();
+        if (incarnation, revision) > (peer.incarnation, peer.revision) {
+            (peer.incarnation, peer.revision) = (incarnation, revision);
+        }
+        (peer.incarnation, peer.revision)
+    }
+
+    pub fn of(&self, cloud: &CloudName) -> Seen {
+        self.seen.lock().get(cloud).cloned().unwrap_or_default()
+    }
+
+    /// Fresh offers with the measured round trip to each.
+    pub fn offers(&self) -> Vec<(Offer, u64)> {
+        let now = clock::boot();
+        let seen = self.seen.lock();
+        let fresh = |s: &&Seen| s.trouble.is_none() && s.heard_at.is_some_and(|at| now.since(at) < OFFER_MS_MAX);
+        seen.values().filter(fresh).filter_map(|s| Some((s.offer.clone()?, s.rtt_us()?))).collect()
+    }
+
+    fn answered(&self, cloud: &CloudName, rtt_us: u64, offer: Offer) {
+        let mut seen = self.seen.lock();
+        let peer = seen.entry(cloud.clone()).or_default();
+        peer.heard_at = Some(clock::boot());
+        peer.trouble = None;
+        peer.offer = Some(offer);
+        peer.rtts_us.push_back(rtt_us);
+        if peer.rtts_us.len() > RTTS {
+            peer.rtts_us.pop_front();
+        }
+    }
+
+    fn failed(&self, cloud: &CloudName, trouble: String) -> bool {
+        let mut seen = self.seen.lock();
+        let peer = seen.entry(cloud.clone()).or_default();
+        let news = peer.trouble.is_none();
+        peer.trouble = Some(trouble);
+        news
+    }
+}
+
+/// Keeps one task a member, as the pact says.
+pub async fn run(node: Arc<Node>) {
+    let mut tasks: BTreeMap<CloudName, JoinHandle<()>> = BTreeMap::new();
+    let mut stopping = node.stopping.clone();
+    loop {
+        let members: Vec<CloudName> = node
+            .pact()
+            .iter()
+            .flat_map(|v| &v.pact.members)
+            .map(|m| m.cloud.clone())
+            .filter(|c| c != node.name())
+            .collect();
+        tasks.retain(|cloud, task| {
+            let stays = members.contains(cloud) && !task.is_finished();
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
+        for cloud in members {
+            let of = node.clone();
+            tasks.entry(cloud.clone()).or_insert_with(|| tokio::spawn(beat(of, cloud)));
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(node.config.timing.tick_ms.max(50))) => {}
+            _ = stopping.changed() => break,
+        }
+    }
+    tasks.values().for_each(JoinHandle::abort);
+}
+
+async fn beat(node: Arc<Node>, cloud: CloudName) {
+    loop {
+        let journeys: Vec<Journey> = node.list::<Journey>(JOURNEY).into_iter().filter(Journey::is_open).collect();
+        let eager =
+            journeys.iter().flat_map(|j| &j.parts).any(|p| p.lender == cloud && is_moving(&p.state, p.ready, p.wanted));
+        once(&node, &cloud, &journeys).await;
+        let every_ms =
+            if eager { EAGER_MS.min(node.config.timing.heartbeat_ms) } else { node.config.timing.heartbeat_ms };
+        let mut waited_ms = 0;
+        // A journey that has just begun must not wait for a whole heartbeat.
+        while waited_ms < every_ms {
+            tokio::time::sleep(Duration::from_millis(EAGER_MS)).await;
+            waited_ms += EAGER_MS;
+            let moving =
+                |j: &Journey| j.parts.iter().any(|p| p.lender == cloud && is_moving(&p.state, p.ready, p.wanted));
+            if !eager && node.list::<Journey>(JOURNEY).iter().filter(|j| j.is_open()).any(moving) {
+                break;
+            }
+        }
+    }
+}
+
+fn is_moving(state: &PartState, ready: u32, wanted: u32) -> bool {
+    match state {
+        PartState::Starting | PartState::Ending { .. } => true,
+        PartState::Serving => ready != wanted,
+        _ => false,
+    }
+}
+
+async fn once(node: &Node, cloud: &CloudName, journeys: &[Journey]) {
+    let Some(member) = node.pact().and_then(|v| v.pact.member(cloud).cloned()) else { return };
+    let renew = journeys.iter().flat_map(|j| renewals(j, cloud)).collect();
+    let sent_at = clock::boot();
+    let started = std::time::Instant::now();
+    match call(node, &member, renew).await {
+        Ok(answer) => {
+            let rtt_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+            node.peers.answered(cloud, rtt_us, answer.offer.clone());
+            heard(node, cloud, journeys, answer, sent_at).await;
+        }
+        Err(trouble) => {
+            if node.peers.failed(cloud, trouble.clone()) {
+                node.note("daemon", crate::node::Note::new("member_unreachable", "cloud", cloud).because(trouble))
+                    .await;
+            }
+        }
+    }
+}
+
+async fn call(
+    node: &Node,
+    member: &Member,
+    renew: Vec<pumasi_lease::message::Renewal>,
+) -> Result<HeartbeatAnswer, String> {
+    let identity = node.store.identity();
+    let pact_serial = node.pact().map(|v| v.pact.serial).unwrap_or_default();
+    let revision = node.store.revision().0;
+    let beat = Heartbeat { protocol: PROTOCOL, pact_serial, incarnation: identity.incarnation, revision, renew };
+    // Long enough for a slow link, short enough that three fit into a lease.
+    let timeout = Duration::from_millis((node.config.timing.lease_ttl_ms / 4).clamp(500, 5_000));
+    let client = node.peers.clients.of(node, &member.cloud).map_err(|e| e.to_string())?;
+    client.with_timeout(timeout).post("/v1/heartbeat", &beat).await.map_err(|e| e.to_string())
+}
+
+async fn heard(node: &Node, cloud: &CloudName, journeys: &[Journey], answer: HeartbeatAnswer, sent_at: BootMs) {
+    if answer.pact_serial > node.pact().map(|v| v.pact.serial).unwrap_or_default()
+        && let Err(e) = pact::catch_up(node, cloud).await
+    {
+        tracing::warn!(%cloud, error = %e, "its newer pact was not taken over; tried again");
+    }
+    match node.store.peer_saw(answer.seen_incarnation, Revision(answer.seen_revision)).await {
+        Ok(pumasi_store::Standing::Restored { why }) => {
+            tracing::error!(%why, "the store may be old: nothing is asked of or given to others until this is accepted")
+        }
+        Ok(_) => {}
+        Err(e) => tracing::warn!(error = %e, "the store's age was not compared"),
+    }
+    for status in answer.leases {
+        let of = journeys.iter().find(|j| j.part(&status.lease).is_some_and(|p| &p.lender == cloud));
+        match of {
+            Some(journey) => borrower::happened(node, &journey.id, Event::Heard { status, sent_at }).await,
+            // A lease that this store does not know: it was forgotten (an old backup), and must not go on costing.
+            None if status.state.as_ref().is_some_and(|s| matches!(s, pumasi_lease::LentState::Active)) => {
+                borrower::disown(node, cloud, &status.lease).await;
+            }
+            None => {}
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Makes the route table from what the store and the engine say, and gives it to the gateway when it changed.
+
+use crate::fleet::{self, Desired};
+use crate::node::Locked;
+use crate::object::{JOURNEY, LENT, LENT_APPLICATION, LentApplication, SERVICE, ServiceRecord, owner_of_lease};
+use crate::{Node, clock, home};
+use pumasi_journey::{Journey, Part, PartState};
+use pumasi_lease::LentLease;
+use pumasi_route::build::{LentInput, PartInput, PartState as Serves, RouteInput, ServiceInput, build, table_differs};
+use pumasi_route::table::{Admission, HomeBackend, PeerLink, RouteTable};
+use pumasi_terms::service::RouteMode;
+use pumasi_terms::{BootMs, CloudName, LeaseId};
+use std::collections::BTreeMap;
+
+/// Requests in flight are waited for so long before an instance is stopped all the same.
+pub const DRAIN_MS_MAX: u64 = 30_000;
+/// Nothing is sent to a lease so long before its end.
+const LEASE_MARGIN_MS: u64 = 500;
+
+/// What the gateway was given last.
+#[derive(Debug, Default)]
+pub struct Routes {
+    pushed: Locked<Option<RouteTable>>,
+    /// Since when a backend gets nothing new, by instance or lease id.
+    draining: Locked<BTreeMap<String, BootMs>>,
+}
+
+impl Routes {
+    pub fn revision(&self) -> u64 {
+        self.pushed.lock().as_ref().map_or(u64::MAX, |t| t.revision)
+    }
+    pub fn draining_since(&self, name: &str) -> Option<BootMs> {
+        self.draining.lock().get(name).copied()
+    }
+
+    fn gave(&self, table: RouteTable) {
+        let now = clock::boot();
+        let mut open = BTreeMap::new();
+        let homes =
+            table.services.values().flat_map(|s| &s.home).chain(table.leases.values().flat_map(|l| &l.instances));
+        for b in homes {
+            open.insert(b.instance.to_string(), b.draining);
+        }
+        for b in table.services.values().flat_map(|s| &s.leases) {
+            open.insert(b.lease.to_string(), b.draining);
+        }
+        let mut draining = self.draining.lock();
+        // Those that take requests are not draining; those that left the table keep the instant at which they were first known to.
+        draining.retain(|name, since| open.get(name) != Some(&false) && now.since(*since) < 10 * DRAIN_MS_MAX);
+        let before = self.pushed.lock().replace(table);
+        let gone = before.iter().flat_map(all_names).filter(|n| !open.contains_key(n)).collect::<Vec<_>>();
+        for name in open.iter().filter(|(_, d)| **d).map(|(n, _)| n.clone()).chain(gone) {
+            draining.entry(name).or_insert(now);
+        }
+    }
+
+    /// What never was in a table drains from the first time it is asked about.
+    fn mark_absent(&self, names: impl Iterator<Item = String>) {
+        let known: Vec<String> = self.pushed.lock().iter().flat_map(all_names).collect();
+        let mut draining = self.draining.lock();
+        for name in names.filter(|n| !known.contains(n)) {
+            draining.entry(name).or_insert(clock::boot());
+        }
+    }
+}
+
+fn all_names(table: &RouteTable) -> Vec<String> {
+    let homes = table.services.values().flat_map(|s| &s.home).chain(table.leases.values().flat_map(|l| &l.instances));
+    let leases = table.services.values().flat_map(|s| &s.leases).map(|l| l.lease.to_string());
+    homes.map(|b| b.instance.to_string()).chain(leases).collect()
+}
+
+pub async fn reconcile(node: &Node) {
+    let Some(in_force) = node.gateway_status.lock().as_ref().map(|s| s.table_revision) else { return };
+    let mut table = build(&input(node));
+    let same =
+        node.routes.pushed.lock().as_ref().is_some_and(|old| !table_differs(old, &table) && in_force == old.revision);
+    if !same {
+        let last = node.routes.pushed.lock().as_ref().map_or(0, |t| t.revision);
+        table.revision = in_force.max(last) + 1;
+        match node.gateway.put_table(&table).await {
+            Ok(()) => node.routes.gave(table),
+            Err(e) => tracing::warn!(error = %e, "the gateway did not take the new table; tried again"),
+        }
+    }
+    let instances: Vec<String> = node.instances.lock().iter().map(|i| i.id.to_string()).collect();
+    let parts: Vec<String> = node
+        .list::<Journey>(JOURNEY)
+        .iter()
+        .filter(|j| j.is_open())
+        .flat_map(|j| &j.parts)
+        .map(|p| p.lease.to_string())
+        .collect();
+    node.routes.mark_absent(instances.into_iter().chain(parts));
+}
+
+fn input(node: &Node) -> RouteInput {
+    let journeys: Vec<Journey> = node.list::<Journey>(JOURNEY).into_iter().filter(Journey::is_open).collect();
+    let applications: BTreeMap<LeaseId, LentApplication> =
+        node.list::<LentApplication>(LENT_APPLICATION).into_iter().map(|a| (a.lease.clone(), a)).collect();
+    let view = node.pact();
+    let members = view.iter().flat_map(|v| &v.pact.members).filter(|m| &m.cloud != node.name());
+    let link = |m: &pumasi_terms::pact::Member| PeerLink {
+        gateway_address: m.gateway_address.clone(),
+        bundle: m.bundle.clone(),
+    };
+    RouteInput {
+        cloud: node.name().clone(),
+        boot_id: node.boot_id.clone(),
+        revision: 0,
+        now: clock::now(),
+        services: node.list::<ServiceRecord>(SERVICE).into_iter().map(|s| service(node, s, &journeys)).collect(),
+        lent: node.list::<LentLease>(LENT).into_iter().filter_map(|l| lent(node, l, &applications)).collect(),
+        members: members.map(|m| (m.cloud.clone(), link(m))).collect(),
+    }
+}
+
+fn backends(node: &Node, want: &Desired) -> Vec<HomeBackend> {
+    let instances = node.instances.lock();
+    fleet::routable(want, &instances)
+        .into_iter()
+        .filter_map(|(i, draining)| {
+            Some(HomeBackend { instance: i.id.clone(), address: i.address?, generation: i.generation, draining })
+        })
+        .collect()
+}
+
+fn service(node: &Node, record: ServiceRecord, journeys: &[Journey]) -> ServiceInput {
+    let parts = journeys.iter().filter(|j| &j.service == record.name()).flat_map(|j| &j.parts);
+    ServiceInput {
+        epoch: record.epoch,
+        writable_until: None,
+        home: backends(node, &home::wanted(&record)),
+        parts: parts.filter_map(|p| rented(node, &record, p)).collect(),
+        admission: Admission::default(),
+        position_generation: (!record.document.spec.datasets.is_empty()).then_some(node.boot_count),
+        service: record.document,
+    }
+}
+
+/// The alias of a service at a lender, below the service's own host name.
+pub fn alias(host: &str, lender: &CloudName) -> String {
+    format!("{lender}.{host}")
+}
+
+fn rented(node: &Node, record: &ServiceRecord, part: &Part) -> Option<PartInput> {
+    use pumasi_release::Step;
+    let spec = &record.document.spec;
+    let state = match &part.state {
+        PartState::Serving => Serves::Serving,
+        PartState::Ending { release, .. } if release.step == Step::Draining => Serves::Draining,
+        _ => return None,
+    };
+    let redirect = spec.routing.mode == RouteMode::Redirect && state == Serves::Serving;
+    Some(PartInput {
+        lease: part.lease.clone(),
+        cloud: part.lender.clone(),
+        instances_ready: part.ready,
+        state,
+        weight: part.weight,
+        usable_until: BootMs(part.expires_at.0.saturating_sub(LEASE_MARGIN_MS)),
+        alias: spec.hosts.first().filter(|_| redirect).map(|host| alias(host, &part.lender)),
+        datasets: spec.datasets.iter().map(|d| d.name.clone()).collect(),
+        ticket_key: redirect.then(|| node.identity.ticket_key(&part.lease)),
+    })
+}
+
+fn lent(node: &Node, lent: LentLease, applications: &BTreeMap<LeaseId, LentApplication>) -> Option<LentInput> {
+    let sent = &applications.get(lent.id())?.sent;
+    let count = lent.instances_wanted.min(lent.lease.instances);
+    let want = Desired { owner: owner_of_lease(lent.id()), count, generation: sent.generation };
+    Some(LentInput {
+        instances: backends(node, &want),
+        hosts: sent.hosts.clone(),
+        aliases: sent.aliases.clone(),
+        home_only: sent.home_only.clone(),
+        admission: sent.admission.clone(),
+        ticket_key: sent.ticket_key.clone(),
+        lent,
+    })
+}

@@ -1,0 +1,232 @@
+//! Reads the gateway's meter, lets the pure stages observe and judge, and hands verdicts to the borrower. Meters leases on both sides.
+
+use crate::node::{Locked, Note};
+use crate::object::{JOURNEY, LENT, SERVICE, ServiceRecord};
+use crate::{Node, borrower, clock};
+use pumasi_engine::InstanceState;
+use pumasi_journey::Journey;
+use pumasi_judge::{Judgement, Memory, Policy, Refusal, Situation, judge};
+use pumasi_lease::{LentLease, Usage};
+use pumasi_sense::{BackendKey, MeterWindow, Observation, Sense};
+use pumasi_store::Expect;
+use pumasi_terms::{BootMs, LeaseId, ServiceName};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Metered use is written down so often; a crash loses at most that.
+const FLUSH_MS: u64 = 1_000;
+
+#[derive(Debug)]
+pub struct Sensing {
+    inner: Locked<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    sense: Sense,
+    memories: BTreeMap<ServiceName, Memory>,
+    latest: BTreeMap<ServiceName, (Observation, String)>,
+    /// Not written down yet.
+    usage: BTreeMap<LeaseId, Usage>,
+    metered_at: Option<BootMs>,
+}
+
+impl Default for Sensing {
+    fn default() -> Self {
+        let inner = Inner {
+            sense: Sense::new(Default::default()),
+            memories: BTreeMap::new(),
+            latest: BTreeMap::new(),
+            usage: BTreeMap::new(),
+            metered_at: None,
+        };
+        Self { inner: Locked::new(inner) }
+    }
+}
+
+impl Sensing {
+    pub fn latest(&self) -> BTreeMap<ServiceName, (Observation, String)> {
+        self.inner.lock().latest.clone()
+    }
+}
+
+pub async fn run(node: Arc<Node>) {
+    let mut after = 0;
+    let mut gateway_run = 0;
+    let mut flushed = clock::boot();
+    let mut stopping = node.stopping.clone();
+    loop {
+        let read = tokio::select! {
+            read = node.gateway.meter(after) => read,
+            _ = stopping.changed() => break,
+        };
+        match read {
+            Ok(meter) => {
+                if meter.gateway_run != gateway_run {
+                    gateway_run = meter.gateway_run;
+                    after = 0;
+                }
+                for window in &meter.windows {
+                    after = after.max(window.seq);
+                    take(&node, window).await;
+                }
+                if let Err(e) = judge_all(&node).await {
+                    tracing::error!(error = %e, "a judgement was not carried out; judged again at the next window");
+                }
+            }
+            Err(e) => {
+                tracing::debug!(error = %e, "the gateway's meter was not read");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+        if clock::boot().since(flushed) >= FLUSH_MS {
+            flushed = clock::boot();
+            flush(&node).await;
+        }
+    }
+    flush(&node).await;
+}
+
+async fn take(node: &Node, window: &MeterWindow) {
+    let journeys: Vec<Journey> = node.list::<Journey>(JOURNEY).into_iter().filter(Journey::is_open).collect();
+    let ready_here = |lease: &LeaseId| {
+        node.instances.lock().iter().filter(|i| i.owner == lease.as_str() && i.state == InstanceState::Ready).count()
+            as u32
+    };
+    let mut inner = node.sensing.inner.lock();
+    if let Err(e) = inner.sense.ingest(window) {
+        tracing::warn!(error = %e, "a meter window was left out");
+        return;
+    }
+    // Windows follow each other without gaps; after a pause of this daemon the ready instances are counted for the pause too,
+    // but no longer than a window ring holds.
+    let span_ms = inner.metered_at.map_or(window.span_ms, |at| window.at.since(at)).min(60_000);
+    inner.metered_at = Some(window.at);
+    let mut add = |lease: &LeaseId, instances: u32, requests: u64, bytes: u64| {
+        let usage = inner.usage.entry(lease.clone()).or_default();
+        *usage = usage.ran(instances, span_ms).plus(0, requests, bytes);
+    };
+    let mut rented: BTreeMap<&LeaseId, (u64, u64)> = BTreeMap::new();
+    for meter in window.services.values() {
+        for (key, backend) in &meter.backends {
+            if let BackendKey::Lease(_, lease) = key {
+                let sum = rented.entry(lease).or_default();
+                sum.0 += backend.completed;
+                sum.1 += backend.bytes_out;
+            }
+        }
+    }
+    for part in journeys.iter().flat_map(|j| &j.parts).filter(|p| p.is_leased()) {
+        let (requests, bytes) = rented.get(&part.lease).copied().unwrap_or_default();
+        add(&part.lease, part.ready, requests, bytes);
+    }
+    for lent in node.list::<LentLease>(LENT).iter().filter(|l| l.binds()) {
+        let meter = window.leases.get(lent.id()).cloned().unwrap_or_default();
+        add(lent.id(), ready_here(lent.id()), meter.completed, meter.bytes_out);
+    }
+}
+
+/// Writes metered use into the records of the leases, on whichever side this cloud is.
+pub async fn flush(node: &Node) {
+    let usage = std::mem::take(&mut node.sensing.inner.lock().usage);
+    let used: Vec<(LeaseId, Usage)> = usage.into_iter().filter(|(_, u)| *u != Usage::default()).collect();
+    if used.is_empty() {
+        return;
+    }
+    let result = node
+        .store
+        .transact(move |tx| {
+            let journeys = tx.list::<Journey>(JOURNEY)?;
+            for (lease, more) in used {
+                let sum = |u: Usage| u.plus(more.instance_ms, more.requests, more.bytes_out);
+                if let Some(lent) = tx.get::<LentLease>(LENT, lease.as_str())? {
+                    let lent = LentLease { usage: sum(lent.body.usage), ..lent.body };
+                    tx.put(LENT, lease.as_str(), &lent, Expect::Any)?;
+                }
+                if let Some(stored) = journeys.iter().find(|j| j.body.part(&lease).is_some()) {
+                    // Read again: an earlier lease of this batch may have changed the same journey.
+                    let Some(mut journey) = tx.get::<Journey>(JOURNEY, &stored.name)? else { continue };
+                    if let Some(part) = journey.body.parts.iter_mut().find(|p| p.lease == lease) {
+                        part.usage = sum(part.usage);
+                        tx.put(JOURNEY, &journey.name, &journey.body, Expect::Any)?;
+                    }
+                }
+            }
+            Ok::<_, pumasi_store::StoreError>(())
+        })
+        .await;
+    if let Err(e) = result {
+        tracing::error!(error = %e, "metered use was not written down");
+    }
+}
+
+async fn judge_all(node: &Node) -> Result<(), pumasi_api::Problem> {
+    let now = clock::now();
+    let services: Vec<ServiceRecord> = node.list(SERVICE);
+    let journeys: Vec<Journey> = node.list::<Journey>(JOURNEY).into_iter().filter(Journey::is_open).collect();
+    for service in services.iter().filter(|s| !s.deleting) {
+        let name = service.name();
+        let situation = situation(node, service, &journeys);
+        let (judgement, told) = {
+            let mut inner = node.sensing.inner.lock();
+            let Some(seen) = inner.sense.observe(name, now) else { continue };
+            let mut policy = Policy::of(&service.document.spec);
+            policy.calm_ms = node.config.timing.calm_ms;
+            let memory = inner.memories.get(name).cloned().unwrap_or_default();
+            let (memory, judgement) = judge(&memory, &seen, &policy, &situation, now);
+            inner.memories.insert(name.clone(), memory);
+            let text = words(&judgement)
+                .or_else(|| inner.latest.get(name).map(|(_, t)| t.clone()))
+                .unwrap_or_else(|| "steady".into());
+            inner.latest.insert(name.clone(), (seen, text));
+            let told = refusal_note(name, &judgement);
+            (judgement, told)
+        };
+        if let Some(note) = told {
+            node.note("daemon", note).await;
+        }
+        if let Judgement::Change(verdict) = judgement {
+            borrower::judged(node, service, verdict).await?;
+        }
+    }
+    Ok(())
+}
+
+fn situation(node: &Node, service: &ServiceRecord, journeys: &[Journey]) -> Situation {
+    let owner = service.owner();
+    let home =
+        node.instances.lock().iter().filter(|i| i.owner == owner && i.state == InstanceState::Ready).count() as u32;
+    let own = || journeys.iter().filter(|j| &j.service == service.name());
+    Situation {
+        home_instances_ready: home,
+        borrowed_instances_ready: own().map(Journey::serving).sum(),
+        borrowed_instances_coming: own().map(Journey::coming).sum(),
+        application_generation: service.generation,
+    }
+}
+
+fn words(judgement: &Judgement) -> Option<String> {
+    let join =
+        |reasons: &[pumasi_judge::Reason]| reasons.iter().map(|r| r.text.as_str()).collect::<Vec<_>>().join("; ");
+    match judgement {
+        Judgement::Steady => None,
+        Judgement::Change(v) => Some(format!("{:?}: {}", v.cause, join(&v.reasons)).to_lowercase()),
+        Judgement::Refused { refusal, reasons, .. } => Some(format!("{}: {}", name_of(*refusal), join(reasons))),
+    }
+}
+
+fn name_of(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::HomeBound => "borrowing would not help, the load must go home",
+        Refusal::ApplicationFault => "the application is at fault",
+        Refusal::Distance => "the users are far",
+    }
+}
+
+fn refusal_note(service: &ServiceName, judgement: &Judgement) -> Option<Note> {
+    let Judgement::Refused { refusal, reasons, .. } = judgement else { return None };
+    let mut note = Note::new("borrowing_refused", "service", service).because(name_of(*refusal));
+    note.reasons.extend(reasons.iter().map(|r| r.text.clone()));
+    Some(note.with(serde_json::json!({ "refusal": refusal })))
+}

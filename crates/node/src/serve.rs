@@ -1,0 +1,219 @@
+//! Starts one cloud's daemon and keeps it running until it is asked to stop. Gateway and instances outlive it.
+
+use crate::config::{ACCEPT_RISK, Config, ConfigError};
+use crate::identity::Identity;
+use crate::node::{Locked, Note};
+use crate::object::{CLOUD, CloudRecord, ONLY};
+use crate::{Node, api, borrower, bundles, clock, fleet, gateway, home, lender, pact, peers, routes, sensing};
+use axum::Router;
+use pumasi_api::message::Automation;
+use pumasi_engine::{ProcessConfig, ProcessEngine};
+use pumasi_gateway::ControlClient;
+use pumasi_store::{Expect, Store};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+
+/// Housekeeping: certificates, journal, bundles.
+const KEEP_MS: u64 = 30_000;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("{doing}: {problem}")]
+    Start { doing: String, problem: String },
+}
+
+fn failed(doing: impl Into<String>) -> impl FnOnce(String) -> ServeError {
+    let doing = doing.into();
+    move |problem| ServeError::Start { doing, problem }
+}
+
+/// Runs until `stop` resolves. `executable` answers `gateway`, `shim` and `instance-exec`; `extra` is served beside the API.
+pub async fn serve(
+    config: Config,
+    executable: PathBuf,
+    extra: Router<Arc<Node>>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let (stopper, stopping) = watch::channel(false);
+    let node = open(config, executable.clone(), stopping).await?;
+    let server = node.identity.daemon.clone();
+    let tls = pumasi_trust::server_config_open(server, node.identity.trust.clone(), &[b"h2", b"http/1.1"])
+        .map_err(|e| failed("TLS for peers")(e.to_string()))?;
+    let router = api::router(node.clone(), extra);
+    let bind = |address: std::net::SocketAddr| {
+        move |e: std::io::Error| failed(format!("listening on {address}"))(e.to_string())
+    };
+    let people = api::listen(node.config.api.listen, None, router.clone(), node.stopping.clone())
+        .await
+        .map_err(bind(node.config.api.listen))?;
+    let members = api::listen(node.config.peer.listen, Some(tls), router, node.stopping.clone())
+        .await
+        .map_err(bind(node.config.peer.listen))?;
+    tracing::info!(cloud = %node.name(), api = %people.address, peers = %members.address, "serving");
+    let tasks = [
+        tokio::spawn(gateway::run(node.clone(), executable)),
+        tokio::spawn(peers::run(node.clone())),
+        tokio::spawn(sensing::run(node.clone())),
+        tokio::spawn(borrower::pump_positions(node.clone())),
+        tokio::spawn(reconcile(node.clone())),
+        tokio::spawn(keep(node.clone())),
+    ];
+    stop.await;
+    tracing::info!("stopping; gateway and instances go on");
+    let _ = stopper.send(true);
+    for task in tasks.into_iter().chain([people.task, members.task]) {
+        let abort = task.abort_handle();
+        if tokio::time::timeout(Duration::from_secs(6), task).await.is_err() {
+            abort.abort();
+        }
+    }
+    node.note("daemon", Note::new("daemon_stopped", "cloud", node.name())).await;
+    let store = node.store.clone();
+    let _ = tokio::task::spawn_blocking(move || store.close()).await;
+    Ok(())
+}
+
+/// Everything that must be there before anything is served.
+async fn open(config: Config, executable: PathBuf, stopping: watch::Receiver<bool>) -> Result<Arc<Node>, ServeError> {
+    let data = &config.cloud.data_dir;
+    prepare(data).map_err(|e| failed(format!("preparing {}", data.display()))(e.to_string()))?;
+    let path = data.join("store/pumasi.sqlite");
+    let store = tokio::task::spawn_blocking(move || Store::open(&path, clock::wall(), clock::entropy()))
+        .await
+        .map_err(|e| failed("opening the store")(e.to_string()))?
+        .map_err(|e| failed("opening the store")(e.to_string()))?;
+    let identity = Identity::load(&config).map_err(|e| failed("identity")(e.to_string()))?;
+    identity.renew().map_err(failed("certificates"))?;
+    gateway::write_config(&config).map_err(|e| failed("writing the gateway's configuration")(e.to_string()))?;
+    let engine = ProcessConfig {
+        uid_base: None,
+        hide: ["store", "trust", "gateway"].iter().map(|d| data.join(d)).collect(),
+        lend_without_isolation: config.engine.lend_without_isolation == ACCEPT_RISK,
+        ..ProcessConfig::new(data.join("engine"), executable)
+    };
+    let engine = ProcessEngine::open(engine).await.map_err(|e| failed("the process engine")(e.to_string()))?;
+    let boot_id = clock::boot_id();
+    let boot_count = record_boot(&store, &boot_id).await.map_err(failed("recording this start"))?;
+    let control = ControlClient::new(&gateway::dir(&config));
+    let node = Arc::new(Node {
+        store,
+        identity,
+        engine: Arc::new(engine),
+        gateway: control,
+        boot_id,
+        boot_count,
+        peers: Default::default(),
+        sensing: Default::default(),
+        instances: Locked::new(Vec::new()),
+        datasets: Default::default(),
+        copies: Default::default(),
+        acts: Default::default(),
+        routes: Default::default(),
+        gateway_status: Locked::new(None),
+        wake: Notify::new(),
+        stopping,
+        config,
+    });
+    // Before the first table: one without instances would take the routes from those that serve.
+    fleet::refresh(&node).await;
+    pact::load(&node).map_err(|e| failed("the pact")(e.to_string()))?;
+    api::bootstrap_operator_token(&node).await.map_err(|e| failed("the operator's token")(e.to_string()))?;
+    node.note(
+        "daemon",
+        Note::new("daemon_started", "cloud", node.name()).because(format!("version {}", env!("CARGO_PKG_VERSION"))),
+    )
+    .await;
+    if let Err(why) = node.may_act() {
+        tracing::error!(%why, "nothing is asked of or given to others until an operator accepts this store");
+    }
+    Ok(node)
+}
+
+fn prepare(data: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(data)?;
+    // Instances have uids of their own and must get through to their bundle and data, and no further.
+    std::fs::set_permissions(data, std::fs::Permissions::from_mode(0o711))?;
+    for (part, mode) in [
+        ("store", 0o700),
+        ("trust", 0o700),
+        ("gateway", 0o700),
+        ("engine", 0o711),
+        ("bundles", 0o711),
+        ("services", 0o711),
+        ("leases", 0o711),
+    ] {
+        let dir = data.join(part);
+        std::fs::create_dir_all(&dir)?;
+        std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(mode))?;
+    }
+    Ok(())
+}
+
+/// After a reboot everything that was lent is forfeit and positions of datasets begin anew.
+async fn record_boot(store: &Store, boot_id: &str) -> Result<u64, String> {
+    let boot_id = boot_id.to_owned();
+    let result = store
+        .transact(move |tx| {
+            let old = tx.get::<CloudRecord>(CLOUD, ONLY)?.map(|s| s.body);
+            let rebooted = old.as_ref().is_none_or(|r| r.boot_id != boot_id);
+            let boot_count = old.as_ref().map_or(0, |r| r.boot_count) + u64::from(rebooted);
+            if rebooted {
+                lender::forfeit(tx)?;
+            }
+            let automation = old.map_or(Automation { stopped: false, why: String::new() }, |r| r.automation);
+            tx.put(CLOUD, ONLY, &CloudRecord { automation, boot_id, boot_count }, Expect::Any)?;
+            Ok::<_, crate::node::TxError>(boot_count)
+        })
+        .await;
+    result.map_err(|e| pumasi_api::Problem::from(e).to_string())
+}
+
+/// The level-triggered loop: looks at everything, acts, and looks again when something moved or a tick has passed.
+async fn reconcile(node: Arc<Node>) {
+    let mut stopping = node.stopping.clone();
+    while !*stopping.borrow() {
+        fleet::refresh(&node).await;
+        home::reconcile(&node).await;
+        lender::reconcile(&node).await;
+        borrower::reconcile(&node).await;
+        routes::reconcile(&node).await;
+        let tick = Duration::from_millis(node.config.timing.tick_ms);
+        tokio::select! {
+            // Changes come in bursts: a short rest lets one look serve them all.
+            () = async { node.wake.notified().await; tokio::time::sleep(Duration::from_millis(5)).await; } => {}
+            () = tokio::time::sleep(tick) => {}
+            _ = stopping.changed() => break,
+        }
+    }
+}
+
+async fn keep(node: Arc<Node>) {
+    let mut stopping = node.stopping.clone();
+    loop {
+        match node.identity.renew() {
+            Ok(true) => {
+                if let Err(e) = node.gateway.reload_identity().await {
+                    tracing::warn!(error = %e, "the gateway did not take its new certificate; tried again");
+                }
+            }
+            Ok(false) => {}
+            Err(e) => tracing::error!(error = %e, "certificates were not renewed; tried again"),
+        }
+        if let Err(e) = node.store.retain(node.config.store.journal_rows_max, "daemon").await {
+            tracing::warn!(error = %e, "the journal was not shortened");
+        }
+        let collecting = node.clone();
+        if let Ok(Err(e)) = tokio::task::spawn_blocking(move || bundles::collect(&collecting)).await {
+            tracing::warn!(error = %e, "unused bundles were not removed");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(KEEP_MS)) => {}
+            _ = stopping.changed() => break,
+        }
+    }
+}

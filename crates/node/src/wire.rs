@@ -1,0 +1,75 @@
+//! Transfer messages between daemons. Protocol version 1, JSON over mutual TLS; chunk packs and page batches are binary.
+
+use pumasi_route::table::{Admission, Position};
+use pumasi_terms::service::{Application, DatasetKind};
+use pumasi_terms::{DatasetName, Digest, Epoch};
+use pumasi_transfer::TreeManifest;
+use serde::{Deserialize, Serialize};
+
+/// The protocol between daemons; an answer in another is refused with this number.
+pub const PROTOCOL: u32 = 1;
+
+/// `POST /v1/leases/{id}/chunks/missing`, and the same for a customer's bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AskMissing {
+    pub tree: TreeManifest,
+}
+
+/// `PUT /v1/leases/{id}/application`: everything an instance there is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SendApplication {
+    pub epoch: Epoch,
+    /// A lower one than the last is refused.
+    pub generation: u64,
+    pub tree: TreeManifest,
+    pub digest: Digest,
+    pub application: Application,
+    pub hosts: Vec<String>,
+    pub aliases: Vec<String>,
+    pub home_only: Vec<String>,
+    pub user_cookie: Option<String>,
+    pub admission: Admission,
+    pub datasets: Vec<SentDataset>,
+    pub ticket_key: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SentDataset {
+    pub name: DatasetName,
+    pub kind: DatasetKind,
+    pub file: Option<String>,
+}
+
+/// `PUT /v1/leases/{id}/datasets/{name}`: a whole state, whose chunks were sent before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SendTree {
+    pub epoch: Epoch,
+    pub tree: TreeManifest,
+    pub position: Position,
+}
+
+/// How far the copy is after a message about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CopyState {
+    pub position: Position,
+}
+
+/// The settlement as proposed or countersigned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Signed {
+    pub document: pumasi_trust::SignedDocument,
+}
+
+/// `POST /v1/pact/admissions`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AskAdmission {
+    pub secret: String,
+    pub member: pumasi_terms::pact::Member,
+}
