@@ -50,7 +50,10 @@ fn console() -> Router<Arc<Node>> {
         .route("/", get(index))
         .route("/console", get(index))
         .route("/console/", get(|headers: HeaderMap| async move { asset("", &headers) }))
-        .route("/console/{*path}", get(|Path(path): Path<String>, headers: HeaderMap| async move { asset(&path, &headers) }))
+        .route(
+            "/console/{*path}",
+            get(|Path(path): Path<String>, headers: HeaderMap| async move { asset(&path, &headers) }),
+        )
 }
 
 fn asset(path: &str, headers: &HeaderMap) -> Response {
@@ -82,7 +85,10 @@ pub fn instance_exec(dir: &Dir) -> ExitCode {
 
 pub fn lab(args: &[String]) -> Result<ExitCode, Failure> {
     let executable = std::env::current_exe().map_err(|e| Failure::failed(format!("finding this program: {e}")))?;
-    runtime()?.block_on(pumasi_lab::run(executable, args)).map(ExitCode::from).map_err(|e| Failure::failed(format!("{e:#}")))
+    runtime()?
+        .block_on(pumasi_lab::run(executable, args))
+        .map(ExitCode::from)
+        .map_err(|e| Failure::failed(format!("{e:#}")))
 }
 
 pub fn lab_app(kind: &str, args: &[String]) -> Result<(), Failure> {

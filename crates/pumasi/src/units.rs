@@ -95,7 +95,11 @@ pub fn resources(r: Resources) -> String {
 }
 
 pub fn cpu(millis: u32) -> String {
-    if millis.is_multiple_of(1000) { format!("{}", millis / 1000) } else { format!("{:.2}", f64::from(millis) / 1000.0) }
+    if millis.is_multiple_of(1000) {
+        format!("{}", millis / 1000)
+    } else {
+        format!("{:.2}", f64::from(millis) / 1000.0)
+    }
 }
 
 /// Thousandths a second.

@@ -1,5 +1,7 @@
 //! The real binary against a small fake daemon over real sockets: exit codes, what is sent, what is printed.
 
+#![allow(clippy::unwrap_used)]
+
 mod fake;
 
 use fake::{Fake, run, run_with};
