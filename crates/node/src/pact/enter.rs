@@ -6,7 +6,7 @@ use super::{
     JOINING, Joining, LONG_CALL, call_failed, check_terms, connect, may_sign, no_pact, none_held, one_at_a_time, ours,
     own_member, refused, state, stored, view,
 };
-use crate::node::Note;
+use crate::node::{Note, store_problem};
 use crate::object::{INVITATION, ONLY, PACT};
 use crate::wire::{AskAdmission, Signed};
 use crate::{Node, clock};
@@ -133,7 +133,11 @@ pub(super) async fn enter(
     let document = answer.document.countersign(own, key).map_err(ours)?;
     let answer: Signed =
         client.put("/v1/pact/current", &Signed { document }).await.map_err(failed("bringing the signed pact"))?;
-    take_over(node, who, answer.document, Basis::Told).await
+    match take_over(node, who, answer.document, Basis::Told).await {
+        // The inviter told it on another way meanwhile, and the members have gone on from there.
+        Err(p) if p.code == "pact_newer" => Ok(()),
+        result => result,
+    }
 }
 
 /// The inviter's answer to a newcomer: the next pact with this cloud's signature alone.
@@ -145,21 +149,35 @@ pub async fn admit(node: &Node, secret: &str, member: Member) -> Result<SignedDo
     let redeem = Redeem { secret: hex::decode(secret).unwrap_or_default(), cloud: member.cloud.clone(), kid };
     let probe = redeem.clone();
     // Checked before anybody else is troubled; recorded together with the promise.
-    let stored_open = node.store.get::<Invitations>(INVITATION, ONLY).map_err(|e| crate::node::store_problem(&e))?;
+    let stored_open = node.store.get::<Invitations>(INVITATION, ONLY).map_err(|e| store_problem(&e))?;
     let mut open = stored_open.map(|s| s.body).unwrap_or_default();
     let now = clock::wall();
     open.redeem(&probe.secret, &probe.cloud, &probe.kid, now).map_err(|e| forbidden(e.to_string()))?;
-    let invited = node.store.get::<InvitedClouds>(INVITATION, INVITED).map_err(|e| crate::node::store_problem(&e))?;
+    let invited = node.store.get::<InvitedClouds>(INVITATION, INVITED).map_err(|e| store_problem(&e))?;
     let named = digest(&probe.secret);
     if !invited.is_some_and(|i| i.body.open.iter().any(|i| i.secret == named && i.cloud == probe.cloud)) {
         return Err(forbidden(format!("the invitation was not made for {}", probe.cloud)));
     }
     let _one = one_at_a_time(node).await?;
+    // Entered by an earlier try whose answer was lost: until it knows, it cannot answer `compare`.
+    if let Some(known) = member_already(node, &member.cloud, &redeem.kid)? {
+        return Ok(known);
+    }
     compare(node).await?;
-    let current = view(node)?;
-    if let Some(entry) = current.pact.member(&member.cloud) {
-        let same = PublicKey::from_jwk(&entry.document_key).is_ok_and(|k| k.kid() == probe.kid);
-        return if same { Ok(current.signed.clone()) } else { Err(refused(PactError::NameTaken(member.cloud))) };
+    if let Some(known) = member_already(node, &member.cloud, &redeem.kid)? {
+        return Ok(known);
     }
     promise(node, &Principal::Stranger, Step::Admit(Box::new(member)), Some(redeem)).await
+}
+
+/// The pact in force where it names this newcomer, with the key that it shows.
+fn member_already(node: &Node, cloud: &CloudName, kid: &str) -> Result<Option<SignedDocument>, Problem> {
+    let view = view(node)?;
+    if view.pact.member(cloud).is_none() {
+        return Ok(None);
+    }
+    match view.keys.get(cloud) {
+        Some(key) if key.kid() == kid => Ok(Some(view.signed.clone())),
+        _ => Err(refused(PactError::NameTaken(cloud.clone()))),
+    }
 }
