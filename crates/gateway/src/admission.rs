@@ -6,57 +6,21 @@
 
 use crate::choose;
 use crate::clock::boot_us;
-use crate::limiter::Limiter;
-use pumasi_route::table::{Admission as Bounds, Position, Positions};
-use pumasi_sense::meter::{BackendKey, BackendMeter, ServiceMeter};
-use pumasi_terms::{BootMs, CloudName, LeaseId};
+pub use crate::slot::{BackendSpec, BackendStatus, Destination, Failure, Want};
+use crate::slot::{Health, Slot};
+use pumasi_route::table::{Admission as Bounds, Positions};
+use pumasi_sense::meter::{BackendKey, ServiceMeter};
+use pumasi_terms::LeaseId;
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// How far a queue is searched for a request that may use a given place.
 const SCAN_MAX: usize = 64;
-const SET_ASIDE_FIRST_MS: u64 = 100;
-const SET_ASIDE_LAST_MS: u64 = 5_000;
 
 /// The home as a candidate beside the leases.
 const HOME: u64 = 0x686f_6d65;
-
-/// Where a place is.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Destination {
-    Instance(SocketAddr),
-    Peer { cloud: CloudName, lease: LeaseId },
-}
-
-/// One backend as the route table has it.
-#[derive(Debug, Clone)]
-pub struct BackendSpec {
-    pub key: BackendKey,
-    pub destination: Arc<Destination>,
-    pub instances: u32,
-    /// Of a lease; instances at home share the home's weight.
-    pub weight: u32,
-    pub draining: bool,
-    pub usable_until: Option<BootMs>,
-    /// A lease with datasets serves only readers that its copies are not behind.
-    pub has_datasets: bool,
-}
-
-/// What a request asks of a place.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Want {
-    pub user: u64,
-    pub home_only: bool,
-    /// What the user has seen: copies that are older will not do.
-    pub position: Option<Position>,
-    /// Does not wait for a backend that works if there is none: it may be served elsewhere.
-    pub hasty: bool,
-    /// A backend that just failed this request: only if there is no other.
-    pub avoid: Option<u32>,
-}
 
 /// Why no place was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,43 +31,6 @@ pub enum Refusal {
     WaitedTooLong,
     /// No backend that works and that it may use came up within `wait_max_ms`.
     NoBackend,
-}
-
-/// How a request that had a place ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failure {
-    /// It was never sent: the backend does not accept connections.
-    Connect,
-    /// Broken off after it was sent, or no answer in time.
-    Broken,
-    /// The peer's gateway refused it; it was not executed.
-    Refused,
-    /// The peer's gateway had no place for it at the moment; it was not executed.
-    Busy,
-}
-
-#[derive(Debug, Default)]
-struct Health {
-    failures: u32,
-    aside_until_us: u64,
-    probing: bool,
-}
-
-#[derive(Debug)]
-struct Slot {
-    id: u32,
-    spec: BackendSpec,
-    hash: u64,
-    limiter: Limiter,
-    in_flight: u32,
-    tunnels: u32,
-    /// No longer in the table; kept until nothing is in flight.
-    gone: bool,
-    position: Option<Position>,
-    health: Health,
-    full_since_us: Option<u64>,
-    full_us: u64,
-    meter: BackendMeter,
 }
 
 #[derive(Debug)]
@@ -125,22 +52,6 @@ struct Inner {
     meter: ServiceMeter,
     totals: Totals,
     retry_tokens: f64,
-}
-
-/// The counts of one backend for status and metrics.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct BackendStatus {
-    pub backend: BackendKey,
-    pub in_flight: u32,
-    /// Upgraded connections that are still open.
-    pub tunnels: u32,
-    pub limit: u32,
-    /// Takes nothing new.
-    pub draining: bool,
-    /// Takes nothing new and has nothing left.
-    pub drained: bool,
-    /// Set aside after failed connections.
-    pub set_aside: bool,
 }
 
 /// Counts since the start of the gateway.
@@ -215,20 +126,7 @@ impl Admission {
                 } else {
                     let id = inner.next_slot;
                     inner.next_slot = inner.next_slot.wrapping_add(1);
-                    inner.slots.push(Slot {
-                        id,
-                        hash: choose::hash(spec.key.to_string().as_bytes()),
-                        limiter: Limiter::new(bounds.limit_initial, max, spec.instances),
-                        spec,
-                        in_flight: 0,
-                        tunnels: 0,
-                        gone: false,
-                        position: None,
-                        health: Health::default(),
-                        full_since_us: None,
-                        full_us: 0,
-                        meter: BackendMeter::default(),
-                    });
+                    inner.slots.push(Slot::new(id, spec, &bounds));
                 }
             }
             inner.bounds = bounds;
@@ -417,16 +315,7 @@ impl Admission {
         inner.totals.add(&meter);
         meter.queued = inner.queue.len() as u64;
         for slot in &mut inner.slots {
-            let mut backend = std::mem::take(&mut slot.meter);
-            backend.in_flight = u64::from(slot.in_flight);
-            let limit = u64::from(slot.limiter.limit());
-            backend.limit = if slot.takes_new() { limit } else { 0 };
-            let mut full_us = std::mem::take(&mut slot.full_us);
-            if let Some(since) = &mut slot.full_since_us {
-                full_us += now.saturating_sub(*since);
-                *since = now;
-            }
-            backend.saturated = full_us * 2 > span_us;
+            let backend = slot.take_meter(now, span_us);
             meter.in_flight += backend.in_flight;
             meter.limit += backend.limit;
             meter.backends.insert(slot.spec.key.clone(), backend);
@@ -437,18 +326,7 @@ impl Admission {
     pub fn status(&self) -> (u64, Vec<BackendStatus>) {
         let inner = self.lock();
         let now = boot_us();
-        let backends = inner.slots.iter().map(|s| {
-            let draining = !s.takes_new();
-            BackendStatus {
-                backend: s.spec.key.clone(),
-                in_flight: s.in_flight,
-                tunnels: s.tunnels,
-                limit: s.limiter.limit(),
-                draining,
-                drained: draining && s.in_flight == 0 && s.tunnels == 0,
-                set_aside: s.health.aside_until_us > now,
-            }
-        });
+        let backends = inner.slots.iter().map(|s| s.status(now));
         (inner.queue.len() as u64, backends.collect())
     }
 
@@ -511,48 +389,6 @@ impl Drop for Place<'_> {
     }
 }
 
-impl BackendSpec {
-    fn is_home(&self) -> bool {
-        matches!(self.key, BackendKey::Home(_))
-    }
-}
-
-impl Slot {
-    fn takes_new(&self) -> bool {
-        !self.gone && !self.spec.draining
-    }
-
-    /// Might serve `want` now or soon: all but a free place.
-    fn fits(&self, want: &Want, now_us: u64) -> bool {
-        self.takes_new()
-            && self.spec.usable_until.is_none_or(|until| now_us / 1_000 < until.0)
-            && (self.spec.is_home()
-                || (!want.home_only
-                    && (!self.spec.has_datasets
-                        || want.position.is_none_or(|p| self.position.is_some_and(|at| at >= p)))))
-    }
-
-    fn healthy(&self, now_us: u64) -> bool {
-        self.health.failures == 0 || (!self.health.probing && now_us >= self.health.aside_until_us)
-    }
-
-    fn has_room(&self) -> bool {
-        self.in_flight < self.limiter.limit()
-    }
-
-    fn load(&self) -> f64 {
-        f64::from(self.in_flight) / f64::from(self.limiter.limit().max(1))
-    }
-
-    fn note_room(&mut self, now_us: u64) {
-        if self.has_room()
-            && let Some(since) = self.full_since_us.take()
-        {
-            self.full_us += now_us.saturating_sub(since);
-        }
-    }
-}
-
 impl Inner {
     fn forget_ended(&mut self) {
         self.slots.retain(|s| !s.gone || s.in_flight > 0 || s.tunnels > 0);
@@ -587,8 +423,11 @@ impl Inner {
 
     fn note_limited(&mut self, want: &Want) {
         let home_only = want.home_only;
+        // Only what is full was the limit: a limit that nobody reached has no reason to grow.
         for slot in self.slots.iter_mut().filter(|s| s.takes_new() && (!home_only || s.spec.is_home())) {
-            slot.limiter.limited();
+            if !slot.has_room() {
+                slot.limiter.limited();
+            }
         }
     }
 
@@ -701,13 +540,9 @@ impl Permit {
         }
         if let Some(slot) = inner.slots.iter_mut().find(|s| s.id == self.slot) {
             slot.meter.failed += u64::from(matches!(failure, Failure::Connect | Failure::Broken));
-            let health = &mut slot.health;
-            if matches!(failure, Failure::Broken | Failure::Busy) {
-                return;
+            if matches!(failure, Failure::Connect | Failure::Refused) {
+                slot.set_aside(now);
             }
-            health.failures = health.failures.saturating_add(1);
-            let pause_ms = (SET_ASIDE_FIRST_MS << (health.failures - 1).min(10)).min(SET_ASIDE_LAST_MS);
-            health.aside_until_us = now + pause_ms * 1_000;
         }
     }
 

@@ -57,6 +57,9 @@ impl Done {
     }
 }
 
+/// The length it announces is beyond what the service takes.
+struct TooLarge;
+
 /// A request taken apart, so that it can be put together once more.
 struct Outgoing {
     method: Method,
@@ -72,12 +75,12 @@ struct Outgoing {
 }
 
 impl Outgoing {
-    fn take(mut request: Request<Incoming>, task: &Task<'_>, idle_ms: u64) -> Result<Self, Response<AnswerBody>> {
+    fn take(mut request: Request<Incoming>, task: &Task<'_>, idle_ms: u64) -> Result<Self, TooLarge> {
         let too_long = |length: &HeaderValue| {
             length.to_str().ok().and_then(|l| l.parse::<u64>().ok()).is_some_and(|l| l > task.body_bytes_max)
         };
         if request.headers().get(CONTENT_LENGTH).is_some_and(too_long) {
-            return Err(too_large());
+            return Err(TooLarge);
         }
         let upgrade = wants_upgrade(&request).map(|to| (to, hyper::upgrade::on(&mut request)));
         let (parts, incoming) = request.into_parts();
@@ -158,7 +161,7 @@ pub fn is_upgrade(request: &Request<Incoming>) -> bool {
     request.headers().contains_key(UPGRADE) && wants_upgrade(request).is_some()
 }
 
-pub fn too_large() -> Response<AnswerBody> {
+fn too_large() -> Response<AnswerBody> {
     answer::problem(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "the body is longer than the service takes")
 }
 
@@ -174,7 +177,7 @@ pub async fn forward(worker: &Arc<Worker>, task: Task<'_>, request: Request<Inco
     let limits = &worker.gateway.config.limits;
     let mut out = match Outgoing::take(request, &task, limits.body_idle_ms) {
         Ok(out) => out,
-        Err(answer) => return Done::ours(answer),
+        Err(TooLarge) => return Done::ours(too_large()),
     };
     let mut want = task.want;
     let mut last = None;

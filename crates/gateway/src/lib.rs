@@ -35,6 +35,7 @@ mod peers;
 mod position;
 mod public;
 mod run;
+mod slot;
 mod table;
 mod tcp;
 mod ticket;

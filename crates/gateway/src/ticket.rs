@@ -72,21 +72,27 @@ pub fn seal(key: &str, lease: &LeaseId, path: &str, cookies: &str, position: Opt
 
 /// Nonces of tickets that were used, until they would have run out anyway.
 #[derive(Debug, Default)]
-pub struct Spent(Mutex<(BTreeSet<String>, BTreeMap<u64, Vec<String>>)>);
+pub struct Spent(Mutex<Nonces>);
+
+#[derive(Debug, Default)]
+struct Nonces {
+    used: BTreeSet<String>,
+    by_end_ms: BTreeMap<u64, Vec<String>>,
+}
 
 impl Spent {
     /// True the first time.
     fn spend(&self, nonce: &str, now_ms: u64) -> bool {
         let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (nonces, by_end) = &mut *guard;
-        let later = by_end.split_off(&now_ms);
-        for nonce in std::mem::replace(by_end, later).into_values().flatten() {
-            nonces.remove(&nonce);
+        let Nonces { used, by_end_ms } = &mut *guard;
+        let later = by_end_ms.split_off(&now_ms);
+        for nonce in std::mem::replace(by_end_ms, later).into_values().flatten() {
+            used.remove(&nonce);
         }
-        if nonces.len() >= SPENT_MAX || !nonces.insert(nonce.to_owned()) {
+        if used.len() >= SPENT_MAX || !used.insert(nonce.to_owned()) {
             return false;
         }
-        by_end.entry(now_ms + LIFE_MS + 2 * SKEW_MS).or_default().push(nonce.to_owned());
+        by_end_ms.entry(now_ms + LIFE_MS + 2 * SKEW_MS).or_default().push(nonce.to_owned());
         true
     }
 }
@@ -141,7 +147,7 @@ mod tests {
         assert!(spent.spend("a", 1_000));
         assert!(!spent.spend("a", 2_000));
         assert!(spent.spend("a", 1_000 + LIFE_MS + 3 * SKEW_MS));
-        assert_eq!(spent.0.lock().unwrap().0.len(), 1);
+        assert_eq!(spent.0.lock().unwrap().used.len(), 1);
     }
 
     #[test]

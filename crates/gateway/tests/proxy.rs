@@ -1,4 +1,5 @@
 //! One gateway, its home instances, plain HTTP.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
 use common::*;

@@ -1,4 +1,5 @@
 //! The gateway as a process of its own: killed, started again, told to stop.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
 use common::*;

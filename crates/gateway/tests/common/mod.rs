@@ -1,5 +1,5 @@
 //! A gateway on a thread of its own, backends that do as they are told, and a plain HTTP/1.1 client.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
 use pumasi_gateway::{CONFIG_FILE, CONFIG_VERSION, ControlClient, GatewayConfig, GatewayStatus, Limits, Listener};
 use pumasi_route::table::*;

@@ -1,0 +1,195 @@
+//! One backend of a service: what the table says of it, how it does, and how much it has.
+//!
+//! Always holds: at most its limit is in flight; one that did not take a request is set aside for a growing while and then
+//! probed by one request at a time.
+
+use crate::choose;
+use crate::limiter::Limiter;
+use pumasi_route::table::{Admission as Bounds, Position};
+use pumasi_sense::meter::{BackendKey, BackendMeter};
+use pumasi_terms::{BootMs, CloudName, LeaseId};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+const SET_ASIDE_FIRST_MS: u64 = 100;
+const SET_ASIDE_LAST_MS: u64 = 5_000;
+
+/// Where a place is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Destination {
+    Instance(SocketAddr),
+    Peer { cloud: CloudName, lease: LeaseId },
+}
+
+/// One backend as the route table has it.
+#[derive(Debug, Clone)]
+pub struct BackendSpec {
+    pub key: BackendKey,
+    pub destination: Arc<Destination>,
+    pub instances: u32,
+    /// Of a lease; instances at home share the home's weight.
+    pub weight: u32,
+    pub draining: bool,
+    pub usable_until: Option<BootMs>,
+    /// A lease with datasets serves only readers that its copies are not behind.
+    pub has_datasets: bool,
+}
+
+/// What a request asks of a place.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Want {
+    pub user: u64,
+    pub home_only: bool,
+    /// What the user has seen: copies that are older will not do.
+    pub position: Option<Position>,
+    /// Does not wait for a backend that works if there is none: it may be served elsewhere.
+    pub hasty: bool,
+    /// A backend that just failed this request: only if there is no other.
+    pub avoid: Option<u32>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Health {
+    pub(crate) failures: u32,
+    pub(crate) aside_until_us: u64,
+    pub(crate) probing: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) id: u32,
+    pub(crate) spec: BackendSpec,
+    pub(crate) hash: u64,
+    pub(crate) limiter: Limiter,
+    pub(crate) in_flight: u32,
+    pub(crate) tunnels: u32,
+    /// No longer in the table; kept until nothing is in flight.
+    pub(crate) gone: bool,
+    pub(crate) position: Option<Position>,
+    pub(crate) health: Health,
+    pub(crate) full_since_us: Option<u64>,
+    pub(crate) full_us: u64,
+    pub(crate) meter: BackendMeter,
+}
+
+/// The counts of one backend for status and metrics.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct BackendStatus {
+    pub backend: BackendKey,
+    pub in_flight: u32,
+    /// Upgraded connections that are still open.
+    pub tunnels: u32,
+    pub limit: u32,
+    /// Takes nothing new.
+    pub draining: bool,
+    /// Takes nothing new and has nothing left.
+    pub drained: bool,
+    /// Set aside after failed connections.
+    pub set_aside: bool,
+}
+
+impl BackendSpec {
+    pub(crate) fn is_home(&self) -> bool {
+        matches!(self.key, BackendKey::Home(_))
+    }
+}
+
+impl Slot {
+    pub(crate) fn new(id: u32, spec: BackendSpec, bounds: &Bounds) -> Self {
+        Self {
+            id,
+            hash: choose::hash(spec.key.to_string().as_bytes()),
+            limiter: Limiter::new(bounds.limit_initial, bounds.limit_max, spec.instances),
+            spec,
+            in_flight: 0,
+            tunnels: 0,
+            gone: false,
+            position: None,
+            health: Health::default(),
+            full_since_us: None,
+            full_us: 0,
+            meter: BackendMeter::default(),
+        }
+    }
+
+    /// It did not take the request: nothing but a probe now and then until it answers again.
+    pub(crate) fn set_aside(&mut self, now_us: u64) {
+        self.health.failures = self.health.failures.saturating_add(1);
+        let pause_ms = (SET_ASIDE_FIRST_MS << (self.health.failures - 1).min(10)).min(SET_ASIDE_LAST_MS);
+        self.health.aside_until_us = now_us + pause_ms * 1_000;
+    }
+
+    pub(crate) fn status(&self, now_us: u64) -> BackendStatus {
+        let draining = !self.takes_new();
+        BackendStatus {
+            backend: self.spec.key.clone(),
+            in_flight: self.in_flight,
+            tunnels: self.tunnels,
+            limit: self.limiter.limit(),
+            draining,
+            drained: draining && self.in_flight == 0 && self.tunnels == 0,
+            set_aside: self.health.aside_until_us > now_us,
+        }
+    }
+
+    /// Closes a meter window.
+    pub(crate) fn take_meter(&mut self, now_us: u64, span_us: u64) -> BackendMeter {
+        let mut meter = std::mem::take(&mut self.meter);
+        meter.in_flight = u64::from(self.in_flight);
+        meter.limit = if self.takes_new() { u64::from(self.limiter.limit()) } else { 0 };
+        let mut full_us = std::mem::take(&mut self.full_us);
+        if let Some(since) = &mut self.full_since_us {
+            full_us += now_us.saturating_sub(*since);
+            *since = now_us;
+        }
+        meter.saturated = full_us * 2 > span_us;
+        meter
+    }
+
+    pub(crate) fn takes_new(&self) -> bool {
+        !self.gone && !self.spec.draining
+    }
+
+    /// Might serve `want` now or soon: all but a free place.
+    pub(crate) fn fits(&self, want: &Want, now_us: u64) -> bool {
+        self.takes_new()
+            && self.spec.usable_until.is_none_or(|until| now_us / 1_000 < until.0)
+            && (self.spec.is_home()
+                || (!want.home_only
+                    && (!self.spec.has_datasets
+                        || want.position.is_none_or(|p| self.position.is_some_and(|at| at >= p)))))
+    }
+
+    pub(crate) fn healthy(&self, now_us: u64) -> bool {
+        self.health.failures == 0 || (!self.health.probing && now_us >= self.health.aside_until_us)
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        self.in_flight < self.limiter.limit()
+    }
+
+    pub(crate) fn load(&self) -> f64 {
+        f64::from(self.in_flight) / f64::from(self.limiter.limit().max(1))
+    }
+
+    pub(crate) fn note_room(&mut self, now_us: u64) {
+        if self.has_room()
+            && let Some(since) = self.full_since_us.take()
+        {
+            self.full_us += now_us.saturating_sub(since);
+        }
+    }
+}
+
+/// How a request that had a place ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// It was never sent: the backend does not accept connections.
+    Connect,
+    /// Broken off after it was sent, or no answer in time.
+    Broken,
+    /// The peer's gateway refused it; it was not executed.
+    Refused,
+    /// The peer's gateway had no place for it at the moment; it was not executed.
+    Busy,
+}
