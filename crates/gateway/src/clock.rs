@@ -5,10 +5,10 @@ use pumasi_terms::BootMs;
 
 /// Microseconds of CLOCK_BOOTTIME.
 pub fn boot_us() -> u64 {
-    // Cannot fail on Linux for this clock; 0 makes every bounded right look unexpired only until the next read.
+    // It cannot fail on Linux; if it did, everything that is bounded in time would have to count as over.
     clock_gettime(ClockId::CLOCK_BOOTTIME)
         .map(|t| u64::try_from(t.tv_sec()).unwrap_or(0) * 1_000_000 + u64::try_from(t.tv_nsec()).unwrap_or(0) / 1_000)
-        .unwrap_or(0)
+        .unwrap_or(u64::MAX / 2)
 }
 
 pub fn boot_ms() -> BootMs {
