@@ -62,6 +62,34 @@ const RTT_TENTHS: [&[u32]; 16] = [
     &[3036, 2697, 2838, 3600, 4025, 3303, 3246, 2159, 2194, 2136, 2004, 2275, 1383, 1514, 1718],
 ];
 
+/// Latitude and longitude in degrees, in the order of [`City::all`]; for the map only.
+const PLACES: [(f64, f64); 24] = [
+    (37.6, 127.0),
+    (35.7, 139.7),
+    (34.7, 135.5),
+    (1.4, 103.8),
+    (-33.9, 151.2),
+    (13.0, 77.6),
+    (25.2, 55.3),
+    (50.1, 8.7),
+    (52.4, 4.9),
+    (48.9, 2.4),
+    (51.5, -0.1),
+    (59.3, 18.1),
+    (40.7, -74.0),
+    (41.9, -87.6),
+    (37.8, -122.4),
+    (-23.6, -46.6),
+    (35.2, 129.1),
+    (37.5, 126.7),
+    (36.4, 127.4),
+    (35.4, 139.6),
+    (35.0, 135.8),
+    (50.0, 8.3),
+    (52.1, 5.1),
+    (37.8, -122.3),
+];
+
 /// A place that the table knows.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct City {
@@ -79,6 +107,11 @@ impl City {
     pub fn all() -> impl Iterator<Item = City> {
         let measured = MEASURED.iter().enumerate().map(|(measured, name)| City { name, measured });
         measured.chain(TOWNS.iter().map(|&(name, measured)| City { name, measured }))
+    }
+
+    /// Degrees north and east.
+    pub fn coordinates(self) -> (f64, f64) {
+        Self::all().position(|c| c == self).and_then(|i| PLACES.get(i).copied()).unwrap_or_default()
     }
 
     pub fn name(self) -> &'static str {

@@ -5,6 +5,7 @@
 
 pub mod bundle;
 pub mod cities;
+pub mod cluster;
 pub mod example;
 pub mod follow;
 pub mod load;
@@ -12,5 +13,9 @@ pub mod machine;
 pub mod process;
 pub mod relay;
 pub mod report;
+pub mod run;
+pub mod scenario;
 pub mod story;
 pub mod topology;
+
+pub use run::run;

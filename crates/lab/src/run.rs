@@ -1,0 +1,110 @@
+//! `pumasi lab`: what its words mean.
+
+use crate::cluster::{CloudPlan, Cluster};
+use crate::report::Report;
+use crate::scenario;
+use crate::story::Story;
+use anyhow::{Context, bail};
+use pumasi_terms::Resources;
+use std::path::{Path, PathBuf};
+
+pub const USAGE: &str = "\
+Usage: pumasi lab                       three clouds and two services, until Ctrl-C
+       pumasi lab list                  the scenarios
+       pumasi lab play SCENARIO [--json] [--keep] [--bundle-mib N]
+
+Exit codes of play: 0 every promise was kept, 1 one was broken, 3 the machine itself was the bottleneck.";
+
+/// What a scenario is told.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub executable: PathBuf,
+    /// The report as JSON on standard output, the story on standard error.
+    pub json: bool,
+    /// The run's directory stays.
+    pub keep: bool,
+    /// Size of the example's bundle, at least.
+    pub bundle_mib: u64,
+}
+
+/// Runs the words after `pumasi lab`; the exit code.
+pub async fn run(executable: PathBuf, args: &[String]) -> anyhow::Result<u8> {
+    crate::process::clean_stale(&std::env::temp_dir());
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        [] => look(&executable).await.map(|()| 0),
+        ["list"] => {
+            for (name, about) in scenario::ALL {
+                println!("{name:<12} {about}");
+            }
+            Ok(0)
+        }
+        ["play", name, rest @ ..] => {
+            let options = options(executable, rest)?;
+            let mut story = if options.json { Story::to(Box::new(std::io::stderr()), false) } else { Story::to_stdout() };
+            let report = scenario::play(name, &options, &mut story).await?;
+            print(&report, options.json)?;
+            Ok(report.verdict().exit_code())
+        }
+        _ => bail!("{USAGE}"),
+    }
+}
+
+fn options(executable: PathBuf, words: &[&str]) -> anyhow::Result<Options> {
+    let mut options = Options { executable, json: false, keep: false, bundle_mib: 0 };
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        match *word {
+            "--json" => options.json = true,
+            "--keep" => options.keep = true,
+            "--bundle-mib" => {
+                let number = words.next().context("--bundle-mib needs a number")?;
+                options.bundle_mib = number.parse().with_context(|| format!("--bundle-mib {number}: not a number"))?;
+            }
+            other => bail!("{other:?} is not known\n{USAGE}"),
+        }
+    }
+    Ok(options)
+}
+
+fn print(report: &Report, json: bool) -> anyhow::Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(&report.to_json())?);
+    } else {
+        println!("\n{}", report.to_text());
+    }
+    Ok(())
+}
+
+/// The usual three: a small city, a neighbour, and a larger one across the sea.
+pub fn three_clouds() -> Vec<CloudPlan> {
+    let room = |cpu_millis| Resources { cpu_millis, memory_mib: 4096 };
+    vec![
+        CloudPlan { name: "city-a", city: "Seoul", capacity: room(600), lends: room(200), price: "0.06" },
+        CloudPlan { name: "city-b", city: "Busan", capacity: room(2000), lends: room(1600), price: "0.05" },
+        CloudPlan { name: "city-c", city: "Tokyo", capacity: room(4000), lends: room(3200), price: "0.04" },
+    ]
+}
+
+/// A lab to look at: it stays until Ctrl-C.
+async fn look(executable: &Path) -> anyhow::Result<()> {
+    let story = Story::to_stdout();
+    story.chapter("Starting three clouds on this machine");
+    let cluster = Cluster::start(executable, &three_clouds(), "").await?;
+    for cloud in cluster.clouds() {
+        let token = std::fs::read_to_string(cluster.dir(cloud.name).join("data/operator.token")).unwrap_or_default();
+        let place = cluster.place(cloud.name)?;
+        story.tell(cloud.name, "up", format!("{:<8} console http://{}/console/#token={}", cloud.city, place.api, token.trim()));
+    }
+    scenario::overload::deploy_examples(&cluster, executable).await?;
+    let a = cluster.place("city-a")?;
+    story.tell("city-a", "serves", format!("tickets: curl -H 'Host: tickets.city-a.example' http://{}/seat/1", a.users));
+    story.tell("city-a", "serves", format!("notes:   curl -H 'Host: notes.city-a.example' http://{}/count", a.users));
+    println!("\nAn operator's commands at city-a:\n  pumasi --config {} get services", cluster.config("city-a").display());
+    println!("Ctrl-C ends it and leaves nothing behind.");
+    let load = scenario::overload::background_load(&cluster)?;
+    crate::process::interrupted().await?;
+    load.iter().for_each(crate::load::Running::stop);
+    story.tell("lab", "ends", "stopping everything that was started");
+    Ok(())
+}

@@ -1,0 +1,252 @@
+//! Overload: a campaign brings several times what city A can serve.
+//!
+//! A's gateway notices within a second, A borrows from the best of its pact, sends application and data, spreads the load, and
+//! gives everything back when the campaign is over. The same load without borrowing must break the objective.
+
+use crate::cluster::Cluster;
+use crate::example::notes::{NotesWorkload, export};
+use crate::example::tickets::TicketsWorkload;
+use crate::example::{Kind, ManifestOptions, manifest, work};
+use crate::follow::{Chronicle, Seen};
+use crate::load::{self, Gaps, LoadOptions, Outcome, Run, Running, Schedule, Stats};
+use crate::machine::ValidityBounds;
+use crate::report::{Promise, Report};
+use crate::run::{Options, three_clouds};
+use crate::story::Story;
+use anyhow::Context;
+use pumasi_api::message::{Event, LeaseView};
+use pumasi_terms::service::{AutomationMode, Service};
+use pumasi_terms::{Resources, ServiceName};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Before a campaign, requests a second; and what one instance at home can answer at most, about.
+const CALM_RATE: f64 = 90.0;
+/// CPU time of a request; with the quota below an instance answers about 150 a second.
+const WORK: Duration = Duration::from_micros(1_300);
+const INSTANCE: Resources = Resources { cpu_millis: 200, memory_mib: 128 };
+const JUMP: f64 = 4.0;
+const WRITES: f64 = 0.05;
+const CALM: Duration = Duration::from_secs(6);
+const CAMPAIGN: Duration = Duration::from_secs(16);
+const AFTER: Duration = Duration::from_secs(16);
+/// A rented part shrinks when the load has been low for so long; short, so that a scenario ends.
+const TIMING: &str = "[timing]\ncalm_ms = 3000\nlease_ttl_ms = 6000";
+const VERDICT_MS: f64 = 1_000.0;
+const RESTORED_MS: f64 = 5_000.0;
+const OBJECTIVE_MS: f64 = 50.0;
+const WINDOW: Duration = Duration::from_millis(500);
+const RETURN_TIMEOUT: Duration = Duration::from_secs(60);
+
+fn service(kind: Kind, name: &str, bundle: &Path, iterations: u32) -> anyhow::Result<Service> {
+    let options = ManifestOptions {
+        kind,
+        name: ServiceName::parse(name)?,
+        host: format!("{name}.city-a.example"),
+        bundle: bundle.to_owned(),
+        resources: INSTANCE,
+        home_instances: 1,
+        args: vec!["--work".into(), iterations.to_string(), "--workers".into(), "2".into()],
+    };
+    Ok(manifest(&options)?)
+}
+
+fn bundle(cluster: &Cluster, executable: &Path, mib: u64) -> anyhow::Result<std::path::PathBuf> {
+    let dir = cluster.supervisor.dir().join("bundle");
+    let options = crate::bundle::BundleOptions { executable: executable.to_owned(), bytes_min: mib << 20, seed: 1 };
+    crate::bundle::create(&dir, &options)?;
+    Ok(dir)
+}
+
+/// The services of a lab that is only looked at.
+pub async fn deploy_examples(cluster: &Cluster, executable: &Path) -> anyhow::Result<()> {
+    let dir = bundle(cluster, executable, 0)?;
+    let iterations = work::calibrate(WORK);
+    cluster.apply("city-a", &service(Kind::Tickets, "tickets", &dir, iterations)?).await?;
+    cluster.apply("city-a", &service(Kind::Notes, "notes", &dir, iterations)?).await
+}
+
+/// A little life, so that there is something to see.
+pub fn background_load(cluster: &Cluster) -> anyhow::Result<Vec<Running>> {
+    let place = cluster.place("city-a")?;
+    let day = Duration::from_secs(86_400);
+    let tickets = LoadOptions::new(Schedule::new(Gaps::Poisson, 1).level("life", day, 20.0), place.users, "tickets.city-a.example");
+    let notes = LoadOptions::new(Schedule::new(Gaps::Poisson, 2).level("life", day, 10.0), place.users, "notes.city-a.example");
+    Ok(vec![load::start(tickets, Arc::new(TicketsWorkload))?, load::start(notes, Arc::new(NotesWorkload::new(0.1)))?])
+}
+
+fn worth_telling(event: &Event) -> bool {
+    !matches!(event.action.as_str(), "plan_made" | "daemon_started" | "token_created" | "service_changed")
+}
+
+pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report> {
+    let mut report = Report::new("overload");
+    story.chapter("Three clouds found a pact");
+    let mut cluster = Cluster::start(&options.executable, &three_clouds(), TIMING).await?;
+    if options.keep {
+        cluster.supervisor.keep();
+        story.tell("lab", "keeps", cluster.supervisor.dir().display().to_string());
+    }
+    let chronicle = Chronicle::new(story.clone());
+    for cloud in cluster.clouds() {
+        chronicle.follow(cloud.name, cluster.client(cloud.name)?, worth_telling);
+    }
+    let iterations = work::calibrate(WORK);
+    let dir = bundle(&cluster, &options.executable, options.bundle_mib)?;
+    let mut notes = service(Kind::Notes, "notes", &dir, iterations)?;
+
+    story.chapter("The same load without borrowing");
+    notes.spec.borrowing.mode = AutomationMode::Observe;
+    cluster.apply("city-a", &notes).await?;
+    let workload = Arc::new(NotesWorkload::new(WRITES));
+    let alone = Schedule::new(Gaps::Poisson, 11).level("calm", CALM, CALM_RATE).level("campaign", Duration::from_secs(6), CALM_RATE * JUMP);
+    let alone = run(&cluster, story, alone, workload.clone()).await?;
+    let calm_p95_ms = alone.phase("calm").latency_ms(0.95);
+    let broken = alone.phase("campaign");
+    report.figure("without borrowing", share(&broken), "answered of what the campaign asked");
+    report.promise(Promise::holds(
+        "without borrowing the objective is broken",
+        broken.served_share() < 0.9,
+        share(&broken),
+        "< 90 % answered",
+    ));
+
+    story.chapter("The campaign");
+    notes.spec.borrowing.mode = AutomationMode::Automatic;
+    cluster.apply("city-a", &notes).await?;
+    let schedule = Schedule::new(Gaps::Poisson, 7)
+        .level("before", CALM, CALM_RATE)
+        .level("campaign", CAMPAIGN, CALM_RATE * JUMP)
+        .level("after", AFTER, CALM_RATE);
+    let jump = schedule.begins("campaign").unwrap_or_default();
+    let begun = story.elapsed();
+    let played = run(&cluster, story, schedule, workload.clone()).await?;
+    judge_run(&mut report, &cluster, &chronicle, &played, begun, jump, calm_p95_ms)?;
+
+    story.chapter("Everything comes back");
+    let over = cluster.wait_all_over(RETURN_TIMEOUT).await?;
+    report.promise(Promise::holds("every lease is over on both sides", over, if over { "yes" } else { "no" }, "yes"));
+    judge_return(&mut report, &cluster, story).await?;
+    let exported = export(cluster.place("city-a")?.users, "notes.city-a.example").await.context("reading every note back")?;
+    let audit = workload.audit(&exported);
+    report.figure("acknowledged writes", audit.acknowledged.to_string(), "all of them looked for at city-a afterwards");
+    report.promise(Promise::none("acknowledged writes lost", audit.lost.len() as u64));
+    report.promise(Promise::none("writes doubled or altered", (audit.doubled.len() + audit.altered.len()) as u64));
+    report.validity("campaign", &played.validity, &ValidityBounds::default());
+    Ok(report)
+}
+
+fn share(stats: &Stats) -> String {
+    format!("{:.1} %", 100.0 * stats.served_share())
+}
+
+async fn run(cluster: &Cluster, story: &Story, schedule: Schedule, workload: Arc<NotesWorkload>) -> anyhow::Result<Run> {
+    let place = cluster.place("city-a")?;
+    let options = LoadOptions { users_from: Some(place.users_from), ..LoadOptions::new(schedule, place.users, "notes.city-a.example") };
+    let running = load::start(options, workload)?;
+    let mut progress = running.progress();
+    let told = story.clone();
+    let teller = tokio::spawn(async move {
+        while progress.changed().await.is_ok() {
+            let p = progress.borrow_and_update().clone();
+            let text = format!(
+                "{:<9} {:>4}/s asked, {:>4} right, {:>3} shed, {:>2} failed, p50 {:>4.0} ms, p95 {:>4.0} ms, machine {:>2.0} %",
+                p.phase, p.offered, p.right, p.shed, p.failures, p.p50_ms, p.p95_ms, 100.0 * p.machine_cpu_busy
+            );
+            told.tell("users", "load", text);
+        }
+    });
+    let run = running.wait().await?;
+    teller.abort();
+    Ok(run)
+}
+
+fn after(chronicle: &Chronicle, cloud: &str, action: &str, since: Duration) -> Option<Seen> {
+    chronicle.all().into_iter().filter(|s| s.cloud == cloud && s.event.action == action && s.at >= since).min_by_key(|s| s.at)
+}
+
+fn ms(d: Duration) -> f64 {
+    d.as_secs_f64() * 1e3
+}
+
+fn judge_run(
+    report: &mut Report,
+    cluster: &Cluster,
+    chronicle: &Chronicle,
+    played: &Run,
+    begun: Duration,
+    jump: Duration,
+    calm_p95_ms: f64,
+) -> anyhow::Result<()> {
+    let jumped = begun + jump;
+    let verdict = after(chronicle, "city-a", "verdict", begun);
+    let early = verdict.as_ref().is_some_and(|v| v.at < jumped);
+    report.promise(Promise::holds("no verdict before the jump", !early, if early { "one" } else { "none" }, "none"));
+    let until = |seen: &Option<Seen>| seen.as_ref().map(|s| ms(s.at.saturating_sub(jumped)));
+    report.promise(Promise::within_ms("verdict after the jump", until(&verdict), VERDICT_MS));
+    let steps = [("lease signed", "lease_signed"), ("application and data sent", "transferred"), ("access switched over", "switchover")];
+    for (name, action) in steps {
+        let at = until(&after(chronicle, "city-a", action, jumped));
+        report.figure(name, at.map_or("never".into(), |t| format!("{t:.0} ms")), "after the jump");
+    }
+    if let Some(lease) = after(chronicle, "city-a", "lender_chosen", jumped) {
+        report.figure("lender", lease.event.reasons.join("; "), "");
+    }
+    // From outside: what a calm answer takes, the promised wait, and the way to the farthest lender.
+    let rtt_ms = cluster.clouds().iter().filter_map(|c| cluster.wan.rtt("city-a", c.name).ok()).map(ms).fold(0.0, f64::max);
+    let bound_ms = calm_p95_ms + OBJECTIVE_MS + rtt_ms;
+    let end = jump + CAMPAIGN;
+    let good = |w: &Stats| w.shed() == 0 && w.failures() == 0 && w.latency_ms(0.95) <= bound_ms;
+    let restored = played.restored_after(jump, end, WINDOW, good).map(|at| ms(at.saturating_sub(jump)));
+    report.promise(Promise::within_ms("objective restored after the jump", restored, RESTORED_MS));
+    report.figure("objective as users see it", format!("p95 <= {bound_ms:.0} ms"), format!("calm p95 {calm_p95_ms:.0} + wait {OBJECTIVE_MS:.0} + way {rtt_ms:.0} ms, none shed"));
+    let all = played.all();
+    let campaign = played.phase("campaign");
+    report.figure("campaign", share(&campaign), format!("answered of {}; {} shed before relief", campaign.offered(), campaign.shed()));
+    let unavoidable = CALM_RATE * JUMP * (restored.unwrap_or(ms(CAMPAIGN)) / 1e3) * (1.0 - 1.0 / JUMP);
+    report.figure("shed", all.shed().to_string(), format!("about {unavoidable:.0} could not be served before relief"));
+    for outcome in [Outcome::Wrong, Outcome::Unknown, Outcome::Failed, Outcome::Unreachable, Outcome::Broken, Outcome::TimedOut] {
+        report.promise(Promise::none(&format!("admitted requests: {outcome:?}").to_lowercase(), all.count(outcome)));
+    }
+    let calm = played.phase("before");
+    report.promise(Promise::none("shed before the jump", calm.shed()));
+    let late = played.between(end + Duration::from_secs(1), end + AFTER);
+    report.promise(Promise::none("shed or failed while going back", late.shed() + late.failures()));
+    let away: u64 = played.served_by(jump, end).into_iter().filter(|(by, _)| !by.contains("city-a") && !by.is_empty()).map(|(_, n)| n as u64).sum();
+    report.figure("answers from other clouds", away.to_string(), "during the campaign");
+    let served_away = after(chronicle, "city-a", "switchover", jumped).is_some();
+    report.promise(Promise::holds("a partner served", served_away, if served_away { "yes" } else { "no" }, "yes"));
+    Ok(())
+}
+
+async fn judge_return(report: &mut Report, cluster: &Cluster, story: &Story) -> anyhow::Result<()> {
+    let rented = cluster.leases("city-a").await?;
+    let mut lent: Vec<LeaseView> = Vec::new();
+    let mut left = 0;
+    for cloud in cluster.clouds().iter().filter(|c| c.name != "city-a") {
+        lent.extend(cluster.leases(cloud.name).await?.into_iter().filter(|l| l.side == "lent"));
+        for what in cluster.remains(cloud.name) {
+            story.tell(cloud.name, "left", &what);
+            left += 1;
+        }
+    }
+    report.promise(Promise::none("processes and directories left at lenders", left));
+    let unsettled = lent.iter().filter(|l| l.state != "settled").count();
+    report.promise(Promise::none("leases without a signed settlement", unsettled as u64));
+    let mut differ = 0;
+    for mine in rented.iter().filter(|l| l.side == "rented") {
+        match lent.iter().find(|l| l.id == mine.id) {
+            Some(theirs) => {
+                let same_requests = mine.requests.abs_diff(theirs.requests) <= 8 + mine.requests / 1_000;
+                let same_time = mine.instance_ms.abs_diff(theirs.instance_ms) <= 2_000 * u64::from(mine.instances_granted.max(1));
+                differ += u64::from(!(same_requests && same_time));
+                report.figure("ledger", format!("{} requests, {} instance-ms", mine.requests, mine.instance_ms), format!("{}: there {} and {}", mine.lender, theirs.requests, theirs.instance_ms));
+            }
+            None => differ += 1,
+        }
+    }
+    report.promise(Promise::none("leases whose ledgers differ", differ));
+    report.figure("leases", rented.len().to_string(), "");
+    Ok(())
+}
