@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// The protocol between daemons; an answer in another is refused with this number.
 pub const PROTOCOL: u32 = 1;
 
-/// `POST /v1/leases/{id}/chunks/missing`, and the same for a customer's bundle.
+/// `POST /v1/leases/{id}/chunks/missing`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AskMissing {

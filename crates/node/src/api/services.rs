@@ -3,7 +3,6 @@
 use super::body::{Answer, ApiError, Json, Raw};
 use crate::node::Note;
 use crate::object::{JOURNEY, LENT, SERVICE, ServiceRecord};
-use crate::wire::AskMissing;
 use crate::{Node, borrower, bundles, clock, home};
 use axum::Extension;
 use axum::extract::{Path, State};
@@ -16,6 +15,7 @@ use pumasi_store::Expect;
 use pumasi_terms::document::Validate;
 use pumasi_terms::service::{BundleRef, KIND, Service};
 use pumasi_terms::{Epoch, LeaseId, ServiceName};
+use pumasi_transfer::TreeManifest;
 use std::sync::Arc;
 
 const LOG_BYTES_MAX: usize = 256 << 10;
@@ -220,9 +220,9 @@ async fn blocking<T: Send + 'static>(f: impl FnOnce() -> Result<T, Problem> + Se
         .unwrap_or_else(|_| Err(Problem::ours("the work was cut off; see the daemon's log")))
 }
 
-pub async fn bundle_missing(State(node): State<Arc<Node>>, Json(ask): Json<AskMissing>) -> Answer<Missing> {
+pub async fn bundle_missing(State(node): State<Arc<Node>>, Json(tree): Json<TreeManifest>) -> Answer<Missing> {
     let bundles = bundles::of(&node);
-    Ok(axum::Json(Missing { chunks: blocking(move || bundles.missing(&ask.tree)).await? }))
+    Ok(axum::Json(Missing { chunks: blocking(move || bundles.missing(&tree)).await? }))
 }
 
 pub async fn bundle_chunks(State(node): State<Arc<Node>>, Raw(pack): Raw) -> Answer<()> {
@@ -231,9 +231,9 @@ pub async fn bundle_chunks(State(node): State<Arc<Node>>, Raw(pack): Raw) -> Ans
     Ok(axum::Json(()))
 }
 
-pub async fn bundle_complete(State(node): State<Arc<Node>>, Json(ask): Json<AskMissing>) -> Answer<Uploaded> {
+pub async fn bundle_complete(State(node): State<Arc<Node>>, Json(tree): Json<TreeManifest>) -> Answer<Uploaded> {
     let bundles = bundles::of(&node);
-    Ok(axum::Json(blocking(move || bundles.complete(&ask.tree)).await?))
+    Ok(axum::Json(blocking(move || bundles.complete(&tree)).await?))
 }
 
 pub async fn instances(State(node): State<Arc<Node>>) -> Answer<List<InstanceView>> {
