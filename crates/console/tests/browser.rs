@@ -58,7 +58,7 @@ fn every_page_shows_its_data_and_breaks_no_rule() {
     b.picture("services");
 
     go(&b, "journeys/jrn-11111111111111111111111111111111");
-    b.wait("the journey's events and no others", "document.querySelectorAll('.story > li').length === 13");
+    b.wait("the journey's events and no others", "document.querySelectorAll('.story > li').length === 15");
     b.wait("its stage", "document.querySelector('.track .now b')?.textContent === 'route'");
     b.wait("both lenders' lanes", "document.querySelectorAll('.lanes .phase.serving').length === 2");
     b.click(".story li:first-child summary");
@@ -71,7 +71,7 @@ fn every_page_shows_its_data_and_breaks_no_rule() {
     b.picture("leases");
 
     go(&b, "journal");
-    b.wait("all entries", "document.querySelectorAll('main tbody tr').length === 16");
+    b.wait("all entries", "document.querySelectorAll('main tbody tr').length === 18");
     b.click("#filter");
     b.press("quota");
     b.wait("the one that is meant", "document.querySelectorAll('main tbody tr').length === 1");

@@ -206,6 +206,8 @@ addEventListener("hashchange", () => {
     return enter();
   }
   if (location.hash === "#main") return;
+  // Good news is old on another page; bad news waits to be read.
+  if (said?.tone === "good") said = null;
   render();
   scrollTo(0, 0);
 });

@@ -8,17 +8,17 @@ import { hue, state } from "./state.js";
 const STAGES = ["judge", "plan", "lease", "transfer", "route", "release"];
 /** Which stage tells which action. What is not here belongs to the stage of its subject. */
 const STAGE_OF = {
-  journey_opened: "judge", borrowing_refused: "judge", judged: "judge", recall_heard: "judge",
-  plan_adopted: "plan", plan_approved: "plan", plan_refused: "plan", plan_waiting: "plan", resized: "plan",
+  verdict: "judge", verdict_unheeded: "judge", no_plan: "judge", borrowing_refused: "judge", recall_heard: "judge",
+  journey_opened: "plan", plan_made: "plan", plan_adopted: "plan", plan_approved: "plan", plan_refused: "plan", resized: "plan",
   hold_granted: "lease", hold_refused: "lease", hold_too_late: "lease", hold_distrusted: "lease", hold_let_go: "lease", lender_chosen: "lease", lease_signed: "lease", lease_refused: "lease",
-  transferred: "transfer", switchover: "route", switchback: "route",
-  lease_over: "release", settled: "release", journey_closed: "release", journey_cancelled: "release",
+  transferred: "transfer", copy_failed: "transfer", copy_stale: "transfer", rpo_exceeded: "transfer", switchover: "route", switchback: "route",
+  lease_over: "release", lease_disowned: "release", cancel_asked: "release", settled: "release", journey_closed: "release", journey_cancelled: "release",
 };
 const BY_KIND = { plan: "plan", reservation: "lease", lease: "lease", service: "judge", journey: "judge" };
 const stageOf = (e) => STAGE_OF[e.action] ?? BY_KIND[e.subject_kind] ?? "judge";
 /** What a lease does after each of these events. */
 const PHASES = { lender_chosen: "signing", lease_signed: "sending", transferred: "starting", switchover: "serving", switchback: "draining", lease_over: "settling", settled: null };
-const BAD = ["hold_refused", "hold_distrusted", "hold_too_late", "lease_refused", "borrowing_refused", "plan_refused"];
+const BAD = ["hold_refused", "hold_distrusted", "hold_too_late", "lease_refused", "borrowing_refused", "plan_refused", "no_plan", "verdict_unheeded", "copy_failed", "copy_stale", "rpo_exceeded", "lease_disowned"];
 
 const isOpen = (j) => f.tag(j.phase) !== "closed";
 const list = () => [...state.journeys].sort((a, b) => Number(isOpen(b)) - Number(isOpen(a)) || b.opened_at - a.opened_at);

@@ -6,8 +6,8 @@ import { hue } from "./state.js";
 
 const TONES = {
   good: ["serving", "ready", "active", "running", "current", "approved", "settled", "returned", "chosen"],
-  busy: ["starting", "borrowing", "waiting", "recalled", "ending", "deleting", "signing", "sending", "asking", "seeking", "draining"],
-  bad: ["degraded", "failed", "crashed", "refused", "unreachable", "lost", "unproven"],
+  busy: ["starting", "borrowing", "waiting", "recalled", "ending", "deleting", "unready", "backing_off", "ended_unproven", "signing", "sending", "asking", "seeking", "draining"],
+  bad: ["degraded", "failed", "crashed", "refused", "unreachable", "lost", "unproven", "not_begun"],
 };
 export const tone = (word) => Object.keys(TONES).find((t) => TONES[t].includes(word)) ?? "plain";
 export const chip = (word, title) => h("span.chip", { class: tone(word), title }, f.words(word));

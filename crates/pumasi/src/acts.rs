@@ -10,10 +10,11 @@ use pumasi_api::message::{Automation, BackupDone, NewToken, TokenView, Why};
 use pumasi_store::{BackupError, Force, OpenError, Store};
 use pumasi_terms::ServiceName;
 use serde_json::{Value, json};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 /// The store's file in a data directory.
-pub const STORE_FILE: &str = "store.db";
+pub const STORE_FILE: &str = "store/pumasi.sqlite";
 
 pub async fn delete(session: &Session, name: &ServiceName, wait: bool) -> Result<(), Failure> {
     let answer: Value = session.client.delete(&format!("/v1/services/{name}")).await?;
@@ -93,8 +94,15 @@ pub fn restore(from: &Path, to: &Path, force: bool) -> Result<(), Failure> {
     if !to.is_dir() {
         return Err(Failure::input(format!("{} is not a data directory", to.display())));
     }
+    let database = to.join(STORE_FILE);
+    let dir = database.parent().unwrap_or(to);
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|e| Failure::failed(format!("making {}: {e}", dir.display())))?;
     let force = if force { Force::SetAside } else { Force::No };
-    Store::restore(from, to.join(STORE_FILE), force, wall_now()).map_err(|error| match error {
+    Store::restore(from, &database, force, wall_now()).map_err(|error| match error {
         BackupError::Exists(_) => Failure::new(crate::failure::Exit::Refused, error.to_string())
             .hint("--force sets the store that is there aside and keeps it"),
         BackupError::Unfit { .. } => Failure::input(error.to_string()),
@@ -104,7 +112,7 @@ pub fn restore(from: &Path, to: &Path, force: bool) -> Result<(), Failure> {
         other => Failure::failed(other.to_string()),
     })?;
     note("start the daemon, compare with the peers, then `pumasi accept-restored`");
-    output::print(&format!("{} restored\n", to.join(STORE_FILE).display()))
+    output::print(&format!("{} restored\n", database.display()))
 }
 
 pub async fn accept_restored(session: &Session, why: &str) -> Result<(), Failure> {

@@ -227,11 +227,13 @@ fn print_change(session: &Session, change: &Change) -> Result<(), Failure> {
 }
 
 pub async fn logs(session: &Session, service: &ServiceName, lines: u32) -> Result<(), Failure> {
-    let text = session.client.text(&format!("/v1/services/{service}/logs?lines={lines}")).await?;
+    let text = session.client.text(&format!("/v1/services/{service}/logs")).await?;
     if text.is_empty() {
         note("no lines yet");
     }
-    output::print(&text)
+    // The daemon tells as much as it keeps of each instance, in one text.
+    let from = text.lines().count().saturating_sub(lines as usize);
+    output::print(&text.lines().skip(from).flat_map(|line| [line, "\n"]).collect::<String>())
 }
 
 /// Until it is gone, at most `timeout_ms`.

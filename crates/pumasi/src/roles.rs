@@ -2,6 +2,7 @@
 
 use crate::args::{ConfigCommand, Dir, Global};
 use crate::failure::Failure;
+use crate::output::{self, Format};
 use axum::Router;
 use axum::extract::Path;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -19,7 +20,9 @@ pub fn config_path(global: &Global) -> PathBuf {
 }
 
 fn load(global: &Global) -> Result<Config, Failure> {
-    Config::load(&config_path(global)).map_err(|e| Failure::input(e.to_string()))
+    // Shims and instances run in other directories: what is relative to the file must be found from everywhere.
+    let path = std::path::absolute(config_path(global)).map_err(|e| Failure::failed(format!("this directory: {e}")))?;
+    Config::load(&path).map_err(|e| Failure::input(e.to_string()))
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
@@ -98,10 +101,17 @@ pub fn lab_app(kind: &str, args: &[String]) -> Result<(), Failure> {
 pub fn config(command: &ConfigCommand, global: &Global) -> Result<(), Failure> {
     let config = load(global)?;
     match command {
-        ConfigCommand::Check => crate::output::note(&format!("{}: fine", config_path(global).display())),
+        ConfigCommand::Check => output::note(&format!("{}: fine", config_path(global).display())),
         ConfigCommand::Show => {
-            let text = toml::to_string_pretty(&config).map_err(|e| Failure::failed(e.to_string()))?;
-            print!("{text}");
+            // People get it in the language of the file.
+            let text = match global.output {
+                Format::Json => output::json(&config)?,
+                Format::Yaml => output::yaml(&config)?,
+                Format::Table | Format::Name => {
+                    toml::to_string_pretty(&config).map_err(|e| Failure::failed(format!("writing TOML: {e}")))?
+                }
+            };
+            output::print(&text)?;
         }
     }
     Ok(())

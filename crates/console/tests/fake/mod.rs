@@ -315,15 +315,17 @@ fn events(s: &Shared) -> Vec<Value> {
     let mut all = vec![
         event(
             0,
-            "journey_opened",
-            "journey",
-            id("jrn", '1'),
+            "verdict",
+            "service",
+            "notes".into(),
             &[
                 "p95 queue delay 180 ms > 50 ms for 0.8 s",
                 "user RTT 21 ms is as ever: overload, not distance",
                 "4 borrowed instances wanted",
             ],
         ),
+        event(4, "plan_made", "plan", id("plan", '1'), &["borrow 4 at busan, fukuoka or jeju"]),
+        event(5, "journey_opened", "journey", id("jrn", '1'), &["overload"]),
         event(
             12,
             "plan_adopted",
@@ -373,9 +375,10 @@ fn events(s: &Shared) -> Vec<Value> {
         ),
         event(3_100, "switchover", "lease", id("lease", 'b'), &["1 of 1 ready; first share 5 %"]),
         event(5_200, "journey_opened", "journey", id("jrn", '2'), &["p95 queue delay 66 ms > 60 ms for 1.2 s"]),
-        event(5_206, "plan_waiting", "plan", id("plan", '2'), &["tickets asks first"]),
+        event(5_206, "plan_made", "plan", id("plan", '2'), &["borrow 2 instances, asking first"]),
         event(7_000, "lease_lent", "lease", id("lease", 'f'), &["jeju rents 2 instances for tiles"]),
     ];
+    all[0]["data"] = json!({"journey": id("jrn", '1'), "borrowed_wanted": 4, "plan": id("plan", '1')});
     if *s.recalled.lock().unwrap() {
         all.push(event(9_900, "lease_recalled", "lease", id("lease", 'f'), &["an operator asked"]));
     }
