@@ -1,0 +1,39 @@
+# The task runner (https://just.systems). CI needs none of it: see .ci/run.
+
+# What there is
+default:
+    @just --list
+
+# Format everything
+fmt:
+    cargo fmt --all
+
+# Format, layering and lints, as CI checks them
+lint:
+    cargo fmt --all --check
+    .ci/purity
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# All tests
+test *ARGS:
+    cargo test --workspace {{ARGS}}
+
+# The overload case on three real clouds, with its promises
+e2e *ARGS:
+    cargo run --release -- lab play overload {{ARGS}}
+
+# Three clouds on this machine, to look at
+lab:
+    cargo run --release -- lab
+
+# Licences, advisories, bans (needs cargo-deny)
+deny:
+    cargo deny check
+
+# What the tests need beside Rust (Debian)
+install:
+    .ci/install
+
+# Everything that CI does
+ci:
+    .ci/run
