@@ -55,6 +55,8 @@ pub struct Client {
     base: String,
     credentials: Credentials,
     timeout: Duration,
+    /// W3C `traceparent`, so that what one cause does at several clouds is found by one id.
+    trace: Option<String>,
 }
 
 fn sources(error: &dyn std::error::Error) -> String {
@@ -83,6 +85,7 @@ impl Client {
             base: base.trim_end_matches('/').to_owned(),
             credentials: Credentials::Token(token.to_owned()),
             timeout,
+            trace: None,
         })
     }
 
@@ -106,11 +109,16 @@ impl Client {
             .no_proxy()
             .build()
             .map_err(|e| CallError::Unreachable { url: base.to_owned(), problem: sources(&e) })?;
-        Ok(Self { http, base: base.trim_end_matches('/').to_owned(), credentials: Credentials::None, timeout })
+        Ok(Self { http, base: base.trim_end_matches('/').to_owned(), credentials: Credentials::None, timeout, trace: None })
     }
 
     pub fn base(&self) -> &str {
         &self.base
+    }
+
+    /// Calls belong to this trace: 32 hex digits (W3C Trace Context, 3.2).
+    pub fn with_trace(&self, trace_id: &str) -> Self {
+        Self { trace: Some(format!("00-{trace_id}-0000000000000001-01")), ..self.clone() }
     }
 
     pub fn with_timeout(&self, timeout: Duration) -> Self {
@@ -122,6 +130,9 @@ impl Client {
         let method = reqwest::Method::from_bytes(method.as_bytes())
             .map_err(|e| CallError::Garbled { url: url.clone(), problem: e.to_string() })?;
         let mut request = self.http.request(method, &url);
+        if let Some(trace) = &self.trace {
+            request = request.header("traceparent", trace);
+        }
         if let Credentials::Token(token) = &self.credentials {
             request = request.bearer_auth(token);
         }

@@ -22,6 +22,7 @@ pub mod peers;
 pub mod routes;
 pub mod sensing;
 pub mod serve;
+pub mod trace;
 pub mod wire;
 
 pub use config::{Config, ConfigError, ConfigFault};

@@ -105,7 +105,7 @@ impl Note {
             subject: self.subject,
             cause: self.cause,
             reasons: self.reasons,
-            trace_id: None,
+            trace_id: crate::trace::current(),
             data: self.data,
             personal: None,
         }
@@ -165,7 +165,8 @@ impl Node {
         &self,
         f: impl FnOnce(&mut Tx<'_>) -> Result<T, TxError> + Send + 'static,
     ) -> Result<T, Problem> {
-        let result = self.store.transact(f).await.map_err(Problem::from);
+        let trace = crate::trace::current();
+        let result = self.store.transact(move |tx| crate::trace::carried(trace, || f(tx))).await.map_err(Problem::from);
         self.wake.notify_one();
         result
     }

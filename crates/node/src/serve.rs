@@ -204,6 +204,14 @@ async fn keep(node: Arc<Node>) {
             Ok(false) => {}
             Err(e) => tracing::error!(error = %e, "certificates were not renewed; tried again"),
         }
+        // Addresses or authority may have changed while this daemon was away; every member must sign that.
+        if node.pact().is_some() {
+            match pact::refresh_own_entry(&node).await {
+                Ok(true) => tracing::info!("the pact has this cloud's new entry"),
+                Ok(false) => {}
+                Err(e) => tracing::debug!(error = %e, "the pact does not have this cloud's new entry yet; tried again"),
+            }
+        }
         if let Err(e) = node.store.retain(node.config.store.journal_rows_max, "daemon").await {
             tracing::warn!(error = %e, "the journal was not shortened");
         }

@@ -89,7 +89,7 @@ pub async fn trace(State(_): State<Arc<Node>>, request: Request, next: Next) -> 
     let id = given.filter(|id| id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).map(str::to_owned);
     let id = id.unwrap_or_else(|| format!("{:032x}", clock::entropy()));
     let span = tracing::info_span!("request", method = %request.method(), path = %request.uri().path(), trace_id = %id);
-    let mut answer = next.run(request).instrument(span).await;
+    let mut answer = crate::trace::within(id.clone(), next.run(request).instrument(span)).await;
     if let Ok(value) = HeaderValue::from_str(&id) {
         answer.headers_mut().insert("pumasi-trace-id", value);
     }

@@ -5,7 +5,7 @@ use super::ship;
 use crate::node::{Locked, Note};
 use crate::object::{JOURNEY, PLAN, PlanRecord, SERVICE, SETTLEMENT, SIGNED_LEASE, ServiceRecord};
 use crate::wire::{AskMissing, SendApplication, SentDataset, Signed};
-use crate::{Node, bundles, clock, lender, routes, sensing};
+use crate::{Node, bundles, clock, lender, routes, sensing, trace};
 use bytes::Bytes;
 use pumasi_api::message::Missing;
 use pumasi_api::{CallError, Client, Problem};
@@ -89,7 +89,8 @@ pub fn begin(node: &Arc<Node>, journey: &Journey, generation: u64) {
         }
         let (node, journey) = (node.clone(), journey.clone());
         tokio::spawn(async move {
-            let events = match perform(&node, &journey, &act).await {
+            let trace = trace::of_journey(&journey.id);
+            let events = match trace::within(trace, perform(&node, &journey, &act)).await {
                 Ok(events) => events,
                 Err(trouble) => {
                     tracing::warn!(journey = %journey.id, ?act, error = %trouble, "an act failed; tried again");
@@ -107,7 +108,8 @@ pub fn begin(node: &Arc<Node>, journey: &Journey, generation: u64) {
 }
 
 fn client(node: &Node, cloud: &CloudName) -> Result<Client, Problem> {
-    node.peers.clients.of(node, cloud)
+    let client = node.peers.clients.of(node, cloud)?;
+    Ok(trace::current().map_or_else(|| client.clone(), |id| client.with_trace(&id)))
 }
 
 /// Whether asking again may help.

@@ -229,7 +229,8 @@ fn tell(tx: &mut Tx<'_>, journey: &JourneyId, told: Vec<Told>, now: Now) -> Resu
             reasons: t.reasons,
             data: serde_json::Value::Null,
         };
-        tx.journal(note.entry("daemon", now.wall))?;
+        let entry = note.entry("daemon", now.wall);
+        tx.journal(pumasi_store::Entry { trace_id: Some(crate::trace::of_journey(journey)), ..entry })?;
     }
     Ok(())
 }
