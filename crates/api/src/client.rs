@@ -109,7 +109,13 @@ impl Client {
             .no_proxy()
             .build()
             .map_err(|e| CallError::Unreachable { url: base.to_owned(), problem: sources(&e) })?;
-        Ok(Self { http, base: base.trim_end_matches('/').to_owned(), credentials: Credentials::None, timeout, trace: None })
+        Ok(Self {
+            http,
+            base: base.trim_end_matches('/').to_owned(),
+            credentials: Credentials::None,
+            timeout,
+            trace: None,
+        })
     }
 
     pub fn base(&self) -> &str {
@@ -233,11 +239,18 @@ impl Client {
             return Self::finish(url, Ok(answer)).await.map(|_| ());
         }
         let mut buffer: Vec<u8> = Vec::new();
+        let mut refused = false;
         while let Some(chunk) = answer.chunk().await.map_err(lost)? {
             buffer.extend_from_slice(&chunk);
             while let Some(end) = buffer.iter().position(|&b| b == b'\n') {
                 let line: Vec<u8> = buffer.drain(..=end).collect();
+                if line.starts_with(b"event:") {
+                    refused = line.trim_ascii().ends_with(b"problem");
+                }
                 let Some(data) = line.strip_prefix(b"data:") else { continue };
+                if std::mem::take(&mut refused) {
+                    return Err(CallError::Refused(Self::decode(url, data.trim_ascii())?));
+                }
                 let change = Self::decode(url.clone(), data.trim_ascii())?;
                 if !each(change) {
                     return Ok(());

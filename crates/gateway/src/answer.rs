@@ -13,6 +13,8 @@ pub const SHED: HeaderName = HeaderName::from_static("pumasi-shed");
 pub const REFUSED: HeaderName = HeaderName::from_static("pumasi-refused");
 /// Between gateways: the instance broke off; whether a safe request may be sent elsewhere.
 pub const FAILED: HeaderName = HeaderName::from_static("pumasi-failed");
+/// To users: the cloud whose instance answered.
+pub const SERVED_BY: HeaderName = HeaderName::from_static("pumasi-served-by");
 pub const LEASE: HeaderName = HeaderName::from_static("pumasi-lease");
 pub const SERVICE: HeaderName = HeaderName::from_static("pumasi-service");
 pub const EPOCH: HeaderName = HeaderName::from_static("pumasi-epoch");

@@ -347,6 +347,15 @@ fn finish(
     if !task.homeward {
         headers::strip_ours(&mut parts.headers);
     }
+    if !task.for_peer {
+        let cloud = match &**permit.destination() {
+            Destination::Peer { cloud, .. } => cloud,
+            Destination::Instance(_) => &worker.gateway.config.cloud,
+        };
+        if let Ok(by) = HeaderValue::from_str(cloud.as_str()) {
+            parts.headers.insert(answer::SERVED_BY, by);
+        }
+    }
     parts.version = Version::HTTP_11;
     if matches!(parts.status, StatusCode::NOT_MODIFIED | StatusCode::NO_CONTENT) {
         // There is no body whose length it could be, and it may not contradict the empty one.

@@ -141,14 +141,21 @@ impl Cluster {
             if let Some(status) = self.supervisor.exit_status(cloud) {
                 let log = std::fs::read_to_string(self.supervisor.log_of(cloud)).unwrap_or_default();
                 let tail: Vec<&str> = log.lines().rev().take(5).collect();
-                bail!("the daemon of {cloud} ended with {status}: {}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+                bail!(
+                    "the daemon of {cloud} ended with {status}: {}",
+                    tail.into_iter().rev().collect::<Vec<_>>().join("\n")
+                );
             }
             if let Ok(client) = self.client(cloud)
                 && client.text("/readyz").await.is_ok()
             {
                 return Ok(());
             }
-            ensure!(begun.elapsed() < UP_TIMEOUT, "{cloud} was not up within {UP_TIMEOUT:?}; see {}", self.supervisor.log_of(cloud).display());
+            ensure!(
+                begun.elapsed() < UP_TIMEOUT,
+                "{cloud} was not up within {UP_TIMEOUT:?}; see {}",
+                self.supervisor.log_of(cloud).display()
+            );
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
     }
@@ -164,15 +171,25 @@ impl Cluster {
     pub async fn operate(&self, cloud: &str, args: &[&str], input: Option<&str>) -> anyhow::Result<String> {
         let mut command = tokio::process::Command::new(&self.executable);
         command.arg("--config").arg(self.config(cloud)).args(args).kill_on_drop(true);
-        command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() }).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         command.env_remove("PUMASI_SERVER").env_remove("PUMASI_TOKEN").env_remove("PUMASI_TOKEN_FILE");
         let mut child = command.spawn().with_context(|| format!("running pumasi {}", args.join(" ")))?;
         if let (Some(text), Some(mut pipe)) = (input, child.stdin.take()) {
             use tokio::io::AsyncWriteExt;
             pipe.write_all(text.as_bytes()).await?;
         }
-        let done = tokio::time::timeout(COMMAND_TIMEOUT, child.wait_with_output()).await.context("the command did not end")??;
-        ensure!(done.status.success(), "pumasi {} at {cloud}: {}", args.join(" "), String::from_utf8_lossy(&done.stderr).trim());
+        let done = tokio::time::timeout(COMMAND_TIMEOUT, child.wait_with_output())
+            .await
+            .context("the command did not end")??;
+        ensure!(
+            done.status.success(),
+            "pumasi {} at {cloud}: {}",
+            args.join(" "),
+            String::from_utf8_lossy(&done.stderr).trim()
+        );
         Ok(String::from_utf8_lossy(&done.stdout).into_owned())
     }
 
@@ -181,7 +198,13 @@ impl Cluster {
         if others.is_empty() {
             return Ok(());
         }
-        let terms = |c: &CloudPlan| [format!("--lends-cpu={}", c.lends.cpu_millis), format!("--lends-memory={}", c.lends.memory_mib), format!("--price={}", c.price)];
+        let terms = |c: &CloudPlan| {
+            [
+                format!("--lends-cpu={}", c.lends.cpu_millis),
+                format!("--lends-memory={}", c.lends.memory_mib),
+                format!("--price={}", c.price),
+            ]
+        };
         let own = terms(first);
         let mut args = vec!["pact", "init", "--currency", "EUR"];
         args.extend(own.iter().map(String::as_str));
@@ -201,7 +224,11 @@ impl Cluster {
                 if status.members.len() == others.len() && status.members.iter().all(|m| m.free.is_some()) {
                     break;
                 }
-                ensure!(begun.elapsed() < UP_TIMEOUT, "{} has not heard of every member within {UP_TIMEOUT:?}", cloud.name);
+                ensure!(
+                    begun.elapsed() < UP_TIMEOUT,
+                    "{} has not heard of every member within {UP_TIMEOUT:?}",
+                    cloud.name
+                );
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
@@ -219,7 +246,13 @@ impl Cluster {
             if view.status.home_ready >= view.status.home_wanted {
                 return Ok(());
             }
-            ensure!(begun.elapsed() < UP_TIMEOUT, "{} is not ready at {cloud} within {UP_TIMEOUT:?}: {} {}", service.metadata.name, view.status.phase, view.status.why);
+            ensure!(
+                begun.elapsed() < UP_TIMEOUT,
+                "{} is not ready at {cloud} within {UP_TIMEOUT:?}: {} {}",
+                service.metadata.name,
+                view.status.phase,
+                view.status.why
+            );
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
     }
@@ -263,7 +296,11 @@ impl Cluster {
         let leases = std::fs::read_dir(dir.join("data/leases")).into_iter().flatten().flatten();
         let mut left: Vec<String> = leases.map(|e| e.path().display().to_string()).collect();
         let under = dir.join("data/engine").display().to_string();
-        let shims = self.supervisor.belonging().into_iter().filter(|f| f.command.contains(&under) && f.command.contains(" shim "));
+        let shims = self
+            .supervisor
+            .belonging()
+            .into_iter()
+            .filter(|f| f.command.contains(&under) && f.command.contains(" shim "));
         let own = |f: &crate::process::Found| {
             let spec = f.command.split(' ').find(|w| w.contains(&under)).map(|d| Path::new(d).join("spec.json"));
             let text = spec.and_then(|p| std::fs::read_to_string(p).ok()).unwrap_or_default();

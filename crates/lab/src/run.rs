@@ -41,7 +41,8 @@ pub async fn run(executable: PathBuf, args: &[String]) -> anyhow::Result<u8> {
         }
         ["play", name, rest @ ..] => {
             let options = options(executable, rest)?;
-            let mut story = if options.json { Story::to(Box::new(std::io::stderr()), false) } else { Story::to_stdout() };
+            let mut story =
+                if options.json { Story::to(Box::new(std::io::stderr()), false) } else { Story::to_stdout() };
             let report = scenario::play(name, &options, &mut story).await?;
             print(&report, options.json)?;
             Ok(report.verdict().exit_code())
@@ -94,13 +95,24 @@ async fn look(executable: &Path) -> anyhow::Result<()> {
     for cloud in cluster.clouds() {
         let token = std::fs::read_to_string(cluster.dir(cloud.name).join("data/operator.token")).unwrap_or_default();
         let place = cluster.place(cloud.name)?;
-        story.tell(cloud.name, "up", format!("{:<8} console http://{}/console/#token={}", cloud.city, place.api, token.trim()));
+        story.tell(
+            cloud.name,
+            "up",
+            format!("{:<8} console http://{}/console/#token={}", cloud.city, place.api, token.trim()),
+        );
     }
     scenario::overload::deploy_examples(&cluster, executable).await?;
     let a = cluster.place("city-a")?;
-    story.tell("city-a", "serves", format!("tickets: curl -H 'Host: tickets.city-a.example' http://{}/seat/1", a.users));
+    story.tell(
+        "city-a",
+        "serves",
+        format!("tickets: curl -H 'Host: tickets.city-a.example' http://{}/seat/1", a.users),
+    );
     story.tell("city-a", "serves", format!("notes:   curl -H 'Host: notes.city-a.example' http://{}/count", a.users));
-    println!("\nAn operator's commands at city-a:\n  pumasi --config {} get services", cluster.config("city-a").display());
+    println!(
+        "\nAn operator's commands at city-a:\n  pumasi --config {} get services",
+        cluster.config("city-a").display()
+    );
     println!("Ctrl-C ends it and leaves nothing behind.");
     let load = scenario::overload::background_load(&cluster)?;
     crate::process::interrupted().await?;

@@ -61,7 +61,17 @@ impl Topology {
         if clouds.is_empty() || clouds.len() > CLOUDS_MAX {
             return Err(TopologyError::Clouds(clouds.len()));
         }
-        let lock = |net: u8| Some((net, TcpListener::bind((Ipv4Addr::new(127, net, 0, 1), LOCK_PORT)).ok()?));
+        // Something that is no lab may sit on these addresses too.
+        let free = |net: u8| {
+            (1..=clouds.len()).all(|n| {
+                let own = Ipv4Addr::new(127, net, u8::try_from(n).unwrap_or(u8::MAX), 1);
+                [7400, 8080, 17443, 17444].into_iter().all(|port| TcpListener::bind((own, port)).is_ok())
+            })
+        };
+        let lock = |net: u8| {
+            let lock = TcpListener::bind((Ipv4Addr::new(127, net, 0, 1), LOCK_PORT)).ok()?;
+            free(net).then_some((net, lock))
+        };
         let (net, lock) = NETS.into_iter().find_map(lock).ok_or(TopologyError::Full)?;
         let place = |(i, &(name, city)): (usize, &(&str, &str))| {
             let city = City::named(city).ok_or_else(|| TopologyError::City(city.to_owned()))?;

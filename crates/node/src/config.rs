@@ -212,8 +212,8 @@ impl Config {
         }
         let mut config = Self::parse(&text, std::env::vars())
             .map_err(|faults| ConfigError::Faults { path: path.to_owned(), faults })?;
-        let base = path.parent().unwrap_or(Path::new("."));
-        let base = std::path::absolute(base).unwrap_or_else(|_| base.to_owned());
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let base = path.parent().unwrap_or(Path::new("/"));
         config.cloud.data_dir = base.join(&config.cloud.data_dir);
         for file in [&mut config.gateway.tls_certificate, &mut config.gateway.tls_key].into_iter().flatten() {
             *file = base.join(&*file);

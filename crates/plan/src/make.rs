@@ -21,10 +21,11 @@ pub const LEASE_TTL_MS: u64 = 15_000;
 /// A lease shorter than this cannot be renewed in time.
 pub const LEASE_TTL_MS_MIN: u64 = 2_000;
 pub const ANSWER_TIMEOUT_MS: u64 = 800;
-/// Ramp of a new part: a fifth of its fair share, growing by a fifth every 200 ms while it is healthy.
-pub const SHARE_START: Ppm = Ppm(200_000);
+/// Ramp of a new part: two fifths of its fair share, growing by a fifth every 100 ms while it is healthy. Slower ramps keep
+/// users waiting at home while there is room away.
+pub const SHARE_START: Ppm = Ppm(400_000);
 pub const SHARE_STEP: Ppm = Ppm(200_000);
-pub const SHARE_STEP_MS: u64 = 200;
+pub const SHARE_STEP_MS: u64 = 100;
 
 /// A lease as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]

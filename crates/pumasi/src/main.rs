@@ -32,7 +32,12 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // clap prints help to standard output and ends with 0, wrong usage to standard error with 2.
-    let cli = Cli::parse();
+    let mut cli = Cli::parse();
+    // As `serve` takes cloud.toml of this directory, so do the commands that ask its daemon, unless another is named.
+    if cli.global.config.is_none() && cli.global.server.is_none() && std::path::Path::new(roles::CONFIG_FILE).is_file()
+    {
+        cli.global.config = Some(roles::CONFIG_FILE.into());
+    }
     // Nothing starts a thread or takes memory that an instance's keeper does not need.
     match &cli.command {
         Command::Shim(dir) => return roles::shim(dir),

@@ -14,9 +14,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// Taken from this directory where none is named.
+pub const CONFIG_FILE: &str = "cloud.toml";
+
 /// The configuration that a command means: named, or in this directory.
 pub fn config_path(global: &Global) -> PathBuf {
-    global.config.clone().unwrap_or_else(|| PathBuf::from("cloud.toml"))
+    global.config.clone().unwrap_or_else(|| PathBuf::from(CONFIG_FILE))
 }
 
 fn load(global: &Global) -> Result<Config, Failure> {

@@ -109,7 +109,7 @@ impl Default for Admission {
     fn default() -> Self {
         Self {
             queue_max: 512,
-            wait_max_ms: 1_000,
+            wait_max_ms: 500,
             limit_initial: 8,
             limit_max: 256,
             retry_budget: Ppm(100_000),

@@ -7,7 +7,7 @@ use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
 use futures_util::Stream;
 use pumasi_api::Problem;
 use pumasi_api::message::{Change, Event, List};
-use pumasi_store::{JournalFilter, Op, WatchError};
+use pumasi_store::{JournalFilter, JournalRow, Op, WatchError};
 use pumasi_terms::Revision;
 use serde::Deserialize;
 use std::convert::Infallible;
@@ -93,11 +93,40 @@ pub struct Paging {
     subject: Option<String>,
 }
 
+/// The last rows that fit: a filter may pass over many.
+fn latest(node: &Node, limit: usize, filter: &JournalFilter) -> Result<Vec<JournalRow>, ApiError> {
+    let head = node.store.journal_head().seq;
+    let mut span = limit as u64;
+    loop {
+        let after = head.saturating_sub(span);
+        let mut rows = node.store.journal_page(after, EVENTS_MAX.max(limit), filter)?;
+        // More than a page fits into the span only where the span is short of rows anyway: go on from the last one read.
+        while rows.len() >= EVENTS_MAX {
+            let Some(last) = rows.last().map(|r| r.seq) else { break };
+            let more = node.store.journal_page(last, EVENTS_MAX, filter)?;
+            let done = more.len() < EVENTS_MAX;
+            rows.extend(more);
+            rows.drain(..rows.len().saturating_sub(limit));
+            if done {
+                break;
+            }
+        }
+        if rows.len() >= limit || after == 0 {
+            rows.drain(..rows.len().saturating_sub(limit));
+            return Ok(rows);
+        }
+        span = span.saturating_mul(8);
+    }
+}
+
 pub async fn events(State(node): State<Arc<Node>>, Query(page): Query<Paging>) -> Answer<List<Event>> {
     let limit = page.limit.unwrap_or(100).clamp(1, EVENTS_MAX);
-    let after = page.after.unwrap_or_else(|| node.store.journal_head().seq.saturating_sub(limit as u64));
+    let after = page.after.unwrap_or(0);
     let filter = JournalFilter { subject_kind: page.kind, subject: page.subject, ..JournalFilter::default() };
-    let rows = node.store.journal_page(after, limit, &filter)?;
+    let rows = match page.after {
+        Some(_) => node.store.journal_page(after, limit, &filter)?,
+        None => latest(&node, limit, &filter)?,
+    };
     let items = rows
         .into_iter()
         .map(|row| Event {
