@@ -102,10 +102,10 @@ async fn start(node: &Node, spec: InstanceSpec) {
 
 async fn end(node: &Node, decision: &Decision) {
     for id in &decision.drain {
-        if gateway::instance_is_quiet(node, id) {
-            if let Err(e) = node.engine.stop(id).await {
-                tracing::warn!(instance = %id, error = %e, "an instance was not stopped; tried again");
-            }
+        if gateway::instance_is_quiet(node, id)
+            && let Err(e) = node.engine.stop(id).await
+        {
+            tracing::warn!(instance = %id, error = %e, "an instance was not stopped; tried again");
         }
     }
     for id in &decision.remove {

@@ -27,12 +27,13 @@ const CALM_RATE: f64 = 90.0;
 const WORK: Duration = Duration::from_micros(1_300);
 const INSTANCE: Resources = Resources { cpu_millis: 200, memory_mib: 128 };
 const JUMP: f64 = 4.0;
+const NOTES_HOST: &str = "notes.city-a.example";
 const WRITES: f64 = 0.05;
 const CALM: Duration = Duration::from_secs(6);
 const CAMPAIGN: Duration = Duration::from_secs(16);
 const AFTER: Duration = Duration::from_secs(16);
 /// A rented part shrinks when the load has been low for so long; short, so that a scenario ends.
-const TIMING: &str = "[timing]\ncalm_ms = 3000\nlease_ttl_ms = 6000";
+pub(super) const TIMING: &str = "[timing]\ncalm_ms = 3000\nlease_ttl_ms = 6000";
 const VERDICT_MS: f64 = 1_000.0;
 const RESTORED_MS: f64 = 5_000.0;
 const OBJECTIVE_MS: f64 = 50.0;
@@ -81,7 +82,7 @@ pub fn background_load(cluster: &Cluster) -> anyhow::Result<Vec<Running>> {
     Ok(vec![load::start(tickets, Arc::new(TicketsWorkload))?, load::start(notes, Arc::new(NotesWorkload::new(0.1)))?])
 }
 
-fn worth_telling(event: &Event) -> bool {
+pub(super) fn worth_telling(event: &Event) -> bool {
     !matches!(event.action.as_str(), "plan_made" | "daemon_started" | "token_created" | "service_changed")
 }
 
@@ -110,16 +111,15 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
         Duration::from_secs(6),
         CALM_RATE * JUMP,
     );
-    let alone = run(&cluster, story, alone, workload.clone()).await?;
+    let alone = run(&cluster, story, NOTES_HOST, alone, workload.clone()).await?;
     let calm_p95_ms = alone.phase("calm").latency_ms(0.95);
     let broken = alone.phase("campaign");
     report.figure("without borrowing", share(&broken), "answered of what the campaign asked");
-    report.promise(Promise::holds(
-        "without borrowing the objective is broken",
-        broken.served_share() < 0.9,
-        share(&broken),
-        "< 90 % answered",
-    ));
+    let broke = broken.served_share() < 0.9;
+    report.promise(
+        Promise::holds("without borrowing the objective is broken", broke, share(&broken), "< 90 % answered")
+            .about_time(),
+    );
 
     story.chapter("The campaign");
     notes.spec.borrowing.mode = AutomationMode::Automatic;
@@ -130,15 +130,14 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
         .level("after", AFTER, CALM_RATE);
     let jump = schedule.begins("campaign").unwrap_or_default();
     let begun = story.elapsed();
-    let played = run(&cluster, story, schedule, workload.clone()).await?;
+    let played = run(&cluster, story, NOTES_HOST, schedule, workload.clone()).await?;
     judge_run(&mut report, &cluster, &chronicle, &played, begun, jump, calm_p95_ms)?;
 
     story.chapter("Everything comes back");
     let over = cluster.wait_all_over(RETURN_TIMEOUT).await?;
     report.promise(Promise::holds("every lease is over on both sides", over, if over { "yes" } else { "no" }, "yes"));
     judge_return(&mut report, &cluster, story).await?;
-    let exported =
-        export(cluster.place("city-a")?.users, "notes.city-a.example").await.context("reading every note back")?;
+    let exported = export(cluster.place("city-a")?.users, NOTES_HOST).await.context("reading every note back")?;
     let audit = workload.audit(&exported);
     report.figure("acknowledged writes", audit.acknowledged.to_string(), "all of them looked for at city-a afterwards");
     report.promise(Promise::none("acknowledged writes lost", audit.lost.len() as u64));
@@ -147,21 +146,19 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
     Ok(report)
 }
 
-fn share(stats: &Stats) -> String {
+pub(super) fn share(stats: &Stats) -> String {
     format!("{:.1} %", 100.0 * stats.served_share())
 }
 
-async fn run(
+pub(super) async fn run(
     cluster: &Cluster,
     story: &Story,
+    host: &str,
     schedule: Schedule,
-    workload: Arc<NotesWorkload>,
+    workload: Arc<dyn load::Workload>,
 ) -> anyhow::Result<Run> {
     let place = cluster.place("city-a")?;
-    let options = LoadOptions {
-        users_from: Some(place.users_from),
-        ..LoadOptions::new(schedule, place.users, "notes.city-a.example")
-    };
+    let options = LoadOptions { users_from: Some(place.users_from), ..LoadOptions::new(schedule, place.users, host) };
     let running = load::start(options, workload)?;
     let mut progress = running.progress();
     let told = story.clone();
@@ -187,7 +184,7 @@ async fn run(
     Ok(run)
 }
 
-fn after(chronicle: &Chronicle, cloud: &str, action: &str, since: Duration) -> Option<Seen> {
+pub(super) fn after(chronicle: &Chronicle, cloud: &str, action: &str, since: Duration) -> Option<Seen> {
     chronicle
         .all()
         .into_iter()
@@ -195,7 +192,7 @@ fn after(chronicle: &Chronicle, cloud: &str, action: &str, since: Duration) -> O
         .min_by_key(|s| s.at)
 }
 
-fn ms(d: Duration) -> f64 {
+pub(super) fn ms(d: Duration) -> f64 {
     d.as_secs_f64() * 1e3
 }
 
@@ -211,7 +208,9 @@ fn judge_run(
     let jumped = begun + jump;
     let verdict = after(chronicle, "city-a", "verdict", begun);
     let early = verdict.as_ref().is_some_and(|v| v.at < jumped);
-    report.promise(Promise::holds("no verdict before the jump", !early, if early { "one" } else { "none" }, "none"));
+    report.promise(
+        Promise::holds("no verdict before the jump", !early, if early { "one" } else { "none" }, "none").about_time(),
+    );
     let until = |seen: &Option<Seen>| seen.as_ref().map(|s| ms(s.at.saturating_sub(jumped)));
     report.promise(Promise::within_ms("verdict after the jump", until(&verdict), VERDICT_MS));
     let steps = [
@@ -254,17 +253,21 @@ fn judge_run(
         report.promise(Promise::none(&format!("admitted requests: {outcome:?}").to_lowercase(), all.count(outcome)));
     }
     let calm = played.phase("before");
-    report.promise(Promise::none("shed before the jump", calm.shed()));
+    // Where other work takes the machine, a home may shed at any load: these speak of the product only on a free one.
+    report.promise(Promise::none("shed before the jump", calm.shed()).about_time());
     let late = played.between(end + Duration::from_secs(1), end + AFTER);
-    report.promise(Promise::none("shed or failed while going back", late.shed() + late.failures()));
+    report.promise(Promise::none("shed while going back", late.shed()).about_time());
+    report.promise(Promise::none("failed while going back", late.failures()));
     let served_by = played.served_by(jump, end).into_iter().map(|(by, part)| format!("{by} {:.0} %", 100.0 * part));
     report.figure("answers", served_by.collect::<Vec<_>>().join(", "), "during the campaign");
     let served_away = after(chronicle, "city-a", "switchover", jumped).is_some();
-    report.promise(Promise::holds("a partner served", served_away, if served_away { "yes" } else { "no" }, "yes"));
+    report.promise(
+        Promise::holds("a partner served", served_away, if served_away { "yes" } else { "no" }, "yes").about_time(),
+    );
     Ok(())
 }
 
-async fn judge_return(report: &mut Report, cluster: &Cluster, story: &Story) -> anyhow::Result<()> {
+pub(super) async fn judge_return(report: &mut Report, cluster: &Cluster, story: &Story) -> anyhow::Result<()> {
     let rented = cluster.leases("city-a").await?;
     let mut lent: Vec<LeaseView> = Vec::new();
     let mut left = 0;
