@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 pub const USAGE: &str = "\
 Usage: pumasi lab                       three clouds and two services, until Ctrl-C
        pumasi lab list                  the scenarios
-       pumasi lab play SCENARIO [--json] [--keep] [--bundle-mib N]
+       pumasi lab play SCENARIO [--json] [--keep] [--bundle-mib N] [--app files|sqlite]
 
 Exit codes of play: 0 every promise was kept, 1 one was broken, 3 the machine itself was the bottleneck.";
 
@@ -25,6 +25,8 @@ pub struct Options {
     pub keep: bool,
     /// Size of the example's bundle, at least.
     pub bundle_mib: u64,
+    /// Which application, where a scenario has several; without one all of them.
+    pub app: Option<String>,
 }
 
 /// Runs the words after `pumasi lab`; the exit code.
@@ -52,7 +54,7 @@ pub async fn run(executable: PathBuf, args: &[String]) -> anyhow::Result<u8> {
 }
 
 fn options(executable: PathBuf, words: &[&str]) -> anyhow::Result<Options> {
-    let mut options = Options { executable, json: false, keep: false, bundle_mib: 0 };
+    let mut options = Options { executable, json: false, keep: false, bundle_mib: 0, app: None };
     let mut words = words.iter();
     while let Some(word) = words.next() {
         match *word {
@@ -62,6 +64,7 @@ fn options(executable: PathBuf, words: &[&str]) -> anyhow::Result<Options> {
                 let number = words.next().context("--bundle-mib needs a number")?;
                 options.bundle_mib = number.parse().with_context(|| format!("--bundle-mib {number}: not a number"))?;
             }
+            "--app" => options.app = Some((*words.next().context("--app needs a name")?).to_owned()),
             other => bail!("{other:?} is not known\n{USAGE}"),
         }
     }

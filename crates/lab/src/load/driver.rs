@@ -302,7 +302,8 @@ impl Shared {
             if let Some(user) = self.users.borrow_mut().get_mut(planned.user as usize) {
                 user.take_cookies(&answered.headers);
             }
-            let next = self.follow(&answered).filter(|_| redirects < REDIRECTS_MAX);
+            let follows = redirects < REDIRECTS_MAX && self.workload.follows(planned);
+            let next = if follows { self.follow(&answered) } else { None };
             let Some((next_address, next_host, next_target)) = next else {
                 return self.judge(planned, answered, redirects);
             };
@@ -452,20 +453,33 @@ async fn connect(address: SocketAddr, source: Option<Ipv4Addr>) -> Result<SendRe
     Ok(sender)
 }
 
-/// One GET on a connection of its own; the body of a 200.
-pub async fn fetch(address: SocketAddr, host: &str, target: &str) -> Result<Bytes, LoadError> {
-    let fault = |problem: String| LoadError::Answer { address, target: target.to_owned(), problem };
+/// One request on a connection of its own; whatever is answered.
+pub async fn ask(address: SocketAddr, host: &str, planned: &Planned) -> Result<(StatusCode, Bytes), LoadError> {
+    let fault = |problem: String| LoadError::Answer { address, target: planned.target.clone(), problem };
     let ask = async {
         let mut connection = connect(address, None).await?;
-        let request =
-            Request::get(target).header(header::HOST, host).body(Full::default()).map_err(|e| e.to_string())?;
+        let mut request = Request::builder().method(&planned.method).uri(&planned.target).header(header::HOST, host);
+        if !planned.body.is_empty() {
+            request = request.header(header::CONTENT_TYPE, planned.content_type);
+        }
+        let request = request.body(Full::new(Bytes::from(planned.body.clone()))).map_err(|e| e.to_string())?;
         let response = connection.send_request(request).await.map_err(|e| describe(&e))?;
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(|e| e.to_string())?;
-        if status == StatusCode::OK { Ok(body.to_bytes()) } else { Err(format!("status {status}")) }
+        Ok((status, body.to_bytes()))
     };
     match timeout(Duration::from_secs(10), ask).await {
         Ok(result) => result.map_err(fault),
         Err(_) => Err(fault("no answer within 10 s".into())),
+    }
+}
+
+/// One GET on a connection of its own; the body of a 200.
+pub async fn fetch(address: SocketAddr, host: &str, target: &str) -> Result<Bytes, LoadError> {
+    match ask(address, host, &Planned::get(target.to_owned())).await? {
+        (StatusCode::OK, body) => Ok(body),
+        (status, _) => {
+            Err(LoadError::Answer { address, target: target.to_owned(), problem: format!("status {status}") })
+        }
     }
 }

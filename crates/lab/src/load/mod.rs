@@ -9,7 +9,7 @@ pub mod record;
 pub mod schedule;
 mod user;
 
-pub use driver::{Running, fetch, start};
+pub use driver::{Running, ask, fetch, start};
 pub use record::{Outcome, Record, Run, Stats, Summary};
 pub use schedule::{Gaps, Phase, Schedule};
 pub use user::USER_COOKIE;
@@ -74,6 +74,10 @@ pub trait Workload: Send + Sync + 'static {
     fn refused(&self, _planned: &Planned) {}
     /// Whether it was executed is not known.
     fn unknown(&self, _planned: &Planned) {}
+    /// Whether an answer that redirects is followed; if not, it is checked like any other.
+    fn follows(&self, _planned: &Planned) -> bool {
+        true
+    }
 }
 
 #[derive(Debug, Clone)]

@@ -1,5 +1,6 @@
 //! Scenarios: each plays one promise of the product on real processes and ends with figures and a verdict.
 
+pub mod foreign;
 pub mod overload;
 
 use crate::report::Report;
@@ -8,12 +9,15 @@ use crate::story::Story;
 use anyhow::bail;
 
 /// Name and one line about each.
-pub const ALL: &[(&str, &str)] =
-    &[("overload", "a campaign brings several times what the home can serve; room is borrowed and given back")];
+pub const ALL: &[(&str, &str)] = &[
+    ("overload", "a campaign brings several times what the home can serve; room is borrowed and given back"),
+    ("foreign", "the same with two applications from the package index, unchanged (needs python3 and pip)"),
+];
 
 pub async fn play(name: &str, options: &Options, story: &mut Story) -> anyhow::Result<Report> {
     match name {
         "overload" => overload::play(options, story).await,
+        "foreign" => foreign::play(options, story).await,
         _ => {
             let known: Vec<&str> = ALL.iter().map(|(n, _)| *n).collect();
             bail!("there is no scenario {name:?}; there are {}", known.join(", "))
