@@ -1,0 +1,33 @@
+//! An application that was not written for this project, as `pumasi lab play foreign --app sqlite` plays it: sqlite-web, installed by
+//! pip, borrows from a partner and loses not one row. Needs python3, pip and the package index; a failing install fails.
+
+use std::process::Command;
+
+/// A run that the machine itself spoiled says nothing about time; it must be correct all the same.
+const SPOILED: i32 = 3;
+
+#[test]
+fn a_stock_sqlite_application_is_carried_by_a_partner_and_loses_nothing() {
+    let done = Command::new(env!("CARGO_BIN_EXE_pumasi"))
+        .args(["lab", "play", "foreign", "--app", "sqlite", "--json"])
+        .output()
+        .expect("the lab starts");
+    let (story, report) = (String::from_utf8_lossy(&done.stderr), String::from_utf8_lossy(&done.stdout));
+    let parsed: serde_json::Value =
+        serde_json::from_slice(&done.stdout).unwrap_or_else(|e| panic!("no report: {e}\n{story}\n{report}"));
+    let promises = parsed["promises"].as_array().expect("a report has promises");
+    let broken: Vec<_> = promises.iter().filter(|p| p["kept"] == false && p["about"] == "correctness").collect();
+    assert!(broken.is_empty(), "{broken:#?}\n{story}\n{report}");
+    for judged in ["partners answered reads", "acknowledged records lost", "processes and directories left at lenders"]
+    {
+        let name = format!("sqlite: {judged}");
+        assert!(promises.iter().any(|p| p["name"] == *name), "{name} was not judged:\n{report}");
+    }
+    match done.status.code() {
+        Some(0) => {}
+        Some(SPOILED) => {
+            eprintln!("correct; the machine was too busy for a word about time: {}", parsed["invalid_because"])
+        }
+        other => panic!("exit {other:?}\n{story}\n{report}"),
+    }
+}
