@@ -1,6 +1,7 @@
 //! Requests and answers for people's side of the API. What clouds say to each other lives with the stages that say it.
 
 use crate::role::Role;
+pub use pumasi_terms::Place;
 use pumasi_terms::pact::Terms;
 use pumasi_terms::service::Service;
 use pumasi_terms::{
@@ -34,17 +35,6 @@ pub struct CloudStatus {
     pub members: Vec<MemberStatus>,
     pub journal_seq: u64,
 }
-
-/// Where a cloud is, for the map.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Place {
-    pub city: String,
-    /// Degrees, north and east positive.
-    pub latitude: f64,
-    pub longitude: f64,
-}
-impl Eq for Place {}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]

@@ -61,6 +61,9 @@ pub struct HeartbeatAnswer {
     /// What the receiver has seen of the sender's store at most.
     pub seen_incarnation: u64,
     pub seen_revision: u64,
+    /// Where the receiver is, for people's maps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<pumasi_terms::Place>,
     /// What the receiver offers to the sender now.
     pub offer: Offer,
     /// One for each renewal asked, and for each lease of the sender that still binds.

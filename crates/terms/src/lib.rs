@@ -10,10 +10,12 @@ pub mod instant;
 pub mod manifest;
 pub mod offer;
 pub mod pact;
+pub mod place;
 pub mod service;
 pub mod units;
 
 pub use document::{API_VERSION, Document, FieldError, Metadata, Validate};
 pub use ids::*;
 pub use instant::{BootMs, Now, WallMs};
+pub use place::Place;
 pub use units::{Epoch, Money, Ppm, Resources, Revision, Serial};

@@ -62,6 +62,7 @@ pub async fn heartbeat(
         revision: node.store.revision().0,
         seen_incarnation,
         seen_revision,
+        place: node.config.cloud.place.clone(),
         offer,
         leases,
     }))

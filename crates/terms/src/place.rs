@@ -1,0 +1,14 @@
+//! Where a cloud says that it is. It is shown; nothing is decided by it, measured round trips are what counts.
+
+use serde::{Deserialize, Serialize};
+
+/// Where a cloud is, for the map.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    pub city: String,
+    /// Degrees, north and east positive.
+    pub latitude: f64,
+    pub longitude: f64,
+}
+impl Eq for Place {}
