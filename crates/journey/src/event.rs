@@ -105,6 +105,7 @@ pub fn apply(journey: &Journey, plan: &Plan, event: Event, now: Now) -> (Journey
                 && part.is_hopeful()
             {
                 part.generation_sent = part.generation_sent.max(generation);
+                part.trouble = None;
                 told.push(Told::lease(
                     part,
                     "transferred",
@@ -118,14 +119,7 @@ pub fn apply(journey: &Journey, plan: &Plan, event: Event, now: Now) -> (Journey
                 }
             }
         }
-        Event::NotSent { lease, why, fatal } => {
-            if let Some(part) = next.part_mut(&lease) {
-                part.trouble = Some(why.clone());
-                if fatal && part.is_hopeful() {
-                    give_back(&mut next, &lease, why, now, &mut told);
-                }
-            }
-        }
+        Event::NotSent { lease, why, fatal } => not_sent(&mut next, &lease, why, fatal, now, &mut told),
         Event::Heard { status, sent_at } => heard(&mut next, status, sent_at, now, &mut told),
         Event::Returned { lease } => on_release(&mut next, &lease, |r| r.returned = true),
         Event::Emptied { lease, left, usage } => {
@@ -209,6 +203,18 @@ fn not_granted(journey: &mut Journey, reservation: &ReservationId, why: String, 
     t.state = TryState::Refused { why };
 }
 
+fn not_sent(journey: &mut Journey, lease: &LeaseId, why: String, fatal: bool, now: Now, told: &mut Vec<Told>) {
+    let Some(part) = journey.part_mut(lease).filter(|p| p.is_hopeful()) else { return };
+    // Tried again and again: the same trouble is told once.
+    if !fatal && part.trouble.as_ref() != Some(&why) {
+        told.push(Told::lease(part, "transfer_interrupted", format!("{}: {why}; tried again", part.lender)));
+    }
+    part.trouble = Some(why.clone());
+    if fatal {
+        give_back(journey, lease, why, now, told);
+    }
+}
+
 fn heard(journey: &mut Journey, status: LeaseStatus, sent_at: BootMs, now: Now, told: &mut Vec<Told>) {
     let lease = status.lease.clone();
     let Some(part) = journey.part_mut(&lease) else { return };
@@ -216,7 +222,10 @@ fn heard(journey: &mut Journey, status: LeaseStatus, sent_at: BootMs, now: Now, 
         return;
     }
     part.heard_at = now.boot;
-    part.trouble = status.trouble;
+    // While it is sent to, the lender knows of no trouble, and its word must not hide ours.
+    if part.state != PartState::Sending || status.trouble.is_some() {
+        part.trouble = status.trouble;
+    }
     match status.state {
         Some(LentState::Active) => {
             part.expires_at = part.expires_at.max(sent_at.after(part.ttl_ms));
@@ -285,4 +294,88 @@ pub(crate) fn end(journey: &mut Journey, lease: &LeaseId, why: String, now: Now,
 pub(crate) fn enter(part: &mut Part, state: PartState, now: Now) {
     part.state = state;
     part.since = now.boot;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{JOURNEY_VERSION, Phase};
+    use pumasi_judge::Cause;
+    use pumasi_terms::{CloudName, Epoch, JourneyId, Money, PlanId, ServiceName, WallMs};
+
+    fn now(ms: u64) -> Now {
+        Now { boot: BootMs(ms), wall: WallMs(0) }
+    }
+
+    fn sending() -> (Journey, LeaseId) {
+        let lease = LeaseId::from_entropy(1);
+        let part = Part {
+            lease: lease.clone(),
+            lender: CloudName::parse("city-b").unwrap(),
+            reservation: ReservationId::from_entropy(1),
+            plan: PlanId::from_entropy(1),
+            granted: 2,
+            wanted: 2,
+            price_per_instance_hour: Money(1),
+            ttl_ms: 4_000,
+            recall_notice_ms: 5_000,
+            state: PartState::Sending,
+            since: BootMs(0),
+            expires_at: BootMs(4_000),
+            heard_at: BootMs(0),
+            ready: 0,
+            generation_sent: 0,
+            weight: Ppm(0),
+            stepped_at: BootMs(0),
+            recalled: None,
+            trouble: None,
+            usage: Usage::default(),
+            lender_usage: Usage::default(),
+        };
+        let journey = Journey {
+            version: JOURNEY_VERSION,
+            id: JourneyId::from_entropy(1),
+            service: ServiceName::parse("notes").unwrap(),
+            cause: Cause::Overload,
+            epoch: Epoch(1),
+            opened_at: WallMs(0),
+            phase: Phase::Running,
+            plan: PlanId::from_entropy(1),
+            plan_number: 1,
+            seeking: None,
+            parts: vec![part],
+            failed: Vec::new(),
+        };
+        (journey, lease)
+    }
+
+    #[test]
+    fn a_transfer_that_breaks_off_is_told_once_and_a_heartbeat_does_not_hide_it() {
+        let (mut journey, lease) = sending();
+        let mut told = Vec::new();
+        for ms in [100, 200] {
+            not_sent(&mut journey, &lease, "connection reset".into(), false, now(ms), &mut told);
+            let status = LeaseStatus {
+                lease: lease.clone(),
+                state: Some(LentState::Active),
+                expires_in_ms: 4_000,
+                recall_in_ms: None,
+                instances_ready: 0,
+                instances_starting: 0,
+                trouble: None,
+                generation: 0,
+                usage: Usage::default(),
+            };
+            heard(&mut journey, status, BootMs(ms), now(ms), &mut told);
+        }
+        let actions: Vec<&str> = told.iter().map(|t| t.action).collect();
+        assert_eq!(actions, ["transfer_interrupted"]);
+        let part = journey.part(&lease).unwrap();
+        assert_eq!((part.trouble.as_deref(), &part.state), (Some("connection reset"), &PartState::Sending));
+        not_sent(&mut journey, &lease, "timed out".into(), false, now(300), &mut told);
+        assert_eq!(told.len(), 2, "another trouble is news");
+        not_sent(&mut journey, &lease, "no room".into(), true, now(400), &mut told);
+        assert!(matches!(journey.part(&lease).unwrap().state, PartState::Ending { .. }));
+        assert_eq!(journey.failed.len(), 1);
+    }
 }

@@ -279,12 +279,12 @@ async fn send(node: &Arc<Node>, journey: &Journey, part: &Part, generation: u64)
         tree: tree.clone(),
     };
     if let Err(e) = send_chunks(&client, &part.lease, &tree, source).await {
-        return retry_or_end(trouble(e));
+        return retry_or_end(node, journey, trouble(e)).await;
     }
     let put: Result<(), CallError> =
         client.with_timeout(PACK_TIMEOUT).put(&format!("/v1/leases/{}/application", part.lease), &sent).await;
     if let Err(e) = put {
-        return retry_or_end(trouble(e));
+        return retry_or_end(node, journey, trouble(e)).await;
     }
     ship::start(node, &service, part);
     let begun = clock::boot();
@@ -299,10 +299,14 @@ async fn send(node: &Arc<Node>, journey: &Journey, part: &Part, generation: u64)
     Ok(vec![Event::Sent { lease: part.lease.clone(), generation }])
 }
 
-/// A final refusal ends the part; anything else is tried again, and the trouble is told.
-fn retry_or_end(event: Event) -> Result<Vec<Event>, Problem> {
+/// A final refusal ends the part; anything else is told and tried again.
+async fn retry_or_end(node: &Node, journey: &Journey, event: Event) -> Result<Vec<Event>, Problem> {
     match &event {
-        Event::NotSent { fatal: false, why, .. } => Err(Problem::unavailable(why.clone())),
+        Event::NotSent { fatal: false, why, .. } => {
+            let trouble = Problem::unavailable(why.clone());
+            super::happened(node, &journey.id, event).await;
+            Err(trouble)
+        }
         _ => Ok(vec![event]),
     }
 }
