@@ -20,6 +20,8 @@ use tokio::task::JoinHandle;
 const RTTS: usize = 16;
 /// While something is starting or stopping there, it is asked so often.
 const EAGER_MS: u64 = 100;
+/// Another trouble with a member that is in trouble already is told only so often.
+const TROUBLE_MS: u64 = 5_000;
 /// An offer older than this is no offer.
 const OFFER_MS_MAX: u64 = 10_000;
 
@@ -34,6 +36,8 @@ pub struct Seen {
     pub heard_at: Option<BootMs>,
     rtts_us: VecDeque<u64>,
     pub trouble: Option<String>,
+    /// The trouble that the journal told last.
+    told: Option<(String, BootMs)>,
     pub offer: Option<Offer>,
     pub incarnation: u64,
     pub revision: u64,
@@ -70,23 +74,28 @@ impl Peers {
         seen.values().filter(fresh).filter_map(|s| Some((s.offer.clone()?, s.rtt_us()?))).collect()
     }
 
-    fn answered(&self, cloud: &CloudName, rtt_us: u64, offer: Offer, place: Option<pumasi_terms::Place>) {
+    fn answered(&self, cloud: &CloudName, rtt_us: u64, offer: Offer) {
         let mut seen = self.seen.lock();
         let peer = seen.entry(cloud.clone()).or_default();
         peer.heard_at = Some(clock::boot());
         peer.trouble = None;
         peer.offer = Some(offer);
-        peer.place = place;
         peer.rtts_us.push_back(rtt_us);
         if peer.rtts_us.len() > RTTS {
             peer.rtts_us.pop_front();
         }
     }
 
-    fn failed(&self, cloud: &CloudName, trouble: String) -> bool {
+    /// Whether it is worth a line in the journal: a member that fails after it answered, or for another reason than was told.
+    fn failed(&self, cloud: &CloudName, trouble: String, now: BootMs) -> bool {
         let mut seen = self.seen.lock();
         let peer = seen.entry(cloud.clone()).or_default();
-        let news = peer.trouble.is_none();
+        let first = peer.trouble.is_none();
+        let other = |(text, at): &(String, BootMs)| *text != trouble && now.since(*at) >= TROUBLE_MS;
+        let news = first || peer.told.as_ref().is_none_or(other);
+        if news {
+            peer.told = Some((trouble.clone(), now));
+        }
         peer.trouble = Some(trouble);
         news
     }
@@ -161,11 +170,11 @@ async fn once(node: &Node, cloud: &CloudName, journeys: &[Journey]) {
     match call(node, &member, renew).await {
         Ok(answer) => {
             let rtt_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-            node.peers.answered(cloud, rtt_us, answer.offer.clone(), answer.place.clone());
+            node.peers.answered(cloud, rtt_us, answer.offer.clone());
             heard(node, cloud, journeys, answer, sent_at).await;
         }
         Err(trouble) => {
-            if node.peers.failed(cloud, trouble.clone()) {
+            if node.peers.failed(cloud, trouble.clone(), clock::boot()) {
                 node.note("daemon", crate::node::Note::new("member_unreachable", "cloud", cloud).because(trouble))
                     .await;
             }
@@ -211,5 +220,22 @@ async fn heard(node: &Node, cloud: &CloudName, journeys: &[Journey], answer: Hea
             }
             None => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_that_fails_for_another_reason_is_told_again_but_not_at_every_beat() {
+        let peers = Peers::default();
+        let cloud = CloudName::parse("city-b").unwrap();
+        let failed = |text: &str, ms| peers.failed(&cloud, text.to_owned(), BootMs(ms));
+        assert!(failed("connection refused", 0));
+        assert!(!failed("connection refused", 400) && !failed("unknown issuer", 800));
+        assert!(failed("unknown issuer", 5_000), "the reason that lasts is in the journal");
+        assert!(!failed("unknown issuer", 50_000) && failed("timed out", 50_400));
+        assert_eq!(peers.of(&cloud).trouble.as_deref(), Some("timed out"));
     }
 }
