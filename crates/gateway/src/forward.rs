@@ -38,7 +38,9 @@ pub struct Task<'a> {
     pub for_peer: bool,
     /// It may find a place elsewhere, so that there is nothing to tell the user yet.
     pub refuse_when_full: bool,
-    /// Whether the answer to an unsafe request may still be released.
+    /// It may change something: its method is not safe, or the service says that this path writes all the same.
+    pub writes: bool,
+    /// Whether the answer to a request that writes may still be released.
     pub still_ours: &'a (dyn Fn() -> bool + Sync),
     /// A user of an alias whose request goes home: the peer link is told so.
     pub homeward: bool,
@@ -84,7 +86,7 @@ impl Outgoing {
         }
         let upgrade = wants_upgrade(&request).map(|to| (to, hyper::upgrade::on(&mut request)));
         let (parts, incoming) = request.into_parts();
-        let safe = parts.method.is_safe() && upgrade.is_none();
+        let safe = !task.writes && parts.method.is_safe() && upgrade.is_none();
         let empty = hyper::body::Body::is_end_stream(&incoming);
         let (body, verdict) = if empty || upgrade.is_some() {
             (RequestBody::Empty, None)
@@ -170,6 +172,8 @@ enum Next {
     Answer(Response<Incoming>, Option<Loan>, Permit),
     /// To another backend, or to the same one later; with what was wrong, should there be no other.
     Elsewhere(Response<AnswerBody>),
+    /// Once more, at home alone.
+    Home(Response<AnswerBody>),
     End(Response<AnswerBody>),
 }
 
@@ -197,6 +201,10 @@ pub async fn forward(worker: &Arc<Worker>, task: Task<'_>, request: Request<Inco
             Next::Answer(answer, loan, permit) => return finish(worker, &task, out, answer, loan, permit),
             Next::End(answer) => return Done::ours(answer),
             Next::Elsewhere(answer) => last = Some(answer),
+            Next::Home(answer) => {
+                last = Some(answer);
+                want.home_only = true;
+            }
         }
     }
     task.admission.count_error();
@@ -221,12 +229,24 @@ async fn attempt(
     };
     match sent {
         Ok((answer, loan)) => match peers_word(task, out, &destination, &answer, &mut permit) {
+            None if stumbled(task, out, &destination, &answer) => {
+                out.replays -= 1;
+                permit.answered(answer.status().as_u16(), None);
+                Next::Home(answer::problem(StatusCode::BAD_GATEWAY, "backend", "the rented instance failed"))
+            }
             None => Next::Answer(answer, loan, permit),
             Some(next) => next,
         },
         Err(SendFault::Connect(problem, unsent)) => {
             tracing::debug!(service = %task.service, ?destination, problem, "backend does not take connections");
             permit.failed(Failure::Connect);
+            out.take_back(*unsent);
+            task.admission.count_retry();
+            Next::Elsewhere(answer::unavailable("backend", "no instance takes connections at the moment"))
+        }
+        Err(SendFault::Full(unsent)) => {
+            tracing::debug!(service = %task.service, ?destination, "the instance has too many connections to take");
+            permit.failed(Failure::Full);
             out.take_back(*unsent);
             task.admission.count_retry();
             Next::Elsewhere(answer::unavailable("backend", "no instance takes connections at the moment"))
@@ -278,6 +298,14 @@ fn peers_word(
         return Some(broken(task, out, StatusCode::BAD_GATEWAY, "the instance at the peer broke off"));
     }
     None
+}
+
+/// An application may stumble over its copy where it does not over the original: a reader of SQLite that is held up while a
+/// commit comes in sees a torn index and may not repair it. Home has the original, and asking it is safe.
+fn stumbled(task: &Task<'_>, out: &Outgoing, destination: &Destination, answer: &Response<Incoming>) -> bool {
+    let rented = matches!(destination, Destination::Peer { .. }) && !task.homeward && !task.for_peer;
+    let again = out.replayable && out.replays > 0;
+    rented && again && answer.status() == StatusCode::INTERNAL_SERVER_ERROR && task.admission.may_retry()
 }
 
 /// It was sent and has no answer.

@@ -245,6 +245,23 @@ async fn a_lost_peer_costs_no_safe_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_stumbles_over_its_copy_is_asked_at_home() {
+    let mut pair = Pair::start().await;
+    pair.own(|r| r.home_weight = Ppm(0)).await;
+    let mut c = pair.connect().await;
+    assert_eq!(c.get("/").await.backend(), "rented");
+    pair.rented.set(Conduct::Fail);
+    let answer = c.get("/").await;
+    assert_eq!((answer.status, answer.backend()), (200, "home"));
+    // An application that is broken everywhere says so itself, after one more question.
+    pair.home.set(Conduct::Fail);
+    let (home, rented) = (pair.home.seen(), pair.rented.seen());
+    let answer = c.get("/").await;
+    assert_eq!((answer.status, answer.backend()), (500, "home"));
+    assert_eq!((pair.home.seen() - home, pair.rented.seen() - rented), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn strangers_do_not_get_to_a_lease() {
     let pair = Pair::start().await;
     let stranger = Cloud::start("city-x").await;

@@ -150,6 +150,8 @@ pub enum Conduct {
     Hang,
     /// Sends half of the body it announced, then breaks off.
     Half,
+    /// Answers 500.
+    Fail,
 }
 
 pub struct Backend {
@@ -202,7 +204,8 @@ impl Backend {
                         }
                         at_once.fetch_sub(1, Ordering::SeqCst);
                         let text = format!("{name}\n{head}\n{}", String::from_utf8_lossy(&body));
-                        let mut answer = format!("HTTP/1.1 200 OK\r\nx-backend: {name}\r\n");
+                        let status = if what == Conduct::Fail { "500 Internal Server Error" } else { "200 OK" };
+                        let mut answer = format!("HTTP/1.1 {status}\r\nx-backend: {name}\r\n");
                         let length = if what == Conduct::Half { text.len() * 2 } else { text.len() };
                         answer += &format!("content-length: {length}\r\npumasi-refused: forged\r\n\r\n{text}");
                         if what == Conduct::Die {
