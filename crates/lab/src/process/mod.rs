@@ -313,9 +313,10 @@ impl Drop for Supervisor {
             child.poll();
             own.remove(&child.child.id());
         }
-        if !self.keep
-            && let Err(error) = fs::remove_dir_all(self.dir())
-        {
+        if self.keep {
+            // Without an owner it is nobody's remains: the next lab does not clear it away.
+            let _ = fs::remove_file(self.dir().join(OWNER_FILE));
+        } else if let Err(error) = fs::remove_dir_all(self.dir()) {
             tracing::warn!(%error, dir = %self.dir().display(), "the lab's directory could not be removed");
         }
     }
