@@ -1,4 +1,5 @@
-//! What clouds say to each other about holds and leases. Protocol version 1, JSON over mutual TLS.
+//! What clouds say to each other about holds and leases. Protocol version 1, JSON over mutual TLS. A neighbouring version may
+//! add fields: those that are not known are passed over.
 
 use crate::record::{LentState, Usage};
 use pumasi_terms::offer::{Offer, Requirement};
@@ -7,7 +8,6 @@ use serde::{Deserialize, Serialize};
 
 /// `POST /v1/reservations`. The id is the borrower's, so that a repeated request is the same request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
 pub struct ReservationRequest {
     pub id: ReservationId,
     pub requirement: Requirement,
@@ -16,7 +16,6 @@ pub struct ReservationRequest {
 
 /// The hold as granted. Times are relative: two clouds share no clock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
 pub struct ReservationGrant {
     pub id: ReservationId,
     pub instances: u32,
@@ -30,7 +29,6 @@ pub struct ReservationGrant {
 
 /// `POST /v1/heartbeat`: one a second to each member: offers, renewals and news in one batch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
 pub struct Heartbeat {
     pub protocol: u32,
     pub pact_serial: Serial,
@@ -42,7 +40,6 @@ pub struct Heartbeat {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
 pub struct Renewal {
     pub lease: LeaseId,
     /// An older one is refused.
@@ -52,7 +49,6 @@ pub struct Renewal {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
 pub struct HeartbeatAnswer {
     pub protocol: u32,
     pub pact_serial: Serial,
@@ -72,7 +68,6 @@ pub struct HeartbeatAnswer {
 
 /// A lease as its lender sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
 pub struct LeaseStatus {
     pub lease: LeaseId,
     /// None: the lender knows no such lease.
@@ -91,7 +86,6 @@ pub struct LeaseStatus {
 
 /// Proof that nothing is left of a lease at its lender: every count is 0.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
 pub struct Emptiness {
     pub processes: u64,
     pub routes: u64,

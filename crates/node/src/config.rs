@@ -121,16 +121,16 @@ pub struct Engine {
     pub instance_ip: IpAddr,
     /// `i-accept-the-risk`: run other clouds' code although this host cannot isolate it.
     pub lend_without_isolation: String,
-    pub uid_first: u32,
-    pub uid_count: u32,
+    /// First of 1024 uids and gids that are nobody else's; absent: chosen from the data directory's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid_base: Option<u32>,
 }
 impl Default for Engine {
     fn default() -> Self {
         Self {
             instance_ip: Ipv4Addr::LOCALHOST.into(),
             lend_without_isolation: String::new(),
-            uid_first: 200_000,
-            uid_count: 10_000,
+            uid_base: None,
         }
     }
 }
@@ -285,8 +285,8 @@ impl Config {
         if !e.lend_without_isolation.is_empty() && e.lend_without_isolation != ACCEPT_RISK {
             fault("engine.lend_without_isolation", format!("leave it out, or sign for it with {ACCEPT_RISK:?}"));
         }
-        if e.uid_first < 1000 || e.uid_count == 0 || e.uid_first.checked_add(e.uid_count).is_none() {
-            fault("engine.uid_first", "must be at least 1000, with a uid_count of at least 1".into());
+        if e.uid_base.is_some_and(|base| base < 1_000 || base.checked_add(1_024).is_none()) {
+            fault("engine.uid_base", "must be at least 1000, and leave room for 1024".into());
         }
         let t = &self.timing;
         if !(10..=1_000).contains(&t.tick_ms) {
@@ -356,6 +356,10 @@ fn readable(text: &str, faults: &mut Vec<ConfigFault>) -> Option<toml::Table> {
         let line = error.span().map_or(0, |s| joined[..s.start.min(joined.len())].matches('\n').count() + 1);
         let problem = error.message().lines().collect::<Vec<_>>().join(" ");
         let missing = problem.starts_with("missing field");
+        // Left out because it was wrong: its own line says so already.
+        if missing && !faults.is_empty() {
+            return None;
+        }
         faults.push(ConfigFault {
             line: if missing { 0 } else { line },
             field: if missing { "configuration".into() } else { String::new() },

@@ -91,7 +91,7 @@ async fn open(config: Config, executable: PathBuf, stopping: watch::Receiver<boo
     identity.renew().map_err(failed("certificates"))?;
     gateway::write_config(&config).map_err(|e| failed("writing the gateway's configuration")(e.to_string()))?;
     let engine = ProcessConfig {
-        uid_base: None,
+        uid_base: config.engine.uid_base,
         hide: ["store", "trust", "gateway"].iter().map(|d| data.join(d)).collect(),
         lend_without_isolation: config.engine.lend_without_isolation == ACCEPT_RISK,
         ..ProcessConfig::new(data.join("engine"), executable)

@@ -1,4 +1,5 @@
 //! Transfer messages between daemons. Protocol version 1, JSON over mutual TLS; chunk packs and page batches are binary.
+//! A neighbouring version may add fields: those that are not known are passed over.
 
 use pumasi_route::table::{Admission, Position};
 use pumasi_terms::service::{Application, DatasetKind};
@@ -11,14 +12,12 @@ pub const PROTOCOL: u32 = 1;
 
 /// `POST /v1/leases/{id}/chunks/missing`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct AskMissing {
     pub tree: TreeManifest,
 }
 
 /// `PUT /v1/leases/{id}/application`: everything an instance there is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct SendApplication {
     pub epoch: Epoch,
     /// A lower one than the last is refused.
@@ -36,7 +35,6 @@ pub struct SendApplication {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct SentDataset {
     pub name: DatasetName,
     pub kind: DatasetKind,
@@ -45,7 +43,6 @@ pub struct SentDataset {
 
 /// `PUT /v1/leases/{id}/datasets/{name}`: a whole state, whose chunks were sent before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct SendTree {
     pub epoch: Epoch,
     pub tree: TreeManifest,
@@ -54,21 +51,18 @@ pub struct SendTree {
 
 /// How far the copy is after a message about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct CopyState {
     pub position: Position,
 }
 
 /// The settlement as proposed or countersigned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Signed {
     pub document: pumasi_trust::SignedDocument,
 }
 
 /// `POST /v1/pact/admissions`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct AskAdmission {
     pub secret: String,
     pub member: pumasi_terms::pact::Member,

@@ -4,13 +4,9 @@
 //! Always holds: nothing is stopped before it is drained; nothing is forgotten before it is proven empty, or its lender is known to be
 //! gone past the lease's end; every step ends in bounded time.
 
-pub mod lender;
-
 use pumasi_lease::message::Emptiness;
 use pumasi_terms::{BootMs, Now};
 use serde::{Deserialize, Serialize};
-
-pub use lender::{Emptying, EmptyingAct, EmptyingBounds, EmptyingStep, Left};
 
 /// Requests in flight are waited for so long.
 pub const DRAIN_MS_MAX: u64 = 30_000;

@@ -42,7 +42,7 @@ pub async fn heartbeat(
     Json(beat): Json<Heartbeat>,
 ) -> Answer<HeartbeatAnswer> {
     let borrower = peer(who)?;
-    if beat.protocol != PROTOCOL {
+    if beat.protocol.abs_diff(PROTOCOL) > 1 {
         return Err(Problem::new(
             422,
             "protocol",
