@@ -74,12 +74,13 @@ impl Peers {
         seen.values().filter(fresh).filter_map(|s| Some((s.offer.clone()?, s.rtt_us()?))).collect()
     }
 
-    fn answered(&self, cloud: &CloudName, rtt_us: u64, offer: Offer) {
+    fn answered(&self, cloud: &CloudName, rtt_us: u64, offer: Offer, place: Option<pumasi_terms::Place>) {
         let mut seen = self.seen.lock();
         let peer = seen.entry(cloud.clone()).or_default();
         peer.heard_at = Some(clock::boot());
         peer.trouble = None;
         peer.offer = Some(offer);
+        peer.place = place;
         peer.rtts_us.push_back(rtt_us);
         if peer.rtts_us.len() > RTTS {
             peer.rtts_us.pop_front();
@@ -170,7 +171,7 @@ async fn once(node: &Node, cloud: &CloudName, journeys: &[Journey]) {
     match call(node, &member, renew).await {
         Ok(answer) => {
             let rtt_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-            node.peers.answered(cloud, rtt_us, answer.offer.clone());
+            node.peers.answered(cloud, rtt_us, answer.offer.clone(), answer.place.clone());
             heard(node, cloud, journeys, answer, sent_at).await;
         }
         Err(trouble) => {
