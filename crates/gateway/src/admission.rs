@@ -519,6 +519,7 @@ impl Permit {
         }
         if let Some(slot) = inner.slots.iter_mut().find(|s| s.id == self.slot) {
             slot.health = Health::default();
+            slot.answered_us = now;
             slot.meter.completed += 1;
             slot.meter.failed += u64::from(failed);
             slot.meter.app_time.record(app_us);
@@ -540,8 +541,15 @@ impl Permit {
         }
         if let Some(slot) = inner.slots.iter_mut().find(|s| s.id == self.slot) {
             slot.meter.failed += u64::from(matches!(failure, Failure::Connect | Failure::Broken));
-            if matches!(failure, Failure::Connect | Failure::Refused) {
-                slot.set_aside(now);
+            match failure {
+                Failure::Connect | Failure::Refused => slot.set_aside(now),
+                // One that answers others is alive, and was given more than it takes.
+                Failure::Full if slot.answers(now) => slot.limiter.overrun(now, self.entered_with),
+                Failure::Full => {
+                    slot.meter.failed += 1;
+                    slot.set_aside(now);
+                }
+                Failure::Broken | Failure::Busy => {}
             }
         }
     }

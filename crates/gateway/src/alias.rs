@@ -92,10 +92,8 @@ pub async fn serve(
     headers::strip_cookie(request.headers_mut(), position::COOKIE);
     let behind = !lease.route.datasets.is_empty()
         && seen.is_some_and(|seen| worker.gateway.tables.position(&lease.id).is_none_or(|at| at < seen));
-    let home = behind
-        || !request.method().is_safe()
-        || forward::is_upgrade(&request)
-        || headers::under_prefix(request.uri().path(), &lease.route.home_only);
+    let writes = !request.method().is_safe() || headers::under_prefix(request.uri().path(), &lease.route.home_only);
+    let home = behind || writes || forward::is_upgrade(&request);
     let bounds = &lease.route.admission;
     if !home {
         lease.admission.arrived(false);
@@ -110,6 +108,7 @@ pub async fn serve(
         user_rtt_us,
         for_peer: false,
         refuse_when_full: false,
+        writes,
         still_ours: &|| true,
         homeward: home,
     };

@@ -9,6 +9,9 @@
 //! is seen. The unloaded time is learnt from requests that met an almost idle backend. If none comes for long (a constant
 //! overload, or an application that has become slower), a probe raises the limit for a moment: if the answers rise with it,
 //! the backend was below its knee and its time of now is the unloaded one.
+//!
+//! Some applications let only a handful of connections wait at their door (Python's `http.server`: five). Where one more found no
+//! room, the limit stays below that number, and tries a higher one now and then.
 
 /// Waiting inside the application that is let be, requests an instance.
 const INSIDE_MAX: f64 = 6.0;
@@ -19,6 +22,8 @@ const TOLERANCE: f64 = 1.3;
 const WINDOW_US: u64 = 200_000;
 const PROBE_FIRST_US: u64 = 3_000_000;
 const PROBE_LAST_US: u64 = 60_000_000;
+/// So long after the last overrun one more an instance is tried.
+const CEILING_US: u64 = 10_000_000;
 
 #[derive(Debug, Clone, Default)]
 struct Window {
@@ -51,6 +56,9 @@ pub struct Limiter {
     probe: Option<Probe>,
     probe_after_us: u64,
     probe_pause_us: u64,
+    /// At least one more than this was too many for its door.
+    ceiling: f64,
+    overrun_at_us: u64,
 }
 
 impl Limiter {
@@ -68,6 +76,8 @@ impl Limiter {
             probe: None,
             probe_after_us: 0,
             probe_pause_us: PROBE_FIRST_US,
+            ceiling: f64::INFINITY,
+            overrun_at_us: 0,
         }
     }
 
@@ -80,6 +90,7 @@ impl Limiter {
         let (instances, max) = (instances.max(1), max.max(1));
         if instances != self.instances {
             self.limit *= f64::from(instances) / f64::from(self.instances);
+            self.ceiling *= f64::from(instances) / f64::from(self.instances);
             self.probe = None;
         }
         (self.instances, self.max) = (instances, max);
@@ -89,6 +100,15 @@ impl Limiter {
     /// A request found no place.
     pub fn limited(&mut self) {
         self.window.limited = true;
+    }
+
+    /// A connection found no room at the backend's door, when `in_flight` requests were there, itself included.
+    pub fn overrun(&mut self, now_us: u64, in_flight: u32) {
+        let fewer = f64::from(in_flight.saturating_sub(1).max(self.instances));
+        self.ceiling = self.ceiling.min(fewer);
+        self.overrun_at_us = now_us;
+        self.probe = None;
+        self.bound();
     }
 
     /// An answer came `app_us` after it was asked for, when `in_flight` requests were there, itself included.
@@ -117,6 +137,10 @@ impl Limiter {
     }
 
     fn close(&mut self, now_us: u64) {
+        if self.ceiling.is_finite() && now_us.saturating_sub(self.overrun_at_us) >= CEILING_US {
+            self.ceiling += f64::from(self.instances);
+            self.overrun_at_us = now_us;
+        }
         let w = std::mem::replace(&mut self.window, Window { since_us: now_us, ..Window::default() });
         let n = f64::from(w.samples);
         let (app_us, in_flight) = (w.app_us / n, w.in_flight / n);
@@ -184,7 +208,8 @@ impl Limiter {
 
     fn bound(&mut self) {
         let instances = f64::from(self.instances);
-        self.limit = self.limit.clamp(instances, f64::from(self.max) * instances);
+        let most = self.ceiling.min(f64::from(self.max) * instances).max(instances);
+        self.limit = self.limit.clamp(instances, most);
     }
 }
 
@@ -341,6 +366,25 @@ mod tests {
         sim.run(5.0, 2_000.0, work);
         let mut seen = sim.run(20.0, 2_000.0, work);
         assert!(seen.p95() <= 20_000, "p95 {} us, limit {}", seen.p95(), sim.limiter.limit());
+    }
+
+    #[test]
+    fn a_narrow_door_is_remembered_and_tried_again_later() {
+        let mut limiter = Limiter::new(8, 256, 1);
+        limiter.overrun(1, 7);
+        assert_eq!(limiter.limit(), 6);
+        let busy = |limiter: &mut Limiter, from: u64, to: u64| {
+            for now in (from..to).step_by(10_000) {
+                limiter.limited();
+                limiter.sample(now, limiter.limit(), 5_000);
+            }
+        };
+        busy(&mut limiter, 2, CEILING_US - 300_000);
+        assert_eq!(limiter.limit(), 6, "it grew back at once");
+        busy(&mut limiter, CEILING_US, CEILING_US + 1_000_000);
+        assert_eq!(limiter.limit(), 7);
+        limiter.overrun(CEILING_US + 1_000_000, 1);
+        assert_eq!(limiter.limit(), 1, "one at a time is always let through");
     }
 
     #[test]

@@ -78,6 +78,7 @@ async fn serve_lease(
         user_rtt_us: None,
         for_peer: true,
         refuse_when_full: true,
+        writes: false,
         still_ours: &|| true,
         homeward: false,
     };

@@ -148,7 +148,7 @@ pub struct From {
     pub scheme: &'static str,
 }
 
-/// Serves a request for a service of this cloud; with the position that an unsafe one's answer gave out.
+/// Serves a request for a service of this cloud; with the position that the answer to one that writes gave out.
 pub async fn serve_service(
     worker: &Arc<Worker>,
     service: &Arc<Service>,
@@ -157,15 +157,17 @@ pub async fn serve_service(
 ) -> (Response<AnswerBody>, Option<Position>) {
     let gateway = &worker.gateway;
     let name = service.name.as_str();
-    let safe = request.method().is_safe() && !forward::is_upgrade(&request);
-    let home_only = !safe || headers::under_prefix(request.uri().path(), &service.route.home_only);
-    service.admission.arrived(home_only);
-    if !safe && !service.writable() {
+    // Safe methods write too where the service says so.
+    let writes = !request.method().is_safe()
+        || forward::is_upgrade(&request)
+        || headers::under_prefix(request.uri().path(), &service.route.home_only);
+    service.admission.arrived(writes);
+    if writes && !service.writable() {
         service.admission.count_error();
         let answer = answer::unavailable("not-writable", "this cloud may not write for the service now");
         return (answer, None);
     }
-    let mut want = Want { home_only: home_only || from.homeward, ..Want::default() };
+    let mut want = Want { home_only: writes || from.homeward, ..Want::default() };
     let fields = request.headers_mut();
     let mut authorization = None;
     if service.route.position_generation.is_some() {
@@ -199,13 +201,14 @@ pub async fn serve_service(
         user_rtt_us: from.rtt_us,
         for_peer: from.homeward,
         refuse_when_full: false,
+        writes,
         still_ours: &still_ours,
         homeward: false,
     };
     let Done { mut answer, from_home, from_backend } = forward::forward(worker, task, request).await;
     let mut given = None;
     if let Some(generation) = service.route.position_generation
-        && !safe
+        && writes
         && from_home
         && from_backend
     {

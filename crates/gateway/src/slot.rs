@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 const SET_ASIDE_FIRST_MS: u64 = 100;
 const SET_ASIDE_LAST_MS: u64 = 5_000;
+const ALIVE_US: u64 = 1_000_000;
 
 /// Where a place is.
 #[derive(Debug, PartialEq, Eq)]
@@ -67,6 +68,8 @@ pub(crate) struct Slot {
     pub(crate) gone: bool,
     pub(crate) position: Option<Position>,
     pub(crate) health: Health,
+    /// When it answered last.
+    pub(crate) answered_us: u64,
     pub(crate) full_since_us: Option<u64>,
     pub(crate) full_us: u64,
     pub(crate) meter: BackendMeter,
@@ -106,10 +109,16 @@ impl Slot {
             gone: false,
             position: None,
             health: Health::default(),
+            answered_us: 0,
             full_since_us: None,
             full_us: 0,
             meter: BackendMeter::default(),
         }
+    }
+
+    /// It answered lately.
+    pub(crate) fn answers(&self, now_us: u64) -> bool {
+        now_us.saturating_sub(self.answered_us) < ALIVE_US
     }
 
     /// It did not take the request: nothing but a probe now and then until it answers again.
@@ -186,6 +195,8 @@ impl Slot {
 pub enum Failure {
     /// It was never sent: the backend does not accept connections.
     Connect,
+    /// It was never sent: more connections wait at the instance than it lets wait.
+    Full,
     /// Broken off after it was sent, or no answer in time.
     Broken,
     /// The peer's gateway refused it; it was not executed.

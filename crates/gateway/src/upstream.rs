@@ -51,11 +51,23 @@ pub struct Pool {
     idle: Mutex<HashMap<Key, Vec<Idle>>>,
 }
 
+/// Beside this cloud's own instances a connection takes microseconds; one that found no room at the door is tried again by the
+/// kernel after a second, when the request had better be back in the queue.
+const INSTANCE_CONNECT_MS: u64 = 400;
+
+enum NoConnection {
+    Full,
+    Fault(String),
+}
+
 /// Why a request was not answered.
 #[derive(Debug)]
 pub enum SendFault {
     /// No connection: the request was not sent and is returned.
     Connect(String, Box<Request<RequestBody>>),
+    /// The instance did not take the connection in time, neither was it refused: more wait at its door than it lets wait. Not
+    /// sent, and returned.
+    Full(Box<Request<RequestBody>>),
     /// It was sent, in whole or in part, and then the connection broke.
     Broken(String),
     /// No head of an answer within the time.
@@ -136,7 +148,8 @@ impl Pool {
                 Some(sender) => (sender, true),
                 None => match self.connect(&key, false).await {
                     Ok(sender) => (sender, false),
-                    Err(problem) => return Err(SendFault::Connect(problem, Box::new(request))),
+                    Err(NoConnection::Full) => return Err(SendFault::Full(Box::new(request))),
+                    Err(NoConnection::Fault(problem)) => return Err(SendFault::Connect(problem, Box::new(request))),
                 },
             };
             let answer = sender.try_send_request(request);
@@ -168,7 +181,8 @@ impl Pool {
         };
         let mut sender = match self.connect(&key, true).await {
             Ok(sender) => sender,
-            Err(problem) => return Err(SendFault::Connect(problem, Box::new(request))),
+            Err(NoConnection::Full) => return Err(SendFault::Full(Box::new(request))),
+            Err(NoConnection::Fault(problem)) => return Err(SendFault::Connect(problem, Box::new(request))),
         };
         match within(answer_timeout_ms, None, sender.send_request(request)).await {
             None => Err(SendFault::Timeout),
@@ -177,11 +191,15 @@ impl Pool {
         }
     }
 
-    async fn connect(&self, key: &Key, upgrades: bool) -> Result<SendRequest<RequestBody>, String> {
-        let limit = Duration::from_millis(self.limits.connect_timeout_ms);
-        match tokio::time::timeout(limit, self.open(key, upgrades)).await {
-            Ok(done) => done,
-            Err(_) => Err(format!("no connection within {} ms", limit.as_millis())),
+    async fn connect(&self, key: &Key, upgrades: bool) -> Result<SendRequest<RequestBody>, NoConnection> {
+        let limit_ms = match key {
+            Key::Instance(_) => self.limits.connect_timeout_ms.min(INSTANCE_CONNECT_MS),
+            Key::Peer(_) => self.limits.connect_timeout_ms,
+        };
+        match (tokio::time::timeout(Duration::from_millis(limit_ms), self.open(key, upgrades)).await, key) {
+            (Ok(done), _) => done.map_err(NoConnection::Fault),
+            (Err(_), Key::Instance(_)) => Err(NoConnection::Full),
+            (Err(_), Key::Peer(_)) => Err(NoConnection::Fault(format!("no connection within {limit_ms} ms"))),
         }
     }
 

@@ -173,6 +173,77 @@ async fn a_killed_instance_costs_safe_requests_nothing_and_unsafe_ones_are_told(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_get_of_a_path_that_writes_is_treated_as_a_write() {
+    let (good, bad) = (Backend::start("good", Conduct::Answer).await, Backend::start("bad", Conduct::Die).await);
+    let gateway = Running::start(config("city-a")).await;
+    let mut route = service(&[bad.address]);
+    route.admission.retry_budget = pumasi_terms::Ppm(1_000_000);
+    route.home_only = vec!["/run".into()];
+    route.position_generation = Some(1);
+    gateway.control.put_table(&with("city-a", 1, route.clone())).await.unwrap();
+    let mut c = gateway.connect().await;
+    // It may have taken effect, so it is not sent again; a plain GET is.
+    let answer = c.get("/run?what=counter").await;
+    assert_eq!((answer.status, answer.field("pumasi-outcome")), (502, Some("unknown")));
+    assert_eq!(bad.seen(), 1);
+    assert_eq!(c.get("/").await.field("pumasi-outcome"), None);
+    assert!(bad.seen() > 2);
+    // Its user reads what it wrote.
+    route.home = service(&[good.address]).home;
+    gateway.control.put_table(&with("city-a", 2, route.clone())).await.unwrap();
+    assert!(c.get("/run?what=counter").await.field("set-cookie").is_some_and(|c| c.starts_with("pumasi_pos=")));
+    assert_eq!(c.get("/").await.field("set-cookie"), None);
+    // A cloud that may not write does not run it.
+    route.writable_until = Some(pumasi_terms::BootMs(1));
+    gateway.control.put_table(&with("city-a", 3, route)).await.unwrap();
+    let seen = good.seen();
+    assert_eq!(c.get("/run?what=counter").await.status, 503);
+    assert_eq!((good.seen(), c.get("/").await.status), (seen, 200));
+}
+
+/// As Python's `http.server`: a connection a request, and hardly any may wait at the door.
+async fn narrow_door() -> std::net::SocketAddr {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let mut stream = listener.accept().await.unwrap().0;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            let _ = stream.read(&mut [0; 4096]).await;
+            let _ = stream.write_all(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_with_a_narrow_door_is_given_less_and_not_taken_for_dead() {
+    let gateway = Running::start(config("city-a")).await;
+    let mut route = service(&[narrow_door().await]);
+    route.admission.queue_max = 1_000;
+    route.admission.wait_max_ms = 20_000;
+    gateway.control.put_table(&with("city-a", 1, route)).await.unwrap();
+    let users: Vec<_> = (0..30)
+        .map(|_| {
+            let address = gateway.address;
+            tokio::spawn(async move {
+                let mut c = Connection::open(address).await;
+                for _ in 0..20 {
+                    assert_eq!(c.get("/").await.status, 200);
+                }
+            })
+        })
+        .collect();
+    for user in users {
+        user.await.unwrap();
+    }
+    let backends = status_of(&gateway.control).await.services.remove(0).backends;
+    assert!(backends.iter().all(|b| b.limit < 8 && !b.set_aside), "{backends:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_breaks_off_is_not_made_whole() {
     let backend = Backend::start("half", Conduct::Half).await;
     let gateway = Running::start(config("city-a")).await;
