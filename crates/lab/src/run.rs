@@ -12,6 +12,7 @@ pub const USAGE: &str = "\
 Usage: pumasi lab                       three clouds and two services, until Ctrl-C
        pumasi lab list                  the scenarios
        pumasi lab play SCENARIO [--json] [--keep] [--bundle-mib N] [--app files|sqlite]
+       pumasi lab play faults [--only NAME] [--full]
 
 Exit codes of play: 0 every promise was kept, 1 one was broken, 3 the machine itself was the bottleneck.";
 
@@ -25,6 +26,10 @@ pub struct Options {
     pub keep: bool,
     /// Size of the example's bundle, at least.
     pub bundle_mib: u64,
+    /// Of a scenario with cases: those whose name begins so.
+    pub only: Option<String>,
+    /// Cases that watch for a time take their whole time.
+    pub full: bool,
     /// Which application, where a scenario has several; without one all of them.
     pub app: Option<String>,
 }
@@ -54,12 +59,15 @@ pub async fn run(executable: PathBuf, args: &[String]) -> anyhow::Result<u8> {
 }
 
 fn options(executable: PathBuf, words: &[&str]) -> anyhow::Result<Options> {
-    let mut options = Options { executable, json: false, keep: false, bundle_mib: 0, app: None };
+    let mut options =
+        Options { executable, json: false, keep: false, bundle_mib: 0, app: None, only: None, full: false };
     let mut words = words.iter();
     while let Some(word) = words.next() {
         match *word {
             "--json" => options.json = true,
             "--keep" => options.keep = true,
+            "--full" => options.full = true,
+            "--only" => options.only = Some((*words.next().context("--only needs a name")?).to_owned()),
             "--bundle-mib" => {
                 let number = words.next().context("--bundle-mib needs a number")?;
                 options.bundle_mib = number.parse().with_context(|| format!("--bundle-mib {number}: not a number"))?;

@@ -1,5 +1,6 @@
 //! Scenarios: each plays one promise of the product on real processes and ends with figures and a verdict.
 
+pub mod faults;
 pub mod foreign;
 pub mod overload;
 
@@ -12,11 +13,13 @@ use anyhow::bail;
 pub const ALL: &[(&str, &str)] = &[
     ("overload", "a campaign brings several times what the home can serve; room is borrowed and given back"),
     ("foreign", "the same with two applications from the package index, unchanged (needs python3 and pip)"),
+    ("faults", "processes die, partners fail, people decide: what must hold all the same, case by case"),
 ];
 
 pub async fn play(name: &str, options: &Options, story: &mut Story) -> anyhow::Result<Report> {
     match name {
         "overload" => overload::play(options, story).await,
+        "faults" => faults::play(options, story).await,
         "foreign" => foreign::play(options, story).await,
         _ => {
             let known: Vec<&str> = ALL.iter().map(|(n, _)| *n).collect();
