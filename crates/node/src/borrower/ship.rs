@@ -24,6 +24,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+/// So many in a row go into the journal.
+const FAILURES_TOLD: u32 = 3;
 const RETRY_MS: u64 = 200;
 const SEND_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -174,7 +176,7 @@ impl Ship {
                 ScanLimits { bytes_max: self.set.bytes_max, ..ScanLimits::default() },
             ))),
         };
-        let mut told_trouble = false;
+        let mut failures = 0u32;
         let mut late = false;
         loop {
             let begun = std::time::Instant::now();
@@ -183,11 +185,13 @@ impl Ship {
             match result {
                 Ok(Shipped::At(at) | Shipped::Still { as_of: at }) => {
                     self.node.datasets.reached(&self.lease, &self.set.name, position(at));
-                    told_trouble = false;
+                    failures = 0;
                 }
                 Err(trouble) => {
                     tracing::warn!(lease = %self.lease, dataset = %self.set.name, error = %trouble, "a dataset was not shipped; tried again");
-                    if !std::mem::replace(&mut told_trouble, true) {
+                    failures = failures.saturating_add(1);
+                    // Once is usual: a file that the application made and took away again while it was read.
+                    if failures == FAILURES_TOLD {
                         let note = Note::new("copy_stale", "lease", &self.lease).caused_by(self.service.name());
                         self.node
                             .note(
