@@ -115,6 +115,32 @@ pub fn cancel(journey: &Journey, why: &str, now: Now) -> (Journey, Vec<Told>) {
     (next, told)
 }
 
+/// Boot times of before a reboot are void: leases have run out as far as this side can tell, and waits begin anew.
+#[must_use]
+pub fn after_reboot(journey: &Journey, now: Now) -> Journey {
+    let mut next = journey.clone();
+    if let Some(seeking) = &mut next.seeking {
+        seeking.begun_at = BootMs(0);
+        for t in &mut seeking.tries {
+            if let TryState::LettingGo { until } = &mut t.state {
+                *until = now.boot;
+            }
+        }
+    }
+    for part in &mut next.parts {
+        part.expires_at = BootMs(0);
+        part.heard_at = BootMs(0);
+        part.since = now.boot;
+        part.stepped_at = now.boot;
+        part.ready = 0;
+        part.recalled = None;
+        if let PartState::Ending { release, .. } = &mut part.state {
+            release.since = now.boot;
+        }
+    }
+    next
+}
+
 fn let_go(t: &mut Try, now: Now) {
     let until = match &t.state {
         // It may have been granted without our knowing: it is told so until the longest hold there is has run out.

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use pumasi_journey::record::{Outcome, PartState, Phase, TryState};
-use pumasi_journey::{Act, Event, Facts, Journey, PartFacts, acts, adopt, apply, cancel, open, renewals, tick};
+use pumasi_journey::{Act, Event, Facts, Journey, PartFacts, acts, adopt, apply, cancel, open, renewals, step, tick};
 use pumasi_judge::{Cause, Verdict};
 use pumasi_lease::message::{Emptiness, LeaseStatus, ReservationGrant};
 use pumasi_lease::record::EndedBy;
@@ -231,6 +231,17 @@ fn a_recalled_part_serves_until_another_does_or_its_notice_is_nearly_over() {
         matches!(j.part(&lease).unwrap().state, PartState::Ending { .. }),
         "half of the notice is kept for leaving"
     );
+}
+
+#[test]
+fn after_a_reboot_what_was_rented_is_given_back() {
+    let (j, plan, lease) = serving();
+    // The new boot's clock is far behind the old one's.
+    let early = Now { boot: BootMs(500), wall: WallMs(9_000_000) };
+    let next = step::after_reboot(&j, early);
+    let (next, _) = tick(&next, &plan, &facts(&next, false), early);
+    assert!(matches!(next.part(&lease).unwrap().state, PartState::Ending { .. }));
+    assert_eq!(next.part(&lease).unwrap().weight, Ppm(0));
 }
 
 #[test]

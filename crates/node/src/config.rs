@@ -127,11 +127,7 @@ pub struct Engine {
 }
 impl Default for Engine {
     fn default() -> Self {
-        Self {
-            instance_ip: Ipv4Addr::LOCALHOST.into(),
-            lend_without_isolation: String::new(),
-            uid_base: None,
-        }
+        Self { instance_ip: Ipv4Addr::LOCALHOST.into(), lend_without_isolation: String::new(), uid_base: None }
     }
 }
 pub const ACCEPT_RISK: &str = "i-accept-the-risk";

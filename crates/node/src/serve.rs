@@ -164,6 +164,7 @@ async fn record_boot(store: &Store, boot_id: &str) -> Result<u64, String> {
             let boot_count = old.as_ref().map_or(0, |r| r.boot_count) + u64::from(rebooted);
             if rebooted {
                 lender::forfeit(tx)?;
+                borrower::forfeit(tx)?;
             }
             let automation = old.map_or(Automation { stopped: false, why: String::new() }, |r| r.automation);
             tx.put(CLOUD, ONLY, &CloudRecord { automation, boot_id, boot_count }, Expect::Any)?;

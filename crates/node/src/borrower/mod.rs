@@ -430,3 +430,13 @@ async fn prune(node: &Node) -> Result<(), Problem> {
 pub fn returned_log(node: &Node, service: &ServiceName, lease: &LeaseId) -> PathBuf {
     node.dir("services").join(service.as_str()).join("logs").join(format!("{lease}.log"))
 }
+
+/// After a reboot: boot times in the records are void, so nothing that was rented counts as valid any more. It is given back in
+/// order, and settled with lenders that still know it.
+pub fn forfeit(tx: &mut Tx<'_>) -> Result<(), TxError> {
+    for stored in tx.list::<Journey>(JOURNEY)?.into_iter().filter(|j| j.body.is_open()) {
+        let journey = step::after_reboot(&stored.body, clock::now());
+        tx.put(JOURNEY, &stored.name, &journey, Expect::Revision(stored.revision))?;
+    }
+    Ok(())
+}
