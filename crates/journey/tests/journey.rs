@@ -255,10 +255,14 @@ fn a_plan_that_waits_does_nothing() {
 }
 
 #[test]
-fn a_stored_journey_reads_back() {
+fn a_journey_of_version_1_is_read_and_written_as_it_was() {
+    let golden = include_str!("golden/journey-v1.json");
     let (j, _, _) = serving();
-    let text = serde_json::to_string(&j).unwrap();
-    assert_eq!(serde_json::from_str::<Journey>(&text).unwrap(), j);
+    if std::env::var("PUMASI_GOLDEN").is_ok_and(|v| v == "write") {
+        std::fs::write("tests/golden/journey-v1.json", serde_json::to_string_pretty(&j).unwrap() + "\n").unwrap();
+    }
+    assert_eq!(serde_json::from_str::<Journey>(golden).unwrap(), j, "stored journeys must keep being read");
+    assert_eq!(serde_json::to_string_pretty(&j).unwrap(), golden.trim_end());
 }
 
 /// Any answer about any of the three, sensible or not.
