@@ -122,7 +122,11 @@ impl Slot {
     }
 
     /// It did not take the request: nothing but a probe now and then until it answers again.
+    /// Requests that failed side by side are one failure: a burst of them must not make a pause of seconds.
     pub(crate) fn set_aside(&mut self, now_us: u64) {
+        if self.health.aside_until_us > now_us {
+            return;
+        }
         self.health.failures = self.health.failures.saturating_add(1);
         let pause_ms = (SET_ASIDE_FIRST_MS << (self.health.failures - 1).min(10)).min(SET_ASIDE_LAST_MS);
         self.health.aside_until_us = now_us + pause_ms * 1_000;

@@ -220,7 +220,10 @@ impl Config {
     /// `env`: `PUMASI__SECTION__KEY=value` stands over the file.
     pub fn parse(text: &str, env: impl Iterator<Item = (String, String)>) -> Result<Self, Vec<ConfigFault>> {
         let mut faults = Vec::new();
-        let Some(mut table) = readable(text, &mut faults) else { return Err(faults) };
+        let Some(mut table) = readable(text, &mut faults) else {
+            faults.sort_by_key(|f| f.line);
+            return Err(faults);
+        };
         for (name, value) in env {
             let Some(rest) = name.strip_prefix(ENV_PREFIX) else { continue };
             let Some((section, key)) = rest.split_once("__") else {

@@ -29,6 +29,12 @@ impl Routes {
     pub fn revision(&self) -> u64 {
         self.pushed.lock().as_ref().map_or(u64::MAX, |t| t.revision)
     }
+    /// Instances of a lent lease in the table in force that take requests.
+    pub fn serving(&self, lease: &LeaseId) -> u32 {
+        let pushed = self.pushed.lock();
+        let route = pushed.as_ref().and_then(|t| t.leases.get(lease));
+        route.map_or(0, |l| l.instances.iter().filter(|i| !i.draining).count() as u32)
+    }
     pub fn draining_since(&self, name: &str) -> Option<BootMs> {
         self.draining.lock().get(name).copied()
     }
@@ -148,7 +154,8 @@ fn rented(node: &Node, record: &ServiceRecord, part: &Part) -> Option<PartInput>
     let spec = &record.document.spec;
     let state = match &part.state {
         PartState::Serving => Serves::Serving,
-        PartState::Ending { release, .. } if release.step == Step::Draining => Serves::Draining,
+        // It stays known to the gateway a little longer than it drains: what it answered last is still to be metered.
+        PartState::Ending { release, .. } if release.step <= Step::Returning => Serves::Draining,
         _ => return None,
     };
     let redirect = spec.routing.mode == RouteMode::Redirect && state == Serves::Serving;

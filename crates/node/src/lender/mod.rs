@@ -277,7 +277,8 @@ fn status(node: &Node, lent: &LentLease, generation: u64, now: Now) -> LeaseStat
             LentState::Recalled { deadline, .. } => Some(deadline.since(now.boot)),
             _ => None,
         },
-        instances_ready: own().filter(|i| i.state == InstanceState::Ready).count() as u32,
+        // Ready for the borrower is what this cloud's gateway already sends requests to: an earlier word would bring it refusals.
+        instances_ready: node.routes.serving(lent.id()),
         instances_starting: own().filter(|i| i.state == InstanceState::Starting).count() as u32,
         trouble,
         generation,
