@@ -1,5 +1,7 @@
 //! What clouds say to each other, as version 1 said it: files of then must keep being understood.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use pumasi_lease::message::{Heartbeat, HeartbeatAnswer, ReservationGrant, ReservationRequest};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
