@@ -80,3 +80,12 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
 
 /// A JSON answer.
 pub type Answer<T> = Result<axum::Json<T>, ApiError>;
+
+/// Blocking work of the transfer, on a thread for it.
+pub async fn blocking<T: Send + 'static>(
+    f: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(f)
+        .await
+        .unwrap_or_else(|_| Err(Problem::ours("the work was cut off; see the daemon's log")))
+}

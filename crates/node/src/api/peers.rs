@@ -1,6 +1,6 @@
 //! What members may ask of a lender.
 
-use super::body::{Answer, ApiError, Json, Raw};
+use super::body::{Answer, ApiError, Json, Raw, blocking};
 use crate::node::Note;
 use crate::object::{LENT, LENT_APPLICATION, LentApplication, SETTLEMENT};
 use crate::wire::{AskMissing, CopyState, PROTOCOL, SendApplication, SendTree, Signed};
@@ -27,13 +27,6 @@ fn peer(who: Principal) -> Result<CloudName, Problem> {
         Principal::Peer(cloud) => Ok(cloud),
         other => Err(Problem::forbidden(format!("{other} is no member of the pact"))),
     }
-}
-
-/// Blocking work of the transfer, on a thread for it.
-async fn blocking<T: Send + 'static>(f: impl FnOnce() -> Result<T, Problem> + Send + 'static) -> Result<T, Problem> {
-    tokio::task::spawn_blocking(f)
-        .await
-        .unwrap_or_else(|_| Err(Problem::ours("the work was cut off; see the daemon's log")))
 }
 
 pub async fn heartbeat(

@@ -1,6 +1,6 @@
 //! What customers own: services, their bundles, their logs.
 
-use super::body::{Answer, ApiError, Json, Raw};
+use super::body::{Answer, ApiError, Json, Raw, blocking};
 use crate::node::Note;
 use crate::object::{JOURNEY, LENT, SERVICE, ServiceRecord};
 use crate::{Node, borrower, bundles, clock, home};
@@ -211,13 +211,6 @@ pub async fn logs(State(node): State<Arc<Node>>, Path(name): Path<ServiceName>) 
         }
     }
     Ok(text)
-}
-
-/// Blocking work of the transfer, on a thread for it.
-async fn blocking<T: Send + 'static>(f: impl FnOnce() -> Result<T, Problem> + Send + 'static) -> Result<T, Problem> {
-    tokio::task::spawn_blocking(f)
-        .await
-        .unwrap_or_else(|_| Err(Problem::ours("the work was cut off; see the daemon's log")))
 }
 
 pub async fn bundle_missing(State(node): State<Arc<Node>>, Json(tree): Json<TreeManifest>) -> Answer<Missing> {
