@@ -128,15 +128,19 @@ pub async fn serve(
     answer
 }
 
-fn parse_position(text: &str) -> Option<Position> {
+pub fn parse_position(text: &str) -> Option<Position> {
     let (generation, as_of_ms) = text.split_once('.')?;
     Some(Position { generation: generation.parse().ok()?, as_of_ms: as_of_ms.parse().ok()? })
 }
 
+/// A path that no browser takes for an address elsewhere: "//host" is one, and browsers read "\\" as "/".
+pub fn on_this_host(path: &str) -> String {
+    format!("/{}", path.trim_start_matches(['/', '\\']))
+}
+
 /// Takes a ticket in: the session's cookies move to this host, and the address is made clean.
 fn welcome(worker: &Arc<Worker>, lease: &LeaseHere, scheme: &str, clean: &str, text: &str) -> Response<AnswerBody> {
-    // "//host" would be an address elsewhere.
-    let clean = format!("/{}", clean.trim_start_matches('/'));
+    let clean = on_this_host(clean);
     let Some(mut answer) = to(StatusCode::SEE_OTHER, &clean) else {
         return answer::problem(StatusCode::BAD_REQUEST, "bad-request", "the address is malformed");
     };
@@ -163,4 +167,17 @@ fn over(lease: &LeaseHere, scheme: &str, request: &Request<Incoming>) -> Respons
     let home = lease.route.hosts.first().filter(|_| is_navigation(request));
     home.and_then(|host| to(StatusCode::TEMPORARY_REDIRECT, &format!("{scheme}://{host}{}", path_of(request))))
         .unwrap_or_else(|| answer::problem(StatusCode::GONE, "expired", "this service is no longer served here"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::on_this_host;
+
+    #[test]
+    fn a_welcome_leads_nowhere_else() {
+        for path in ["//evil.example/x", "/\\evil.example/x", "\\/evil.example/x", "///\\//evil.example/x"] {
+            assert_eq!(on_this_host(path), "/evil.example/x", "{path}");
+        }
+        assert_eq!(on_this_host("/a//b?c=//d"), "/a//b?c=//d");
+    }
 }

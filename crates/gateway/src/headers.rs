@@ -159,7 +159,8 @@ pub fn strip_cookie(fields: &mut HeaderMap, name: &str) {
     }
 }
 
-/// Whether `path` lies under one of the prefixes, also when it is written with escapes, doubled slashes or dots.
+/// Whether `path` lies under one of the prefixes, in any way in which an application may read it: as it is written, with its
+/// escapes undone, and with dots resolved, doubled slashes kept (RFC 3986, 5.2.4) or merged.
 pub fn under_prefix(path: &str, prefixes: &[String]) -> bool {
     if prefixes.is_empty() {
         return false;
@@ -169,10 +170,14 @@ pub fn under_prefix(path: &str, prefixes: &[String]) -> bool {
         return true;
     }
     let plain = !path.contains('%') && !path.contains("//") && !path.contains("/.") && !path.contains('\\');
-    !plain && matches(&normal(path))
+    if plain {
+        return false;
+    }
+    let decoded = unescaped(path);
+    matches(&decoded) || matches(&resolved(&decoded, false)) || matches(&resolved(&decoded, true))
 }
 
-fn normal(path: &str) -> String {
+fn unescaped(path: &str) -> String {
     let mut bytes = Vec::with_capacity(path.len());
     let raw = path.as_bytes();
     let mut i = 0;
@@ -187,22 +192,29 @@ fn normal(path: &str) -> String {
             i += 1;
         }
     }
-    let text = String::from_utf8_lossy(&bytes).replace('\\', "/");
+    String::from_utf8_lossy(&bytes).replace('\\', "/")
+}
+
+fn resolved(path: &str, merge_slashes: bool) -> String {
     let mut parts: Vec<&str> = Vec::new();
-    for part in text.split('/') {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    // What ends in a dot segment is a directory: "/a/b/.." is "/a/".
+    let mut directory = false;
+    for part in path.split('/') {
+        directory = matches!(part, "" | "." | "..");
         match part {
-            "" | "." => {}
+            "." => {}
+            "" if merge_slashes => {}
             ".." => {
                 parts.pop();
             }
             other => parts.push(other),
         }
     }
-    let mut out = format!("/{}", parts.join("/"));
-    if text.ends_with('/') && out.len() > 1 {
-        out.push('/');
+    if directory && parts.last().is_some_and(|last| !last.is_empty()) {
+        parts.push("");
     }
-    out
+    format!("/{}", parts.join("/"))
 }
 
 #[cfg(test)]
@@ -260,6 +272,12 @@ mod tests {
         for path in ["/", "/adm", "/public/admin", "/api/", "/%zz"] {
             assert!(!under_prefix(path, &prefixes), "{path}");
         }
+        // A dot segment at the end leaves its slash; and not everybody merges slashes before resolving dots.
+        let prefixes = ["/api/".to_owned()];
+        for path in ["/x/../api/.", "/x/../api/y/..", "/%61pi//../x", "/%2e/api/"] {
+            assert!(under_prefix(path, &prefixes), "{path}");
+        }
+        assert!(!under_prefix("/x/../api", &prefixes));
     }
 
     #[test]

@@ -23,6 +23,8 @@ mod clock;
 mod config;
 mod control;
 mod forward;
+#[doc(hidden)]
+pub mod fuzzing;
 mod gateway;
 mod headers;
 mod io;

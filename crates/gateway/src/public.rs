@@ -69,7 +69,7 @@ fn host_of(request: &Request<Incoming>) -> Result<HeaderValue, &'static str> {
 }
 
 /// Without the port.
-fn name_of(host: &str) -> Option<&str> {
+pub fn name_of(host: &str) -> Option<&str> {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
         Some(_) => return None,
