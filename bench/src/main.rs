@@ -4,11 +4,13 @@
 //! Always holds: both sides run interleaved in the same run; a figure is work per CPU-second, bytes, or a ratio, the median of several
 //! pairs; a missing rival is installed or fails the run, and is never left out in silence.
 
+mod gateway;
 mod machine;
 mod row;
 
 use clap::Parser;
 use row::Row;
+use std::process::ExitCode;
 
 #[derive(Debug, Parser)]
 #[command(name = "pumasi-bench", about = "Races Pumasi's parts against what users would pick instead")]
@@ -23,9 +25,12 @@ struct Args {
 /// One race: its name and what runs it.
 type Race = (&'static str, fn(pairs: u32) -> anyhow::Result<Vec<Row>>);
 
-const RACES: &[Race] = &[];
+const RACES: &[Race] = &[("gateway", gateway::race)];
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
+    if let Some(code) = gateway::gateway_process() {
+        return Ok(code);
+    }
     let args = Args::parse();
     for name in &args.races {
         anyhow::ensure!(
@@ -40,5 +45,5 @@ fn main() -> anyhow::Result<()> {
         rows.extend(run(args.pairs)?);
     }
     println!("{}\n{}", machine::describe(), row::table(&rows));
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
