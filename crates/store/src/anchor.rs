@@ -62,9 +62,17 @@ fn read(path: &Path) -> Result<Option<StoreIdentity>, String> {
     Ok(Some(file.identity))
 }
 
-/// Compares the database with its anchor; `None` where the database is at least as new.
+/// Compares the database with its anchor file; `None` where the database is at least as new.
 pub(crate) fn compare(path: &Path, head: &Head, conn: &Connection) -> rusqlite::Result<Option<RestoredWhy>> {
-    let anchor = match read(path) {
+    compare_with(read(path), head, conn)
+}
+
+pub(crate) fn compare_with(
+    anchor: Result<Option<StoreIdentity>, String>,
+    head: &Head,
+    conn: &Connection,
+) -> rusqlite::Result<Option<RestoredWhy>> {
+    let anchor = match anchor {
         Err(detail) => return Ok(Some(RestoredWhy::AnchorUnreadable { detail })),
         // A store that died between its creation and its first anchor has nothing to lose.
         Ok(None) if head.revision == 0 && head.journal_seq == 0 => return Ok(None),
@@ -107,6 +115,11 @@ struct Pending {
     stop: bool,
 }
 
+/// Who is told of every commit and remembers the latest outside the database.
+pub(crate) trait Anchor: Send + Sync {
+    fn post(&self, identity: StoreIdentity);
+}
+
 /// The thread that keeps the anchor file.
 #[derive(Debug)]
 pub(crate) struct AnchorKeeper {
@@ -131,11 +144,6 @@ impl AnchorKeeper {
         Ok(Self { pending, thread: Mutex::new(Some(thread)) })
     }
 
-    pub fn post(&self, identity: StoreIdentity) {
-        lock(&self.pending.0).identity = Some(identity);
-        self.pending.1.notify_one();
-    }
-
     /// Writes what is pending and ends the thread.
     pub fn stop(&self) {
         lock(&self.pending.0).stop = true;
@@ -144,6 +152,13 @@ impl AnchorKeeper {
         if thread.is_some_and(|t| t.join().is_err()) {
             tracing::error!("the store's anchor thread panicked");
         }
+    }
+}
+
+impl Anchor for AnchorKeeper {
+    fn post(&self, identity: StoreIdentity) {
+        lock(&self.pending.0).identity = Some(identity);
+        self.pending.1.notify_one();
     }
 }
 

@@ -4,7 +4,7 @@
 
 use crate::anchor::sync_directory_of;
 use crate::error::{OpenError, StoreError};
-use crate::schema::{check_ours, open_reader, tune};
+use crate::schema::{check_ours, tune};
 use crate::standing::RestoredWhy;
 use crate::store::Lock;
 use pumasi_terms::WallMs;
@@ -135,7 +135,7 @@ fn name_it(partial: Partial, to: &Path) -> Result<(), BackupError> {
 }
 
 pub(crate) fn backup(
-    database: &Path,
+    from: &Connection,
     to: &Path,
     now: WallMs,
     progress: &mut dyn FnMut(BackupProgress),
@@ -143,8 +143,7 @@ pub(crate) fn backup(
     if to.exists() {
         return Err(BackupError::Exists(to.to_owned()));
     }
-    let from = open_reader(database)?;
-    let partial = copy(&from, to, &RestoredWhy::Backup { taken_at: now }, progress)?;
+    let partial = copy(from, to, &RestoredWhy::Backup { taken_at: now }, progress)?;
     name_it(partial, to)
 }
 

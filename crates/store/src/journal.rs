@@ -14,6 +14,9 @@ use serde_json::Value;
 const ENTRY_BYTES_MAX: usize = 256 << 10;
 /// Rows after which a segment is sealed by itself.
 const SEGMENT_ROWS: u64 = 10_000;
+/// Retention drops whole segments: what is kept has so many at least, or a short retention would never be reached.
+const SEGMENTS_KEPT: u64 = 8;
+const SEGMENT_ROWS_MIN: u64 = 100;
 
 /// One thing that happened.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -291,6 +294,11 @@ impl Tx<'_> {
 
     /// Drops the oldest whole segments while at least `rows_max` rows remain; the last link dropped stays as the anchor.
     pub fn retain(&mut self, rows_max: u64, actor: &str) -> Result<Retained, StoreError> {
+        if self.linked_seq().saturating_sub(self.work.head.segment_seq)
+            >= (rows_max / SEGMENTS_KEPT).max(SEGMENT_ROWS_MIN)
+        {
+            self.seal_segment()?;
+        }
         let done = self.drop_old(rows_max, actor);
         self.whole(done)
     }

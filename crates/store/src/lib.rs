@@ -10,7 +10,8 @@
 //! - A store that may be older than what the world has seen says so ([`Standing::Restored`]) until somebody accepts it.
 //!
 //! One thread writes and commits many closures with one fsync; reads use a few read-only connections and see committed
-//! state only. Reads are synchronous and short; on an async task they block for the time of a page-cache read.
+//! state only. Reads are synchronous and short; on an async task they block for the time of a page-cache read. A simulator
+//! opens the same store without threads, in memory: see [`sim`].
 
 mod anchor;
 mod backup;
@@ -19,6 +20,7 @@ mod journal;
 mod outbox;
 mod readers;
 mod schema;
+pub mod sim;
 mod standing;
 mod store;
 mod tx;

@@ -1,10 +1,11 @@
-//! A few read-only connections, lent one at a time.
+//! A few read-only connections, lent one at a time; or the one connection of a store without threads.
 
 use crate::error::{StoreError, during};
 use crate::schema::open_reader;
-use rusqlite::{Connection, Transaction};
+use crate::sim::Session;
+use rusqlite::Connection;
 use std::path::PathBuf;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 const WAIT_MAX: Duration = Duration::from_millis(5_000);
@@ -16,7 +17,23 @@ struct Pool {
 }
 
 #[derive(Debug)]
-pub(crate) struct Readers {
+pub(crate) enum Readers {
+    Pool(ReaderPool),
+    Inline(Arc<Session>),
+}
+
+impl Readers {
+    /// Runs `f` on one consistent, committed state of the store.
+    pub fn read<T>(&self, f: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        match self {
+            Self::Pool(pool) => pool.read(f),
+            Self::Inline(session) => session.read(f),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct ReaderPool {
     path: PathBuf,
     max: usize,
     pool: Mutex<Pool>,
@@ -25,7 +42,7 @@ pub(crate) struct Readers {
 
 /// Gives the connection back, or its place if the reader panicked.
 struct Lent<'a> {
-    readers: &'a Readers,
+    readers: &'a ReaderPool,
     conn: Option<Connection>,
 }
 
@@ -40,7 +57,7 @@ impl Drop for Lent<'_> {
     }
 }
 
-impl Readers {
+impl ReaderPool {
     pub fn new(path: PathBuf, max: usize) -> Self {
         Self { path, max, pool: Mutex::new(Pool { idle: Vec::new(), open: 0 }), returned: Condvar::new() }
     }
@@ -67,8 +84,7 @@ impl Readers {
         }
     }
 
-    /// Runs `f` on one consistent state of the store.
-    pub fn read<T>(&self, f: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    fn read<T>(&self, f: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let mut lent = self.lend()?;
         let Some(conn) = lent.conn.as_mut() else { return Err(StoreError::Closed) };
         let tx = conn.transaction().map_err(during("beginning to read"))?;

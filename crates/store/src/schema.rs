@@ -156,29 +156,51 @@ pub(crate) fn open_writer(path: &Path, now: WallMs, store_id: &str) -> Result<(C
     };
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut conn = Connection::open_with_flags(path, flags).map_err(fail("opening the database"))?;
-    let begun = check_ours(&conn, path)?;
-    tune(&conn).map_err(fail("setting up the connection"))?;
+    let head = prepare(&mut conn, Medium::File, path, now, store_id)?;
+    Ok((conn, head))
+}
+
+/// Where the database lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Medium {
+    File,
+    /// A crash is of the process, never of the medium: nothing to sync, no write-ahead log.
+    Memory,
+}
+
+/// Makes a connection the writing one: tuned, migrated, with a head.
+pub(crate) fn prepare(
+    conn: &mut Connection,
+    medium: Medium,
+    path: &Path,
+    now: WallMs,
+    store_id: &str,
+) -> Result<Head, OpenError> {
+    let fail = |doing: &'static str| {
+        move |e: rusqlite::Error| OpenError::Database { path: path.to_owned(), doing, detail: e.to_string() }
+    };
+    let begun = check_ours(conn, path)?;
+    tune(conn).map_err(fail("setting up the connection"))?;
     let setup = |conn: &Connection| -> rusqlite::Result<()> {
-        conn.pragma_update_and_check(None, "journal_mode", "wal", |r| r.get::<_, String>(0))?;
-        conn.pragma_update(None, "synchronous", "full")?;
-        conn.pragma_update_and_check(None, "journal_size_limit", 64 << 20, |r| r.get::<_, i64>(0))?;
+        if medium == Medium::File {
+            conn.pragma_update_and_check(None, "journal_mode", "wal", |r| r.get::<_, String>(0))?;
+            conn.pragma_update(None, "synchronous", "full")?;
+            conn.pragma_update_and_check(None, "journal_size_limit", 64 << 20, |r| r.get::<_, i64>(0))?;
+        }
         if begun == 0 {
             conn.pragma_update(None, "application_id", APPLICATION_ID)?;
         }
         Ok(())
     };
-    setup(&conn).map_err(fail("setting up the connection"))?;
-    migrate(&mut conn, STEPS).map_err(fail("migrating the schema"))?;
+    setup(conn).map_err(fail("setting up the connection"))?;
+    migrate(conn, STEPS).map_err(fail("migrating the schema"))?;
     let damaged = |e: StoreError| OpenError::Damaged { path: path.to_owned(), detail: e.to_string() };
-    let head = match Head::load(&conn).map_err(damaged)? {
-        Some(head) => head,
-        None => {
-            let head = Head::first(store_id);
-            head.insert(&conn, now).map_err(damaged)?;
-            head
-        }
-    };
-    Ok((conn, head))
+    if let Some(head) = Head::load(conn).map_err(damaged)? {
+        return Ok(head);
+    }
+    let head = Head::first(store_id);
+    head.insert(conn, now).map_err(damaged)?;
+    Ok(head)
 }
 
 /// A connection that cannot write, onto a store that a writer has open.

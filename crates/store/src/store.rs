@@ -5,13 +5,15 @@ use crate::backup::{self, BackupError, BackupProgress, Force};
 use crate::error::{OpenError, StoreError};
 use crate::journal::{self, Entry, JournalFilter, JournalHead, JournalRow, Retained, VerifyError};
 use crate::outbox::{self, OutboxItem};
-use crate::readers::Readers;
-use crate::schema::open_writer;
-use crate::standing::{Head, Standing, StoreIdentity};
+use crate::readers::{ReaderPool, Readers};
+use crate::schema::{open_reader, open_writer};
+use crate::sim::{self, Hooks, MemoryDisk, Session, Verdict};
+use crate::standing::{Head, RestoredWhy, Standing, StoreIdentity};
 use crate::tx::{self, Stored, Tx};
 use crate::watch::{Hub, Watch};
-use crate::writer::{Call, Clock, LogLimits, Message, Shared, Writer};
+use crate::writer::{Call, Clock, Message, Shared, Writer};
 use pumasi_terms::{Revision, WallMs};
+use rusqlite::Connection;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -93,6 +95,28 @@ impl Lock {
     }
 }
 
+pub(crate) fn store_id(entropy: u128) -> String {
+    let id = blake3::derive_key("pumasi store id v1", &entropy.to_le_bytes());
+    format!("store-{}", hex::encode(&id[..16]))
+}
+
+/// Marks a store that its anchor calls old; the first anchor of one that is current.
+pub(crate) fn settle_standing(
+    path: &Path,
+    conn: &Connection,
+    head: &mut Head,
+    compared: rusqlite::Result<Option<RestoredWhy>>,
+) -> Result<Option<StoreIdentity>, OpenError> {
+    let damaged = |detail: String| OpenError::Damaged { path: path.to_owned(), detail };
+    if let Some(why) = compared.map_err(|e| damaged(e.to_string()))? {
+        head.mark_restored(why);
+        head.save(conn).map_err(|e| damaged(e.to_string()))?;
+    }
+    let Some(why) = &head.restored else { return Ok(Some(head.identity())) };
+    tracing::warn!(path = %path.display(), %why, "this store may be old; it acts on nobody until it is accepted");
+    Ok(None)
+}
+
 /// All objects of one kind and the revision at which they were so: watch from there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Listing<T> {
@@ -100,17 +124,26 @@ pub struct Listing<T> {
     pub items: Vec<Stored<T>>,
 }
 
+/// Who runs the transactions.
+enum Engine {
+    Threads {
+        queue: mpsc::Sender<Message>,
+        writer: Mutex<Option<JoinHandle<()>>>,
+        anchor: Arc<AnchorKeeper>,
+        lock: Mutex<Option<Lock>>,
+        hub: Arc<Hub>,
+    },
+    Inline(Arc<Session>),
+}
+
 struct Inner {
     path: PathBuf,
-    queue: mpsc::Sender<Message>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    engine: Engine,
     readers: Arc<Readers>,
     published: Arc<RwLock<Head>>,
     hub: Arc<Hub>,
     outbox_wake: Arc<tokio::sync::watch::Sender<u64>>,
-    anchor: Arc<AnchorKeeper>,
     clock: Clock,
-    lock: Mutex<Option<Lock>>,
 }
 
 /// A cheap handle; the store closes with the last one, or at `close`.
@@ -147,58 +180,49 @@ impl Store {
             .mode(0o600)
             .open(&path)
             .map_err(io("creating the database"))?;
-        let id = blake3::derive_key("pumasi store id v1", &entropy.to_le_bytes());
-        let salt_key = blake3::derive_key("pumasi store salt v1", &entropy.to_le_bytes());
-        let (conn, mut head) = open_writer(&path, now, &format!("store-{}", hex::encode(&id[..16])))?;
-        let damaged = |detail: String| OpenError::Damaged { path: path.clone(), detail };
+        let (conn, mut head) = open_writer(&path, now, &store_id(entropy))?;
         let anchor_path = anchor::path_of(&path);
-        if let Some(why) = anchor::compare(&anchor_path, &head, &conn).map_err(|e| damaged(e.to_string()))? {
-            head.mark_restored(why);
-            head.save(&conn).map_err(|e| damaged(e.to_string()))?;
-        }
-        let first = match &head.restored {
-            None => Some(head.identity()),
-            Some(why) => {
-                tracing::warn!(path = %path.display(), %why, "this store may be old; it acts on nobody until it is accepted");
-                None
-            }
-        };
+        let compared = anchor::compare(&anchor_path, &head, &conn);
+        let first = settle_standing(&path, &conn, &mut head, compared)?;
         let interval = Duration::from_millis(options.anchor_interval_ms);
         let anchor = AnchorKeeper::start(anchor_path, interval, first.as_ref()).map_err(io("writing its anchor"))?;
         let anchor = Arc::new(anchor);
-        let published = Arc::new(RwLock::new(head.clone()));
-        let hub = Arc::new(Hub::new(head.revision));
-        let outbox_wake = Arc::new(tokio::sync::watch::Sender::new(0));
-        let shared = Shared {
-            limits: LogLimits { changes_max: options.log_changes_max.max(1), bytes_max: options.log_bytes_max },
-            clock: Arc::clone(&options.clock),
-            salt_key,
-            attempts_max: options.outbox_attempts_max.max(1),
-            published: Arc::clone(&published),
-            hub: Arc::clone(&hub),
-            outbox_wake: Arc::clone(&outbox_wake),
-            anchor: Arc::clone(&anchor),
-        };
-        let writer = Writer::new(conn, head, shared).map_err(|e| damaged(e.to_string()))?;
+        let shared = Shared::new(&options, entropy, &head, Arc::clone(&anchor) as _, Hooks::default());
+        let damaged = |e: StoreError| OpenError::Damaged { path: path.clone(), detail: e.to_string() };
+        let writer = Writer::new(conn, head, shared.clone()).map_err(damaged)?;
         let (queue, jobs) = mpsc::channel(options.queue_max.max(1));
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || writer.run(jobs))
             .map_err(io("starting its writer"))?;
-        Ok(Self {
-            inner: Arc::new(Inner {
-                readers: Arc::new(Readers::new(path.clone(), options.readers_max.max(1))),
-                path,
-                queue,
-                writer: Mutex::new(Some(thread)),
-                published,
-                hub,
-                outbox_wake,
-                anchor,
-                clock: options.clock,
-                lock: Mutex::new(Some(lock)),
-            }),
-        })
+        let engine = Engine::Threads {
+            queue,
+            writer: Mutex::new(Some(thread)),
+            anchor,
+            lock: Mutex::new(Some(lock)),
+            hub: Arc::clone(&shared.hub),
+        };
+        let readers = Readers::Pool(ReaderPool::new(path.clone(), options.readers_max.max(1)));
+        Ok(Self::assemble(path, engine, readers, shared))
+    }
+
+    /// A store without threads and files, for a simulator: a transaction is committed when its future is first polled.
+    /// Two at a time on a disk are refused, like two on a file. Of the options, queue and readers have no meaning here.
+    pub fn open_inline(
+        disk: &MemoryDisk,
+        now: WallMs,
+        entropy: u128,
+        options: Options,
+        hooks: Hooks,
+    ) -> Result<Self, OpenError> {
+        let (session, shared) = Session::begin(disk, now, entropy, &options, hooks)?;
+        let readers = Readers::Inline(Arc::clone(&session));
+        Ok(Self::assemble(session.path(), Engine::Inline(session), readers, shared))
+    }
+
+    fn assemble(path: PathBuf, engine: Engine, readers: Readers, shared: Shared) -> Self {
+        let Shared { published, hub, outbox_wake, clock, .. } = shared;
+        Self { inner: Arc::new(Inner { path, engine, readers: Arc::new(readers), published, hub, outbox_wake, clock }) }
     }
 
     /// Runs `f` in a transaction and answers when it is on disk. An `Err` of `f` undoes what it did and nothing else.
@@ -212,8 +236,22 @@ impl Store {
         E: From<StoreError> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let job = Message::Job(Box::new(Call { closure: Some(f), result: None, reply }));
-        self.inner.queue.send(job).await.map_err(|_| StoreError::Closed)?;
+        let job = Box::new(Call { closure: Some(f), result: None, reply });
+        match &self.inner.engine {
+            Engine::Threads { queue, .. } => {
+                queue.send(Message::Job(job)).await.map_err(|_| StoreError::Closed)?;
+            }
+            Engine::Inline(session) => match session.run(job) {
+                Verdict::GoOn => {}
+                Verdict::Yield => {
+                    sim::yield_once().await;
+                    if session.is_dead() {
+                        std::future::pending::<()>().await;
+                    }
+                }
+                Verdict::Crash => std::future::pending().await,
+            },
+        }
         answer.await.map_err(|_| StoreError::Closed)?
     }
 
@@ -225,8 +263,18 @@ impl Store {
         E: From<StoreError> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let job = Message::Job(Box::new(Call { closure: Some(f), result: None, reply }));
-        self.inner.queue.blocking_send(job).map_err(|_| StoreError::Closed)?;
+        let job = Box::new(Call { closure: Some(f), result: None, reply });
+        match &self.inner.engine {
+            Engine::Threads { queue, .. } => {
+                queue.blocking_send(Message::Job(job)).map_err(|_| StoreError::Closed)?;
+            }
+            // There is no later to wait for: a killed process is told that the store is closed.
+            Engine::Inline(session) => {
+                if session.run(job) == Verdict::Crash {
+                    return Err(StoreError::Closed.into());
+                }
+            }
+        }
         answer.blocking_recv().map_err(|_| StoreError::Closed)?
     }
 
@@ -276,7 +324,7 @@ impl Store {
 
     /// When the next waiting message is due.
     pub fn outbox_next_due(&self) -> Result<Option<WallMs>, StoreError> {
-        self.inner.readers.read(|conn| outbox::next_due(conn))
+        self.inner.readers.read(outbox::next_due)
     }
 
     /// Changes whenever a message was queued.
@@ -409,7 +457,12 @@ impl Store {
 
     /// Writes a checked copy to `to` while the store goes on. Blocks for as long as the copy takes.
     pub fn backup_to(&self, to: impl AsRef<Path>, mut progress: impl FnMut(BackupProgress)) -> Result<(), BackupError> {
-        backup::backup(&self.inner.path, to.as_ref(), (self.inner.clock)(), &mut progress)
+        let (to, now) = (to.as_ref(), (self.inner.clock)());
+        match &self.inner.engine {
+            // A copy takes long: it borrows no connection from the others.
+            Engine::Threads { .. } => backup::backup(&open_reader(&self.inner.path)?, to, now, &mut progress),
+            Engine::Inline(session) => session.read(|conn| Ok(backup::backup(conn, to, now, &mut progress)))?,
+        }
     }
 
     /// Puts a checked copy at `to`, which no daemon may have open. The store that opens there is `Restored`.
@@ -419,19 +472,23 @@ impl Store {
 
     /// Commits what is queued, writes the anchor, and lets go of the files. Blocks; the other handles are refused then.
     pub fn close(&self) {
-        self.inner.close();
+        self.inner.engine.close();
     }
 }
 
-impl Inner {
+impl Engine {
     fn close(&self) {
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (queue, writer, anchor, lock, hub) = match self {
+            Self::Threads { queue, writer, anchor, lock, hub } => (queue, writer, anchor, lock, hub),
+            Self::Inline(session) => return session.close(),
+        };
+        let writer = writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(writer) = writer {
             // A closure may hold the last handle: the writer can neither wait for itself nor empty its queue meanwhile.
             let on_writer = writer.thread().id() == std::thread::current().id();
             let mut stop = Message::Stop;
             // The writer empties a full queue by itself; `blocking_send` would panic on an async task.
-            while let Err(mpsc::error::TrySendError::Full(message)) = self.queue.try_send(stop) {
+            while let Err(mpsc::error::TrySendError::Full(message)) = queue.try_send(stop) {
                 if on_writer {
                     break;
                 }
@@ -442,14 +499,14 @@ impl Inner {
                 tracing::error!("the store's writer panicked");
             }
         }
-        self.anchor.stop();
-        self.hub.close();
-        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        anchor.stop();
+        hub.close();
+        lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.close();
+        self.engine.close();
     }
 }

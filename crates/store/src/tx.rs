@@ -2,6 +2,7 @@
 
 use crate::Kind;
 use crate::error::{StoreError, during};
+use crate::sim::{Fate, Hooks};
 use crate::standing::{Head, RestoredWhy, Standing, from_sql, to_sql};
 use crate::watch::{Change, Op};
 use pumasi_terms::{Revision, WallMs};
@@ -82,6 +83,7 @@ pub struct Tx<'a> {
     pub(crate) work: &'a mut Work,
     pub(crate) salt_key: &'a [u8; 32],
     pub(crate) attempts_max: u32,
+    pub(crate) hooks: &'a Hooks,
     pub(crate) now: WallMs,
 }
 
@@ -119,13 +121,16 @@ impl Tx<'_> {
         expect: Expect,
     ) -> Result<Revision, StoreError> {
         check_key(kind, name)?;
-        let text = serde_json::to_string(body)
+        let mut text = serde_json::to_string(body)
             .map_err(|e| StoreError::Encode { what: format!("{kind}/{name}"), detail: e.to_string() })?;
         if text.len() > BODY_BYTES_MAX {
             let what = format!("{kind}/{name}");
             return Err(StoreError::TooLarge { what, bytes: text.len(), max_bytes: BODY_BYTES_MAX });
         }
         self.expect(kind, name, expect)?;
+        if self.hooks.alter(kind, name, &mut text)? == Fate::Drop {
+            return Ok(self.next_revision());
+        }
         let written = self.write(kind, name, text);
         self.whole(written)
     }
@@ -150,6 +155,9 @@ impl Tx<'_> {
         check_key(kind, name)?;
         if self.expect(kind, name, expect)?.is_none() {
             return Ok(None);
+        }
+        if self.hooks.spare(kind, name) == Fate::Drop {
+            return Ok(Some(self.next_revision()));
         }
         let removed = self.remove(kind, name);
         self.whole(removed).map(Some)

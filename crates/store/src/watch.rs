@@ -152,6 +152,11 @@ impl Watch {
     /// The next change. It may be dropped while it waits without losing one.
     pub async fn next(&mut self) -> Result<Arc<Change>, WatchError> {
         loop {
+            if let Readers::Inline(session) = &*self.readers
+                && session.is_dead()
+            {
+                std::future::pending::<()>().await;
+            }
             if let Some(change) = self.page.pop_front() {
                 return Ok(change);
             }
@@ -215,6 +220,9 @@ impl Watch {
                 read_log(tx, kind.as_deref(), position, head.revision).map(Ok)
             })
         };
+        if let Readers::Inline(_) = &*self.readers {
+            return read()?;
+        }
         match tokio::task::spawn_blocking(read).await {
             Ok(read) => read?,
             Err(_) => Err(WatchError::Closed),

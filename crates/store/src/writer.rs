@@ -1,13 +1,15 @@
 //! The one thread that writes. It takes what is queued, runs each closure under a savepoint, and commits all with one
 //! fsync; nobody is answered before that.
 
-use crate::anchor::AnchorKeeper;
+use crate::anchor::Anchor;
 use crate::error::{StoreError, during};
 use crate::journal;
+use crate::sim::{CommitInfo, Hooks};
 use crate::standing::{Head, Standing, from_sql, to_sql};
+use crate::store::Options;
 use crate::tx::{Tx, Work};
 use crate::watch::Hub;
-use pumasi_terms::WallMs;
+use pumasi_terms::{Revision, WallMs};
 use rusqlite::Connection;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -90,12 +92,15 @@ pub(crate) struct Writer {
     pub published: Arc<RwLock<Head>>,
     pub hub: Arc<Hub>,
     pub outbox_wake: Arc<tokio::sync::watch::Sender<u64>>,
-    pub anchor: Arc<AnchorKeeper>,
+    pub anchor: Arc<dyn Anchor>,
+    /// None but a simulator has any.
+    pub hooks: Hooks,
     broken: Option<StoreError>,
     truncate_log: bool,
 }
 
 /// What the writer shares with the rest of the store.
+#[derive(Clone)]
 pub(crate) struct Shared {
     pub limits: LogLimits,
     pub clock: Clock,
@@ -104,12 +109,30 @@ pub(crate) struct Shared {
     pub published: Arc<RwLock<Head>>,
     pub hub: Arc<Hub>,
     pub outbox_wake: Arc<tokio::sync::watch::Sender<u64>>,
-    pub anchor: Arc<AnchorKeeper>,
+    pub anchor: Arc<dyn Anchor>,
+    /// None but a simulator has any.
+    pub hooks: Hooks,
+}
+
+impl Shared {
+    pub fn new(options: &Options, entropy: u128, head: &Head, anchor: Arc<dyn Anchor>, hooks: Hooks) -> Self {
+        Self {
+            limits: LogLimits { changes_max: options.log_changes_max.max(1), bytes_max: options.log_bytes_max },
+            clock: Arc::clone(&options.clock),
+            salt_key: blake3::derive_key("pumasi store salt v1", &entropy.to_le_bytes()),
+            attempts_max: options.outbox_attempts_max.max(1),
+            published: Arc::new(RwLock::new(head.clone())),
+            hub: Arc::new(Hub::new(head.revision)),
+            outbox_wake: Arc::new(tokio::sync::watch::Sender::new(0)),
+            anchor,
+            hooks,
+        }
+    }
 }
 
 impl Writer {
     pub fn new(conn: Connection, head: Head, shared: Shared) -> Result<Self, StoreError> {
-        let Shared { limits, clock, salt_key, attempts_max, published, hub, outbox_wake, anchor } = shared;
+        let Shared { limits, clock, salt_key, attempts_max, published, hub, outbox_wake, anchor, hooks } = shared;
         let mut writer = Self {
             conn,
             head,
@@ -123,6 +146,7 @@ impl Writer {
             hub,
             outbox_wake,
             anchor,
+            hooks,
             broken: None,
             truncate_log: false,
         };
@@ -184,28 +208,58 @@ impl Writer {
         drop(self.conn);
     }
 
+    /// Runs, commits and answers one closure on the caller's thread; what was committed, if anything was.
+    pub fn run_now(&mut self, mut job: Box<dyn Job>) -> Option<CommitInfo> {
+        let mut work = Work::new(self.head.clone());
+        let rows_before = self.conn.total_changes();
+        let begun = self.begin();
+        let kept = begun.is_ok() && self.run_one(job.as_mut(), &mut work);
+        let wrote = kept && (work.head != self.head || self.conn.total_changes() != rows_before);
+        let changes = work.changes.clone();
+        let committed = begun.and_then(|()| self.commit(work));
+        let done = committed.is_ok();
+        job.answer(committed);
+        (wrote && done).then_some(CommitInfo {
+            revision: Revision(self.head.revision),
+            journal_seq: self.head.journal_seq,
+            changes,
+        })
+    }
+
+    pub fn conn(&self) -> &Connection {
+        &self.conn
+    }
+
+    /// The connection outlives the writer; nothing of an open transaction does.
+    pub fn into_conn(self) -> Connection {
+        self.abandon();
+        self.conn
+    }
+
     fn begin(&mut self) -> Result<(), StoreError> {
         if let Some(error) = &self.broken {
             return Err(error.clone());
         }
-        self.conn.execute_batch("BEGIN IMMEDIATE").map_err(during("beginning a transaction"))
+        self.control("BEGIN IMMEDIATE").map_err(during("beginning a transaction"))
     }
 
-    fn run_one(&self, job: &mut dyn Job, work: &mut Work) {
+    /// `false` where nothing of it is kept.
+    fn run_one(&self, job: &mut dyn Job, work: &mut Work) -> bool {
         // An earlier failure made SQLite give the whole transaction up; the commit will say so.
         if self.conn.is_autocommit() {
-            return;
+            return false;
         }
         let (head, changes, rows) = (work.head.clone(), work.changes.len(), work.row_digests.len());
-        if self.savepoint("SAVEPOINT job").is_err() {
+        if self.control("SAVEPOINT job").is_err() {
             self.abandon();
-            return;
+            return false;
         }
         let mut tx = Tx {
             conn: &self.conn,
             work: &mut *work,
             salt_key: &self.salt_key,
             attempts_max: self.attempts_max,
+            hooks: &self.hooks,
             now: (self.clock)(),
         };
         let mut kept = job.run(&mut tx);
@@ -219,17 +273,18 @@ impl Writer {
             work.head = head;
             work.changes.truncate(changes);
             work.row_digests.truncate(rows);
-            if self.savepoint("ROLLBACK TO job").is_err() {
+            if self.control("ROLLBACK TO job").is_err() {
                 self.abandon();
-                return;
+                return false;
             }
         }
-        if self.savepoint("RELEASE job").is_err() {
+        if self.control("RELEASE job").is_err() {
             self.abandon();
         }
+        kept
     }
 
-    fn savepoint(&self, sql: &str) -> rusqlite::Result<()> {
+    fn control(&self, sql: &str) -> rusqlite::Result<()> {
         self.conn.prepare_cached(sql)?.execute([]).map(drop)
     }
 
@@ -248,7 +303,7 @@ impl Writer {
             self.load_log()?;
             return Err(error);
         }
-        if let Err(error) = self.conn.execute_batch("COMMIT") {
+        if let Err(error) = self.control("COMMIT") {
             let failed = self.commit_failed(&error);
             self.abandon();
             self.load_log()?;

@@ -4,15 +4,21 @@
 
 mod common;
 
-use common::{block_on, entry, open, path};
+use common::{Place, block_on, entry};
 use pumasi_store::{BrokenAt, Entry, JournalFilter, Store, StoreError, VerifyError};
 use serde_json::json;
-use tempfile::TempDir;
+
+in_both_places!(
+    retention_drops_whole_segments_and_the_rest_still_verifies,
+    a_page_is_filtered_by_subject_and_action,
+    a_refused_closure_leaves_no_row_in_the_chain,
+    every_kind_of_tampering_is_found,
+    a_cut_tail_with_a_matching_head_is_found_by_the_anchor,
+);
 
 /// Five batches of three rows, then closed.
-fn written() -> TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
+fn write(place: &Place) {
+    let store = place.open();
     for batch in 0..5 {
         store
             .transact_blocking(move |tx| {
@@ -27,12 +33,6 @@ fn written() -> TempDir {
     }
     assert_eq!(store.verify_journal().unwrap(), store.journal_head());
     assert_eq!(store.journal_head().seq, 15);
-    dir
-}
-
-fn tamper(dir: &TempDir, sql: &str) {
-    let conn = rusqlite::Connection::open(path(dir)).unwrap();
-    assert!(conn.execute(sql, []).unwrap() > 0, "{sql}");
 }
 
 fn broken(store: &Store) -> u64 {
@@ -42,8 +42,7 @@ fn broken(store: &Store) -> u64 {
     }
 }
 
-#[test]
-fn every_kind_of_tampering_is_found() {
+fn every_kind_of_tampering_is_found(place: &Place) {
     for (sql, batch) in [
         ("UPDATE journal SET action = 'note.kept' WHERE seq = 8", 7..=9),
         ("UPDATE journal SET at = at + 1 WHERE seq = 8", 7..=9),
@@ -62,31 +61,35 @@ fn every_kind_of_tampering_is_found() {
             16..=16,
         ),
     ] {
-        let dir = written();
-        tamper(&dir, sql);
-        let seq = broken(&open(&dir));
+        let place = match place {
+            Place::File(_) => Place::file(),
+            Place::Memory(_) => Place::memory(),
+        };
+        write(&place);
+        place.tamper(sql);
+        let seq = broken(&place.open());
         assert!(batch.contains(&seq), "{sql}: found at {seq}");
     }
 }
 
-#[test]
-fn a_cut_tail_with_a_matching_head_is_found_by_the_anchor() {
-    let dir = written();
-    tamper(&dir, "DELETE FROM journal WHERE seq > 12");
-    tamper(&dir, "DELETE FROM journal_links WHERE last_seq > 12");
-    tamper(
-        &dir,
+fn a_cut_tail_with_a_matching_head_is_found_by_the_anchor(place: &Place) {
+    write(place);
+    place.tamper("DELETE FROM journal WHERE seq > 12");
+    place.tamper("DELETE FROM journal_links WHERE last_seq > 12");
+    place.tamper(
         "UPDATE store SET journal_seq = 12, journal_link = (SELECT link FROM journal_links WHERE last_seq = 12)",
     );
-    let store = open(&dir);
+    let store = place.open();
     assert!(store.verify_journal().is_ok(), "the chain alone cannot know");
     assert_ne!(store.standing(), pumasi_store::Standing::Current);
 }
 
 #[test]
 fn a_personal_payload_can_be_erased_and_leaves_no_trace_on_disk() {
-    let dir = written();
-    let store = open(&dir);
+    let place = Place::file();
+    write(&place);
+    let Place::File(dir) = &place else { unreachable!() };
+    let store = place.open();
     let with_personal = JournalFilter { with_personal: true, ..JournalFilter::default() };
     let row = store.journal_page(10, 1, &with_personal).unwrap().remove(0);
     assert_eq!(row.entry.personal, Some(json!({ "email": "user10@secret.example" })));
@@ -102,14 +105,13 @@ fn a_personal_payload_can_be_erased_and_leaves_no_trace_on_disk() {
         let holds = |text: &str| bytes.windows(text.len()).any(|w| w == text.as_bytes());
         assert!(!holds("user10@secret"), "{} still holds it", file.display());
     }
-    let others = std::fs::read(path(&dir)).unwrap();
+    let others = std::fs::read(common::path(dir)).unwrap();
     assert!(others.windows(13).any(|w| w == b"user12@secret"), "the others stay");
 }
 
-#[test]
-fn retention_drops_whole_segments_and_the_rest_still_verifies() {
-    let dir = written();
-    let store = open(&dir);
+fn retention_drops_whole_segments_and_the_rest_still_verifies(place: &Place) {
+    write(place);
+    let store = place.open();
     block_on(async {
         assert!(store.seal_segment().await.unwrap());
         assert!(!store.seal_segment().await.unwrap(), "nothing new to seal");
@@ -125,17 +127,16 @@ fn retention_drops_whole_segments_and_the_rest_still_verifies() {
     assert_eq!(rows.first().unwrap().seq, 16);
     assert_eq!(rows.last().unwrap().entry.action, "journal.retained");
     drop(store);
-    let store = open(&dir);
+    let store = place.open();
     assert_eq!(store.verify_journal().unwrap().seq, 20);
     drop(store);
-    tamper(&dir, "UPDATE store SET base_link = zeroblob(32)");
-    assert_eq!(broken(&open(&dir)), 16);
+    place.tamper("UPDATE store SET base_link = zeroblob(32)");
+    assert_eq!(broken(&place.open()), 16);
 }
 
-#[test]
-fn a_page_is_filtered_by_subject_and_action() {
-    let dir = written();
-    let store = open(&dir);
+fn a_page_is_filtered_by_subject_and_action(place: &Place) {
+    write(place);
+    let store = place.open();
     store.transact_blocking(|tx| tx.journal(Entry { subject: "b".into(), ..entry("note.lost") })).unwrap();
     let page = |filter: JournalFilter| store.journal_page(0, 100, &filter).unwrap().len();
     assert_eq!(page(JournalFilter { subject: Some("b".into()), ..JournalFilter::default() }), 1);
@@ -144,10 +145,8 @@ fn a_page_is_filtered_by_subject_and_action() {
     assert_eq!(store.journal_page(3, 2, &JournalFilter::default()).unwrap()[0].seq, 4);
 }
 
-#[test]
-fn a_refused_closure_leaves_no_row_in_the_chain() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
+fn a_refused_closure_leaves_no_row_in_the_chain(place: &Place) {
+    let store = place.open();
     let refused: Result<(), StoreError> = store.transact_blocking(|tx| {
         tx.journal(entry("lost"))?;
         Err(StoreError::Closed)

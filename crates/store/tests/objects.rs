@@ -4,33 +4,29 @@
 
 mod common;
 
-use common::{Note, block_on, open, opened};
+use common::{Note, Place, block_on, open};
 use proptest::prelude::*;
-use pumasi_store::{Expect, Op, Options, OutboxMessage, Store, StoreError, WatchError};
+use pumasi_store::{Expect, Op, Options, OutboxMessage, StoreError, WatchError};
 use pumasi_terms::{Revision, WallMs};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-#[test]
-fn a_write_is_read_back_with_its_revision_and_survives_reopening() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
+fn a_write_is_read_back_with_its_revision_and_survives_reopening(place: &Place) {
+    let store = place.open();
     let revision = store.transact_blocking(|tx| tx.put("note", "a", &Note::new("one"), Expect::Absent)).unwrap();
     let read = store.get::<Note>("note", "a").unwrap().unwrap();
     assert_eq!((read.revision, read.body), (revision, Note::new("one")));
     drop(store);
-    let store = open(&dir);
+    let store = place.open();
     assert_eq!(store.get::<Note>("note", "a").unwrap().unwrap().revision, revision);
     assert_eq!(store.revision(), revision);
     let next = store.transact_blocking(|tx| tx.put("note", "b", &Note::new("two"), Expect::Any)).unwrap();
     assert!(next > revision);
 }
 
-#[test]
-fn a_conflict_names_both_revisions_and_undoes_the_whole_closure() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
+fn a_conflict_names_both_revisions_and_undoes_the_whole_closure(place: &Place) {
+    let store = place.open();
     let first = store.transact_blocking(|tx| tx.put("note", "a", &1, Expect::Any)).unwrap();
     let second = store.transact_blocking(move |tx| tx.put("note", "a", &2, Expect::Revision(first))).unwrap();
     let refused = store.transact_blocking(move |tx| {
@@ -55,10 +51,8 @@ fn a_conflict_names_both_revisions_and_undoes_the_whole_closure() {
     assert!(refused.unwrap_err().is_conflict());
 }
 
-#[test]
-fn what_is_too_large_or_badly_named_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
+fn what_is_too_large_or_badly_named_is_refused(place: &Place) {
+    let store = place.open();
     let big = "x".repeat(pumasi_store::BODY_BYTES_MAX);
     let refused = store.transact_blocking(move |tx| tx.put("note", "a", &big, Expect::Any));
     assert!(matches!(refused, Err(StoreError::TooLarge { .. })), "{refused:?}");
@@ -68,10 +62,8 @@ fn what_is_too_large_or_badly_named_is_refused() {
     }
 }
 
-#[test]
-fn a_panicking_closure_hurts_only_itself() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
+fn a_panicking_closure_hurts_only_itself(place: &Place) {
+    let store = place.open();
     let panicked = store.transact_blocking(|tx| -> Result<(), StoreError> {
         tx.put("note", "a", &1, Expect::Any)?;
         panic!("on purpose");
@@ -81,30 +73,23 @@ fn a_panicking_closure_hurts_only_itself() {
     store.transact_blocking(|tx| tx.put("note", "a", &2, Expect::Absent)).unwrap();
 }
 
-#[test]
-fn after_close_everybody_is_told() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
+fn after_close_everybody_is_told(place: &Place) {
+    let store = place.open();
     let mut watch = store.watch(None, Revision(0));
     store.clone().close();
     assert_eq!(store.transact_blocking(|tx| tx.put("note", "a", &1, Expect::Any)), Err(StoreError::Closed));
     assert_eq!(block_on(watch.next()).unwrap_err(), WatchError::Closed);
-    drop(open(&dir));
+    drop(place.open());
 }
 
-#[test]
-fn a_write_that_sqlite_breaks_off_undoes_the_closure_even_if_it_hides_the_error() {
-    let dir = tempfile::tempdir().unwrap();
-    drop(open(&dir));
-    let conn = rusqlite::Connection::open(common::path(&dir)).unwrap();
+fn a_write_that_sqlite_breaks_off_undoes_the_closure_even_if_it_hides_the_error(place: &Place) {
+    drop(place.open());
     // The object goes in, its line in the change log does not.
-    conn.execute_batch(
+    place.tamper(
         "CREATE TRIGGER broken BEFORE INSERT ON changes WHEN new.name = 'bad'
          BEGIN SELECT RAISE(FAIL, 'on purpose'); END",
-    )
-    .unwrap();
-    drop(conn);
-    let store = open(&dir);
+    );
+    let store = place.open();
     let hidden = store.transact_blocking(|tx| {
         tx.put("note", "good", &1, Expect::Any)?;
         assert!(tx.put("note", "bad", &1, Expect::Any).is_err());
@@ -114,6 +99,19 @@ fn a_write_that_sqlite_breaks_off_undoes_the_closure_even_if_it_hides_the_error(
     assert!(store.list_raw("note").unwrap().is_empty());
     store.transact_blocking(|tx| tx.put("note", "good", &1, Expect::Absent)).unwrap();
 }
+
+in_both_places!(
+    a_write_is_read_back_with_its_revision_and_survives_reopening,
+    a_conflict_names_both_revisions_and_undoes_the_whole_closure,
+    what_is_too_large_or_badly_named_is_refused,
+    a_panicking_closure_hurts_only_itself,
+    after_close_everybody_is_told,
+    a_write_that_sqlite_breaks_off_undoes_the_closure_even_if_it_hides_the_error,
+    concurrent_writers_each_get_their_own_revision,
+    a_watch_replays_and_then_follows_one_kind,
+    a_watch_that_asks_for_too_much_is_told_to_list_again,
+    a_thousand_watches_all_see_everything,
+);
 
 #[test]
 fn the_last_handle_may_be_dropped_by_a_closure() {
@@ -155,10 +153,8 @@ fn the_last_handle_may_be_dropped_by_a_closure() {
     }
 }
 
-#[test]
-fn concurrent_writers_each_get_their_own_revision() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
+fn concurrent_writers_each_get_their_own_revision(place: &Place) {
+    let store = place.open();
     let mut revisions = block_on(async {
         let tasks: Vec<_> = (0..64)
             .map(|i| {
@@ -192,10 +188,8 @@ fn concurrent_writers_each_get_their_own_revision() {
     assert_eq!(revisions.len(), 64 * 20);
 }
 
-#[test]
-fn a_watch_replays_and_then_follows_one_kind() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
+fn a_watch_replays_and_then_follows_one_kind(place: &Place) {
+    let store = place.open();
     block_on(async {
         let put = |name: &'static str, kind: &'static str| {
             store.transact(move |tx| tx.put(kind, name, &Note::new(name), Expect::Any))
@@ -219,10 +213,8 @@ fn a_watch_replays_and_then_follows_one_kind() {
     });
 }
 
-#[test]
-fn a_watch_that_asks_for_too_much_is_told_to_list_again() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = common::open_with(&dir, Options { log_changes_max: 10, ..Options::default() });
+fn a_watch_that_asks_for_too_much_is_told_to_list_again(place: &Place) {
+    let store = place.open_with(Options { log_changes_max: 10, ..Options::default() });
     block_on(async {
         // It has begun, then falls behind what is kept anywhere.
         let mut slow = store.watch(None, Revision(0));
@@ -240,12 +232,7 @@ fn a_watch_that_asks_for_too_much_is_told_to_list_again() {
         assert_eq!(unknown, WatchError::Unknown { asked, head: store.revision() });
     });
     drop(store);
-    let store = opened(Store::open_with(
-        common::path(&dir),
-        WallMs(2),
-        2,
-        Options { log_changes_max: 10, ..Options::default() },
-    ));
+    let store = place.open_with(Options { log_changes_max: 10, ..Options::default() });
     block_on(async {
         let after = Revision(store.revision().0 - 10);
         let mut watch = store.watch(None, after);
@@ -255,10 +242,8 @@ fn a_watch_that_asks_for_too_much_is_told_to_list_again() {
     });
 }
 
-#[test]
-fn a_thousand_watches_all_see_everything() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
+fn a_thousand_watches_all_see_everything(place: &Place) {
+    let store = place.open();
     block_on(async {
         let tasks: Vec<_> = (0..1_000)
             .map(|_| {
@@ -330,68 +315,74 @@ fn judge(model: &Model, name: &str, wanted: Wanted) -> (Expect, bool) {
     }
 }
 
+/// The store is an ordered map and the watch is its history.
+fn follows_the_model(place: &Place, acts: Vec<Act>) -> Result<(), TestCaseError> {
+    let mut store = place.open();
+    let mut model = Model::new();
+    let mut history: Vec<(Revision, String, Option<u16>)> = Vec::new();
+    for act in acts {
+        match act {
+            Act::Put { name, value, expect } => {
+                let name = format!("n{name}");
+                let (expect, fits) = judge(&model, &name, expect);
+                let key = name.clone();
+                let put = store.transact_blocking(move |tx| tx.put("note", &key, &value, expect));
+                prop_assert_eq!(put.is_ok(), fits, "{:?}", put);
+                if let Ok(revision) = put {
+                    prop_assert!(history.last().is_none_or(|(last, ..)| *last < revision));
+                    model.insert(name.clone(), (revision, value));
+                    history.push((revision, name, Some(value)));
+                }
+            }
+            Act::Delete { name, expect } => {
+                let name = format!("n{name}");
+                let (expect, fits) = judge(&model, &name, expect);
+                let key = name.clone();
+                let deleted = store.transact_blocking(move |tx| tx.delete("note", &key, expect));
+                prop_assert_eq!(deleted.is_ok(), fits, "{:?}", deleted);
+                if let Ok(revision) = deleted {
+                    prop_assert_eq!(revision.is_some(), model.remove(&name).is_some());
+                    history.extend(revision.map(|r| (r, name, None)));
+                }
+            }
+            Act::Abandon { name } => {
+                let name = format!("n{name}");
+                let abandoned: Result<(), StoreError> = store.transact_blocking(move |tx| {
+                    tx.delete("note", &name, Expect::Any)?;
+                    tx.put("note", "other", &1, Expect::Any)?;
+                    Err(StoreError::Closed)
+                });
+                prop_assert!(abandoned.is_err());
+            }
+            Act::Reopen => {
+                drop(store);
+                store = place.open();
+            }
+        }
+        let listed: Model =
+            store.list::<u16>("note").unwrap().into_iter().map(|s| (s.name, (s.revision, s.body))).collect();
+        prop_assert_eq!(&listed, &model);
+    }
+    let mut watch = store.watch(None, Revision(0));
+    let seen = block_on(async {
+        let mut seen = Vec::new();
+        for _ in 0..history.len() {
+            let change: Arc<_> = watch.next().await.unwrap();
+            seen.push((change.revision, change.name.clone(), change.decode::<u16>().unwrap()));
+        }
+        seen
+    });
+    prop_assert_eq!(seen, history);
+    prop_assert_eq!(watch.position(), store.revision());
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
     fn the_store_is_an_ordered_map_and_the_watch_is_its_history(acts in acts()) {
-        let dir = tempfile::tempdir().unwrap();
-        let mut store = open(&dir);
-        let mut model = Model::new();
-        let mut history: Vec<(Revision, String, Option<u16>)> = Vec::new();
-        for act in acts {
-            match act {
-                Act::Put { name, value, expect } => {
-                    let name = format!("n{name}");
-                    let (expect, fits) = judge(&model, &name, expect);
-                    let key = name.clone();
-                    let put = store.transact_blocking(move |tx| tx.put("note", &key, &value, expect));
-                    prop_assert_eq!(put.is_ok(), fits, "{:?}", put);
-                    if let Ok(revision) = put {
-                        prop_assert!(history.last().is_none_or(|(last, ..)| *last < revision));
-                        model.insert(name.clone(), (revision, value));
-                        history.push((revision, name, Some(value)));
-                    }
-                }
-                Act::Delete { name, expect } => {
-                    let name = format!("n{name}");
-                    let (expect, fits) = judge(&model, &name, expect);
-                    let key = name.clone();
-                    let deleted = store.transact_blocking(move |tx| tx.delete("note", &key, expect));
-                    prop_assert_eq!(deleted.is_ok(), fits, "{:?}", deleted);
-                    if let Ok(revision) = deleted {
-                        prop_assert_eq!(revision.is_some(), model.remove(&name).is_some());
-                        history.extend(revision.map(|r| (r, name, None)));
-                    }
-                }
-                Act::Abandon { name } => {
-                    let name = format!("n{name}");
-                    let abandoned: Result<(), StoreError> = store.transact_blocking(move |tx| {
-                        tx.delete("note", &name, Expect::Any)?;
-                        tx.put("note", "other", &1, Expect::Any)?;
-                        Err(StoreError::Closed)
-                    });
-                    prop_assert!(abandoned.is_err());
-                }
-                Act::Reopen => {
-                    drop(store);
-                    store = open(&dir);
-                }
-            }
-            let listed: Model = store.list::<u16>("note").unwrap().into_iter()
-                .map(|s| (s.name, (s.revision, s.body))).collect();
-            prop_assert_eq!(&listed, &model);
-        }
-        let mut watch = store.watch(None, Revision(0));
-        let seen = block_on(async {
-            let mut seen = Vec::new();
-            for _ in 0..history.len() {
-                let change: Arc<_> = watch.next().await.unwrap();
-                seen.push((change.revision, change.name.clone(), change.decode::<u16>().unwrap()));
-            }
-            seen
-        });
-        prop_assert_eq!(seen, history);
-        prop_assert_eq!(watch.position(), store.revision());
+        follows_the_model(&Place::file(), acts.clone())?;
+        follows_the_model(&Place::memory(), acts)?;
     }
 }

@@ -4,10 +4,16 @@
 
 mod common;
 
-use common::{block_on, open, open_with};
+use common::{Place, block_on};
 use pumasi_store::{OUTBOX_PENDING_MAX, Options, OutboxMessage, Store, StoreError};
 use pumasi_terms::WallMs;
 use serde_json::json;
+
+in_both_places!(
+    a_message_waits_over_a_restart_until_it_is_done,
+    a_failing_message_backs_off_and_ends_as_a_dead_letter_that_can_be_revived,
+    one_destination_is_bounded_and_does_not_crowd_out_another,
+);
 
 const LATER: WallMs = WallMs(i64::MAX);
 
@@ -24,17 +30,15 @@ fn enqueue(store: &Store, message: OutboxMessage) -> Result<u64, StoreError> {
     store.transact_blocking(move |tx| tx.enqueue(message))
 }
 
-#[test]
-fn a_message_waits_over_a_restart_until_it_is_done() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
+fn a_message_waits_over_a_restart_until_it_is_done(place: &Place) {
+    let store = place.open();
     let changed = store.outbox_changed();
     let id = enqueue(&store, message("city-b", "one")).unwrap();
     assert!(changed.has_changed().unwrap());
     assert_eq!(enqueue(&store, message("city-b", "one")).unwrap(), id, "the same key is the same message");
     assert_ne!(enqueue(&store, message("city-c", "one")).unwrap(), id);
     drop(store);
-    let store = open(&dir);
+    let store = place.open();
     let due = store.outbox_due(LATER, 10).unwrap();
     assert_eq!(due.len(), 2);
     assert_eq!(due[0].message, message("city-b", "one"));
@@ -43,10 +47,8 @@ fn a_message_waits_over_a_restart_until_it_is_done() {
     assert_eq!(store.outbox_due(LATER, 10).unwrap().len(), 1);
 }
 
-#[test]
-fn a_failing_message_backs_off_and_ends_as_a_dead_letter_that_can_be_revived() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open_with(&dir, Options { outbox_attempts_max: 3, ..Options::default() });
+fn a_failing_message_backs_off_and_ends_as_a_dead_letter_that_can_be_revived(place: &Place) {
+    let store = place.open_with(Options { outbox_attempts_max: 3, ..Options::default() });
     let id = enqueue(&store, message("city-b", "one")).unwrap();
     block_on(async {
         let next = WallMs(LATER.0 - 1);
@@ -66,10 +68,8 @@ fn a_failing_message_backs_off_and_ends_as_a_dead_letter_that_can_be_revived() {
     });
 }
 
-#[test]
-fn one_destination_is_bounded_and_does_not_crowd_out_another() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
+fn one_destination_is_bounded_and_does_not_crowd_out_another(place: &Place) {
+    let store = place.open();
     let fill = |tx: &mut pumasi_store::Tx<'_>| {
         for n in 0..OUTBOX_PENDING_MAX {
             tx.enqueue(message("city-b", &n.to_string()))?;

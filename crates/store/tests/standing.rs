@@ -4,12 +4,19 @@
 
 mod common;
 
-use common::{block_on, entry, open, opened, path};
+use common::{Place, block_on, entry, open, opened, path};
 use pumasi_store::{BackupError, Expect, Force, OpenError, OutboxMessage, RestoredWhy, Standing, Store, StoreError};
 use pumasi_terms::{Revision, WallMs};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
+
+in_both_places!(
+    an_ordinary_restart_stays_current,
+    a_peer_that_saw_more_makes_the_store_suspect,
+    the_clock_of_the_options_stamps_what_is_written,
+    an_older_database_is_noticed_and_stays_noticed_until_it_is_accepted,
+);
 
 fn write(store: &Store, n: u64) {
     for i in 0..n {
@@ -40,31 +47,27 @@ fn snapshot(dir: &TempDir, name: &str) -> PathBuf {
     to
 }
 
-#[test]
-fn an_ordinary_restart_stays_current() {
-    let dir = tempfile::tempdir().unwrap();
+fn an_ordinary_restart_stays_current(place: &Place) {
     for _ in 0..3 {
-        let store = open(&dir);
+        let store = place.open();
         assert_eq!(store.standing(), Standing::Current);
         write(&store, 3);
     }
-    assert_eq!(open(&dir).identity().incarnation, 1);
+    assert_eq!(place.open().identity().incarnation, 1);
 }
 
-#[test]
-fn an_older_database_file_is_noticed_and_stays_noticed_until_it_is_accepted() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
+fn an_older_database_is_noticed_and_stays_noticed_until_it_is_accepted(place: &Place) {
+    let store = place.open();
     write(&store, 3);
     drop(store);
-    let old = snapshot(&dir, "old");
-    let store = open(&dir);
+    let old = place.snapshot();
+    let store = place.open();
     write(&store, 5);
     let lost = store.identity();
     drop(store);
-    std::fs::copy(old, path(&dir)).unwrap();
+    place.restore(&old);
     for _ in 0..2 {
-        let store = open(&dir);
+        let store = place.open();
         assert!(matches!(why(&store), RestoredWhy::AnchorAhead { revision: Revision(8), journal_seq: 8, .. }));
         write(&store, 1);
         let message = OutboxMessage {
@@ -77,13 +80,13 @@ fn an_older_database_file_is_noticed_and_stays_noticed_until_it_is_accepted() {
         assert!(store.outbox_due(WallMs(i64::MAX), 10).unwrap().is_empty(), "a suspect store sends nothing");
         assert!(store.revision() > lost.anchor.revision, "no revision is given out twice");
     }
-    let store = open(&dir);
+    let store = place.open();
     let identity = block_on(store.accept_restored(WallMs(9), Revision(100), "operator")).unwrap();
     assert_eq!((identity.incarnation, store.standing()), (2, Standing::Current));
     assert!(store.revision() >= Revision(100));
     assert_eq!(store.outbox_due(WallMs(i64::MAX), 10).unwrap().len(), 1);
     drop(store);
-    let store = open(&dir);
+    let store = place.open();
     assert_eq!(store.standing(), Standing::Current);
     assert_eq!(store.identity().incarnation, 2);
     store.verify_journal().unwrap();
@@ -136,10 +139,8 @@ fn a_missing_foreign_or_unreadable_anchor_is_not_taken_for_none() {
     assert!(matches!(why(&store), RestoredWhy::AnchorForeign { .. }));
 }
 
-#[test]
-fn a_peer_that_saw_more_makes_the_store_suspect() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
+fn a_peer_that_saw_more_makes_the_store_suspect(place: &Place) {
+    let store = place.open();
     write(&store, 3);
     block_on(async {
         assert_eq!(store.peer_saw(1, store.revision()).await.unwrap(), Standing::Current);
@@ -274,11 +275,9 @@ fn one_process_at_a_time_and_no_newer_or_foreign_database() {
     assert!(matches!(Store::open(path(&dir), WallMs(1), 1), Err(OpenError::Damaged { .. })));
 }
 
-#[test]
-fn the_clock_of_the_options_stamps_what_is_written() {
-    let dir = tempfile::tempdir().unwrap();
+fn the_clock_of_the_options_stamps_what_is_written(place: &Place) {
     let options = pumasi_store::Options { clock: std::sync::Arc::new(|| WallMs(77)), ..Default::default() };
-    let store = common::open_with(&dir, options);
+    let store = place.open_with(options);
     assert_eq!(store.transact_blocking(|tx| Ok::<_, StoreError>(tx.now())), Ok(WallMs(77)));
     write(&store, 1);
     assert_eq!(store.get::<u64>("note", "a").unwrap().unwrap().updated_at, WallMs(77));
