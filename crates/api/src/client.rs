@@ -5,6 +5,8 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The largest answer that is read whole.
@@ -49,9 +51,28 @@ impl std::fmt::Debug for Credentials {
     }
 }
 
+/// What carries a call instead of a connection: a simulated network. The answer is whole, or why there is none.
+pub type Carry = dyn Fn(http::Request<Bytes>) -> Carried + Send + Sync;
+pub type Carried = Pin<Box<dyn Future<Output = Result<http::Response<Bytes>, String>> + Send>>;
+
+#[derive(Clone)]
+enum Transport {
+    Http(reqwest::Client),
+    Carry(Arc<Carry>),
+}
+
+impl std::fmt::Debug for Transport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Http(_) => "http",
+            Self::Carry(_) => "carried",
+        })
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct Client {
-    http: reqwest::Client,
+    transport: Transport,
     base: String,
     credentials: Credentials,
     timeout: Duration,
@@ -72,6 +93,22 @@ fn sources(error: &dyn std::error::Error) -> String {
     text
 }
 
+struct Request {
+    url: String,
+    request: http::Request<Bytes>,
+}
+
+fn garbled(url: &str, problem: String) -> CallError {
+    CallError::Garbled { url: url.to_owned(), problem }
+}
+
+fn refusal(url: &str, status: http::StatusCode, body: &[u8]) -> CallError {
+    match serde_json::from_slice::<Problem>(body) {
+        Ok(problem) => CallError::Refused(problem),
+        Err(_) => garbled(url, format!("{status}: {}", String::from_utf8_lossy(&body[..body.len().min(200)]))),
+    }
+}
+
 impl Client {
     /// For people: `base` as `http://127.0.0.1:7400`.
     pub fn with_token(base: &str, token: &str, timeout: Duration) -> Result<Self, CallError> {
@@ -81,7 +118,7 @@ impl Client {
             .build()
             .map_err(|e| CallError::Unreachable { url: base.to_owned(), problem: sources(&e) })?;
         Ok(Self {
-            http,
+            transport: Transport::Http(http),
             base: base.trim_end_matches('/').to_owned(),
             credentials: Credentials::Token(token.to_owned()),
             timeout,
@@ -110,7 +147,7 @@ impl Client {
             .build()
             .map_err(|e| CallError::Unreachable { url: base.to_owned(), problem: sources(&e) })?;
         Ok(Self {
-            http,
+            transport: Transport::Http(http),
             base: base.trim_end_matches('/').to_owned(),
             credentials: Credentials::None,
             timeout,
@@ -131,53 +168,78 @@ impl Client {
         Self { timeout, ..self.clone() }
     }
 
-    fn request(&self, method: &str, path: &str) -> Result<(String, reqwest::RequestBuilder), CallError> {
+    /// For clouds of a simulation.
+    pub fn carried(base: &str, carry: Arc<Carry>, timeout: Duration) -> Self {
+        let base = base.trim_end_matches('/').to_owned();
+        Self { transport: Transport::Carry(carry), base, credentials: Credentials::None, timeout, trace: None }
+    }
+
+    fn request(&self, method: &str, path: &str, body: Option<(&'static str, Bytes)>) -> Result<Request, CallError> {
         let url = format!("{}{path}", self.base);
-        let method = reqwest::Method::from_bytes(method.as_bytes())
-            .map_err(|e| CallError::Garbled { url: url.clone(), problem: e.to_string() })?;
-        let mut request = self.http.request(method, &url);
+        let mut request = http::Request::builder().method(method).uri(&url);
         if let Some(trace) = &self.trace {
             request = request.header("traceparent", trace);
         }
         if let Credentials::Token(token) = &self.credentials {
-            request = request.bearer_auth(token);
+            request = request.header("authorization", format!("Bearer {token}"));
         }
-        Ok((url, request))
+        if let Some((kind, _)) = body {
+            request = request.header("content-type", kind);
+        }
+        let bytes = body.map(|(_, bytes)| bytes).unwrap_or_default();
+        let request = request.body(bytes).map_err(|e| garbled(&url, e.to_string()))?;
+        Ok(Request { url, request })
     }
 
-    async fn finish(url: String, answer: Result<reqwest::Response, reqwest::Error>) -> Result<Bytes, CallError> {
-        let mut answer = answer.map_err(|e| CallError::Unreachable { url: url.clone(), problem: sources(&e) })?;
-        let status = answer.status();
-        let mut body = Vec::new();
-        while let Some(chunk) =
-            answer.chunk().await.map_err(|e| CallError::Unreachable { url: url.clone(), problem: sources(&e) })?
-        {
-            if body.len() + chunk.len() > ANSWER_BYTES_MAX {
-                return Err(CallError::Garbled { url, problem: format!("longer than {ANSWER_BYTES_MAX} bytes") });
+    /// The whole answer, whatever its status.
+    async fn exchange(&self, Request { url, request }: Request) -> Result<(http::StatusCode, Bytes), CallError> {
+        let lost = |problem: String| CallError::Unreachable { url: url.clone(), problem };
+        match &self.transport {
+            Transport::Carry(carry) => {
+                let answer = tokio::time::timeout(self.timeout, carry(request)).await;
+                let answer = answer.map_err(|_| lost("no answer in time".into()))?.map_err(lost)?;
+                Ok((answer.status(), answer.into_body()))
             }
-            body.extend_from_slice(&chunk);
-        }
-        if status.is_success() {
-            return Ok(body.into());
-        }
-        match serde_json::from_slice::<Problem>(&body) {
-            Ok(problem) => Err(CallError::Refused(problem)),
-            Err(_) => Err(CallError::Garbled {
-                url,
-                problem: format!("{status}: {}", String::from_utf8_lossy(&body[..body.len().min(200)])),
-            }),
+            Transport::Http(http) => {
+                let mut request = reqwest::Request::try_from(request).map_err(|e| garbled(&url, sources(&e)))?;
+                *request.timeout_mut() = Some(self.timeout);
+                let mut answer = http.execute(request).await.map_err(|e| lost(sources(&e)))?;
+                let status = answer.status();
+                let mut body = Vec::new();
+                while let Some(chunk) = answer.chunk().await.map_err(|e| lost(sources(&e)))? {
+                    if body.len() + chunk.len() > ANSWER_BYTES_MAX {
+                        return Err(garbled(&url, format!("longer than {ANSWER_BYTES_MAX} bytes")));
+                    }
+                    body.extend_from_slice(&chunk);
+                }
+                Ok((status, body.into()))
+            }
         }
     }
 
-    fn decode<A: DeserializeOwned>(url: String, body: &[u8]) -> Result<A, CallError> {
-        let body = if body.is_empty() { b"null" } else { body };
-        serde_json::from_slice(body).map_err(|e| CallError::Garbled { url, problem: e.to_string() })
+    /// The body of a good answer.
+    async fn call(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<(&'static str, Bytes)>,
+    ) -> Result<(String, Bytes), CallError> {
+        let request = self.request(method, path, body)?;
+        let url = request.url.clone();
+        let (status, body) = self.exchange(request).await?;
+        if status.is_success() {
+            return Ok((url, body));
+        }
+        Err(refusal(&url, status, &body))
+    }
+
+    fn decode<A: DeserializeOwned>((url, body): (String, Bytes)) -> Result<A, CallError> {
+        let body = if body.is_empty() { b"null" } else { &body[..] };
+        serde_json::from_slice(body).map_err(|e| garbled(&url, e.to_string()))
     }
 
     pub async fn get<A: DeserializeOwned>(&self, path: &str) -> Result<A, CallError> {
-        let (url, request) = self.request("GET", path)?;
-        let body = Self::finish(url.clone(), request.timeout(self.timeout).send().await).await?;
-        Self::decode(url, &body)
+        Self::decode(self.call("GET", path, None).await?)
     }
 
     /// JSON in, JSON out. `()` as the answer accepts an empty one.
@@ -187,9 +249,8 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<A, CallError> {
-        let (url, request) = self.request(method, path)?;
-        let body = Self::finish(url.clone(), request.timeout(self.timeout).json(body).send().await).await?;
-        Self::decode(url, &body)
+        let bytes = serde_json::to_vec(body).map_err(|e| garbled(path, format!("what was to be sent: {e}")))?;
+        Self::decode(self.call(method, path, Some(("application/json", bytes.into()))).await?)
     }
 
     pub async fn post<A: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<A, CallError> {
@@ -201,9 +262,7 @@ impl Client {
     }
 
     pub async fn delete<A: DeserializeOwned>(&self, path: &str) -> Result<A, CallError> {
-        let (url, request) = self.request("DELETE", path)?;
-        let body = Self::finish(url.clone(), request.timeout(self.timeout).send().await).await?;
-        Self::decode(url, &body)
+        Self::decode(self.call("DELETE", path, None).await?)
     }
 
     /// Raw bytes in, JSON out.
@@ -213,16 +272,12 @@ impl Client {
         path: &str,
         bytes: Bytes,
     ) -> Result<A, CallError> {
-        let (url, request) = self.request(method, path)?;
-        let request = request.timeout(self.timeout).header("content-type", "application/octet-stream").body(bytes);
-        let body = Self::finish(url.clone(), request.send().await).await?;
-        Self::decode(url, &body)
+        Self::decode(self.call(method, path, Some(("application/octet-stream", bytes))).await?)
     }
 
     /// The text of an answer, as `/metrics` or logs.
     pub async fn text(&self, path: &str) -> Result<String, CallError> {
-        let (url, request) = self.request("GET", path)?;
-        let body = Self::finish(url, request.timeout(self.timeout).send().await).await?;
+        let (_, body) = self.call("GET", path, None).await?;
         Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
@@ -232,11 +287,17 @@ impl Client {
         path: &str,
         mut each: impl FnMut(crate::message::Change) -> bool,
     ) -> Result<(), CallError> {
-        let (url, request) = self.request("GET", path)?;
+        let Request { url, mut request } = self.request("GET", path, None)?;
         let lost = |e: reqwest::Error| CallError::Unreachable { url: url.clone(), problem: sources(&e) };
-        let mut answer = request.header("accept", "text/event-stream").send().await.map_err(lost)?;
+        let Transport::Http(http) = &self.transport else {
+            return Err(garbled(&url, "changes are not followed over this transport".into()));
+        };
+        request.headers_mut().insert("accept", http::HeaderValue::from_static("text/event-stream"));
+        let request = reqwest::Request::try_from(request).map_err(lost)?;
+        let mut answer = http.execute(request).await.map_err(lost)?;
         if !answer.status().is_success() {
-            return Self::finish(url, Ok(answer)).await.map(|_| ());
+            let (status, body) = (answer.status(), answer.bytes().await.map_err(lost)?);
+            return Err(refusal(&url, status, &body));
         }
         let mut buffer: Vec<u8> = Vec::new();
         let mut refused = false;
@@ -249,15 +310,15 @@ impl Client {
                 }
                 let Some(data) = line.strip_prefix(b"data:") else { continue };
                 if std::mem::take(&mut refused) {
-                    return Err(CallError::Refused(Self::decode(url, data.trim_ascii())?));
+                    return Err(CallError::Refused(Self::decode((url, Bytes::copy_from_slice(data.trim_ascii())))?));
                 }
-                let change = Self::decode(url.clone(), data.trim_ascii())?;
+                let change = Self::decode((url.clone(), Bytes::copy_from_slice(data.trim_ascii())))?;
                 if !each(change) {
                     return Ok(());
                 }
             }
             if buffer.len() > ANSWER_BYTES_MAX {
-                return Err(CallError::Garbled { url, problem: "a line without end".into() });
+                return Err(garbled(&url, "a line without end".into()));
             }
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! The clocks and the entropy of a daemon: the only place where they are read.
 
+use crate::world;
 use pumasi_terms::{BootMs, Now, WallMs};
 
 /// CLOCK_BOOTTIME, which goes on during suspend (`Instant` does not), and the wall clock.
@@ -8,6 +9,9 @@ pub fn now() -> Now {
 }
 
 pub fn boot() -> BootMs {
+    if let Some(now) = world::with(|w| w.now()) {
+        return now.boot;
+    }
     // The call cannot fail on a kernel that has the clock (2.6.39 and later).
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
         .map(|t| {
@@ -17,14 +21,15 @@ pub fn boot() -> BootMs {
 }
 
 pub fn wall() -> WallMs {
-    WallMs(jiff::Timestamp::now().as_millisecond())
+    world::with(|w| w.now().wall).unwrap_or_else(|| WallMs(jiff::Timestamp::now().as_millisecond()))
 }
 
 /// Identity of this boot: boot times are void under another.
 pub fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|t| t.trim().to_owned()).unwrap_or_default()
+    let read = || std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|t| t.trim().to_owned());
+    world::with(|w| w.boot_id()).unwrap_or_else(|| read().unwrap_or_default())
 }
 
 pub fn entropy() -> u128 {
-    rand::random()
+    world::with(|w| w.entropy()).unwrap_or_else(rand::random)
 }

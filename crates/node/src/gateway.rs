@@ -64,41 +64,40 @@ pub fn start(dir: &Path, executable: &Path) -> std::io::Result<Child> {
     command.spawn()
 }
 
+/// Gateways that this daemon started. Each is waited for when it has ended, also one that hung while another was started beside it.
+#[derive(Debug, Default)]
+pub struct Started(Vec<Child>);
+
+impl Started {
+    pub fn add(&mut self, child: Child) {
+        self.0.push(child);
+    }
+
+    /// How many have ended since the last time.
+    pub fn reap(&mut self) -> usize {
+        let before = self.0.len();
+        self.0.retain_mut(|c| !matches!(c.try_wait(), Ok(Some(_))));
+        before - self.0.len()
+    }
+}
+
 /// Looks after the gateway and keeps its last status.
-pub async fn run(node: Arc<Node>, executable: PathBuf) {
-    let dir = dir(&node.config);
-    let mut child: Option<Child> = None;
-    let mut started_at = None;
+pub async fn run(node: Arc<Node>) {
     let mut stopping = node.stopping.clone();
     loop {
-        // Reaped, so that a dead gateway is not a zombie.
-        if let Some(c) = &mut child
-            && matches!(c.try_wait(), Ok(Some(_)))
-        {
-            tracing::error!("the gateway has ended; it is started again");
-            child = None;
-            started_at = None;
-        }
         match node.gateway.status().await {
             Ok(status) => {
-                started_at = None;
+                node.gateway.look_after(true);
                 node.gateway_status.set(Some(status));
             }
             Err(e) => {
+                tracing::debug!(error = %e, "the gateway's status was not read");
+                node.gateway.look_after(false);
                 node.gateway_status.set(None);
-                let now = clock::boot();
-                // One that is coming up is given time; one that hangs keeps the lock and is not started beside.
-                if started_at.is_none_or(|at| now.since(at) > 3_000) {
-                    tracing::warn!(error = %e, "the gateway does not answer; it is started");
-                    started_at = Some(now);
-                    match start(&dir, &executable) {
-                        Ok(c) => child = Some(c),
-                        Err(e) => tracing::error!(error = %e, "the gateway was not started; tried again"),
-                    }
-                }
             }
         }
         tokio::select! {
+            biased;
             () = tokio::time::sleep(Duration::from_millis(LOOK_MS)) => {}
             _ = stopping.changed() => break,
         }
@@ -150,4 +149,29 @@ pub fn has_route(node: &Node, id: &LeaseId) -> bool {
     // A gateway that does not answer may still serve by its last table.
     let Some(status) = status.as_ref() else { return true };
     status.leases.iter().any(|p| p.name == id.as_str()) || status.table_revision < node.routes.revision()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    #[test]
+    fn a_gateway_that_hung_while_another_was_started_is_waited_for_too() {
+        let mut started = Started::default();
+        let mut hung = Command::new("sleep").arg("600").spawn().unwrap();
+        let pid = hung.id();
+        hung.kill().unwrap();
+        // As in `run`: it is dead, and the next one is started before anybody asked.
+        started.add(hung);
+        started.add(Command::new("true").spawn().unwrap());
+        let begun = Instant::now();
+        let mut ended = 0;
+        while ended < 2 && begun.elapsed() < Duration::from_secs(20) {
+            ended += started.reap();
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        assert_eq!(ended, 2);
+        assert!(!Path::new(&format!("/proc/{pid}")).exists(), "it is still there as a zombie");
+    }
 }

@@ -11,6 +11,7 @@ pub mod clock;
 pub mod config;
 pub mod fleet;
 pub mod gateway;
+pub mod ground;
 pub mod home;
 pub mod identity;
 pub mod lender;
@@ -24,6 +25,7 @@ pub mod sensing;
 pub mod serve;
 pub mod trace;
 pub mod wire;
+pub mod world;
 
 pub use config::{Config, ConfigError, ConfigFault};
 pub use node::Node;

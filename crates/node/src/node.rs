@@ -1,6 +1,7 @@
 //! The state of one running daemon: handles to the rooms, and what it has observed. Nothing here is a decision or the only copy of a fact.
 
 use crate::config::Config;
+use crate::ground::{GatewayPort, Ground, Wire};
 use crate::identity::Identity;
 use crate::object::{self, CloudRecord};
 use crate::pact::PactView;
@@ -9,7 +10,6 @@ use crate::sensing::Sensing;
 use crate::{clock, wire};
 use pumasi_api::Problem;
 use pumasi_engine::{Engine, InstanceStatus};
-use pumasi_gateway::ControlClient;
 use pumasi_store::{Entry, Store, StoreError, Tx};
 use pumasi_terms::{CloudName, LeaseId, WallMs};
 use std::collections::BTreeMap;
@@ -22,7 +22,9 @@ pub struct Node {
     pub store: Store,
     pub identity: Identity,
     pub engine: Arc<dyn Engine>,
-    pub gateway: ControlClient,
+    pub gateway: Arc<dyn GatewayPort>,
+    /// `None`: mutual TLS.
+    pub wire: Option<Arc<dyn Wire>>,
     pub boot_id: String,
     pub boot_count: u64,
     pub peers: Peers,
@@ -148,6 +150,36 @@ pub fn store_problem(e: &StoreError) -> Problem {
 }
 
 impl Node {
+    /// A daemon that has observed nothing yet.
+    pub fn new(
+        config: Config,
+        identity: Identity,
+        ground: Ground,
+        boot_count: u64,
+        stopping: watch::Receiver<bool>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            store: ground.store,
+            identity,
+            engine: ground.engine,
+            gateway: ground.gateway,
+            wire: ground.wire,
+            boot_id: clock::boot_id(),
+            boot_count,
+            peers: Default::default(),
+            sensing: Default::default(),
+            instances: Locked::new(Vec::new()),
+            datasets: Default::default(),
+            copies: Default::default(),
+            acts: Default::default(),
+            routes: Default::default(),
+            gateway_status: Locked::new(None),
+            wake: Notify::new(),
+            stopping,
+            config,
+        })
+    }
+
     pub fn name(&self) -> &CloudName {
         &self.config.cloud.name
     }

@@ -148,6 +148,9 @@ impl Clients {
 
 /// To the daemon of a member, which sees this cloud's certificate.
 pub fn client_of(node: &Node, member: &Member) -> Result<Client, Problem> {
+    if let Some(wire) = &node.wire {
+        return Ok(wire.client(node.name(), &member.cloud, true).with_timeout(CALL));
+    }
     let tls = node.identity.client_tls(&member.cloud).map_err(Problem::ours)?;
     connect(node, &member.cloud, &member.api_address, tls)
 }
@@ -159,7 +162,11 @@ fn anonymous_client(node: &Node, member: &Member) -> Result<Client, Problem> {
     connect(node, &member.cloud, &member.api_address, (*tls.map_err(ours)?).clone())
 }
 
+/// To a daemon that knows only by a secret, or not at all, who calls.
 fn connect(node: &Node, cloud: &CloudName, address: &str, tls: rustls::ClientConfig) -> Result<Client, Problem> {
+    if let Some(wire) = &node.wire {
+        return Ok(wire.client(node.name(), cloud, false).with_timeout(CALL));
+    }
     Client::with_tls(&format!("https://{address}"), tls, node.config.peer.source_ip, CALL)
         .map_err(|e| call_failed(cloud, "connecting", e))
 }

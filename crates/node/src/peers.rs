@@ -123,9 +123,10 @@ pub async fn run(node: Arc<Node>) {
         });
         for cloud in members {
             let of = node.clone();
-            tasks.entry(cloud.clone()).or_insert_with(|| tokio::spawn(beat(of, cloud)));
+            tasks.entry(cloud.clone()).or_insert_with(|| crate::world::spawn(beat(of, cloud)));
         }
         tokio::select! {
+            biased;
             () = tokio::time::sleep(Duration::from_millis(node.config.timing.tick_ms.max(50))) => {}
             _ = stopping.changed() => break,
         }
@@ -167,7 +168,7 @@ async fn once(node: &Node, cloud: &CloudName, journeys: &[Journey]) {
     let Some(member) = node.pact().and_then(|v| v.pact.member(cloud).cloned()) else { return };
     let renew = journeys.iter().flat_map(|j| renewals(j, cloud)).collect();
     let sent_at = clock::boot();
-    let started = std::time::Instant::now();
+    let started = tokio::time::Instant::now();
     match call(node, &member, renew).await {
         Ok(answer) => {
             let rtt_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);

@@ -58,6 +58,7 @@ pub async fn run(node: Arc<Node>) {
     let mut stopping = node.stopping.clone();
     loop {
         let read = tokio::select! {
+            biased;
             read = node.gateway.meter(after) => read,
             _ = stopping.changed() => break,
         };

@@ -1,20 +1,21 @@
 //! Starts one cloud's daemon and keeps it running until it is asked to stop. Gateway and instances outlive it.
 
 use crate::config::{ACCEPT_RISK, Config, ConfigError};
+use crate::ground::{GatewayProcess, Ground};
 use crate::identity::Identity;
-use crate::node::{Locked, Note};
+use crate::node::Note;
 use crate::object::{CLOUD, CloudRecord, ONLY};
-use crate::{Node, api, borrower, bundles, clock, fleet, gateway, home, lender, pact, peers, routes, sensing};
+use crate::{Node, api, borrower, bundles, clock, fleet, gateway, home, lender, pact, peers, routes, sensing, world};
 use axum::Router;
 use pumasi_api::message::Automation;
 use pumasi_engine::{ProcessConfig, ProcessEngine};
-use pumasi_gateway::ControlClient;
 use pumasi_store::{Expect, Store};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 /// Housekeeping: certificates, journal, bundles.
 const KEEP_MS: u64 = 30_000;
@@ -40,7 +41,8 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let (stopper, stopping) = watch::channel(false);
-    let node = open(config, executable.clone(), stopping).await?;
+    let ground = lay(&config, executable).await?;
+    let node = open(config, ground, stopping).await?;
     let server = node.identity.daemon.clone();
     let tls = pumasi_trust::server_config_open(server, node.identity.trust.clone(), &[b"h2", b"http/1.1"])
         .map_err(|e| failed("TLS for peers")(e.to_string()))?;
@@ -55,14 +57,7 @@ pub async fn serve(
         .await
         .map_err(bind(node.config.peer.listen))?;
     tracing::info!(cloud = %node.name(), api = %people.address, peers = %members.address, "serving");
-    let tasks = [
-        tokio::spawn(gateway::run(node.clone(), executable)),
-        tokio::spawn(peers::run(node.clone())),
-        tokio::spawn(sensing::run(node.clone())),
-        tokio::spawn(borrower::pump_positions(node.clone())),
-        tokio::spawn(reconcile(node.clone())),
-        tokio::spawn(keep(node.clone())),
-    ];
+    let tasks = work(&node);
     stop.await;
     tracing::info!("stopping; gateway and instances go on");
     let _ = stopper.send(true);
@@ -74,51 +69,51 @@ pub async fn serve(
     }
     node.note("daemon", Note::new("daemon_stopped", "cloud", node.name())).await;
     let store = node.store.clone();
-    let _ = tokio::task::spawn_blocking(move || store.close()).await;
+    let _ = world::blocking(move || store.close()).await;
     Ok(())
 }
 
-/// Everything that must be there before anything is served.
-async fn open(config: Config, executable: PathBuf, stopping: watch::Receiver<bool>) -> Result<Arc<Node>, ServeError> {
+/// Everything that a daemon does by itself, a task each.
+pub fn work(node: &Arc<Node>) -> Vec<JoinHandle<()>> {
+    vec![
+        world::spawn(gateway::run(node.clone())),
+        world::spawn(peers::run(node.clone())),
+        world::spawn(sensing::run(node.clone())),
+        world::spawn(borrower::pump_positions(node.clone())),
+        world::spawn(reconcile(node.clone())),
+        world::spawn(keep(node.clone())),
+    ]
+}
+
+/// The real ground: files, processes, sockets.
+async fn lay(config: &Config, executable: PathBuf) -> Result<Ground, ServeError> {
     let data = &config.cloud.data_dir;
     prepare(data).map_err(|e| failed(format!("preparing {}", data.display()))(e.to_string()))?;
     let path = data.join("store/pumasi.sqlite");
-    let store = tokio::task::spawn_blocking(move || Store::open(&path, clock::wall(), clock::entropy()))
+    let store = world::blocking(move || Store::open(&path, clock::wall(), clock::entropy()))
         .await
         .map_err(|e| failed("opening the store")(e.to_string()))?
         .map_err(|e| failed("opening the store")(e.to_string()))?;
-    let identity = Identity::load(&config).map_err(|e| failed("identity")(e.to_string()))?;
-    identity.renew().map_err(failed("certificates"))?;
-    gateway::write_config(&config).map_err(|e| failed("writing the gateway's configuration")(e.to_string()))?;
+    gateway::write_config(config).map_err(|e| failed("writing the gateway's configuration")(e.to_string()))?;
     let engine = ProcessConfig {
         uid_base: config.engine.uid_base,
         hide: ["store", "trust", "gateway"].iter().map(|d| data.join(d)).collect(),
         lend_without_isolation: config.engine.lend_without_isolation == ACCEPT_RISK,
-        ..ProcessConfig::new(data.join("engine"), executable)
+        ..ProcessConfig::new(data.join("engine"), executable.clone())
     };
     let engine = ProcessEngine::open(engine).await.map_err(|e| failed("the process engine")(e.to_string()))?;
-    let boot_id = clock::boot_id();
-    let boot_count = record_boot(&store, &boot_id).await.map_err(failed("recording this start"))?;
-    let control = ControlClient::new(&gateway::dir(&config));
-    let node = Arc::new(Node {
-        store,
-        identity,
-        engine: Arc::new(engine),
-        gateway: control,
-        boot_id,
-        boot_count,
-        peers: Default::default(),
-        sensing: Default::default(),
-        instances: Locked::new(Vec::new()),
-        datasets: Default::default(),
-        copies: Default::default(),
-        acts: Default::default(),
-        routes: Default::default(),
-        gateway_status: Locked::new(None),
-        wake: Notify::new(),
-        stopping,
-        config,
-    });
+    let gateway = GatewayProcess::new(&gateway::dir(config), executable);
+    Ok(Ground { store, engine: Arc::new(engine), gateway: Arc::new(gateway), wire: None })
+}
+
+/// Everything that must be there before anything is served.
+pub async fn open(config: Config, ground: Ground, stopping: watch::Receiver<bool>) -> Result<Arc<Node>, ServeError> {
+    let data = &config.cloud.data_dir;
+    prepare(data).map_err(|e| failed(format!("preparing {}", data.display()))(e.to_string()))?;
+    let identity = Identity::load(&config).map_err(|e| failed("identity")(e.to_string()))?;
+    identity.renew().map_err(failed("certificates"))?;
+    let boot_count = record_boot(&ground.store, &clock::boot_id()).await.map_err(failed("recording this start"))?;
+    let node = Node::new(config, identity, ground, boot_count, stopping);
     // Before the first table: one without instances would take the routes from those that serve.
     fleet::refresh(&node).await;
     pact::load(&node).map_err(|e| failed("the pact")(e.to_string()))?;
@@ -185,6 +180,7 @@ async fn reconcile(node: Arc<Node>) {
         routes::reconcile(&node).await;
         let tick = Duration::from_millis(node.config.timing.tick_ms);
         tokio::select! {
+            biased;
             // Changes come in bursts: a short rest lets one look serve them all.
             () = async { node.wake.notified().await; tokio::time::sleep(Duration::from_millis(5)).await; } => {}
             () = tokio::time::sleep(tick) => {}
@@ -217,10 +213,11 @@ async fn keep(node: Arc<Node>) {
             tracing::warn!(error = %e, "the journal was not shortened");
         }
         let collecting = node.clone();
-        if let Ok(Err(e)) = tokio::task::spawn_blocking(move || bundles::collect(&collecting)).await {
+        if let Ok(Err(e)) = world::blocking(move || bundles::collect(&collecting)).await {
             tracing::warn!(error = %e, "unused bundles were not removed");
         }
         tokio::select! {
+            biased;
             () = tokio::time::sleep(Duration::from_millis(KEEP_MS)) => {}
             _ = stopping.changed() => break,
         }

@@ -85,7 +85,5 @@ pub type Answer<T> = Result<axum::Json<T>, ApiError>;
 pub async fn blocking<T: Send + 'static>(
     f: impl FnOnce() -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
-    tokio::task::spawn_blocking(f)
-        .await
-        .unwrap_or_else(|_| Err(Problem::ours("the work was cut off; see the daemon's log")))
+    crate::world::blocking(f).await.unwrap_or_else(|_| Err(Problem::ours("the work was cut off; see the daemon's log")))
 }

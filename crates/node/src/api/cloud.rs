@@ -150,7 +150,7 @@ pub async fn backup(
     let dir = node.dir("store").join("backups");
     let path = dir.join(format!("pumasi-{}.sqlite", clock::wall().0));
     let (store, to) = (node.store.clone(), path.clone());
-    let written = tokio::task::spawn_blocking(move || {
+    let written = crate::world::blocking(move || {
         std::fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
         store.backup_to(&to, |_| {}).map_err(|e| e.to_string())?;
         std::fs::metadata(&to).map(|m| m.len()).map_err(|e| e.to_string())

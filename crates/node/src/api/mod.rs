@@ -12,7 +12,7 @@ mod services;
 mod tokens;
 mod watch;
 
-pub use auth::digest_of_secret;
+pub use auth::{Connection, digest_of_secret};
 pub use body::ApiError;
 pub use listen::{Listening, listen};
 pub use peers::Released;

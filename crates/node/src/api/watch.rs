@@ -46,6 +46,7 @@ pub async fn watch(
             }
             loop {
                 let next = tokio::select! {
+                    biased;
                     next = watch.next() => next,
                     _ = stopping.changed() => return None,
                 };

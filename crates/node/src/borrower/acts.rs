@@ -88,7 +88,7 @@ pub fn begin(node: &Arc<Node>, journey: &Journey, generation: u64) {
             continue;
         }
         let (node, journey) = (node.clone(), journey.clone());
-        tokio::spawn(async move {
+        crate::world::spawn(async move {
             let trace = trace::of_journey(&journey.id);
             let events = match trace::within(trace, perform(&node, &journey, &act)).await {
                 Ok(events) => events,
@@ -231,7 +231,7 @@ pub async fn send_chunks<S: ChunkSource + Send + Sync + 'static>(
             batch.push(digest);
         }
         let from = source.clone();
-        let pack = tokio::task::spawn_blocking(move || encode_pack(&*from, &batch)).await;
+        let pack = crate::world::blocking(move || encode_pack(&*from, &batch)).await;
         let garbled = |problem: String| CallError::Garbled { url: client.base().to_owned(), problem };
         let pack = pack
             .map_err(|e| garbled(e.to_string()))?

@@ -108,7 +108,7 @@ async fn input(
     let now = clock::now();
     let bundle_bytes = bundles::of(node).tree(&service.bundle())?.total_bytes;
     let data = node.dir("services").join(service.name().as_str()).join("data");
-    let dataset_bytes = tokio::task::spawn_blocking(move || bytes_in(&data)).await.unwrap_or(0);
+    let dataset_bytes = crate::world::blocking(move || bytes_in(&data)).await.unwrap_or(0);
     let part = |p: &Part| CurrentPart {
         lease: p.lease.clone(),
         cloud: p.lender.clone(),

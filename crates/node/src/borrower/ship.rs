@@ -104,7 +104,7 @@ pub fn start(node: &Arc<Node>, service: &ServiceRecord, part: &Part) {
             lease: part.lease.clone(),
             lender: part.lender.clone(),
         };
-        running.insert(key, Shipper { task: tokio::spawn(ship.run()), position: None });
+        running.insert(key, Shipper { task: crate::world::spawn(ship.run()), position: None });
     }
 }
 
@@ -136,6 +136,7 @@ pub async fn pump_positions(node: Arc<Node>) {
         }
         let pace = Duration::from_millis(node.config.timing.ship_ms.min(50));
         tokio::select! {
+            biased;
             () = async { node.datasets.moved(pace).await; tokio::time::sleep(Duration::from_millis(5)).await; } => {}
             _ = stopping.changed() => break,
         }
@@ -179,7 +180,7 @@ impl Ship {
         let mut failures = 0u32;
         let mut late = false;
         loop {
-            let begun = std::time::Instant::now();
+            let begun = tokio::time::Instant::now();
             let (back, result) = self.step(source).await;
             source = back;
             match result {
@@ -246,7 +247,7 @@ impl Ship {
     async fn step(&self, source: Source) -> (Source, Result<Shipped, String>) {
         match source {
             Source::Files(mut files) => {
-                let looked = tokio::task::spawn_blocking(move || {
+                let looked = crate::world::blocking(move || {
                     let sample = files.sample(|| clock::boot().0);
                     (files, sample)
                 })
@@ -282,7 +283,7 @@ impl Ship {
     async fn step_database(&self, mut source: Box<SqliteSource>) -> (Box<SqliteSource>, Result<Shipped, String>) {
         let dir = data_dir(&self.node, self.service.name(), &self.set.name);
         let path = dir.join(self.set.file.as_deref().unwrap_or_default());
-        let looked = tokio::task::spawn_blocking(move || {
+        let looked = crate::world::blocking(move || {
             use pumasi_transfer::sqlite::Polled;
             let found = match source.poll(|| clock::boot().0) {
                 Ok(Polled::Changed) => source.delta(|| clock::boot().0).map(Found::Delta),
@@ -336,7 +337,7 @@ impl Ship {
         let path = dir.join(self.set.file.as_deref().unwrap_or_default());
         let bytes_max = self.set.bytes_max;
         let place = scratch.clone();
-        let made = tokio::task::spawn_blocking(move || {
+        let made = crate::world::blocking(move || {
             let made = ChunkStore::open(&place, bytes_max).map_err(|e| e.to_string()).and_then(|mut store| {
                 Ok((source.snapshot(|| clock::boot().0, &mut store).map_err(|e| e.to_string())?, store))
             });
@@ -350,7 +351,7 @@ impl Ship {
             Ok((None, _)) => Err("there is no database yet".into()),
             Err(e) => Err(e),
         };
-        let _ = tokio::task::spawn_blocking(move || pumasi_transfer::erase(&scratch)).await;
+        let _ = crate::world::blocking(move || pumasi_transfer::erase(&scratch)).await;
         match result {
             Ok(at) => (source, Ok(at)),
             Err(e) => (again(), Err(e)),

@@ -108,7 +108,7 @@ async fn empty(node: &Node, lent: &LentLease) {
     if left.is_ok_and(|n| n == 0) {
         node.copies.close(&id);
         let dir = node.lease_dir(&id);
-        let erased = tokio::task::spawn_blocking(move || pumasi_transfer::erase(&dir)).await;
+        let erased = crate::world::blocking(move || pumasi_transfer::erase(&dir)).await;
         if let Ok(Err(e)) = erased {
             tracing::warn!(lease = %id, error = %e, "a lent lease's directory is not erased yet; tried again");
         }
@@ -146,7 +146,7 @@ pub async fn emptiness(node: &Node, id: &LeaseId) -> Emptiness {
     let owner = owner_of_lease(id);
     let engine = node.engine.remains(Some(&owner)).await;
     let dir = node.lease_dir(id);
-    let data = tokio::task::spawn_blocking(move || pumasi_transfer::remains(&dir)).await;
+    let data = crate::world::blocking(move || pumasi_transfer::remains(&dir)).await;
     let (files, bytes) = match data {
         Ok(Ok(left)) => (left.files, left.bytes),
         // What cannot be counted is not proven gone.
@@ -180,7 +180,7 @@ async fn strays(node: &Node, lents: &[LentLease]) {
         let Some(name) = dir.file_name().to_str().map(str::to_owned) else { continue };
         let running = node.instances.lock().iter().any(|i| i.owner == name);
         if !known(&name) && !running {
-            let _ = tokio::task::spawn_blocking(move || pumasi_transfer::erase(&dir.path())).await;
+            let _ = crate::world::blocking(move || pumasi_transfer::erase(&dir.path())).await;
         }
     }
 }

@@ -2,13 +2,13 @@
 
 use super::*;
 use crate::api;
+use crate::ground::{GatewayProcess, Ground};
 use crate::identity::Identity;
 use crate::object::INVITATION;
 use pumasi_engine::SimEngine;
-use pumasi_gateway::ControlClient;
 use pumasi_store::{JournalFilter, Store};
 use std::path::PathBuf;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 struct Cloud {
     node: Arc<Node>,
@@ -43,25 +43,13 @@ impl Cloud {
         let mut config = crate::Config::parse(&text, std::iter::empty()).unwrap();
         config.cloud.data_dir = dir.clone();
         let (stop, stopping) = watch::channel(false);
-        let node = Arc::new(Node {
+        let ground = Ground {
             store: Store::open(dir.join("store/pumasi.sqlite"), clock::wall(), clock::entropy()).unwrap(),
-            identity: Identity::load(&config).unwrap(),
             engine: Arc::new(SimEngine::new()),
-            gateway: ControlClient::new(&dir),
-            boot_id: clock::boot_id(),
-            boot_count: 1,
-            peers: Default::default(),
-            sensing: Default::default(),
-            instances: Locked::new(Vec::new()),
-            datasets: Default::default(),
-            copies: Default::default(),
-            acts: Default::default(),
-            routes: Default::default(),
-            gateway_status: Locked::new(None),
-            wake: Notify::new(),
-            stopping,
-            config,
-        });
+            gateway: Arc::new(GatewayProcess::new(&dir, PathBuf::from("/nonexistent"))),
+            wire: None,
+        };
+        let node = Node::new(config.clone(), Identity::load(&config).unwrap(), ground, 1, stopping);
         load(&node).unwrap();
         let cloud = Self { node, stop, dir };
         cloud.serve().await;

@@ -1,0 +1,115 @@
+//! The ground that a daemon stands on: its store, its engine, its gateway and its way to other clouds. The simulator lays another.
+
+use crate::clock;
+use pumasi_api::Client;
+use pumasi_engine::Engine;
+use pumasi_gateway::{ControlClient, ControlError, GatewayStatus, MeterReport};
+use pumasi_route::table::{Positions, RouteTable};
+use pumasi_store::Store;
+use pumasi_terms::{BootMs, CloudName};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+
+pub type Asked<'a, T> = Pin<Box<dyn Future<Output = Result<T, ControlError>> + Send + 'a>>;
+
+/// One cloud's gateway, as its daemon sees it. It outlives daemons.
+pub trait GatewayPort: Send + Sync {
+    /// Returns once the table is durable and in force.
+    fn put_table<'a>(&'a self, table: &'a RouteTable) -> Asked<'a, ()>;
+    fn put_positions<'a>(&'a self, positions: &'a Positions) -> Asked<'a, ()>;
+    /// Windows after `after`; waits up to a second for the first. Another `gateway_run` than before: begin at 0.
+    fn meter(&self, after: u64) -> Asked<'_, MeterReport>;
+    fn status(&self) -> Asked<'_, GatewayStatus>;
+    fn reload_identity(&self) -> Asked<'_, ()>;
+    /// Prometheus text.
+    fn metrics(&self) -> Asked<'_, String>;
+    /// Called at every look: starts it if it does not answer and does not run.
+    fn look_after(&self, answers: bool);
+}
+
+/// How calls reach the daemons of other clouds, where it is not by mutual TLS.
+pub trait Wire: Send + Sync {
+    /// `known`: the other side sees this cloud's identity.
+    fn client(&self, from: &CloudName, to: &CloudName, known: bool) -> Client;
+}
+
+pub struct Ground {
+    pub store: Store,
+    pub engine: Arc<dyn Engine>,
+    pub gateway: Arc<dyn GatewayPort>,
+    /// `None`: mutual TLS.
+    pub wire: Option<Arc<dyn Wire>>,
+}
+
+impl std::fmt::Debug for Ground {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Ground")
+    }
+}
+
+/// One that is coming up is given so long; one that hangs keeps the lock of its directory and is not started beside.
+const COMING_UP_MS: u64 = 3_000;
+
+/// The gateway as a process of its own, behind its control socket.
+#[derive(Debug)]
+pub struct GatewayProcess {
+    client: ControlClient,
+    dir: PathBuf,
+    executable: PathBuf,
+    running: crate::node::Locked<Running>,
+}
+
+#[derive(Debug, Default)]
+struct Running {
+    children: crate::gateway::Started,
+    started_at: Option<BootMs>,
+}
+
+impl GatewayProcess {
+    pub fn new(dir: &Path, executable: PathBuf) -> Self {
+        Self { client: ControlClient::new(dir), dir: dir.to_owned(), executable, running: Default::default() }
+    }
+}
+
+impl GatewayPort for GatewayProcess {
+    fn put_table<'a>(&'a self, table: &'a RouteTable) -> Asked<'a, ()> {
+        Box::pin(self.client.put_table(table))
+    }
+    fn put_positions<'a>(&'a self, positions: &'a Positions) -> Asked<'a, ()> {
+        Box::pin(self.client.put_positions(positions))
+    }
+    fn meter(&self, after: u64) -> Asked<'_, MeterReport> {
+        Box::pin(self.client.meter(after))
+    }
+    fn status(&self) -> Asked<'_, GatewayStatus> {
+        Box::pin(self.client.status())
+    }
+    fn reload_identity(&self) -> Asked<'_, ()> {
+        Box::pin(self.client.reload_identity())
+    }
+    fn metrics(&self) -> Asked<'_, String> {
+        Box::pin(self.client.metrics())
+    }
+    fn look_after(&self, answers: bool) {
+        let mut running = self.running.lock();
+        // Reaped, so that a dead gateway is not a zombie.
+        if running.children.reap() > 0 {
+            tracing::error!("the gateway has ended; it is started again");
+            running.started_at = None;
+        }
+        if answers {
+            running.started_at = None;
+            return;
+        }
+        let now = clock::boot();
+        if running.started_at.is_none_or(|at| now.since(at) > COMING_UP_MS) {
+            tracing::warn!("the gateway does not answer; it is started");
+            running.started_at = Some(now);
+            match crate::gateway::start(&self.dir, &self.executable) {
+                Ok(child) => running.children.add(child),
+                Err(e) => tracing::error!(error = %e, "the gateway was not started; tried again"),
+            }
+        }
+    }
+}
