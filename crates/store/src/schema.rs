@@ -3,6 +3,7 @@
 use crate::error::{OpenError, StoreError, during};
 use crate::standing::Head;
 use pumasi_terms::WallMs;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use std::path::Path;
 use std::time::Duration;
@@ -123,6 +124,8 @@ fn migrate(conn: &mut Connection, steps: &[Step]) -> rusqlite::Result<i64> {
 pub(crate) fn tune(conn: &Connection) -> rusqlite::Result<()> {
     conn.busy_timeout(Duration::from_millis(5_000))?;
     conn.set_prepared_statement_cache_capacity(64);
+    // Without this SQLite plans a statement anew each time another LIMIT is bound.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     conn.pragma_update(None, "foreign_keys", true)?;
     conn.pragma_update(None, "trusted_schema", false)
 }
@@ -214,6 +217,7 @@ pub(crate) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rusqlite::StatementStatus;
 
     fn version(conn: &Connection) -> i64 {
         conn.query_row("PRAGMA user_version", [], |r| r.get(0)).unwrap()
@@ -241,5 +245,17 @@ mod tests {
         assert_eq!(version(&conn), SCHEMA_VERSION);
         assert!(Head::load(&conn).unwrap().is_none());
         assert_eq!(migrate(&mut conn, STEPS).unwrap(), SCHEMA_VERSION, "a second run has nothing to do");
+    }
+
+    #[test]
+    fn another_limit_is_not_planned_anew() {
+        let conn = Connection::open_in_memory().unwrap();
+        tune(&conn).unwrap();
+        conn.execute_batch("CREATE TABLE a (x INTEGER PRIMARY KEY)").unwrap();
+        let mut listing = conn.prepare("SELECT x FROM a WHERE x > ?1 LIMIT ?2").unwrap();
+        for limit in 1..5 {
+            assert!(!listing.exists([limit, limit]).unwrap());
+        }
+        assert_eq!(listing.get_status(StatementStatus::RePrepare), 0);
     }
 }
