@@ -1,17 +1,40 @@
 //! Chunks: pieces of files with a content-defined length, named by their BLAKE3 digest.
+//!
+//! A cut is made where a rolling hash over the last 64 bytes (Gear) has 13 leading zeros, not before `CHUNK_BYTES_MIN` and at
+//! `CHUNK_BYTES_MAX` at the latest. The minimum is seven eighths of the average, so that seven eighths of the bytes are never
+//! rolled over. Cuts fall in step again some chunks later than they could; it costs little, since changed chunks travel as deltas.
 
-use fastcdc::v2020::FastCDC;
 use pumasi_terms::Digest;
 use serde::{Deserialize, Serialize};
 use std::io::Read;
 
-/// Lengths of content-defined chunks. A smaller average finds more in common between versions and costs more names.
-pub const CHUNK_BYTES_MIN: u32 = 16 << 10;
-pub const CHUNK_BYTES_AVERAGE: u32 = 64 << 10;
+/// Lengths of content-defined chunks. Whoever receives chunks relies on the maximum alone.
+pub const CHUNK_BYTES_MIN: u32 = 56 << 10;
+pub const CHUNK_BYTES_AVERAGE: u32 = CHUNK_BYTES_MIN + (1 << CUT_BITS);
 /// No chunk, from whomever, is longer.
 pub const CHUNK_BYTES_MAX: u32 = 256 << 10;
 
-const WINDOW_BYTES: usize = 2 << 20;
+const CUT_BITS: u32 = 13;
+const CUT_BELOW: u64 = 1 << (u64::BITS - CUT_BITS);
+/// The hash forgets a byte after so many more.
+const ROLL_BYTES: usize = 64;
+/// Small enough to stay in the processor's cache between reading, cutting and hashing.
+const WINDOW_BYTES: usize = 1 << 20;
+
+/// A fixed number for each byte. Another table would cut elsewhere: what was sent before would be sent again.
+const GEAR: [u64; 256] = {
+    let (mut table, mut n, mut state) = ([0u64; 256], 0, 0x70_75_6d_61_73_69_u64);
+    while n < 256 {
+        // splitmix64
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        table[n] = z ^ (z >> 31);
+        n += 1;
+    }
+    table
+};
 
 /// The name and the length of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -31,6 +54,33 @@ pub fn digest_of(bytes: &[u8]) -> Digest {
     Digest(*blake3::hash(bytes).as_bytes())
 }
 
+/// The length of the first chunk of `bytes`; none if more bytes must be seen first. It depends on the chunk's bytes alone.
+fn first_cut(bytes: &[u8], at_end: bool) -> Option<usize> {
+    let (min, max) = (CHUNK_BYTES_MIN as usize, CHUNK_BYTES_MAX as usize);
+    let rest = || at_end.then_some(bytes.len());
+    if bytes.len() <= min {
+        return rest();
+    }
+    let roll = |h: u64, b: u8| (h << 1).wrapping_add(GEAR[usize::from(b)]);
+    let mut h = bytes[min - ROLL_BYTES..min].iter().fold(0, |h, b| roll(h, *b));
+    let (groups, rest_of) = bytes[min..bytes.len().min(max)].as_chunks::<8>();
+    for (n, group) in groups.iter().enumerate() {
+        for (m, b) in group.iter().enumerate() {
+            h = roll(h, *b);
+            if h < CUT_BELOW {
+                return Some(min + 8 * n + m + 1);
+            }
+        }
+    }
+    for (m, b) in rest_of.iter().enumerate() {
+        h = roll(h, *b);
+        if h < CUT_BELOW {
+            return Some(min + 8 * groups.len() + m + 1);
+        }
+    }
+    if bytes.len() >= max { Some(max) } else { rest() }
+}
+
 /// Cuts what `reader` yields into chunks and hands each to `each`. Returns the number of bytes read.
 pub fn cut<E: From<std::io::Error>>(
     mut reader: impl Read,
@@ -48,14 +98,12 @@ pub fn cut<E: From<std::io::Error>>(
                 Err(e) => return Err(e.into()),
             }
         }
-        let window = &buffer[..end];
-        let cdc = FastCDC::new(window, CHUNK_BYTES_MIN, CHUNK_BYTES_AVERAGE, CHUNK_BYTES_MAX);
-        // Near the end of a window a cut would depend on where the window ends, so it waits for more bytes.
-        while start < end && (at_end || end - start >= CHUNK_BYTES_MAX as usize) {
-            let (_, to) = cdc.cut(start, end - start);
-            let bytes = &window[start..to];
+        while start < end
+            && let Some(len) = first_cut(&buffer[start..end], at_end)
+        {
+            let bytes = &buffer[start..start + len];
             each(ChunkRef::of(bytes), bytes)?;
-            start = to;
+            start += len;
         }
         if at_end {
             return Ok(total);

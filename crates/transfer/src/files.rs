@@ -1,12 +1,15 @@
 //! Datasets of kind `files`: a directory at home, a live read-only copy of it elsewhere.
 //!
-//! Each file of the copy is always whole; several files that the application changes together may be seen apart, which is
+//! The first copy goes as a manifest and its chunks; what follows as updates against the state that the other side acknowledged
+//! last. Each file of the copy is always whole; several files that the application changes together may be seen apart, which is
 //! why such a dataset cannot claim mode `sync`.
 
 use crate::materialise::{MaterialiseError, Options, beside, update};
+use crate::pack::{PackError, receive_pack};
 use crate::scan::{ChunkCache, ScanError, ScanLimits, TreeChunks, scan};
-use crate::store::ChunkSource;
+use crate::store::{ChunkSource, ChunkStore};
 use crate::tree::TreeManifest;
+use crate::update::{self, TreeUpdate, UpdateError};
 use crate::watermark::Watermark;
 use pumasi_terms::Digest;
 use serde::{Deserialize, Serialize};
@@ -24,6 +27,12 @@ pub enum FilesError {
     State { path: PathBuf, source: io::Error },
     #[error("the copy is at {held}; going back to {offered} is refused")]
     Older { held: Watermark, offered: Watermark },
+    #[error(transparent)]
+    Update(#[from] UpdateError),
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    #[error("the update leaves {chunks} chunks missing; send a whole state")]
+    Incomplete { chunks: usize },
 }
 
 /// What a look at the source found.
@@ -46,11 +55,14 @@ pub struct FilesSource {
     generation: u64,
     cache: ChunkCache,
     shipped: Option<Digest>,
+    /// What the other side holds, as it said.
+    base: Option<TreeManifest>,
 }
 
 impl FilesSource {
     pub fn new(dir: impl Into<PathBuf>, generation: u64, limits: ScanLimits) -> Self {
-        Self { dir: dir.into(), limits, generation, cache: ChunkCache::default(), shipped: None }
+        let cache = ChunkCache::signing(limits.bytes_max);
+        Self { dir: dir.into(), limits, generation, cache, shipped: None, base: None }
     }
 
     /// Looks at the directory. `home_now_ms` is the home's CLOCK_BOOTTIME, read before anything else, so that the position
@@ -74,6 +86,24 @@ impl FilesSource {
     /// Reads the chunks of a sampled tree straight from the directory.
     pub fn chunks(&self, tree: &TreeManifest) -> TreeChunks {
         TreeChunks::new(&self.dir, tree)
+    }
+
+    /// The update from what the other side holds to `tree`; none if that is not known or too much has changed. Then the tree and
+    /// its chunks are sent.
+    pub fn update(&self, tree: &TreeManifest, as_of: Watermark) -> Result<Option<Vec<u8>>, PackError> {
+        match (&self.base, &self.cache.signatures) {
+            (Some(base), Some(signatures)) => update::encode(base, tree, as_of, &self.chunks(tree), signatures),
+            _ => Ok(None),
+        }
+    }
+
+    /// The other side has said that it holds this tree, or (none) that it does not hold what was thought.
+    pub fn acknowledged(&mut self, tree: Option<TreeManifest>) {
+        self.base = tree;
+        if let (Some(base), Some(signatures)) = (&self.base, &mut self.cache.signatures) {
+            let keep = base.digests();
+            signatures.retain(|digest| keep.contains(digest));
+        }
     }
 }
 
@@ -141,6 +171,26 @@ impl FilesReplica {
             .map_err(|source| FilesError::State { path, source })?;
         self.held = Some((as_of, state.tree));
         Ok(())
+    }
+
+    /// Brings the copy forward by an update. After an error it is as it was, or claims nothing; send a whole state then.
+    pub fn bring_forward(&mut self, update: &[u8], store: &mut ChunkStore) -> Result<Watermark, FilesError> {
+        let update = TreeUpdate::decode(update)?;
+        if self.advance(&update.tree, update.at) {
+            // Its answer was lost, and it was sent again.
+            return Ok(update.at);
+        }
+        let base = self.tree().ok_or(UpdateError::OtherBase { wanted: update.base })?;
+        let tree = update.tree(base)?;
+        if tree.total_bytes > self.options.bytes_max {
+            let (bytes, bytes_max) = (tree.total_bytes, self.options.bytes_max);
+            return Err(MaterialiseError::TooLarge { bytes, bytes_max }.into());
+        }
+        receive_pack(update.pack, store, &tree.digests())?;
+        match store.missing(&tree).len() {
+            0 => self.apply(tree, store, update.at).map(|()| update.at),
+            chunks => Err(FilesError::Incomplete { chunks }),
+        }
     }
 }
 

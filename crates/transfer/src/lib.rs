@@ -9,14 +9,18 @@
 //! Everything here blocks (files, SQLite): call it from a blocking thread. There is no network in this crate.
 
 pub mod chunk;
+pub mod delta;
 pub mod erase;
 pub mod files;
 pub mod materialise;
 pub mod pack;
 pub mod scan;
+pub mod signature;
 pub mod sqlite;
 pub mod store;
 pub mod tree;
+pub mod tree_delta;
+pub mod update;
 pub mod watermark;
 
 pub use chunk::{CHUNK_BYTES_MAX, ChunkRef, digest_of};
@@ -25,6 +29,8 @@ pub use files::{FilesError, FilesReplica, FilesSource, Sample};
 pub use materialise::{Access, MaterialiseError, Options, build, update};
 pub use pack::{PackError, PackReader, PackWriter, Received, encode_pack, receive_pack};
 pub use scan::{ChunkCache, ScanError, ScanLimits, TreeChunks, scan};
+pub use signature::Signatures;
 pub use store::{ChunkSource, ChunkStore, StoreError, Usage};
 pub use tree::{Entry, EntryKind, TreeError, TreeManifest};
+pub use update::{TreeUpdate, UpdateError};
 pub use watermark::Watermark;

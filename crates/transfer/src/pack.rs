@@ -1,20 +1,25 @@
 //! Many chunks in one stream.
 //!
 //! Form: `PMCP`, version (1 byte), then frames: tag (1: zstd, 2: as it is), digest (32), length (u32 LE), coded length
-//! (u32 LE), coded bytes; last a frame with tag 0 and the number of chunks (u32 LE).
+//! (u32 LE), coded bytes; last a frame with tag 0 and the number of chunks (u32 LE). Version 2 also has tags 3 and 4: the same for
+//! a delta (`delta`) that gives the chunk; a delta is never longer than its chunk. A pack without deltas is of version 1.
 //! Always holds: lengths are checked before memory is taken, and each chunk is verified before it is given out, so a
 //! stream that breaks off loses at most its last chunk and what came before may be kept.
 
 use crate::chunk::{CHUNK_BYTES_MAX, digest_of};
+use crate::delta::{self, DeltaError};
 use crate::store::{ChunkSource, ChunkStore, StoreError};
 use pumasi_terms::Digest;
 use std::io::{self, Read, Write};
 
 const MAGIC: &[u8; 4] = b"PMCP";
 const VERSION: u8 = 1;
+const VERSION_DELTAS: u8 = 2;
 const END: u8 = 0;
 const ZSTD: u8 = 1;
 const PLAIN: u8 = 2;
+const DELTA_ZSTD: u8 = 3;
+const DELTA_PLAIN: u8 = 4;
 const LEVEL: i32 = 1;
 
 /// The most chunks in one pack.
@@ -28,10 +33,12 @@ pub enum PackError {
     Truncated { chunks: u32 },
     #[error("pack: not a pack of chunks; the sender is at fault")]
     Magic,
-    #[error("pack: version {found}; this program knows version {VERSION}, update it")]
+    #[error("pack: version {found}; this program knows versions up to {VERSION_DELTAS}, update it")]
     Version { found: u8 },
     #[error("pack: chunk {chunk}: {problem}; the sender or the link is at fault")]
     Garbled { chunk: u32, problem: &'static str },
+    #[error("pack: chunk {chunk}: {source}")]
+    Delta { chunk: u32, source: DeltaError },
     #[error("pack: chunk {chunk} was not asked for; the sender is at fault")]
     Unasked { chunk: u32 },
     #[error("pack: more than {PACK_CHUNKS_MAX} chunks")]
@@ -48,25 +55,48 @@ pub struct PackWriter<W: Write> {
 }
 
 impl<W: Write> PackWriter<W> {
-    pub fn new(mut out: W) -> Result<Self, PackError> {
+    pub fn new(out: W) -> Result<Self, PackError> {
+        Self::of_version(out, VERSION)
+    }
+
+    /// A pack that may hold deltas. Its reader must know version 2.
+    pub fn with_deltas(out: W) -> Result<Self, PackError> {
+        Self::of_version(out, VERSION_DELTAS)
+    }
+
+    fn of_version(mut out: W, version: u8) -> Result<Self, PackError> {
         out.write_all(MAGIC)
-            .and_then(|()| out.write_all(&[VERSION]))
+            .and_then(|()| out.write_all(&[version]))
             .map_err(|source| PackError::Io { chunks: 0, source })?;
         Ok(Self { out, chunks: 0, coded: Vec::new() })
     }
 
     pub fn write(&mut self, digest: &Digest, bytes: &[u8]) -> Result<(), PackError> {
+        self.frame(digest, bytes.len(), bytes, (ZSTD, PLAIN))
+    }
+
+    /// A chunk of `len` bytes by its delta, which is the shorter one. Only `with_deltas`.
+    pub fn write_delta(&mut self, digest: &Digest, len: usize, delta: &[u8]) -> Result<(), PackError> {
+        self.frame(digest, len, delta, (DELTA_ZSTD, DELTA_PLAIN))
+    }
+
+    /// How many bytes were written so far, if the pack goes into memory.
+    pub fn so_far(&self) -> &W {
+        &self.out
+    }
+
+    fn frame(&mut self, digest: &Digest, len: usize, bytes: &[u8], (zstd, plain): (u8, u8)) -> Result<(), PackError> {
         if self.chunks >= PACK_CHUNKS_MAX {
             return Err(PackError::TooMany);
         }
-        let len = match u32::try_from(bytes.len()) {
-            Ok(len) if len > 0 && len <= CHUNK_BYTES_MAX => len,
-            _ => return Err(StoreError::Length { digest: *digest, bytes: bytes.len() as u64 }.into()),
+        let len = match u32::try_from(len) {
+            Ok(len) if len > 0 && len <= CHUNK_BYTES_MAX && bytes.len() <= len as usize => len,
+            _ => return Err(StoreError::Length { digest: *digest, bytes: len as u64 }.into()),
         };
         let io = |source| PackError::Io { chunks: self.chunks, source };
         self.coded.resize(zstd::zstd_safe::compress_bound(bytes.len()), 0);
         let coded_len = zstd::bulk::compress_to_buffer(bytes, &mut self.coded, LEVEL).map_err(io)?;
-        let (tag, coded) = if coded_len < bytes.len() { (ZSTD, &self.coded[..coded_len]) } else { (PLAIN, bytes) };
+        let (tag, coded) = if coded_len < bytes.len() { (zstd, &self.coded[..coded_len]) } else { (plain, bytes) };
         let mut head = [0u8; 41];
         head[0] = tag;
         head[1..33].copy_from_slice(&digest.0);
@@ -86,24 +116,34 @@ impl<W: Write> PackWriter<W> {
     }
 }
 
+struct NoBases;
+
+impl ChunkSource for NoBases {
+    fn chunk(&self, digest: &Digest) -> Result<Vec<u8>, StoreError> {
+        Err(StoreError::Missing { digest: *digest })
+    }
+}
+
 #[derive(Debug)]
 pub struct PackReader<R: Read> {
     input: R,
+    version: u8,
     chunks: u32,
     ended: bool,
 }
 
 impl<R: Read> PackReader<R> {
     pub fn new(input: R) -> Result<Self, PackError> {
-        let mut reader = Self { input, chunks: 0, ended: false };
+        let mut reader = Self { input, version: 0, chunks: 0, ended: false };
         let magic: [u8; 4] = reader.take()?;
         if &magic != MAGIC {
             return Err(PackError::Magic);
         }
         let [found] = reader.take()?;
-        if found != VERSION {
+        if found != VERSION && found != VERSION_DELTAS {
             return Err(PackError::Version { found });
         }
+        reader.version = found;
         Ok(reader)
     }
 
@@ -120,8 +160,13 @@ impl<R: Read> PackReader<R> {
         Ok(out)
     }
 
-    /// The next chunk, verified; none after the last. What follows the end of the pack is a fault.
+    /// As `next_chunk_over`, where there is nothing that a delta could be based on.
     pub fn next_chunk(&mut self) -> Result<Option<(Digest, Vec<u8>)>, PackError> {
+        self.next_chunk_over(&NoBases)
+    }
+
+    /// The next chunk, verified; none after the last. What follows the end of the pack is a fault.
+    pub fn next_chunk_over(&mut self, bases: &dyn ChunkSource) -> Result<Option<(Digest, Vec<u8>)>, PackError> {
         if self.ended {
             return Ok(None);
         }
@@ -142,9 +187,11 @@ impl<R: Read> PackReader<R> {
             self.ended = true;
             return Ok(None);
         }
-        if tag != ZSTD && tag != PLAIN {
-            return Err(garbled("unknown coding"));
-        }
+        let (is_delta, is_zstd) = match tag {
+            ZSTD | PLAIN => (false, tag == ZSTD),
+            DELTA_ZSTD | DELTA_PLAIN if self.version == VERSION_DELTAS => (true, tag == DELTA_ZSTD),
+            _ => return Err(garbled("unknown coding")),
+        };
         if self.chunks >= PACK_CHUNKS_MAX {
             return Err(PackError::TooMany);
         }
@@ -159,10 +206,14 @@ impl<R: Read> PackReader<R> {
         }
         let mut bytes = vec![0; coded_len as usize];
         self.fill(&mut bytes)?;
-        if tag == ZSTD {
+        if is_zstd {
             // The capacity is the bound: a bomb fails here instead of growing.
             bytes = zstd::bulk::decompress(&bytes, len as usize)
                 .map_err(|_| garbled("does not decompress to its length"))?;
+        }
+        if is_delta {
+            bytes = delta::apply(&bytes, len as usize, bases)
+                .map_err(|source| PackError::Delta { chunk: self.chunks, source })?;
         }
         if bytes.len() != len as usize || digest_of(&bytes) != digest {
             return Err(garbled("its bytes do not have its digest"));
@@ -197,7 +248,7 @@ pub fn receive_pack(
 ) -> Result<Received, PackError> {
     let mut pack = PackReader::new(input)?;
     let mut received = Received::default();
-    while let Some((digest, bytes)) = pack.next_chunk()? {
+    while let Some((digest, bytes)) = pack.next_chunk_over(&*store)? {
         if !asked.contains(&digest) {
             return Err(PackError::Unasked { chunk: received.chunks });
         }
@@ -260,6 +311,41 @@ mod tests {
         let asked = [digest_of(b"wanted")].into();
         assert!(matches!(receive_pack(&bytes[..], &mut store, &asked), Err(PackError::Unasked { chunk: 1 })));
         assert_eq!(store.usage().chunks, 1);
+    }
+
+    #[test]
+    fn a_delta_is_as_good_as_its_chunk_and_no_better() {
+        let tmp = tempfile::tempdir().unwrap();
+        let mut store = ChunkStore::open(tmp.path(), 1000).unwrap();
+        let base: Vec<u8> = (0..100).collect();
+        store.put(digest_of(&base), &base).unwrap();
+        let fresh = base[10..60].to_vec();
+        let mut delta = vec![1];
+        delta.extend_from_slice(&digest_of(&base).0);
+        delta.extend_from_slice(&[50 << 1 | 1, 0, 10]);
+        let of = |digest: Digest, delta: &[u8]| {
+            let mut w = PackWriter::with_deltas(Vec::new()).unwrap();
+            w.write_delta(&digest, fresh.len(), delta).unwrap();
+            w.finish().unwrap()
+        };
+        let asked = [digest_of(&fresh), digest_of(b"other")].into();
+        let good = of(digest_of(&fresh), &delta);
+        // Nothing to base it on.
+        let e = unpack(&good).unwrap_err();
+        assert!(matches!(e, PackError::Delta { source: DeltaError::Base(StoreError::Missing { .. }), .. }), "{e}");
+        // It gives bytes, but of another chunk: as when two blocks were taken for one.
+        let e = receive_pack(&of(digest_of(b"other"), &delta)[..], &mut store, &asked).unwrap_err();
+        assert!(matches!(e, PackError::Garbled { .. }), "{e}");
+        assert_eq!(store.usage().chunks, 1);
+        assert_eq!(receive_pack(&good[..], &mut store, &asked).unwrap().bytes, 50);
+        assert_eq!(store.read(&digest_of(&fresh)).unwrap(), fresh);
+        let mut older = good;
+        older[4] = VERSION;
+        assert!(matches!(unpack(&older), Err(PackError::Garbled { .. })));
+        older[4] = VERSION_DELTAS + 1;
+        assert!(matches!(unpack(&older), Err(PackError::Version { found: 3 })));
+        let mut w = PackWriter::with_deltas(Vec::new()).unwrap();
+        assert!(w.write_delta(&digest_of(b"x"), 1, b"longer than its chunk").is_err());
     }
 
     proptest! {

@@ -4,6 +4,7 @@
 //! neither file, directory nor link is refused by name.
 
 use crate::chunk::{ChunkRef, cut, digest_of};
+use crate::signature::Signatures;
 use crate::store::{ChunkSource, StoreError};
 use crate::tree::{Entry, EntryKind, TreeError, TreeManifest, link_stays_inside};
 use nix::fcntl::OFlag;
@@ -90,8 +91,17 @@ struct Known {
 pub struct ChunkCache {
     known: BTreeMap<String, Known>,
     buffer: Vec<u8>,
+    /// Of all chunks that were read, if they are wanted.
+    pub(crate) signatures: Option<Signatures>,
     /// Bytes that the last scan had to read.
     pub last_read_bytes: u64,
+}
+
+impl ChunkCache {
+    /// One that also keeps the signatures of a dataset of so many bytes at most.
+    pub fn signing(bytes_max: u64) -> Self {
+        Self { signatures: Some(Signatures::for_dataset(bytes_max)), ..Self::default() }
+    }
 }
 
 fn io(path: &Path) -> impl FnOnce(io::Error) -> ScanError {
@@ -220,8 +230,12 @@ impl Scan<'_> {
                     let mut chunks = Vec::new();
                     // One byte more than the size shows that the file grows, and nothing more is read then.
                     let input = (&file).take(stamp.size + 1);
-                    let read = cut::<io::Error>(input, &mut self.cache.buffer, |c, _| {
+                    let ChunkCache { buffer, signatures, .. } = &mut *self.cache;
+                    let read = cut::<io::Error>(input, buffer, |c, bytes| {
                         chunks.push(c);
+                        if let Some(signatures) = signatures {
+                            signatures.sign(c, bytes);
+                        }
                         Ok(())
                     });
                     let read = read.map_err(io(path))?;

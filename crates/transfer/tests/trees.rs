@@ -125,8 +125,14 @@ proptest! {
             };
             let parsed = TreeManifest::parse(&tree.to_bytes());
             prop_assert_eq!(parsed.as_ref(), Ok(&tree));
-            carry(&tree, &home, &mut store);
-            replica.apply(tree.clone(), &store, as_of).unwrap();
+            match source.update(&tree, as_of).unwrap() {
+                Some(update) if n % 3 > 0 => assert_eq!(replica.bring_forward(&update, &mut store).unwrap(), as_of),
+                _ => {
+                    carry(&tree, &home, &mut store);
+                    replica.apply(tree.clone(), &store, as_of).unwrap();
+                }
+            }
+            source.acknowledged(Some(tree.clone()));
             prop_assert_eq!(picture(&home), picture(&copy));
             store.gc(&tree.digests()).unwrap();
             // Without knowing what the copy holds, the result is the same.
