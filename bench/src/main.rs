@@ -4,9 +4,11 @@
 //! Always holds: both sides run interleaved in the same run; a figure is work per CPU-second, bytes, or a ratio, the median of several
 //! pairs; a missing rival is installed or fails the run, and is never left out in silence.
 
+mod chunks;
 mod gateway;
 mod machine;
 mod row;
+mod sync;
 
 use clap::Parser;
 use row::Row;
@@ -25,7 +27,7 @@ struct Args {
 /// One race: its name and what runs it.
 type Race = (&'static str, fn(pairs: u32) -> anyhow::Result<Vec<Row>>);
 
-const RACES: &[Race] = &[("gateway", gateway::race)];
+const RACES: &[Race] = &[("gateway", gateway::race), ("sync", sync::race), ("chunks", chunks::race)];
 
 fn main() -> anyhow::Result<ExitCode> {
     if let Some(code) = gateway::gateway_process() {
