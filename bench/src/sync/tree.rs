@@ -114,7 +114,7 @@ impl Tree {
         }
         for (file, mut edits) in changes {
             // From the end, so that places stay what they were drawn as.
-            edits.sort_by(|a, b| b.0.cmp(&a.0));
+            edits.sort_by_key(|edit| std::cmp::Reverse(edit.0));
             let (path, size) = &mut self.files[file];
             let mut bytes = fs::read(&*path)?;
             for (at, overwrite, fresh) in edits {
