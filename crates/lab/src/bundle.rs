@@ -67,6 +67,13 @@ pub fn create(dir: &Path, options: &BundleOptions) -> Result<u64, BundleError> {
     Ok(bytes)
 }
 
+/// The program without its symbols where `strip` is at hand, in `dir`: for runs that send it often and are not about its size.
+pub async fn slim(executable: &Path, dir: &Path) -> PathBuf {
+    let slim = dir.join("pumasi-slim");
+    let made = tokio::process::Command::new("strip").arg("-o").arg(&slim).arg(executable).output().await;
+    if made.is_ok_and(|m| m.status.success()) { slim } else { executable.to_owned() }
+}
+
 fn pad(path: &Path, bytes: u64, seed: u64, number: u32) -> io::Result<()> {
     let mut noise = blake3::Hasher::new().update(&seed.to_le_bytes()).update(&number.to_le_bytes()).finalize_xof();
     let mut file = fs::File::create(path)?;

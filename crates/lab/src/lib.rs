@@ -15,6 +15,7 @@ pub mod relay;
 pub mod report;
 pub mod run;
 pub mod scenario;
+pub mod soak;
 pub mod story;
 pub mod topology;
 

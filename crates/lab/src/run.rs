@@ -3,6 +3,7 @@
 use crate::cluster::{CloudPlan, Cluster};
 use crate::report::Report;
 use crate::scenario;
+use crate::soak::{self, SoakOptions};
 use crate::story::Story;
 use anyhow::{Context, bail};
 use pumasi_terms::Resources;
@@ -13,6 +14,7 @@ Usage: pumasi lab                       three clouds and two services, until Ctr
        pumasi lab list                  the scenarios
        pumasi lab play SCENARIO [--json] [--keep] [--bundle-mib N] [--app files|sqlite]
        pumasi lab play faults [--only NAME] [--full]
+       pumasi lab soak --minutes N [--seed S] [--json] [--keep]
 
 Exit codes of play: 0 every promise was kept, 1 one was broken, 3 the machine itself was the bottleneck.";
 
@@ -54,6 +56,7 @@ pub async fn run(executable: PathBuf, args: &[String]) -> anyhow::Result<u8> {
             print(&report, options.json)?;
             Ok(report.verdict().exit_code())
         }
+        ["soak", rest @ ..] => soak::run(&SoakOptions::parse(executable, rest)?).await,
         _ => bail!("{USAGE}"),
     }
 }

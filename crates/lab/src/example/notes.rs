@@ -16,6 +16,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -211,7 +212,8 @@ struct Written {
 /// Users who write and read notes; each keeps book of what it was promised.
 #[derive(Debug)]
 pub struct NotesWorkload {
-    write_share: f64,
+    /// Of a million requests.
+    writes_ppm: AtomicU32,
     users: Mutex<BTreeMap<u32, Written>>,
 }
 
@@ -249,7 +251,14 @@ fn seq_of(user: u32, text: &str) -> Option<u64> {
 impl NotesWorkload {
     /// `write_share`: part of the requests that write, 0 to 1.
     pub fn new(write_share: f64) -> Self {
-        Self { write_share, users: Mutex::new(BTreeMap::new()) }
+        let made = Self { writes_ppm: AtomicU32::new(0), users: Mutex::new(BTreeMap::new()) };
+        made.set_write_share(write_share);
+        made
+    }
+
+    /// From now on.
+    pub fn set_write_share(&self, write_share: f64) {
+        self.writes_ppm.store((write_share.clamp(0.0, 1.0) * 1e6) as u32, Ordering::Relaxed);
     }
 
     fn books<T>(&self, user: u32, act: impl FnOnce(&mut Written) -> T) -> T {
@@ -292,7 +301,7 @@ impl NotesWorkload {
 
 impl Workload for NotesWorkload {
     fn plan(&self, user: u32, rng: &mut SmallRng) -> Planned {
-        if rng.random::<f64>() >= self.write_share {
+        if rng.random::<f64>() * 1e6 >= f64::from(self.writes_ppm.load(Ordering::Relaxed)) {
             let newest = self.books(user, |b| b.newest_id);
             return Planned { token: newest.unsigned_abs(), ..Planned::get(format!("/notes/u{user}")) };
         }

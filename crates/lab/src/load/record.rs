@@ -112,6 +112,15 @@ impl Stats {
         }
     }
 
+    /// Takes in what others counted.
+    pub fn merge(&mut self, other: &Stats) {
+        self.counts.iter_mut().zip(other.counts).for_each(|(mine, theirs)| *mine += theirs);
+        self.writes += other.writes;
+        // Both have the same bounds.
+        let _ = self.latency_us.add(&other.latency_us);
+        let _ = self.send_lag_us.add(&other.send_lag_us);
+    }
+
     pub fn count(&self, outcome: Outcome) -> u64 {
         self.counts.get(outcome as usize).copied().unwrap_or(0)
     }

@@ -286,9 +286,23 @@ impl Supervisor {
 
     /// `kill -9` of one process of the run, as a gateway, a shim or an instance.
     pub fn kill9_pid(&self, pid: u32) -> Result<(), ProcessError> {
+        self.signal_pid(pid, Signal::SIGKILL)
+    }
+
+    /// Any signal to one process of the run.
+    pub fn signal_pid(&self, pid: u32, signal: Signal) -> Result<(), ProcessError> {
         let ours = self.belonging().into_iter().find(|f| f.pid == pid).ok_or(ProcessError::NotOurs { pid })?;
-        signal_found(&ours, Signal::SIGKILL);
+        signal_found(&ours, signal);
         Ok(())
+    }
+
+    /// Children of living processes of the run that ended and were not collected by a parent that runs.
+    pub fn zombies(&self) -> Vec<Found> {
+        let rows = table::all();
+        let ours: BTreeSet<u32> = self.belonging().into_iter().map(|f| f.pid).collect();
+        let runs = |pid: u32| rows.get(&pid).is_some_and(|r| !r.is_dead() && !matches!(r.state, 'T' | 't'));
+        let left = rows.values().filter(|r| r.state == 'Z' && ours.contains(&r.parent) && runs(r.parent));
+        left.map(|r| Found { pid: r.pid, parent: r.parent, command: "<defunct>".into(), started: r.started }).collect()
     }
 
     /// Kills everything of the run; returns what could not be killed, normally nothing.

@@ -16,6 +16,13 @@ pub struct Found {
     pub(super) started: u64,
 }
 
+impl Found {
+    /// Tells it from a later process with the same number.
+    pub fn key(&self) -> u64 {
+        self.started
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Row {
     pub pid: u32,

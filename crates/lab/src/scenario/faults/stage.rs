@@ -14,7 +14,7 @@ use pumasi_api::message::{CloudStatus, Event, InstanceView, LeaseView, List};
 use pumasi_terms::service::{AutomationMode, Service};
 use pumasi_terms::{Resources, ServiceName};
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -120,7 +120,7 @@ impl Stage {
             chronicle.follow(cloud.name, cluster.client(cloud.name)?, worth_telling);
         }
         let bundle = cluster.supervisor.dir().join("bundle");
-        let executable = slim(&cluster, &options.executable).await;
+        let executable = crate::bundle::slim(&options.executable, cluster.supervisor.dir()).await;
         let made = crate::bundle::BundleOptions { executable, bytes_min: 0, seed: 1 };
         crate::bundle::create(&bundle, &made)?;
         let iterations = work::calibrate(WORK);
@@ -349,13 +349,6 @@ impl Stage {
         }
         Ok(open)
     }
-}
-
-/// The program without its symbols where `strip` is at hand: every case sends it, and none is about its size.
-async fn slim(cluster: &Cluster, executable: &Path) -> PathBuf {
-    let slim = cluster.supervisor.dir().join("pumasi-slim");
-    let made = tokio::process::Command::new("strip").arg("-o").arg(&slim).arg(executable).output().await;
-    if made.is_ok_and(|m| m.status.success()) { slim } else { executable.to_owned() }
 }
 
 /// Requests that were admitted and not answered as they should; `shed` is no failure where there is overload.
