@@ -22,6 +22,10 @@ test *ARGS:
 e2e *ARGS:
     cargo run --release -- lab play overload {{ARGS}}
 
+# Random load and random faults for an hour (or `just soak 5`), watched from outside
+soak MINUTES="60" *ARGS:
+    cargo run --release -- lab soak --minutes {{MINUTES}} {{ARGS}}
+
 # Three clouds on this machine, to look at
 lab:
     cargo run --release -- lab
