@@ -19,6 +19,9 @@ pub use sides::gateway_process;
 const CONNECTIONS: usize = 64;
 const WARM_UP: Duration = Duration::from_millis(500);
 const RUN: Duration = Duration::from_secs(3);
+/// On a busy machine a turn goes on until the process had so much of it, within bounds.
+const CPU_S_MIN: f64 = 1.0;
+const RUNS_MAX: u32 = 8;
 
 /// What one side did in one turn.
 #[derive(Debug, Clone, Copy)]
@@ -76,8 +79,14 @@ fn turn(world: &mut World, side: &Side) -> anyhow::Result<Turn> {
     world.run(&mut load, WARM_UP)?;
     load.forget();
     let before = side.cpu_s()?;
-    let wall = world.run(&mut load, RUN)?;
-    let cpu_s = side.cpu_s()? - before;
+    let (mut wall, mut cpu_s) = (Duration::ZERO, 0.0);
+    for _ in 0..RUNS_MAX {
+        wall += world.run(&mut load, RUN)?;
+        cpu_s = side.cpu_s()? - before;
+        if cpu_s >= CPU_S_MIN {
+            break;
+        }
+    }
     let answered = load.latencies_us.len() as f64;
     anyhow::ensure!(answered > 0.0 && cpu_s > 0.0, "no request was answered");
     let per_s = answered / wall.as_secs_f64();

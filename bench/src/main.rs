@@ -14,6 +14,10 @@ use clap::Parser;
 use row::Row;
 use std::process::ExitCode;
 
+/// As in the `pumasi` binary, whose gateway is raced.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Debug, Parser)]
 #[command(name = "pumasi-bench", about = "Races Pumasi's parts against what users would pick instead")]
 struct Args {

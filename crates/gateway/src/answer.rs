@@ -19,6 +19,9 @@ pub const LEASE: HeaderName = HeaderName::from_static("pumasi-lease");
 pub const SERVICE: HeaderName = HeaderName::from_static("pumasi-service");
 pub const EPOCH: HeaderName = HeaderName::from_static("pumasi-epoch");
 pub const HOP: HeaderName = HeaderName::from_static("pumasi-hop");
+/// Between gateways: the version of what they say to each other.
+pub const PROTOCOL: HeaderName = HeaderName::from_static("pumasi-protocol");
+pub const PROTOCOL_VERSION: u32 = 1;
 /// Between gateways: a request that must be served where the service is at home.
 pub const HOMEWARD: HeaderName = HeaderName::from_static("pumasi-homeward");
 

@@ -1,6 +1,7 @@
 //! Bodies on their way through: counted, bounded in size and in standstill, never buffered whole.
 
 use crate::admission::Permit;
+use crate::plain;
 use crate::upstream::Loan;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -17,6 +18,8 @@ use tokio::time::{Instant, Sleep};
 pub enum BodyFault {
     #[error("the sender broke off: {0}")]
     Sender(#[from] hyper::Error),
+    #[error("the instance broke off: {0}")]
+    Instance(String),
     #[error("the body is longer than the service takes")]
     TooLong,
     #[error("the body stood still for too long")]
@@ -145,15 +148,50 @@ pub enum AnswerBody {
     Stream(Box<AnswerStream>),
 }
 
+/// Where the body of an answer comes from.
+#[derive(Debug)]
+pub enum Source {
+    /// By hyper, over a connection that is kept, or not.
+    Incoming(Incoming, Option<Loan>),
+    Plain(plain::Body),
+}
+
+#[derive(Debug)]
+enum Inner {
+    Incoming(Incoming),
+    Plain(Box<plain::Rest>),
+}
+
 #[derive(Debug)]
 pub struct AnswerStream {
-    inner: Incoming,
+    inner: Inner,
     permit: Option<Permit>,
     loan: Option<Loan>,
     standstill: Standstill,
 }
 
 impl AnswerStream {
+    fn is_over(&self) -> bool {
+        match &self.inner {
+            Inner::Incoming(inner) => inner.is_end_stream(),
+            Inner::Plain(rest) => rest.is_over(),
+        }
+    }
+
+    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        match &mut self.inner {
+            Inner::Incoming(inner) => Pin::new(inner).poll_frame(cx).map(|f| f.map(|r| r.map_err(BodyFault::from))),
+            Inner::Plain(rest) => rest.poll_frame(cx).map(|f| f.map(|r| r.map_err(BodyFault::Instance))),
+        }
+    }
+
+    fn drop_connection(&mut self) {
+        self.loan = None;
+        if let Inner::Plain(rest) = &mut self.inner {
+            rest.drop_connection();
+        }
+    }
+
     fn ended(&mut self) {
         self.permit = None;
         if let Some(loan) = self.loan.take() {
@@ -167,22 +205,23 @@ impl AnswerBody {
         Self::Full(Some(bytes))
     }
 
-    /// `loan` is the connection that `inner` comes from.
-    pub fn stream(inner: Incoming, permit: Permit, loan: Loan, idle_ms: u64) -> Self {
-        if inner.is_end_stream() {
-            drop(permit);
-            loan.give_back();
-            return Self::Empty;
+    pub fn new(source: Source, mut permit: Permit, idle_ms: u64) -> Self {
+        match source {
+            Source::Incoming(inner, Some(loan)) if inner.is_end_stream() => {
+                drop(permit);
+                loan.give_back();
+                Self::Empty
+            }
+            Source::Incoming(inner, loan) => Self::carry(Inner::Incoming(inner), permit, loan, idle_ms),
+            Source::Plain(plain::Body::Rest(rest)) => Self::carry(Inner::Plain(rest), permit, None, idle_ms),
+            Source::Plain(plain::Body::Whole(bytes)) => {
+                permit.add_bytes(bytes.len() as u64);
+                if bytes.is_empty() { Self::Empty } else { Self::full(bytes) }
+            }
         }
-        Self::carry(inner, permit, Some(loan), idle_ms)
     }
 
-    /// Over a connection that is not kept.
-    pub fn stream_alone(inner: Incoming, permit: Permit, idle_ms: u64) -> Self {
-        Self::carry(inner, permit, None, idle_ms)
-    }
-
-    fn carry(inner: Incoming, permit: Permit, loan: Option<Loan>, idle_ms: u64) -> Self {
+    fn carry(inner: Inner, permit: Permit, loan: Option<Loan>, idle_ms: u64) -> Self {
         let standstill = Standstill::new(idle_ms);
         Self::Stream(Box::new(AnswerStream { inner, permit: Some(permit), loan, standstill }))
     }
@@ -198,13 +237,13 @@ impl Body for AnswerBody {
             Self::Full(bytes) => return Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
             Self::Stream(s) => s,
         };
-        match Pin::new(&mut s.inner).poll_frame(cx) {
+        match s.poll_inner(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 s.standstill.moved();
                 if let (Some(permit), Some(data)) = (&mut s.permit, frame.data_ref()) {
                     permit.add_bytes(data.len() as u64);
                 }
-                if s.inner.is_end_stream() {
+                if s.is_over() {
                     s.ended();
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -213,8 +252,8 @@ impl Body for AnswerBody {
                 if let Some(mut permit) = s.permit.take() {
                     permit.failed(crate::admission::Failure::Broken);
                 }
-                s.loan = None;
-                Poll::Ready(Some(Err(e.into())))
+                s.drop_connection();
+                Poll::Ready(Some(Err(e)))
             }
             Poll::Ready(None) => {
                 s.ended();
@@ -222,7 +261,7 @@ impl Body for AnswerBody {
             }
             Poll::Pending if s.standstill.expired(cx) => {
                 s.permit = None;
-                s.loan = None;
+                s.drop_connection();
                 Poll::Ready(Some(Err(BodyFault::Idle)))
             }
             Poll::Pending => Poll::Pending,
@@ -232,14 +271,17 @@ impl Body for AnswerBody {
         match self {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_none(),
-            Self::Stream(s) => s.inner.is_end_stream(),
+            Self::Stream(s) => s.is_over(),
         }
     }
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
-            Self::Stream(s) => s.inner.size_hint(),
+            Self::Stream(s) => match &s.inner {
+                Inner::Incoming(inner) => inner.size_hint(),
+                Inner::Plain(rest) => rest.length().map_or(SizeHint::new(), SizeHint::with_exact),
+            },
         }
     }
 }

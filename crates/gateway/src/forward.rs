@@ -6,11 +6,12 @@
 
 use crate::admission::{Admission, Destination, Failure, Permit, Refusal, Want};
 use crate::answer;
-use crate::body::{AnswerBody, RequestBody, Verdict};
+use crate::body::{AnswerBody, RequestBody, Source, Verdict};
 use crate::gateway::Worker;
 use crate::headers;
+use crate::plain::RequestHead;
 use crate::tunnel::{self, TunnelSlot};
-use crate::upstream::{Loan, SendFault};
+use crate::upstream::SendFault;
 use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
@@ -129,6 +130,7 @@ impl Outgoing {
             fields.insert(answer::SERVICE, text(task.service.as_str()));
             fields.insert(answer::EPOCH, HeaderValue::from(task.epoch.0));
             fields.insert(answer::HOP, HeaderValue::from_static("1"));
+            fields.insert(answer::PROTOCOL, HeaderValue::from(answer::PROTOCOL_VERSION));
             if task.homeward {
                 fields.insert(answer::HOMEWARD, HeaderValue::from_static("1"));
             }
@@ -136,9 +138,16 @@ impl Outgoing {
         Some(request)
     }
 
+    /// What is sent is its head and nothing more.
+    fn is_bare(&self) -> bool {
+        self.upgrade.is_none() && matches!(self.body, Some(RequestBody::Empty))
+    }
+
     /// It was not sent after all.
-    fn take_back(&mut self, request: Request<RequestBody>) {
-        if !self.replayable {
+    fn take_back(&mut self, request: Option<Box<Request<RequestBody>>>) {
+        if let Some(request) = request
+            && !self.replayable
+        {
             let (mut parts, body) = request.into_parts();
             headers::strip_ours(&mut parts.headers);
             (self.fields, self.body) = (parts.headers, Some(body));
@@ -169,7 +178,7 @@ fn too_large() -> Response<AnswerBody> {
 
 /// What to do after one attempt.
 enum Next {
-    Answer(Response<Incoming>, Option<Loan>, Permit),
+    Answer(Response<Source>, Permit),
     /// To another backend, or to the same one later; with what was wrong, should there be no other.
     Elsewhere(Response<AnswerBody>),
     /// Once more, at home alone.
@@ -194,11 +203,8 @@ pub async fn forward(worker: &Arc<Worker>, task: Task<'_>, request: Request<Inco
             return Done::ours(answer::unavailable("not-writable", "this cloud may not write for the service now"));
         }
         want.avoid = Some(permit.slot());
-        let Some(request) = out.put_together(&task, &permit) else {
-            return Done::ours(answer::problem(StatusCode::BAD_GATEWAY, "backend", "the body cannot be sent again"));
-        };
-        match attempt(worker, &task, &mut out, request, permit).await {
-            Next::Answer(answer, loan, permit) => return finish(worker, &task, out, answer, loan, permit),
+        match attempt(worker, &task, &mut out, permit).await {
+            Next::Answer(answer, permit) => return finish(worker, &task, out, answer, permit),
             Next::End(answer) => return Done::ours(answer),
             Next::Elsewhere(answer) => last = Some(answer),
             Next::Home(answer) => {
@@ -211,43 +217,45 @@ pub async fn forward(worker: &Arc<Worker>, task: Task<'_>, request: Request<Inco
     Done::ours(last.unwrap_or_else(|| answer::problem(StatusCode::BAD_GATEWAY, "backend", "no backend answered")))
 }
 
-async fn attempt(
-    worker: &Arc<Worker>,
-    task: &Task<'_>,
-    out: &mut Outgoing,
-    request: Request<RequestBody>,
-    mut permit: Permit,
-) -> Next {
+async fn attempt(worker: &Arc<Worker>, task: &Task<'_>, out: &mut Outgoing, mut permit: Permit) -> Next {
     let destination = permit.destination().clone();
-    let sent = if out.upgrade.is_some() {
-        worker.pool.send_upgrade(&destination, request, task.answer_timeout_ms).await.map(|answer| (answer, None))
-    } else {
-        let age_max_ms = if out.replayable { u64::MAX } else { FRESH_MS };
-        let verdict = out.verdict.as_deref();
-        let sent = worker.pool.send(&destination, request, age_max_ms, task.answer_timeout_ms, verdict).await;
-        sent.map(|(answer, loan)| (answer, Some(loan)))
+    let age_max_ms = if out.replayable { u64::MAX } else { FRESH_MS };
+    let sent = match &*destination {
+        Destination::Instance(address) if out.is_bare() => {
+            let head = RequestHead { method: &out.method, uri: &out.uri, fields: &out.fields };
+            let sent = worker.pool.send_plain(*address, head, age_max_ms, task.answer_timeout_ms).await;
+            sent.map(|answer| answer.map(Source::Plain))
+        }
+        _ => {
+            let Some(request) = out.put_together(task, &permit) else {
+                let detail = "the body cannot be sent again";
+                return Next::End(answer::problem(StatusCode::BAD_GATEWAY, "backend", detail));
+            };
+            // Boxed, so that the usual way stays small.
+            Box::pin(send(worker, task, out, &destination, request, age_max_ms)).await
+        }
     };
     match sent {
-        Ok((answer, loan)) => match peers_word(task, out, &destination, &answer, &mut permit) {
+        Ok(answer) => match peers_word(task, out, &destination, &answer, &mut permit) {
             None if stumbled(task, out, &destination, &answer) => {
                 out.replays -= 1;
                 permit.answered(answer.status().as_u16(), None);
                 Next::Home(answer::problem(StatusCode::BAD_GATEWAY, "backend", "the rented instance failed"))
             }
-            None => Next::Answer(answer, loan, permit),
+            None => Next::Answer(answer, permit),
             Some(next) => next,
         },
         Err(SendFault::Connect(problem, unsent)) => {
             tracing::debug!(service = %task.service, ?destination, problem, "backend does not take connections");
             permit.failed(Failure::Connect);
-            out.take_back(*unsent);
+            out.take_back(unsent);
             task.admission.count_retry();
             Next::Elsewhere(answer::unavailable("backend", "no instance takes connections at the moment"))
         }
         Err(SendFault::Full(unsent)) => {
             tracing::debug!(service = %task.service, ?destination, "the instance has too many connections to take");
             permit.failed(Failure::Full);
-            out.take_back(*unsent);
+            out.take_back(unsent);
             task.admission.count_retry();
             Next::Elsewhere(answer::unavailable("backend", "no instance takes connections at the moment"))
         }
@@ -271,12 +279,30 @@ async fn attempt(
     }
 }
 
+/// By hyper: what has a body, asks for an upgrade, or goes to a peer.
+async fn send(
+    worker: &Arc<Worker>,
+    task: &Task<'_>,
+    out: &Outgoing,
+    destination: &Destination,
+    request: Request<RequestBody>,
+    age_max_ms: u64,
+) -> Result<Response<Source>, SendFault> {
+    if out.upgrade.is_some() {
+        let answer = worker.pool.send_upgrade(destination, request, task.answer_timeout_ms).await?;
+        return Ok(answer.map(|body| Source::Incoming(body, None)));
+    }
+    let verdict = out.verdict.as_deref();
+    let (answer, loan) = worker.pool.send(destination, request, age_max_ms, task.answer_timeout_ms, verdict).await?;
+    Ok(answer.map(|body| Source::Incoming(body, Some(loan))))
+}
+
 /// What a peer's gateway says instead of an answer of the application.
 fn peers_word(
     task: &Task<'_>,
     out: &mut Outgoing,
     destination: &Destination,
-    answer: &Response<Incoming>,
+    answer: &Response<Source>,
     permit: &mut Permit,
 ) -> Option<Next> {
     if !matches!(destination, Destination::Peer { .. }) {
@@ -302,7 +328,7 @@ fn peers_word(
 
 /// An application may stumble over its copy where it does not over the original: a reader of SQLite that is held up while a
 /// commit comes in sees a torn index and may not repair it. Home has the original, and asking it is safe.
-fn stumbled(task: &Task<'_>, out: &Outgoing, destination: &Destination, answer: &Response<Incoming>) -> bool {
+fn stumbled(task: &Task<'_>, out: &Outgoing, destination: &Destination, answer: &Response<Source>) -> bool {
     let rented = matches!(destination, Destination::Peer { .. }) && !task.homeward && !task.for_peer;
     let again = out.replayable && out.replays > 0;
     rented && again && answer.status() == StatusCode::INTERNAL_SERVER_ERROR && task.admission.may_retry()
@@ -341,16 +367,9 @@ fn no_place(task: &Task<'_>, refusal: Refusal, last: Option<Response<AnswerBody>
     }
 }
 
-fn finish(
-    worker: &Arc<Worker>,
-    task: &Task<'_>,
-    out: Outgoing,
-    answer: Response<Incoming>,
-    loan: Option<Loan>,
-    mut permit: Permit,
-) -> Done {
+fn finish(worker: &Arc<Worker>, task: &Task<'_>, out: Outgoing, answer: Response<Source>, mut permit: Permit) -> Done {
     let limits = &worker.gateway.config.limits;
-    let (mut parts, incoming) = answer.into_parts();
+    let (mut parts, source) = answer.into_parts();
     permit.answered(parts.status.as_u16(), task.user_rtt_us);
     let from_home = permit.is_home();
     if !out.safe && !(task.still_ours)() {
@@ -376,11 +395,11 @@ fn finish(
         headers::strip_ours(&mut parts.headers);
     }
     if !task.for_peer {
-        let cloud = match &**permit.destination() {
-            Destination::Peer { cloud, .. } => cloud,
-            Destination::Instance(_) => &worker.gateway.config.cloud,
+        let by = match &**permit.destination() {
+            Destination::Peer { cloud, .. } => HeaderValue::from_str(cloud.as_str()).ok(),
+            Destination::Instance(_) => Some(worker.gateway.served_by.clone()),
         };
-        if let Ok(by) = HeaderValue::from_str(cloud.as_str()) {
+        if let Some(by) = by {
             parts.headers.insert(answer::SERVED_BY, by);
         }
     }
@@ -389,9 +408,6 @@ fn finish(
         // There is no body whose length it could be, and it may not contradict the empty one.
         parts.headers.remove(CONTENT_LENGTH);
     }
-    let body = match loan {
-        Some(loan) => AnswerBody::stream(incoming, permit, loan, limits.body_idle_ms),
-        None => AnswerBody::stream_alone(incoming, permit, limits.body_idle_ms),
-    };
+    let body = AnswerBody::new(source, permit, limits.body_idle_ms);
     Done { answer: Response::from_parts(parts, body), from_home, from_backend: true }
 }

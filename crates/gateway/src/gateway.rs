@@ -7,6 +7,7 @@ use crate::position::Positions;
 use crate::table::Tables;
 use crate::ticket::Spent;
 use crate::upstream::{Pool, PoolLimits};
+use http::HeaderValue;
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
@@ -23,6 +24,8 @@ pub enum Phase {
 #[derive(Debug)]
 pub struct Gateway {
     pub config: GatewayConfig,
+    /// The name of this cloud, for users.
+    pub served_by: HeaderValue,
     pub run: u64,
     pub started_us: u64,
     pub tables: Arc<Tables>,

@@ -10,8 +10,6 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// Fields that mean one connection only (RFC 9110, 7.6.1).
 pub fn strip_hop_by_hop(fields: &mut HeaderMap) {
@@ -30,23 +28,32 @@ pub fn strip_hop_by_hop(fields: &mut HeaderMap) {
         }
         fields.remove(header::CONNECTION);
     }
+    if !fields.keys().any(is_hop_by_hop) {
+        return;
+    }
     let trailers = fields
         .get(header::TE)
         .is_some_and(|te| te.to_str().is_ok_and(|te| te.split(',').any(|t| t.trim().eq_ignore_ascii_case("trailers"))));
-    for name in [
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        header::TE,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-        header::PROXY_AUTHORIZATION,
-        header::PROXY_AUTHENTICATE,
-    ] {
+    let named: Vec<HeaderName> = fields.keys().filter(|n| is_hop_by_hop(n)).cloned().collect();
+    for name in named {
         fields.remove(name);
     }
     if trailers {
         fields.insert(header::TE, HeaderValue::from_static("trailers"));
     }
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "keep-alive"
+            | "proxy-connection"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+            | "proxy-authorization"
+            | "proxy-authenticate"
+    )
 }
 
 /// Our own fields, which nobody else may set.
@@ -61,10 +68,13 @@ pub fn strip_ours(fields: &mut HeaderMap) {
 
 /// Who sent the request, for the application. What a user claims about it is not passed on.
 pub fn set_forwarded(fields: &mut HeaderMap, client: &HeaderValue, address: IpAddr, scheme: &'static str) {
-    fields.remove(REAL_IP);
-    fields.insert(FORWARDED_FOR, client.clone());
-    fields.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
-    let Some(host) = fields.get(header::HOST).cloned() else { return };
+    let host = fields.get(header::HOST).cloned();
+    let forwarded = host.as_ref().and_then(|host| forwarded(address, scheme, host));
+    put_forwarded(fields, client, scheme, host, forwarded);
+}
+
+/// The `Forwarded` field (RFC 7239) for requests of one user to one host.
+pub fn forwarded(address: IpAddr, scheme: &str, host: &HeaderValue) -> Option<HeaderValue> {
     let mut text = String::with_capacity(64 + host.len());
     match address {
         IpAddr::V4(ip) => text.push_str(&format!("for={ip}")),
@@ -77,9 +87,27 @@ pub fn set_forwarded(fields: &mut HeaderMap, client: &HeaderValue, address: IpAd
         text.push_str(host);
         text.push('"');
     }
-    fields.insert(FORWARDED_HOST, host);
-    if let Ok(value) = HeaderValue::try_from(text) {
-        fields.insert(header::FORWARDED, value);
+    HeaderValue::try_from(text).ok()
+}
+
+/// With the `Forwarded` field made before.
+pub fn put_forwarded(
+    fields: &mut HeaderMap,
+    client: &HeaderValue,
+    scheme: &'static str,
+    host: Option<HeaderValue>,
+    forwarded: Option<HeaderValue>,
+) {
+    // None that was sent may stay, whatever ours is.
+    for name in [REAL_IP, header::FORWARDED] {
+        fields.remove(name);
+    }
+    fields.insert(FORWARDED_FOR, client.clone());
+    fields.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    for (name, value) in [(FORWARDED_HOST, host), (header::FORWARDED, forwarded)] {
+        if let Some(value) = value {
+            fields.insert(name, value);
+        }
     }
 }
 
@@ -102,6 +130,14 @@ fn is_traceparent(value: &[u8]) -> bool {
         && value[53..].iter().all(u8::is_ascii_hexdigit)
 }
 
+fn write_hex(out: &mut [u8], bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (pair, byte) in out.chunks_exact_mut(2).zip(bytes) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
+    }
+}
+
 /// W3C Trace Context: passed on where it is valid, begun where there is none.
 pub fn set_trace(fields: &mut HeaderMap) {
     if fields.get(TRACEPARENT).is_some_and(|v| is_traceparent(v.as_bytes())) {
@@ -109,7 +145,11 @@ pub fn set_trace(fields: &mut HeaderMap) {
     }
     fields.remove(TRACESTATE);
     let (trace, span): (u128, u64) = (rand::random(), rand::random());
-    if let Ok(value) = HeaderValue::try_from(format!("00-{:032x}-{:016x}-01", trace.max(1), span.max(1))) {
+    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-01";
+    // Not by `format!`: this is done for nearly every request.
+    write_hex(&mut text[3..35], &trace.max(1).to_be_bytes());
+    write_hex(&mut text[36..52], &span.max(1).to_be_bytes());
+    if let Ok(value) = HeaderValue::from_bytes(&text) {
         fields.insert(TRACEPARENT, value);
     }
 }

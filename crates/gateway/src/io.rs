@@ -1,50 +1,84 @@
-//! A TCP connection whose socket stays reachable after it was handed to the HTTP machinery.
+//! A user's TCP connection on its way into the HTTP machinery: it measures its round trip now and then, and small answers
+//! leave in one piece.
 
+use crate::clock;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-#[derive(Debug, Clone)]
-pub struct SharedTcp(pub Arc<TcpStream>);
+/// How long a measured round trip holds, us.
+const RTT_HOLDS_US: u64 = 200_000;
+/// Pieces that are shorter together are copied into one: that costs less than the kernel's handling of a list of pieces.
+const COPIED_BYTES_MAX: usize = 4 << 10;
 
-impl AsyncRead for SharedTcp {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        loop {
-            ready!(self.0.poll_read_ready(cx))?;
-            match self.0.try_read_buf(buf) {
-                Ok(_) => return Poll::Ready(Ok(())),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(e) => return Poll::Ready(Err(e)),
-            }
+/// Round trip to the user, us; 0: not known.
+#[derive(Debug, Default)]
+pub struct Rtt(AtomicU32);
+
+impl Rtt {
+    pub fn us(&self) -> Option<u32> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|&us| us > 0)
+    }
+}
+
+#[derive(Debug)]
+pub struct UserTcp {
+    pub stream: TcpStream,
+    rtt: Arc<Rtt>,
+    rtt_at_us: u64,
+    joined: Vec<u8>,
+}
+
+impl UserTcp {
+    pub fn new(stream: TcpStream) -> Self {
+        Self { stream, rtt: Arc::default(), rtt_at_us: 0, joined: Vec::new() }
+    }
+
+    pub fn rtt(&self) -> Arc<Rtt> {
+        self.rtt.clone()
+    }
+
+    fn measure(&mut self) {
+        let now = clock::boot_us();
+        if now.saturating_sub(self.rtt_at_us) > RTT_HOLDS_US {
+            self.rtt_at_us = now;
+            self.rtt.0.store(crate::tcp::rtt_us(&self.stream).unwrap_or(0), Ordering::Relaxed);
         }
     }
 }
 
-impl AsyncWrite for SharedTcp {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.0.poll_write_ready(cx))?;
-            match self.0.try_write(buf) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done),
-            }
+impl AsyncRead for UserTcp {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let done = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if let Poll::Ready(Ok(())) = &done {
+            self.measure();
         }
+        done
+    }
+}
+
+impl AsyncWrite for UserTcp {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
     }
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.0.poll_write_ready(cx))?;
-            match self.0.try_write_vectored(bufs) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done),
+        let this = &mut *self;
+        match bufs {
+            [one] => Pin::new(&mut this.stream).poll_write(cx, one),
+            _ if bufs.iter().map(|b| b.len()).sum::<usize>() <= COPIED_BYTES_MAX => {
+                this.joined.clear();
+                bufs.iter().for_each(|b| this.joined.extend_from_slice(b));
+                Pin::new(&mut this.stream).poll_write(cx, &this.joined)
             }
+            _ => Pin::new(&mut this.stream).poll_write_vectored(cx, bufs),
         }
     }
     fn is_write_vectored(&self) -> bool {
@@ -53,10 +87,7 @@ impl AsyncWrite for SharedTcp {
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match nix::sys::socket::shutdown(self.0.as_raw_fd(), nix::sys::socket::Shutdown::Write) {
-            Ok(()) | Err(nix::errno::Errno::ENOTCONN) => Poll::Ready(Ok(())),
-            Err(e) => Poll::Ready(Err(e.into())),
-        }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -11,13 +11,14 @@
 //! - One hop between clouds at most. Every queue, body, retry, wait and connection count is bounded.
 //!
 //! A request meets, in this order: [`listen`], [`public`] or [`peer`], [`forward`], [`admission`] (with [`choose`] and
-//! [`limiter`]), [`upstream`], [`body`].
+//! [`limiter`]), [`plain`] or [`upstream`], [`body`].
 
 pub mod admission;
 mod alias;
 mod answer;
 mod body;
 pub mod choose;
+mod chunks;
 mod client;
 mod clock;
 mod config;
@@ -34,6 +35,7 @@ mod meter;
 mod metrics;
 mod peer;
 mod peers;
+mod plain;
 mod position;
 mod public;
 mod run;
@@ -41,6 +43,7 @@ mod slot;
 mod table;
 mod tcp;
 mod ticket;
+mod timer;
 mod tunnel;
 mod upstream;
 

@@ -5,8 +5,9 @@
 
 use crate::config::Limits;
 use crate::gateway::{Phase, Worker};
-use crate::io::SharedTcp;
+use crate::io::UserTcp;
 use crate::public::Client;
+use crate::timer::HeadTimer;
 use crate::{peer, public, tcp};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -88,25 +89,25 @@ async fn connection(worker: Arc<Worker>, stream: TcpStream, address: SocketAddr,
     let _ = stream.set_nodelay(true);
     let limits = &worker.gateway.config.limits;
     tcp::bound_stall(&stream, limits.send_stall_ms);
-    let shared = SharedTcp(Arc::new(stream));
+    let stream = UserTcp::new(stream);
     let handshake = Duration::from_millis(limits.tls_handshake_ms);
     let address_ip = address.ip().to_canonical();
     match speaks {
         Speaks::Plain { http2 } => {
             let head = Duration::from_millis(limits.head_timeout_ms);
-            let two = http2 && matches!(tokio::time::timeout(head, begins_http2(&shared)).await, Ok(true));
-            let client = Client::new(address_ip, "http", shared.0.clone());
-            for_users(worker, shared, client, two).await;
+            let two = http2 && matches!(tokio::time::timeout(head, begins_http2(&stream)).await, Ok(true));
+            let client = Client::new(address_ip, "http", stream.rtt());
+            for_users(worker, stream, client, two).await;
         }
         Speaks::Tls { acceptor } => {
             let acceptor = acceptor.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-            let client = Client::new(address_ip, "https", shared.0.clone());
-            let Ok(Ok(stream)) = tokio::time::timeout(handshake, acceptor.accept(shared)).await else { return };
+            let client = Client::new(address_ip, "https", stream.rtt());
+            let Ok(Ok(stream)) = tokio::time::timeout(handshake, acceptor.accept(stream)).await else { return };
             let two = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
             for_users(worker, stream, client, two).await;
         }
         Speaks::Peers { acceptor } => {
-            let Ok(Ok(stream)) = tokio::time::timeout(handshake, acceptor.accept(shared)).await else { return };
+            let Ok(Ok(stream)) = tokio::time::timeout(handshake, acceptor.accept(stream)).await else { return };
             let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
             let Ok(id) = pumasi_trust::peer_identity(certificates) else { return };
             for_peer(worker, stream, Arc::new(id)).await;
@@ -115,10 +116,10 @@ async fn connection(worker: Arc<Worker>, stream: TcpStream, address: SocketAddr,
 }
 
 /// Whether the client begins with the preface of HTTP/2. No method of HTTP/1.1 begins with "PRI".
-async fn begins_http2(stream: &SharedTcp) -> bool {
+async fn begins_http2(user: &UserTcp) -> bool {
     let mut seen = [0u8; 4];
     loop {
-        match stream.0.peek(&mut seen).await {
+        match user.stream.peek(&mut seen).await {
             Ok(n) if n >= 4 => return &seen == b"PRI ",
             Ok(n) if n > 0 && b"PRI ".starts_with(&seen[..n]) => tokio::time::sleep(Duration::from_millis(5)).await,
             _ => return false,
@@ -129,7 +130,7 @@ async fn begins_http2(stream: &SharedTcp) -> bool {
 fn h1(limits: &Limits) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
-        .timer(TokioTimer::new())
+        .timer(HeadTimer::default())
         .header_read_timeout(Duration::from_millis(limits.head_timeout_ms))
         .max_header_size(limits.head_bytes_max as usize);
     builder
@@ -165,6 +166,7 @@ where
         let connection = h1(limits).serve_connection(TokioIo::new(stream), service).with_upgrades();
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
+            biased;
             _ = connection.as_mut() => return,
             () = stopping(phase) => connection.as_mut().graceful_shutdown(),
         }

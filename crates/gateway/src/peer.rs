@@ -30,6 +30,9 @@ pub async fn serve(worker: Arc<Worker>, peer: Arc<SpiffeId>, request: Request<In
     if text(answer::HOP) != Some("1") {
         return answer::refused(StatusCode::LOOP_DETECTED, "hops");
     }
+    if !speaks_our(text(answer::PROTOCOL)) {
+        return answer::refused(StatusCode::BAD_REQUEST, "protocol");
+    }
     let lease = text(answer::LEASE).and_then(|l| LeaseId::parse(l).ok());
     let service = text(answer::SERVICE).and_then(|s| ServiceName::parse(s).ok());
     let epoch = text(answer::EPOCH).and_then(|e| e.parse::<u64>().ok());
@@ -40,6 +43,12 @@ pub async fn serve(worker: Arc<Worker>, peer: Arc<SpiffeId>, request: Request<In
         return homeward(&worker, peer.trust_domain(), &lease, &service, epoch, request).await;
     }
     serve_lease(&worker, peer.trust_domain(), &lease, &service, epoch, request).await
+}
+
+/// Clouds do not upgrade on one day: neighbouring versions understand each other. One that names none speaks the first.
+fn speaks_our(version: Option<&str>) -> bool {
+    let version = version.map_or(Ok(1), str::parse::<u32>);
+    version.is_ok_and(|v| v > 0 && v.abs_diff(answer::PROTOCOL_VERSION) <= 1)
 }
 
 async fn serve_lease(
@@ -114,4 +123,18 @@ async fn homeward(
         answer.headers_mut().insert(POSITION, value);
     }
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::speaks_our;
+    use crate::answer::PROTOCOL_VERSION;
+
+    #[test]
+    fn neighbouring_versions_are_let_in() {
+        let said = |v: u32| speaks_our(Some(&v.to_string()));
+        assert!(said(PROTOCOL_VERSION) && said(PROTOCOL_VERSION + 1));
+        assert!(!said(PROTOCOL_VERSION + 2) && !said(0) && !speaks_our(Some("x")) && !speaks_our(Some("")));
+        assert_eq!(speaks_our(None), said(1), "one that names none speaks version 1");
+    }
 }

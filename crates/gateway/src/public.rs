@@ -6,6 +6,7 @@ use crate::body::AnswerBody;
 use crate::clock;
 use crate::forward::{self, Done, Task};
 use crate::gateway::Worker;
+use crate::io::Rtt;
 use crate::table::{Service, Target};
 use crate::{alias, choose, headers, position};
 use http::header::{self, HeaderMap, HeaderValue};
@@ -14,12 +15,7 @@ use hyper::body::Incoming;
 use pumasi_route::table::Position;
 use pumasi_terms::service::RouteMode;
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use tokio::net::TcpStream;
-
-/// How long a measured round trip holds, us.
-const RTT_HOLDS_US: u64 = 200_000;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What all requests of one connection have in common.
 #[derive(Debug)]
@@ -27,25 +23,27 @@ pub struct Client {
     address: IpAddr,
     field: HeaderValue,
     scheme: &'static str,
-    socket: Arc<TcpStream>,
-    rtt_us: AtomicU32,
-    rtt_at_us: AtomicU64,
+    rtt: Arc<Rtt>,
+    /// The host of the request before, and the `Forwarded` field for it.
+    forwarded: Mutex<Option<(HeaderValue, HeaderValue)>>,
 }
 
 impl Client {
-    pub fn new(address: IpAddr, scheme: &'static str, socket: Arc<TcpStream>) -> Arc<Self> {
+    pub fn new(address: IpAddr, scheme: &'static str, rtt: Arc<Rtt>) -> Arc<Self> {
         let field = HeaderValue::try_from(address.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
-        Arc::new(Self { address, field, scheme, socket, rtt_us: AtomicU32::new(0), rtt_at_us: AtomicU64::new(0) })
+        Arc::new(Self { address, field, scheme, rtt, forwarded: Mutex::default() })
     }
 
-    /// Round trip to the user, measured anew now and then.
-    fn rtt_us(&self) -> Option<u32> {
-        let now = clock::boot_us();
-        if now.saturating_sub(self.rtt_at_us.load(Ordering::Relaxed)) > RTT_HOLDS_US {
-            self.rtt_at_us.store(now, Ordering::Relaxed);
-            self.rtt_us.store(crate::tcp::rtt_us(&*self.socket).unwrap_or(0), Ordering::Relaxed);
+    fn forwarded(&self, host: &HeaderValue) -> Option<HeaderValue> {
+        let mut last = self.forwarded.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some((known, value)) if known == host => Some(value.clone()),
+            _ => {
+                let value = headers::forwarded(self.address, self.scheme, host)?;
+                *last = Some((host.clone(), value.clone()));
+                Some(value)
+            }
         }
-        Some(self.rtt_us.load(Ordering::Relaxed)).filter(|&us| us > 0)
     }
 }
 
@@ -104,17 +102,24 @@ pub async fn serve(worker: Arc<Worker>, client: Arc<Client>, mut request: Reques
         return answer::problem(StatusCode::MISDIRECTED_REQUEST, "unknown-host", "no service here has this host name");
     };
     let http2 = request.version() == Version::HTTP_2;
+    let by_target = request.uri().authority().is_some();
     let fields = request.headers_mut();
     if http2 {
         headers::join_cookies(fields);
     }
-    fields.insert(header::HOST, host);
+    if by_target {
+        fields.insert(header::HOST, host.clone());
+    }
     headers::strip_ours(fields);
-    headers::set_forwarded(fields, &client.field, client.address, client.scheme);
+    // For what is put on below, at once.
+    fields.reserve(8);
+    let forwarded = client.forwarded(&host);
+    headers::put_forwarded(fields, &client.field, client.scheme, Some(host), forwarded);
     headers::set_trace(fields);
     match target {
         Target::Service(service) => at_home(&worker, service, &client, request).await,
-        Target::Alias(lease) => alias::serve(&worker, lease, client.scheme, client.rtt_us(), request).await,
+        // Boxed, so that the usual way stays small.
+        Target::Alias(lease) => Box::pin(alias::serve(&worker, lease, client.scheme, client.rtt.us(), request)).await,
     }
 }
 
@@ -135,7 +140,7 @@ async fn at_home(
     client: &Client,
     request: Request<Incoming>,
 ) -> Response<AnswerBody> {
-    let from = From { address: client.address, rtt_us: client.rtt_us(), homeward: false, scheme: client.scheme };
+    let from = From { address: client.address, rtt_us: client.rtt.us(), homeward: false, scheme: client.scheme };
     serve_service(worker, service, from, request).await.0
 }
 

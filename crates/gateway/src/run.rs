@@ -121,8 +121,11 @@ fn build(dir: &Path, config: GatewayConfig) -> Result<Gateway, GatewayError> {
     let positions = Positions::open(dir).map_err(system("opening position.key"))?;
     // JSON readers elsewhere keep 53 bits exactly.
     let run = rand::random::<u64>() >> 11;
+    let served_by = http::HeaderValue::from_str(config.cloud.as_str());
+    let served_by = served_by.unwrap_or(http::HeaderValue::from_static("unnamed"));
     Ok(Gateway {
         run,
+        served_by,
         started_us: clock::boot_us(),
         tables: Arc::new(tables),
         peers,

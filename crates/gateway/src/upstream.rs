@@ -1,4 +1,5 @@
-//! Connections to backends: kept, handed out, and given back, a pool per worker.
+//! Connections to backends: kept, handed out, and given back, a pool per worker. Requests without a body go to instances by
+//! [`plain`](crate::plain), everything else by hyper.
 //!
 //! Always holds: a request whose sending did not begin comes back whole to the caller; a connection serves one request at
 //! a time; idle connections are bounded in number and age.
@@ -7,6 +8,7 @@ use crate::admission::Destination;
 use crate::body::{RequestBody, Verdict};
 use crate::clock::boot_us;
 use crate::peers::Peers;
+use crate::plain::{self, Connection, Fault, RequestHead};
 use crate::tcp;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -36,6 +38,12 @@ struct Idle {
     since_us: u64,
 }
 
+#[derive(Debug)]
+struct IdlePlain {
+    connection: Box<Connection>,
+    since_us: u64,
+}
+
 #[derive(Debug, Clone)]
 pub struct PoolLimits {
     pub connect_timeout_ms: u64,
@@ -49,6 +57,7 @@ pub struct Pool {
     limits: PoolLimits,
     peers: Arc<Peers>,
     idle: Mutex<HashMap<Key, Vec<Idle>>>,
+    idle_plain: Mutex<HashMap<SocketAddr, Vec<IdlePlain>>>,
 }
 
 /// Beside this cloud's own instances a connection takes microseconds; one that found no room at the door is tried again by the
@@ -63,11 +72,11 @@ enum NoConnection {
 /// Why a request was not answered.
 #[derive(Debug)]
 pub enum SendFault {
-    /// No connection: the request was not sent and is returned.
-    Connect(String, Box<Request<RequestBody>>),
+    /// No connection: the request was not sent, and is returned where it was handed over.
+    Connect(String, Option<Box<Request<RequestBody>>>),
     /// The instance did not take the connection in time, neither was it refused: more wait at its door than it lets wait. Not
-    /// sent, and returned.
-    Full(Box<Request<RequestBody>>),
+    /// sent, and returned where it was handed over.
+    Full(Option<Box<Request<RequestBody>>>),
     /// It was sent, in whole or in part, and then the connection broke.
     Broken(String),
     /// No head of an answer within the time.
@@ -98,7 +107,7 @@ impl Loan {
 
 impl Pool {
     pub fn new(limits: PoolLimits, peers: Arc<Peers>) -> Arc<Self> {
-        Arc::new(Self { limits, peers, idle: Mutex::default() })
+        Arc::new(Self { limits, peers, idle: Mutex::default(), idle_plain: Mutex::default() })
     }
 
     fn kept(&self, key: &Key, age_max_ms: u64) -> Option<SendRequest<RequestBody>> {
@@ -127,6 +136,75 @@ impl Pool {
             kept.retain(|i| !i.sender.is_closed() && now.saturating_sub(i.since_us) / 1_000 <= self.limits.idle_ms);
         }
         idle.retain(|_, kept| !kept.is_empty());
+        drop(idle);
+        let mut idle = self.idle_plain.lock().unwrap_or_else(PoisonError::into_inner);
+        for kept in idle.values_mut() {
+            kept.retain(|i| now.saturating_sub(i.since_us) / 1_000 <= self.limits.idle_ms && i.connection.is_quiet());
+        }
+        idle.retain(|_, kept| !kept.is_empty());
+    }
+
+    /// The answer was read to its end: the next request may use the connection.
+    pub fn keep_plain(&self, address: SocketAddr, connection: Box<Connection>) {
+        let mut idle = self.idle_plain.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = idle.entry(address).or_default();
+        if kept.len() < self.limits.idle_max as usize {
+            kept.push(IdlePlain { connection, since_us: boot_us() });
+        }
+    }
+
+    fn kept_plain(&self, address: SocketAddr, age_max_ms: u64) -> Option<Box<Connection>> {
+        let now = boot_us();
+        let mut idle = self.idle_plain.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = idle.get_mut(&address)?;
+        let mut at = kept.len();
+        for _ in 0..LOOK_MAX.min(at) {
+            at -= 1;
+            let age_ms = now.saturating_sub(kept[at].since_us) / 1_000;
+            if age_ms > self.limits.idle_ms || !kept[at].connection.is_quiet() {
+                kept.remove(at);
+            } else if age_ms <= age_max_ms {
+                return Some(kept.remove(at).connection);
+            }
+        }
+        None
+    }
+
+    /// Sends a request that has no body to an instance, and waits for the head of its answer.
+    pub async fn send_plain(
+        self: &Arc<Self>,
+        address: SocketAddr,
+        request: RequestHead<'_>,
+        age_max_ms: u64,
+        answer_timeout_ms: u64,
+    ) -> Result<Response<plain::Body>, SendFault> {
+        let timeout = Duration::from_millis(answer_timeout_ms);
+        loop {
+            let (connection, kept) = match self.kept_plain(address, age_max_ms) {
+                Some(connection) => (connection, true),
+                None => match Box::pin(self.connect_plain(address)).await {
+                    Ok(connection) => (connection, false),
+                    Err(NoConnection::Full) => return Err(SendFault::Full(None)),
+                    Err(NoConnection::Fault(problem)) => return Err(SendFault::Connect(problem, None)),
+                },
+            };
+            match connection.exchange(request, timeout, (self, address)).await {
+                Ok(answer) => return Ok(answer),
+                // The kept connection had been closed.
+                Err(Fault::Unsent(_)) if kept => {}
+                Err(Fault::Unsent(problem)) => return Err(SendFault::Connect(problem, None)),
+                Err(Fault::Broken(problem)) => return Err(SendFault::Broken(problem)),
+                Err(Fault::Timeout) => return Err(SendFault::Timeout),
+            }
+        }
+    }
+
+    async fn connect_plain(&self, address: SocketAddr) -> Result<Box<Connection>, NoConnection> {
+        let limit_ms = self.limits.connect_timeout_ms.min(INSTANCE_CONNECT_MS);
+        match tokio::time::timeout(Duration::from_millis(limit_ms), dial_instance(address)).await {
+            Ok(stream) => stream.map(Connection::new).map_err(NoConnection::Fault),
+            Err(_) => Err(NoConnection::Full),
+        }
     }
 
     /// Sends one request and waits for the head of its answer. `age_max_ms` bounds the idle time of a kept connection:
@@ -148,8 +226,10 @@ impl Pool {
                 Some(sender) => (sender, true),
                 None => match self.connect(&key, false).await {
                     Ok(sender) => (sender, false),
-                    Err(NoConnection::Full) => return Err(SendFault::Full(Box::new(request))),
-                    Err(NoConnection::Fault(problem)) => return Err(SendFault::Connect(problem, Box::new(request))),
+                    Err(NoConnection::Full) => return Err(SendFault::Full(Some(Box::new(request)))),
+                    Err(NoConnection::Fault(problem)) => {
+                        return Err(SendFault::Connect(problem, Some(Box::new(request))));
+                    }
                 },
             };
             let answer = sender.try_send_request(request);
@@ -160,7 +240,7 @@ impl Pool {
                     // The kept connection had been closed: nothing was sent.
                     Some(unsent) if kept => request = unsent,
                     Some(unsent) => {
-                        return Err(SendFault::Connect(fault.into_error().to_string(), Box::new(unsent)));
+                        return Err(SendFault::Connect(fault.into_error().to_string(), Some(Box::new(unsent))));
                     }
                     None => return Err(SendFault::Broken(describe(&fault.into_error()))),
                 },
@@ -181,8 +261,8 @@ impl Pool {
         };
         let mut sender = match self.connect(&key, true).await {
             Ok(sender) => sender,
-            Err(NoConnection::Full) => return Err(SendFault::Full(Box::new(request))),
-            Err(NoConnection::Fault(problem)) => return Err(SendFault::Connect(problem, Box::new(request))),
+            Err(NoConnection::Full) => return Err(SendFault::Full(Some(Box::new(request)))),
+            Err(NoConnection::Fault(problem)) => return Err(SendFault::Connect(problem, Some(Box::new(request)))),
         };
         match within(answer_timeout_ms, None, sender.send_request(request)).await {
             None => Err(SendFault::Timeout),
@@ -205,11 +285,7 @@ impl Pool {
 
     async fn open(&self, key: &Key, upgrades: bool) -> Result<SendRequest<RequestBody>, String> {
         match key {
-            Key::Instance(address) => {
-                let stream = TcpStream::connect(address).await.map_err(|e| format!("connecting to {address}: {e}"))?;
-                let _ = stream.set_nodelay(true);
-                handshake(stream, upgrades).await
-            }
+            Key::Instance(address) => handshake(dial_instance(*address).await?, upgrades).await,
             Key::Peer(cloud) => {
                 let (authority, connector) = self.peers.to(cloud)?;
                 let address = tokio::net::lookup_host(&authority)
@@ -237,6 +313,12 @@ impl Pool {
         socket.bind(SocketAddr::new(source, 0))?;
         socket.connect(address).await
     }
+}
+
+async fn dial_instance(address: SocketAddr) -> Result<TcpStream, String> {
+    let stream = TcpStream::connect(address).await.map_err(|e| format!("connecting to {address}: {e}"))?;
+    let _ = stream.set_nodelay(true);
+    Ok(stream)
 }
 
 fn describe(error: &hyper::Error) -> String {

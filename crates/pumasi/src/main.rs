@@ -30,6 +30,10 @@ use output::{Tone, note, paint, stderr_colours};
 use session::Session;
 use std::process::ExitCode;
 
+/// The system's allocator gives the gateway's buffers back and asks for them again at nearly every request.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // clap prints help to standard output and ends with 0, wrong usage to standard error with 2.
     let mut cli = Cli::parse();

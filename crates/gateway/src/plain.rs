@@ -1,0 +1,383 @@
+//! HTTP/1.1 to an instance of this cloud, for requests without a body: spoken by the task that serves the user, so that no
+//! other task and no channel stand between the two connections. Requests with bodies, upgrades and peers go by `upstream`.
+//!
+//! Enters: the head of a request. Leaves: the head of its answer, and the body as it arrives.
+//! Always holds: a connection serves one request at a time, and another one only after exactly one whole answer was read and
+//! nothing behind it; an answer whose end is not certain is an error; heads are bounded.
+
+use crate::chunks::{Chunks, Piece};
+use crate::timer::LazyTimer;
+use crate::upstream::Pool;
+use bytes::{Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::response::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri, Version};
+use http_body::Frame;
+use hyper::ext::ReasonPhrase;
+use std::future::poll_fn;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::net::TcpStream;
+
+const HEAD_BYTES_MAX: usize = 256 << 10;
+const FIELDS_MAX: usize = 100;
+const READ_BYTES: usize = 8 << 10;
+const READ_BYTES_MAX: usize = 128 << 10;
+
+/// What is sent.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestHead<'a> {
+    pub method: &'a Method,
+    pub uri: &'a Uri,
+    pub fields: &'a HeaderMap,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum Fault {
+    /// Nothing of the request was sent.
+    Unsent(String),
+    /// It was sent, in whole or in part.
+    Broken(String),
+    Timeout,
+}
+
+/// How the end of a body is found.
+#[derive(Debug)]
+enum Framing {
+    Length(u64),
+    Chunked(Chunks),
+    /// It ends with the connection.
+    Close,
+}
+
+/// The body of an answer.
+#[derive(Debug)]
+pub enum Body {
+    /// All of it came with the head; its connection is in the pool again.
+    Whole(Bytes),
+    Rest(Box<Rest>),
+}
+
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    arrived: BytesMut,
+    outgoing: Vec<u8>,
+    read_bytes: usize,
+    timer: LazyTimer,
+}
+
+impl Connection {
+    pub fn new(stream: TcpStream) -> Box<Self> {
+        let timer = LazyTimer::default();
+        Box::new(Self { stream, arrived: BytesMut::new(), outgoing: Vec::new(), read_bytes: READ_BYTES, timer })
+    }
+
+    /// Whether it may take a request: nothing has arrived that nobody asked for, nor its end.
+    pub fn is_quiet(&self) -> bool {
+        // Told by the runtime's notes of the last events; the system is asked only where they say that there is something.
+        match self.stream.poll_read_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Pending => true,
+            Poll::Ready(_) => {
+                matches!(self.stream.try_read(&mut [0]), Err(e) if e.kind() == std::io::ErrorKind::WouldBlock)
+            }
+        }
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    pub async fn exchange(
+        mut self: Box<Self>,
+        request: RequestHead<'_>,
+        timeout: Duration,
+        home: (&Arc<Pool>, SocketAddr),
+    ) -> Result<Response<Body>, Fault> {
+        self.outgoing.clear();
+        write_head(&mut self.outgoing, request);
+        let deadline = Instant::now() + timeout;
+        let mut sent = 0;
+        let head = poll_fn(|cx| self.poll_head(cx, request.method, &mut sent, deadline)).await?;
+        let all_sent = sent == self.outgoing.len();
+        let AnswerHead { mut parts, framing, keep_alive } = head;
+        let reusable = keep_alive && all_sent;
+        let body = match framing {
+            None => Some(Bytes::new()),
+            Some(Framing::Length(length)) if length <= self.arrived.len() as u64 => {
+                Some(self.arrived.split_to(usize::try_from(length).unwrap_or(usize::MAX)).freeze())
+            }
+            Some(framing) => {
+                let rest = Rest { connection: Some(self), framing, reusable, pool: home.0.clone(), address: home.1 };
+                parts.version = Version::HTTP_11;
+                return Ok(Response::from_parts(parts, Body::Rest(Box::new(rest))));
+            }
+        };
+        if reusable && self.arrived.is_empty() {
+            home.0.keep_plain(home.1, self);
+        }
+        parts.version = Version::HTTP_11;
+        Ok(Response::from_parts(parts, Body::Whole(body.unwrap_or_default())))
+    }
+
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        method: &Method,
+        sent: &mut usize,
+        deadline: Instant,
+    ) -> Poll<Result<AnswerHead, Fault>> {
+        while *sent < self.outgoing.len() {
+            match Pin::new(&mut self.stream).poll_write(cx, &self.outgoing[*sent..]) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(Fault::Broken("it takes no more bytes".into()))),
+                Poll::Ready(Ok(n)) => *sent += n,
+                Poll::Ready(Err(e)) if *sent == 0 => return Poll::Ready(Err(Fault::Unsent(e.to_string()))),
+                Poll::Ready(Err(e)) => return Poll::Ready(Err(Fault::Broken(e.to_string()))),
+                Poll::Pending => break,
+            }
+        }
+        while let Poll::Ready(read) = self.poll_fill(cx) {
+            let told = match read {
+                Ok(0) => Err("it closed the connection before its answer was complete".to_owned()),
+                Ok(_) => read_head(&mut self.arrived, method),
+                Err(e) => Err(e.to_string()),
+            };
+            match told {
+                Ok(None) => {}
+                Ok(Some(head)) => return Poll::Ready(Ok(head)),
+                Err(problem) => return Poll::Ready(Err(Fault::Broken(problem))),
+            }
+        }
+        if self.timer.expired(cx, deadline) { Poll::Ready(Err(Fault::Timeout)) } else { Poll::Pending }
+    }
+
+    /// Reads what is there into `arrived`; 0: the end.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
+        self.arrived.reserve(self.read_bytes);
+        std::pin::pin!(self.stream.read_buf(&mut self.arrived)).poll(cx)
+    }
+}
+
+fn write_head(out: &mut Vec<u8>, request: RequestHead<'_>) {
+    let RequestHead { method, uri, fields } = request;
+    out.extend_from_slice(method.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(uri.path_and_query().map_or("/", |pq| pq.as_str()).as_bytes());
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    for (name, value) in fields {
+        // There is no body: nothing may claim one.
+        if *name == TRANSFER_ENCODING || (*name == CONTENT_LENGTH && value.as_bytes() != b"0") {
+            continue;
+        }
+        out.extend_from_slice(name.as_str().as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+#[derive(Debug)]
+struct AnswerHead {
+    parts: Parts,
+    /// None: there is no body.
+    framing: Option<Framing>,
+    keep_alive: bool,
+}
+
+/// Takes the head of the answer off what arrived, and those of interim answers (1xx) before it; None: it is not complete.
+fn read_head(arrived: &mut BytesMut, method: &Method) -> Result<Option<AnswerHead>, String> {
+    loop {
+        let mut raw = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+        let mut head = httparse::Response::new(&mut []);
+        let parser = httparse::ParserConfig::default();
+        let length = match parser.parse_response_with_uninit_headers(&mut head, arrived, &mut raw) {
+            Ok(httparse::Status::Complete(length)) if length <= HEAD_BYTES_MAX => length,
+            Ok(httparse::Status::Partial) if arrived.len() < HEAD_BYTES_MAX => return Ok(None),
+            Ok(_) => return Err("the head of its answer is too long".into()),
+            Err(e) => return Err(format!("its answer does not read: {e}")),
+        };
+        let status = head.code.and_then(|c| StatusCode::from_u16(c).ok()).ok_or("its status does not read")?;
+        let version_11 = head.version == Some(1);
+        let reason = head.reason.filter(|r| !r.is_empty() && Some(*r) != status.canonical_reason());
+        let reason = reason.and_then(|r| ReasonPhrase::try_from(r.as_bytes()).ok());
+        let base = arrived.as_ptr() as usize;
+        let mut places = Vec::with_capacity(head.headers.len());
+        for field in head.headers.iter() {
+            let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| "a field has a bad name")?;
+            let from = field.value.as_ptr() as usize - base;
+            places.push((name, from, from + field.value.len()));
+        }
+        let text = arrived.split_to(length).freeze();
+        if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
+            if arrived.is_empty() {
+                return Ok(None);
+            }
+            continue;
+        }
+        let (mut parts, ()) = Response::new(()).into_parts();
+        parts.status = status;
+        // The user's side keeps the map for its next request, which is given more fields than it has.
+        parts.headers.reserve(places.len().max(16));
+        for (name, from, to) in places {
+            let value = HeaderValue::from_maybe_shared(text.slice(from..to)).map_err(|_| "a field has a bad value")?;
+            parts.headers.append(name, value);
+        }
+        if let Some(reason) = reason {
+            parts.extensions.insert(reason);
+        }
+        let mut keep_alive = keeps_alive(&parts.headers, version_11);
+        let framing = framing(&mut parts, method, version_11, &mut keep_alive)?;
+        return Ok(Some(AnswerHead { parts, framing, keep_alive }));
+    }
+}
+
+fn has_token(fields: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    let values = fields.get_all(name).iter().filter_map(|v| v.to_str().ok());
+    values.flat_map(|v| v.split(',')).any(|t| t.trim().eq_ignore_ascii_case(token))
+}
+
+fn keeps_alive(fields: &HeaderMap, version_11: bool) -> bool {
+    if !fields.contains_key(CONNECTION) {
+        return version_11;
+    }
+    !has_token(fields, &CONNECTION, "close") && (version_11 || has_token(fields, &CONNECTION, "keep-alive"))
+}
+
+/// Where the body ends (RFC 9112, 6.3).
+fn framing(
+    parts: &mut Parts,
+    method: &Method,
+    version_11: bool,
+    keep_alive: &mut bool,
+) -> Result<Option<Framing>, String> {
+    let status = parts.status;
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        *keep_alive = false;
+        return Ok(None);
+    }
+    if *method == Method::HEAD || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
+        return Ok(None);
+    }
+    if let Some(last) = parts.headers.get_all(TRANSFER_ENCODING).iter().next_back() {
+        if !version_11 {
+            return Err("a transfer coding in an answer of HTTP/1.0".into());
+        }
+        let last = last.to_str().unwrap_or_default().rsplit(',').next().unwrap_or_default().trim();
+        let chunked = last.eq_ignore_ascii_case("chunked");
+        if parts.headers.remove(CONTENT_LENGTH).is_some() {
+            // Someone on the way may have seen another end: nothing more comes over this connection.
+            *keep_alive = false;
+        }
+        return Ok(Some(if chunked { Framing::Chunked(Chunks::new()) } else { Framing::Close }));
+    }
+    let (mut length, mut said_by) = (None, 0);
+    for value in parts.headers.get_all(CONTENT_LENGTH) {
+        for text in value.to_str().unwrap_or_default().split(',') {
+            let text = text.trim();
+            let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+            let said = text.parse::<u64>().ok().filter(|_| digits).ok_or("its length does not read")?;
+            if length.is_some_and(|l| l != said) {
+                return Err("its answer has two lengths".into());
+            }
+            length = Some(said);
+            said_by += 1;
+        }
+    }
+    if let (Some(length), 2..) = (length, said_by) {
+        // Said once, so that nobody further on reads it otherwise.
+        parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Ok(Some(length.map_or(Framing::Close, Framing::Length)))
+}
+
+/// A body that is still arriving, with its connection, which goes back to the pool at the end.
+#[derive(Debug)]
+pub struct Rest {
+    connection: Option<Box<Connection>>,
+    framing: Framing,
+    reusable: bool,
+    pool: Arc<Pool>,
+    address: SocketAddr,
+}
+
+impl Rest {
+    pub fn length(&self) -> Option<u64> {
+        if let Framing::Length(left) = self.framing { Some(left) } else { None }
+    }
+
+    /// All of it was handed out.
+    pub fn is_over(&self) -> bool {
+        self.connection.is_none()
+    }
+
+    /// Breaks it off.
+    pub fn drop_connection(&mut self) {
+        self.connection = None;
+    }
+
+    fn end(&mut self) {
+        if let Some(connection) = self.connection.take()
+            && self.reusable
+            && connection.arrived.is_empty()
+        {
+            self.pool.keep_plain(self.address, connection);
+        }
+    }
+
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, String>>> {
+        let done = ready!(self.poll_piece(cx));
+        match done {
+            Ok(Some(frame)) => Poll::Ready(Some(Ok(frame))),
+            Ok(None) => {
+                self.end();
+                Poll::Ready(None)
+            }
+            Err(problem) => {
+                self.connection = None;
+                Poll::Ready(Some(Err(problem)))
+            }
+        }
+    }
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, String>> {
+        loop {
+            let Some(connection) = &mut self.connection else { return Poll::Ready(Ok(None)) };
+            let arrived = &mut connection.arrived;
+            match &mut self.framing {
+                Framing::Length(0) => return Poll::Ready(Ok(None)),
+                Framing::Length(left) if !arrived.is_empty() => {
+                    let take = usize::try_from(*left).unwrap_or(usize::MAX).min(arrived.len());
+                    *left -= take as u64;
+                    let data = arrived.split_to(take).freeze();
+                    if *left == 0 {
+                        self.end();
+                    }
+                    return Poll::Ready(Ok(Some(Frame::data(data))));
+                }
+                Framing::Chunked(chunks) => match chunks.next(arrived)? {
+                    Piece::Data(data) => return Poll::Ready(Ok(Some(Frame::data(data)))),
+                    Piece::Trailers(fields) => return Poll::Ready(Ok(Some(Frame::trailers(fields)))),
+                    Piece::Over => return Poll::Ready(Ok(None)),
+                    Piece::More => {}
+                },
+                Framing::Close if !arrived.is_empty() => {
+                    return Poll::Ready(Ok(Some(Frame::data(arrived.split().freeze()))));
+                }
+                Framing::Length(_) | Framing::Close => {}
+            }
+            match ready!(connection.poll_fill(cx)).map_err(|e| e.to_string())? {
+                0 if matches!(self.framing, Framing::Close) => {
+                    self.reusable = false;
+                    return Poll::Ready(Ok(None));
+                }
+                0 => return Poll::Ready(Err("the connection closed within the body".to_owned())),
+                n if n >= connection.read_bytes => connection.read_bytes = (n * 2).min(READ_BYTES_MAX),
+                _ => connection.read_bytes = READ_BYTES,
+            }
+        }
+    }
+}
