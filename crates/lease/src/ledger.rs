@@ -4,15 +4,16 @@
 //! Always holds: live holds and binding leases fit into the terms and into the cloud when they are granted; a lease that
 //! ended never comes back; the same request twice is one request. The caller stores the record in the transaction that answers.
 
+use crate::book::{Book, Transition};
 use crate::document::{KIND, Lease};
 use crate::message::{Emptiness, Renewal, ReservationGrant, ReservationRequest};
-use crate::record::{EndedBy, Hold, LentLease, LentState, Usage};
+use crate::record::{EndedBy, Hold, LentLease, LentState, Renewed, Usage};
 use crate::refused::{Code, Refused};
 use pumasi_terms::offer::{Offer, Requirement};
 use pumasi_terms::pact::Terms;
 use pumasi_terms::service::Platform;
-use pumasi_terms::{API_VERSION, BootMs, CloudName, LeaseId, Money, Now, ReservationId, Resources};
-use std::collections::BTreeMap;
+use pumasi_terms::{API_VERSION, BootMs, CloudName, Money, Now, Resources};
+use std::sync::Arc;
 
 /// Longest text kept of a recall's reason, characters.
 const WHY_CHARS_MAX: usize = 400;
@@ -52,67 +53,6 @@ impl Capacity {
 
 fn lesser(a: Resources, b: Resources) -> Resources {
     Resources { cpu_millis: a.cpu_millis.min(b.cpu_millis), memory_mib: a.memory_mib.min(b.memory_mib) }
-}
-
-/// Everything the lender has promised.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Book {
-    pub holds: BTreeMap<ReservationId, Hold>,
-    pub leases: BTreeMap<LeaseId, LentLease>,
-}
-
-/// What binds resources, summed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Bound {
-    pub resources: Resources,
-    pub storage_bytes: u64,
-}
-
-impl Book {
-    /// Bound by live holds and binding leases; of one borrower, or of all.
-    pub fn bound(&self, borrower: Option<&CloudName>, now: Now) -> Bound {
-        let mut sum = Bound::default();
-        let mut add = |need: &Requirement, instances: u32| {
-            sum.resources = sum.resources.plus(need.resources.times(instances));
-            sum.storage_bytes = sum.storage_bytes.saturating_add(need.storage_bytes);
-        };
-        let of = |who: &CloudName| borrower.is_none_or(|b| b == who);
-        self.live_holds(now).filter(|h| of(&h.borrower)).for_each(|h| add(&h.requirement, h.instances));
-        for lent in self.leases.values().filter(|l| l.binds() && of(&l.lease.borrower)) {
-            add(&lent.lease.requirement, lent.lease.instances);
-        }
-        sum
-    }
-
-    pub fn live_holds(&self, now: Now) -> impl Iterator<Item = &Hold> {
-        self.holds.values().filter(move |h| h.expires_at > now.boot)
-    }
-
-    /// Writes a decision down. A new lease consumes its hold.
-    pub fn apply(&mut self, transition: Transition) {
-        match transition {
-            Transition::Hold(hold) => {
-                self.holds.insert(hold.id.clone(), hold);
-            }
-            Transition::DropHold(id) => {
-                self.holds.remove(&id);
-            }
-            Transition::Lease(lent) => {
-                self.holds.remove(&lent.lease.reservation);
-                self.leases.insert(lent.id().clone(), *lent);
-            }
-        }
-    }
-}
-
-/// One change of the book.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Transition {
-    Hold(Hold),
-    /// The hold expired or was let go.
-    DropHold(ReservationId),
-    /// The lease is this now; its hold, if any, is consumed.
-    Lease(Box<LentLease>),
 }
 
 /// Room for one borrower: the lesser of what is left and what is left of its share.
@@ -185,7 +125,7 @@ pub fn reserve(
     if let Some(hold) = book.holds.get(&request.id) {
         return again(hold, borrower, request, now);
     }
-    if book.leases.values().any(|l| l.lease.reservation == request.id) {
+    if book.leases().any(|l| l.lease.reservation == request.id) {
         return Err(Refused::no(Code::IdConflict, format!("hold {} became a lease; use a new id", request.id)));
     }
     if !may_ask(terms, borrower) {
@@ -282,10 +222,10 @@ pub fn confirm(book: &Book, capacity: &Capacity, lease: &Lease, now: Now) -> Res
         let text = format!("{} {} is not a {API_VERSION} {KIND}", lease.api_version, lease.kind);
         return Err(Refused::no(Code::BadRequest, text));
     }
-    if let Some(known) = book.leases.get(&lease.id) {
+    if let Some(known) = book.lease(&lease.id) {
         return amend(known, lease, now);
     }
-    if let Some(other) = book.leases.values().find(|l| l.lease.reservation == lease.reservation) {
+    if let Some(other) = book.leases().find(|l| l.lease.reservation == lease.reservation) {
         let text = format!("hold {} became {}; it serves one lease only", lease.reservation, other.id());
         return Err(Refused::no(Code::NoHold, text));
     }
@@ -383,6 +323,11 @@ fn not_older(lent: &LentLease, epoch: pumasi_terms::Epoch) -> Result<(), Refused
 
 /// Renews a lease from now on; a recalled one not past its deadline. What ended stays ended.
 pub fn renew(lent: &LentLease, renewal: &Renewal, now: Now) -> Result<LentLease, Refused> {
+    Ok(LentLease::with(lent.clone(), renewed(lent, renewal, now)?))
+}
+
+/// What a renewal makes of a lease. It changes nothing else, so that many can be written down in little room.
+pub fn renewed(lent: &LentLease, renewal: &Renewal, now: Now) -> Result<Renewed, Refused> {
     if &renewal.lease != lent.id() {
         return Err(Refused::no(Code::BadRequest, format!("the renewal is for {}, not {}", renewal.lease, lent.id())));
     }
@@ -394,7 +339,7 @@ pub fn renew(lent: &LentLease, renewal: &Renewal, now: Now) -> Result<LentLease,
         _ => until,
     };
     let instances_wanted = renewal.instances.min(lent.lease.instances);
-    Ok(LentLease { expires_at, instances_wanted, epoch: lent.epoch.max(renewal.epoch), ..lent.clone() })
+    Ok(Renewed { expires_at, instances_wanted, epoch: lent.epoch.max(renewal.epoch) })
 }
 
 /// Calls a lease back with its agreed notice. A second recall does not move the deadline.
@@ -423,7 +368,7 @@ fn ending(lent: &LentLease, why: EndedBy, now: Now) -> LentLease {
 /// What time alone has brought about: expired holds, leases past their end or past their recall's notice.
 pub fn expire(book: &Book, now: Now) -> Vec<Transition> {
     let holds = book.holds.values().filter(|h| h.expires_at <= now.boot).map(|h| Transition::DropHold(h.id.clone()));
-    let leases = book.leases.values().filter_map(|lent| {
+    let leases = book.leases().filter_map(|lent| {
         let why = match &lent.state {
             LentState::Recalled { deadline, .. } if *deadline <= now.boot || lent.expires_at <= now.boot => {
                 EndedBy::Recall
@@ -440,7 +385,7 @@ pub fn expire(book: &Book, now: Now) -> Vec<Transition> {
 /// is forfeit. What is being emptied goes on being emptied.
 pub fn after_reboot(book: &Book, now: Now) -> Vec<Transition> {
     let holds = book.holds.keys().map(|id| Transition::DropHold(id.clone()));
-    let leases = book.leases.values().filter(|l| l.usable()).map(|lent| {
+    let leases = book.leases().filter(|l| l.usable()).map(|lent| {
         let why = if matches!(lent.state, LentState::Recalled { .. }) { EndedBy::Recall } else { EndedBy::Expiry };
         Transition::Lease(Box::new(LentLease { expires_at: BootMs(0), ..ending(lent, why, now) }))
     });
@@ -481,6 +426,6 @@ pub fn settle(lent: &LentLease, now: Now) -> Result<LentLease, Refused> {
 
 /// Rent that the lender may expect an hour of what is lent now.
 pub fn rent_per_hour(book: &Book) -> Money {
-    let of = |l: &LentLease| l.lease.price_per_instance_hour.0.saturating_mul(u64::from(l.instances_wanted));
-    Money(book.leases.values().filter(|l| l.usable()).map(of).fold(0, u64::saturating_add))
+    let of = |l: &Arc<LentLease>| l.lease.price_per_instance_hour.0.saturating_mul(u64::from(l.instances_wanted));
+    Money(book.leases().filter(|l| l.usable()).map(of).fold(0, u64::saturating_add))
 }

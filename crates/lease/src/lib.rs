@@ -3,6 +3,7 @@
 //! Enters: requests of borrowers, the terms of the pact, the lender's records, now. Leaves: decisions and new records.
 //! Always holds: live holds and active leases never exceed what was offered; a lease that is not renewed ends by itself on both sides.
 
+mod book;
 pub mod choose;
 pub mod document;
 pub mod ledger;
@@ -11,8 +12,9 @@ pub mod meter;
 pub mod record;
 pub mod refused;
 
+pub use book::{Book, Bound, Transition};
 pub use choose::choose;
 pub use document::Lease;
-pub use ledger::{Book, Capacity, Transition};
-pub use record::{Hold, LentLease, LentState, Usage};
+pub use ledger::Capacity;
+pub use record::{Hold, LentLease, LentState, Renewed, Usage};
 pub use refused::{Code, Refused};

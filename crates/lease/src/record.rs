@@ -45,6 +45,14 @@ pub struct LentLease {
     pub epoch: Epoch,
 }
 
+/// What renewals change of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Renewed {
+    pub expires_at: BootMs,
+    pub instances_wanted: u32,
+    pub epoch: Epoch,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "state")]
 pub enum LentState {
@@ -79,6 +87,19 @@ pub enum EndedBy {
 impl LentLease {
     pub fn id(&self) -> &LeaseId {
         &self.lease.id
+    }
+    /// As its last renewal left it.
+    pub fn renewed(&self) -> Renewed {
+        Renewed { expires_at: self.expires_at, instances_wanted: self.instances_wanted, epoch: self.epoch }
+    }
+    pub fn set(&mut self, renewed: Renewed) {
+        let Renewed { expires_at, instances_wanted, epoch } = renewed;
+        (self.expires_at, self.instances_wanted, self.epoch) = (expires_at, instances_wanted, epoch);
+    }
+    #[must_use]
+    pub fn with(mut self, renewed: Renewed) -> Self {
+        self.set(renewed);
+        self
     }
     /// Whether it still binds the lender's resources.
     pub fn binds(&self) -> bool {

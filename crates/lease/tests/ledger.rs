@@ -3,10 +3,10 @@
 
 use proptest::prelude::*;
 use pumasi_lease::document::{KIND, Lease};
-use pumasi_lease::ledger::{self, Book, Capacity, Transition};
+use pumasi_lease::ledger::{self, Capacity};
 use pumasi_lease::message::{Emptiness, Renewal, ReservationGrant, ReservationRequest};
 use pumasi_lease::record::{EndedBy, Hold, LentLease, LentState};
-use pumasi_lease::{Code, choose};
+use pumasi_lease::{Book, Code, Transition, choose};
 use pumasi_plan::Candidate;
 use pumasi_terms::offer::Requirement;
 use pumasi_terms::pact::Terms;
@@ -225,7 +225,7 @@ fn a_reboot_forfeits() {
     // The new clock is behind every stored instant: by time alone nothing would end for minutes.
     ledger::after_reboot(&book, at(10)).into_iter().for_each(|t| book.apply(t));
     assert!(book.holds.is_empty());
-    assert!(book.leases.values().all(|l| l.state == LentState::Ending { why: EndedBy::Expiry }));
+    assert!(book.leases().all(|l| l.state == LentState::Ending { why: EndedBy::Expiry }));
 }
 
 #[test]
@@ -314,7 +314,7 @@ proptest! {
         let mut now = at(1_000_000);
         for act in acts {
             let before = book.clone();
-            let lease_of = |n: &u8| book.leases.get(&LeaseId::from_entropy(u128::from(*n))).cloned();
+            let lease_of = |n: &u8| book.lease(&LeaseId::from_entropy(u128::from(*n))).map(|l| LentLease::clone(l));
             let changed: Vec<Transition> = match &act {
                 Act::Wait(ms) => { now = now.plus(*ms); Vec::new() }
                 Act::Reserve { who, id, instances, cpu_millis } => {
@@ -350,6 +350,11 @@ proptest! {
             };
             changed.into_iter().for_each(|t| book.apply(t));
 
+            // The sums that the book keeps are those of what is in it.
+            let mut anew = Book::default();
+            anew.holds = book.holds.clone();
+            book.leases().for_each(|l| anew.put(LentLease::clone(l)));
+            prop_assert_eq!(&anew, &book);
             let bound = book.bound(None, now);
             prop_assert!(bound.resources.fits_in(cap.lendable()), "{act:?}: {bound:?}");
             prop_assert!(bound.storage_bytes <= cap.terms.storage_bytes);
@@ -360,8 +365,8 @@ proptest! {
                 let offered = ledger::offer(&book, &cap, &cloud(who), &cloud("l"), now).free;
                 prop_assert!(bound.resources.plus(offered).fits_in(cap.lendable()));
             }
-            for (id, old) in &before.leases {
-                let new = &book.leases[id];
+            for old in before.leases() {
+                let new = book.lease(old.id()).unwrap();
                 prop_assert!(stage(&new.state) >= stage(&old.state), "{act:?}: {old:?} -> {new:?}");
                 prop_assert!(new.epoch >= old.epoch && new.lease.serial >= old.lease.serial);
                 prop_assert!(new.instances_wanted <= new.lease.instances);

@@ -1,9 +1,9 @@
 //! Prometheus metrics of the daemon; the gateway's own are appended.
 
-use crate::object::{HOLD, JOURNEY, LENT};
+use crate::object::{HOLD, JOURNEY};
 use crate::{Node, clock};
 use pumasi_journey::Journey;
-use pumasi_lease::{Hold, LentLease};
+use pumasi_lease::Hold;
 use std::fmt::Write;
 
 fn family(text: &mut String, name: &str, kind: &str, help: &str) {
@@ -36,7 +36,8 @@ pub async fn text(node: &Node) -> String {
             part.lender, part.lease, part.ready
         );
     }
-    let lents: Vec<LentLease> = node.list::<LentLease>(LENT).into_iter().filter(LentLease::binds).collect();
+    let mut lents = crate::lender::lents(node);
+    lents.retain(|l| l.binds());
     family(&mut t, "pumasi_lent_leases", "gauge", "Leases that bind this cloud's resources");
     let _ = writeln!(t, "pumasi_lent_leases {}", lents.len());
     let now = clock::boot();

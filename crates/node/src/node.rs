@@ -34,6 +34,7 @@ pub struct Node {
     /// Open datasets, both ways.
     pub datasets: crate::borrower::Shipping,
     pub copies: crate::lender::Copies,
+    pub lents: Arc<crate::lender::Lents>,
     pub routes: crate::routes::Routes,
     /// Acts in flight, so that none runs twice at a time.
     pub acts: crate::borrower::Acts,
@@ -171,6 +172,7 @@ impl Node {
             instances: Locked::new(Vec::new()),
             datasets: Default::default(),
             copies: Default::default(),
+            lents: Default::default(),
             acts: Default::default(),
             routes: Default::default(),
             gateway_status: Locked::new(None),
@@ -241,6 +243,17 @@ impl Node {
                 Vec::new()
             }
         }
+    }
+
+    /// `list` for what is read often: what did not change since is not decoded again.
+    pub fn items<T>(&self, kind: &'static str) -> pumasi_store::Items<T>
+    where
+        T: serde::de::DeserializeOwned + Send + Sync + 'static,
+    {
+        self.store.items(kind).unwrap_or_else(|e| {
+            tracing::error!(error = %e, kind, "the store could not be read");
+            Default::default()
+        })
     }
 
     pub fn get<T: serde::de::DeserializeOwned>(&self, kind: &str, name: &str) -> Option<T> {

@@ -12,6 +12,8 @@ pub const PLAN: &str = "plan";
 /// Lender's side.
 pub const HOLD: &str = "hold";
 pub const LENT: &str = "lent";
+/// What renewals changed since of a borrower's leases, one row a borrower: read it by `lender::Lents`.
+pub const LENT_RENEWAL: &str = "lent_renewal";
 pub const LENT_APPLICATION: &str = "lent_application";
 /// Signed by both, on both sides, by lease id.
 pub const SIGNED_LEASE: &str = "signed_lease";

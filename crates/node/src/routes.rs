@@ -2,8 +2,8 @@
 
 use crate::fleet::{self, Desired};
 use crate::node::Locked;
-use crate::object::{JOURNEY, LENT, LENT_APPLICATION, LentApplication, SERVICE, ServiceRecord, owner_of_lease};
-use crate::{Node, clock, home};
+use crate::object::{JOURNEY, LENT_APPLICATION, LentApplication, SERVICE, ServiceRecord, owner_of_lease};
+use crate::{Node, clock, home, lender};
 use pumasi_journey::{Journey, Part, PartState};
 use pumasi_lease::LentLease;
 use pumasi_route::build::{LentInput, PartInput, PartState as Serves, RouteInput, ServiceInput, build, table_differs};
@@ -102,8 +102,8 @@ pub async fn reconcile(node: &Node) {
 
 fn input(node: &Node) -> RouteInput {
     let journeys: Vec<Journey> = node.list::<Journey>(JOURNEY).into_iter().filter(Journey::is_open).collect();
-    let applications: BTreeMap<LeaseId, LentApplication> =
-        node.list::<LentApplication>(LENT_APPLICATION).into_iter().map(|a| (a.lease.clone(), a)).collect();
+    let applications = node.items::<LentApplication>(LENT_APPLICATION);
+    let applications: BTreeMap<&LeaseId, &LentApplication> = applications.iter().map(|a| (&a.lease, &**a)).collect();
     let view = node.pact();
     let members = view.iter().flat_map(|v| &v.pact.members).filter(|m| &m.cloud != node.name());
     let link = |m: &pumasi_terms::pact::Member| PeerLink {
@@ -116,7 +116,7 @@ fn input(node: &Node) -> RouteInput {
         revision: 0,
         now: clock::now(),
         services: node.list::<ServiceRecord>(SERVICE).into_iter().map(|s| service(node, s, &journeys)).collect(),
-        lent: node.list::<LentLease>(LENT).into_iter().filter_map(|l| lent(node, l, &applications)).collect(),
+        lent: lender::lents(node).iter().filter_map(|l| lent(node, l, &applications)).collect(),
         members: members.map(|m| (m.cloud.clone(), link(m))).collect(),
     }
 }
@@ -172,7 +172,7 @@ fn rented(node: &Node, record: &ServiceRecord, part: &Part) -> Option<PartInput>
     })
 }
 
-fn lent(node: &Node, lent: LentLease, applications: &BTreeMap<LeaseId, LentApplication>) -> Option<LentInput> {
+fn lent(node: &Node, lent: &LentLease, applications: &BTreeMap<&LeaseId, &LentApplication>) -> Option<LentInput> {
     let sent = &applications.get(lent.id())?.sent;
     let count = lent.instances_wanted.min(lent.lease.instances);
     let want = Desired { owner: owner_of_lease(lent.id()), count, generation: sent.generation };
@@ -183,6 +183,6 @@ fn lent(node: &Node, lent: LentLease, applications: &BTreeMap<LeaseId, LentAppli
         home_only: sent.home_only.clone(),
         admission: sent.admission.clone(),
         ticket_key: sent.ticket_key.clone(),
-        lent,
+        lent: lent.clone(),
     })
 }

@@ -2,7 +2,7 @@
 
 use crate::node::{Locked, Note};
 use crate::object::{JOURNEY, LENT, SERVICE, ServiceRecord};
-use crate::{Node, borrower, clock};
+use crate::{Node, borrower, clock, lender};
 use pumasi_engine::InstanceState;
 use pumasi_journey::Journey;
 use pumasi_judge::{Judgement, Memory, Policy, Refusal, Situation, judge};
@@ -122,9 +122,12 @@ async fn take(node: &Node, window: &MeterWindow) {
         let (requests, bytes) = rented.get(&part.lease).copied().unwrap_or_default();
         add(&part.lease, part.ready, requests, bytes);
     }
-    for lent in node.list::<LentLease>(LENT).iter().filter(|l| l.binds()) {
+    for lent in lender::lents(node).iter().filter(|l| l.binds()) {
         let meter = window.leases.get(lent.id()).cloned().unwrap_or_default();
-        add(lent.id(), ready_here(lent.id()), meter.completed, meter.bytes_out);
+        let ready = ready_here(lent.id());
+        if ready > 0 || meter.completed > 0 || meter.bytes_out > 0 {
+            add(lent.id(), ready, meter.completed, meter.bytes_out);
+        }
     }
 }
 
@@ -135,14 +138,16 @@ pub async fn flush(node: &Node) {
     if used.is_empty() {
         return;
     }
+    let lents = node.lents.clone();
     let result = node
         .store
         .transact(move |tx| {
             let journeys = tx.list::<Journey>(JOURNEY)?;
+            let mut known = lents.leases(tx, used.iter().map(|(lease, _)| lease))?;
             for (lease, more) in used {
                 let sum = |u: Usage| u.plus(more.instance_ms, more.requests, more.bytes_out);
-                if let Some(lent) = tx.get::<LentLease>(LENT, lease.as_str())? {
-                    let lent = LentLease { usage: sum(lent.body.usage), ..lent.body };
+                if let Some(lent) = known.remove(&lease) {
+                    let lent = LentLease { usage: sum(lent.usage), ..lent };
                     tx.put(LENT, lease.as_str(), &lent, Expect::Any)?;
                 }
                 if let Some(stored) = journeys.iter().find(|j| j.body.part(&lease).is_some()) {
@@ -154,9 +159,10 @@ pub async fn flush(node: &Node) {
                     }
                 }
             }
-            Ok::<_, pumasi_store::StoreError>(())
+            Ok::<_, crate::node::TxError>(())
         })
-        .await;
+        .await
+        .map_err(pumasi_api::Problem::from);
     if let Err(e) = result {
         tracing::error!(error = %e, "metered use was not written down");
     }

@@ -24,6 +24,7 @@ pub mod sim;
 mod standing;
 mod store;
 mod tx;
+mod view;
 mod watch;
 mod writer;
 
@@ -35,6 +36,7 @@ pub use schema::SCHEMA_VERSION;
 pub use standing::{AnchorPoint, RestoredWhy, Standing, StoreIdentity};
 pub use store::{Listing, Options, Store};
 pub use tx::{BODY_BYTES_MAX, Expect, Stored, Tx};
+pub use view::Items;
 pub use watch::{Change, Op, Watch, WatchError};
 
 /// The kind of an object: a constant of the caller.

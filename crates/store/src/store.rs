@@ -10,6 +10,7 @@ use crate::schema::{open_reader, open_writer};
 use crate::sim::{self, Hooks, MemoryDisk, Session, Verdict};
 use crate::standing::{Head, RestoredWhy, Standing, StoreIdentity};
 use crate::tx::{self, Stored, Tx};
+use crate::view::Views;
 use crate::watch::{Hub, Watch};
 use crate::writer::{Call, Clock, Message, Shared, Writer};
 use pumasi_terms::{Revision, WallMs};
@@ -142,6 +143,7 @@ struct Inner {
     readers: Arc<Readers>,
     published: Arc<RwLock<Head>>,
     hub: Arc<Hub>,
+    views: Views,
     outbox_wake: Arc<tokio::sync::watch::Sender<u64>>,
     clock: Clock,
 }
@@ -222,7 +224,18 @@ impl Store {
 
     fn assemble(path: PathBuf, engine: Engine, readers: Readers, shared: Shared) -> Self {
         let Shared { published, hub, outbox_wake, clock, .. } = shared;
-        Self { inner: Arc::new(Inner { path, engine, readers: Arc::new(readers), published, hub, outbox_wake, clock }) }
+        Self {
+            inner: Arc::new(Inner {
+                path,
+                engine,
+                readers: Arc::new(readers),
+                published,
+                hub,
+                views: Views::default(),
+                outbox_wake,
+                clock,
+            }),
+        }
     }
 
     /// Runs `f` in a transaction and answers when it is on disk. An `Err` of `f` undoes what it did and nothing else.
@@ -396,6 +409,14 @@ impl Store {
     pub async fn retain(&self, rows_max: u64, actor: impl Into<String>) -> Result<Retained, StoreError> {
         let actor = actor.into();
         self.transact(move |tx| tx.retain(rows_max, &actor)).await
+    }
+
+    pub(crate) fn hub(&self) -> &Hub {
+        &self.inner.hub
+    }
+
+    pub(crate) fn views(&self) -> &Views {
+        &self.inner.views
     }
 
     fn head(&self) -> Head {

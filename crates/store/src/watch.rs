@@ -112,6 +112,17 @@ impl Hub {
         self.wake.send_replace(head);
     }
 
+    /// The changes after a revision and where they end; `None` where they are not all here.
+    pub fn after(&self, after: Revision) -> Option<(Vec<Arc<Change>>, Revision)> {
+        let recent = self.recent.read().unwrap_or_else(PoisonError::into_inner);
+        if after.0 < recent.floor {
+            return None;
+        }
+        let from = recent.changes.partition_point(|c| c.revision <= after);
+        // Whoever read the database itself may know of a commit that is about to be published.
+        Some((recent.changes.range(from..).cloned().collect(), after.max(Revision(recent.head))))
+    }
+
     pub fn close(&self) {
         self.recent.write().unwrap_or_else(PoisonError::into_inner).closed = true;
         self.wake.send_modify(|_| ());

@@ -2,7 +2,7 @@
 
 use super::body::{Answer, Json};
 use crate::node::Note;
-use crate::object::{JOURNEY, LENT, PLAN, PlanRecord};
+use crate::object::{JOURNEY, PLAN, PlanRecord};
 use crate::{Node, borrower, clock};
 use axum::Extension;
 use axum::extract::{Path, State};
@@ -142,7 +142,7 @@ fn lent(node: &Node, lent: &LentLease) -> LeaseView {
 fn all(node: &Node) -> Vec<LeaseView> {
     let journeys = node.list::<Journey>(JOURNEY);
     let mut items: Vec<LeaseView> = journeys.iter().flat_map(|j| j.parts.iter().map(|p| rented(node, j, p))).collect();
-    items.extend(node.list::<LentLease>(LENT).iter().map(|l| lent(node, l)));
+    items.extend(crate::lender::lents(node).iter().map(|l| lent(node, l)));
     items.sort_by_key(|l| std::cmp::Reverse(l.since));
     items
 }

@@ -204,7 +204,7 @@ pub async fn release(
 ) -> Answer<Released> {
     let borrower = peer(who)?;
     let lent = lender::owned(&node, &borrower, &id)?;
-    let lent = if lent.usable() { lender::release(&node, borrower, id.clone()).await? } else { lent };
+    let lent = if lent.usable() { Arc::new(lender::release(&node, borrower, id.clone()).await?) } else { lent };
     // Once it is recorded as ended, the proof has been made and stands in the journal.
     let left =
         if lent.binds() { Emptiness { holds: 1, ..lender::emptiness(&node, &id).await } } else { Emptiness::default() };

@@ -1,25 +1,28 @@
 //! Reconciles what was lent: ends what ran out, runs what is wanted, empties what is over and proves it.
 
-use super::{book, record};
+use super::record;
 use crate::fleet::{self, Desired};
 use crate::node::Note;
-use crate::object::{LENT, LENT_APPLICATION, LentApplication, owner_of_lease};
+use crate::object::{LENT, LENT_APPLICATION, LENT_RENEWAL, LentApplication, owner_of_lease};
 use crate::{Node, clock};
 use pumasi_engine::{Access, DataMount, InstanceSpec};
 use pumasi_lease::message::Emptiness;
 use pumasi_lease::{LentLease, LentState, Transition, ledger};
 use pumasi_store::Expect;
 use pumasi_terms::LeaseId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 pub async fn reconcile(node: &Node) {
     expire(node).await;
-    let lents = node.list::<LentLease>(LENT);
-    let applications: BTreeMap<LeaseId, LentApplication> =
-        node.list::<LentApplication>(LENT_APPLICATION).into_iter().map(|a| (a.lease.clone(), a)).collect();
+    let lents = super::lents(node);
+    let applications = node.items::<LentApplication>(LENT_APPLICATION);
+    let applications: BTreeMap<&LeaseId, &LentApplication> = applications.iter().map(|a| (&a.lease, &**a)).collect();
     for lent in lents.iter().filter(|l| l.binds()) {
         match &lent.state {
-            LentState::Active | LentState::Recalled { .. } => run(node, lent, applications.get(lent.id())).await,
+            LentState::Active | LentState::Recalled { .. } => {
+                run(node, lent, applications.get(lent.id()).copied()).await
+            }
             _ => empty(node, lent).await,
         }
     }
@@ -28,12 +31,18 @@ pub async fn reconcile(node: &Node) {
 
 async fn expire(node: &Node) {
     let now = clock::now();
-    if ledger::expire(&super::stored_book(node), now).is_empty() {
+    let due = node.lents.with(&node.store, |s| !ledger::expire(s.book(), now).is_empty() || !s.spent().is_empty());
+    if !due.unwrap_or(true) {
         return;
     }
+    let lents = node.lents.clone();
     let result = node
         .transact(move |tx| {
-            for transition in ledger::expire(&book(tx)?, now) {
+            let (over, spent) = lents.within(tx, |_, _| true, |s| (ledger::expire(s.book(), now), s.spent()))?;
+            for borrower in spent {
+                tx.delete(LENT_RENEWAL, borrower.as_str(), Expect::Any)?;
+            }
+            for transition in over {
                 let note = match &transition {
                     Transition::DropHold(id) => Note::new("hold_expired", "reservation", id),
                     Transition::Lease(lent) => Note::new("lease_ended", "lease", lent.id())
@@ -163,8 +172,9 @@ pub async fn emptiness(node: &Node, id: &LeaseId) -> Emptiness {
 }
 
 /// Instances and directories of leases that the ledger does not know (a crash between two lines, an old store) go as well.
-async fn strays(node: &Node, lents: &[LentLease]) {
-    let known = |lease: &str| lents.iter().any(|l| l.binds() && l.id().as_str() == lease);
+async fn strays(node: &Node, lents: &[Arc<LentLease>]) {
+    let binding: BTreeSet<&str> = lents.iter().filter(|l| l.binds()).map(|l| l.id().as_str()).collect();
+    let known = |lease: &str| binding.contains(lease);
     let owners: Vec<String> = node
         .instances
         .lock()

@@ -5,23 +5,26 @@
 
 pub mod copies;
 mod emptying;
+mod lents;
 
 pub use copies::Copies;
 pub use emptying::{emptiness, reconcile};
+pub use lents::{Lents, Stand};
 
 use crate::node::{Note, TxError};
 use crate::object::{HOLD, LENT, LENT_APPLICATION, LentApplication, SERVICE, SIGNED_LEASE, ServiceRecord};
 use crate::pact::PactView;
-use crate::{Node, clock, object};
+use crate::{Node, clock};
 use pumasi_api::{Fault, Principal, Problem};
 use pumasi_engine::InstanceState;
 use pumasi_lease::message::{LeaseStatus, ReservationGrant, ReservationRequest};
-use pumasi_lease::{Book, Capacity, Code, Hold, Lease, LentLease, LentState, Refused, Transition, ledger};
+use pumasi_lease::{Capacity, Code, Hold, Lease, LentLease, LentState, Refused, Transition, ledger};
 use pumasi_store::{Expect, Tx};
 use pumasi_terms::offer::Offer;
 use pumasi_terms::{CloudName, LeaseId, Now, ReservationId, Resources};
 use pumasi_trust::SignedDocument;
-use std::collections::BTreeSet;
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Until the first instance of a bundle is ready, as told to borrowers before it was ever measured, ms.
@@ -42,22 +45,20 @@ pub fn refused(refused: Refused) -> Problem {
     }
 }
 
-fn book(tx: &Tx<'_>) -> Result<Book, TxError> {
-    let mut book = Book::default();
-    for hold in tx.list::<Hold>(HOLD)? {
-        book.holds.insert(hold.body.id.clone(), hold.body);
+/// Every lease that is lent, with its renewals, in order of id.
+pub fn lents(node: &Node) -> Vec<Arc<LentLease>> {
+    match node.lents.with(&node.store, |stand| stand.book().leases().cloned().collect()) {
+        Ok(lents) => lents,
+        Err(e) => {
+            tracing::error!(error = %e, "the lender's book could not be read");
+            Vec::new()
+        }
     }
-    for lent in tx.list::<LentLease>(LENT)? {
-        book.leases.insert(lent.body.id().clone(), lent.body);
-    }
-    Ok(book)
 }
 
-pub fn stored_book(node: &Node) -> Book {
-    Book {
-        holds: node.list::<Hold>(HOLD).into_iter().map(|h| (h.id.clone(), h)).collect(),
-        leases: node.list::<LentLease>(LENT).into_iter().map(|l| (l.id().clone(), l)).collect(),
-    }
+/// One of them.
+pub fn lent(node: &Node, id: &LeaseId) -> Option<Arc<LentLease>> {
+    node.lents.with(&node.store, |stand| stand.book().lease(id).cloned()).ok().flatten()
 }
 
 /// Writes the ledger's decision down.
@@ -77,10 +78,11 @@ fn record(tx: &mut Tx<'_>, transition: Transition) -> Result<(), TxError> {
     Ok(())
 }
 
-pub fn home_use(services: &[ServiceRecord]) -> Resources {
+pub fn home_use<S: Borrow<ServiceRecord>>(services: &[S]) -> Resources {
     services
         .iter()
-        .map(|s| s.document.spec.application.resources.times(s.document.spec.instances.home))
+        .map(Borrow::borrow)
+        .map(|s: &ServiceRecord| s.document.spec.application.resources.times(s.document.spec.instances.home))
         .fold(Resources::default(), Resources::plus)
 }
 
@@ -99,7 +101,7 @@ fn capacity(node: &Node, view: &PactView) -> Result<Capacity, Problem> {
     Ok(Capacity {
         terms,
         physical: node.config.physical(),
-        home_use: home_use(&node.list::<ServiceRecord>(SERVICE)),
+        home_use: home_use(&node.items::<ServiceRecord>(SERVICE)),
         platforms: capabilities.platforms,
         storage_free_bytes: storage_free(node),
     })
@@ -120,7 +122,8 @@ pub fn pact(node: &Node) -> Result<Arc<PactView>, Problem> {
 
 pub fn offer_to(node: &Node, borrower: &CloudName) -> Result<Offer, Problem> {
     let view = pact(node)?;
-    Ok(ledger::offer(&stored_book(node), &capacity(node, &view)?, borrower, node.name(), clock::now()))
+    let capacity = capacity(node, &view)?;
+    node.lents.with(&node.store, |s| ledger::offer(s.book(), &capacity, borrower, node.name(), clock::now()))
 }
 
 pub async fn reserve(
@@ -132,10 +135,12 @@ pub async fn reserve(
     let view = pact(node)?;
     let capacity = capacity(node, &view)?;
     let terms = capacity.terms.clone();
+    let lents = node.lents.clone();
     let hold = node
         .transact(move |tx| {
             let now = clock::now();
-            let hold = ledger::reserve(&book(tx)?, &capacity, &borrower, &request, now).map_err(refused)?;
+            let hold =
+                lents.book(tx, |book| ledger::reserve(book, &capacity, &borrower, &request, now))?.map_err(refused)?;
             let note = Note::new("hold_granted", "reservation", &hold.id).caused_by(&hold.requirement.service).because(
                 format!("{borrower} holds {} instances for {} ms", hold.instances, hold.expires_at.since(now.boot)),
             );
@@ -187,10 +192,11 @@ pub async fn sign(node: &Node, borrower: CloudName, document: SignedDocument) ->
         false => document.countersign(node.name(), &node.identity.key).map_err(|e| Problem::ours(e.to_string()))?,
     };
     let kept = countersigned.clone();
+    let lents = node.lents.clone();
     node.transact(move |tx| {
         let now = clock::now();
         let known = tx.get::<LentLease>(LENT, lease.id.as_str())?.is_some();
-        let lent = ledger::confirm(&book(tx)?, &capacity, &lease, now).map_err(refused)?;
+        let lent = lents.book(tx, |book| ledger::confirm(book, &capacity, &lease, now))?.map_err(refused)?;
         record(tx, Transition::Lease(Box::new(lent)))?;
         tx.put(SIGNED_LEASE, lease.id.as_str(), &kept, Expect::Any)?;
         if !known {
@@ -206,100 +212,104 @@ pub async fn sign(node: &Node, borrower: CloudName, document: SignedDocument) ->
     Ok(countersigned)
 }
 
-/// Renewals of one heartbeat. A refused one shows in the status that is answered.
+/// Renewals of one heartbeat, on disk when this returns. A refused one shows in the status that is answered.
 pub async fn renew(
     node: &Node,
     borrower: CloudName,
     renewals: Vec<pumasi_lease::message::Renewal>,
 ) -> Result<Vec<LeaseStatus>, Problem> {
     let asked: BTreeSet<LeaseId> = renewals.iter().map(|r| r.lease.clone()).collect();
-    let who = borrower.clone();
     if !renewals.is_empty() {
-        node.transact(move |tx| {
-            let now = clock::now();
-            for renewal in &renewals {
-                let Some(lent) = tx.get::<LentLease>(LENT, renewal.lease.as_str())? else { continue };
-                if lent.body.lease.borrower != who {
-                    continue;
-                }
-                if let Ok(renewed) = ledger::renew(&lent.body, renewal, now)
-                    && renewed != lent.body
-                {
-                    record(tx, Transition::Lease(Box::new(renewed)))?;
-                }
-            }
-            Ok(())
-        })
-        .await?;
-    }
-    let lents = node.list::<LentLease>(LENT);
-    let applications = node.lent_applications();
-    let now = clock::now();
-    let mine = |l: &&LentLease| l.lease.borrower == borrower && (l.binds() || asked.contains(l.id()));
-    let mut statuses: Vec<LeaseStatus> = lents
-        .iter()
-        .filter(mine)
-        .map(|l| status(node, l, applications.get(l.id()).map_or(0, |a| a.generation), now))
-        .collect();
-    for lease in asked {
-        if !statuses.iter().any(|s| s.lease == lease) {
-            statuses.push(LeaseStatus {
-                lease,
-                state: None,
-                expires_in_ms: 0,
-                recall_in_ms: None,
-                instances_ready: 0,
-                instances_starting: 0,
-                trouble: None,
-                generation: 0,
-                usage: Default::default(),
-            });
+        // What is committed is taken in here, so that the transaction has the least to do.
+        node.lents.with(&node.store, |_| ())?;
+        let (lents, who) = (node.lents.clone(), borrower.clone());
+        let result = node.store.transact(move |tx| lents.renew(tx, &who, &renewals, clock::now())).await;
+        // Later ends alone are nothing to act on before the next tick.
+        if result.map_err(Problem::from)? {
+            node.wake.notify_one();
         }
     }
-    Ok(statuses)
+    let running = Running::of(node);
+    let now = clock::now();
+    node.lents.with(&node.store, |stand| {
+        let mine = |l: &&Arc<LentLease>| l.binds() || asked.contains(l.id());
+        let known: BTreeMap<&LeaseId, &Arc<LentLease>> =
+            stand.book().leases_of(&borrower).filter(mine).map(|l| (l.id(), l)).collect();
+        let unknown = asked.iter().filter(|id| !known.contains_key(id)).map(|lease| LeaseStatus {
+            lease: lease.clone(),
+            state: None,
+            expires_in_ms: 0,
+            recall_in_ms: None,
+            instances_ready: 0,
+            instances_starting: 0,
+            trouble: None,
+            generation: 0,
+            usage: Default::default(),
+        });
+        known.values().map(|l| running.status(node, l, now)).chain(unknown).collect()
+    })
 }
 
-fn status(node: &Node, lent: &LentLease, generation: u64, now: Now) -> LeaseStatus {
-    let owner = object::owner_of_lease(lent.id());
-    let instances = node.instances.lock();
-    let own = || instances.iter().filter(|i| i.owner == owner);
-    let trouble = own().find_map(|i| match &i.state {
-        InstanceState::Failed { why } | InstanceState::BackingOff { why, .. } | InstanceState::Unready { why } => {
-            Some(why.clone())
+/// What runs of the lent leases.
+struct Running {
+    /// By owner: how many are starting, and why one is not well.
+    instances: BTreeMap<String, (u32, Option<String>)>,
+    generations: BTreeMap<LeaseId, u64>,
+}
+
+impl Running {
+    fn of(node: &Node) -> Self {
+        let mut instances: BTreeMap<String, (u32, Option<String>)> = BTreeMap::new();
+        for i in node.instances.lock().iter() {
+            let (starting, trouble) = instances.entry(i.owner.clone()).or_default();
+            match &i.state {
+                InstanceState::Starting => *starting += 1,
+                InstanceState::Failed { why }
+                | InstanceState::BackingOff { why, .. }
+                | InstanceState::Unready { why } => {
+                    trouble.get_or_insert_with(|| why.clone());
+                }
+                _ => {}
+            }
         }
-        _ => None,
-    });
-    LeaseStatus {
-        lease: lent.id().clone(),
-        state: Some(lent.state.clone()),
-        expires_in_ms: lent.expires_at.since(now.boot),
-        recall_in_ms: match &lent.state {
-            LentState::Recalled { deadline, .. } => Some(deadline.since(now.boot)),
-            _ => None,
-        },
-        // Ready for the borrower is what this cloud's gateway already sends requests to: an earlier word would bring it refusals.
-        instances_ready: node.routes.serving(lent.id()),
-        instances_starting: own().filter(|i| i.state == InstanceState::Starting).count() as u32,
-        trouble,
-        generation,
-        usage: lent.usage,
+        let applications = node.items::<LentApplication>(LENT_APPLICATION);
+        let generations = applications.iter().map(|a| (a.lease.clone(), a.sent.generation)).collect();
+        Self { instances, generations }
+    }
+
+    fn status(&self, node: &Node, lent: &LentLease, now: Now) -> LeaseStatus {
+        let (instances_starting, trouble) = self.instances.get(lent.id().as_str()).cloned().unwrap_or_default();
+        LeaseStatus {
+            lease: lent.id().clone(),
+            state: Some(lent.state.clone()),
+            expires_in_ms: lent.expires_at.since(now.boot),
+            recall_in_ms: match &lent.state {
+                LentState::Recalled { deadline, .. } => Some(deadline.since(now.boot)),
+                _ => None,
+            },
+            // Ready for the borrower is what this cloud's gateway already sends requests to: an earlier word would bring it
+            // refusals.
+            instances_ready: node.routes.serving(lent.id()),
+            instances_starting,
+            trouble,
+            generation: self.generations.get(lent.id()).copied().unwrap_or(0),
+            usage: lent.usage,
+        }
     }
 }
 
 pub async fn recall(node: &Node, who: &Principal, id: LeaseId, why: String) -> Result<LentLease, Problem> {
     let who = who.to_string();
+    let lents = node.lents.clone();
     node.transact(move |tx| {
         let now = clock::now();
-        let Some(lent) = tx.get::<LentLease>(LENT, id.as_str())? else {
+        let Some(lent) = lents.lease(tx, &id)? else {
             return Err(Problem::not_found("lent lease", &id).into());
         };
-        let recalled = ledger::recall(&lent.body, &why, now).map_err(refused)?;
+        let recalled = ledger::recall(&lent, &why, now).map_err(refused)?;
         record(tx, Transition::Lease(Box::new(recalled.clone())))?;
         tx.journal(
-            Note::new("lease_recalled", "lease", &id)
-                .caused_by(&lent.body.lease.service)
-                .because(why)
-                .entry(&who, now.wall),
+            Note::new("lease_recalled", "lease", &id).caused_by(&lent.lease.service).because(why).entry(&who, now.wall),
         )?;
         Ok(recalled)
     })
@@ -307,7 +317,7 @@ pub async fn recall(node: &Node, who: &Principal, id: LeaseId, why: String) -> R
 }
 
 /// The lease of a member's request, if it may still be used.
-pub fn usable(node: &Node, borrower: &CloudName, id: &LeaseId) -> Result<LentLease, Problem> {
+pub fn usable(node: &Node, borrower: &CloudName, id: &LeaseId) -> Result<Arc<LentLease>, Problem> {
     let lent = owned(node, borrower, id)?;
     match lent.usable() && lent.expires_at > clock::boot() {
         true => Ok(lent),
@@ -315,8 +325,8 @@ pub fn usable(node: &Node, borrower: &CloudName, id: &LeaseId) -> Result<LentLea
     }
 }
 
-pub fn owned(node: &Node, borrower: &CloudName, id: &LeaseId) -> Result<LentLease, Problem> {
-    let lent = node.get::<LentLease>(LENT, id.as_str()).ok_or_else(|| Problem::not_found("lent lease", id))?;
+pub fn owned(node: &Node, borrower: &CloudName, id: &LeaseId) -> Result<Arc<LentLease>, Problem> {
+    let lent = lent(node, id).ok_or_else(|| Problem::not_found("lent lease", id))?;
     if &lent.lease.borrower != borrower {
         return Err(Problem::new(403, Code::NotYours.as_str(), Fault::Input, format!("{id} belongs to another cloud")));
     }
@@ -359,9 +369,10 @@ pub async fn set_application(
 
 /// The borrower is done: it is emptied from now on.
 pub async fn release(node: &Node, borrower: CloudName, id: LeaseId) -> Result<LentLease, Problem> {
+    let lents = node.lents.clone();
     node.transact(move |tx| {
         let now = clock::now();
-        let Some(lent) = tx.get::<LentLease>(LENT, id.as_str())?.map(|l| l.body) else {
+        let Some(lent) = lents.lease(tx, &id)? else {
             return Err(Problem::not_found("lent lease", &id).into());
         };
         if lent.lease.borrower != borrower {
@@ -384,7 +395,7 @@ pub async fn release(node: &Node, borrower: CloudName, id: LeaseId) -> Result<Le
 /// After a reboot: boot times in the records are void, so everything that was lent is over.
 pub fn forfeit(tx: &mut Tx<'_>) -> Result<(), TxError> {
     let now = clock::now();
-    for transition in ledger::after_reboot(&book(tx)?, now) {
+    for transition in ledger::after_reboot(Stand::of_tx(tx)?.book(), now) {
         record(tx, transition)?;
     }
     Ok(())
