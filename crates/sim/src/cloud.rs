@@ -1,0 +1,275 @@
+//! One simulated host: what outlives a daemon (disk, engine, gateway, clock), and the daemon's lives on it.
+//!
+//! Always holds: a daemon is started as the product starts it, on this ground; what a crash leaves is what was committed.
+
+use crate::engine::TimedEngine;
+use crate::gateway::{Port, SimGateway, Witness};
+use crate::life::{HostClock, Life};
+use crate::mutant::Mutant;
+use crate::net::{Listener, Net, NetWire};
+use crate::story::Story;
+use anyhow::Context;
+use pumasi_api::{Principal, Role};
+use pumasi_engine::{SimApp, SimEngine};
+use pumasi_node::ground::Ground;
+use pumasi_node::object::{SERVICE, ServiceRecord};
+use pumasi_node::world::within;
+use pumasi_node::{Config, Node, api, bundles, serve};
+use pumasi_store::sim::{CommitInfo, Hooks, MemoryDisk, Snapshot, Verdict};
+use pumasi_store::{Expect, Options, Store};
+use pumasi_terms::service::{BundleRef, Service};
+use pumasi_terms::{CloudName, Epoch};
+use pumasi_transfer::{ChunkCache, ScanLimits, TreeChunks, encode_pack};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+/// Changes that a watch may come back for.
+const LOG_CHANGES_MAX: usize = 500;
+
+/// What the world hears of a host, at once.
+pub trait Observer: Send + Sync {
+    fn committed(&self, cloud: &CloudName, info: &CommitInfo);
+}
+
+struct Running {
+    life: Arc<Life>,
+    node: Arc<Node>,
+    _stop: watch::Sender<bool>,
+}
+
+pub struct Host {
+    pub name: CloudName,
+    pub dir: PathBuf,
+    pub clock: Arc<HostClock>,
+    pub engine: Arc<TimedEngine>,
+    pub gateway: Arc<SimGateway>,
+    pub disk: MemoryDisk,
+    config: Config,
+    net: Arc<Net>,
+    story: Arc<Story>,
+    observer: Arc<dyn Observer>,
+    mutant: Option<Mutant>,
+    seed: u64,
+    lives: AtomicU64,
+    running: Mutex<Option<Running>>,
+    /// Commits until it dies of one; negative: it does not.
+    fuse: AtomicI64,
+    /// Hosts whose daemon died of a commit.
+    died: mpsc::UnboundedSender<CloudName>,
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Host({})", self.name)
+    }
+}
+
+/// What all hosts of a world share.
+#[derive(Clone)]
+pub struct Common {
+    pub seed: u64,
+    pub begin: Instant,
+    pub dir: PathBuf,
+    pub net: Arc<Net>,
+    pub story: Arc<Story>,
+    pub observer: Arc<dyn Observer>,
+    pub witness: Arc<dyn Witness>,
+    pub mutant: Option<Mutant>,
+    pub died: mpsc::UnboundedSender<CloudName>,
+}
+
+impl Host {
+    pub fn new(common: &Common, name: CloudName, config: Config, clock: HostClock) -> Arc<Self> {
+        let clock = Arc::new(clock);
+        let sim = SimEngine::new();
+        sim.teach("shop", SimApp { ready_after_ms: 300, stops_in_ms: Some(50), ..SimApp::default() });
+        let engine = Arc::new(TimedEngine::new(common.begin, sim, common.mutant));
+        let own = name.as_str().bytes().fold(common.seed, |s, b| s.wrapping_mul(31).wrapping_add(u64::from(b)));
+        let (net, witness) = (common.net.clone(), common.witness.clone());
+        let gateway =
+            SimGateway::new(name.clone(), own ^ 0x9a7e, clock.clone(), net, engine.clone(), witness, common.mutant);
+        Arc::new(Self {
+            dir: common.dir.join(name.as_str()),
+            disk: MemoryDisk::new(name.as_str()),
+            name,
+            clock,
+            engine,
+            gateway,
+            config,
+            net: common.net.clone(),
+            story: common.story.clone(),
+            observer: common.observer.clone(),
+            mutant: common.mutant,
+            seed: own,
+            lives: AtomicU64::new(0),
+            running: Mutex::new(None),
+            fuse: AtomicI64::new(-1),
+            died: common.died.clone(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn tell(&self, what: impl Into<String>) {
+        self.story.tell(self.clock.true_ms(), self.name.as_str(), what);
+    }
+
+    pub fn node(&self) -> Option<Arc<Node>> {
+        self.lock().as_ref().map(|r| r.node.clone())
+    }
+
+    pub fn lives(&self) -> u64 {
+        self.lives.load(Ordering::Relaxed)
+    }
+
+    /// It dies right after so many more commits.
+    pub fn light_fuse(&self, commits: u32) {
+        self.fuse.store(i64::from(commits), Ordering::Relaxed);
+    }
+
+    fn hooks(self: &Arc<Self>, life: &Arc<Life>) -> Hooks {
+        let (host, life) = (Arc::downgrade(self), Arc::downgrade(life));
+        let on_commit = move |info: &CommitInfo| {
+            let Some(host) = Weak::upgrade(&host) else { return Verdict::GoOn };
+            host.observer.committed(&host.name, info);
+            if host.fuse.load(Ordering::Relaxed) > 0 && host.fuse.fetch_sub(1, Ordering::Relaxed) == 1 {
+                let what = info.changes.last().map_or_else(String::new, |c| format!(" of {} {}", c.kind, c.name));
+                host.tell(format!("killed right after its commit{what}"));
+                host.net.listen(&host.name, None);
+                if let Some(life) = life.upgrade() {
+                    life.end();
+                }
+                let _ = host.died.send(host.name.clone());
+                return Verdict::Crash;
+            }
+            Verdict::GoOn
+        };
+        let (mut hooks, mutant) = (Hooks { on_commit: Some(Arc::new(on_commit)), ..Hooks::default() }, self.mutant);
+        if let Some(mutant) = mutant {
+            hooks.on_put = Some(Arc::new(move |kind, name, value| mutant.on_put(kind, name, value)));
+            hooks.on_delete = Some(Arc::new(move |kind, _| mutant.on_delete(kind)));
+        }
+        hooks
+    }
+
+    /// Starts a daemon on whatever is there.
+    pub async fn start(self: &Arc<Self>) -> anyhow::Result<()> {
+        let number = self.lives.fetch_add(1, Ordering::Relaxed);
+        let life = Life::new(self.clock.clone(), self.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let hooks = self.hooks(&life);
+        let (stop, stopping) = watch::channel(false);
+        let clock = self.clock.clone();
+        let options = Options {
+            clock: Arc::new(move || clock.now().wall),
+            log_changes_max: LOG_CHANGES_MAX,
+            anchor_interval_ms: 0,
+            ..Options::default()
+        };
+        let entropy = u128::from(self.seed) << 64 | u128::from(number);
+        let store = Store::open_inline(&self.disk, self.clock.now().wall, entropy, options, hooks)?;
+        let ground = Ground {
+            store,
+            engine: self.engine.clone(),
+            gateway: Arc::new(Port(self.gateway.clone())),
+            wire: Some(Arc::new(NetWire(self.net.clone()))),
+        };
+        let config = self.config.clone();
+        let opened = tokio::spawn(within(life.clone(), async move { serve::open(config, ground, stopping).await }));
+        pumasi_node::world::World::spawned(&*life, opened.abort_handle());
+        // It may die of its first commits: then this never answers, and the death is told elsewhere.
+        let node = tokio::select! {
+            biased;
+            opened = opened => opened.context("the daemon's start was cut off")??,
+            () = ended(&life) => anyhow::bail!("killed while it started"),
+        };
+        {
+            let node = node.clone();
+            within(life.clone(), async move { drop(serve::work(&node)) }).await;
+        }
+        let router = api::router(node.clone(), axum::Router::new());
+        self.net.listen(&self.name, Some(Listener { life: life.clone(), router }));
+        self.tell(format!("daemon started, life {}", number + 1));
+        *self.lock() = Some(Running { life, node, _stop: stop });
+        Ok(())
+    }
+
+    /// kill -9.
+    pub fn kill(&self) {
+        let Some(running) = self.lock().take() else { return };
+        self.net.listen(&self.name, None);
+        self.disk.kill();
+        running.life.bury();
+        self.tell("daemon killed");
+    }
+
+    /// What is left of a daemon that died of its own commit.
+    pub fn bury(&self) {
+        if let Some(running) = self.lock().take() {
+            running.life.bury();
+        }
+    }
+
+    /// Power off and on: instances and gateway go with it.
+    pub fn power_cut(&self) {
+        self.kill();
+        self.engine.catch_up().restart_host();
+        self.clock.reboot();
+        self.gateway.reboot();
+        self.tell("the host lost power");
+    }
+
+    pub fn snapshot(&self) -> anyhow::Result<Snapshot> {
+        Ok(self.disk.snapshot()?)
+    }
+
+    /// Deploys a service as an operator does, its bundle from `from`.
+    pub async fn deploy(&self, mut service: Service, from: &Path) -> anyhow::Result<()> {
+        let (node, life) = {
+            let running = self.lock();
+            let running = running.as_ref().context("no daemon runs")?;
+            (running.node.clone(), running.life.clone())
+        };
+        let from = from.to_owned();
+        within(life, async move {
+            let tree = pumasi_transfer::scan(&from, &mut ChunkCache::default(), ScanLimits::default())?;
+            let bundles = bundles::of(&node);
+            let missing = bundles.missing(&tree)?;
+            bundles.receive(&encode_pack(&TreeChunks::new(from, &tree), &missing)?)?;
+            service.spec.application.bundle = BundleRef::Digest(bundles.complete(&tree)?.bundle);
+            let record = ServiceRecord { document: service, generation: 1, epoch: Epoch(1), deleting: false };
+            let name = record.name().clone();
+            node.transact(move |tx| Ok(tx.put(SERVICE, name.as_str(), &record, Expect::Any).map(|_| ())?)).await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Runs an operator's act inside the daemon's world.
+    pub async fn act<T>(&self, f: impl AsyncFnOnce(Arc<Node>) -> T) -> Option<T> {
+        let (node, life) = self.lock().as_ref().map(|r| (r.node.clone(), r.life.clone()))?;
+        let mut done = std::pin::pin!(within(life.clone(), f(node)));
+        tokio::select! {
+            biased;
+            value = &mut done => Some(value),
+            () = ended(&life) => None,
+        }
+    }
+}
+
+async fn ended(life: &Life) {
+    while !pumasi_node::world::World::is_over(life) {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+pub fn operator() -> Principal {
+    match "operator".parse() {
+        Ok(name) => Principal::Person { name, role: Role::Operator },
+        Err(_) => Principal::Daemon,
+    }
+}

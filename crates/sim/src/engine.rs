@@ -1,0 +1,78 @@
+//! A host's engine: the `sim` driver, brought up to the host's time before each answer. It outlives daemons.
+
+use crate::mutant::Mutant;
+use pumasi_engine::BoxFuture;
+use pumasi_engine::{Capabilities, Engine, EngineError, InstanceSpec, InstanceStatus, Remains, SimEngine};
+use pumasi_terms::InstanceId;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use tokio::time::Instant;
+
+#[derive(Debug)]
+pub struct TimedEngine {
+    begin: Instant,
+    at_ms: AtomicU64,
+    pub inner: SimEngine,
+    mutant: Option<Mutant>,
+    /// Instances that a planted bug says are stopped.
+    stopped: Mutex<BTreeSet<InstanceId>>,
+}
+
+impl TimedEngine {
+    pub fn new(begin: Instant, inner: SimEngine, mutant: Option<Mutant>) -> Self {
+        Self { begin, at_ms: AtomicU64::new(0), inner, mutant, stopped: Mutex::default() }
+    }
+
+    fn lent(&self, id: &InstanceId) -> bool {
+        let listed = crate::gateway::now_or_never(self.catch_up().list()).and_then(Result::ok).unwrap_or_default();
+        listed.iter().any(|i| &i.id == id && i.owner.starts_with("lease-"))
+    }
+
+    pub fn catch_up(&self) -> &SimEngine {
+        let now_ms = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let before_ms = self.at_ms.swap(now_ms, Ordering::Relaxed);
+        self.inner.advance(now_ms.saturating_sub(before_ms));
+        &self.inner
+    }
+}
+
+impl Engine for TimedEngine {
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+    fn start(&self, spec: InstanceSpec) -> BoxFuture<'_, Result<(), EngineError>> {
+        self.catch_up().start(spec)
+    }
+    fn list(&self) -> BoxFuture<'_, Result<Vec<InstanceStatus>, EngineError>> {
+        let listed = self.catch_up().list();
+        if self.mutant != Some(Mutant::Zombie) {
+            return listed;
+        }
+        Box::pin(async move {
+            let mut all = listed.await?;
+            let stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
+            all.retain(|i| !stopped.contains(&i.id));
+            Ok(all)
+        })
+    }
+    fn stop<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<(), EngineError>> {
+        if self.mutant == Some(Mutant::Zombie) && self.lent(id) {
+            self.stopped.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
+            return Box::pin(async { Ok(()) });
+        }
+        self.catch_up().stop(id)
+    }
+    fn remove<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<(), EngineError>> {
+        self.catch_up().remove(id)
+    }
+    fn logs<'a>(&'a self, id: &'a InstanceId, tail_bytes: usize) -> BoxFuture<'a, Result<Vec<u8>, EngineError>> {
+        self.catch_up().logs(id, tail_bytes)
+    }
+    fn remains<'a>(&'a self, owner: Option<&'a str>) -> BoxFuture<'a, Result<Remains, EngineError>> {
+        if self.mutant == Some(Mutant::Zombie) && owner.is_some_and(|o| o.starts_with("lease-")) {
+            return Box::pin(async { Ok(Remains::default()) });
+        }
+        self.catch_up().remains(owner)
+    }
+}

@@ -1,0 +1,143 @@
+//! What happens in one run: loads and faults, drawn from the seed.
+
+use crate::net::Weather;
+use crate::traffic::{Load, Phase};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+/// Faults end by then; afterwards everything must come back.
+pub const HEALED_MS: u64 = 22_000;
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Fault {
+    /// kill -9 of a daemon, and its start after so long.
+    Crash {
+        cloud: usize,
+        down_ms: u64,
+    },
+    /// It dies right after so many more commits.
+    Fuse {
+        cloud: usize,
+        commits: u32,
+        down_ms: u64,
+    },
+    PowerCut {
+        cloud: usize,
+        down_ms: u64,
+    },
+    Gateway {
+        cloud: usize,
+    },
+    /// One way, or both.
+    Cut {
+        from: usize,
+        to: usize,
+        both: bool,
+        for_ms: u64,
+    },
+    /// Every lease of this lender is called back.
+    Recall {
+        cloud: usize,
+    },
+    /// One instance's shim is killed.
+    Shim {
+        cloud: usize,
+    },
+    /// The operator stops all automation, and starts it again.
+    Automation {
+        cloud: usize,
+        for_ms: u64,
+    },
+    /// The operator cancels what runs.
+    Cancel {
+        cloud: usize,
+    },
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Script {
+    pub loads: Vec<(usize, Load)>,
+    pub weather: Weather,
+    pub faults: Vec<(u64, Fault)>,
+    /// One-way delays between clouds, ms.
+    pub delays_ms: Vec<(usize, usize, u64)>,
+    /// Clock drift of each host, parts in a million.
+    pub drifts_ppm: Vec<i64>,
+    /// Every run ends its faults and its campaign by then.
+    pub healed_ms: u64,
+}
+
+impl Script {
+    /// A campaign at the first cloud; sometimes one at the second too.
+    pub fn random(seed: u64, clouds: usize) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed ^ 0x7363_7269_7074);
+        let mut script = Self { healed_ms: HEALED_MS, ..Self::default() };
+        for a in 0..clouds {
+            script.drifts_ppm.push(rng.random_range(-100..=100));
+            for b in a + 1..clouds {
+                script.delays_ms.push((a, b, rng.random_range(1..=40)));
+            }
+        }
+        script.loads.push((0, campaign(&mut rng)));
+        if rng.random_bool(0.3) {
+            script.loads.push((1, campaign(&mut rng)));
+        }
+        if rng.random_bool(0.5) {
+            script.weather = Weather {
+                lost: rng.random_range(0..=300),
+                doubled: rng.random_range(0..=500),
+                late: rng.random_range(0..=800),
+                late_ms_max: rng.random_range(10..=2_000),
+            };
+        }
+        for _ in 0..[0, 1, 1, 2, 2, 3, 4, 6][rng.random_range(0..8)] {
+            let at_ms = rng.random_range(1_500..16_000);
+            script.faults.push((at_ms, fault(&mut rng, clouds)));
+        }
+        script.faults.sort_by_key(|(at, _)| *at);
+        script
+    }
+
+    /// Steady load on one cloud, and nothing else.
+    pub fn steady(per_second: f64, for_ms: u64) -> Self {
+        let load = Load(vec![
+            Phase { from_ms: 0, per_second, home_only: 0.1 },
+            Phase { from_ms: for_ms, per_second: 1.0, home_only: 0.1 },
+        ]);
+        Self { loads: vec![(0, load)], healed_ms: for_ms, ..Self::default() }
+    }
+}
+
+fn campaign(rng: &mut StdRng) -> Load {
+    let home_only = rng.random_range(0..=20) as f64 / 100.0;
+    let quiet = rng.random_range(5..=40) as f64;
+    let begin_ms = rng.random_range(1_000..4_000);
+    let end_ms = begin_ms + rng.random_range(3_000..12_000);
+    let mut phases = vec![Phase { from_ms: 0, per_second: quiet, home_only }];
+    phases.push(Phase { from_ms: begin_ms, per_second: rng.random_range(100..=300) as f64, home_only });
+    if rng.random_bool(0.3) {
+        let middle_ms = (begin_ms + end_ms) / 2;
+        phases.push(Phase { from_ms: middle_ms, per_second: rng.random_range(20..=400) as f64, home_only });
+    }
+    phases.push(Phase { from_ms: end_ms, per_second: quiet.min(20.0), home_only });
+    Load(phases)
+}
+
+fn fault(rng: &mut StdRng, clouds: usize) -> Fault {
+    let cloud = rng.random_range(0..clouds);
+    let down_ms = [0, 50, 300, 1_000, 4_000][rng.random_range(0..5)];
+    match rng.random_range(0..12) {
+        0 | 1 => Fault::Crash { cloud, down_ms },
+        2..=5 => Fault::Fuse { cloud, commits: rng.random_range(1..=60), down_ms },
+        6 => Fault::PowerCut { cloud, down_ms },
+        7 => Fault::Gateway { cloud },
+        8 | 9 => {
+            let to = (cloud + rng.random_range(1..clouds)) % clouds;
+            Fault::Cut { from: cloud, to, both: rng.random_bool(0.5), for_ms: rng.random_range(200..5_500) }
+        }
+        10 if rng.random_bool(0.5) => Fault::Shim { cloud },
+        10 => Fault::Recall { cloud: rng.random_range(1..clouds) },
+        _ if rng.random_bool(0.5) => Fault::Cancel { cloud: 0 },
+        _ => Fault::Automation { cloud, for_ms: rng.random_range(200..3_000) },
+    }
+}

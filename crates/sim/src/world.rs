@@ -1,0 +1,388 @@
+//! The world: brings up clouds that trust each other, plays a script on them, and waits until everything came back.
+
+use crate::cloud::{Common, Host, operator};
+use crate::life::HostClock;
+use crate::mutant::Mutant;
+use crate::net::Net;
+use crate::oracle::{Broken, Known, Oracles};
+use crate::script::{Fault, Script};
+use crate::story::Story;
+use anyhow::Context;
+use pumasi_api::message::Automation;
+use pumasi_journey::Phase;
+use pumasi_node::object::{CLOUD, CloudRecord, JOURNEY, LENT, ONLY};
+use pumasi_node::{Config, borrower, lender, pact};
+use pumasi_store::Expect;
+use pumasi_terms::pact::Terms;
+use pumasi_terms::service::Service;
+use pumasi_terms::{CloudName, Resources};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+const TICK_MS: u64 = 100;
+/// After the last fault everything must have come back within this.
+pub const COME_BACK_MS: u64 = 120_000;
+/// What every cloud lends: three instances, and what is left of a fourth.
+const LENDS: Resources = Resources { cpu_millis: 1_600, memory_mib: 448 };
+const HAS: Resources = Resources { cpu_millis: 4_000, memory_mib: 2_048 };
+
+#[derive(Debug, Clone)]
+pub struct Setup {
+    pub seed: u64,
+    pub clouds: usize,
+    pub script: Script,
+    pub mutant: Option<Mutant>,
+}
+
+impl Setup {
+    pub fn random(seed: u64) -> Self {
+        Self { seed, clouds: 3, script: Script::random(seed, 3), mutant: None }
+    }
+}
+
+#[derive(Debug)]
+pub struct Outcome {
+    pub seed: u64,
+    pub broken: Vec<Broken>,
+    pub story: Arc<Story>,
+    pub virtual_ms: u64,
+    pub messages: u64,
+    pub leases: usize,
+    pub journeys: usize,
+    pub lives: u64,
+    /// Of the first cloud's users: answered, and of those by rented instances.
+    pub completed: u64,
+    pub rented: u64,
+}
+
+/// Plays one run on this thread, which must be in no runtime.
+pub fn play(setup: &Setup) -> anyhow::Result<Outcome> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
+    // Memory, where there is: the runs write and erase many small files.
+    let shared = Path::new("/dev/shm");
+    let dir = if shared.is_dir() { tempfile::tempdir_in(shared) } else { tempfile::tempdir() }?;
+    runtime.block_on(run(setup, dir.path()))
+}
+
+fn config(name: &str, at: usize, dir: &Path) -> anyhow::Result<Config> {
+    let text = format!(
+        "version = 1\n[cloud]\nname = \"{name}\"\n[api]\nlisten = \"127.0.0.1:{}\"\n[peer]\nlisten = \"127.0.0.1:{}\"\n[gateway]\npeer_listen = \"127.0.0.1:{}\"\n\
+         [capacity]\ncpu_millis = {}\nmemory_mib = {}\nstorage_bytes = 1073741824\n\
+         [timing]\ntick_ms = 100\nheartbeat_ms = 1000\nlease_ttl_ms = 5000\nhold_ttl_ms = 3000\ncalm_ms = 1500\nship_ms = 200\n",
+        1_000 + at,
+        2_000 + at,
+        3_000 + at,
+        HAS.cpu_millis,
+        HAS.memory_mib,
+    );
+    let mut config = Config::parse(&text, std::iter::empty()).map_err(|e| anyhow::anyhow!("{e:?}"))?;
+    config.cloud.data_dir = dir.join(name);
+    Ok(config)
+}
+
+fn service(name: &str) -> anyhow::Result<Service> {
+    let text = format!(
+        "apiVersion: pumasi/v1\nkind: Service\nmetadata:\n  name: {name}\nspec:\n  hosts: [{name}.example]\n  application:\n    bundle: ./bundle\n    command: [shop]\n\
+         \x20   platform: {{ os: linux, arch: {} }}\n    resources: {{ cpu_millis: 500, memory_mib: 128 }}\n    readiness: {{ path: /, interval_ms: 50 }}\n    stop_grace_ms: 500\n\
+         \x20 instances: {{ home: 1 }}\n  borrowing: {{ mode: automatic, instances_max: 6 }}\n",
+        std::env::consts::ARCH
+    );
+    let services = pumasi_terms::manifest::services("service.yaml", &text).context("the simulator's own manifest")?;
+    services.into_iter().next().context("no service in it")
+}
+
+struct World {
+    hosts: Vec<Arc<Host>>,
+    net: Arc<Net>,
+    oracles: Arc<Oracles>,
+    begin: Instant,
+}
+
+async fn run(setup: &Setup, dir: &Path) -> anyhow::Result<Outcome> {
+    let begin = Instant::now();
+    let story = Arc::new(Story::default());
+    let net = Net::new(setup.seed, begin, story.clone(), setup.mutant);
+    let oracles = Arc::new(Oracles::default());
+    let (died, mut deaths) = mpsc::unbounded_channel();
+    let common = Common {
+        seed: setup.seed,
+        begin,
+        dir: dir.to_owned(),
+        net: net.clone(),
+        story: story.clone(),
+        observer: oracles.clone(),
+        witness: oracles.clone(),
+        mutant: setup.mutant,
+        died,
+    };
+    let mut hosts = Vec::new();
+    for at in 0..setup.clouds {
+        let name = format!("city-{}", char::from(b'a' + at as u8));
+        let drift = setup.script.drifts_ppm.get(at).copied().unwrap_or(0);
+        let clock = HostClock::new(begin, 1_000_000 * (at as u64 + 1), drift, at as i64 * 300);
+        hosts.push(Host::new(&common, CloudName::parse(&name)?, config(&name, at, dir)?, clock));
+    }
+    let gateways: BTreeMap<_, _> = hosts.iter().map(|h| (h.name.clone(), h.gateway.clone())).collect();
+    hosts.iter().for_each(|h| h.gateway.meet(gateways.clone()));
+    let terms = Terms { lends: LENDS, ..Terms::default() };
+    let known =
+        hosts.iter().map(|h| (h.name.clone(), Known { clock: h.clock.clone(), terms: terms.clone(), physical: HAS }));
+    oracles.know(known.collect());
+    oracles.lock().faultless = setup.script.faults.is_empty() && setup.script.weather.lost == 0;
+    for (a, b, ms) in &setup.script.delays_ms {
+        net.set_delay(&hosts[*a].name, &hosts[*b].name, *ms);
+    }
+    let world = World { hosts, net, oracles, begin };
+    // The gateways' clock runs from the beginning, whatever becomes of the daemons.
+    let ticking: Vec<_> = world.hosts.iter().map(|h| h.gateway.clone()).collect();
+    let ticker = tokio::spawn(async move {
+        let mut every = tokio::time::interval(Duration::from_millis(TICK_MS));
+        loop {
+            every.tick().await;
+            ticking.iter().for_each(|g| g.tick());
+        }
+    });
+    world.found(dir, &terms).await?;
+    let origin_ms = world.now_ms();
+    for (cloud, load) in &setup.script.loads {
+        let mut load = load.clone();
+        load.0.iter_mut().for_each(|p| p.from_ms += origin_ms);
+        world.hosts[*cloud].gateway.set_load(format!("shop-{cloud}").parse()?, load);
+    }
+    world.net.set_weather(setup.script.weather);
+    let mut todo = setup.script.faults.iter().map(|(at, f)| (origin_ms + at, f.clone())).collect::<Vec<_>>();
+    todo.reverse();
+    let mut later: Vec<(u64, After)> = Vec::new();
+    let mut fuses: BTreeMap<CloudName, u64> = BTreeMap::new();
+    let healed_ms = origin_ms + setup.script.healed_ms;
+    let mut healed = false;
+    loop {
+        tokio::time::sleep(Duration::from_millis(TICK_MS)).await;
+        let now_ms = world.now_ms();
+        while let Ok(name) = deaths.try_recv() {
+            if let Some(at) = world.hosts.iter().position(|h| h.name == name) {
+                world.hosts[at].bury();
+                later.push((now_ms + fuses.get(&name).copied().unwrap_or(100), After::Start(at)));
+            }
+        }
+        while todo.last().is_some_and(|(at, _)| *at <= now_ms) {
+            if let Some((_, fault)) = todo.pop() {
+                if let Fault::Fuse { cloud, down_ms, .. } = &fault {
+                    fuses.insert(world.hosts[*cloud].name.clone(), *down_ms);
+                }
+                world.strike(&fault, now_ms, &mut later).await;
+            }
+        }
+        if !healed && now_ms >= healed_ms {
+            healed = true;
+            world.heal();
+        }
+        let (due, rest): (Vec<_>, Vec<_>) = later.drain(..).partition(|(at, _)| *at <= now_ms);
+        later = rest;
+        for (_, what) in due {
+            world.after(what, now_ms, &mut later).await;
+        }
+        world.oracles.look(now_ms, &world.hosts);
+        if !world.oracles.lock().broken.is_empty() {
+            break;
+        }
+        if healed && later.is_empty() {
+            let quiet = world.oracles.unfinished(now_ms, &world.hosts).is_none();
+            if quiet || now_ms > healed_ms + COME_BACK_MS {
+                world.oracles.at_end(now_ms, &world.hosts);
+                break;
+            }
+        }
+    }
+    ticker.abort();
+    if std::env::var("DBG").is_ok() {
+        for h in &world.hosts {
+            eprintln!(
+                "{} {:?} {:?}",
+                h.name,
+                h.gateway.totals(),
+                h.node().map(|n| n
+                    .sensing
+                    .latest()
+                    .into_iter()
+                    .map(|(k, (o, t))| format!("{k} {o:?} {t}"))
+                    .collect::<Vec<_>>())
+            );
+        }
+        eprintln!("{:?}", setup.script);
+    }
+    let totals = world.hosts[0].gateway.totals();
+    let lives = world.hosts.iter().map(|h| h.lives()).sum();
+    let virtual_ms = world.now_ms();
+    for host in &world.hosts {
+        host.kill();
+    }
+    let mut seen = world.oracles.lock();
+    for broken in &seen.broken {
+        story.tell(broken.at_ms, "ORACLE", format!("{}: {}", broken.oracle, broken.what));
+    }
+    Ok(Outcome {
+        seed: setup.seed,
+        broken: std::mem::take(&mut seen.broken),
+        story,
+        virtual_ms,
+        messages: world.net.messages(),
+        leases: seen.leases.len(),
+        journeys: seen.journeys.len(),
+        lives,
+        completed: totals.completed,
+        rented: totals.rented,
+    })
+}
+
+/// What a fault leaves to be done.
+enum After {
+    Start(usize),
+    Mend { from: usize, to: usize, both: bool },
+    Automate(usize),
+}
+
+impl World {
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// One pact, and a service at each cloud.
+    async fn found(&self, dir: &Path, terms: &Terms) -> anyhow::Result<()> {
+        let bundle = dir.join("bundle");
+        std::fs::create_dir_all(&bundle)?;
+        std::fs::write(bundle.join("shop"), "what runs is made up; what travels is real\n".repeat(40))?;
+        for host in &self.hosts {
+            host.start().await.with_context(|| format!("starting {}", host.name))?;
+        }
+        let (first, others) = self.hosts.split_first().context("no cloud")?;
+        let t = terms.clone();
+        let founded = first.act(async move |node| pact::found(&node, &operator(), "EUR".into(), t).await).await;
+        founded.context("it died")??;
+        for other in others {
+            let name = other.name.clone();
+            let invited = first.act(async move |node| pact::invite(&node, &operator(), name, 60_000).await).await;
+            let token = invited.context("it died")??.invitation;
+            let t = terms.clone();
+            let joined = other.act(async move |node| pact::join(&node, &operator(), &token, t).await).await;
+            joined.context("it died")??;
+        }
+        for (at, host) in self.hosts.iter().enumerate() {
+            host.deploy(service(&format!("shop-{at}"))?, &bundle).await?;
+        }
+        // Until everybody has heard of everybody's offer.
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        Ok(())
+    }
+
+    async fn strike(&self, fault: &Fault, now_ms: u64, later: &mut Vec<(u64, After)>) {
+        match fault {
+            Fault::Crash { cloud, down_ms } => {
+                self.hosts[*cloud].kill();
+                later.push((now_ms + down_ms, After::Start(*cloud)));
+            }
+            Fault::Fuse { cloud, commits, .. } => self.hosts[*cloud].light_fuse(*commits),
+            Fault::PowerCut { cloud, down_ms } => {
+                self.hosts[*cloud].power_cut();
+                later.push((now_ms + down_ms, After::Start(*cloud)));
+            }
+            Fault::Gateway { cloud } => {
+                self.hosts[*cloud].gateway.crash();
+                self.hosts[*cloud].tell("gateway killed and started again");
+            }
+            Fault::Cut { from, to, both, for_ms } => {
+                let (a, b) = (&self.hosts[*from], &self.hosts[*to]);
+                self.net.cut(&a.name, &b.name, true);
+                if *both {
+                    self.net.cut(&b.name, &a.name, true);
+                }
+                a.tell(format!("the link to {} is cut{}", b.name, if *both { ", both ways" } else { "" }));
+                later.push((now_ms + for_ms, After::Mend { from: *from, to: *to, both: *both }));
+            }
+            Fault::Recall { cloud } => {
+                let acted = self.hosts[*cloud].act(async |node| {
+                    for lent in node.list::<pumasi_lease::LentLease>(LENT).iter().filter(|l| l.binds()) {
+                        let _ = lender::recall(&node, &operator(), lent.id().clone(), "needed here".into()).await;
+                    }
+                });
+                acted.await;
+                self.hosts[*cloud].tell("the operator recalls what is lent");
+            }
+            Fault::Shim { cloud } => {
+                let host = &self.hosts[*cloud];
+                let listed = crate::gateway::now_or_never(pumasi_engine::Engine::list(host.engine.catch_up()));
+                if let Some(instance) = listed.and_then(Result::ok).and_then(|l| l.into_iter().next()) {
+                    host.engine.catch_up().kill_shim(&instance.id);
+                    host.tell(format!("the shim of {} is killed", instance.id));
+                }
+            }
+            Fault::Automation { cloud, for_ms } => {
+                self.automation(*cloud, true).await;
+                later.push((now_ms + for_ms, After::Automate(*cloud)));
+            }
+            Fault::Cancel { cloud } => {
+                let acted = self.hosts[*cloud].act(async |node| {
+                    let open = node.list::<pumasi_journey::Journey>(JOURNEY).into_iter();
+                    for journey in open.filter(|j| !matches!(j.phase, Phase::Closed { .. })) {
+                        let _ = borrower::cancel(&node, "operator", &journey.id, "not now").await;
+                    }
+                });
+                acted.await;
+                self.hosts[*cloud].tell("the operator cancels what runs");
+            }
+        }
+    }
+
+    async fn automation(&self, cloud: usize, stopped: bool) {
+        let done = self.hosts[cloud].act(async move |node| {
+            node.transact(move |tx| {
+                if let Some(stored) = tx.get::<CloudRecord>(CLOUD, ONLY)? {
+                    let automation = Automation { stopped, why: "a test of nerves".into() };
+                    tx.put(CLOUD, ONLY, &CloudRecord { automation, ..stored.body }, Expect::Any)?;
+                }
+                Ok(())
+            })
+            .await
+        });
+        done.await;
+        self.hosts[cloud].tell(if stopped { "automation is stopped" } else { "automation goes on" });
+    }
+
+    async fn after(&self, what: After, now_ms: u64, later: &mut Vec<(u64, After)>) {
+        match what {
+            After::Start(at) => {
+                let host = &self.hosts[at];
+                if host.node().is_none()
+                    && let Err(e) = host.start().await
+                {
+                    host.tell(format!("did not start: {e:#}"));
+                    later.push((now_ms + 500, After::Start(at)));
+                }
+            }
+            After::Mend { from, to, both } => {
+                let (a, b) = (&self.hosts[from], &self.hosts[to]);
+                self.net.cut(&a.name, &b.name, false);
+                if both {
+                    self.net.cut(&b.name, &a.name, false);
+                }
+                a.tell(format!("the link to {} is whole again", b.name));
+            }
+            After::Automate(at) if self.hosts[at].node().is_some() => self.automation(at, false).await,
+            After::Automate(at) => later.push((now_ms + 500, After::Automate(at))),
+        }
+    }
+
+    fn heal(&self) {
+        self.net.set_weather(Default::default());
+        for a in &self.hosts {
+            a.light_fuse(0);
+            for b in &self.hosts {
+                self.net.cut(&a.name, &b.name, false);
+            }
+        }
+    }
+}
