@@ -119,7 +119,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         64 * MIB,
         "Complete the first copy of a dataset, or a new state of its files",
     ),
-    on(Post, "/v1/leases/{id}/datasets/{name}/batches", PEERS, 256 * MIB, "Bring a copy forward by changed pages"),
+    on(Post, "/v1/leases/{id}/datasets/{name}/batches", PEERS, 256 * MIB, "Bring a copy forward by changed pages or files"),
     on(Get, "/v1/leases/{id}/logs", PEERS, 0, "The last lines of the instances there"),
     on(Post, "/v1/leases/{id}/release", PEERS, 4 * KIB, "Give a lease back; the answer proves how much is left"),
     on(Post, "/v1/leases/{id}/settlement", PEERS, 256 * KIB, "Compare the ledgers and sign"),

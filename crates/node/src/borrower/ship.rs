@@ -28,6 +28,8 @@ use tokio::task::JoinHandle;
 const FAILURES_TOLD: u32 = 3;
 const RETRY_MS: u64 = 200;
 const SEND_TIMEOUT: Duration = Duration::from_secs(60);
+/// An update longer than this that did not get through is not tried again: packs get through where the link is slow.
+const UPDATE_RETRIED_BYTES_MAX: usize = 4 << 20;
 
 #[derive(Debug, Default)]
 pub struct Shipping {
@@ -171,11 +173,7 @@ impl Ship {
             (DatasetKind::Sqlite, Some(file)) => {
                 Source::Sqlite(Box::new(SqliteSource::open(dir.join(file), generation, SourceOptions::default())))
             }
-            _ => Source::Files(Box::new(FilesSource::new(
-                dir,
-                generation,
-                ScanLimits { bytes_max: self.set.bytes_max, ..ScanLimits::default() },
-            ))),
+            _ => Source::Files(self.files_source()),
         };
         let mut failures = 0u32;
         let mut late = false;
@@ -252,24 +250,13 @@ impl Ship {
                     (files, sample)
                 })
                 .await;
-                let Ok((mut files, sample)) = looked else {
-                    let dir = data_dir(&self.node, self.service.name(), &self.set.name);
-                    return (
-                        Source::Files(Box::new(FilesSource::new(dir, self.node.boot_count, ScanLimits::default()))),
-                        Err("looking at the files was cut off".into()),
-                    );
+                let Ok((files, sample)) = looked else {
+                    return (Source::Files(self.files_source()), Err("looking at the files was cut off".into()));
                 };
-                let result = match sample {
-                    Ok(Sample::Unchanged { as_of }) => Ok(Shipped::Still { as_of }),
-                    Ok(Sample::Changed { as_of, tree }) => {
-                        let chunks = Arc::new(files.chunks(&tree));
-                        let sent = self.send_tree(tree, chunks, as_of).await;
-                        if sent.is_err() {
-                            files.forget_shipped();
-                        }
-                        sent
-                    }
-                    Err(e) => Err(e.to_string()),
+                let (files, result) = match sample {
+                    Ok(Sample::Unchanged { as_of }) => (files, Ok(Shipped::Still { as_of })),
+                    Ok(Sample::Changed { as_of, tree }) => self.send_files(files, tree, as_of).await,
+                    Err(e) => (files, Err(e.to_string())),
                 };
                 (Source::Files(files), result)
             }
@@ -278,6 +265,51 @@ impl Ship {
                 (Source::Sqlite(source), result)
             }
         }
+    }
+
+    fn files_source(&self) -> Box<FilesSource> {
+        let dir = data_dir(&self.node, self.service.name(), &self.set.name);
+        let limits = ScanLimits { bytes_max: self.set.bytes_max, ..ScanLimits::default() };
+        Box::new(FilesSource::new(dir, self.node.boot_count, limits))
+    }
+
+    /// What changed since the state that the lender acknowledged; all of it where the lender holds another.
+    async fn send_files(
+        &self,
+        files: Box<FilesSource>,
+        tree: TreeManifest,
+        as_of: Watermark,
+    ) -> (Box<FilesSource>, Result<Shipped, String>) {
+        let made = crate::world::blocking(move || {
+            let update = files.update(&tree, as_of);
+            (files, tree, update)
+        })
+        .await;
+        let Ok((mut files, tree, update)) = made else {
+            return (self.files_source(), Err("reading what changed was cut off".into()));
+        };
+        let large = matches!(&update, Ok(Some(update)) if update.len() > UPDATE_RETRIED_BYTES_MAX);
+        let sent = match update {
+            Ok(Some(update)) => match self.send_changes(update).await {
+                // A lender of an earlier version takes an update for a garbled batch of pages.
+                Err(e) if e.problem().is_some_and(|p| matches!(p.code.as_str(), "needs_base" | "bad_batch")) => {
+                    self.send_tree(tree.clone(), Arc::new(files.chunks(&tree)), as_of).await
+                }
+                sent => sent.map_err(|e| e.to_string()),
+            },
+            Ok(None) => self.send_tree(tree.clone(), Arc::new(files.chunks(&tree)), as_of).await,
+            Err(e) => Err(e.to_string()),
+        };
+        match sent {
+            Ok(_) => files.acknowledged(Some(tree)),
+            Err(_) => {
+                files.forget_shipped();
+                if large {
+                    files.acknowledged(None);
+                }
+            }
+        }
+        (files, sent)
     }
 
     async fn step_database(&self, mut source: Box<SqliteSource>) -> (Box<SqliteSource>, Result<Shipped, String>) {
@@ -376,7 +408,12 @@ impl Ship {
 
     async fn send_batch(&self, batch: &PageBatch) -> Result<Shipped, CallError> {
         let garbled = |problem: String| CallError::Garbled { url: self.lender.to_string(), problem };
-        let bytes = batch.encode().map_err(|e| garbled(e.to_string()))?;
+        self.send_changes(batch.encode().map_err(|e| garbled(e.to_string()))?).await
+    }
+
+    /// A batch of pages or an update of files.
+    async fn send_changes(&self, bytes: Vec<u8>) -> Result<Shipped, CallError> {
+        let garbled = |problem: String| CallError::Garbled { url: self.lender.to_string(), problem };
         let path = format!("/v1/leases/{}/datasets/{}/batches", self.lease, self.set.name);
         let state: CopyState = self.client().map_err(garbled)?.send_bytes("POST", &path, Bytes::from(bytes)).await?;
         Ok(Shipped::At(Watermark { generation: state.position.generation, as_of_ms: state.position.as_of_ms }))

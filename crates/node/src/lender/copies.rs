@@ -12,7 +12,10 @@ use pumasi_route::table::Position;
 use pumasi_terms::service::DatasetKind;
 use pumasi_terms::{DatasetName, Digest, LeaseId};
 use pumasi_transfer::sqlite::{PageBatch, ReplicaError, ReplicaOptions, SqliteReplica};
-use pumasi_transfer::{Access, ChunkStore, FilesReplica, Options, TreeManifest, Watermark, build, receive_pack};
+use pumasi_transfer::{
+    Access, ChunkStore, FilesError, FilesReplica, MaterialiseError, Options, TreeManifest, Watermark, build,
+    receive_pack,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -215,6 +218,9 @@ impl Copies {
     }
 
     pub fn batch(&self, lent: &LentLease, dir: &Path, set: &SentDataset, bytes: &[u8]) -> Result<CopyState, Problem> {
+        if set.kind == DatasetKind::Files {
+            return self.held(lent, dir)?.lock().bring_forward(set, bytes);
+        }
         let batch = PageBatch::decode(bytes).map_err(|e| peer("bad_batch", e.to_string()))?;
         let held = self.held(lent, dir)?;
         let mut held = held.lock();
@@ -238,7 +244,33 @@ fn replica_problem(e: ReplicaError) -> Problem {
     }
 }
 
+fn files_problem(e: FilesError) -> Problem {
+    match &e {
+        FilesError::Older { .. } => Problem::new(409, "older_position", Fault::Peer, e.to_string()),
+        FilesError::State { .. } | FilesError::Materialise(MaterialiseError::Io { .. }) => {
+            Problem::new(500, "copy_failed", Fault::Us, e.to_string())
+        }
+        _ => needs_base(&e.to_string()),
+    }
+}
+
 impl Held {
+    /// Changed files, against what the copy holds.
+    fn bring_forward(&mut self, set: &SentDataset, update: &[u8]) -> Result<CopyState, Problem> {
+        let Some(mut copy) = self.sets.remove(&set.name) else { return Err(needs_base("there is no copy yet")) };
+        let brought = match &mut copy.replica {
+            Replica::Files(replica) => replica.bring_forward(update, &mut self.chunks).map_err(files_problem),
+            _ => Err(needs_base("there is no copy yet")),
+        };
+        let state = brought.map(|at| {
+            copy.position = Some(position(at));
+            CopyState { position: position(at) }
+        });
+        self.tidy(&copy);
+        self.sets.insert(set.name.clone(), copy);
+        state
+    }
+
     /// Chunks that only older states used make room, when there is little.
     fn tidy(&mut self, fresh: &Copy) {
         let usage = self.chunks.usage();
@@ -320,5 +352,54 @@ impl Copy {
         let replica = SqliteReplica::create(tree, chunks, at, &path, options).map_err(replica_problem)?;
         self.replica = Replica::Sqlite(Box::new(replica));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pumasi_terms::Epoch;
+    use pumasi_transfer::{FilesSource, Sample, ScanLimits, encode_pack};
+
+    #[test]
+    fn files_come_forward_by_updates_and_what_does_not_fit_asks_for_the_whole() {
+        let tmp = std::env::temp_dir().join(format!("pumasi-copies-{:032x}", crate::clock::entropy()));
+        let home = tmp.join("home");
+        std::fs::create_dir_all(&home).unwrap();
+        let set = SentDataset { name: "files".parse().unwrap(), kind: DatasetKind::Files, file: None };
+        let chunks = ChunkStore::open(tmp.join("chunks"), 1 << 20).unwrap();
+        let mut held =
+            Held { dir: tmp.clone(), chunks, pending: Vec::new(), sets: BTreeMap::new(), bytes_max: 1 << 20 };
+        let mut source = FilesSource::new(&home, 1, ScanLimits::default());
+        let mut look = |ms: u64, bytes: &[u8]| {
+            std::fs::write(home.join("a"), bytes).unwrap();
+            let Sample::Changed { tree, as_of } = source.sample(|| ms).unwrap() else { panic!("not seen") };
+            let update = source.update(&tree, as_of).unwrap();
+            let digests: Vec<_> = tree.chunks().map(|c| c.digest).collect();
+            let pack = encode_pack(&source.chunks(&tree), &digests).unwrap();
+            source.acknowledged(Some(tree.clone()));
+            (tree, as_of, update, pack)
+        };
+        let (tree, as_of, none, pack) = look(1, &[1; 5000]);
+        assert!(none.is_none());
+        let code = |r: Result<CopyState, Problem>| r.unwrap_err().code;
+        assert_eq!(code(held.bring_forward(&set, b"anything")), "needs_base");
+        receive_pack(&pack[..], &mut held.chunks, &tree.digests()).unwrap();
+        let mut copy = Copy { replica: Replica::Empty, position: None };
+        let sent = SendTree { epoch: Epoch(1), tree, position: position(as_of) };
+        copy.put(&set, &tmp.join("copy"), &held.chunks, 1 << 20, sent).unwrap();
+        held.sets.insert(set.name.clone(), copy);
+        let (_, as_of, update, _) = look(2, &[2; 5000]);
+        let first = update.unwrap();
+        assert_eq!(held.bring_forward(&set, &first).unwrap().position, position(as_of));
+        assert_eq!(std::fs::read(tmp.join("copy/a")).unwrap(), [2; 5000]);
+        // One was lost on the way: the next is for a state that this copy never had.
+        look(3, &[3; 5000]);
+        let (_, _, update, _) = look(4, &[4; 5000]);
+        assert_eq!(code(held.bring_forward(&set, &update.unwrap())), "needs_base");
+        assert_eq!(code(held.bring_forward(&set, b"anything")), "needs_base");
+        assert_eq!(held.sets[&set.name].position, Some(position(as_of)));
+        assert_eq!(std::fs::read(tmp.join("copy/a")).unwrap(), [2; 5000]);
+        std::fs::remove_dir_all(tmp).unwrap();
     }
 }
