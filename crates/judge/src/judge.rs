@@ -60,16 +60,16 @@ pub fn judge(
     (memory, judgement)
 }
 
-struct Case<'a> {
-    m: &'a mut Memory,
-    seen: &'a Observation,
-    policy: &'a Policy,
-    situation: &'a Situation,
+pub(crate) struct Case<'a> {
+    pub(crate) m: &'a mut Memory,
+    pub(crate) seen: &'a Observation,
+    pub(crate) policy: &'a Policy,
+    pub(crate) situation: &'a Situation,
     now: Now,
     dt_ms: u64,
 }
 
-fn per_second(mps: u64) -> String {
+pub(crate) fn per_second(mps: u64) -> String {
     format!("{}.{}/s", mps / 1_000, mps % 1_000 / 100)
 }
 
@@ -77,16 +77,16 @@ fn ms(us: u64) -> String {
     if us < 10_000 { format!("{}.{} ms", us / 1_000, us % 1_000 / 100) } else { format!("{} ms", us / 1_000) }
 }
 
-fn seconds(ms: u64) -> String {
+pub(crate) fn seconds(ms: u64) -> String {
     format!("{}.{} s", ms / 1_000, ms % 1_000 / 100)
 }
 
-fn reason(measure: &str, text: String) -> Reason {
+pub(crate) fn reason(measure: &str, text: String) -> Reason {
     Reason { measure: measure.to_owned(), text }
 }
 
 /// `a` of `b` in percent, at least `percent`?
-fn at_least(a: u64, b: u64, percent: u64) -> bool {
+pub(crate) fn at_least(a: u64, b: u64, percent: u64) -> bool {
     u128::from(a) * 100 >= u128::from(b) * u128::from(percent)
 }
 
@@ -123,6 +123,7 @@ impl Case<'_> {
         self.note_instances();
         self.note_queue();
         self.note_load();
+        self.note_trend();
         if seen.capacity_per_instance_mps.is_some() {
             self.m.capacity_mps = seen.capacity_per_instance_mps;
         }
@@ -154,15 +155,21 @@ impl Case<'_> {
             self.m.well_since = None;
             self.m.slow_since = None;
             self.m.far_since = None;
-            return self.overload();
+            return match self.overload() {
+                Judgement::Steady if self.m.told.is_none() => self.ahead().unwrap_or(Judgement::Steady),
+                told => told,
+            };
         }
         if let Some(refused) = self.slow_or_far() {
             return refused;
         }
+        if let Some(growth) = self.ahead() {
+            return growth;
+        }
         self.recovery()
     }
 
-    fn ago(&self, at: Option<BootMs>) -> u64 {
+    pub(crate) fn ago(&self, at: Option<BootMs>) -> u64 {
         at.map_or(u64::MAX, |at| self.seen.at.since(at))
     }
 
@@ -178,6 +185,7 @@ impl Case<'_> {
         if ready != self.m.ready {
             if ready.1 > self.m.ready.1 {
                 self.m.fruitless = 0;
+                self.note_start();
             }
             self.m.ready = ready;
             self.m.ready_at = self.seen.at;
@@ -408,7 +416,7 @@ impl Case<'_> {
         Slow::Yes(reasons)
     }
 
-    fn home_bound(&self, load: &Load) -> Option<Reason> {
+    pub(crate) fn home_bound(&self, load: &Load) -> Option<Reason> {
         let percent = u128::from(load.home_only_mps) * 100 / u128::from(load.arrivals_mps.max(1));
         let share = format!("{percent} % of the load ({}) must go home", per_second(load.home_only_mps));
         if !at_least(load.may_leave_mps(), load.arrivals_mps, self.policy.relief_percent_min) {
@@ -430,7 +438,7 @@ impl Case<'_> {
             return Judgement::Steady;
         }
         let current = situation.borrowed();
-        let wanted = load.borrowed(policy.target_percent).max(current.saturating_add(1)).min(policy.instances_max);
+        let wanted = load.borrowed(self.target_percent()).max(current.saturating_add(1)).min(policy.instances_max);
         if wanted <= current {
             return Judgement::Steady;
         }
@@ -444,15 +452,23 @@ impl Case<'_> {
         let text = format!(
             "{} may leave home; at {} % of capacity that needs {wanted} borrowed{bound}",
             per_second(load.may_leave_mps()),
-            policy.target_percent
+            self.target_percent()
         );
         reasons.push(reason("need", text));
-        if self.ago(self.m.shrunk_at) < REGRET_MS {
+        self.grown(wanted, reasons)
+    }
+
+    pub(crate) fn grown(&mut self, wanted: u32, reasons: Vec<Reason>) -> Judgement {
+        let at = self.seen.at;
+        if self.ago(self.m.shrunk_at) < REGRET_MS.max(2 * self.long_ms()) {
             self.m.caution = (self.m.caution + 1).min(CAUTION_MAX);
-            self.m.caution_at = seen.at;
+            self.m.caution_at = at;
+        }
+        if self.situation.borrowed_instances_coming == 0 {
+            self.m.asked_at = Some(at);
         }
         self.m.fruitless = self.m.fruitless.saturating_add(1);
-        self.m.grown_at = Some(seen.at);
+        self.m.grown_at = Some(at);
         self.change(Cause::Overload, wanted, reasons)
     }
 
@@ -507,21 +523,20 @@ impl Case<'_> {
 
     fn recovery(&mut self) -> Judgement {
         let (seen, policy, current) = (self.seen, self.policy, self.situation.borrowed());
-        if current == 0 || self.over_objective() || self.situation.home_instances_ready == 0 {
+        if current == 0 || self.over_objective() || self.situation.home_instances_ready == 0 || self.m.trend.grows() {
             (self.m.calm, self.m.tight) = (None, None);
             return Judgement::Steady;
         }
-        let (calm_ms, slow_ms) = (policy.calm_ms << self.m.caution, (policy.calm_ms * 3) << self.m.caution);
-        let (calm, tight) =
-            (self.enough(policy.calm_percent, 0), self.enough(policy.tight_percent, self.m.handled_mps / 100 * 105));
+        let (calm_ms, slow_ms) = self.patience_ms();
+        let (calm_percent, tight_percent) = self.give_back_percents();
+        let (calm, tight) = (self.enough(calm_percent, 0), self.enough(tight_percent, self.m.handled_mps / 100 * 105));
         // Without a known capacity (a daemon that lost its memory) idle places say as much.
         let idle = at_least(seen.limit, seen.in_flight, 500) && seen.queued == 0;
         let tight = tight.unwrap_or(if idle { current / 2 } else { current });
         let calm = calm.unwrap_or(current);
-        let fewer =
-            enough_for(&mut self.m.calm, calm, current, calm_ms, seen.at).map(|n| (n, policy.calm_percent, calm_ms));
+        let fewer = enough_for(&mut self.m.calm, calm, current, calm_ms, seen.at).map(|n| (n, calm_percent, calm_ms));
         let slower =
-            enough_for(&mut self.m.tight, tight, current, slow_ms, seen.at).map(|n| (n, policy.tight_percent, slow_ms));
+            enough_for(&mut self.m.tight, tight, current, slow_ms, seen.at).map(|n| (n, tight_percent, slow_ms));
         let changed = self.ago(self.m.grown_at).min(self.ago(self.m.shrunk_at)).min(seen.at.since(self.m.ready_at));
         let Some((wanted, percent, held_ms)) = fewer.or(slower).filter(|_| changed >= policy.hold_ms) else {
             return Judgement::Steady;
@@ -542,7 +557,7 @@ impl Case<'_> {
         self.change(Cause::Recovery, wanted, reasons)
     }
 
-    fn change(&self, cause: Cause, borrowed_wanted: u32, reasons: Vec<Reason>) -> Judgement {
+    pub(crate) fn change(&self, cause: Cause, borrowed_wanted: u32, reasons: Vec<Reason>) -> Judgement {
         let service = self.seen.service.clone();
         let borrowed_wanted = borrowed_wanted.min(self.policy.instances_max);
         Judgement::Change(Verdict { service, cause, at: self.now.wall, borrowed_wanted, reasons })

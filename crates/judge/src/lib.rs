@@ -3,6 +3,8 @@
 //! Enters: [`pumasi_sense::Observation`], [`Policy`], what was judged before ([`Memory`]), now. Leaves: a [`Judgement`].
 //! Always holds: no clock, no I/O; a verdict names every measure it rests on; what cannot help is refused with its reason.
 
+mod ahead;
+pub mod forecast;
 mod judge;
 mod memory;
 pub mod policy;

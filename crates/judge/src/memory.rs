@@ -1,6 +1,7 @@
 //! What a judge remembers of one service between two observations. Bounded, and void after a reboot.
 
 use crate::Refusal;
+use crate::forecast::Trend;
 use pumasi_terms::BootMs;
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +43,11 @@ pub struct Memory {
     /// Shrinks that were taken back soon, as powers of two.
     pub(crate) caution: u32,
     pub(crate) caution_at: BootMs,
+    /// What was asked for first and has not come yet, since when.
+    pub(crate) asked_at: Option<BootMs>,
+    /// From a verdict until what was borrowed served, as measured, ms.
+    pub(crate) start_ms: Option<u64>,
+    pub(crate) trend: Trend,
 }
 
 /// The service is pressed: more waits than was promised, and it does not go away.

@@ -36,6 +36,10 @@ pub struct Policy {
     pub relief_percent_min: u64,
     /// A median round trip above this is far, us.
     pub distance_rtt_us: u64,
+    /// From a verdict until what was borrowed serves, ms; assumed until it was measured.
+    pub start_ms: u64,
+    /// Where starting takes longer than this, the judge looks ahead and gives back more slowly, ms: below it, reacting is enough.
+    pub ahead_from_ms: u64,
 }
 
 impl Policy {
@@ -66,6 +70,8 @@ impl Default for Policy {
             failing_percent: 25,
             relief_percent_min: 15,
             distance_rtt_us: 150_000,
+            start_ms: 2_000,
+            ahead_from_ms: 4_000,
         }
     }
 }

@@ -39,7 +39,14 @@ fn ceiling(bucket: u16) -> u64 {
 
 impl Histogram {
     pub fn record(&mut self, us: u64) {
-        *self.counts.entry(bucket(us)).or_default() += 1;
+        self.record_many(us, 1);
+    }
+    /// As many samples of one value.
+    pub fn record_many(&mut self, us: u64, count: u64) {
+        if count > 0 {
+            let slot = self.counts.entry(bucket(us)).or_default();
+            *slot = slot.saturating_add(count);
+        }
     }
     pub fn merge(&mut self, other: &Histogram) {
         for (&b, &n) in &other.counts {
@@ -92,6 +99,15 @@ mod tests {
             let both: Vec<u64> = a.iter().chain(&b).copied().collect();
             prop_assert_eq!(merged, of(&both));
         }
+    }
+
+    #[test]
+    fn many_at_once_are_many() {
+        let (mut one, mut many) = (Histogram::default(), Histogram::default());
+        (0..7).for_each(|_| one.record(900));
+        many.record_many(900, 7);
+        many.record_many(5, 0);
+        assert_eq!(one, many);
     }
 
     #[test]

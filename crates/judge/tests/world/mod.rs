@@ -10,7 +10,6 @@ use std::collections::{BTreeMap, VecDeque};
 const PLACES: u64 = 4;
 const QUEUE_MAX: usize = 512;
 const WAIT_MAX_US: u64 = 1_000_000;
-const DELIVERY_MS: u64 = 2_000;
 
 pub struct Lcg(u64);
 impl Lcg {
@@ -58,7 +57,11 @@ pub struct World {
     pub home: u32,
     /// Delivers nothing.
     pub barren: bool,
-    coming: Option<(u64, u32)>,
+    /// From a verdict until it serves.
+    pub delivery_ms: u64,
+    pub lost: u64,
+    /// When, and how many there are then.
+    coming: VecDeque<(u64, u32)>,
     sense: Sense,
     now_us: f64,
     next_us: f64,
@@ -84,7 +87,9 @@ impl World {
             borrowed: 0,
             home: 1,
             barren: false,
-            coming: None,
+            delivery_ms: 2_000,
+            lost: 0,
+            coming: VecDeque::new(),
             sense: Sense::new(Settings::default()),
             now_us: 0.0,
             next_us: 0.0,
@@ -191,6 +196,7 @@ impl World {
     fn close(&mut self, saturated: bool) {
         self.seq += 1;
         let mut meter = std::mem::take(&mut self.meter);
+        self.lost += meter.shed;
         meter.queued = self.waiting.len() as u64;
         meter.in_flight = self.serving.len() as u64;
         meter.limit = u64::from(self.home + self.borrowed) * PLACES;
@@ -219,18 +225,18 @@ impl World {
             leases: BTreeMap::new(),
         };
         self.sense.ingest(&window).unwrap();
-        if let Some((when, count)) = self.coming
+        while let Some((when, count)) = self.coming.front().copied()
             && self.now_ms() >= when
         {
             self.borrowed = count;
-            self.coming = None;
+            self.coming.pop_front();
         }
         let now = Now { boot: at, wall: WallMs(self.seq as i64 * 100) };
         let seen = self.sense.observe(&service(), now).unwrap();
         let situation = Situation {
             home_instances_ready: self.home,
             borrowed_instances_ready: self.borrowed,
-            borrowed_instances_coming: self.coming.map_or(0, |(_, n)| n.saturating_sub(self.borrowed)),
+            borrowed_instances_coming: self.coming.back().map_or(0, |(_, n)| n.saturating_sub(self.borrowed)),
             application_generation: 1,
         };
         let (memory, what) = judge(&self.memory, &seen, &self.policy, &situation, now);
@@ -239,10 +245,11 @@ impl World {
             let count = verdict.borrowed_wanted;
             if count < self.borrowed {
                 self.borrowed = count;
+                self.coming.clear();
                 let last = (self.home + self.borrowed) as usize;
                 self.serving.retain(|(_, i, _)| *i < last);
             } else if !self.barren {
-                self.coming = Some((self.now_ms() + DELIVERY_MS, count));
+                self.coming.push_back((self.now_ms() + self.delivery_ms, count));
             }
         }
         if what != Judgement::Steady {

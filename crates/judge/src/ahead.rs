@@ -1,0 +1,138 @@
+//! Growth ordered before it is needed, and what is given back later, where starting takes long.
+//!
+//! Below [`Policy::ahead_from_ms`](crate::Policy) nothing here does anything: reacting is quick enough.
+
+use crate::forecast::Forecast;
+use crate::judge::{Case, at_least, per_second, reason, seconds};
+use crate::size::Load;
+use crate::{Judgement, Reason};
+
+/// A start that took longer than this was trouble, not starting, ms.
+const START_MS_MAX: u64 = 120_000;
+/// Between two orders that look ahead: this part of the start.
+const ORDERS_PER_START: u64 = 10;
+/// Expected arrivals above this part of what there will be are ordered for, percent.
+const ORDER_PERCENT: u64 = 85;
+/// So much more start takes one percent off the target, ms.
+const TARGET_STEP_MS: u64 = 3_000;
+/// ... and of how full instances may be where some are given back late.
+const TIGHT_STEP_MS: u64 = 2_500;
+/// Fewer must have been enough for so many times the start longer.
+const GIVE_BACK_STARTS: u64 = 10;
+/// Instances are never ordered to run below this, percent.
+const TARGET_PERCENT_MIN: u64 = 40;
+
+impl Case<'_> {
+    /// From a verdict until what was borrowed serves.
+    pub(crate) fn start_ms(&self) -> u64 {
+        self.m.start_ms.unwrap_or(self.policy.start_ms)
+    }
+
+    /// How much longer starting takes than reacting can bridge.
+    pub(crate) fn long_ms(&self) -> u64 {
+        self.start_ms().saturating_sub(self.policy.ahead_from_ms)
+    }
+
+    pub(crate) fn note_start(&mut self) {
+        if let Some(asked) = self.m.asked_at.take() {
+            let took = self.seen.at.since(asked).min(START_MS_MAX);
+            self.m.start_ms = Some(self.m.start_ms.map_or(took, |old| (old + took) / 2));
+        }
+    }
+
+    pub(crate) fn note_trend(&mut self) {
+        if self.long_ms() == 0 {
+            self.m.trend.clear();
+        } else {
+            self.m.trend.read(self.seen.at, self.seen.span_ms, self.seen.arrivals_mps);
+        }
+    }
+
+    /// The longer starting takes, the more room is kept for what cannot be foreseen.
+    pub(crate) fn target_percent(&self) -> u64 {
+        self.policy.target_percent.saturating_sub(self.long_ms() / TARGET_STEP_MS).max(TARGET_PERCENT_MIN)
+    }
+
+    /// How long fewer instances must have been enough: with room to spare, and just so.
+    pub(crate) fn patience_ms(&self) -> (u64, u64) {
+        let calm_ms = self.policy.calm_ms.saturating_add(self.long_ms().saturating_mul(GIVE_BACK_STARTS));
+        (calm_ms << self.m.caution, calm_ms.saturating_mul(3) << self.m.caution)
+    }
+
+    /// How full what stays may be, for a give-back soon and for a late one.
+    pub(crate) fn give_back_percents(&self) -> (u64, u64) {
+        let less = self.policy.target_percent - self.target_percent();
+        let tight = self.policy.tight_percent.saturating_sub(self.long_ms() / TIGHT_STEP_MS);
+        (self.policy.calm_percent.saturating_sub(less), tight.max(self.target_percent()))
+    }
+
+    /// Orders what will be needed once it has started.
+    pub(crate) fn ahead(&mut self) -> Option<Judgement> {
+        let start_ms = self.start_ms();
+        if self.long_ms() == 0 {
+            return None;
+        }
+        let again_ms = self.policy.settle_ms.max(start_ms / ORDERS_PER_START);
+        let capacity_mps = self.m.capacity_mps.filter(|c| *c > 0)?.max(self.m.handled_mps);
+        let ahead_ms = start_ms.saturating_add(again_ms);
+        let forecast = self.m.trend.forecast(ahead_ms)?;
+        if self.ago(self.m.grown_at) < again_ms || self.situation.home_instances_ready == 0 {
+            return None;
+        }
+        let all = u64::from(self.situation.home_instances_ready.saturating_add(self.situation.borrowed()));
+        let will_serve_mps = capacity_mps.saturating_mul(all);
+        // A load that is as it was asks for nothing, whatever is believed of the capacity.
+        let certain_mps = match forecast.growth_mps2 {
+            0 if !forecast.risen => return None,
+            0 => forecast.level_low_mps,
+            _ => forecast.expected_mps,
+        };
+        if !at_least(certain_mps, will_serve_mps, ORDER_PERCENT) {
+            return None;
+        }
+        let home_only = u128::from(self.seen.arrivals_home_only_mps) * u128::from(forecast.expected_mps);
+        let load = Load {
+            arrivals_mps: forecast.expected_mps,
+            home_only_mps: u64::try_from(home_only / u128::from(self.seen.arrivals_mps.max(1)))
+                .unwrap_or(u64::MAX)
+                .min(forecast.expected_mps),
+            capacity_mps,
+            home_instances: self.situation.home_instances_ready,
+        };
+        let wanted = load.borrowed(self.target_percent()).min(self.policy.instances_max);
+        if wanted <= self.situation.borrowed() || self.home_bound(&load).is_some() {
+            return None;
+        }
+        let reasons = self.foreseen(&forecast, ahead_ms, will_serve_mps, capacity_mps, wanted);
+        (self.m.calm, self.m.tight) = (None, None);
+        Some(self.grown(wanted, reasons))
+    }
+
+    fn foreseen(
+        &self,
+        forecast: &Forecast,
+        ahead_ms: u64,
+        will_serve_mps: u64,
+        capacity_mps: u64,
+        wanted: u32,
+    ) -> Vec<Reason> {
+        let arrive = per_second(forecast.level_mps);
+        let serve = per_second(will_serve_mps);
+        let text = match forecast.growth_mps2 {
+            0 => format!("{arrive} arrive, {serve} can be served by what serves or is coming"),
+            growth => format!(
+                "{arrive} arrive and grow by {} each second; in {} {} are expected, {serve} can be served by then",
+                per_second(growth),
+                seconds(ahead_ms),
+                per_second(forecast.expected_mps)
+            ),
+        };
+        let start = format!("what is borrowed serves after {}", seconds(self.start_ms()));
+        let capacity = format!("an instance completes {} when saturated", per_second(capacity_mps));
+        let bound = if wanted == self.policy.instances_max { " (the most allowed)" } else { "" };
+        let need = format!("at {} % of capacity that needs {wanted} borrowed{bound}", self.target_percent());
+        [("forecast", text), ("start", start), ("capacity_per_instance", capacity), ("need", need)]
+            .map(|(measure, text)| reason(measure, text))
+            .into()
+    }
+}
