@@ -19,10 +19,8 @@ pub enum Event {
     LetGo {
         reservation: ReservationId,
     },
-    /// `sent_at`: when the request that made the lease had been sent.
     Signed {
         lease: LeaseId,
-        sent_at: BootMs,
     },
     NotSigned {
         lease: LeaseId,
@@ -76,20 +74,7 @@ pub fn apply(journey: &Journey, plan: &Plan, event: Event, now: Now) -> (Journey
                 *state = TryState::Over;
             }
         }
-        Event::Signed { lease, sent_at } => {
-            if let Some(part) = next.part_mut(&lease)
-                && part.state == PartState::Signing
-            {
-                part.expires_at = sent_at.after(part.ttl_ms);
-                part.heard_at = now.boot;
-                enter(part, PartState::Sending, now);
-                let why = format!(
-                    "{} instances at {}, {} an hour each; signed by both",
-                    part.granted, part.lender, part.price_per_instance_hour
-                );
-                told.push(Told::lease(part, "lease_signed", why));
-            }
-        }
+        Event::Signed { lease } => signed(&mut next, &lease, now, &mut told),
         Event::NotSigned { lease, why } => {
             if let Some(part) = next.part_mut(&lease)
                 && part.state == PartState::Signing
@@ -186,6 +171,19 @@ fn granted(
     told.push(Told { action, subject_kind: "reservation", subject: reservation.to_string(), reasons: vec![why] });
 }
 
+fn signed(journey: &mut Journey, lease: &LeaseId, now: Now, told: &mut Vec<Told>) {
+    let Some(part) = journey.part_mut(lease).filter(|p| p.state == PartState::Signing) else { return };
+    // From the first time that it may have been signed there: what was answered may have been a repetition.
+    part.expires_at = part.since.after(part.ttl_ms);
+    part.heard_at = now.boot;
+    enter(part, PartState::Sending, now);
+    let why = format!(
+        "{} instances at {}, {} an hour each; signed by both",
+        part.granted, part.lender, part.price_per_instance_hour
+    );
+    told.push(Told::lease(part, "lease_signed", why));
+}
+
 fn not_granted(journey: &mut Journey, reservation: &ReservationId, why: String, told: &mut Vec<Told>) {
     let Some(seeking) = &mut journey.seeking else { return };
     let Some(t) = seeking.tries.iter_mut().find(|t| &t.candidate.reservation == reservation) else { return };
@@ -228,7 +226,8 @@ fn heard(journey: &mut Journey, status: LeaseStatus, sent_at: BootMs, now: Now, 
     }
     match status.state {
         Some(LentState::Active) => {
-            part.expires_at = part.expires_at.max(sent_at.after(part.ttl_ms));
+            // Only as long as the lender says: the heartbeat may have been sent before there was a lease to renew.
+            part.expires_at = part.expires_at.max(sent_at.after(status.expires_in_ms.min(part.ttl_ms)));
             part.ready = status.instances_ready.min(part.granted);
             part.lender_usage = status.usage;
         }
@@ -349,23 +348,54 @@ mod tests {
         (journey, lease)
     }
 
+    fn active(lease: &LeaseId, expires_in_ms: u64) -> LeaseStatus {
+        LeaseStatus {
+            lease: lease.clone(),
+            state: Some(LentState::Active),
+            expires_in_ms,
+            recall_in_ms: None,
+            instances_ready: 0,
+            instances_starting: 0,
+            trouble: None,
+            generation: 0,
+            usage: Usage::default(),
+        }
+    }
+
+    #[test]
+    fn a_heartbeat_that_did_not_renew_makes_no_lease_longer() {
+        let (mut journey, lease) = sending();
+        // Sent before the lease was signed, answered late: the lender has the lease and its own time for it.
+        heard(&mut journey, active(&lease, 2_500), BootMs(1_000), now(2_000), &mut Vec::new());
+        assert_eq!(journey.part(&lease).unwrap().expires_at, BootMs(4_000));
+        heard(&mut journey, active(&lease, 4_000), BootMs(1_500), now(2_500), &mut Vec::new());
+        assert_eq!(journey.part(&lease).unwrap().expires_at, BootMs(5_500));
+        heard(&mut journey, active(&lease, 3_600_000), BootMs(2_000), now(2_500), &mut Vec::new());
+        assert_eq!(
+            journey.part(&lease).unwrap().expires_at,
+            BootMs(6_000),
+            "nobody is believed beyond what was signed"
+        );
+    }
+
+    #[test]
+    fn a_lease_that_was_signed_at_the_second_asking_counts_from_the_first() {
+        let (mut journey, lease) = sending();
+        let part = journey.part_mut(&lease).unwrap();
+        (part.state, part.since) = (PartState::Signing, BootMs(1_000));
+        // The lender may have signed at once; its answer was lost, and the repetition renews nothing there.
+        signed(&mut journey, &lease, now(3_000), &mut Vec::new());
+        let part = journey.part(&lease).unwrap();
+        assert_eq!((&part.state, part.expires_at), (&PartState::Sending, BootMs(5_000)));
+    }
+
     #[test]
     fn a_transfer_that_breaks_off_is_told_once_and_a_heartbeat_does_not_hide_it() {
         let (mut journey, lease) = sending();
         let mut told = Vec::new();
         for ms in [100, 200] {
             not_sent(&mut journey, &lease, "connection reset".into(), false, now(ms), &mut told);
-            let status = LeaseStatus {
-                lease: lease.clone(),
-                state: Some(LentState::Active),
-                expires_in_ms: 4_000,
-                recall_in_ms: None,
-                instances_ready: 0,
-                instances_starting: 0,
-                trouble: None,
-                generation: 0,
-                usage: Usage::default(),
-            };
+            let status = active(&lease, 4_000);
             heard(&mut journey, status, BootMs(ms), now(ms), &mut told);
         }
         let actions: Vec<&str> = told.iter().map(|t| t.action).collect();

@@ -120,7 +120,7 @@ fn serving() -> (Journey, Plan, LeaseId) {
     j = tick(&j, &plan, &facts(&j, false), at(20)).0;
     let lease = j.parts[0].lease.clone();
     for event in [
-        Event::Signed { lease: lease.clone(), sent_at: at(30).boot },
+        Event::Signed { lease: lease.clone() },
         Event::Sent { lease: lease.clone(), generation: 1 },
         Event::Heard { status: status(&lease, Some(LentState::Active), 3), sent_at: at(50).boot },
     ] {
@@ -273,7 +273,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         (n(), 0u32..5).prop_map(move |(n, i)| Event::Granted { reservation: hold(n), grant: grant(n, i) }),
         n().prop_map(move |n| Event::NotGranted { reservation: hold(n), why: "no".into() }),
         n().prop_map(move |n| Event::LetGo { reservation: hold(n) }),
-        (n(), 0u64..60_000).prop_map(move |(n, ms)| Event::Signed { lease: lease(n), sent_at: at(ms).boot }),
+        n().prop_map(move |n| Event::Signed { lease: lease(n) }),
         n().prop_map(move |n| Event::NotSigned { lease: lease(n), why: "no".into() }),
         (n(), 1u64..3).prop_map(move |(n, generation)| Event::Sent { lease: lease(n), generation }),
         (n(), any::<bool>()).prop_map(move |(n, fatal)| Event::NotSent { lease: lease(n), why: "no".into(), fatal }),

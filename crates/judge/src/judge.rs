@@ -521,6 +521,21 @@ impl Case<'_> {
         Some(Load { arrivals_mps, home_only_mps, capacity_mps, home_instances }.borrowed(100))
     }
 
+    /// Without a known capacity, as in a daemon that lost its memory, the places that are busy say how many instances are enough; at most
+    /// half is given back by that alone.
+    fn enough_by_places(&self, percent: u64) -> u32 {
+        let (seen, current) = (self.seen, self.situation.borrowed());
+        let home = self.situation.home_instances_ready;
+        let places_each = seen.limit / u64::from(home + current).max(1);
+        if seen.queued > 0 || places_each == 0 {
+            return current;
+        }
+        // Little's law; the mean answer takes longer than the median one.
+        let busy_milli = u128::from(seen.arrivals_mps) * u128::from(seen.app_time_p50_us) * 3 / 2 / 1_000_000;
+        let instances = busy_milli.div_ceil(u128::from(places_each) * 10 * u128::from(percent.max(1)));
+        u32::try_from(instances).unwrap_or(u32::MAX).saturating_sub(home).clamp(current / 2, current)
+    }
+
     fn recovery(&mut self) -> Judgement {
         let (seen, policy, current) = (self.seen, self.policy, self.situation.borrowed());
         if current == 0 || self.over_objective() || self.situation.home_instances_ready == 0 || self.m.trend.grows() {
@@ -530,9 +545,7 @@ impl Case<'_> {
         let (calm_ms, slow_ms) = self.patience_ms();
         let (calm_percent, tight_percent) = self.give_back_percents();
         let (calm, tight) = (self.enough(calm_percent, 0), self.enough(tight_percent, self.m.handled_mps / 100 * 105));
-        // Without a known capacity (a daemon that lost its memory) idle places say as much.
-        let idle = at_least(seen.limit, seen.in_flight, 500) && seen.queued == 0;
-        let tight = tight.unwrap_or(if idle { current / 2 } else { current });
+        let tight = tight.unwrap_or_else(|| self.enough_by_places(tight_percent));
         let calm = calm.unwrap_or(current);
         let fewer = enough_for(&mut self.m.calm, calm, current, calm_ms, seen.at).map(|n| (n, calm_percent, calm_ms));
         let slower =

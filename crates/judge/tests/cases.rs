@@ -289,3 +289,18 @@ proptest! {
         }
     }
 }
+
+/// A daemon that starts anew while instances are rented has never seen one saturated (found by the simulator, seeds 68 and 139).
+#[test]
+fn what_is_rented_goes_back_also_where_the_capacity_was_forgotten() {
+    for seed in SEEDS {
+        let mut world = World::new(seed);
+        world.borrowed = 3;
+        world.run(90_000, &Weather { arrivals_per_second: 20.0, ..Weather::default() });
+        assert_eq!(world.borrowed, 0, "seed {seed}: {:?}", world.verdicts());
+        let mut busy = World::new(seed);
+        busy.borrowed = 1;
+        busy.run(90_000, &Weather { arrivals_per_second: 120.0, ..Weather::default() });
+        assert!(busy.borrowed >= 1, "seed {seed}: {:?}", busy.verdicts());
+    }
+}

@@ -24,6 +24,8 @@ pub const PACT: &str = "pact";
 /// `pumasi_pact::Invitations`, and for which clouds they were made.
 pub const INVITATION: &str = "invitation";
 pub const CLOUD: &str = "cloud";
+/// A [`Metered`].
+pub const METERED: &str = "metered";
 
 /// The one object of its kind.
 pub const ONLY: &str = "this";
@@ -63,6 +65,23 @@ pub struct CloudRecord {
     pub boot_id: String,
     /// Rises at each boot: positions of datasets begin anew.
     pub boot_count: u64,
+}
+
+/// The last window of the gateway's meter whose use is written down: a new daemon reads the gateway's ring again, and meters none twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metered {
+    pub version: u32,
+    pub gateway_run: u64,
+    pub seq: u64,
+}
+
+impl Metered {
+    pub fn of(window: &pumasi_sense::MeterWindow) -> Self {
+        Self { version: 1, gateway_run: window.gateway_run, seq: window.seq }
+    }
+    pub fn covers(&self, window: &pumasi_sense::MeterWindow) -> bool {
+        self.gateway_run == window.gateway_run && window.seq <= self.seq
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,12 +1,12 @@
 //! Reads the gateway's meter, lets the pure stages observe and judge, and hands verdicts to the borrower. Meters leases on both sides.
 
 use crate::node::{Locked, Note};
-use crate::object::{JOURNEY, LENT, SERVICE, ServiceRecord};
+use crate::object::{JOURNEY, LENT, METERED, Metered, ONLY, SERVICE, ServiceRecord};
 use crate::{Node, borrower, clock, lender};
 use pumasi_engine::InstanceState;
 use pumasi_journey::Journey;
 use pumasi_judge::{Judgement, Memory, Policy, Refusal, Situation, judge};
-use pumasi_lease::{LentLease, Usage};
+use pumasi_lease::{LentLease, LentState, Usage};
 use pumasi_sense::{BackendKey, MeterWindow, Observation, Sense};
 use pumasi_store::Expect;
 use pumasi_terms::{BootMs, LeaseId, ServiceName};
@@ -30,6 +30,9 @@ struct Inner {
     /// Not written down yet.
     usage: BTreeMap<LeaseId, Usage>,
     metered_at: Option<BootMs>,
+    /// Up to which use was written down, and up to which it is in `usage`.
+    metered: Option<Metered>,
+    taken: Option<Metered>,
 }
 
 impl Default for Sensing {
@@ -40,6 +43,8 @@ impl Default for Sensing {
             latest: BTreeMap::new(),
             usage: BTreeMap::new(),
             metered_at: None,
+            metered: None,
+            taken: None,
         };
         Self { inner: Locked::new(inner) }
     }
@@ -55,6 +60,7 @@ pub async fn run(node: Arc<Node>) {
     let mut after = 0;
     let mut gateway_run = 0;
     let mut flushed = clock::boot();
+    node.sensing.inner.lock().metered = node.get::<Metered>(METERED, ONLY);
     let mut stopping = node.stopping.clone();
     loop {
         let read = tokio::select! {
@@ -90,6 +96,7 @@ pub async fn run(node: Arc<Node>) {
 }
 
 async fn take(node: &Node, window: &MeterWindow) {
+    let now = clock::now();
     let journeys: Vec<Journey> = node.list::<Journey>(JOURNEY).into_iter().filter(Journey::is_open).collect();
     let ready_here = |lease: &LeaseId| {
         node.instances.lock().iter().filter(|i| i.owner == lease.as_str() && i.state == InstanceState::Ready).count()
@@ -104,6 +111,10 @@ async fn take(node: &Node, window: &MeterWindow) {
     // but no longer than a window ring holds.
     let span_ms = inner.metered_at.map_or(window.span_ms, |at| window.at.since(at)).min(60_000);
     inner.metered_at = Some(window.at);
+    if inner.metered.is_some_and(|m| m.covers(window)) {
+        return;
+    }
+    inner.taken = Some(Metered::of(window));
     let mut add = |lease: &LeaseId, instances: u32, requests: u64, bytes: u64| {
         let usage = inner.usage.entry(lease.clone()).or_default();
         *usage = usage.ran(instances, span_ms).plus(0, requests, bytes);
@@ -118,11 +129,15 @@ async fn take(node: &Node, window: &MeterWindow) {
             }
         }
     }
-    for part in journeys.iter().flat_map(|j| &j.parts).filter(|p| p.is_leased()) {
+    // A new daemon reads windows from before a lease began.
+    let began = |age_ms: u64| window.at.0 + age_ms >= now.boot.0;
+    for part in journeys.iter().flat_map(|j| &j.parts).filter(|p| p.is_leased() && began(now.boot.since(p.since))) {
         let (requests, bytes) = rented.get(&part.lease).copied().unwrap_or_default();
         add(&part.lease, part.ready, requests, bytes);
     }
-    for lent in lender::lents(node).iter().filter(|l| l.binds()) {
+    // Those that ended while this daemon was away too: what they served is still to be settled.
+    let unsettled = |l: &&Arc<LentLease>| !matches!(l.state, LentState::Settled { .. });
+    for lent in lender::lents(node).iter().filter(unsettled).filter(|l| began(now.wall.since(l.since))) {
         let meter = window.leases.get(lent.id()).cloned().unwrap_or_default();
         let ready = ready_here(lent.id());
         if ready > 0 || meter.completed > 0 || meter.bytes_out > 0 {
@@ -133,12 +148,16 @@ async fn take(node: &Node, window: &MeterWindow) {
 
 /// Writes metered use into the records of the leases, on whichever side this cloud is.
 pub async fn flush(node: &Node) {
-    let usage = std::mem::take(&mut node.sensing.inner.lock().usage);
+    let (usage, taken) = {
+        let mut inner = node.sensing.inner.lock();
+        (std::mem::take(&mut inner.usage), inner.taken)
+    };
     let used: Vec<(LeaseId, Usage)> = usage.into_iter().filter(|(_, u)| *u != Usage::default()).collect();
     if used.is_empty() {
         return;
     }
     let lents = node.lents.clone();
+    let again = used.clone();
     let result = node
         .store
         .transact(move |tx| {
@@ -159,12 +178,20 @@ pub async fn flush(node: &Node) {
                     }
                 }
             }
+            if let Some(taken) = taken {
+                tx.put(METERED, ONLY, &taken, Expect::Any)?;
+            }
             Ok::<_, crate::node::TxError>(())
         })
         .await
         .map_err(pumasi_api::Problem::from);
     if let Err(e) = result {
-        tracing::error!(error = %e, "metered use was not written down");
+        tracing::error!(error = %e, "metered use was not written down; tried again");
+        let mut inner = node.sensing.inner.lock();
+        for (lease, more) in again {
+            let usage = inner.usage.entry(lease).or_default();
+            *usage = usage.plus(more.instance_ms, more.requests, more.bytes_out);
+        }
     }
 }
 

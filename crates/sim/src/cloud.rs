@@ -7,11 +7,12 @@ use crate::gateway::{Port, SimGateway, Witness};
 use crate::life::{HostClock, Life};
 use crate::mutant::Mutant;
 use crate::net::{Listener, Net, NetWire};
+use crate::steps::{Drivers, Trap, TrappedEngine, TrappedPort};
 use crate::story::Story;
 use anyhow::Context;
 use pumasi_api::{Principal, Role};
-use pumasi_engine::{SimApp, SimEngine};
-use pumasi_node::ground::Ground;
+use pumasi_engine::{Engine, SimApp, SimEngine};
+use pumasi_node::ground::{GatewayPort, Ground};
 use pumasi_node::object::{SERVICE, ServiceRecord};
 use pumasi_node::world::within;
 use pumasi_node::{Config, Node, api, bundles, serve};
@@ -22,7 +23,7 @@ use pumasi_terms::{CloudName, Epoch};
 use pumasi_transfer::{ChunkCache, ScanLimits, TreeChunks, encode_pack};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -59,6 +60,10 @@ pub struct Host {
     fuse: AtomicI64,
     /// Hosts whose daemon died of a commit.
     died: mpsc::UnboundedSender<CloudName>,
+    /// The life that runs, or is being started.
+    life: Mutex<Weak<Life>>,
+    trap: OnceLock<Arc<Trap>>,
+    drivers: OnceLock<Arc<dyn Drivers>>,
 }
 
 impl std::fmt::Debug for Host {
@@ -108,6 +113,9 @@ impl Host {
             running: Mutex::new(None),
             fuse: AtomicI64::new(-1),
             died: common.died.clone(),
+            life: Mutex::new(Weak::new()),
+            trap: OnceLock::new(),
+            drivers: OnceLock::new(),
         })
     }
 
@@ -125,6 +133,27 @@ impl Host {
 
     pub fn lives(&self) -> u64 {
         self.lives.load(Ordering::Relaxed)
+    }
+
+    /// One planned fault is done to what its daemons do.
+    pub fn set_trap(&self, trap: Arc<Trap>) {
+        let _ = self.trap.set(trap);
+    }
+
+    /// Its daemons run on these instead of the simulator's.
+    pub fn set_drivers(&self, drivers: Arc<dyn Drivers>) {
+        let _ = self.drivers.set(drivers);
+    }
+
+    /// kill -9 from within one of the daemon's own tasks; the world buries it.
+    pub fn die(&self) {
+        self.tell("daemon killed");
+        self.net.listen(&self.name, None);
+        if let Some(life) = self.life.lock().unwrap_or_else(PoisonError::into_inner).upgrade() {
+            life.end();
+        }
+        self.disk.kill();
+        let _ = self.died.send(self.name.clone());
     }
 
     /// It dies right after so many more commits.
@@ -147,12 +176,20 @@ impl Host {
                 let _ = host.died.send(host.name.clone());
                 return Verdict::Crash;
             }
+            if host.trap.get().is_some_and(|t| t.on_commit(&host.name)) {
+                host.die();
+                return Verdict::Crash;
+            }
             Verdict::GoOn
         };
         let (mut hooks, mutant) = (Hooks { on_commit: Some(Arc::new(on_commit)), ..Hooks::default() }, self.mutant);
         if let Some(mutant) = mutant {
             hooks.on_put = Some(Arc::new(move |kind, name, value| mutant.on_put(kind, name, value)));
             hooks.on_delete = Some(Arc::new(move |kind, _| mutant.on_delete(kind)));
+        } else if let Some(trap) = self.trap.get() {
+            let (put, deleted, of, name) = (trap.clone(), trap.clone(), self.name.clone(), self.name.clone());
+            hooks.on_put = Some(Arc::new(move |kind, _, value| put.on_put(&of, kind, value)));
+            hooks.on_delete = Some(Arc::new(move |kind, _| deleted.on_delete(&name, kind)));
         }
         hooks
     }
@@ -161,6 +198,7 @@ impl Host {
     pub async fn start(self: &Arc<Self>) -> anyhow::Result<()> {
         let number = self.lives.fetch_add(1, Ordering::Relaxed);
         let life = Life::new(self.clock.clone(), self.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        *self.life.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&life);
         let hooks = self.hooks(&life);
         let (stop, stopping) = watch::channel(false);
         let clock = self.clock.clone();
@@ -171,11 +209,25 @@ impl Host {
             ..Options::default()
         };
         let entropy = u128::from(self.seed) << 64 | u128::from(number);
-        let store = Store::open_inline(&self.disk, self.clock.now().wall, entropy, options, hooks)?;
+        let mut engine: Arc<dyn Engine> = self.engine.clone();
+        let mut gateway: Arc<dyn GatewayPort> = Arc::new(Port(self.gateway.clone()));
+        let store = match self.drivers.get() {
+            None => Store::open_inline(&self.disk, self.clock.now().wall, entropy, options, hooks)?,
+            Some(drivers) => {
+                engine = drivers.engine(&self.dir).await?;
+                drivers.store(&self.dir, self.clock.now().wall, entropy, options, hooks)?
+            }
+        };
+        if let Some(trap) = self.trap.get().cloned() {
+            let (of, name, at) = (trap.clone(), self.name.clone(), self.name.clone());
+            life.on_erase(Arc::new(move |dir| of.erase(&name, dir)));
+            engine = Arc::new(TrappedEngine { cloud: at.clone(), inner: engine, trap: trap.clone() });
+            gateway = Arc::new(TrappedPort { cloud: at, inner: gateway, trap });
+        }
         let ground = Ground {
             store,
-            engine: self.engine.clone(),
-            gateway: Arc::new(Port(self.gateway.clone())),
+            engine,
+            gateway,
             wire: Some(Arc::new(NetWire(self.net.clone()))),
         };
         let config = self.config.clone();

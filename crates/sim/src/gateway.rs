@@ -82,6 +82,7 @@ struct Inner {
     ticked_ms: f64,
     totals: Totals,
     loads: BTreeMap<ServiceName, Load>,
+    lives: u32,
 }
 
 pub struct SimGateway {
@@ -125,6 +126,7 @@ impl SimGateway {
             ticked_ms: clock.true_ms() as f64,
             totals: Totals::default(),
             loads: BTreeMap::new(),
+            lives: 1,
         };
         let (peers, inner, closed) = (OnceLock::new(), Mutex::new(inner), Notify::new());
         Arc::new(Self { cloud, clock, net, engine, witness, mutant, peers, inner, closed })
@@ -147,6 +149,10 @@ impl SimGateway {
         self.lock().totals
     }
 
+    pub fn lives(&self) -> u32 {
+        self.lock().lives
+    }
+
     pub fn table(&self) -> Option<RouteTable> {
         self.lock().table.clone()
     }
@@ -157,6 +163,7 @@ impl SimGateway {
         inner.run = inner.rng.random::<u64>() | 1;
         let lost: u64 = inner.services.values().map(|p| (p.working.len() + p.waiting.len()) as u64).sum();
         inner.totals.lost += lost;
+        inner.lives += 1;
         // Its connections break, and the other side sees that.
         for working in inner.services.values().flat_map(|p| &p.working) {
             if let BackendKey::Lease(cloud, lease) = &working.key

@@ -14,6 +14,7 @@ pub mod mutant;
 pub mod net;
 pub mod oracle;
 pub mod script;
+pub mod steps;
 pub mod story;
 pub mod traffic;
 pub mod world;

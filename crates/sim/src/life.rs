@@ -4,10 +4,12 @@
 
 use pumasi_node::world::World;
 use pumasi_terms::{BootMs, Now, WallMs};
+use pumasi_transfer::EraseError;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -75,17 +77,26 @@ pub struct Life {
     entropy: Mutex<StdRng>,
     tasks: Mutex<Vec<AbortHandle>>,
     over: AtomicBool,
+    erase: OnceLock<Arc<OnErase>>,
 }
+
+/// Erases a directory, or does not.
+pub type OnErase = dyn Fn(&Path) -> Result<(), EraseError> + Send + Sync;
 
 impl Life {
     pub fn new(clock: Arc<HostClock>, seed: u64) -> Arc<Self> {
         let entropy = Mutex::new(StdRng::seed_from_u64(seed));
-        Arc::new(Self { clock, entropy, tasks: Mutex::new(Vec::new()), over: AtomicBool::new(false) })
+        let (tasks, over, erase) = (Mutex::default(), AtomicBool::new(false), OnceLock::new());
+        Arc::new(Self { clock, entropy, tasks, over, erase })
     }
 
     /// As kill -9: nothing of it runs any more. Its tasks are dropped by `bury`, which must not be called from within one of them.
     pub fn end(&self) {
         self.over.store(true, Ordering::Relaxed);
+    }
+
+    pub fn on_erase(&self, hook: Arc<OnErase>) {
+        let _ = self.erase.set(hook);
     }
 
     pub fn bury(&self) {
@@ -113,5 +124,8 @@ impl World for Life {
     }
     fn is_over(&self) -> bool {
         self.over.load(Ordering::Relaxed)
+    }
+    fn erase(&self, dir: &Path) -> Result<(), EraseError> {
+        self.erase.get().map_or_else(|| pumasi_transfer::erase(dir), |hook| hook(dir))
     }
 }

@@ -5,6 +5,7 @@
 
 use crate::life::Life;
 use crate::mutant::Mutant;
+use crate::steps::Trap;
 use crate::story::Story;
 use bytes::Bytes;
 use http::{Request, Response};
@@ -19,7 +20,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -69,6 +70,7 @@ pub struct Net {
     story: Arc<Story>,
     inner: Mutex<Inner>,
     mutant: Option<Mutant>,
+    trap: OnceLock<Arc<Trap>>,
 }
 
 impl std::fmt::Debug for Net {
@@ -92,7 +94,12 @@ impl Net {
             weather: Weather::default(),
             messages: 0,
         };
-        Arc::new(Self { begin, story, inner: Mutex::new(inner), mutant })
+        Arc::new(Self { begin, story, inner: Mutex::new(inner), mutant, trap: OnceLock::new() })
+    }
+
+    /// One planned fault is done to what passes.
+    pub fn set_trap(&self, trap: Arc<Trap>) {
+        let _ = self.trap.set(trap);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -265,7 +272,10 @@ impl Wire for NetWire {
         let (net, from, to) = (self.0.clone(), from.clone(), to.clone());
         let base = format!("https://{to}");
         let carry: Arc<Carry> = Arc::new(move |request| -> Carried {
-            Box::pin(net.clone().carry(from.clone(), to.clone(), known, request))
+            let (net, from, to) = (net.clone(), from.clone(), to.clone());
+            let Some(trap) = net.trap.get().cloned() else { return Box::pin(net.carry(from, to, known, request)) };
+            let (a, b) = (from.clone(), to.clone());
+            Box::pin(trap.pass(from, to, request, move |r| net.clone().carry(a.clone(), b.clone(), known, r)))
         });
         Client::carried(&base, carry, CALL)
     }

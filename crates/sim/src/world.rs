@@ -27,8 +27,8 @@ const TICK_MS: u64 = 100;
 /// After the last fault everything must have come back within this.
 pub const COME_BACK_MS: u64 = 120_000;
 /// What every cloud lends: three instances, and what is left of a fourth.
-const LENDS: Resources = Resources { cpu_millis: 1_600, memory_mib: 448 };
-const HAS: Resources = Resources { cpu_millis: 4_000, memory_mib: 2_048 };
+pub(crate) const LENDS: Resources = Resources { cpu_millis: 1_600, memory_mib: 448 };
+pub(crate) const HAS: Resources = Resources { cpu_millis: 4_000, memory_mib: 2_048 };
 
 #[derive(Debug, Clone)]
 pub struct Setup {
@@ -68,7 +68,7 @@ pub fn play(setup: &Setup) -> anyhow::Result<Outcome> {
     runtime.block_on(run(setup, dir.path()))
 }
 
-fn config(name: &str, at: usize, dir: &Path) -> anyhow::Result<Config> {
+pub(crate) fn config(name: &str, at: usize, dir: &Path) -> anyhow::Result<Config> {
     let text = format!(
         "version = 1\n[cloud]\nname = \"{name}\"\n[api]\nlisten = \"127.0.0.1:{}\"\n[peer]\nlisten = \"127.0.0.1:{}\"\n[gateway]\npeer_listen = \"127.0.0.1:{}\"\n\
          [capacity]\ncpu_millis = {}\nmemory_mib = {}\nstorage_bytes = 1073741824\n\

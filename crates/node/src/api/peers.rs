@@ -203,6 +203,9 @@ pub async fn release(
     Json(_): Json<serde_json::Value>,
 ) -> Answer<Released> {
     let borrower = peer(who)?;
+    lender::owned(&node, &borrower, &id)?;
+    // What it answered in its last moments is in the reading that is told.
+    crate::sensing::flush(&node).await;
     let lent = lender::owned(&node, &borrower, &id)?;
     let lent = if lent.usable() { Arc::new(lender::release(&node, borrower, id.clone()).await?) } else { lent };
     // Once it is recorded as ended, the proof has been made and stands in the journal.

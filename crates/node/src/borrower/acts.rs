@@ -160,12 +160,12 @@ async fn reserve(node: &Node, journey: &Journey, cloud: &CloudName, id: &Reserva
     }])
 }
 
-async fn sign(node: &Node, journey: &Journey, part: &Part) -> Result<Vec<Event>, Problem> {
+/// Everything in it is fixed by the plan and the grant, so that a repeated signing offers the same lease.
+fn lease_of(node: &Node, journey: &Journey, part: &Part) -> Result<Lease, Problem> {
     let view = lender::pact(node)?;
     let plan = plan_of(node, &part.plan)?;
     let Some(borrow) = &plan.borrow else { return Err(Problem::ours("the plan borrows nothing")) };
-    // Everything in it is fixed by the plan and the grant, so that a repeated signing offers the same lease.
-    let lease = Lease {
+    Ok(Lease {
         api_version: API_VERSION.into(),
         kind: KIND.into(),
         id: part.lease.clone(),
@@ -185,11 +185,15 @@ async fn sign(node: &Node, journey: &Journey, part: &Part) -> Result<Vec<Event>,
         application: plan.application,
         datasets: plan.datasets.clone(),
         created_at: plan.created_at,
-    };
+    })
+}
+
+async fn sign(node: &Node, journey: &Journey, part: &Part) -> Result<Vec<Event>, Problem> {
+    let view = lender::pact(node)?;
+    let lease = lease_of(node, journey, part)?;
     let payload = serde_json::to_vec(&lease).map_err(|e| Problem::ours(e.to_string()))?;
     let document = SignedDocument::sign_new(&payload, "lease", node.name(), lease.serial, &node.identity.key)
         .map_err(|e| Problem::ours(e.to_string()))?;
-    let sent_at = clock::boot();
     let answer: Result<Signed, CallError> =
         client(node, &part.lender)?.post("/v1/leases", &Signed { document: document.clone() }).await;
     let no = |why: String| Ok(vec![Event::NotSigned { lease: part.lease.clone(), why }]);
@@ -206,7 +210,7 @@ async fn sign(node: &Node, journey: &Journey, part: &Part) -> Result<Vec<Event>,
     }
     let id = part.lease.clone();
     node.transact(move |tx| Ok(tx.put(SIGNED_LEASE, id.as_str(), &signed, Expect::Any).map(|_| ())?)).await?;
-    Ok(vec![Event::Signed { lease: part.lease.clone(), sent_at }])
+    Ok(vec![Event::Signed { lease: part.lease.clone() }])
 }
 
 /// Chunks that the lender has not, then whatever `what` is for.
@@ -367,10 +371,13 @@ async fn settle(node: &Node, journey: &Journey, part: &Part) -> Result<Vec<Event
         .get::<Journey>(JOURNEY, journey.id.as_str())
         .and_then(|j| j.part(&part.lease).cloned())
         .unwrap_or_else(|| part.clone());
-    let signed = node
-        .get::<SignedDocument>(SIGNED_LEASE, part.lease.as_str())
-        .ok_or_else(|| Problem::not_found("signed lease", &part.lease))?;
-    let lease: Lease = serde_json::from_slice(signed.unverified_payload()).map_err(|e| Problem::ours(e.to_string()))?;
+    let lease: Lease = match node.get::<SignedDocument>(SIGNED_LEASE, part.lease.as_str()) {
+        Some(signed) => {
+            serde_json::from_slice(signed.unverified_payload()).map_err(|e| Problem::ours(e.to_string()))?
+        }
+        // The lender signed, and its answer never came: it is settled over what was offered.
+        None => lease_of(node, journey, &fresh)?,
+    };
     let settlement = meter::settlement(&lease, fresh.lender_usage, fresh.usage, clock::wall());
     let payload = serde_json::to_vec(&settlement).map_err(|e| Problem::ours(e.to_string()))?;
     let document = SignedDocument::sign_new(&payload, "settlement", node.name(), Serial(1), &node.identity.key)

@@ -5,12 +5,16 @@ use crate::cloud::Host;
 use pumasi_journey::PartState;
 use pumasi_lease::LentState;
 use pumasi_lease::document::Settlement;
+use pumasi_terms::CloudName;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 const ORACLE: &str = "9 ledgers";
 /// Clocks of two hosts may drift apart by this much within one lease's time.
 const DRIFT_MS: u64 = 50;
 const LOST_MS: u64 = 3_000;
+/// Answers on their way.
+const REQUESTS: u64 = 16;
 
 /// What a borrower relies on is in its lender's ledger, and not for longer than there.
 pub(super) fn check(seen: &mut Seen, now_ms: u64, host: &Arc<Host>, known: &Known, oracles: &Oracles) {
@@ -44,12 +48,17 @@ pub(super) fn check(seen: &mut Seen, now_ms: u64, host: &Arc<Host>, known: &Know
     }
 }
 
+fn differ(settlement: &Settlement, slack_ms: u64) -> bool {
+    let (there, here) = (settlement.lender_usage, settlement.borrower_usage);
+    here.instance_ms > there.instance_ms + slack_ms || here.requests > there.requests + REQUESTS
+}
+
 fn usage(settlement: &Settlement) -> String {
     format!("{:?} there, {:?} here", settlement.lender_usage, settlement.borrower_usage)
 }
 
 /// What was signed at the end is the same at both ends, and says what both metered.
-pub(super) fn at_end(seen: &mut Seen, now_ms: u64, host: &Arc<Host>) {
+pub(super) fn at_end(seen: &mut Seen, now_ms: u64, host: &Arc<Host>, unhurt: &BTreeSet<CloudName>) {
     let Some(disk) = seen.disks.get(&host.name) else { return };
     let mut wrong = Vec::new();
     for part in disk.journeys().flat_map(|j| &j.parts) {
@@ -70,12 +79,9 @@ pub(super) fn at_end(seen: &mut Seen, now_ms: u64, host: &Arc<Host>) {
                     Ok(s) if !s.agreed && seen.faultless => {
                         wrong.push(format!("{lease}: the readings differ: {}", usage(&s)))
                     }
-                    // A crash may cost what was metered in the last second and what was heard of it a heartbeat later.
-                    Ok(s)
-                        if s.borrower_usage.instance_ms
-                            > s.lender_usage.instance_ms + u64::from(part.granted) * LOST_MS =>
-                    {
-                        wrong.push(format!("{lease}: the lender metered too little: {}", usage(&s)));
+                    // What is heard of the other side is a heartbeat old, and a borrower's crash may cost its last second.
+                    Ok(s) if unhurt.contains(&part.lender) && differ(&s, u64::from(part.granted) * LOST_MS) => {
+                        wrong.push(format!("{lease}: the readings differ too much: {}", usage(&s)));
                     }
                     Ok(_) => {}
                 }

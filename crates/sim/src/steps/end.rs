@@ -1,0 +1,232 @@
+//! How a journey ended, at all clouds, in words that do not depend on ids and instants; and what that is worth.
+
+use crate::cloud::Host;
+use pumasi_engine::InstanceState;
+use pumasi_journey::{Journey, Outcome, PartState, Phase};
+use pumasi_lease::document::Settlement;
+use pumasi_lease::{Hold, LentLease, LentState};
+use pumasi_node::Node;
+use pumasi_node::object::{HOLD, JOURNEY, LENT, LENT_APPLICATION, LentApplication, SETTLEMENT};
+use pumasi_store::JournalFilter;
+use pumasi_terms::LeaseId;
+use pumasi_trust::SignedDocument;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// How one lease ended, at both ends.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LeaseEnd {
+    pub served: bool,
+    /// By the borrower's record; none where it has none.
+    pub proven: Option<bool>,
+    pub settled: Option<bool>,
+    /// By the lender's ledger: its last state, or none.
+    pub lender: Option<&'static str>,
+    /// Both keep the same document.
+    pub same_settlement: Option<bool>,
+    pub agreed: Option<bool>,
+}
+
+/// The end of one run.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct End {
+    pub outcomes: BTreeSet<String>,
+    pub leases: BTreeMap<LeaseId, LeaseEnd>,
+    /// Instances that are ready at home, by service.
+    pub home_ready: BTreeMap<String, u32>,
+    /// What is left of leases anywhere.
+    pub left: Vec<String>,
+    /// Users whose requests were answered, and who were not, in the last two seconds.
+    pub answered: u64,
+    pub unanswered: u64,
+    /// Reasons in the borrower's journal for what did not come to be, by lease or reservation.
+    pub refusals: Vec<String>,
+    /// Leases that ended otherwise than in order, and why, as the journals say.
+    pub told: BTreeMap<LeaseId, Vec<String>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// As without the fault.
+    Same,
+    /// Refused with these reasons, nothing left, and others served.
+    Refused(Vec<String>),
+    Broken(Vec<String>),
+}
+
+fn nodes(hosts: &[Arc<Host>]) -> impl Iterator<Item = (&Arc<Host>, Arc<Node>)> {
+    hosts.iter().filter_map(|h| h.node().map(|n| (h, n)))
+}
+
+/// What is still open or left; nothing at the end.
+pub fn unfinished(hosts: &[Arc<Host>]) -> Vec<String> {
+    let mut left = Vec::new();
+    for host in hosts.iter().filter(|h| h.node().is_none()) {
+        left.push(format!("{} is down", host.name));
+    }
+    for (host, node) in nodes(hosts) {
+        let name = &host.name;
+        let journeys = node.list::<Journey>(JOURNEY);
+        for journey in journeys.iter().filter(|j| j.is_open()) {
+            let states: Vec<_> = journey.parts.iter().map(|p| &p.state).collect();
+            left.push(format!("{name}: {} is open: {:?} {states:?}", journey.id, journey.seeking));
+        }
+        let binds = |l: &LentLease| l.binds();
+        left.extend(
+            node.list(LENT).into_iter().filter(binds).map(|l| format!("{name}: {} binds: {:?}", l.id(), l.state)),
+        );
+        left.extend(node.list::<Hold>(HOLD).into_iter().map(|h| format!("{name}: {} is held", h.id)));
+        left.extend(
+            node.list::<LentApplication>(LENT_APPLICATION)
+                .into_iter()
+                .map(|a| format!("{name}: the application of {} is kept", a.lease)),
+        );
+        left.extend(
+            node.instances
+                .lock()
+                .iter()
+                .filter(|i| i.owner.starts_with("lease-"))
+                .map(|i| format!("{name}: {} of {} is {:?}", i.id, i.owner, i.state)),
+        );
+        let dirs = std::fs::read_dir(host.dir.join("leases")).into_iter().flatten().flatten();
+        left.extend(dirs.map(|d| format!("{name}: {} is left", d.path().display())));
+        if let Some(table) = host.gateway.table() {
+            let away = table.services.values().flat_map(|s| &s.leases).map(|l| &l.lease);
+            left.extend(table.leases.keys().chain(away).map(|l| format!("{name}: the route of {l} is left")));
+        }
+    }
+    left
+}
+
+/// Leases that wait for their settlement at the lender.
+pub fn unsettled(hosts: &[Arc<Host>]) -> bool {
+    nodes(hosts).any(|(_, n)| n.list::<LentLease>(LENT).iter().any(|l| matches!(l.state, LentState::Ended { .. })))
+}
+
+fn state(lent: &LentLease) -> &'static str {
+    match lent.state {
+        LentState::Active => "active",
+        LentState::Recalled { .. } => "recalled",
+        LentState::Ending { .. } => "ending",
+        LentState::Ended { .. } => "ended",
+        LentState::Settled { .. } => "settled",
+    }
+}
+
+fn outcome(journey: &Journey) -> String {
+    match &journey.phase {
+        Phase::Closed { outcome: Outcome::Returned, .. } => "returned".into(),
+        Phase::Closed { outcome, why, .. } => format!("{outcome:?}: {why}"),
+        other => format!("{other:?}"),
+    }
+}
+
+impl End {
+    pub fn of(hosts: &[Arc<Host>], answered: u64, unanswered: u64) -> Self {
+        let mut end = Self { left: unfinished(hosts), answered, unanswered, ..Self::default() };
+        let all: BTreeMap<_, _> = nodes(hosts).map(|(h, n)| (h.name.clone(), n)).collect();
+        let document = |node: &Arc<Node>, id: &LeaseId| node.get::<SignedDocument>(SETTLEMENT, id.as_str());
+        for node in all.values() {
+            for journey in node.list::<Journey>(JOURNEY) {
+                end.outcomes.insert(outcome(&journey));
+                for part in &journey.parts {
+                    let there = all.get(&part.lender);
+                    let lent = there.and_then(|n| n.get::<LentLease>(LENT, part.lease.as_str()));
+                    let (proven, settled) = match &part.state {
+                        PartState::Ended { proven, settled, .. } => (Some(*proven), Some(*settled)),
+                        _ => (None, None),
+                    };
+                    let documents = (document(node, &part.lease), there.and_then(|n| document(n, &part.lease)));
+                    let (same, agreed) = match &documents {
+                        (Some(a), Some(b)) => {
+                            let read = serde_json::from_slice::<Settlement>(a.unverified_payload());
+                            (Some(a == b), read.ok().map(|s| s.agreed))
+                        }
+                        (None, None) => (None, None),
+                        _ => (Some(false), None),
+                    };
+                    let lender = lent.as_ref().map(state);
+                    let served = part.usage.requests > 0;
+                    let lease = LeaseEnd { served, proven, settled, lender, same_settlement: same, agreed };
+                    end.leases.insert(part.lease.clone(), lease);
+                }
+            }
+            // What a lender lent and no borrower knows.
+            for lent in node.list::<LentLease>(LENT) {
+                end.leases.entry(lent.id().clone()).or_insert(LeaseEnd {
+                    served: false,
+                    proven: None,
+                    settled: None,
+                    lender: Some(state(&lent)),
+                    same_settlement: None,
+                    agreed: None,
+                });
+            }
+            let rows = node.store.journal_page(0, 100_000, &JournalFilter::default()).unwrap_or_default();
+            for row in rows {
+                let entry = row.entry;
+                let refusal = matches!(
+                    entry.action.as_str(),
+                    "hold_refused" | "hold_too_late" | "hold_distrusted" | "lease_refused" | "borrowing_refused"
+                );
+                if refusal {
+                    end.refusals.push(format!("{}: {}", entry.action, entry.reasons.join("; ")));
+                }
+                if let Some(lease) = LeaseId::parse(entry.subject.clone()).ok().filter(|_| !entry.reasons.is_empty()) {
+                    end.told.entry(lease).or_default().push(format!("{}: {}", entry.action, entry.reasons.join("; ")));
+                }
+            }
+            for i in node.instances.lock().iter().filter(|i| i.owner.starts_with("service-")) {
+                *end.home_ready.entry(i.owner.clone()).or_default() += u32::from(i.state == InstanceState::Ready);
+            }
+        }
+        end
+    }
+
+    /// Judges this end beside the one of the run without a fault.
+    pub fn beside(&self, plain: &Self) -> Verdict {
+        let mut broken: Vec<String> = self.left.clone();
+        let mut refused = Vec::new();
+        if self.home_ready != plain.home_ready {
+            broken.push(format!("at home run {:?}, without the fault {:?}", self.home_ready, plain.home_ready));
+        }
+        if self.answered == 0 || self.unanswered > 0 {
+            broken.push(format!("afterwards {} users were answered, {} were not", self.answered, self.unanswered));
+        }
+        let whole = |l: &LeaseEnd| {
+            l.proven == Some(true)
+                && l.settled == Some(true)
+                && l.lender == Some("settled")
+                && l.same_settlement == Some(true)
+        };
+        if !self.leases.values().any(|l| l.served && whole(l)) {
+            broken.push("no lease served and ended in order".into());
+        }
+        for (id, lease) in self.leases.iter().filter(|(_, l)| !whole(l)) {
+            let told = self.told.get(id).cloned().unwrap_or_default();
+            let empty = lease.lender.is_none_or(|s| matches!(s, "ended" | "settled"));
+            let why = told.iter().any(|t| ["lease_refused", "switchback"].iter().any(|a| t.starts_with(a)));
+            match !lease.served && empty && why && lease.same_settlement != Some(false) {
+                true => refused.extend(told),
+                false => broken.push(format!("{id} ended so: {lease:?}; told: {told:?}")),
+            }
+        }
+        let disagree = self.leases.iter().filter(|(_, l)| l.agreed == Some(false));
+        broken.extend(disagree.map(|(id, _)| format!("{id}: the readings differ: {:?}", self.told.get(id))));
+        for outcome in self.outcomes.difference(&plain.outcomes) {
+            // A whole journey that found nobody is a refusal; it has said why.
+            match outcome.starts_with("NotBegun") && !self.refusals.is_empty() {
+                true => refused.push(outcome.clone()),
+                false => broken.push(format!("a journey ended so: {outcome}")),
+            }
+        }
+        if !broken.is_empty() {
+            return Verdict::Broken(broken);
+        }
+        if refused.is_empty() {
+            return Verdict::Same;
+        }
+        refused.extend(self.refusals.iter().cloned());
+        Verdict::Refused(refused)
+    }
+}

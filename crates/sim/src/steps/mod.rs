@@ -1,0 +1,16 @@
+//! Fail every step: one table of a journey's steps, one fault a run, and the end compared with that of a run without a fault.
+//!
+//! Enters: a step of the table and a fault. Leaves: whether everything ended as without it, or was refused with a reason.
+//! Always holds: the daemons run the product's code, on the simulator's drivers in virtual time or on files and processes in real time.
+//!
+//! Read `table` first; `stage` plays a journey, `trap` does the fault, `end` compares.
+
+mod end;
+mod stage;
+pub mod table;
+mod trap;
+
+pub use end::{End, Verdict};
+pub use stage::{Drivers, Played, cases, play};
+pub use table::{At, Fault, OTHER_ENDPOINTS, STEPS, Side, Step, act_name, fits};
+pub use trap::{Call, Trap, TrappedEngine, TrappedPort};

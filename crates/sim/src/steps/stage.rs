@@ -1,0 +1,292 @@
+//! The stage: three clouds, one overload of the first, one fault; from the pact to the last settlement.
+
+use super::end::{self, End};
+use super::table::{Fault, STEPS};
+use super::trap::Trap;
+use crate::cloud::{Common, Host, operator};
+use crate::life::HostClock;
+use crate::net::Net;
+use crate::oracle::{Broken, Known, Oracles};
+use crate::story::Story;
+use crate::traffic::{Load, Phase};
+use crate::world::{HAS, LENDS, config};
+use anyhow::Context;
+use pumasi_engine::Engine;
+use pumasi_lease::LentLease;
+use pumasi_node::home::data_dir;
+use pumasi_node::object::{LENT, LENT_APPLICATION, LentApplication};
+use pumasi_node::{lender, pact};
+use pumasi_store::sim::Hooks;
+use pumasi_store::{Options, Store};
+use pumasi_terms::pact::Terms;
+use pumasi_terms::service::Service;
+use pumasi_terms::{CloudName, WallMs};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+const CLOUDS: usize = 3;
+const TICK_MS: u64 = 100;
+/// A daemon that was killed is started again after this.
+const DOWN_MS: u64 = 300;
+const CAMPAIGN_MS: (u64, u64) = (500, 4_000);
+/// It is called back when it has served so long.
+const RECALL_AFTER_MS: u64 = 800;
+/// All must have come back within this of the campaign's end.
+const COME_BACK_MS: u64 = 90_000;
+/// Users are watched so long after everything came back.
+const AFTERWARDS_MS: u64 = 2_000;
+
+/// Other drivers than the simulator's.
+pub trait Drivers: Send + Sync {
+    fn store(
+        &self,
+        dir: &Path,
+        now: WallMs,
+        entropy: u128,
+        options: Options,
+        hooks: Hooks,
+    ) -> anyhow::Result<Store>;
+    /// A new handle on what runs on this host.
+    fn engine<'a>(&'a self, dir: &'a Path) -> Opening<'a>;
+}
+
+pub type Opening<'a> = std::pin::Pin<Box<dyn Future<Output = anyhow::Result<Arc<dyn Engine>>> + Send + 'a>>;
+
+#[derive(Debug)]
+pub struct Played {
+    pub end: End,
+    /// What was struck; none: the step never came.
+    pub fired: Option<String>,
+    pub broken: Vec<Broken>,
+    pub story: Arc<Story>,
+    pub counts: Vec<u64>,
+    pub ms: u64,
+}
+
+/// Every row with every fault that means something for it.
+pub fn cases() -> impl Iterator<Item = (usize, Fault)> {
+    STEPS.iter().enumerate().flat_map(|(at, step)| step.faults().iter().map(move |fault| (at, *fault)))
+}
+
+/// One journey in virtual time on the simulator's drivers, with a fault or without; on this thread, which must be in no runtime.
+pub fn play(recall: bool, fault: Option<(usize, Fault)>) -> anyhow::Result<Played> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
+    let shared = Path::new("/dev/shm");
+    let dir = if shared.is_dir() { tempfile::tempdir_in(shared) } else { tempfile::tempdir() }?;
+    runtime.block_on(run(recall, fault, dir.path()))
+}
+
+fn service(name: &str, datasets: bool) -> anyhow::Result<Service> {
+    let text = format!(
+        "apiVersion: pumasi/v1\nkind: Service\nmetadata:\n  name: {name}\nspec:\n  hosts: [{name}.example]\n  application:\n    bundle: ./bundle\n    command: [shop]\n\
+         \x20   platform: {{ os: linux, arch: {} }}\n    resources: {{ cpu_millis: 500, memory_mib: 128 }}\n    readiness: {{ path: /, interval_ms: 50 }}\n    stop_grace_ms: 500\n\
+         \x20 instances: {{ home: 1 }}\n  borrowing: {{ mode: automatic, instances_max: 6 }}\n{}",
+        std::env::consts::ARCH,
+        if datasets { "  datasets:\n    - { name: notes, kind: files }\n" } else { "" },
+    );
+    let services = pumasi_terms::manifest::services("service.yaml", &text).context("the simulator's own manifest")?;
+    services.into_iter().next().context("no service in it")
+}
+
+fn campaign(origin_ms: u64) -> Load {
+    let phase = |from_ms: u64, per_second| Phase { from_ms: origin_ms + from_ms, per_second, home_only: 0.05 };
+    Load(vec![phase(0, 20.0), phase(CAMPAIGN_MS.0, 160.0), phase(CAMPAIGN_MS.1, 10.0)])
+}
+
+struct Stage {
+    hosts: Vec<Arc<Host>>,
+    trap: Arc<Trap>,
+    begin: Instant,
+}
+
+async fn run(recall: bool, fault: Option<(usize, Fault)>, dir: &Path) -> anyhow::Result<Played> {
+    let begin = Instant::now();
+    let seed = 7;
+    let story = Arc::new(Story::default());
+    let net = Net::new(seed, begin, story.clone(), None);
+    let oracles = Arc::new(Oracles::default());
+    let (died, mut deaths) = mpsc::unbounded_channel();
+    let common = Common {
+        seed,
+        begin,
+        dir: dir.to_owned(),
+        net: net.clone(),
+        story: story.clone(),
+        observer: oracles.clone(),
+        witness: oracles.clone(),
+        mutant: None,
+        died,
+    };
+    let mut hosts = Vec::new();
+    for at in 0..CLOUDS {
+        let name = format!("city-{}", char::from(b'a' + at as u8));
+        let clock = HostClock::new(begin, 1_000_000 * (at as u64 + 1), 0, 0);
+        hosts.push(Host::new(&common, CloudName::parse(&name)?, config(&name, at, dir)?, clock));
+    }
+    let trap = Trap::new(hosts[0].name.clone(), fault);
+    net.set_trap(trap.clone());
+    hosts.iter().for_each(|h| h.set_trap(trap.clone()));
+    let by_name: BTreeMap<CloudName, Arc<Host>> = hosts.iter().map(|h| (h.name.clone(), h.clone())).collect();
+    let weak: BTreeMap<_, _> = by_name.iter().map(|(n, h)| (n.clone(), Arc::downgrade(h))).collect();
+    let told = weak.clone();
+    let host_of = |all: &BTreeMap<CloudName, std::sync::Weak<Host>>, name: &CloudName| all.get(name)?.upgrade();
+    trap.give_hands(
+        Arc::new(move |name| {
+            if let Some(host) = host_of(&weak, name) {
+                host.die();
+            }
+        }),
+        Arc::new(move |name, what| {
+            if let Some(host) = host_of(&told, name) {
+                host.tell(what);
+            }
+        }),
+    );
+    let gateways: BTreeMap<_, _> = hosts.iter().map(|h| (h.name.clone(), h.gateway.clone())).collect();
+    hosts.iter().for_each(|h| h.gateway.meet(gateways.clone()));
+    let terms = Terms { lends: LENDS, ..Terms::default() };
+    let known =
+        hosts.iter().map(|h| (h.name.clone(), Known { clock: h.clock.clone(), terms: terms.clone(), physical: HAS }));
+    oracles.know(known.collect());
+    oracles.lock().faultless = fault.is_none();
+    let ticking: Vec<_> = hosts.iter().map(|h| h.gateway.clone()).collect();
+    let ticker = tokio::spawn(async move {
+        let mut every = tokio::time::interval(Duration::from_millis(TICK_MS));
+        loop {
+            every.tick().await;
+            ticking.iter().for_each(|g| g.tick());
+        }
+    });
+    let stage = Stage { hosts, trap, begin };
+    stage.found(dir, &terms).await?;
+    let origin_ms = stage.now_ms();
+    stage.hosts[0].gateway.set_load("shop-0".parse()?, campaign(origin_ms));
+    stage.trap.set();
+    let mut starts: Vec<(u64, usize)> = Vec::new();
+    let (mut lent_since, mut recalled) = (None, !recall);
+    let mut quiet_since = None;
+    loop {
+        tokio::time::sleep(Duration::from_millis(TICK_MS)).await;
+        let now_ms = stage.now_ms();
+        while let Ok(name) = deaths.try_recv() {
+            if let Some(at) = stage.hosts.iter().position(|h| h.name == name) {
+                stage.hosts[at].bury();
+                starts.push((now_ms + DOWN_MS, at));
+            }
+        }
+        let (due, rest): (Vec<_>, Vec<_>) = starts.drain(..).partition(|(at_ms, _)| *at_ms <= now_ms);
+        starts = rest;
+        for (_, at) in due {
+            let host = &stage.hosts[at];
+            if let Err(e) = host.start().await {
+                host.tell(format!("did not start: {e:#}"));
+                starts.push((now_ms + 500, at));
+            }
+        }
+        stage.write(now_ms);
+        if !recalled && stage.serves() {
+            let since = *lent_since.get_or_insert(now_ms);
+            if now_ms >= since + RECALL_AFTER_MS {
+                recalled = stage.recall().await;
+            }
+        }
+        oracles.look(now_ms, &stage.hosts);
+        let late = now_ms > origin_ms + CAMPAIGN_MS.1 + COME_BACK_MS;
+        if now_ms > origin_ms + CAMPAIGN_MS.1 + 1_000 && starts.is_empty() {
+            let quiet = end::unfinished(&stage.hosts).is_empty() && !end::unsettled(&stage.hosts);
+            quiet_since = if quiet { quiet_since.or(Some((now_ms, stage.hosts[0].gateway.totals()))) } else { None };
+        }
+        if late || quiet_since.is_some_and(|(since, _)| now_ms >= since + AFTERWARDS_MS) {
+            break;
+        }
+    }
+    ticker.abort();
+    let totals = stage.hosts[0].gateway.totals();
+    let before = quiet_since.map_or(totals, |(_, t)| t);
+    oracles.at_end(stage.now_ms(), &stage.hosts);
+    let unanswered = totals.shed + totals.lost - before.shed - before.lost;
+    let end = End::of(&stage.hosts, totals.completed - before.completed, unanswered);
+    let played = Played {
+        end,
+        fired: stage.trap.fired(),
+        broken: std::mem::take(&mut oracles.lock().broken),
+        story,
+        counts: stage.trap.counts(),
+        ms: stage.now_ms() - origin_ms,
+    };
+    stage.hosts.iter().for_each(|h| h.kill());
+    Ok(played)
+}
+
+impl Stage {
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// One pact, and a service at each cloud; the first one's has data.
+    async fn found(&self, dir: &Path, terms: &Terms) -> anyhow::Result<()> {
+        let bundle = dir.join("bundle");
+        std::fs::create_dir_all(&bundle)?;
+        std::fs::write(bundle.join("shop"), "what runs is made up; what travels is real\n".repeat(40))?;
+        for host in &self.hosts {
+            host.start().await.with_context(|| format!("starting {}", host.name))?;
+        }
+        let (first, others) = self.hosts.split_first().context("no cloud")?;
+        let t = terms.clone();
+        let founded = first.act(async move |node| pact::found(&node, &operator(), "EUR".into(), t).await).await;
+        founded.context("it died")??;
+        for other in others {
+            let name = other.name.clone();
+            let invited = first.act(async move |node| pact::invite(&node, &operator(), name, 60_000).await).await;
+            let token = invited.context("it died")??.invitation;
+            let t = terms.clone();
+            let joined = other.act(async move |node| pact::join(&node, &operator(), &token, t).await).await;
+            joined.context("it died")??;
+        }
+        for (at, host) in self.hosts.iter().enumerate() {
+            host.deploy(service(&format!("shop-{at}"), at == 0)?, &bundle).await?;
+        }
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        self.write(0);
+        tokio::time::sleep(Duration::from_millis(1_000)).await;
+        Ok(())
+    }
+
+    /// The application at home writes.
+    fn write(&self, now_ms: u64) {
+        let (Ok(service), Ok(set)) = ("shop-0".parse(), "notes".parse()) else { return };
+        if let Some(node) = self.hosts[0].node()
+            && now_ms.is_multiple_of(500)
+        {
+            let path = data_dir(&node, &service, &set).join("notes.txt");
+            let _ = std::fs::write(path, format!("it is {now_ms}\n").repeat(20));
+        }
+    }
+
+    fn serves(&self) -> bool {
+        self.hosts[1..].iter().filter_map(|h| h.node()).any(|n| {
+            !n.list::<LentApplication>(LENT_APPLICATION).is_empty()
+                && n.list::<LentLease>(LENT).iter().any(|l| n.routes.serving(l.id()) > 0)
+        })
+    }
+
+    /// Whether there was something to call back.
+    async fn recall(&self) -> bool {
+        let mut any = false;
+        for host in &self.hosts[1..] {
+            let done = host.act(async |node| {
+                let mut any = false;
+                for lent in node.list::<LentLease>(LENT).iter().filter(|l| l.usable()) {
+                    any |= lender::recall(&node, &operator(), lent.id().clone(), "needed here".into()).await.is_ok();
+                }
+                any
+            });
+            any |= done.await.unwrap_or(false);
+        }
+        any
+    }
+}

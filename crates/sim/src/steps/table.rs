@@ -1,0 +1,274 @@
+//! The table: every message, durable commit and effect of a journey, a row each. A new step is covered by being listed here.
+
+use crate::steps::trap::{Call, Seen};
+use pumasi_route::table::RouteTable;
+use serde_json::Value;
+
+/// Whose step it is. In these journeys the first cloud borrows, the others lend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    Borrower,
+    Lender,
+}
+
+/// How a step is recognised.
+#[derive(Clone, Copy)]
+pub enum At {
+    /// From the borrower to a lender.
+    Message { method: &'static str, path: &'static str, body: fn(&Value) -> bool },
+    /// The first write of an object of this kind that is so; its transaction is the step.
+    Commit { side: Side, kind: &'static str, is: fn(&Value) -> bool },
+    Deletion { side: Side, kind: &'static str },
+    Engine { side: Side, call: Call },
+    Table { side: Side, is: fn(&RouteTable) -> bool },
+    Positions { side: Side },
+    Erase,
+}
+
+pub struct Step {
+    pub name: &'static str,
+    pub at: At,
+    /// The act of the journey that it belongs to, by its variant's name.
+    pub act: Option<&'static str>,
+    /// Played in the journey that is called back by its lender.
+    pub recall: bool,
+}
+
+impl std::fmt::Debug for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// Refused once, with nothing done: 503, an error of store, engine, gateway or disk.
+    Fails,
+    /// The connection breaks before anything arrives.
+    Breaks,
+    /// Done, and told as failed; of a message, the answer is lost.
+    AnswerLost,
+    /// Done twice at once, answered once.
+    Twice,
+    /// Done again a while later, when the journey is further on.
+    TwiceLate,
+    /// Whoever does it is killed right before.
+    DiesBefore,
+    /// Whoever did it is killed right after, before it hears the answer.
+    DiesAfter,
+    /// Of a message: the receiver is killed when it has done it, before it answers.
+    ReceiverDies,
+}
+
+use Fault::{AnswerLost, Breaks, DiesAfter, DiesBefore, Fails, ReceiverDies, Twice, TwiceLate};
+
+impl Step {
+    /// Faults that mean something for this step.
+    pub fn faults(&self) -> &'static [Fault] {
+        match self.at {
+            At::Message { .. } => {
+                &[Fails, Breaks, AnswerLost, Twice, TwiceLate, DiesBefore, DiesAfter, ReceiverDies]
+            }
+            At::Commit { .. } | At::Deletion { .. } => &[Fails, DiesBefore, DiesAfter],
+            At::Engine { call: Call::List | Call::Remains | Call::Logs, .. } => &[Fails, DiesBefore, DiesAfter],
+            At::Engine { .. } | At::Table { .. } | At::Positions { .. } | At::Erase => {
+                &[Fails, AnswerLost, Twice, DiesBefore, DiesAfter]
+            }
+        }
+    }
+
+    /// The one that hurts most: the side that has just acted forgets everything but its disk.
+    pub fn worst(&self) -> Fault {
+        match self.at {
+            At::Message { .. } => ReceiverDies,
+            At::Commit { .. } | At::Deletion { .. } => DiesAfter,
+            At::Engine { call: Call::List | Call::Remains | Call::Logs, .. } => Fails,
+            _ => DiesAfter,
+        }
+    }
+
+    pub fn side(&self) -> Side {
+        match self.at {
+            At::Message { .. } => Side::Borrower,
+            At::Commit { side, .. }
+            | At::Deletion { side, .. }
+            | At::Engine { side, .. }
+            | At::Table { side, .. }
+            | At::Positions { side } => side,
+            At::Erase => Side::Lender,
+        }
+    }
+
+    pub fn is(&self, side: Side, seen: &Seen<'_>) -> bool {
+        if self.side() != side {
+            return false;
+        }
+        match (&self.at, seen) {
+            (At::Message { method, path, body }, Seen::Message { method: m, path: p, body: b }) => {
+                method == m && fits(path, p) && body(&serde_json::from_slice(b).unwrap_or_default())
+            }
+            (At::Commit { kind, is, .. }, Seen::Put { kind: k, value }) => kind == k && is(value),
+            (At::Deletion { kind, .. }, Seen::Deleted { kind: k }) => kind == k,
+            (At::Engine { call, .. }, Seen::Engine(c)) => call == c,
+            (At::Table { is, .. }, Seen::Table(table)) => is(table),
+            (At::Positions { .. }, Seen::Positions { any }) => *any,
+            (At::Erase, Seen::Erase) => true,
+            _ => false,
+        }
+    }
+}
+
+/// Whether a path is of a template with `{name}` parameters.
+pub fn fits(template: &str, path: &str) -> bool {
+    let (mut a, mut b) = (template.split('/'), path.split('/'));
+    loop {
+        match (a.next(), b.next()) {
+            (None, None) => return true,
+            (Some(t), Some(p)) if t == p || (t.starts_with('{') && !p.is_empty()) => {}
+            _ => return false,
+        }
+    }
+}
+
+const fn message(name: &'static str, act: Option<&'static str>, method: &'static str, path: &'static str) -> Step {
+    Step { name, at: At::Message { method, path, body: any }, act, recall: false }
+}
+
+const fn commit(name: &'static str, side: Side, kind: &'static str, is: fn(&Value) -> bool) -> Step {
+    Step { name, at: At::Commit { side, kind, is }, act: None, recall: false }
+}
+
+const fn local(name: &'static str, at: At) -> Step {
+    Step { name, at, act: None, recall: false }
+}
+
+const fn recalled(step: Step) -> Step {
+    Step { recall: true, ..step }
+}
+
+fn any(_: &Value) -> bool {
+    true
+}
+
+fn part(journey: &Value, is: impl Fn(&Value) -> bool) -> bool {
+    journey["parts"].as_array().into_iter().flatten().any(is)
+}
+
+fn part_is(journey: &Value, state: &str) -> bool {
+    part(journey, |p| p["state"]["state"] == state)
+}
+
+fn ending(journey: &Value, step: &str) -> bool {
+    part(journey, |p| p["state"]["release"]["step"] == step)
+}
+
+fn a_try(journey: &Value, state: &str) -> bool {
+    journey["seeking"]["tries"].as_array().into_iter().flatten().any(|t| t["state"]["state"] == state)
+}
+
+fn lent_is(lent: &Value, state: &str) -> bool {
+    lent["state"]["state"] == state || lent["state"] == state
+}
+
+fn renews(beat: &Value) -> bool {
+    beat["renew"].as_array().is_some_and(|r| !r.is_empty())
+}
+
+use Side::{Borrower, Lender};
+
+pub const STEPS: &[Step] = &[
+    // What the borrower says to a lender.
+    message("reserve", Some("Reserve"), "POST", "/v1/reservations"),
+    message("let go", Some("LetGo"), "DELETE", "/v1/reservations/{id}"),
+    message("sign", Some("Sign"), "POST", "/v1/leases"),
+    message("ask missing chunks", Some("Send"), "POST", "/v1/leases/{id}/chunks/missing"),
+    message("send chunks", Some("Send"), "POST", "/v1/leases/{id}/chunks"),
+    message("send application", Some("Send"), "PUT", "/v1/leases/{id}/application"),
+    message("send first copy", Some("Send"), "PUT", "/v1/leases/{id}/datasets/{name}"),
+    message("bring copy forward", None, "POST", "/v1/leases/{id}/datasets/{name}/batches"),
+    Step {
+        name: "renew",
+        at: At::Message { method: "POST", path: "/v1/heartbeat", body: renews },
+        act: None,
+        recall: false,
+    },
+    recalled(Step {
+        name: "hear of recall",
+        at: At::Message { method: "POST", path: "/v1/heartbeat", body: renews },
+        act: None,
+        recall: true,
+    }),
+    message("bring logs", Some("Return"), "GET", "/v1/leases/{id}/logs"),
+    message("release", Some("Release"), "POST", "/v1/leases/{id}/release"),
+    message("settle", Some("Settle"), "POST", "/v1/leases/{id}/settlement"),
+    // What the borrower writes down.
+    commit("plan made", Borrower, "plan", any),
+    commit("journey opened", Borrower, "journey", |j| a_try(j, "asking")),
+    commit("grant noted", Borrower, "journey", |j| a_try(j, "granted")),
+    commit("lender chosen", Borrower, "journey", |j| part_is(j, "signing")),
+    commit("other let go", Borrower, "journey", |j| a_try(j, "over")),
+    commit("signed lease kept", Borrower, "signed_lease", any),
+    commit("signing noted", Borrower, "journey", |j| part_is(j, "sending")),
+    commit("sending noted", Borrower, "journey", |j| part_is(j, "starting")),
+    commit("switched over", Borrower, "journey", |j| part_is(j, "serving")),
+    recalled(commit("recall noted", Borrower, "journey", |j| part(j, |p| !p["recalled"].is_null()))),
+    commit("switched back", Borrower, "journey", |j| ending(j, "draining")),
+    commit("drained", Borrower, "journey", |j| ending(j, "stopping")),
+    commit("stopped there", Borrower, "journey", |j| ending(j, "returning")),
+    commit("logs home", Borrower, "journey", |j| ending(j, "erasing")),
+    commit("proof noted", Borrower, "journey", |j| ending(j, "settling")),
+    commit("settlement kept", Borrower, "settlement", any),
+    commit("lease over", Borrower, "journey", |j| part_is(j, "ended")),
+    commit("journey closed", Borrower, "journey", |j| j["phase"]["phase"] == "closed"),
+    // What the lender writes down.
+    commit("hold granted", Lender, "hold", any),
+    local("hold gone", At::Deletion { side: Lender, kind: "hold" }),
+    commit("lease lent", Lender, "lent", |l| lent_is(l, "active")),
+    commit("signed lease kept there", Lender, "signed_lease", any),
+    commit("application received", Lender, "lent_application", any),
+    commit("renewals kept", Lender, "lent_renewal", any),
+    recalled(commit("recalled", Lender, "lent", |l| lent_is(l, "recalled"))),
+    commit("lease released", Lender, "lent", |l| lent_is(l, "ending")),
+    local("application forgotten", At::Deletion { side: Lender, kind: "lent_application" }),
+    commit("lease emptied", Lender, "lent", |l| lent_is(l, "ended")),
+    commit("lease settled", Lender, "lent", |l| lent_is(l, "settled")),
+    commit("settlement kept there", Lender, "settlement", any),
+    // What the lender does on its host.
+    local("start instance", At::Engine { side: Lender, call: Call::Start }),
+    local("list instances", At::Engine { side: Lender, call: Call::List }),
+    local("stop instance", At::Engine { side: Lender, call: Call::Stop }),
+    local("remove instance", At::Engine { side: Lender, call: Call::Remove }),
+    local("read logs", At::Engine { side: Lender, call: Call::Logs }),
+    local("count what is left", At::Engine { side: Lender, call: Call::Remains }),
+    local("erase files", At::Erase),
+    // What both tell their gateways.
+    local("let the peer in", At::Table { side: Lender, is: |t| !t.leases.is_empty() }),
+    local(
+        "switch over",
+        At::Table { side: Borrower, is: |t| t.services.values().any(|s| s.leases.iter().any(|l| !l.draining)) },
+    ),
+    local(
+        "switch back",
+        At::Table { side: Borrower, is: |t| t.services.values().any(|s| s.leases.iter().any(|l| l.draining)) },
+    ),
+    local("tell how far copies are", At::Positions { side: Borrower }),
+    local("tell how far the copy is", At::Positions { side: Lender }),
+];
+
+/// Peers' endpoints that belong to no journey: how a pact is made and kept.
+pub const OTHER_ENDPOINTS: &[&str] =
+    &["/v1/pact", "/v1/pact/admissions", "/v1/pact/signatures", "/v1/pact/current"];
+
+/// The variant of an act. A new one does not compile until it is named here, and fails the coverage until it is in the table.
+pub fn act_name(act: &pumasi_journey::Act) -> &'static str {
+    use pumasi_journey::Act;
+    match act {
+        Act::Reserve { .. } => "Reserve",
+        Act::LetGo { .. } => "LetGo",
+        Act::Sign { .. } => "Sign",
+        Act::Send { .. } => "Send",
+        Act::Return { .. } => "Return",
+        Act::Release { .. } => "Release",
+        Act::Settle { .. } => "Settle",
+    }
+}
