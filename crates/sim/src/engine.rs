@@ -46,7 +46,7 @@ impl Engine for TimedEngine {
     }
     fn list(&self) -> BoxFuture<'_, Result<Vec<InstanceStatus>, EngineError>> {
         let listed = self.catch_up().list();
-        if self.mutant != Some(Mutant::Zombie) {
+        if !matches!(self.mutant, Some(Mutant::Zombie | Mutant::Leftover)) {
             return listed;
         }
         Box::pin(async move {
@@ -64,13 +64,19 @@ impl Engine for TimedEngine {
         self.catch_up().stop(id)
     }
     fn remove<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<(), EngineError>> {
+        if self.mutant == Some(Mutant::Leftover) && self.lent(id) {
+            self.stopped.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
+            return Box::pin(async { Ok(()) });
+        }
         self.catch_up().remove(id)
     }
     fn logs<'a>(&'a self, id: &'a InstanceId, tail_bytes: usize) -> BoxFuture<'a, Result<Vec<u8>, EngineError>> {
         self.catch_up().logs(id, tail_bytes)
     }
     fn remains<'a>(&'a self, owner: Option<&'a str>) -> BoxFuture<'a, Result<Remains, EngineError>> {
-        if self.mutant == Some(Mutant::Zombie) && owner.is_some_and(|o| o.starts_with("lease-")) {
+        if matches!(self.mutant, Some(Mutant::Zombie | Mutant::Leftover))
+            && owner.is_some_and(|o| o.starts_with("lease-"))
+        {
             return Box::pin(async { Ok(Remains::default()) });
         }
         self.catch_up().remains(owner)

@@ -30,8 +30,8 @@ mutants! {
     Generous = "generous",
     /// The lender takes a lease for ended before it is empty.
     EarlyEnd = "early-end",
-    /// The lender answers a release with "nothing is left" before it looked.
-    EarlyProof = "early-proof",
+    /// The engine says that a lent instance was removed, and keeps what it had.
+    Leftover = "leftover",
     /// The lender signs a lease and forgets to write it down.
     Unrecorded = "unrecorded",
     /// A renewal is good for an hour instead of the lease's time.
@@ -76,8 +76,8 @@ impl Mutant {
     pub(crate) fn on_put(self, kind: &str, _name: &str, value: &mut Value) -> Fate {
         match (self, kind) {
             (Self::Oversell, "lent") => {
-                if let Some(cpu) = value.pointer_mut("/lease/requirement/resources/cpu_millis") {
-                    *cpu = json!(10);
+                if let Some(each) = value.pointer_mut("/lease/requirement/resources") {
+                    *each = json!({ "cpu_millis": 10, "memory_mib": 8 });
                 }
             }
             (Self::Generous, "lent") if state_of(value) == Some("active") => {
@@ -124,24 +124,12 @@ impl Mutant {
     }
 
     pub(crate) fn on_answer(self, what: &str, answer: &mut Response<Bytes>) {
-        let release = what.starts_with("POST /v1/leases/") && what.ends_with("/release");
-        let alter = match self {
-            Self::EarlyProof if release => true,
-            Self::Hopeful if what.ends_with("/heartbeat") => true,
-            _ => false,
-        };
-        if !alter || !answer.status().is_success() {
+        if self != Self::Hopeful || !what.ends_with("/heartbeat") || !answer.status().is_success() {
             return;
         }
         let Ok(mut body) = serde_json::from_slice::<Value>(answer.body()) else { return };
-        if self == Self::EarlyProof {
-            for count in body.get_mut("left").and_then(Value::as_object_mut).into_iter().flat_map(|o| o.values_mut()) {
-                *count = json!(0);
-            }
-        } else {
-            for lease in body.get_mut("leases").and_then(Value::as_array_mut).into_iter().flatten() {
-                lease["expires_in_ms"] = json!(HOUR_MS);
-            }
+        for lease in body.get_mut("leases").and_then(Value::as_array_mut).into_iter().flatten() {
+            lease["expires_in_ms"] = json!(HOUR_MS);
         }
         *answer.body_mut() = serde_json::to_vec(&body).unwrap_or_default().into();
     }

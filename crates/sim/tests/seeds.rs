@@ -1,0 +1,91 @@
+//! Seeds: those that once broke an oracle, fresh ones, planted bugs that must be found, and a load that must leave everybody alone.
+#![allow(clippy::unwrap_used)]
+
+use pumasi_sim::mutant::Mutant;
+use pumasi_sim::script::Script;
+use pumasi_sim::{Outcome, Setup, play};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Each of these broke an oracle once, on the code of its day.
+const KEPT: &[u64] = &[
+    10,  // an old boot's times taken for this one's (the oracle's own fault)
+    68,  // a restarted borrower knew no capacity and never gave back
+    84,  // a lender's power cut and what it had metered
+    127, // the last second at a lender was not metered
+    139, // as 68
+    188, // a heartbeat from before the lease made it longer
+    214, // the lender's signature never came, and nothing could be settled
+    294, // a hold that ran out before it was signed
+    371, // as 127
+    520, // as 294
+    536, // a lease signed at the second asking counted from the second
+    742, // as 188
+];
+
+fn told(outcome: &Outcome) -> String {
+    let broken: Vec<String> =
+        outcome.broken.iter().map(|b| format!("{} at {} ms: {}", b.oracle, b.at_ms, b.what)).collect();
+    format!("seed {}: {}\nthe story: pumasi lab sim --seed {}", outcome.seed, broken.join("\n"), outcome.seed)
+}
+
+/// Plays seeds on all processors; the first that breaks is told.
+fn all_hold(seeds: impl Fn(u64) -> Option<u64> + Sync) {
+    let next = AtomicU64::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some(seed) = seeds(next.fetch_add(1, Ordering::Relaxed)) {
+                    let outcome = play(&Setup::random(seed)).unwrap();
+                    assert!(outcome.broken.is_empty(), "{}", told(&outcome));
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn kept_seeds_hold() {
+    all_hold(|i| KEPT.get(i as usize).copied());
+}
+
+/// As many as `PUMASI_SIM_SEEDS` says; `pumasi lab sim` plays more.
+#[test]
+fn fresh_seeds_hold() {
+    let count: u64 = std::env::var("PUMASI_SIM_SEEDS").ok().map_or(1_000, |n| n.parse().unwrap());
+    all_hold(|i| (i < count).then_some(10_000 + i));
+}
+
+#[test]
+fn the_same_seed_is_the_same_story() {
+    for seed in [3, 18] {
+        let (one, two) = (play(&Setup::random(seed)).unwrap(), play(&Setup::random(seed)).unwrap());
+        assert!(one.story.told() > 20);
+        assert_eq!(one.story.fingerprint(), two.story.fingerprint(), "{}\n---\n{}", one.story.text(), two.story.text());
+    }
+}
+
+/// The canary: oracles that find nothing prove nothing.
+#[test]
+fn every_planted_bug_is_found() {
+    for mutant in Mutant::ALL {
+        let found = (1..=60).find(|seed| {
+            let outcome = play(&Setup { mutant: Some(*mutant), ..Setup::random(*seed) }).unwrap();
+            !outcome.broken.is_empty()
+        });
+        assert!(found.is_some(), "{} ({}) was not found in 60 seeds", mutant.name(), mutant.about());
+    }
+}
+
+/// Four fifths of what the home does, for ten virtual minutes.
+#[test]
+fn a_steady_load_brings_no_lease() {
+    let per_second = 0.8 * pumasi_sim::gateway::PER_SECOND;
+    for seed in [1, 2] {
+        let script = Script::steady(per_second, 600_000);
+        let outcome = play(&Setup { script, ..Setup::random(seed) }).unwrap();
+        assert!(outcome.virtual_ms >= 600_000, "{} ms", outcome.virtual_ms);
+        assert!(outcome.completed > (per_second * 540.0) as u64, "{} answered", outcome.completed);
+        assert_eq!((outcome.journeys, outcome.leases), (0, 0), "{}", outcome.story.text());
+    }
+}
