@@ -11,6 +11,13 @@ const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
+/// A sender may not have us drop what frames or routes the message, nor what gateways say about it.
+fn is_kept(name: &HeaderName) -> bool {
+    let framing = [header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+    let told = [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST, header::FORWARDED, TRACEPARENT];
+    framing.contains(name) || told.contains(name) || name.as_str().starts_with(PREFIX)
+}
+
 /// Fields that mean one connection only (RFC 9110, 7.6.1).
 pub fn strip_hop_by_hop(fields: &mut HeaderMap) {
     if fields.contains_key(header::CONNECTION) {
@@ -20,8 +27,7 @@ pub fn strip_hop_by_hop(fields: &mut HeaderMap) {
             .filter_map(|v| v.to_str().ok())
             .flat_map(|v| v.split(','))
             .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
-            // A sender may not have us drop what frames or routes the message.
-            .filter(|n| *n != header::HOST && *n != header::CONTENT_LENGTH && *n != header::TRANSFER_ENCODING)
+            .filter(|name| !is_kept(name))
             .collect();
         for name in named {
             fields.remove(name);
@@ -140,7 +146,10 @@ fn write_hex(out: &mut [u8], bytes: &[u8]) {
 
 /// W3C Trace Context: passed on where it is valid, begun where there is none.
 pub fn set_trace(fields: &mut HeaderMap) {
-    if fields.get(TRACEPARENT).is_some_and(|v| is_traceparent(v.as_bytes())) {
+    let mut given = fields.get_all(TRACEPARENT).iter();
+    if let (Some(one), None) = (given.next(), given.next())
+        && is_traceparent(one.as_bytes())
+    {
         return;
     }
     fields.remove(TRACESTATE);
@@ -284,6 +293,15 @@ mod tests {
     }
 
     #[test]
+    fn a_sender_cannot_have_the_word_of_a_gateway_dropped() {
+        let told = [("x-forwarded-for", "10.0.0.1"), ("forwarded", "for=10.0.0.1"), ("pumasi-hop", "1")];
+        let mut f = map(&told);
+        f.insert("connection", HeaderValue::from_static("x-forwarded-for, Forwarded, pumasi-hop, traceparent"));
+        strip_hop_by_hop(&mut f);
+        assert_eq!(f, map(&told));
+    }
+
+    #[test]
     fn our_fields_are_ours() {
         let mut f = map(&[("pumasi-hop", "1"), ("pumasi-other", "2"), ("accept", "*/*")]);
         strip_ours(&mut f);
@@ -332,6 +350,9 @@ mod tests {
             assert!(is_traceparent(f["traceparent"].as_bytes()));
             assert!(!f.contains_key("tracestate"));
         }
+        let mut two = map(&[("traceparent", good), ("traceparent", "x")]);
+        set_trace(&mut two);
+        assert_eq!(two.get_all("traceparent").iter().count(), 1);
     }
 
     #[test]
