@@ -80,10 +80,11 @@ impl Mutant {
                     *each = json!({ "cpu_millis": 10, "memory_mib": 8 });
                 }
             }
-            (Self::Generous, "lent") if state_of(value) == Some("active") => {
-                if value.pointer("/usage/instance_ms").and_then(Value::as_u64) == Some(0) {
-                    add(value, "/lease/instances", 1);
-                }
+            (Self::Generous, "lent")
+                if state_of(value) == Some("active")
+                    && value.pointer("/usage/instance_ms").and_then(Value::as_u64) == Some(0) =>
+            {
+                add(value, "/lease/instances", 1);
             }
             (Self::EarlyEnd, "lent") if state_of(value) == Some("ending") => {
                 let why = value.pointer("/state/why").cloned().unwrap_or_default();

@@ -199,22 +199,6 @@ async fn run(setup: &Setup, dir: &Path) -> anyhow::Result<Outcome> {
         }
     }
     ticker.abort();
-    if std::env::var("DBG").is_ok() {
-        for h in &world.hosts {
-            eprintln!(
-                "{} {:?} {:?}",
-                h.name,
-                h.gateway.totals(),
-                h.node().map(|n| n
-                    .sensing
-                    .latest()
-                    .into_iter()
-                    .map(|(k, (o, t))| format!("{k} {o:?} {t}"))
-                    .collect::<Vec<_>>())
-            );
-        }
-        eprintln!("{:?}", setup.script);
-    }
     let totals = world.hosts[0].gateway.totals();
     let lives = world.hosts.iter().map(|h| h.lives()).sum();
     let virtual_ms = world.now_ms();

@@ -38,17 +38,20 @@ pub struct Broken {
 pub struct Disk {
     lents: BTreeMap<LeaseId, (Revision, LentLease)>,
     /// What renewals changed, and the revision of the record that they were decided over.
-    renewals: BTreeMap<String, BTreeMap<LeaseId, (Revision, BootMs, u32, Epoch)>>,
+    renewals: BTreeMap<String, BTreeMap<LeaseId, Renewal>>,
     holds: BTreeMap<String, Hold>,
     journeys: BTreeMap<String, Journey>,
     /// The rest that is asked for.
     others: BTreeMap<(String, String), String>,
 }
 
+/// Revision of the record, end, instances wanted, newest epoch.
+type Renewal = (Revision, BootMs, u32, Epoch);
+
 /// A row of renewals, as stored.
 #[derive(serde::Deserialize)]
 struct Row {
-    leases: BTreeMap<LeaseId, (Revision, BootMs, u32, Epoch)>,
+    leases: BTreeMap<LeaseId, Renewal>,
 }
 
 impl Disk {
