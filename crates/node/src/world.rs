@@ -5,7 +5,9 @@
 //! that made it, under that world's clock and entropy, and stands still for ever once that life of the daemon is over.
 
 use pumasi_terms::Now;
+use pumasi_transfer::EraseError;
 use std::cell::RefCell;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -20,6 +22,10 @@ pub trait World: Send + Sync {
     fn spawned(&self, task: AbortHandle);
     /// The process is dead: nothing of it runs any more.
     fn is_over(&self) -> bool;
+    /// Erases what is left of a lease; a simulator may let it fail.
+    fn erase(&self, dir: &Path) -> Result<(), EraseError> {
+        pumasi_transfer::erase(dir)
+    }
 }
 
 thread_local! {
@@ -78,6 +84,10 @@ impl<F: Future> Future for Within<F> {
         // It may have died of what it just did: then nobody learns of its result.
         if this.world.is_over() { Poll::Pending } else { polled }
     }
+}
+
+pub fn erase(dir: &Path) -> Result<(), EraseError> {
+    with(|world| world.erase(dir)).unwrap_or_else(|| pumasi_transfer::erase(dir))
 }
 
 pub fn spawn<F>(future: F) -> JoinHandle<F::Output>

@@ -86,6 +86,12 @@ pub struct Common {
     pub died: mpsc::UnboundedSender<CloudName>,
 }
 
+impl std::fmt::Debug for Common {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Common(seed {})", self.seed)
+    }
+}
+
 impl Host {
     pub fn new(common: &Common, name: CloudName, config: Config, clock: HostClock) -> Arc<Self> {
         let clock = Arc::new(clock);
@@ -224,12 +230,7 @@ impl Host {
             engine = Arc::new(TrappedEngine { cloud: at.clone(), inner: engine, trap: trap.clone() });
             gateway = Arc::new(TrappedPort { cloud: at, inner: gateway, trap });
         }
-        let ground = Ground {
-            store,
-            engine,
-            gateway,
-            wire: Some(Arc::new(NetWire(self.net.clone()))),
-        };
+        let ground = Ground { store, engine, gateway, wire: Some(Arc::new(NetWire(self.net.clone()))) };
         let config = self.config.clone();
         let opened = tokio::spawn(within(life.clone(), async move { serve::open(config, ground, stopping).await }));
         pumasi_node::world::World::spawned(&*life, opened.abort_handle());

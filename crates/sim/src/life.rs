@@ -77,11 +77,19 @@ pub struct Life {
     entropy: Mutex<StdRng>,
     tasks: Mutex<Vec<AbortHandle>>,
     over: AtomicBool,
-    erase: OnceLock<Arc<OnErase>>,
+    erase: OnceLock<Erasing>,
 }
 
 /// Erases a directory, or does not.
 pub type OnErase = dyn Fn(&Path) -> Result<(), EraseError> + Send + Sync;
+
+struct Erasing(Arc<OnErase>);
+
+impl std::fmt::Debug for Erasing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Erasing")
+    }
+}
 
 impl Life {
     pub fn new(clock: Arc<HostClock>, seed: u64) -> Arc<Self> {
@@ -96,7 +104,7 @@ impl Life {
     }
 
     pub fn on_erase(&self, hook: Arc<OnErase>) {
-        let _ = self.erase.set(hook);
+        let _ = self.erase.set(Erasing(hook));
     }
 
     pub fn bury(&self) {
@@ -126,6 +134,6 @@ impl World for Life {
         self.over.load(Ordering::Relaxed)
     }
     fn erase(&self, dir: &Path) -> Result<(), EraseError> {
-        self.erase.get().map_or_else(|| pumasi_transfer::erase(dir), |hook| hook(dir))
+        self.erase.get().map_or_else(|| pumasi_transfer::erase(dir), |hook| (hook.0)(dir))
     }
 }

@@ -254,7 +254,7 @@ impl Net {
     }
 }
 
-fn copy_of(request: &Request<Bytes>) -> Request<Bytes> {
+pub(crate) fn copy_of(request: &Request<Bytes>) -> Request<Bytes> {
     let mut copy = Request::new(request.body().clone());
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();

@@ -52,6 +52,8 @@ pub enum Fate {
     Keep,
     /// Its writer believes that it was made.
     Drop,
+    /// It fails, and its transaction with it.
+    Fail,
 }
 
 pub type OnCommit = Arc<dyn Fn(&CommitInfo) -> Verdict + Send + Sync>;

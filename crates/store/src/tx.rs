@@ -128,8 +128,10 @@ impl Tx<'_> {
             return Err(StoreError::TooLarge { what, bytes: text.len(), max_bytes: BODY_BYTES_MAX });
         }
         self.expect(kind, name, expect)?;
-        if self.hooks.alter(kind, name, &mut text)? == Fate::Drop {
-            return Ok(self.next_revision());
+        match self.hooks.alter(kind, name, &mut text)? {
+            Fate::Keep => {}
+            Fate::Drop => return Ok(self.next_revision()),
+            Fate::Fail => return self.whole(Err(failed_by_hook(kind))),
         }
         let written = self.write(kind, name, text);
         self.whole(written)
@@ -156,8 +158,10 @@ impl Tx<'_> {
         if self.expect(kind, name, expect)?.is_none() {
             return Ok(None);
         }
-        if self.hooks.spare(kind, name) == Fate::Drop {
-            return Ok(Some(self.next_revision()));
+        match self.hooks.spare(kind, name) {
+            Fate::Keep => {}
+            Fate::Drop => return Ok(Some(self.next_revision())),
+            Fate::Fail => return self.whole(Err(failed_by_hook(kind))),
         }
         let removed = self.remove(kind, name);
         self.whole(removed).map(Some)
@@ -221,6 +225,11 @@ impl Tx<'_> {
         self.work.changes.push(Arc::new(Change { revision, kind: kind.into(), name: name.into(), op, body }));
         Ok(())
     }
+}
+
+fn failed_by_hook(kind: &str) -> StoreError {
+    let detail = format!("database or disk is full (writing {kind}; made up by a simulator)");
+    StoreError::Database { doing: "writing an object", detail, retryable: true }
 }
 
 fn check_key(kind: &str, name: &str) -> Result<(), StoreError> {

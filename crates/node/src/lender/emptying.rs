@@ -117,7 +117,7 @@ async fn empty(node: &Node, lent: &LentLease) {
     if left.is_ok_and(|n| n == 0) {
         node.copies.close(&id);
         let dir = node.lease_dir(&id);
-        let erased = crate::world::blocking(move || pumasi_transfer::erase(&dir)).await;
+        let erased = crate::world::blocking(move || crate::world::erase(&dir)).await;
         if let Ok(Err(e)) = erased {
             tracing::warn!(lease = %id, error = %e, "a lent lease's directory is not erased yet; tried again");
         }

@@ -2,7 +2,8 @@
 
 use crate::cloud::Host;
 use pumasi_engine::InstanceState;
-use pumasi_journey::{Journey, Outcome, PartState, Phase};
+use pumasi_journey::record::Outcome;
+use pumasi_journey::{Journey, PartState, Phase};
 use pumasi_lease::document::Settlement;
 use pumasi_lease::{Hold, LentLease, LentState};
 use pumasi_node::Node;
@@ -25,7 +26,12 @@ pub struct LeaseEnd {
     /// Both keep the same document.
     pub same_settlement: Option<bool>,
     pub agreed: Option<bool>,
+    /// By so much the readings of instance time differ, for each instance.
+    pub gap_ms: u64,
 }
+
+/// A killed daemon loses no more of its reading than this.
+const LOST_MS_MAX: u64 = 1_500;
 
 /// The end of one run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -49,6 +55,8 @@ pub struct End {
 pub enum Verdict {
     /// As without the fault.
     Same,
+    /// As without the fault, but a daemon that was killed lost a little of its reading, and both settlements say so.
+    Reading(Vec<String>),
     /// Refused with these reasons, nothing left, and others served.
     Refused(Vec<String>),
     Broken(Vec<String>),
@@ -137,17 +145,21 @@ impl End {
                         _ => (None, None),
                     };
                     let documents = (document(node, &part.lease), there.and_then(|n| document(n, &part.lease)));
-                    let (same, agreed) = match &documents {
+                    let (same, said) = match &documents {
                         (Some(a), Some(b)) => {
-                            let read = serde_json::from_slice::<Settlement>(a.unverified_payload());
-                            (Some(a == b), read.ok().map(|s| s.agreed))
+                            (Some(a == b), serde_json::from_slice::<Settlement>(a.unverified_payload()).ok())
                         }
                         (None, None) => (None, None),
                         _ => (Some(false), None),
                     };
+                    let gap_ms = said.as_ref().map_or(0, |s| {
+                        s.lender_usage.instance_ms.abs_diff(s.borrower_usage.instance_ms)
+                            / u64::from(part.granted.max(1))
+                    });
+                    let agreed = said.map(|s| s.agreed);
                     let lender = lent.as_ref().map(state);
                     let served = part.usage.requests > 0;
-                    let lease = LeaseEnd { served, proven, settled, lender, same_settlement: same, agreed };
+                    let lease = LeaseEnd { served, proven, settled, lender, same_settlement: same, agreed, gap_ms };
                     end.leases.insert(part.lease.clone(), lease);
                 }
             }
@@ -160,6 +172,7 @@ impl End {
                     lender: Some(state(&lent)),
                     same_settlement: None,
                     agreed: None,
+                    gap_ms: 0,
                 });
             }
             let rows = node.store.journal_page(0, 100_000, &JournalFilter::default()).unwrap_or_default();
@@ -183,8 +196,8 @@ impl End {
         end
     }
 
-    /// Judges this end beside the one of the run without a fault.
-    pub fn beside(&self, plain: &Self) -> Verdict {
+    /// Judges this end beside the one of the run without a fault. `killed`: the fault was a daemon's death.
+    pub fn beside(&self, plain: &Self, killed: bool) -> Verdict {
         let mut broken: Vec<String> = self.left.clone();
         let mut refused = Vec::new();
         if self.home_ready != plain.home_ready {
@@ -211,8 +224,15 @@ impl End {
                 false => broken.push(format!("{id} ended so: {lease:?}; told: {told:?}")),
             }
         }
-        let disagree = self.leases.iter().filter(|(_, l)| l.agreed == Some(false));
-        broken.extend(disagree.map(|(id, _)| format!("{id}: the readings differ: {:?}", self.told.get(id))));
+        let mut readings = Vec::new();
+        for (id, lease) in self.leases.iter().filter(|(_, l)| l.agreed == Some(false)) {
+            let told = self.told.get(id).cloned().unwrap_or_default();
+            let told: Vec<String> = told.into_iter().filter(|t| t.starts_with("settled")).collect();
+            match killed && lease.gap_ms <= LOST_MS_MAX && !told.is_empty() {
+                true => readings.extend(told),
+                false => broken.push(format!("{id}: the readings differ by {} ms: {told:?}", lease.gap_ms)),
+            }
+        }
         for outcome in self.outcomes.difference(&plain.outcomes) {
             // A whole journey that found nobody is a refusal; it has said why.
             match outcome.starts_with("NotBegun") && !self.refusals.is_empty() {
@@ -224,7 +244,7 @@ impl End {
             return Verdict::Broken(broken);
         }
         if refused.is_empty() {
-            return Verdict::Same;
+            return if readings.is_empty() { Verdict::Same } else { Verdict::Reading(readings) };
         }
         refused.extend(self.refusals.iter().cloned());
         Verdict::Refused(refused)

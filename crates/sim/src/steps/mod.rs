@@ -12,5 +12,5 @@ mod trap;
 
 pub use end::{End, Verdict};
 pub use stage::{Drivers, Played, cases, play};
-pub use table::{At, Fault, OTHER_ENDPOINTS, STEPS, Side, Step, act_name, fits};
+pub use table::{At, Fault, STEPS, Side, Step, uncovered};
 pub use trap::{Call, Trap, TrappedEngine, TrappedPort};

@@ -42,14 +42,7 @@ const AFTERWARDS_MS: u64 = 2_000;
 
 /// Other drivers than the simulator's.
 pub trait Drivers: Send + Sync {
-    fn store(
-        &self,
-        dir: &Path,
-        now: WallMs,
-        entropy: u128,
-        options: Options,
-        hooks: Hooks,
-    ) -> anyhow::Result<Store>;
+    fn store(&self, dir: &Path, now: WallMs, entropy: u128, options: Options, hooks: Hooks) -> anyhow::Result<Store>;
     /// A new handle on what runs on this host.
     fn engine<'a>(&'a self, dir: &'a Path) -> Opening<'a>;
 }
@@ -260,7 +253,7 @@ impl Stage {
     fn write(&self, now_ms: u64) {
         let (Ok(service), Ok(set)) = ("shop-0".parse(), "notes".parse()) else { return };
         if let Some(node) = self.hosts[0].node()
-            && now_ms.is_multiple_of(500)
+            && (now_ms / TICK_MS).is_multiple_of(5)
         {
             let path = data_dir(&node, &service, &set).join("notes.txt");
             let _ = std::fs::write(path, format!("it is {now_ms}\n").repeat(20));

@@ -1,6 +1,7 @@
 //! The table: every message, durable commit and effect of a journey, a row each. A new step is covered by being listed here.
 
 use crate::steps::trap::{Call, Seen};
+use pumasi_api::{ENDPOINTS, Endpoint, Role};
 use pumasi_route::table::RouteTable;
 use serde_json::Value;
 
@@ -12,16 +13,35 @@ pub enum Side {
 }
 
 /// How a step is recognised.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub enum At {
     /// From the borrower to a lender.
-    Message { method: &'static str, path: &'static str, body: fn(&Value) -> bool },
+    Message {
+        method: &'static str,
+        path: &'static str,
+        body: fn(&Value) -> bool,
+    },
     /// The first write of an object of this kind that is so; its transaction is the step.
-    Commit { side: Side, kind: &'static str, is: fn(&Value) -> bool },
-    Deletion { side: Side, kind: &'static str },
-    Engine { side: Side, call: Call },
-    Table { side: Side, is: fn(&RouteTable) -> bool },
-    Positions { side: Side },
+    Commit {
+        side: Side,
+        kind: &'static str,
+        is: fn(&Value) -> bool,
+    },
+    Deletion {
+        side: Side,
+        kind: &'static str,
+    },
+    Engine {
+        side: Side,
+        call: Call,
+    },
+    Table {
+        side: Side,
+        is: fn(&RouteTable) -> bool,
+    },
+    Positions {
+        side: Side,
+    },
     Erase,
 }
 
@@ -60,15 +80,20 @@ pub enum Fault {
     ReceiverDies,
 }
 
+impl Fault {
+    /// Whether a daemon dies of it.
+    pub fn kills(self) -> bool {
+        matches!(self, Self::DiesBefore | Self::DiesAfter | Self::ReceiverDies)
+    }
+}
+
 use Fault::{AnswerLost, Breaks, DiesAfter, DiesBefore, Fails, ReceiverDies, Twice, TwiceLate};
 
 impl Step {
     /// Faults that mean something for this step.
     pub fn faults(&self) -> &'static [Fault] {
         match self.at {
-            At::Message { .. } => {
-                &[Fails, Breaks, AnswerLost, Twice, TwiceLate, DiesBefore, DiesAfter, ReceiverDies]
-            }
+            At::Message { .. } => &[Fails, Breaks, AnswerLost, Twice, TwiceLate, DiesBefore, DiesAfter, ReceiverDies],
             At::Commit { .. } | At::Deletion { .. } => &[Fails, DiesBefore, DiesAfter],
             At::Engine { call: Call::List | Call::Remains | Call::Logs, .. } => &[Fails, DiesBefore, DiesAfter],
             At::Engine { .. } | At::Table { .. } | At::Positions { .. } | At::Erase => {
@@ -256,19 +281,30 @@ pub const STEPS: &[Step] = &[
 ];
 
 /// Peers' endpoints that belong to no journey: how a pact is made and kept.
-pub const OTHER_ENDPOINTS: &[&str] =
-    &["/v1/pact", "/v1/pact/admissions", "/v1/pact/signatures", "/v1/pact/current"];
+pub const OTHER_ENDPOINTS: &[&str] = &["/v1/pact", "/v1/pact/admissions", "/v1/pact/signatures", "/v1/pact/current"];
 
-/// The variant of an act. A new one does not compile until it is named here, and fails the coverage until it is in the table.
-pub fn act_name(act: &pumasi_journey::Act) -> &'static str {
-    use pumasi_journey::Act;
-    match act {
-        Act::Reserve { .. } => "Reserve",
-        Act::LetGo { .. } => "LetGo",
-        Act::Sign { .. } => "Sign",
-        Act::Send { .. } => "Send",
-        Act::Return { .. } => "Return",
-        Act::Release { .. } => "Release",
-        Act::Settle { .. } => "Settle",
-    }
+macro_rules! acts {
+    ($($variant:ident),*) => {
+        /// The acts of a journey. A new one does not compile until it is named here, and then must stand in the table.
+        pub const ACTS: &[&str] = &[$(stringify!($variant)),*];
+
+        pub fn act_name(act: &pumasi_journey::Act) -> &'static str {
+            match act {
+                $(pumasi_journey::Act::$variant { .. } => stringify!($variant)),*
+            }
+        }
+    };
+}
+
+acts!(Reserve, LetGo, Sign, Send, Return, Release, Settle);
+
+/// What a journey does and the table does not list.
+pub fn uncovered() -> Vec<String> {
+    let listed = |e: &Endpoint| {
+        let row = |s: &Step| matches!(s.at, At::Message { method, path, .. } if method == e.method.as_str() && path == e.path);
+        STEPS.iter().any(row) || OTHER_ENDPOINTS.contains(&e.path)
+    };
+    let peers = ENDPOINTS.iter().filter(|e| e.roles.contains(&Role::Peer) && !listed(e));
+    let acts = ACTS.iter().filter(|a| !STEPS.iter().any(|s| s.act == Some(a)));
+    peers.map(|e| format!("{} {}", e.method.as_str(), e.path)).chain(acts.map(|a| format!("act {a}"))).collect()
 }

@@ -5,6 +5,7 @@
 //! Always holds: a fault strikes at most once a run; a daemon that is killed does nothing more.
 
 use super::table::{Fault, STEPS, Side};
+use crate::net::copy_of;
 use bytes::Bytes;
 use http::{Request, Response};
 use pumasi_api::Problem;
@@ -292,14 +293,6 @@ fn unavailable() -> Response<Bytes> {
     answer
 }
 
-pub fn copy_of(request: &Request<Bytes>) -> Request<Bytes> {
-    let mut copy = Request::new(request.body().clone());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    copy
-}
-
 /// An engine behind the trap.
 pub struct TrappedEngine {
     pub cloud: CloudName,
@@ -307,16 +300,18 @@ pub struct TrappedEngine {
     pub trap: Arc<Trap>,
 }
 
+impl std::fmt::Debug for TrappedEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TrappedEngine({})", self.cloud)
+    }
+}
+
 impl TrappedEngine {
     fn failed(&self) -> EngineError {
         EngineError::Host { doing: "asking the engine".into(), source: std::io::Error::other("made up by a simulator") }
     }
 
-    async fn call<'a, T>(
-        &self,
-        call: Call,
-        act: impl Fn() -> Doing<'a, T, EngineError>,
-    ) -> Result<T, EngineError> {
+    async fn call<'a, T>(&self, call: Call, act: impl Fn() -> Doing<'a, T, EngineError>) -> Result<T, EngineError> {
         if !self.trap.lock().lending.contains(&self.cloud) {
             return act().await;
         }
@@ -357,6 +352,12 @@ pub struct TrappedPort {
     pub cloud: CloudName,
     pub inner: Arc<dyn GatewayPort>,
     pub trap: Arc<Trap>,
+}
+
+impl std::fmt::Debug for TrappedPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TrappedPort({})", self.cloud)
+    }
 }
 
 fn unreachable() -> ControlError {
