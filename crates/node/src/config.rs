@@ -299,7 +299,7 @@ impl Config {
                 "timing.lease_ttl_ms",
                 format!(
                     "must be at least three heartbeats ({} ms), or one lost renewal ends a lease",
-                    t.heartbeat_ms * 3
+                    t.heartbeat_ms.saturating_mul(3)
                 ),
             );
         }
@@ -349,7 +349,12 @@ fn readable(text: &str, faults: &mut Vec<ConfigFault>) -> Option<toml::Table> {
     for _ in 0..64 {
         let joined = lines.join("\n");
         let error = match toml::from_str::<Config>(&joined) {
-            Ok(_) => return if faults.is_empty() { toml::from_str(&joined).ok() } else { None },
+            Ok(_) if !faults.is_empty() => return None,
+            // A number may fit its field and still none of TOML's, which ends at 2^63 - 1.
+            Ok(_) => match toml::from_str::<toml::Table>(&joined) {
+                Ok(table) => return Some(table),
+                Err(error) => error,
+            },
             Err(error) => error,
         };
         let line = error.span().map_or(0, |s| joined[..s.start.min(joined.len())].matches('\n').count() + 1);
@@ -426,6 +431,14 @@ mod tests {
         .unwrap_err();
         let named: Vec<(usize, &str)> = faults.iter().map(|f| (f.line, f.field.as_str())).collect();
         assert_eq!(named, [(7, "api.listen"), (5, "timing.lease_ttl_ms")]);
+    }
+
+    #[test]
+    fn a_number_beyond_all_bounds_is_named_too() {
+        for (line, field) in [("tick_ms = 18446744073709551615", 5), ("heartbeat_ms = 9223372036854775807", 5)] {
+            let faults = parse(&format!("version = 1\n[cloud]\nname = \"city-a\"\n[timing]\n{line}\n")).unwrap_err();
+            assert_eq!(faults[0].line, field, "{faults:?}");
+        }
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Journeys, plans, leases and offers: to be seen, and to be decided by people.
 
 use super::body::{Answer, Json};
+use super::params::Path;
 use crate::node::Note;
 use crate::object::{JOURNEY, PLAN, PlanRecord};
 use crate::{Node, borrower, clock};
 use axum::Extension;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use pumasi_api::message::{LeaseView, List, Why};
 use pumasi_api::{Principal, Problem};
 use pumasi_engine::InstanceState;

@@ -7,6 +7,7 @@ mod journeys;
 mod listen;
 mod openapi;
 mod pact;
+mod params;
 mod peers;
 mod services;
 mod tokens;

@@ -66,17 +66,30 @@ fn shapes(g: &mut SchemaGenerator, method: Method, path: &str) -> Shapes {
 
 fn parameters(path: &str) -> Vec<Value> {
     let names = path.split('/').filter_map(|s| s.strip_prefix('{')?.strip_suffix('}'));
-    let mut list: Vec<Value> =
-        names.map(|n| json!({ "name": n, "in": "path", "required": true, "schema": { "type": "string" } })).collect();
-    let query =
-        |name: &str, kind: &str| json!({ "name": name, "in": "query", "required": false, "schema": { "type": kind } });
+    let form = |name: &str| {
+        let id = match path.split('/').nth(2).filter(|_| name == "id") {
+            Some("tokens") => "tok",
+            Some("journeys") => "jrn",
+            Some("plans") => "plan",
+            Some("leases") => "lease",
+            Some("reservations") => "hold",
+            _ => return "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$".to_owned(),
+        };
+        format!("^{id}-[a-z0-9]{{1,48}}$")
+    };
+    let mut list: Vec<Value> = names
+        .map(|n| json!({ "name": n, "in": "path", "required": true, "schema": { "type": "string", "pattern": form(n) } }))
+        .collect();
+    let query = |name: &str, schema: Value| json!({ "name": name, "in": "query", "required": false, "schema": schema });
+    let text = || json!({ "type": "string" });
+    let number = || json!({ "type": "integer", "minimum": 0, "maximum": u64::MAX });
     match path {
-        "/v1/watch" => list.extend([query("kind", "string"), query("after", "integer")]),
+        "/v1/watch" => list.extend([query("kind", text()), query("after", number())]),
         "/v1/events" => list.extend([
-            query("after", "integer"),
-            query("limit", "integer"),
-            query("kind", "string"),
-            query("subject", "string"),
+            query("after", number()),
+            query("limit", number()),
+            query("kind", text()),
+            query("subject", text()),
         ]),
         _ => {}
     }
@@ -120,7 +133,12 @@ fn build() -> Value {
         });
         if let Some(body) = body {
             let kind = if binary { "application/octet-stream" } else { "application/json" };
-            operation["requestBody"] = json!({ "required": true, "content": { kind: { "schema": body } } });
+            // A reason may be left out, and with it the body: none is read as `{}`.
+            let required = body["$ref"] != "#/components/schemas/Why";
+            operation["requestBody"] = json!({ "required": required, "content": { kind: { "schema": body } } });
+        }
+        if e.path == "/readyz" {
+            operation["responses"]["503"] = json!({ "description": "not ready, and why", "content": { "text/plain": { "schema": { "type": "string" } } } });
         }
         let entry = paths.entry(e.path).or_insert_with(|| json!({}));
         entry[e.method.as_str().to_lowercase()] = operation;

@@ -1,12 +1,13 @@
 //! What members may ask of a lender.
 
 use super::body::{Answer, ApiError, Json, Raw, blocking};
+use super::params::Path;
 use crate::node::Note;
 use crate::object::{LENT, LENT_APPLICATION, LentApplication, SETTLEMENT};
 use crate::wire::{AskMissing, CopyState, PROTOCOL, SendApplication, SendTree, Signed};
 use crate::{Node, clock, lender};
 use axum::Extension;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use pumasi_api::message::{Missing, Why};
 use pumasi_api::{Fault, Principal, Problem};
 use pumasi_lease::document::Settlement;

@@ -1,11 +1,12 @@
 //! What customers own: services, their bundles, their logs.
 
 use super::body::{Answer, ApiError, Json, Raw, blocking};
+use super::params::Path;
 use crate::node::Note;
 use crate::object::{JOURNEY, LENT, SERVICE, ServiceRecord};
 use crate::{Node, borrower, bundles, clock, home};
 use axum::Extension;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use pumasi_api::message::{InstanceView, List, Missing, ServiceStatus, ServiceView, Uploaded};
 use pumasi_api::{Principal, Problem};
 use pumasi_engine::{InstanceState, InstanceStatus};

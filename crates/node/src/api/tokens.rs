@@ -2,11 +2,12 @@
 
 use super::auth::digest_of_secret;
 use super::body::{Answer, Json};
+use super::params::Path;
 use crate::node::Note;
 use crate::object::{TOKEN, TokenRecord};
 use crate::{Node, clock};
 use axum::Extension;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use pumasi_api::message::{List, NewToken, TokenView};
 use pumasi_api::{Principal, Problem, Role};
 use pumasi_store::Expect;

@@ -1,8 +1,9 @@
 //! Watching: changes of objects as server-sent events, and the journal in pages.
 
 use super::body::{Answer, ApiError};
+use super::params::Query;
 use crate::{Node, object};
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
 use futures_util::Stream;
 use pumasi_api::Problem;
