@@ -17,16 +17,22 @@ pub struct TimedEngine {
     mutant: Option<Mutant>,
     /// Instances that a planted bug says are stopped.
     stopped: Mutex<BTreeSet<InstanceId>>,
+    /// What another engine, which runs in its place, listed last.
+    shown: Mutex<Option<Vec<InstanceStatus>>>,
 }
 
 impl TimedEngine {
     pub fn new(begin: Instant, inner: SimEngine, mutant: Option<Mutant>) -> Self {
-        Self { begin, at_ms: AtomicU64::new(0), inner, mutant, stopped: Mutex::default() }
+        Self { begin, at_ms: AtomicU64::new(0), inner, mutant, stopped: Mutex::default(), shown: Mutex::default() }
     }
 
     fn lent(&self, id: &InstanceId) -> bool {
         let listed = crate::gateway::now_or_never(self.catch_up().list()).and_then(Result::ok).unwrap_or_default();
         listed.iter().any(|i| &i.id == id && i.owner.starts_with("lease-"))
+    }
+
+    pub fn show(&self, listed: Vec<InstanceStatus>) {
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(listed);
     }
 
     pub fn catch_up(&self) -> &SimEngine {

@@ -168,6 +168,18 @@ impl Store {
     }
 
     pub fn open_with(path: impl AsRef<Path>, now: WallMs, entropy: u128, options: Options) -> Result<Self, OpenError> {
+        Self::open_hooked(path, now, entropy, options, Hooks::default())
+    }
+
+    /// With a simulator's hooks. They are called on the writer's thread; `Yield` means nothing here, and after `Crash` no
+    /// transaction of this store answers any more.
+    pub fn open_hooked(
+        path: impl AsRef<Path>,
+        now: WallMs,
+        entropy: u128,
+        options: Options,
+        hooks: Hooks,
+    ) -> Result<Self, OpenError> {
         let path = path.as_ref().to_owned();
         let io = |doing: &'static str| {
             let path = path.clone();
@@ -189,7 +201,7 @@ impl Store {
         let interval = Duration::from_millis(options.anchor_interval_ms);
         let anchor = AnchorKeeper::start(anchor_path, interval, first.as_ref()).map_err(io("writing its anchor"))?;
         let anchor = Arc::new(anchor);
-        let shared = Shared::new(&options, entropy, &head, Arc::clone(&anchor) as _, Hooks::default());
+        let shared = Shared::new(&options, entropy, &head, Arc::clone(&anchor) as _, hooks);
         let damaged = |e: StoreError| OpenError::Damaged { path: path.clone(), detail: e.to_string() };
         let writer = Writer::new(conn, head, shared.clone()).map_err(damaged)?;
         let (queue, jobs) = mpsc::channel(options.queue_max.max(1));

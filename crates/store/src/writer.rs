@@ -4,7 +4,7 @@
 use crate::anchor::Anchor;
 use crate::error::{StoreError, during};
 use crate::journal;
-use crate::sim::{CommitInfo, Hooks};
+use crate::sim::{CommitInfo, Hooks, Verdict};
 use crate::standing::{Head, Standing, from_sql, to_sql};
 use crate::store::Options;
 use crate::tx::{Tx, Work};
@@ -194,7 +194,15 @@ impl Writer {
                 let full = jobs.len() >= BATCH_MAX || work.bytes >= BATCH_BYTES_MAX;
                 next = if full { None } else { queue.try_recv().ok() };
             }
+            let changes = if self.hooks.on_commit.is_some() { work.changes.clone() } else { Vec::new() };
             let committed = begun.and_then(|()| self.commit(work));
+            if let (Some(hook), true, false) = (&self.hooks.on_commit, committed.is_ok(), changes.is_empty()) {
+                let (revision, journal_seq) = (Revision(self.head.revision), self.head.journal_seq);
+                if hook(&CommitInfo { revision, journal_seq, changes }) == Verdict::Crash {
+                    // As by kill -9: neither these nor those that wait hear of it.
+                    return;
+                }
+            }
             for job in jobs {
                 job.answer(committed.clone());
             }

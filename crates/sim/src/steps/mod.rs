@@ -6,11 +6,13 @@
 //! Read `table` first; `stage` plays a journey, `trap` does the fault, `end` compares.
 
 mod end;
+mod real;
 mod stage;
 pub mod table;
 mod trap;
 
 pub use end::{End, Verdict};
+pub use real::{Programs, play_real};
 pub use stage::{Drivers, Played, cases, play};
 pub use table::{At, Fault, STEPS, Side, Step, uncovered};
 pub use trap::{Call, Trap, TrappedEngine, TrappedPort};

@@ -11,18 +11,18 @@ use crate::story::Story;
 use crate::traffic::{Load, Phase};
 use crate::world::{HAS, LENDS, config};
 use anyhow::Context;
-use pumasi_engine::Engine;
+use pumasi_engine::{Engine, InstanceState};
 use pumasi_lease::LentLease;
 use pumasi_node::home::data_dir;
 use pumasi_node::object::{LENT, LENT_APPLICATION, LentApplication};
-use pumasi_node::{lender, pact};
+use pumasi_node::{Node, lender, pact};
 use pumasi_store::sim::Hooks;
 use pumasi_store::{Options, Store};
 use pumasi_terms::pact::Terms;
 use pumasi_terms::service::Service;
 use pumasi_terms::{CloudName, WallMs};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -37,6 +37,7 @@ const CAMPAIGN_MS: (u64, u64) = (500, 4_000);
 const RECALL_AFTER_MS: u64 = 800;
 /// All must have come back within this of the campaign's end.
 const COME_BACK_MS: u64 = 90_000;
+const FOUNDED_MS_MAX: u64 = 60_000;
 /// Users are watched so long after everything came back.
 const AFTERWARDS_MS: u64 = 2_000;
 
@@ -45,6 +46,8 @@ pub trait Drivers: Send + Sync {
     fn store(&self, dir: &Path, now: WallMs, entropy: u128, options: Options, hooks: Hooks) -> anyhow::Result<Store>;
     /// A new handle on what runs on this host.
     fn engine<'a>(&'a self, dir: &'a Path) -> Opening<'a>;
+    /// The application, where instances are real.
+    fn app(&self) -> Option<&Path>;
 }
 
 pub type Opening<'a> = std::pin::Pin<Box<dyn Future<Output = anyhow::Result<Arc<dyn Engine>>> + Send + 'a>>;
@@ -70,14 +73,15 @@ pub fn play(recall: bool, fault: Option<(usize, Fault)>) -> anyhow::Result<Playe
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
     let shared = Path::new("/dev/shm");
     let dir = if shared.is_dir() { tempfile::tempdir_in(shared) } else { tempfile::tempdir() }?;
-    runtime.block_on(run(recall, fault, dir.path()))
+    runtime.block_on(run(recall, fault, dir.path(), None))
 }
 
-fn service(name: &str, datasets: bool) -> anyhow::Result<Service> {
+fn service(name: &str, datasets: bool, real: bool) -> anyhow::Result<Service> {
     let text = format!(
-        "apiVersion: pumasi/v1\nkind: Service\nmetadata:\n  name: {name}\nspec:\n  hosts: [{name}.example]\n  application:\n    bundle: ./bundle\n    command: [shop]\n\
+        "apiVersion: pumasi/v1\nkind: Service\nmetadata:\n  name: {name}\nspec:\n  hosts: [{name}.example]\n  application:\n    bundle: ./bundle\n    command: [{}]\n\
          \x20   platform: {{ os: linux, arch: {} }}\n    resources: {{ cpu_millis: 500, memory_mib: 128 }}\n    readiness: {{ path: /, interval_ms: 50 }}\n    stop_grace_ms: 500\n\
          \x20 instances: {{ home: 1 }}\n  borrowing: {{ mode: automatic, instances_max: 6 }}\n{}",
+        if real { "./shop" } else { "shop" },
         std::env::consts::ARCH,
         if datasets { "  datasets:\n    - { name: notes, kind: files }\n" } else { "" },
     );
@@ -94,9 +98,16 @@ struct Stage {
     hosts: Vec<Arc<Host>>,
     trap: Arc<Trap>,
     begin: Instant,
+    /// Instances are processes of it.
+    app: Option<PathBuf>,
 }
 
-async fn run(recall: bool, fault: Option<(usize, Fault)>, dir: &Path) -> anyhow::Result<Played> {
+pub(super) async fn run(
+    recall: bool,
+    fault: Option<(usize, Fault)>,
+    dir: &Path,
+    drivers: Option<Arc<dyn Drivers>>,
+) -> anyhow::Result<Played> {
     let begin = Instant::now();
     let seed = 7;
     let story = Arc::new(Story::default());
@@ -123,6 +134,9 @@ async fn run(recall: bool, fault: Option<(usize, Fault)>, dir: &Path) -> anyhow:
     let trap = Trap::new(hosts[0].name.clone(), fault);
     net.set_trap(trap.clone());
     hosts.iter().for_each(|h| h.set_trap(trap.clone()));
+    if let Some(drivers) = &drivers {
+        hosts.iter().for_each(|h| h.set_drivers(drivers.clone()));
+    }
     let by_name: BTreeMap<CloudName, Arc<Host>> = hosts.iter().map(|h| (h.name.clone(), h.clone())).collect();
     let weak: BTreeMap<_, _> = by_name.iter().map(|(n, h)| (n.clone(), Arc::downgrade(h))).collect();
     let told = weak.clone();
@@ -154,8 +168,13 @@ async fn run(recall: bool, fault: Option<(usize, Fault)>, dir: &Path) -> anyhow:
             ticking.iter().for_each(|g| g.tick());
         }
     });
-    let stage = Stage { hosts, trap, begin };
-    stage.found(dir, &terms).await?;
+    let app = drivers.as_ref().and_then(|d| d.app()).map(Path::to_owned);
+    let stage = Stage { hosts, trap, begin, app };
+    if let Err(e) = stage.found(dir, &terms).await {
+        ticker.abort();
+        stage.hosts.iter().for_each(|h| h.kill());
+        return Err(e);
+    }
     let origin_ms = stage.now_ms();
     stage.hosts[0].gateway.set_load("shop-0".parse()?, campaign(origin_ms));
     stage.trap.set();
@@ -181,13 +200,17 @@ async fn run(recall: bool, fault: Option<(usize, Fault)>, dir: &Path) -> anyhow:
             }
         }
         stage.write(now_ms);
+        stage.show();
         if !recalled && stage.serves() {
             let since = *lent_since.get_or_insert(now_ms);
             if now_ms >= since + RECALL_AFTER_MS {
                 recalled = stage.recall().await;
             }
         }
-        oracles.look(now_ms, &stage.hosts);
+        // They look at the simulator's engine, and take two clouds' disks as of one moment.
+        if stage.app.is_none() {
+            oracles.look(now_ms, &stage.hosts);
+        }
         let late = now_ms > origin_ms + CAMPAIGN_MS.1 + COME_BACK_MS;
         if now_ms > origin_ms + CAMPAIGN_MS.1 + 1_000 && starts.is_empty() {
             let quiet = end::unfinished(&stage.hosts).is_empty() && !end::unsettled(&stage.hosts);
@@ -200,7 +223,9 @@ async fn run(recall: bool, fault: Option<(usize, Fault)>, dir: &Path) -> anyhow:
     ticker.abort();
     let totals = stage.hosts[0].gateway.totals();
     let before = quiet_since.map_or(totals, |(_, t)| t);
-    oracles.at_end(stage.now_ms(), &stage.hosts);
+    if stage.app.is_none() {
+        oracles.at_end(stage.now_ms(), &stage.hosts);
+    }
     let unanswered = totals.shed + totals.lost - before.shed - before.lost;
     let end = End::of(&stage.hosts, totals.completed - before.completed, unanswered);
     let played = Played {
@@ -224,7 +249,10 @@ impl Stage {
     async fn found(&self, dir: &Path, terms: &Terms) -> anyhow::Result<()> {
         let bundle = dir.join("bundle");
         std::fs::create_dir_all(&bundle)?;
-        std::fs::write(bundle.join("shop"), "what runs is made up; what travels is real\n".repeat(40))?;
+        match &self.app {
+            Some(app) => drop(std::fs::copy(app, bundle.join("shop"))?),
+            None => std::fs::write(bundle.join("shop"), "what runs is made up; what travels is real\n".repeat(40))?,
+        }
         for host in &self.hosts {
             host.start().await.with_context(|| format!("starting {}", host.name))?;
         }
@@ -241,12 +269,33 @@ impl Stage {
             joined.context("it died")??;
         }
         for (at, host) in self.hosts.iter().enumerate() {
-            host.deploy(service(&format!("shop-{at}"), at == 0)?, &bundle).await?;
+            host.deploy(service(&format!("shop-{at}"), at == 0, self.app.is_some())?, &bundle).await?;
         }
-        tokio::time::sleep(Duration::from_millis(1_500)).await;
-        self.write(0);
-        tokio::time::sleep(Duration::from_millis(1_000)).await;
-        Ok(())
+        for _ in 0..FOUNDED_MS_MAX / TICK_MS {
+            tokio::time::sleep(Duration::from_millis(TICK_MS)).await;
+            self.write(0);
+            self.show();
+            let ready = |n: &Node| n.instances.lock().iter().any(|i| i.state == InstanceState::Ready);
+            let met = |n: &Node| {
+                let others = self.hosts.iter().filter(|h| h.name != *n.name());
+                others.into_iter().all(|h| n.peers.of(&h.name).offer.is_some())
+            };
+            if self.now_ms() > 2_500 && self.hosts.iter().all(|h| h.node().is_some_and(|n| ready(&n) && met(&n))) {
+                return Ok(());
+            }
+        }
+        let states: Vec<_> = self
+            .hosts
+            .iter()
+            .filter_map(|h| h.node())
+            .map(|n| {
+                let instances: Vec<_> = n.instances.lock().iter().map(|i| i.state.clone()).collect();
+                let heard: Vec<_> =
+                    self.hosts.iter().filter(|h| h.name != *n.name()).map(|h| n.peers.of(&h.name)).collect();
+                format!("{}: instances {instances:?}, peers {heard:?}", n.name())
+            })
+            .collect();
+        anyhow::bail!("the clouds were not up and known to each other within {FOUNDED_MS_MAX} ms: {states:?}")
     }
 
     /// The application at home writes.
@@ -257,6 +306,17 @@ impl Stage {
         {
             let path = data_dir(&node, &service, &set).join("notes.txt");
             let _ = std::fs::write(path, format!("it is {now_ms}\n").repeat(20));
+        }
+    }
+
+    /// What gateways may send to, where the simulator's engine does not know it.
+    fn show(&self) {
+        if self.app.is_some() {
+            for host in &self.hosts {
+                if let Some(node) = host.node() {
+                    host.engine.show(node.instances.get());
+                }
+            }
         }
     }
 
