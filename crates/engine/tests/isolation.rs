@@ -350,3 +350,40 @@ async fn scripts_run_by_an_interpreter_of_the_host() {
     assert_eq!(status(&rig, &id(9)).await.unwrap().restarts, 0);
     rig.end().await;
 }
+
+#[tokio::test]
+async fn of_an_engine_that_was_killed_with_all_its_processes_the_kernel_keeps_nothing() {
+    if !is_root() {
+        return;
+    }
+    let mut rig = ProcessRig::new().await;
+    let spec = rig.spec(1, App::Well);
+    started(&rig, &spec).await;
+    let record: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(rig.instance_dir(&spec.id).join("spec.json")).unwrap()).unwrap();
+    let groups: Vec<std::path::PathBuf> = record["cgroup"]["dirs"]
+        .as_object()
+        .unwrap()
+        .values()
+        .map(|d| Path::new(d.as_str().unwrap()).parent().unwrap().to_owned())
+        .collect();
+    let name = groups[0].file_name().unwrap().to_str().unwrap().to_owned();
+    let ruled = || {
+        let listed = std::process::Command::new("nft").args(["list", "table", "inet", &name]).output();
+        listed.unwrap().status.success()
+    };
+    assert!(ruled() && groups.iter().all(|g| g.is_dir()));
+    // As the lab ends: with a kill and without a word.
+    rig.while_closed(|rig| {
+        let pid = nix::unistd::Pid::from_raw(rig.shim_pid(&spec.id));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+        let begun = Instant::now();
+        while ruled() || groups.iter().any(|g| g.is_dir()) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "groups or rules of {name} stay");
+            forget(&rig.config.root_dir);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    })
+    .await;
+    rig.end().await;
+}

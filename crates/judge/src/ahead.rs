@@ -20,7 +20,7 @@ const TIGHT_STEP_MS: u64 = 2_500;
 /// Fewer must have been enough for so many times the start longer.
 const GIVE_BACK_STARTS: u64 = 10;
 /// Instances are never ordered to run below this, percent.
-const TARGET_PERCENT_MIN: u64 = 40;
+const TARGET_PERCENT_MIN: u64 = 50;
 
 impl Case<'_> {
     /// From a verdict until what was borrowed serves.

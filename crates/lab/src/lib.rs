@@ -12,6 +12,7 @@ pub mod load;
 pub mod machine;
 pub mod process;
 pub mod relay;
+pub mod replay;
 pub mod report;
 pub mod run;
 pub mod scenario;

@@ -76,7 +76,9 @@ pub enum Command {
     #[command(hide = true, after_help = "Example:\n  pumasi instance-exec --dir /var/lib/pumasi/instances/inst-1")]
     InstanceExec(Dir),
     /// Several clouds on this machine: real daemons, a wide-area relay between them, scenarios
-    #[command(after_help = "Examples:\n  pumasi lab\n  pumasi lab play overload\n  pumasi lab list")]
+    #[command(
+        after_help = "Examples:\n  pumasi lab\n  pumasi lab play overload\n  pumasi lab list\n  pumasi lab replay --load requests.csv\n  pumasi lab replay --help"
+    )]
     Lab {
         /// What to do; without anything the clouds are started and stay
         #[arg(value_name = "ARGS", num_args = 0.., trailing_var_arg = true, allow_hyphen_values = true)]

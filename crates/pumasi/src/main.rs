@@ -18,8 +18,10 @@ mod logging;
 mod output;
 mod pact;
 mod plan;
+mod replay;
 mod roles;
 mod session;
+mod sim;
 mod top;
 mod units;
 
@@ -66,6 +68,10 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let done = match &cli.command {
         Command::Gateway(dir) => return Ok(roles::gateway(dir)),
+        Command::Lab { args } if args.first().is_some_and(|a| a == "replay") => {
+            replay::replay(&args[1..], cli.global.output)
+        }
+        Command::Lab { args } if args.first().is_some_and(|a| a == "sim") => sim::sim(&args[1..], cli.global.output),
         Command::Lab { args } => return roles::lab(args),
         Command::Serve => roles::serve(&cli.global),
         Command::LabApp { kind, args } => roles::lab_app(kind, args),

@@ -52,6 +52,11 @@ struct Known {
     record: Record,
 }
 
+/// Of an engine's control groups and packet rules; `root` is canonical.
+pub(super) fn kernel_name(root: &Path) -> String {
+    format!("pumasi_{:016x}", slots::hash(root))
+}
+
 impl Host {
     pub(super) fn open(config: ProcessConfig) -> Result<Self, EngineError> {
         fs::create_dir_all(&config.root_dir).map_err(EngineError::at("create", &config.root_dir))?;
@@ -61,7 +66,7 @@ impl Host {
         let lock = lock_root(&root)?;
         let hash = slots::hash(&root);
         let base = config.uid_base.unwrap_or_else(|| slots::default_base(hash));
-        let name = format!("pumasi_{hash:016x}");
+        let name = kernel_name(&root);
 
         let mut isolation = ask_host(&config.executable, &root, base)?;
         let is_root = nix::unistd::geteuid().is_root();

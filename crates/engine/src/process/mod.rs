@@ -22,7 +22,7 @@ use crate::{Capabilities, Engine, EngineError, InstanceSpec, InstanceStatus, Rem
 use host::Host;
 use pumasi_terms::InstanceId;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use exec::instance_exec_main;
@@ -82,6 +82,24 @@ impl ProcessEngine {
     ) -> BoxFuture<'_, Result<T, EngineError>> {
         let host = Arc::clone(&self.host);
         Box::pin(blocking(move || work(&host)))
+    }
+}
+
+/// Takes away the control groups and packet rules of an engine whose processes are all gone and whose directory goes next: nobody
+/// else ever would. What has a process in it stays.
+pub fn forget(root_dir: &Path) {
+    let Ok(root) = root_dir.canonicalize() else { return };
+    let name = host::kernel_name(&root);
+    if let Some(tree) = cgroup::Tree::open(&name) {
+        for instance in tree.names() {
+            if let Err(e) = tree.place(&instance).remove() {
+                tracing::debug!(error = %e, "a cgroup stays");
+            }
+        }
+        tree.close_if_empty();
+    }
+    if let Some(firewall) = egress::Firewall::open(&name) {
+        firewall.close();
     }
 }
 

@@ -321,6 +321,7 @@ impl Drop for Supervisor {
         if !left.is_empty() {
             tracing::error!(?left, "processes of the lab could not be killed");
         }
+        forget_engines(self.dir());
         let mut managed = lock(&self.inner.managed);
         let mut own = lock(&OWN);
         for child in managed.values_mut() {
@@ -383,6 +384,16 @@ fn reap(inner: Weak<Inner>) {
     }
 }
 
+/// What the kernel keeps for the engines of a run's clouds outlives their processes.
+fn forget_engines(dir: &Path) {
+    for cloud in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let root = cloud.path().join("data/engine");
+        if root.is_dir() {
+            pumasi_engine::forget(&root);
+        }
+    }
+}
+
 /// Ends what earlier runs under `parent` left behind because their lab was killed, and removes their directories.
 pub fn clean_stale(parent: &Path) -> Vec<Found> {
     let mut killed = Vec::new();
@@ -400,6 +411,7 @@ pub fn clean_stale(parent: &Path) -> Vec<Found> {
         let mark = Mark { environment: format!("{RUN_VARIABLE}={run}"), dir: dir.clone() };
         killed.extend(mark.find());
         if clean(&mark).is_empty() {
+            forget_engines(&dir);
             let _ = fs::remove_dir_all(&dir);
         }
     }

@@ -41,6 +41,9 @@ pub struct Lent {
     pub borrower: String,
     pub service: String,
     pub resources: Resources,
+    /// Wall clock, ms: lent, and settled if it is.
+    pub since_ms: u64,
+    pub over_ms: Option<u64>,
 }
 
 impl Lent {
@@ -87,6 +90,8 @@ impl Lent {
             borrower: text(body, "/lease/borrower"),
             service: text(body, "/lease/service"),
             resources: resources(body, "/lease/requirement", small(body, "/lease/instances")),
+            since_ms: number(body, "/since"),
+            over_ms: body.pointer("/state/at").and_then(Value::as_u64),
         }
     }
 }

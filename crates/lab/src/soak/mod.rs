@@ -19,9 +19,9 @@ use crate::story::Story;
 use anyhow::{Context, bail, ensure};
 use rand::Rng;
 use script::{Phase, Script};
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use strike::Struck;
 use tally::Tally;
 use watch::Watch;
 use world::World;
@@ -165,7 +165,7 @@ async fn tell(world: &World, options: &SoakOptions, watch: &Watch, tally: &Tally
 async fn conduct(world: &World, options: &SoakOptions, watch: &Watch, tally: &Tally) -> anyhow::Result<()> {
     let mut script = Script::new(options.seed);
     let begun = Instant::now();
-    let mut struck = BTreeSet::new();
+    let mut struck = Vec::new();
     loop {
         let over = begun.elapsed() >= options.lasts;
         let phase = if over { script.last() } else { script.phase() };
@@ -181,7 +181,7 @@ async fn play(
     phase: &Phase,
     watch: &Watch,
     tally: &Tally,
-    struck: &mut BTreeSet<String>,
+    struck: &mut Vec<Struck>,
 ) -> anyhow::Result<()> {
     world.notes.set_write_share(phase.writes);
     let text = format!(
@@ -224,8 +224,8 @@ async fn strike_all(
     phase: &Phase,
     watch: &Watch,
     tally: &Tally,
-    struck: &mut BTreeSet<String>,
-) -> anyhow::Result<Vec<strike::Struck>> {
+    struck: &mut Vec<Struck>,
+) -> anyhow::Result<Vec<Struck>> {
     let begun = Instant::now();
     let mut hits = Vec::new();
     for fault in &phase.faults {
@@ -236,7 +236,7 @@ async fn strike_all(
         watch.striking(false);
         tally.fault(None);
         if let Some(hit) = done? {
-            struck.extend(hit.clouds.iter().cloned());
+            struck.push(hit.clone());
             tally.struck(&hit);
             hits.push(hit);
         } else {
@@ -247,7 +247,7 @@ async fn strike_all(
 }
 
 /// Everything must come back; the books are compared; sizes are read.
-async fn at_rest(world: &World, watch: &Watch, tally: &Tally, struck: &mut BTreeSet<String>) -> anyhow::Result<()> {
+async fn at_rest(world: &World, watch: &Watch, tally: &Tally, struck: &mut Vec<Struck>) -> anyhow::Result<()> {
     world.cluster.wan.heal_all();
     let begun = Instant::now();
     loop {

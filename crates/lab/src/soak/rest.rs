@@ -3,12 +3,14 @@
 //! Enters: a federation whose load has fallen. Leaves: what is left over, in words; none: all came back.
 
 use super::ledger::{Books, Settled, journal_span, store_bytes};
+use super::strike::Struck;
 use super::watch::table;
 use super::world::{JOURNAL_ROWS_MAX, World};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The retention drops whole segments; what may stand above it.
 const JOURNAL_ROWS_SLACK: u64 = JOURNAL_ROWS_MAX;
@@ -113,14 +115,12 @@ impl World {
         Ok(left)
     }
 
-    /// Both sides' ledgers of every lease since the last look. `struck`: clouds that a fault touched meanwhile; `gave_up`: users went
-    /// away in mid-request, which is metered by one side only.
-    pub fn audit(
-        &self,
-        account: &mut Account,
-        struck: &BTreeSet<String>,
-        gave_up: bool,
-    ) -> anyhow::Result<Vec<String>> {
+    /// Both sides' ledgers of every lease since the last look. `struck`: the faults since then; `gave_up`: users went away in
+    /// mid-request, which is metered by one side only.
+    pub fn audit(&self, account: &mut Account, struck: &[Struck], gave_up: bool) -> anyhow::Result<Vec<String>> {
+        let (now, elapsed) = (SystemTime::now().duration_since(UNIX_EPOCH)?, self.story.elapsed());
+        // Of the story, from wall clock.
+        let at = |ms: u64| (Duration::from_millis(ms) + elapsed).saturating_sub(now);
         let mut books = BTreeMap::new();
         for cloud in self.names() {
             books.insert(cloud, Books::whole(&self.store(cloud))?);
@@ -131,7 +131,8 @@ impl World {
                 if !account.seen.insert(id.clone()) {
                     continue;
                 }
-                let excused = struck.contains(*lender) || struck.contains(&lent.borrower);
+                let (from, to) = (at(lent.since_ms), lent.over_ms.map_or(elapsed, at));
+                let excused = struck.iter().any(|f| f.felt(lender, &lent.borrower, from, to));
                 let Some(of_borrower) = books.get(lent.borrower.as_str()) else {
                     broken.push(format!("{id} of {lender} names {:?} as its borrower", lent.borrower));
                     continue;

@@ -22,6 +22,8 @@ pub const REPAIR_MAX: Duration = Duration::from_secs(90);
 const LOOK: Duration = Duration::from_millis(200);
 /// Looks in a row that find nothing broken: a daemon notices a death a moment later.
 const GOOD_LOOKS: u32 = 3;
+/// Renewals and readings that a fault delayed arrive within this.
+const WAKE: Duration = Duration::from_secs(10);
 const UNKNOWN: &str = "nothing was there to strike";
 
 /// A fault that struck; times since the story began.
@@ -54,6 +56,16 @@ struct Hit {
     what: String,
     clouds: Vec<&'static str>,
     undo: Undo,
+}
+
+impl Struck {
+    /// Whether a lease between the two can have felt it; `from` and `to` since the story began.
+    pub fn felt(&self, lender: &str, borrower: &str, from: Duration, to: Duration) -> bool {
+        let there = self.clouds.iter().any(|c| c == lender || c == borrower);
+        // A cut waits for the transfer that it breaks.
+        let lasting = self.kind == Kind::BreakTransfer;
+        there && self.at <= to && (lasting || from <= self.repaired + WAKE)
+    }
 }
 
 impl Hit {
@@ -310,5 +322,29 @@ impl World {
         let Some((tenant, id)) = open.choose(rng) else { return Ok(None) };
         let done = self.cluster.operate(tenant.home, &["journey", "cancel", id, "--why", "the soak"], None).await;
         Ok(done.ok().map(|_| Hit::on(tenant.home, format!("{id} of {}", tenant.name), Undo::Nothing)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_explains_what_its_clouds_felt_in_its_time() {
+        let s = Duration::from_secs;
+        let struck = |kind| Struck {
+            kind,
+            what: String::new(),
+            clouds: vec!["a".into()],
+            at: s(100),
+            repaired: s(110),
+            repair: s(1),
+        };
+        let pause = struck(Kind::PauseDaemon);
+        assert!(pause.felt("a", "b", s(50), s(101)) && pause.felt("b", "a", s(115), s(200)));
+        assert!(!pause.felt("b", "c", s(50), s(200)), "others");
+        assert!(!pause.felt("a", "b", s(50), s(99)), "over before");
+        assert!(!pause.felt("a", "b", s(121), s(200)), "begun long after");
+        assert!(struck(Kind::BreakTransfer).felt("a", "b", s(300), s(400)));
     }
 }

@@ -65,6 +65,8 @@ pub struct Reading {
     pub rss_kib: u64,
     pub handles: u64,
     pub threads: u64,
+    /// The most handles of any reading up to this one.
+    pub handles_most: u64,
 }
 
 impl Reading {
@@ -75,7 +77,7 @@ impl Reading {
             line.trim_start_matches(':').split_whitespace().next()?.parse().ok()
         };
         let handles = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count() as u64;
-        Some(Self { rss_kib: field("RssAnon")?, handles, threads: field("Threads")? })
+        Some(Self { rss_kib: field("RssAnon")?, handles, threads: field("Threads")?, handles_most: handles })
     }
 }
 
@@ -266,7 +268,16 @@ impl Watch {
             life.most.handles = life.most.handles.max(reading.handles);
             life.most.threads = life.most.threads.max(reading.threads);
             if at_rest {
+                let reading = Reading { handles_most: life.most.handles, ..reading };
                 life.rests.push(reading);
+                if role != Role::Shim {
+                    let text = format!("{} KiB, {} handles", reading.rss_kib, reading.handles);
+                    world.story.tell(
+                        cloud,
+                        role.name(),
+                        format!("at rest: {text}, {} at most so far", reading.handles_most),
+                    );
+                }
             }
         }
         // A shim that served for one lease only says nothing about growth.
@@ -325,6 +336,8 @@ mod tests {
             borrower: "a".into(),
             service: "s".into(),
             resources: Default::default(),
+            since_ms: 0,
+            over_ms: None,
         };
         let mut books = Books::default();
         books.lent.insert("active".into(), lent("active"));

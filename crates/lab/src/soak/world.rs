@@ -219,12 +219,30 @@ impl World {
                 Ok(v) => problems.push(format!("{}: {} {}", tenant.name, v.status.phase, v.status.why)),
                 Err(e) => problems.push(format!("{}: {e:#}", tenant.name)),
             }
+            if let Err(e) = self.reachable(tenant).await {
+                problems.push(format!("{}: {e:#}", tenant.name));
+            }
         }
         problems
     }
 
     async fn view(&self, tenant: &Tenant) -> anyhow::Result<ServiceView> {
         Ok(self.cluster.client(tenant.home)?.get(&format!("/v1/services/{}", tenant.name)).await?)
+    }
+
+    /// What the daemon believes is one thing, what users get another. Shed in overload is no fault.
+    async fn reachable(&self, tenant: &Tenant) -> anyhow::Result<()> {
+        let asked = load::Planned::get("/healthz".into());
+        let (status, body) = match load::ask(self.cluster.place(tenant.home)?.users, &tenant.host, &asked).await {
+            Ok(answer) => answer,
+            // A busy machine in overload.
+            Err(e) if e.to_string().contains("no answer within") => return Ok(()),
+            Err(e) => return Err(e.into()),
+        };
+        let said = String::from_utf8_lossy(&body);
+        let without = ["\"no-backend\"", "\"backend\"", "\"unknown-host\""].iter().any(|r| said.contains(r));
+        anyhow::ensure!(!status.is_server_error() || !without, "users are answered {status}: {said}");
+        Ok(())
     }
 
     async fn healthy(&self, cloud: &str) -> anyhow::Result<()> {
