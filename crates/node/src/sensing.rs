@@ -131,7 +131,8 @@ async fn take(node: &Node, window: &MeterWindow) {
     }
     // A new daemon reads windows from before a lease began.
     let began = |age_ms: u64| window.at.0 + age_ms >= now.boot.0;
-    for part in journeys.iter().flat_map(|j| &j.parts).filter(|p| p.is_leased() && began(now.boot.since(p.since))) {
+    let open = journeys.iter().filter(|j| began(now.wall.since(j.opened_at)));
+    for part in open.flat_map(|j| &j.parts).filter(|p| p.is_leased()) {
         let (requests, bytes) = rented.get(&part.lease).copied().unwrap_or_default();
         add(&part.lease, part.ready, requests, bytes);
     }

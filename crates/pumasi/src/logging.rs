@@ -5,12 +5,14 @@ use crate::failure::Failure;
 use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
-/// Long-running roles log what they do; commands only what is wrong.
-pub fn init(daemon: bool, format: Option<LogFormat>) -> Result<(), Failure> {
+/// Unless PUMASI_LOG says otherwise: `quiet` where a story tells it all, as of thousands of simulated daemons; long-running roles log
+/// what they do; commands only what is wrong.
+pub fn init(daemon: bool, quiet: bool, format: Option<LogFormat>) -> Result<(), Failure> {
     let filter = match std::env::var("PUMASI_LOG") {
         Ok(text) if !text.trim().is_empty() => {
             EnvFilter::try_new(&text).map_err(|e| Failure::input(format!("PUMASI_LOG {text:?}: {e}")))?
         }
+        _ if quiet => EnvFilter::new("off"),
         _ => EnvFilter::new(if daemon { "info" } else { "warn" }),
     };
     let json = match format {

@@ -63,7 +63,8 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<ExitCode, Failure> {
     let daemon = matches!(cli.command, Command::Serve | Command::Gateway(_));
-    logging::init(daemon, cli.global.log_format)?;
+    let quiet = matches!(&cli.command, Command::Lab { args } if args.first().is_some_and(|a| a == "sim"));
+    logging::init(daemon, quiet, cli.global.log_format)?;
     // The HTTP client takes the process's provider; a second installation is no fault.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let done = match &cli.command {

@@ -188,6 +188,9 @@ impl SimGateway {
     /// A tenth of a second of users.
     pub fn tick(&self) {
         let until_ms = self.clock.true_ms() as f64;
+        if until_ms <= self.lock().ticked_ms {
+            return;
+        }
         let ready = self.ready();
         let mut guard = self.lock();
         let inner = &mut *guard;
