@@ -30,6 +30,14 @@ soak MINUTES="60" *ARGS:
 lab:
     cargo run --release -- lab
 
+# One fuzz target for so many seconds, by libFuzzer (needs nightly Rust and cargo-fuzz); fuzz/README.md
+fuzz TARGET SECONDS="300":
+    fuzz/run {{TARGET}} {{SECONDS}}
+
+# Every fuzz target in turn
+fuzz-all SECONDS="120":
+    sed -n 's/^name = "\([a-z_]*\)"$/\1/p' fuzz/libfuzzer/Cargo.toml | while read -r target; do fuzz/run "$target" {{SECONDS}} || exit 1; done
+
 # Licences, advisories, bans (needs cargo-deny)
 deny:
     cargo deny check
