@@ -77,7 +77,7 @@ pub enum Command {
     InstanceExec(Dir),
     /// Several clouds on this machine: real daemons, a wide-area relay between them, scenarios
     #[command(
-        after_help = "Examples:\n  pumasi lab\n  pumasi lab play overload\n  pumasi lab list\n  pumasi lab replay --load requests.csv\n  pumasi lab replay --help"
+        after_help = "Examples:\n  pumasi lab\n  pumasi lab play overload\n  pumasi lab list\n  pumasi lab soak --minutes 60\n  pumasi lab replay --load requests.csv\n  pumasi lab replay --help"
     )]
     Lab {
         /// What to do; without anything the clouds are started and stay
