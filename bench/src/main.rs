@@ -7,6 +7,7 @@
 mod chunks;
 mod gateway;
 mod machine;
+mod renewals;
 mod row;
 mod sync;
 
@@ -31,7 +32,8 @@ struct Args {
 /// One race: its name and what runs it.
 type Race = (&'static str, fn(pairs: u32) -> anyhow::Result<Vec<Row>>);
 
-const RACES: &[Race] = &[("gateway", gateway::race), ("sync", sync::race), ("chunks", chunks::race)];
+const RACES: &[Race] =
+    &[("gateway", gateway::race), ("sync", sync::race), ("chunks", chunks::race), ("renewals", renewals::race)];
 
 fn main() -> anyhow::Result<ExitCode> {
     if let Some(code) = gateway::gateway_process() {

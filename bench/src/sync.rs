@@ -150,7 +150,7 @@ fn rsync_version() -> anyhow::Result<String> {
     text.split_whitespace().nth(2).map(|v| format!("rsync {v}")).context("rsync told no version")
 }
 
-fn install() -> anyhow::Result<()> {
+pub fn install() -> anyhow::Result<()> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("install");
     let done = Command::new(&script).status().with_context(|| format!("starting {}", script.display()))?;
     anyhow::ensure!(done.success(), "{} could not install the rivals; its words are above", script.display());
