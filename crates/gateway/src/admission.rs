@@ -19,6 +19,11 @@ use tokio::sync::oneshot;
 /// How far a queue is searched for a request that may use a given place.
 const SCAN_MAX: usize = 64;
 
+/// Retries that may be saved up, and those that a service begins with: the budget bounds what is asked twice for long, while a
+/// backend that dies breaks all its requests in flight at once, and each of them deserves a second try.
+const RETRIES_SAVED_MAX: f64 = 256.0;
+const RETRIES_FIRST: f64 = 64.0;
+
 /// The home as a candidate beside the leases.
 const HOME: u64 = 0x686f_6d65;
 
@@ -96,7 +101,7 @@ impl Admission {
                 next_waiter: 0,
                 meter: ServiceMeter::default(),
                 totals: Totals::default(),
-                retry_tokens: 10.0,
+                retry_tokens: RETRIES_FIRST,
             }),
         })
     }
@@ -158,7 +163,7 @@ impl Admission {
         inner.meter.arrivals += 1;
         inner.meter.arrivals_home_only += u64::from(home_only);
         let part = f64::from(inner.bounds.retry_budget.0) / 1e6;
-        inner.retry_tokens = (inner.retry_tokens + part).min(50.0);
+        inner.retry_tokens = (inner.retry_tokens + part).min(RETRIES_SAVED_MAX);
     }
 
     /// Takes one retry from the budget.
@@ -577,5 +582,28 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.admission.release(self.slot, self.stage == Stage::Tunnel, self.bytes_out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backend_that_dies_is_made_good_and_a_storm_of_retries_is_not() {
+        let admission = Admission::new(Bounds::default());
+        let mut at_once = 0;
+        while admission.may_retry() {
+            at_once += 1;
+        }
+        assert_eq!(at_once, 64, "all that may be in flight at a backend of a new service");
+        for _ in 0..100_000 {
+            admission.arrived(false);
+        }
+        let saved = (0..100_000).filter(|_| admission.may_retry()).count();
+        assert_eq!(saved, 256);
+        (0..100).for_each(|_| admission.arrived(false));
+        let lasting = (0..100).filter(|_| admission.may_retry()).count();
+        assert!((9..=10).contains(&lasting), "a tenth of what comes: {lasting}");
     }
 }
