@@ -1,7 +1,8 @@
-//! Two limits that only hindsight knows: a policy that knew the load, and the best of a family tuned on the very same load.
+//! Limits that only hindsight knows: a policy that knew the load, and the best of a family tuned on the very same load, which
+//! sees the true rate or, as every real policy, what came so far.
 //!
 //! Enters: arrivals, the start delay. Leaves: instances for each second. Always holds: what was ordered serves no sooner than
-//! the start delay after its order, as for every other policy.
+//! the start delay after its order, as for every other policy; a policy that counts decides by seconds that are over.
 
 use super::Setting;
 use super::arrivals::{Arrivals, TICKS_PER_S};
@@ -77,7 +78,16 @@ pub fn clairvoyant(arrivals: &Arrivals<'_>, setting: &Setting, start_s: u64) -> 
     Schedule { ready, held, scale_ups }
 }
 
-/// A policy of the family: it sees rate and growth without noise, each second.
+/// What a policy of the family sees of the load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sight {
+    /// The rate behind the arrivals, each second as it begins.
+    Rate,
+    /// The arrivals of the seconds that are over.
+    Counts,
+}
+
+/// A policy of the family: it looks each second.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
 pub struct Tuning {
     /// How full instances may be, percent.
@@ -86,15 +96,23 @@ pub struct Tuning {
     pub carry: f64,
     /// How long a want is kept, s.
     pub hold_s: u64,
+    /// Over how long a rate is taken, s.
+    pub over_s: usize,
 }
 
 /// All that are tried.
-pub fn family() -> Vec<Tuning> {
+pub fn family(sight: Sight) -> Vec<Tuning> {
+    let lengths: &[usize] = match sight {
+        Sight::Rate => &[1],
+        Sight::Counts => &[1, 3, 6, 12, 30],
+    };
     let mut all = Vec::new();
-    for target_percent in (30..=95).step_by(5) {
-        for carry in [0.0, 0.5, 1.0, 1.5, 2.0, 3.0] {
-            for hold_s in [15, 60, 150, 300, 600, 1_200] {
-                all.push(Tuning { target_percent, carry, hold_s });
+    for over_s in lengths.iter().copied() {
+        for target_percent in (30..=95).step_by(5) {
+            for carry in [0.0, 0.5, 1.0, 1.5, 2.0, 3.0] {
+                for hold_s in [15, 60, 150, 300, 600, 1_200] {
+                    all.push(Tuning { target_percent, carry, hold_s, over_s });
+                }
             }
         }
     }
@@ -106,12 +124,35 @@ pub fn rates(arrivals: &Arrivals<'_>) -> Vec<f64> {
     (0..arrivals.seconds()).map(|s| arrivals.rate(s * TICKS_PER_S + TICKS_PER_S / 2)).collect()
 }
 
-pub fn tuned(rates: &[f64], setting: &Setting, start_s: u64, tuning: Tuning) -> Schedule {
+/// Rate and growth a second as they look at the beginning of each second, never less than no growth.
+pub fn seen(arrivals: &Arrivals<'_>, rates: &[f64], sight: Sight, over_s: usize) -> Vec<(f64, f64)> {
+    let growth = |now: f64, before: f64, apart_s: usize| f64::max(now - before, 0.0) / apart_s as f64;
+    match sight {
+        Sight::Rate => {
+            let before = |s: usize| s.checked_sub(1).map_or(rates[s], |b| rates[b]);
+            rates.iter().enumerate().map(|(s, rate)| (*rate, growth(*rate, before(s), 1))).collect()
+        }
+        Sight::Counts => {
+            let count = |s: u64| (s * TICKS_PER_S..(s + 1) * TICKS_PER_S).map(|t| arrivals.at(t)).sum::<u64>() as f64;
+            let mut sums = vec![0.0];
+            for s in 0..arrivals.seconds() {
+                sums.push(sums[s as usize] + count(s));
+            }
+            // Before the load came its first rate, as for all.
+            let first = rates.first().copied().unwrap_or(0.0);
+            let sum = |s: isize| usize::try_from(s).map_or(first * s as f64, |s| sums[s]);
+            let mean = |end: isize| (sum(end) - sum(end - over_s as isize)) / over_s as f64;
+            (0..rates.len() as isize).map(|s| (mean(s), growth(mean(s), mean(s - over_s as isize), over_s))).collect()
+        }
+    }
+}
+
+/// `seen`: rate and growth of each second.
+pub fn tuned(seen: &[(f64, f64)], setting: &Setting, start_s: u64, tuning: Tuning) -> Schedule {
     let each = setting.instance_mps as f64 / 1_000.0 * tuning.target_percent as f64 / 100.0;
-    let mut wanted = Vec::with_capacity(rates.len());
+    let mut wanted = Vec::with_capacity(seen.len());
     let mut recent: std::collections::VecDeque<(usize, u32)> = Default::default();
-    for (s, rate) in rates.iter().enumerate() {
-        let growth = s.checked_sub(1).map_or(0.0, |before| f64::max(rate - rates[before], 0.0));
+    for (s, (rate, growth)) in seen.iter().enumerate() {
         let expected = rate + growth * tuning.carry * start_s as f64;
         let need = ((expected / each).ceil() as u32).max(setting.home);
         while recent.back().is_some_and(|(_, n)| *n <= need) {

@@ -1,8 +1,9 @@
 //! The race in words: what was raced over, the table, what it comes to, and how each figure was made.
 
 use super::arrivals::Arrivals;
+use super::hindsight::{Sight, family};
 use super::load::Load;
-use super::race::{CLAIRVOYANT, Entry, HINDSIGHT, HPA, KEDA, OURS, Race};
+use super::race::{CLAIRVOYANT, Entry, HINDSIGHT, HPA, KEDA, OURS, Race, TUNED};
 use comfy_table::{Cell, CellAlignment, Table, presets::UTF8_HORIZONTAL_ONLY};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -40,9 +41,13 @@ pub fn rules(race: &Race) -> Vec<String> {
             s.hpa_target_percent
         ),
         format!(
-            "{HINDSIGHT}: of {} look-ahead policies that see the rate without noise each second, the one that lost least on this very load within {} % of {HPA}'s instance-hours",
-            super::hindsight::family().len(),
+            "{TUNED}: of {} look-ahead policies that count what came in 1 to 30 s, the one that lost least on this very load within {} % of {HPA}'s instance-hours",
+            family(Sight::Counts).len(),
             s.hours_percent
+        ),
+        format!(
+            "{HINDSIGHT}: the same of {} that see the rate without chance, each second as it begins",
+            family(Sight::Rate).len(),
         ),
         format!(
             "{CLAIRVOYANT}: knows every arrival beforehand and orders exactly enough for each half second, in time"
@@ -102,25 +107,27 @@ pub fn text(race: &Race, load: &Load) -> String {
     let _ = writeln!(out, "{table}\n");
     for start_s in &race.setting.starts_s {
         let of = |policy: &str| race.entries.iter().find(|e| e.policy == policy && e.start_s == *start_s);
-        let (Some(ours), Some(hpa), Some(best)) = (of(OURS), of(HPA), of(HINDSIGHT)) else { continue };
+        let (Some(ours), Some(hpa)) = (of(OURS), of(HPA)) else { continue };
         let (fewer, hours) = beside(ours, hpa);
         let fewer = match fewer {
             Some(times) => format!("{times:.1} times fewer lost than {HPA}"),
             None => format!("nothing lost ({HPA}: {})", hpa.lost),
         };
-        let _ = write!(
-            out,
-            "start {start_s} s: {fewer}, at {hours:.2} of its instance-hours; {HINDSIGHT} lost {}",
-            best.lost
-        );
-        let _ = match best.tuning {
-            Some(t) => writeln!(
-                out,
-                " (instances {} % full, growth carried on for {} starts, kept for {} s)",
-                t.target_percent, t.carry, t.hold_s
-            ),
-            None => writeln!(out),
-        };
+        let _ = write!(out, "start {start_s} s: {fewer}, at {hours:.2} of its instance-hours");
+        for best in [of(TUNED), of(HINDSIGHT)].into_iter().flatten() {
+            let _ = write!(out, "; {} lost {}", best.policy, best.lost);
+            if best.lost > 0 {
+                let _ = write!(out, ", {:.2} times that is ours", ours.lost as f64 / best.lost as f64);
+            }
+            if let Some(t) = best.tuning {
+                let _ = write!(
+                    out,
+                    " (instances {} % full, rate over {} s, growth carried on for {} starts, kept for {} s)",
+                    t.target_percent, t.over_s, t.carry, t.hold_s
+                );
+            }
+        }
+        out.push('\n');
     }
     out.push('\n');
     for rule in rules(race) {

@@ -1,8 +1,9 @@
 use super::arrivals::{Arrivals, TICKS_PER_S};
+use super::hindsight::{Sight, rates, seen};
 use super::hpa::{Hpa, Metric};
 use super::load::{Load, LoadError, Run, parse};
 use super::plant::{Fleet, Plant, Served};
-use super::race::{CLAIRVOYANT, HINDSIGHT, HPA, KEDA, OURS};
+use super::race::{CLAIRVOYANT, HINDSIGHT, HPA, KEDA, OURS, TUNED};
 use super::{Setting, race, table};
 use std::path::Path;
 
@@ -68,6 +69,20 @@ fn rates_are_straight_between_the_middles() {
     let all: u64 = (0..minutes.ticks()).map(|t| minutes.at(t)).sum();
     assert!((2_150..2_650).contains(&all), "the peak is cut, chance adds a little: {all}");
     assert_ne!(minutes.at(7), Arrivals::new(&counts, 60, 2).at(7).wrapping_add(100));
+}
+
+#[test]
+fn who_counts_sees_only_seconds_that_are_over() {
+    let mut counts = vec![10; 20];
+    counts.extend([1_000; 20]);
+    let arrivals = Arrivals::new(&counts, 1, 1);
+    let rates = rates(&arrivals);
+    let counting = seen(&arrivals, &rates, Sight::Counts, 3);
+    assert!((counting[0].0 - 10.0).abs() < f64::EPSILON, "before the load there was its first rate");
+    assert!(counting[20].0 < 30.0, "the jump of second 20 is not known as it begins: {:?}", counting[20]);
+    assert!((200.0..500.0).contains(&counting[21].0) && counting[21].1 > 50.0, "{:?}", counting[21]);
+    assert!((900.0..1_100.0).contains(&counting[30].0) && counting[30].1 < 60.0, "{:?}", counting[30]);
+    assert!((seen(&arrivals, &rates, Sight::Rate, 1)[20].0 - 1_000.0).abs() < f64::EPSILON);
 }
 
 #[test]
@@ -141,7 +156,7 @@ fn a_burst_is_raced_and_the_same_seed_gives_the_same_race() {
     assert_eq!(first, race(&burst(), &setting, &|_| {}).unwrap());
     let of = |policy: &str, start_s| first.entries.iter().find(|e| e.policy == policy && e.start_s == start_s).unwrap();
     for start_s in [5, 30] {
-        let all = [OURS, HPA, KEDA, HINDSIGHT, CLAIRVOYANT].map(|p| of(p, start_s));
+        let all = [OURS, HPA, KEDA, TUNED, CLAIRVOYANT, HINDSIGHT].map(|p| of(p, start_s));
         assert!(all.iter().all(|e| e.requests == all[0].requests && e.lost <= e.requests), "{all:?}");
         assert!(all.iter().all(|e| e.instance_seconds >= 2 * 720), "home is always there: {all:?}");
         let (ours, hpa, known) = (all[0], all[1], all[4]);
@@ -152,7 +167,7 @@ fn a_burst_is_raced_and_the_same_seed_gives_the_same_race() {
     let text = table::text(&first, &burst());
     assert!(text.contains("CPU target 50 %") && text.contains("hindsight lost"), "{text}");
     let json = table::to_json(&first);
-    assert_eq!((json["version"].as_u64(), json["entries"].as_array().unwrap().len()), (Some(1), 10));
+    assert_eq!((json["version"].as_u64(), json["entries"].as_array().unwrap().len()), (Some(1), 12));
     assert!(json["rules"].as_array().unwrap().len() >= 8 && json["entries"][0]["lost_percent"].is_f64());
     let chance = Setting { seed: 2, ..setting };
     assert_ne!(race(&burst(), &chance, &|_| {}).unwrap().entries, first.entries);
