@@ -291,6 +291,17 @@ pub fn race(load: &Load, setting: &Setting, progress: &(dyn Fn(u64) + Sync)) -> 
     })
 }
 
+/// Steady load at four fifths of what home can do, for so long, must bring no order: who would take chance for growth every
+/// few minutes is no policy that anybody lets borrow.
+const STEADY_S: usize = 600;
+
+fn keeps_still(setting: &Setting, start_s: u64, tuning: Tuning) -> bool {
+    let counts = vec![setting.instance_mps * u64::from(setting.home) * 4 / 5 / 1_000; STEADY_S];
+    let steady = Arrivals::new(&counts, 1, setting.seed.wrapping_mul(7_368_787));
+    let seen = hindsight::seen(&steady, &hindsight::rates(&steady), Sight::Counts, tuning.over_s);
+    hindsight::tuned(&seen, setting, start_s, tuning).held.iter().all(|n| *n == setting.home)
+}
+
 /// So many of the family are played out; the others are left out by a reckoning without chance.
 const PLAYED_OUT: usize = 8;
 
@@ -307,6 +318,9 @@ fn best_of(
         load.runs.iter().enumerate().map(|(i, r)| arrivals_of(r, load.step_s, i, setting)).collect();
     let rates: Vec<Vec<f64>> = arrivals.iter().map(hindsight::rates).collect();
     let mut family = hindsight::family(sight);
+    if sight == Sight::Counts {
+        family.retain(|t| keeps_still(setting, start_s, *t));
+    }
     family.sort_by_key(|t| t.over_s);
     let mut reckoned: Vec<((bool, u64, u64), Tuning)> = Vec::new();
     for same_length in family.chunk_by(|a, b| a.over_s == b.over_s) {

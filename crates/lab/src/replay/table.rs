@@ -41,7 +41,7 @@ pub fn rules(race: &Race) -> Vec<String> {
             s.hpa_target_percent
         ),
         format!(
-            "{TUNED}: of {} look-ahead policies that count what came in 1 to 30 s, the one that lost least on this very load within {} % of {HPA}'s instance-hours",
+            "{TUNED}: of {} look-ahead policies that count what came in 1 to 30 s, and of those that order nothing in ten minutes of steady load at 80 %, the one that lost least on this very load within {} % of {HPA}'s instance-hours",
             family(Sight::Counts).len(),
             s.hours_percent
         ),
