@@ -3,20 +3,20 @@
 //! Always holds: a daemon is started as the product starts it, on this ground; what a crash leaves is what was committed.
 
 use crate::engine::TimedEngine;
-use crate::gateway::{Port, SimGateway, Witness};
+use crate::gateway::{Port, SimGateway, Witness, now_or_never};
 use crate::life::{HostClock, Life};
 use crate::mutant::Mutant;
 use crate::net::{Listener, Net, NetWire};
-use crate::steps::{Drivers, Trap, TrappedEngine, TrappedPort};
+use crate::steps::{Drivers, There, Trap, TrappedEngine, TrappedPort};
 use crate::story::Story;
 use anyhow::Context;
 use pumasi_api::{Principal, Role};
 use pumasi_engine::{Engine, SimApp, SimEngine};
 use pumasi_node::ground::{GatewayPort, Ground};
 use pumasi_node::object::{SERVICE, ServiceRecord};
-use pumasi_node::world::within;
+use pumasi_node::world::{World, within};
 use pumasi_node::{Config, Node, api, bundles, serve};
-use pumasi_store::sim::{CommitInfo, Hooks, MemoryDisk, Snapshot, Verdict};
+use pumasi_store::sim::{CommitInfo, Fate, Hooks, MemoryDisk, Snapshot, Verdict};
 use pumasi_store::{Expect, Options, Store};
 use pumasi_terms::service::{BundleRef, Service};
 use pumasi_terms::{CloudName, Epoch};
@@ -169,6 +169,7 @@ impl Host {
 
     fn hooks(self: &Arc<Self>, life: &Arc<Life>) -> Hooks {
         let (host, life) = (Arc::downgrade(self), Arc::downgrade(life));
+        let (writes, deletes) = (life.clone(), life.clone());
         let on_commit = move |info: &CommitInfo| {
             let Some(host) = Weak::upgrade(&host) else { return Verdict::GoOn };
             host.observer.committed(&host.name, info);
@@ -188,14 +189,25 @@ impl Host {
             }
             Verdict::GoOn
         };
-        let (mut hooks, mutant) = (Hooks { on_commit: Some(Arc::new(on_commit)), ..Hooks::default() }, self.mutant);
-        if let Some(mutant) = mutant {
-            hooks.on_put = Some(Arc::new(move |kind, name, value| mutant.on_put(kind, name, value)));
-            hooks.on_delete = Some(Arc::new(move |kind, _| mutant.on_delete(kind)));
-        } else if let Some(trap) = self.trap.get() {
-            let (put, deleted, of, name) = (trap.clone(), trap.clone(), self.name.clone(), self.name.clone());
-            hooks.on_put = Some(Arc::new(move |kind, _, value| put.on_put(&of, kind, value)));
-            hooks.on_delete = Some(Arc::new(move |kind, _| deleted.on_delete(&name, kind)));
+        let mut hooks = Hooks { on_commit: Some(Arc::new(on_commit)), ..Hooks::default() };
+        let (mutant, trap) = (self.mutant, self.trap.get().cloned());
+        if mutant.is_some() || trap.is_some() {
+            // A store on files writes on a thread of its own: what a dead daemon had queued is not written either.
+            let dead = |life: &Weak<Life>| life.upgrade().is_none_or(|l| World::is_over(&*l));
+            let (put, of) = (trap.clone(), self.name.clone());
+            hooks.on_put = Some(Arc::new(move |kind, name, value| match (mutant, &put) {
+                _ if dead(&writes) => Fate::Fail,
+                (Some(mutant), _) => mutant.on_put(kind, name, value),
+                (None, Some(trap)) => trap.on_put(&of, kind, value),
+                (None, None) => Fate::Keep,
+            }));
+            let of = self.name.clone();
+            hooks.on_delete = Some(Arc::new(move |kind, _| match (mutant, &trap) {
+                _ if dead(&deletes) => Fate::Fail,
+                (Some(mutant), _) => mutant.on_delete(kind),
+                (None, Some(trap)) => trap.on_delete(&of, kind),
+                (None, None) => Fate::Keep,
+            }));
         }
         hooks
     }
@@ -227,13 +239,14 @@ impl Host {
         if let Some(trap) = self.trap.get().cloned() {
             let (of, name, at) = (trap.clone(), self.name.clone(), self.name.clone());
             life.on_erase(Arc::new(move |dir| of.erase(&name, dir)));
-            engine = Arc::new(TrappedEngine { cloud: at.clone(), inner: engine, trap: trap.clone() });
+            engine =
+                Arc::new(TrappedEngine { cloud: at.clone(), inner: engine, trap: trap.clone(), again: number > 0 });
             gateway = Arc::new(TrappedPort { cloud: at, inner: gateway, trap });
         }
         let ground = Ground { store, engine, gateway, wire: Some(Arc::new(NetWire(self.net.clone()))) };
         let config = self.config.clone();
         let opened = tokio::spawn(within(life.clone(), async move { serve::open(config, ground, stopping).await }));
-        pumasi_node::world::World::spawned(&*life, opened.abort_handle());
+        World::spawned(&*life, opened.abort_handle());
         // It may die of its first commits: then this never answers, and the death is told elsewhere.
         let node = tokio::select! {
             biased;
@@ -276,6 +289,23 @@ impl Host {
         self.tell("the host lost power");
     }
 
+    /// What runs here for others, or ran and left something: by the host's word, not by a daemon's.
+    pub fn there(&self) -> Vec<There> {
+        if let Some(drivers) = self.drivers.get() {
+            return drivers.there(&self.dir);
+        }
+        let engine = self.engine.catch_up();
+        let all = now_or_never(engine.list()).and_then(Result::ok).unwrap_or_default();
+        let lent = all.into_iter().filter(|i| i.owner.starts_with("lease-"));
+        lent.map(|i| There {
+            runs: i.pid.is_some(),
+            memory_mib: u32::try_from(i.memory_max_bytes >> 20).unwrap_or(u32::MAX),
+            left: vec![format!("instance {}: {:?}", i.id, i.state)],
+            owner: i.owner,
+        })
+        .collect()
+    }
+
     pub fn snapshot(&self) -> anyhow::Result<Snapshot> {
         Ok(self.disk.snapshot()?)
     }
@@ -315,7 +345,7 @@ impl Host {
 }
 
 async fn ended(life: &Life) {
-    while !pumasi_node::world::World::is_over(life) {
+    while !World::is_over(life) {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
 }

@@ -51,6 +51,10 @@ impl Engine for TimedEngine {
         self.catch_up().start(spec)
     }
     fn list(&self) -> BoxFuture<'_, Result<Vec<InstanceStatus>, EngineError>> {
+        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(shown) = shown {
+            return Box::pin(async { Ok(shown) });
+        }
         let listed = self.catch_up().list();
         if !matches!(self.mutant, Some(Mutant::Zombie | Mutant::Leftover)) {
             return listed;

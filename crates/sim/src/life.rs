@@ -2,6 +2,7 @@
 //!
 //! Always holds: boot time of a host goes on over the daemons' lives and begins anew at a reboot; a life that is over does nothing more.
 
+use pumasi_node::clock;
 use pumasi_node::world::World;
 use pumasi_terms::{BootMs, Now, WallMs};
 use pumasi_transfer::EraseError;
@@ -27,6 +28,8 @@ pub struct HostClock {
     boots: AtomicU64,
     drift_ppm: i64,
     wall_error_ms: i64,
+    /// The clocks are this machine's: what runs outside the made world reads the same ones.
+    of_machine: bool,
 }
 
 impl HostClock {
@@ -38,7 +41,13 @@ impl HostClock {
             boots: AtomicU64::new(1),
             drift_ppm,
             wall_error_ms,
+            of_machine: false,
         }
+    }
+
+    /// For a host whose drivers are real.
+    pub fn of_machine(begin: Instant) -> Self {
+        Self { of_machine: true, ..Self::new(begin, 0, 0, 0) }
     }
 
     /// Virtual time of the world, ms since it began.
@@ -51,6 +60,9 @@ impl HostClock {
     }
 
     pub fn now(&self) -> Now {
+        if self.of_machine {
+            return clock::machine();
+        }
         let true_ms = self.true_ms();
         let since_boot = true_ms.saturating_sub(self.booted_at_ms.load(Ordering::Relaxed));
         let boot = BootMs(self.boot_offset_ms.load(Ordering::Relaxed) + self.drifted(since_boot));
@@ -59,6 +71,9 @@ impl HostClock {
     }
 
     pub fn boot_id(&self) -> String {
+        if self.of_machine {
+            return clock::machine_boot_id();
+        }
         format!("boot-{}", self.boots.load(Ordering::Relaxed))
     }
 

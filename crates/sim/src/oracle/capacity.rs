@@ -2,8 +2,6 @@
 
 use super::{Known, Seen};
 use crate::cloud::Host;
-use crate::gateway::now_or_never;
-use pumasi_engine::Engine;
 use pumasi_terms::{CloudName, Resources};
 use std::sync::Arc;
 
@@ -45,16 +43,16 @@ pub(super) fn ledger(seen: &mut Seen, now_ms: u64, cloud: &CloudName, known: &Kn
 
 /// What really runs for others.
 pub(super) fn check(seen: &mut Seen, now_ms: u64, host: &Arc<Host>, known: &Known) {
-    let running = now_or_never(host.engine.catch_up().list()).and_then(Result::ok).unwrap_or_default();
-    let mut used = Resources::default();
-    for instance in running.iter().filter(|i| i.owner.starts_with("lease-") && i.pid.is_some()) {
-        used.memory_mib += u32::try_from(instance.memory_max_bytes >> 20).unwrap_or(u32::MAX);
-    }
-    if used.memory_mib > known.terms.lends.memory_mib {
+    let runs: Vec<_> = host.there().into_iter().filter(|t| t.runs).collect();
+    let memory_mib = runs.iter().map(|t| t.memory_mib).fold(0, u32::saturating_add);
+    if memory_mib > known.terms.lends.memory_mib {
         seen.breaks(
             ORACLE,
             now_ms,
-            format!("{} runs {} MiB for others, it lends {}", host.name, used.memory_mib, known.terms.lends.memory_mib),
+            format!(
+                "{} runs {memory_mib} MiB for others, it lends {}: {runs:?}",
+                host.name, known.terms.lends.memory_mib
+            ),
         );
     }
 }

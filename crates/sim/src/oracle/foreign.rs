@@ -2,17 +2,14 @@
 
 use super::Seen;
 use crate::cloud::Host;
-use crate::gateway::now_or_never;
-use pumasi_engine::Engine;
 use pumasi_lease::LentState;
 use std::sync::Arc;
 
 const ORACLE: &str = "8 nothing foreign";
 
 fn left(host: &Arc<Host>, lease: &str) -> Option<String> {
-    let remains = now_or_never(host.engine.catch_up().remains(Some(lease))).and_then(Result::ok).unwrap_or_default();
-    if remains.processes > 0 {
-        return Some(format!("{} processes", remains.processes));
+    if let Some(there) = host.there().into_iter().find(|t| t.owner == lease && !t.left.is_empty()) {
+        return Some(there.left.join(", "));
     }
     if host.dir.join("leases").join(lease).exists() {
         return Some("its directory".into());
@@ -35,12 +32,8 @@ pub(super) fn check(seen: &mut Seen, now_ms: u64, host: &Arc<Host>) {
 
 /// Of any lease, known or forgotten.
 pub(super) fn unfinished(host: &Arc<Host>) -> Option<String> {
-    let running = now_or_never(host.engine.catch_up().list()).and_then(Result::ok).unwrap_or_default();
-    if let Some(instance) = running.iter().find(|i| i.owner.starts_with("lease-")) {
-        return Some(format!(
-            "{}: instance {} of {} is left: {:?}",
-            host.name, instance.id, instance.owner, instance.state
-        ));
+    if let Some(there) = host.there().into_iter().find(|t| !t.left.is_empty()) {
+        return Some(format!("{}: of {} is left: {}", host.name, there.owner, there.left.join(", ")));
     }
     let dirs = std::fs::read_dir(host.dir.join("leases")).into_iter().flatten().flatten().next();
     if let Some(dir) = dirs {

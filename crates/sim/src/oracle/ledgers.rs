@@ -19,11 +19,10 @@ const REQUESTS: u64 = 16;
 /// What a borrower relies on is in its lender's ledger, and not for longer than there.
 pub(super) fn check(seen: &mut Seen, now_ms: u64, host: &Arc<Host>, known: &Known, oracles: &Oracles) {
     let Some(disk) = seen.disks.get(&host.name) else { return };
-    let boot = known.clock.now().boot;
     let mut wrong = Vec::new();
     for part in disk.journeys().flat_map(|j| &j.parts) {
         let relies = matches!(part.state, PartState::Sending | PartState::Starting | PartState::Serving);
-        if !relies || part.expires_at <= boot {
+        if !relies || part.expires_at <= known.clock.now().boot {
             continue;
         }
         let (Some(there), Some(lender)) = (seen.disks.get(&part.lender), oracles.known(&part.lender)) else { continue };
@@ -34,8 +33,9 @@ pub(super) fn check(seen: &mut Seen, now_ms: u64, host: &Arc<Host>, known: &Know
             wrong.push(format!("{} relies on {}, which {} has not written down", host.name, part.lease, part.lender));
             continue;
         };
-        let here_ms = part.expires_at.since(boot);
         let there_ms = lent.expires_at.since(lender.clock.now().boot);
+        // Read later, in real time: what passes in between is not held against it.
+        let here_ms = part.expires_at.since(known.clock.now().boot);
         if matches!(lent.state, LentState::Active) && here_ms > there_ms + DRIFT_MS {
             wrong.push(format!(
                 "{} takes {} for good for {here_ms} ms more, at {} it has {there_ms}",

@@ -30,8 +30,8 @@ pub struct LeaseEnd {
     pub gap_ms: u64,
 }
 
-/// A killed daemon loses no more of its reading than this.
-const LOST_MS_MAX: u64 = 1_500;
+/// A killed daemon loses no more of its reading than this, and the time that it was away.
+const LOST_MS_MAX: u64 = 1_200;
 
 /// The end of one run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -45,6 +45,8 @@ pub struct End {
     /// Users whose requests were answered, and who were not, in the last two seconds.
     pub answered: u64,
     pub unanswered: u64,
+    /// How long daemons were away.
+    pub down_ms: u64,
     /// Reasons in the borrower's journal for what did not come to be, by lease or reservation.
     pub refusals: Vec<String>,
     /// Leases that ended otherwise than in order, and why, as the journals say.
@@ -228,15 +230,18 @@ impl End {
         for (id, lease) in self.leases.iter().filter(|(_, l)| l.agreed == Some(false)) {
             let told = self.told.get(id).cloned().unwrap_or_default();
             let told: Vec<String> = told.into_iter().filter(|t| t.starts_with("settled")).collect();
-            match killed && lease.gap_ms <= LOST_MS_MAX && !told.is_empty() {
+            match killed && lease.gap_ms <= LOST_MS_MAX + self.down_ms && !told.is_empty() {
                 true => readings.extend(told),
                 false => broken.push(format!("{id}: the readings differ by {} ms: {told:?}", lease.gap_ms)),
             }
         }
+        // Refused once the lease was signed: it came back in order, and says why.
+        let unserved = self.leases.iter().filter(|(_, l)| !l.served).filter_map(|(id, _)| self.told.get(id));
+        let given_back: Vec<String> = unserved.flatten().filter(|t| t.starts_with("switchback")).cloned().collect();
         for outcome in self.outcomes.difference(&plain.outcomes) {
             // A whole journey that found nobody is a refusal; it has said why.
-            match outcome.starts_with("NotBegun") && !self.refusals.is_empty() {
-                true => refused.push(outcome.clone()),
+            match outcome.starts_with("NotBegun") && !(self.refusals.is_empty() && given_back.is_empty()) {
+                true => refused.extend(given_back.iter().chain([outcome]).cloned()),
                 false => broken.push(format!("a journey ended so: {outcome}")),
             }
         }

@@ -2,7 +2,7 @@
 
 use super::end::{self, End};
 use super::table::{Fault, STEPS};
-use super::trap::Trap;
+use super::trap::{Bug, Trap};
 use crate::cloud::{Common, Host, operator};
 use crate::life::HostClock;
 use crate::net::Net;
@@ -37,6 +37,10 @@ const CAMPAIGN_MS: (u64, u64) = (500, 4_000);
 const RECALL_AFTER_MS: u64 = 800;
 /// All must have come back within this of the campaign's end.
 const COME_BACK_MS: u64 = 90_000;
+const COME_BACK_REAL_MS: u64 = 40_000;
+/// In real time the campaign ends when lent instances have answered so many, so that a slow machine changes nothing, and at the latest then.
+const ENOUGH_RENTED: u64 = 60;
+const CAMPAIGN_REAL_MS_MAX: u64 = 30_000;
 const FOUNDED_MS_MAX: u64 = 60_000;
 /// Users are watched so long after everything came back.
 const AFTERWARDS_MS: u64 = 2_000;
@@ -48,6 +52,18 @@ pub trait Drivers: Send + Sync {
     fn engine<'a>(&'a self, dir: &'a Path) -> Opening<'a>;
     /// The application, where instances are real.
     fn app(&self) -> Option<&Path>;
+    /// What runs or is left for others below `dir`, read from the host itself.
+    fn there(&self, dir: &Path) -> Vec<There>;
+}
+
+/// An instance that was started for a lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct There {
+    pub owner: String,
+    pub memory_mib: u32,
+    pub runs: bool,
+    /// Nothing: it is gone without a trace.
+    pub left: Vec<String>,
 }
 
 pub type Opening<'a> = std::pin::Pin<Box<dyn Future<Output = anyhow::Result<Arc<dyn Engine>>> + Send + 'a>>;
@@ -70,10 +86,23 @@ pub fn cases() -> impl Iterator<Item = (usize, Fault)> {
 
 /// One journey in virtual time on the simulator's drivers, with a fault or without; on this thread, which must be in no runtime.
 pub fn play(recall: bool, fault: Option<(usize, Fault)>) -> anyhow::Result<Played> {
+    play_with_bug(recall, fault, None)
+}
+
+/// The same, of a product that is wrong.
+pub fn play_with_bug(recall: bool, fault: Option<(usize, Fault)>, bug: Option<Bug>) -> anyhow::Result<Played> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
     let shared = Path::new("/dev/shm");
     let dir = if shared.is_dir() { tempfile::tempdir_in(shared) } else { tempfile::tempdir() }?;
-    runtime.block_on(run(recall, fault, dir.path(), None))
+    runtime.block_on(run(Script { recall, fault, bug }, dir.path(), None))
+}
+
+/// What is done to one journey.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Script {
+    pub recall: bool,
+    pub fault: Option<(usize, Fault)>,
+    pub bug: Option<Bug>,
 }
 
 fn service(name: &str, datasets: bool, real: bool) -> anyhow::Result<Service> {
@@ -89,9 +118,9 @@ fn service(name: &str, datasets: bool, real: bool) -> anyhow::Result<Service> {
     services.into_iter().next().context("no service in it")
 }
 
-fn campaign(origin_ms: u64) -> Load {
-    let phase = |from_ms: u64, per_second| Phase { from_ms: origin_ms + from_ms, per_second, home_only: 0.05 };
-    Load(vec![phase(0, 20.0), phase(CAMPAIGN_MS.0, 160.0), phase(CAMPAIGN_MS.1, 10.0)])
+fn campaign(origin_ms: u64, end_ms: u64) -> Load {
+    let phase = |from_ms: u64, per_second| Phase { from_ms, per_second, home_only: 0.05 };
+    Load(vec![phase(origin_ms, 20.0), phase(origin_ms + CAMPAIGN_MS.0, 160.0), phase(end_ms, 10.0)])
 }
 
 struct Stage {
@@ -102,12 +131,8 @@ struct Stage {
     app: Option<PathBuf>,
 }
 
-pub(super) async fn run(
-    recall: bool,
-    fault: Option<(usize, Fault)>,
-    dir: &Path,
-    drivers: Option<Arc<dyn Drivers>>,
-) -> anyhow::Result<Played> {
+pub(super) async fn run(script: Script, dir: &Path, drivers: Option<Arc<dyn Drivers>>) -> anyhow::Result<Played> {
+    let Script { recall, fault, bug } = script;
     let begin = Instant::now();
     let seed = 7;
     let story = Arc::new(Story::default());
@@ -128,10 +153,14 @@ pub(super) async fn run(
     let mut hosts = Vec::new();
     for at in 0..CLOUDS {
         let name = format!("city-{}", char::from(b'a' + at as u8));
-        let clock = HostClock::new(begin, 1_000_000 * (at as u64 + 1), 0, 0);
+        // Real drivers and the store's writer read the machine's clocks: then all do.
+        let clock = match drivers {
+            Some(_) => HostClock::of_machine(begin),
+            None => HostClock::new(begin, 1_000_000 * (at as u64 + 1), 0, 0),
+        };
         hosts.push(Host::new(&common, CloudName::parse(&name)?, config(&name, at, dir)?, clock));
     }
-    let trap = Trap::new(hosts[0].name.clone(), fault);
+    let trap = Trap::new(hosts[0].name.clone(), fault, bug);
     net.set_trap(trap.clone());
     hosts.iter().for_each(|h| h.set_trap(trap.clone()));
     if let Some(drivers) = &drivers {
@@ -176,9 +205,15 @@ pub(super) async fn run(
         return Err(e);
     }
     let origin_ms = stage.now_ms();
-    stage.hosts[0].gateway.set_load("shop-0".parse()?, campaign(origin_ms));
+    let (campaign_ms_max, come_back_ms) = match stage.app {
+        Some(_) => (CAMPAIGN_REAL_MS_MAX, COME_BACK_REAL_MS),
+        None => (CAMPAIGN_MS.1, COME_BACK_MS),
+    };
+    let mut over_ms = origin_ms + campaign_ms_max;
+    stage.hosts[0].gateway.set_load("shop-0".parse()?, campaign(origin_ms, over_ms));
     stage.trap.set();
     let mut starts: Vec<(u64, usize)> = Vec::new();
+    let (mut killed_ms, mut down_ms) = (BTreeMap::new(), 0);
     let (mut lent_since, mut recalled) = (None, !recall);
     let mut quiet_since = None;
     loop {
@@ -187,6 +222,7 @@ pub(super) async fn run(
         while let Ok(name) = deaths.try_recv() {
             if let Some(at) = stage.hosts.iter().position(|h| h.name == name) {
                 stage.hosts[at].bury();
+                killed_ms.entry(at).or_insert(now_ms);
                 starts.push((now_ms + DOWN_MS, at));
             }
         }
@@ -197,6 +233,8 @@ pub(super) async fn run(
             if let Err(e) = host.start().await {
                 host.tell(format!("did not start: {e:#}"));
                 starts.push((now_ms + 500, at));
+            } else if let Some(since) = killed_ms.remove(&at) {
+                down_ms += stage.now_ms() - since;
             }
         }
         stage.write(now_ms);
@@ -207,12 +245,14 @@ pub(super) async fn run(
                 recalled = stage.recall().await;
             }
         }
-        // They look at the simulator's engine, and take two clouds' disks as of one moment.
-        if stage.app.is_none() {
-            oracles.look(now_ms, &stage.hosts);
+        oracles.look(now_ms, &stage.hosts);
+        let enough = recalled && stage.hosts[0].gateway.totals().rented >= ENOUGH_RENTED;
+        if stage.app.is_some() && now_ms < over_ms && enough {
+            over_ms = now_ms;
+            stage.hosts[0].gateway.set_load("shop-0".parse()?, campaign(origin_ms, over_ms));
         }
-        let late = now_ms > origin_ms + CAMPAIGN_MS.1 + COME_BACK_MS;
-        if now_ms > origin_ms + CAMPAIGN_MS.1 + 1_000 && starts.is_empty() {
+        let late = now_ms > over_ms + come_back_ms;
+        if now_ms > over_ms + 1_000 && starts.is_empty() {
             let quiet = end::unfinished(&stage.hosts).is_empty() && !end::unsettled(&stage.hosts);
             quiet_since = if quiet { quiet_since.or(Some((now_ms, stage.hosts[0].gateway.totals()))) } else { None };
         }
@@ -223,11 +263,10 @@ pub(super) async fn run(
     ticker.abort();
     let totals = stage.hosts[0].gateway.totals();
     let before = quiet_since.map_or(totals, |(_, t)| t);
-    if stage.app.is_none() {
-        oracles.at_end(stage.now_ms(), &stage.hosts);
-    }
+    oracles.at_end(stage.now_ms(), &stage.hosts);
     let unanswered = totals.shed + totals.lost - before.shed - before.lost;
-    let end = End::of(&stage.hosts, totals.completed - before.completed, unanswered);
+    let mut end = End::of(&stage.hosts, totals.completed - before.completed, unanswered);
+    end.down_ms = down_ms;
     let played = Played {
         end,
         fired: stage.trap.fired(),

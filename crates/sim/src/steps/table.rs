@@ -64,6 +64,8 @@ impl std::fmt::Debug for Step {
 pub enum Fault {
     /// Refused once, with nothing done: 503, an error of store, engine, gateway or disk.
     Fails,
+    /// Refused for good, with nothing done: asking again does not help, asking another may.
+    Refused,
     /// The connection breaks before anything arrives.
     Breaks,
     /// Done, and told as failed; of a message, the answer is lost.
@@ -87,12 +89,16 @@ impl Fault {
     }
 }
 
-use Fault::{AnswerLost, Breaks, DiesAfter, DiesBefore, Fails, ReceiverDies, Twice, TwiceLate};
+use Fault::{AnswerLost, Breaks, DiesAfter, DiesBefore, Fails, ReceiverDies, Refused, Twice, TwiceLate};
 
 impl Step {
     /// Faults that mean something for this step.
     pub fn faults(&self) -> &'static [Fault] {
         match self.at {
+            // What is begun with a lender may be refused by it; what is ended with it may not.
+            At::Message { .. } if matches!(self.act, Some("Reserve" | "Sign" | "Send")) => {
+                &[Fails, Refused, Breaks, AnswerLost, Twice, TwiceLate, DiesBefore, DiesAfter, ReceiverDies]
+            }
             At::Message { .. } => &[Fails, Breaks, AnswerLost, Twice, TwiceLate, DiesBefore, DiesAfter, ReceiverDies],
             At::Commit { .. } | At::Deletion { .. } => &[Fails, DiesBefore, DiesAfter],
             At::Engine { call: Call::List | Call::Remains | Call::Logs, .. } => &[Fails, DiesBefore, DiesAfter],

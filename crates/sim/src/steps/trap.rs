@@ -49,6 +49,17 @@ pub enum Seen<'a> {
     Erase,
 }
 
+/// Planted: right while nothing fails, wrong after one fault. The table must find each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bug {
+    /// A write that failed is taken for done.
+    HushedWrite,
+    /// A lender refuses to settle what it has settled: the answer that was lost is lost for good.
+    SettlesOnce,
+    /// A daemon that starts anew does not adopt what an earlier one had started for others.
+    Orphans,
+}
+
 #[derive(Debug, Default)]
 struct State {
     set: bool,
@@ -56,6 +67,8 @@ struct State {
     counts: Vec<u64>,
     /// Clouds that have started an instance for a lease: before that, an engine's answers are of no journey.
     lending: BTreeSet<CloudName>,
+    /// Settled once, where that is a planted bug.
+    settled: BTreeSet<String>,
     /// `DiesAfter` a commit: at this cloud, of this kind.
     after_commit: Option<CloudName>,
 }
@@ -67,6 +80,7 @@ type Tell = dyn Fn(&CloudName, String) + Send + Sync;
 pub struct Trap {
     borrower: CloudName,
     planned: Option<(usize, Fault)>,
+    bug: Option<Bug>,
     state: Mutex<State>,
     hands: OnceLock<(Arc<Kill>, Arc<Tell>)>,
 }
@@ -78,9 +92,9 @@ impl std::fmt::Debug for Trap {
 }
 
 impl Trap {
-    pub fn new(borrower: CloudName, planned: Option<(usize, Fault)>) -> Arc<Self> {
+    pub fn new(borrower: CloudName, planned: Option<(usize, Fault)>, bug: Option<Bug>) -> Arc<Self> {
         let state = State { counts: vec![0; STEPS.len()], ..State::default() };
-        Arc::new(Self { borrower, planned, state: Mutex::new(state), hands: OnceLock::new() })
+        Arc::new(Self { borrower, planned, bug, state: Mutex::new(state), hands: OnceLock::new() })
     }
 
     pub fn give_hands(&self, kill: Arc<Kill>, tell: Arc<Tell>) {
@@ -155,9 +169,17 @@ impl Trap {
             Seen::Message { method: request.method().as_str(), path: request.uri().path(), body: request.body() };
         let fault = if from == self.borrower { self.meets(&from, &seen) } else { None };
         let broken = || Err("the connection broke".to_owned());
+        let path = request.uri().path();
+        if self.bug == Some(Bug::SettlesOnce)
+            && path.ends_with("/settlement")
+            && !self.lock().settled.insert(path.to_owned())
+        {
+            return Ok(answer(&Problem::conflict("it is settled")));
+        }
         let Some(fault) = fault else { return send(request).await };
         match fault {
-            Fault::Fails => Ok(unavailable()),
+            Fault::Fails => Ok(answer(&Problem::unavailable("made up by a simulator: asked again it may go well"))),
+            Fault::Refused => Ok(answer(&Problem::forbidden("made up by a simulator: not with us"))),
             Fault::Breaks => broken(),
             Fault::AnswerLost => {
                 let _ = send(request).await;
@@ -211,6 +233,7 @@ impl Trap {
                 self.kill(cloud);
                 Fate::Fail
             }
+            Some(_) if self.bug == Some(Bug::HushedWrite) => Fate::Drop,
             Some(_) => Fate::Fail,
             None => Fate::Keep,
         }
@@ -254,7 +277,7 @@ impl Trap {
                 let _ = act().await;
                 Err(failed())
             }
-            Some(Fault::Fails | Fault::Breaks) => Err(failed()),
+            Some(Fault::Fails | Fault::Refused | Fault::Breaks) => Err(failed()),
         }
     }
 
@@ -265,7 +288,7 @@ impl Trap {
         };
         match self.meets(cloud, &Seen::Erase) {
             None => pumasi_transfer::erase(dir),
-            Some(Fault::Fails | Fault::Breaks) => failed(),
+            Some(Fault::Fails | Fault::Refused | Fault::Breaks) => failed(),
             Some(Fault::DiesBefore) => {
                 self.kill(cloud);
                 failed()
@@ -283,11 +306,9 @@ impl Trap {
     }
 }
 
-fn unavailable() -> Response<Bytes> {
-    let problem = Problem::unavailable("made up by a simulator: asked again it may go well");
-    let body = serde_json::to_vec(&problem).unwrap_or_default();
-    let mut answer = Response::new(Bytes::from(body));
-    *answer.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
+fn answer(problem: &Problem) -> Response<Bytes> {
+    let mut answer = Response::new(Bytes::from(serde_json::to_vec(problem).unwrap_or_default()));
+    *answer.status_mut() = http::StatusCode::from_u16(problem.status).unwrap_or_default();
     let kind = http::HeaderValue::from_static("application/problem+json");
     answer.headers_mut().insert(http::header::CONTENT_TYPE, kind);
     answer
@@ -298,6 +319,8 @@ pub struct TrappedEngine {
     pub cloud: CloudName,
     pub inner: Arc<dyn Engine>,
     pub trap: Arc<Trap>,
+    /// Not the host's first daemon.
+    pub again: bool,
 }
 
 impl std::fmt::Debug for TrappedEngine {
@@ -331,7 +354,12 @@ impl Engine for TrappedEngine {
         Box::pin(self.call(Call::Start, move || self.inner.start(spec.clone())))
     }
     fn list(&self) -> BoxFuture<'_, Result<Vec<InstanceStatus>, EngineError>> {
-        Box::pin(self.call(Call::List, move || self.inner.list()))
+        let orphans = self.again && self.trap.bug == Some(Bug::Orphans);
+        Box::pin(async move {
+            let mut all = self.call(Call::List, move || self.inner.list()).await?;
+            all.retain(|i| !orphans || !i.owner.starts_with("lease-"));
+            Ok(all)
+        })
     }
     fn stop<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<(), EngineError>> {
         Box::pin(self.call(Call::Stop, move || self.inner.stop(id)))
@@ -343,7 +371,10 @@ impl Engine for TrappedEngine {
         Box::pin(self.call(Call::Logs, move || self.inner.logs(id, tail_bytes)))
     }
     fn remains<'a>(&'a self, owner: Option<&'a str>) -> BoxFuture<'a, Result<Remains, EngineError>> {
-        Box::pin(self.call(Call::Remains, move || self.inner.remains(owner)))
+        let orphans = self.again && self.trap.bug == Some(Bug::Orphans);
+        Box::pin(self.call(Call::Remains, move || -> Doing<'_, _, _> {
+            if orphans { Box::pin(async { Ok(Remains::default()) }) } else { self.inner.remains(owner) }
+        }))
     }
 }
 
