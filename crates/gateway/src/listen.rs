@@ -14,9 +14,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use pumasi_trust::SpiffeId;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -143,10 +146,7 @@ where
     let limits = &worker.gateway.config.limits;
     let phase = worker.gateway.phase.subscribe();
     let serving = worker.clone();
-    let service = service_fn(move |request| {
-        let answer = public::serve(serving.clone(), client.clone(), request);
-        async move { Ok::<_, Infallible>(answer.await) }
-    });
+    let service = service_fn(move |request| public::serve(serving.clone(), client.clone(), request));
     if two {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
@@ -157,21 +157,37 @@ where
             .keep_alive_timeout(Duration::from_millis(limits.send_stall_ms));
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
-        tokio::select! {
-            _ = connection.as_mut() => return,
-            () = stopping(phase) => connection.as_mut().graceful_shutdown(),
+        if until_stopping(phase, connection.as_mut()).await.is_none() {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
         }
-        let _ = connection.await;
     } else {
         let connection = h1(limits).serve_connection(TokioIo::new(stream), service).with_upgrades();
         let mut connection = std::pin::pin!(connection);
-        tokio::select! {
-            biased;
-            _ = connection.as_mut() => return,
-            () = stopping(phase) => connection.as_mut().graceful_shutdown(),
+        if until_stopping(phase, connection.as_mut()).await.is_none() {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
         }
-        let _ = connection.await;
     }
+}
+
+/// What `work` comes to; None: the gateway stops before it is over.
+async fn until_stopping<F: Future + Unpin>(phase: watch::Receiver<Phase>, mut work: F) -> Option<F::Output> {
+    let seen = phase.clone();
+    let mut stop = std::pin::pin!(stopping(phase));
+    let mut waits = false;
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = Pin::new(&mut work).poll(cx) {
+            return Poll::Ready(Some(done));
+        }
+        // A task has one waker for all its life: once `stop` has it, a glance at the phase will do.
+        if waits && !seen.has_changed().unwrap_or(true) {
+            return Poll::Pending;
+        }
+        waits = true;
+        stop.as_mut().poll(cx).map(|()| None)
+    })
+    .await
 }
 
 async fn for_peer<S>(worker: Arc<Worker>, stream: S, id: Arc<SpiffeId>)
@@ -186,11 +202,10 @@ where
     });
     let connection = h1(&worker.gateway.config.limits).serve_connection(TokioIo::new(stream), service).with_upgrades();
     let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        () = stopping(phase) => connection.as_mut().graceful_shutdown(),
+    if until_stopping(phase, connection.as_mut()).await.is_none() {
+        connection.as_mut().graceful_shutdown();
+        let _ = connection.await;
     }
-    let _ = connection.await;
 }
 
 async fn stopping(mut phase: watch::Receiver<Phase>) {

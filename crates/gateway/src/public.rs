@@ -14,6 +14,7 @@ use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use pumasi_route::table::Position;
 use pumasi_terms::service::RouteMode;
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -77,30 +78,51 @@ pub fn name_of(host: &str) -> Option<&str> {
     (!name.is_empty() && name.len() <= 253).then_some(name)
 }
 
-fn bad(detail: &str) -> Response<AnswerBody> {
-    answer::problem(StatusCode::BAD_REQUEST, "bad-request", detail)
+fn bad(detail: &str) -> Box<Response<AnswerBody>> {
+    Box::new(answer::problem(StatusCode::BAD_REQUEST, "bad-request", detail))
 }
 
-pub async fn serve(worker: Arc<Worker>, client: Arc<Client>, mut request: Request<Incoming>) -> Response<AnswerBody> {
-    let host = match host_of(&request) {
-        Ok(host) => host,
-        Err(detail) => return bad(detail),
-    };
-    if request.method() == Method::CONNECT {
-        return answer::problem(StatusCode::METHOD_NOT_ALLOWED, "connect", "this is not a forward proxy");
-    }
-    let live = worker.gateway.tables.live();
-    let target = {
-        let Some(name) = host.to_str().ok().and_then(name_of) else { return bad("the Host field is malformed") };
-        if name.bytes().any(|b| b.is_ascii_uppercase()) {
-            live.host(&name.to_ascii_lowercase())
-        } else {
-            live.host(name)
+/// Its future is moved whole for each request, so it is made here and nowhere wrapped.
+pub async fn serve(
+    worker: Arc<Worker>,
+    client: Arc<Client>,
+    mut request: Request<Incoming>,
+) -> Result<Response<AnswerBody>, Infallible> {
+    match enter(&worker, &client, &mut request) {
+        Err(answer) => Ok(*answer),
+        Ok(Target::Service(service)) => {
+            let from =
+                From { address: client.address, rtt_us: client.rtt.us(), homeward: false, scheme: client.scheme };
+            Ok(serve_service(&worker, &service, from, request).await.0)
         }
+        // Boxed, so that the usual way stays small.
+        Ok(Target::Alias(lease)) => {
+            Ok(Box::pin(alias::serve(&worker, &lease, client.scheme, client.rtt.us(), request)).await)
+        }
+    }
+}
+
+/// What the request is for, its fields made ready; or the answer that it has no business here.
+fn enter(
+    worker: &Worker,
+    client: &Client,
+    request: &mut Request<Incoming>,
+) -> Result<Target, Box<Response<AnswerBody>>> {
+    let host = host_of(request).map_err(bad)?;
+    if request.method() == Method::CONNECT {
+        let detail = "this is not a forward proxy";
+        return Err(Box::new(answer::problem(StatusCode::METHOD_NOT_ALLOWED, "connect", detail)));
+    }
+    let target = {
+        let name = host.to_str().ok().and_then(name_of).ok_or_else(|| bad("the Host field is malformed"))?;
+        let live = worker.gateway.tables.live();
+        let upper = name.bytes().any(|b| b.is_ascii_uppercase());
+        if upper { live.host(&name.to_ascii_lowercase()).cloned() } else { live.host(name).cloned() }
     };
-    let Some(target) = target else {
-        return answer::problem(StatusCode::MISDIRECTED_REQUEST, "unknown-host", "no service here has this host name");
-    };
+    let target = target.ok_or_else(|| {
+        let detail = "no service here has this host name";
+        Box::new(answer::problem(StatusCode::MISDIRECTED_REQUEST, "unknown-host", detail))
+    })?;
     let http2 = request.version() == Version::HTTP_2;
     let by_target = request.uri().authority().is_some();
     let fields = request.headers_mut();
@@ -116,11 +138,7 @@ pub async fn serve(worker: Arc<Worker>, client: Arc<Client>, mut request: Reques
     let forwarded = client.forwarded(&host);
     headers::put_forwarded(fields, &client.field, client.scheme, Some(host), forwarded);
     headers::set_trace(fields);
-    match target {
-        Target::Service(service) => at_home(&worker, service, &client, request).await,
-        // Boxed, so that the usual way stays small.
-        Target::Alias(lease) => Box::pin(alias::serve(&worker, lease, client.scheme, client.rtt.us(), request)).await,
-    }
+    Ok(target)
 }
 
 /// A number for the user, so that it stays where it is.
@@ -132,16 +150,6 @@ fn user(service: &Service, fields: &HeaderMap, address: IpAddr) -> u64 {
         // A household has a /64 of its own, and its hosts change address within it.
         (None, IpAddr::V6(ip)) => choose::hash(&ip.octets()[..8]),
     }
-}
-
-async fn at_home(
-    worker: &Arc<Worker>,
-    service: &Arc<Service>,
-    client: &Client,
-    request: Request<Incoming>,
-) -> Response<AnswerBody> {
-    let from = From { address: client.address, rtt_us: client.rtt.us(), homeward: false, scheme: client.scheme };
-    serve_service(worker, service, from, request).await.0
 }
 
 /// Where a request for a service of this cloud comes from.
