@@ -14,7 +14,7 @@ pub mod mutate;
 mod targets;
 
 pub use targets::update::bases;
-use targets::{documents, http_head, messages, socket, state, transfer, trust, update};
+use targets::{answer, documents, http_head, messages, socket, state, transfer, trust, update};
 
 /// What is fuzzed, and how.
 #[derive(Clone, Copy)]
@@ -92,6 +92,9 @@ const HTTP: &[&str] = &[
     ";",
 ];
 
+const CHUNKS: &[&str] =
+    &["0\r\n", "\r\n", "\r\n\r\n", "5\r\n", "ffffffffffffffff\r\n", ";x=y", "a: b\r\n", "0x1", "+1", " "];
+
 /// All of them. A name never changes: inputs that were found are kept under it.
 pub const TARGETS: &[Target] = &[
     target("words", documents::words, &["blake3:", "spiffe://", "lease-", "hold-", "inst-", "."], 4_000),
@@ -123,6 +126,8 @@ pub const TARGETS: &[Target] = &[
     Target { input_bytes_max: 64 * KIB, ..target("copy", transfer::copy, &["SQLite format 3\0"], 40) },
     Target { input_bytes_max: 128 * KIB, ..target("store_file", state::store_file, &[], 15) },
     target("anchor", state::anchor, JSON, 15),
+    target("answer_head", answer::head, HTTP, 3_000),
+    target("answer_chunks", answer::chunks, CHUNKS, 3_000),
 ];
 
 pub fn find(name: &str) -> Option<&'static Target> {

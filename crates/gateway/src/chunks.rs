@@ -45,6 +45,10 @@ impl Chunks {
                     return Err("a chunk has no size");
                 }
                 At::Size => match httparse::parse_chunk_size(arrived) {
+                    // As if it had arrived byte by byte.
+                    Ok(httparse::Status::Complete((length, _))) if length > FRAME_BYTES_MAX => {
+                        return Err("the frame of a chunk is too long");
+                    }
                     Ok(httparse::Status::Complete((length, size))) => {
                         arrived.advance(length);
                         self.0 = if size == 0 { At::Trailers } else { At::Data(size) };
@@ -75,6 +79,9 @@ impl Chunks {
     fn trailers(&mut self, arrived: &mut BytesMut) -> Result<Piece, &'static str> {
         let mut fields = [httparse::EMPTY_HEADER; TRAILERS_MAX];
         match httparse::parse_headers(arrived, &mut fields) {
+            Ok(httparse::Status::Complete((length, _))) if length > TRAILERS_BYTES_MAX => {
+                Err("the trailers are too long")
+            }
             Ok(httparse::Status::Complete((length, fields))) => {
                 let mut trailers = HeaderMap::new();
                 for field in fields {
@@ -143,7 +150,8 @@ mod tests {
         ] {
             assert!(read(bad, 3).is_err(), "{}", String::from_utf8_lossy(bad));
         }
-        let long = [b"1;".as_slice(), &[b'x'; FRAME_BYTES_MAX]].concat();
+        let long = [b"1;".as_slice(), &[b'x'; FRAME_BYTES_MAX], b"\r\na\r\n0\r\n\r\n"].concat();
         assert!(read(&long, 100).is_err());
+        assert!(read(&long, long.len()).is_err(), "it arrives at once");
     }
 }

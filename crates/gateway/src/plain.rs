@@ -21,7 +21,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 const HEAD_BYTES_MAX: usize = 256 << 10;
@@ -30,11 +30,12 @@ const READ_BYTES: usize = 8 << 10;
 const READ_BYTES_MAX: usize = 128 << 10;
 
 /// What is sent.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct RequestHead<'a> {
     pub method: &'a Method,
     pub uri: &'a Uri,
-    pub fields: &'a HeaderMap,
+    /// Left empty once there is an answer: a later one is read into the same memory.
+    pub fields: &'a mut HeaderMap,
 }
 
 /// Why there is no answer.
@@ -69,14 +70,22 @@ pub struct Connection {
     stream: TcpStream,
     arrived: BytesMut,
     outgoing: Vec<u8>,
+    /// Empty, for the fields of the next answer.
+    spare: HeaderMap,
     read_bytes: usize,
     timer: LazyTimer,
 }
 
 impl Connection {
     pub fn new(stream: TcpStream) -> Box<Self> {
-        let timer = LazyTimer::default();
-        Box::new(Self { stream, arrived: BytesMut::new(), outgoing: Vec::new(), read_bytes: READ_BYTES, timer })
+        Box::new(Self {
+            stream,
+            arrived: BytesMut::new(),
+            outgoing: Vec::new(),
+            spare: HeaderMap::new(),
+            read_bytes: READ_BYTES,
+            timer: LazyTimer::default(),
+        })
     }
 
     /// Whether it may take a request: nothing has arrived that nobody asked for, nor its end.
@@ -93,7 +102,7 @@ impl Connection {
     /// Sends a request and waits for the head of its answer.
     pub async fn exchange(
         mut self: Box<Self>,
-        request: RequestHead<'_>,
+        request: &mut RequestHead<'_>,
         timeout: Duration,
         home: (&Arc<Pool>, SocketAddr),
     ) -> Result<Response<Body>, Fault> {
@@ -102,6 +111,8 @@ impl Connection {
         let deadline = Instant::now() + timeout;
         let mut sent = 0;
         let head = poll_fn(|cx| self.poll_head(cx, request.method, &mut sent, deadline)).await?;
+        self.spare = std::mem::take(request.fields);
+        self.spare.clear();
         let all_sent = sent == self.outgoing.len();
         let AnswerHead { mut parts, framing, keep_alive } = head;
         let reusable = keep_alive && all_sent;
@@ -139,10 +150,10 @@ impl Connection {
                 Poll::Pending => break,
             }
         }
-        while let Poll::Ready(read) = self.poll_fill(cx) {
+        while let Poll::Ready(read) = self.poll_fill_head(cx) {
             let told = match read {
                 Ok(0) => Err("it closed the connection before its answer was complete".to_owned()),
-                Ok(_) => read_head(&mut self.arrived, method),
+                Ok(_) => read_head(&mut self.arrived, method, &mut self.spare),
                 Err(e) => Err(e.to_string()),
             };
             match told {
@@ -154,6 +165,15 @@ impl Connection {
         if self.timer.expired(cx, deadline) { Poll::Ready(Err(Fault::Timeout)) } else { Poll::Pending }
     }
 
+    /// As `poll_fill`, by way of the stack, which is in the cache: most answers are small, and an idle connection holds little.
+    fn poll_fill_head(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
+        let mut place = [const { MaybeUninit::uninit() }; READ_BYTES];
+        let mut read = ReadBuf::uninit(&mut place);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
+        self.arrived.extend_from_slice(read.filled());
+        Poll::Ready(Ok(read.filled().len()))
+    }
+
     /// Reads what is there into `arrived`; 0: the end.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
         self.arrived.reserve(self.read_bytes);
@@ -161,13 +181,13 @@ impl Connection {
     }
 }
 
-fn write_head(out: &mut Vec<u8>, request: RequestHead<'_>) {
+fn write_head(out: &mut Vec<u8>, request: &RequestHead<'_>) {
     let RequestHead { method, uri, fields } = request;
     out.extend_from_slice(method.as_str().as_bytes());
     out.push(b' ');
     out.extend_from_slice(uri.path_and_query().map_or("/", |pq| pq.as_str()).as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    for (name, value) in fields {
+    for (name, value) in fields.iter() {
         // There is no body: nothing may claim one.
         if *name == TRANSFER_ENCODING || (*name == CONTENT_LENGTH && value.as_bytes() != b"0") {
             continue;
@@ -181,15 +201,22 @@ fn write_head(out: &mut Vec<u8>, request: RequestHead<'_>) {
 }
 
 #[derive(Debug)]
-struct AnswerHead {
+pub struct AnswerHead {
     parts: Parts,
     /// None: there is no body.
     framing: Option<Framing>,
     keep_alive: bool,
 }
 
+impl AnswerHead {
+    /// For the fuzz targets.
+    pub fn told(self) -> (StatusCode, HeaderMap, String, bool) {
+        (self.parts.status, self.parts.headers, format!("{:?}", self.framing), self.keep_alive)
+    }
+}
+
 /// Takes the head of the answer off what arrived, and those of interim answers (1xx) before it; None: it is not complete.
-fn read_head(arrived: &mut BytesMut, method: &Method) -> Result<Option<AnswerHead>, String> {
+pub fn read_head(arrived: &mut BytesMut, method: &Method, spare: &mut HeaderMap) -> Result<Option<AnswerHead>, String> {
     loop {
         let mut raw = [const { MaybeUninit::uninit() }; FIELDS_MAX];
         let mut head = httparse::Response::new(&mut []);
@@ -220,6 +247,7 @@ fn read_head(arrived: &mut BytesMut, method: &Method) -> Result<Option<AnswerHea
         }
         let (mut parts, ()) = Response::new(()).into_parts();
         parts.status = status;
+        parts.headers = std::mem::take(spare);
         // The user's side keeps the map for its next request, which is given more fields than it has.
         parts.headers.reserve(places.len().max(16));
         for (name, from, to) in places {

@@ -174,7 +174,7 @@ impl Pool {
     pub async fn send_plain(
         self: &Arc<Self>,
         address: SocketAddr,
-        request: RequestHead<'_>,
+        mut request: RequestHead<'_>,
         age_max_ms: u64,
         answer_timeout_ms: u64,
     ) -> Result<Response<plain::Body>, SendFault> {
@@ -188,7 +188,7 @@ impl Pool {
                     Err(NoConnection::Fault(problem)) => return Err(SendFault::Connect(problem, None)),
                 },
             };
-            match connection.exchange(request, timeout, (self, address)).await {
+            match connection.exchange(&mut request, timeout, (self, address)).await {
                 Ok(answer) => return Ok(answer),
                 // The kept connection had been closed.
                 Err(Fault::Unsent(_)) if kept => {}

@@ -1,3 +1,4 @@
+pub mod answer;
 pub mod documents;
 pub mod http_head;
 pub mod messages;
