@@ -154,7 +154,9 @@ pub async fn flush(node: &Node) {
         (std::mem::take(&mut inner.usage), inner.taken)
     };
     let used: Vec<(LeaseId, Usage)> = usage.into_iter().filter(|(_, u)| *u != Usage::default()).collect();
-    if used.is_empty() {
+    // While a lease is being made ready nothing is used, and a new daemon must not count that time again.
+    let leased = |j: &Journey| j.is_open() && j.parts.iter().any(|p| p.is_leased());
+    if used.is_empty() && (taken.is_none() || !node.list::<Journey>(JOURNEY).iter().any(leased)) {
         return;
     }
     let lents = node.lents.clone();

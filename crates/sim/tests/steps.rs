@@ -7,7 +7,7 @@
 mod common;
 
 use common::{every_case, fail_each, plainly_wrong, step};
-use pumasi_sim::steps::{Bug, Fault, Verdict, cases, play, play_with_bug, uncovered};
+use pumasi_sim::steps::{Bug, Fault, Verdict, cases, play, play_slow, play_with_bug, uncovered};
 
 /// One world for each core.
 const AT_ONCE: usize = 2;
@@ -43,4 +43,17 @@ fn planted_bugs_are_found_by_the_table_and_by_nothing_less() {
         let found = !played.broken.is_empty() || matches!(verdict, Verdict::Broken(_));
         assert!(found, "{bug:?} is not found by {name:?} {fault:?}: {verdict:?}\n{}", played.story.text());
     }
+}
+
+/// The new daemon reads the windows of the time that the lease was made ready in again, and must not take them for use.
+#[test]
+fn a_borrower_that_dies_at_the_switchover_meters_nothing_from_before_it() {
+    let plain = play_slow(None).unwrap();
+    assert_eq!(plainly_wrong(&plain, false, &[]), Vec::<String>::new());
+    let played = play_slow(Some((step("switched over"), Fault::DiesAfter))).unwrap();
+    assert!(played.fired.is_some() && played.broken.is_empty(), "{:?}\n{}", played.broken, played.story.text());
+    let verdict = played.end.beside(&plain.end, true);
+    assert!(matches!(verdict, Verdict::Same | Verdict::Reading(_)), "{verdict:?}\n{}", played.story.text());
+    let gaps: Vec<u64> = played.end.leases.values().filter(|l| l.served).map(|l| l.gap_ms).collect();
+    assert!(gaps.iter().all(|gap_ms| *gap_ms < 1_500), "the readings differ by {gaps:?} ms");
 }

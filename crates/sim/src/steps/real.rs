@@ -157,7 +157,8 @@ pub fn play_real(
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755))?;
     let real = Arc::new(Real { programs: programs.clone(), world, seen: Mutex::default() });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let played = runtime.block_on(run(Script { recall, fault, bug: None }, dir.path(), Some(real.clone())));
+    let played =
+        runtime.block_on(run(Script { recall, fault, bug: None, slow: false }, dir.path(), Some(real.clone())));
     // Daemons' tasks end here, and with them the handles on stores and engines.
     drop(runtime);
     let clearing = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -37,7 +37,10 @@ const CAMPAIGN_MS: (u64, u64) = (500, 4_000);
 const RECALL_AFTER_MS: u64 = 800;
 /// All must have come back within this of the campaign's end.
 const COME_BACK_MS: u64 = 90_000;
-const COME_BACK_REAL_MS: u64 = 40_000;
+/// Where starting takes long the judge gives back slowly, an instance at a time: on a busy machine a minute.
+const COME_BACK_REAL_MS: u64 = 150_000;
+/// One way, where links are slow.
+const SLOW_MS: u64 = 120;
 /// In real time the campaign ends when lent instances have answered so many, so that a slow machine changes nothing, and at the latest then.
 const ENOUGH_RENTED: u64 = 60;
 const CAMPAIGN_REAL_MS_MAX: u64 = 30_000;
@@ -91,10 +94,19 @@ pub fn play(recall: bool, fault: Option<(usize, Fault)>) -> anyhow::Result<Playe
 
 /// The same, of a product that is wrong.
 pub fn play_with_bug(recall: bool, fault: Option<(usize, Fault)>, bug: Option<Bug>) -> anyhow::Result<Played> {
+    play_script(Script { recall, fault, bug, slow: false })
+}
+
+/// The same over links so slow that a lease is made ready for seconds before it serves.
+pub fn play_slow(fault: Option<(usize, Fault)>) -> anyhow::Result<Played> {
+    play_script(Script { recall: false, fault, bug: None, slow: true })
+}
+
+fn play_script(script: Script) -> anyhow::Result<Played> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
     let shared = Path::new("/dev/shm");
     let dir = if shared.is_dir() { tempfile::tempdir_in(shared) } else { tempfile::tempdir() }?;
-    runtime.block_on(run(Script { recall, fault, bug }, dir.path(), None))
+    runtime.block_on(run(script, dir.path(), None))
 }
 
 /// What is done to one journey.
@@ -103,6 +115,7 @@ pub(super) struct Script {
     pub recall: bool,
     pub fault: Option<(usize, Fault)>,
     pub bug: Option<Bug>,
+    pub slow: bool,
 }
 
 fn service(name: &str, datasets: bool, real: bool) -> anyhow::Result<Service> {
@@ -132,7 +145,7 @@ struct Stage {
 }
 
 pub(super) async fn run(script: Script, dir: &Path, drivers: Option<Arc<dyn Drivers>>) -> anyhow::Result<Played> {
-    let Script { recall, fault, bug } = script;
+    let Script { recall, fault, bug, slow } = script;
     let begin = Instant::now();
     let seed = 7;
     let story = Arc::new(Story::default());
@@ -159,6 +172,9 @@ pub(super) async fn run(script: Script, dir: &Path, drivers: Option<Arc<dyn Driv
             None => HostClock::new(begin, 1_000_000 * (at as u64 + 1), 0, 0),
         };
         hosts.push(Host::new(&common, CloudName::parse(&name)?, config(&name, at, dir)?, clock));
+    }
+    for (a, b) in hosts.iter().flat_map(|a| hosts.iter().map(move |b| (a, b))).filter(|_| slow) {
+        net.set_delay(&a.name, &b.name, SLOW_MS);
     }
     let trap = Trap::new(hosts[0].name.clone(), fault, bug);
     net.set_trap(trap.clone());
@@ -207,6 +223,7 @@ pub(super) async fn run(script: Script, dir: &Path, drivers: Option<Arc<dyn Driv
     let origin_ms = stage.now_ms();
     let (campaign_ms_max, come_back_ms) = match stage.app {
         Some(_) => (CAMPAIGN_REAL_MS_MAX, COME_BACK_REAL_MS),
+        None if slow => (CAMPAIGN_MS.1 + 10_000, 4 * COME_BACK_MS),
         None => (CAMPAIGN_MS.1, COME_BACK_MS),
     };
     let mut over_ms = origin_ms + campaign_ms_max;
