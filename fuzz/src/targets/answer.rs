@@ -5,14 +5,22 @@ use http::{Method, StatusCode};
 use pumasi_gateway::fuzzing::{answer_head, chunked};
 
 /// The first byte says in what steps the rest arrives.
-fn steps(input: &[u8]) -> Option<(u8, &[u8], Vec<&[u8]>)> {
-    let (&first, text) = input.split_first()?;
-    Some((first, text, text.chunks(usize::from(first) / 2 + 1).collect()))
+struct Steps<'a> {
+    first: u8,
+    text: &'a [u8],
+    parts: Vec<&'a [u8]>,
+}
+
+impl<'a> Steps<'a> {
+    fn of(input: &'a [u8]) -> Option<Self> {
+        let (&first, text) = input.split_first()?;
+        Some(Self { first, text, parts: text.chunks(usize::from(first) / 2 + 1).collect() })
+    }
 }
 
 /// However it arrives it is one answer, which nobody further on can take for a longer or a shorter one.
 pub fn head(input: &[u8]) {
-    let Some((first, text, parts)) = steps(input) else { return };
+    let Some(Steps { first, text, parts }) = Steps::of(input) else { return };
     let method = if first % 2 == 0 { Method::GET } else { Method::HEAD };
     let whole = answer_head(&method, &[text]);
     match (&whole, answer_head(&method, &parts)) {
@@ -32,7 +40,7 @@ pub fn head(input: &[u8]) {
 
 /// However it arrives it is one body, and what is behind it is left alone.
 pub fn chunks(input: &[u8]) {
-    let Some((_, text, parts)) = steps(input) else { return };
+    let Some(Steps { text, parts, .. }) = Steps::of(input) else { return };
     match (chunked(&[text]), chunked(&parts)) {
         (Ok(whole), Ok(stepwise)) => {
             assert_eq!(whole, stepwise);
