@@ -32,7 +32,7 @@ pub struct Options {
     pub bundle_mib: u64,
     /// Of a scenario with cases: those whose name begins so.
     pub only: Option<String>,
-    /// Cases that watch for a time take their whole time.
+    /// All cases, and those that watch for a time take their whole time.
     pub full: bool,
     /// Which application, where a scenario has several; without one all of them.
     pub app: Option<String>,

@@ -28,11 +28,14 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-/// Plays every case, or those whose name begins with `options.only`.
+/// Plays the usual cases, with `options.full` every one, or those whose name begins with `options.only`.
 pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report> {
     let wanted: Vec<Case> = cases()
         .into_iter()
-        .filter(|c| options.only.as_ref().is_none_or(|only| c.name.starts_with(only.as_str())))
+        .filter(|c| match &options.only {
+            Some(only) => c.name.starts_with(only.as_str()),
+            None => options.full || c.kill.is_none_or(|k| k.always),
+        })
         .collect();
     if wanted.is_empty() {
         let known: Vec<&str> = cases().iter().map(|c| c.name).collect();

@@ -17,27 +17,27 @@ const LENDER: &str =
     "the lender's daemon dies; journey and leases end on both sides, no request fails, nothing is left";
 
 pub fn cases() -> Vec<Case> {
-    let kill = |name, whose, after| {
+    let kill = |name, whose, after, always| {
         let promise = if whose == Whose::Borrower { BORROWER } else { LENDER };
-        Case { kill: Some(Kill { whose, after }), ..Case::new(name, promise, |s, a| Box::pin(daemon(s, a))) }
+        Case { kill: Some(Kill { whose, after, always }), ..Case::new(name, promise, |s, a| Box::pin(daemon(s, a))) }
     };
     vec![
-        kill("borrower-plan", Whose::Borrower, "plan_adopted"),
-        kill("borrower-hold", Whose::Borrower, "hold_granted"),
-        kill("borrower-chosen", Whose::Borrower, "lender_chosen"),
-        kill("borrower-signed", Whose::Borrower, "lease_signed"),
-        kill("borrower-sent", Whose::Borrower, "transferred"),
-        kill("borrower-serving", Whose::Borrower, "switchover"),
-        kill("borrower-back", Whose::Borrower, "switchback"),
-        kill("borrower-settled", Whose::Borrower, "settled"),
-        kill("lender-plan", Whose::Lender, "plan_adopted"),
-        kill("lender-hold", Whose::Lender, "hold_granted"),
-        kill("lender-chosen", Whose::Lender, "lender_chosen"),
-        kill("lender-signed", Whose::Lender, "lease_signed"),
-        kill("lender-sent", Whose::Lender, "transferred"),
-        kill("lender-serving", Whose::Lender, "switchover"),
-        kill("lender-back", Whose::Lender, "switchback"),
-        kill("lender-settled", Whose::Lender, "settled"),
+        kill("borrower-plan", Whose::Borrower, "plan_adopted", false),
+        kill("borrower-hold", Whose::Borrower, "hold_granted", true),
+        kill("borrower-chosen", Whose::Borrower, "lender_chosen", false),
+        kill("borrower-signed", Whose::Borrower, "lease_signed", true),
+        kill("borrower-sent", Whose::Borrower, "transferred", false),
+        kill("borrower-serving", Whose::Borrower, "switchover", true),
+        kill("borrower-back", Whose::Borrower, "switchback", false),
+        kill("borrower-settled", Whose::Borrower, "settled", true),
+        kill("lender-plan", Whose::Lender, "plan_adopted", false),
+        kill("lender-hold", Whose::Lender, "hold_granted", false),
+        kill("lender-chosen", Whose::Lender, "lender_chosen", true),
+        kill("lender-signed", Whose::Lender, "lease_signed", false),
+        kill("lender-sent", Whose::Lender, "transferred", true),
+        kill("lender-serving", Whose::Lender, "switchover", false),
+        kill("lender-back", Whose::Lender, "switchback", true),
+        kill("lender-settled", Whose::Lender, "settled", false),
         Case::new(
             "gateway-home",
             "the home's gateway dies under load: it is back with its table, errors only in the gap",
@@ -62,7 +62,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 async fn daemon(stage: &Stage, act: &Act) -> anyhow::Result<Broken> {
-    let Kill { whose, after } = act.case.kill.context("the case names no kill")?;
+    let Kill { whose, after, .. } = act.case.kill.context("the case names no kill")?;
     for lender in super::stage::LENDERS {
         stage.cluster.wan.add_latency(HOME, lender, SLOW)?;
         stage.cluster.wan.add_latency(lender, HOME, SLOW)?;

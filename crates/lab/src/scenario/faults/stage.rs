@@ -56,6 +56,8 @@ pub struct Kill {
     pub whose: Whose,
     /// The entry of the borrower's journal after which it is killed.
     pub after: &'static str,
+    /// Played in every run; the others when asked for, by `--full` or by name. The simulator's table of steps kills at each.
+    pub always: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
