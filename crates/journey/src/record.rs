@@ -153,6 +153,13 @@ impl Part {
     pub fn is_over(&self) -> bool {
         matches!(self.state, PartState::Ended { .. })
     }
+    /// Instances that are metered as used: what was last heard of, but none once the lender was asked to empty everything, however
+    /// late its answer comes, and none after the lease's time by our own clock.
+    pub fn in_use(&self, now: BootMs) -> u32 {
+        use pumasi_release::Step;
+        let given_back = matches!(&self.state, PartState::Ending { release, .. } if release.step >= Step::Erasing);
+        if given_back || self.expires_at <= now { 0 } else { self.ready }
+    }
 }
 
 impl Journey {

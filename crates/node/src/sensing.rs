@@ -134,7 +134,7 @@ async fn take(node: &Node, window: &MeterWindow) {
     let open = journeys.iter().filter(|j| began(now.wall.since(j.opened_at)));
     for part in open.flat_map(|j| &j.parts).filter(|p| p.is_leased()) {
         let (requests, bytes) = rented.get(&part.lease).copied().unwrap_or_default();
-        add(&part.lease, part.ready, requests, bytes);
+        add(&part.lease, part.in_use(now.boot), requests, bytes);
     }
     // Those that ended while this daemon was away too: what they served is still to be settled.
     let unsettled = |l: &&Arc<LentLease>| !matches!(l.state, LentState::Settled { .. });

@@ -8,18 +8,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Each of these broke an oracle once, on the code of its day.
 const KEPT: &[u64] = &[
-    10,  // an old boot's times taken for this one's (the oracle's own fault)
-    68,  // a restarted borrower knew no capacity and never gave back
-    84,  // a lender's power cut and what it had metered
-    127, // the last second at a lender was not metered
-    139, // as 68
-    188, // a heartbeat from before the lease made it longer
-    214, // the lender's signature never came, and nothing could be settled
-    294, // a hold that ran out before it was signed
-    371, // as 127
-    520, // as 294
-    536, // a lease signed at the second asking counted from the second
-    742, // as 188
+    10,     // an old boot's times taken for this one's (the oracle's own fault)
+    68,     // a restarted borrower knew no capacity and never gave back
+    84,     // a lender's power cut and what it had metered
+    127,    // the last second at a lender was not metered
+    139,    // as 68
+    188,    // a heartbeat from before the lease made it longer
+    214,    // the lender's signature never came, and nothing could be settled
+    294,    // a hold that ran out before it was signed
+    371,    // as 127
+    520,    // as 294
+    536,    // a lease signed at the second asking counted from the second
+    742,    // as 188
+    10_461, // instances were metered until the answer to the release came, and it was lost
+    10_618, // as 10_461
 ];
 
 fn told(outcome: &Outcome) -> String {
