@@ -141,6 +141,9 @@ pub enum PartState {
     },
 }
 
+/// What a lender needs to hear of it and to stop its instances. Longer nobody pays for an answer that is lost.
+const STOPPING_MS: u64 = 1_500;
+
 impl Part {
     /// Whether the lender should go on holding it.
     pub fn is_leased(&self) -> bool {
@@ -153,11 +156,18 @@ impl Part {
     pub fn is_over(&self) -> bool {
         matches!(self.state, PartState::Ended { .. })
     }
-    /// Instances that are metered as used: what was last heard of, but none once the lender was asked to empty everything, however
-    /// late its answer comes, and none after the lease's time by our own clock.
+    /// Instances that are metered as used: what was last heard of, but none for long after the lender was told to stop them,
+    /// however late its answer comes, and none after the lease's time by our own clock.
     pub fn in_use(&self, now: BootMs) -> u32 {
         use pumasi_release::Step;
-        let given_back = matches!(&self.state, PartState::Ending { release, .. } if release.step >= Step::Erasing);
+        let given_back = match &self.state {
+            PartState::Ending { release, .. } => match release.step {
+                Step::Draining => false,
+                Step::Stopping => now.since(release.since) >= STOPPING_MS,
+                _ => true,
+            },
+            _ => false,
+        };
         if given_back || self.expires_at <= now { 0 } else { self.ready }
     }
 }

@@ -22,6 +22,8 @@ const KEPT: &[u64] = &[
     742,    // as 188
     10_461, // instances were metered until the answer to the release came, and it was lost
     10_618, // as 10_461
+    10_863, // and until the word was heard that they had stopped
+    10_934, // as 10_863
 ];
 
 fn told(outcome: &Outcome) -> String {
