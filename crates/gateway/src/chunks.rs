@@ -103,25 +103,11 @@ impl Chunks {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// The data, the trailers, and what was left alone.
-    type Outcome = (Vec<u8>, Option<HeaderMap>, Vec<u8>);
+    use crate::fuzzing::{Chunked, chunked};
 
     /// What comes out when it arrives in steps of `step` bytes.
-    fn read(text: &[u8], step: usize) -> Result<Outcome, &'static str> {
-        let (mut chunks, mut arrived) = (Chunks::new(), BytesMut::new());
-        let (mut data, mut trailers, mut rest) = (Vec::new(), None, text.chunks(step));
-        loop {
-            match chunks.next(&mut arrived)? {
-                Piece::Data(bytes) => data.extend_from_slice(&bytes),
-                Piece::Trailers(fields) => trailers = Some(fields),
-                Piece::Over => {
-                    rest.for_each(|more| arrived.extend_from_slice(more));
-                    return Ok((data, trailers, arrived.to_vec()));
-                }
-                Piece::More => arrived.extend_from_slice(rest.next().ok_or("it ends too early")?),
-            }
-        }
+    fn read(text: &[u8], step: usize) -> Result<Chunked, &'static str> {
+        chunked(&text.chunks(step).collect::<Vec<_>>())?.ok_or("it ends too early")
     }
 
     #[test]
