@@ -146,14 +146,15 @@ impl Drivers for Real {
     }
 }
 
-/// One journey in real time, with a fault or without. Needs root, as lending does. `world`: unlike that of any run beside it.
+/// One journey in real time below `at`, with a fault or without. Needs root, as lending does. `world`: unlike that of any run beside it.
 pub fn play_real(
     programs: &Programs,
+    at: &Path,
     world: u32,
     recall: bool,
     fault: Option<(usize, Fault)>,
 ) -> anyhow::Result<Played> {
-    let dir = tempfile::tempdir()?;
+    let dir = tempfile::tempdir_in(at)?;
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755))?;
     let real = Arc::new(Real { programs: programs.clone(), world, seen: Mutex::default() });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
