@@ -6,7 +6,8 @@
 //! An application that got slow is told from one that is asked too much by what it completed before: overload does not
 //! lower what is completed.
 
-use crate::memory::{Calm, Hot, Memory, READINGS_MAX};
+use crate::calm::enough_for;
+use crate::memory::{Hot, Memory, READINGS_MAX};
 use crate::policy::{Policy, Situation};
 use crate::size::Load;
 use crate::{Cause, Judgement, Reason, Refusal, Verdict};
@@ -584,19 +585,4 @@ impl Case<'_> {
         }
         Judgement::Refused { refusal, at: self.now.wall, reasons }
     }
-}
-
-/// The number that has been enough for `for_ms`: its peak over the later half of that time at least.
-fn enough_for(calm: &mut Option<Calm>, wanted: u32, current: u32, for_ms: u64, at: BootMs) -> Option<u32> {
-    if wanted >= current {
-        *calm = None;
-        return None;
-    }
-    let calm = calm.get_or_insert_with(|| Calm { since: at, half_since: at, wanted, wanted_before: 0 });
-    if at.since(calm.half_since) >= for_ms / 2 {
-        *calm = Calm { since: calm.since, half_since: at, wanted: 0, wanted_before: calm.wanted };
-    }
-    calm.wanted = calm.wanted.max(wanted);
-    let peak = calm.wanted.max(calm.wanted_before);
-    (at.since(calm.since) >= for_ms && peak < current).then_some(peak)
 }

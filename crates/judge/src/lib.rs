@@ -4,6 +4,7 @@
 //! Always holds: no clock, no I/O; a verdict names every measure it rests on; what cannot help is refused with its reason.
 
 mod ahead;
+mod calm;
 pub mod forecast;
 mod judge;
 mod memory;

@@ -1,6 +1,7 @@
 //! What a judge remembers of one service between two observations. Bounded, and void after a reboot.
 
 use crate::Refusal;
+use crate::calm::Calm;
 use crate::forecast::Trend;
 use pumasi_terms::BootMs;
 use serde::{Deserialize, Serialize};
@@ -70,16 +71,6 @@ pub(crate) struct Hot {
     pub(crate) done_home: u64,
     pub(crate) before: u64,
     pub(crate) before_home: u64,
-}
-
-/// Fewer instances would do. The peak is kept in two halves, so that an old one is forgotten.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Calm {
-    pub(crate) since: BootMs,
-    pub(crate) half_since: BootMs,
-    pub(crate) wanted: u32,
-    pub(crate) wanted_before: u32,
 }
 
 impl Memory {

@@ -5,6 +5,7 @@ use pumasi_terms::{CloudName, Resources};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 pub const CONFIG_VERSION: u32 = 1;
 const CONFIG_BYTES_MAX: usize = 1 << 20;
@@ -323,20 +324,27 @@ impl Config {
 
     /// What there is for instances: as configured, else as the machine has.
     pub fn physical(&self) -> Resources {
-        let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
-        let memory_mib = std::fs::read_to_string("/proc/meminfo")
-            .ok()
-            .and_then(|t| {
-                t.lines()
-                    .find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
-            })
-            .map_or(1024, |kib| u32::try_from(kib / 1024).unwrap_or(u32::MAX));
+        let machine = machine();
         let or = |set: u32, has: u32| if set == 0 { has } else { set };
         Resources {
-            cpu_millis: or(self.capacity.cpu_millis, cpus * 1000),
-            memory_mib: or(self.capacity.memory_mib, memory_mib / 2),
+            cpu_millis: or(self.capacity.cpu_millis, machine.cpu_millis),
+            memory_mib: or(self.capacity.memory_mib, machine.memory_mib / 2),
         }
     }
+}
+
+/// All of this machine; read once, since every heartbeat of a borrower asks.
+fn machine() -> Resources {
+    static MACHINE: OnceLock<Resources> = OnceLock::new();
+    *MACHINE.get_or_init(|| {
+        let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+        let total = |t: String| {
+            t.lines().find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
+        };
+        let memory_kib = std::fs::read_to_string("/proc/meminfo").ok().and_then(total);
+        let memory_mib = memory_kib.map_or(1_024, |kib| u32::try_from(kib / 1_024).unwrap_or(u32::MAX));
+        Resources { cpu_millis: cpus * 1_000, memory_mib }
+    })
 }
 
 fn or_listen(advertise: &str, listen: SocketAddr) -> String {

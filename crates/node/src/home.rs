@@ -2,10 +2,9 @@
 
 use crate::fleet::{self, Desired};
 use crate::node::Note;
-use crate::object::{JOURNEY, SERVICE, ServiceRecord};
+use crate::object::{SERVICE, ServiceRecord};
 use crate::{Node, borrower, bundles, clock};
 use pumasi_engine::{Access, DataMount, InstanceSpec};
-use pumasi_journey::Journey;
 use pumasi_store::Expect;
 use pumasi_terms::{DatasetName, ServiceName};
 use std::os::unix::fs::PermissionsExt;
@@ -22,8 +21,8 @@ pub fn wanted(service: &ServiceRecord) -> Desired {
 }
 
 pub async fn reconcile(node: &Node) {
-    let services: Vec<ServiceRecord> = node.list(SERVICE);
-    for service in &services {
+    let services = node.services();
+    for service in services.iter() {
         run(node, service).await;
         if service.deleting {
             finish_deletion(node, service).await;
@@ -77,8 +76,8 @@ async fn run(node: &Node, service: &ServiceRecord) {
 
 /// What is rented comes back first, then the instances end, then the record goes.
 async fn finish_deletion(node: &Node, service: &ServiceRecord) {
-    let open: Vec<Journey> =
-        node.list::<Journey>(JOURNEY).into_iter().filter(|j| j.is_open() && &j.service == service.name()).collect();
+    let mut open = node.open_journeys();
+    open.retain(|j| &j.service == service.name());
     for journey in &open {
         if journey.parts.iter().any(pumasi_journey::Part::is_hopeful) || journey.seeking.is_some() {
             let _ = borrower::cancel(node, "daemon", &journey.id, "the service is being deleted").await;

@@ -1,8 +1,7 @@
 //! Prometheus metrics of the daemon; the gateway's own are appended.
 
-use crate::object::{HOLD, JOURNEY};
+use crate::object::HOLD;
 use crate::{Node, clock};
-use pumasi_journey::Journey;
 use pumasi_lease::Hold;
 use std::fmt::Write;
 
@@ -25,7 +24,7 @@ pub async fn text(node: &Node) -> String {
     family(&mut t, "pumasi_journal_seq", "counter", "Entries of the journal");
     let _ = writeln!(t, "pumasi_journal_seq {}", node.store.journal_head().seq);
 
-    let journeys: Vec<Journey> = node.list::<Journey>(JOURNEY).into_iter().filter(Journey::is_open).collect();
+    let journeys = node.open_journeys();
     family(&mut t, "pumasi_journeys_open", "gauge", "Journeys that are not over");
     let _ = writeln!(t, "pumasi_journeys_open {}", journeys.len());
     family(&mut t, "pumasi_rented_instances_ready", "gauge", "Ready instances at a lender");
@@ -42,7 +41,7 @@ pub async fn text(node: &Node) -> String {
     let _ = writeln!(t, "pumasi_lent_leases {}", lents.len());
     let now = clock::boot();
     family(&mut t, "pumasi_holds", "gauge", "Live holds of this cloud's resources");
-    let _ = writeln!(t, "pumasi_holds {}", node.list::<Hold>(HOLD).iter().filter(|h| h.expires_at > now).count());
+    let _ = writeln!(t, "pumasi_holds {}", node.items::<Hold>(HOLD).iter().filter(|h| h.expires_at > now).count());
 
     family(&mut t, "pumasi_copy_lag_seconds", "gauge", "How far a copy at a lender is behind");
     for ((lease, dataset), lag_ms) in node.datasets.lags_ms(node.boot_count) {

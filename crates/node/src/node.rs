@@ -1,5 +1,6 @@
 //! The state of one running daemon: handles to the rooms, and what it has observed. Nothing here is a decision or the only copy of a fact.
 
+use crate::clock;
 use crate::config::Config;
 use crate::ground::{GatewayPort, Ground, Wire};
 use crate::identity::Identity;
@@ -7,12 +8,11 @@ use crate::object::{self, CloudRecord};
 use crate::pact::PactView;
 use crate::peers::Peers;
 use crate::sensing::Sensing;
-use crate::{clock, wire};
 use pumasi_api::Problem;
 use pumasi_engine::{Engine, InstanceStatus};
+use pumasi_journey::Journey;
 use pumasi_store::{Entry, Store, StoreError, Tx};
 use pumasi_terms::{CloudName, LeaseId, WallMs};
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
@@ -256,11 +256,21 @@ impl Node {
         })
     }
 
-    pub fn get<T: serde::de::DeserializeOwned>(&self, kind: &str, name: &str) -> Option<T> {
-        self.store.get::<T>(kind, name).ok().flatten().map(|s| s.body)
+    /// The services of this cloud, in order of name.
+    pub fn services(&self) -> pumasi_store::Items<object::ServiceRecord> {
+        self.items(object::SERVICE)
     }
 
-    pub fn lent_applications(&self) -> BTreeMap<LeaseId, wire::SendApplication> {
-        self.list::<object::LentApplication>(object::LENT_APPLICATION).into_iter().map(|a| (a.lease, a.sent)).collect()
+    /// All journeys that are kept, those that are over with them.
+    pub fn journeys(&self) -> pumasi_store::Items<Journey> {
+        self.items(object::JOURNEY)
+    }
+
+    pub fn open_journeys(&self) -> Vec<Arc<Journey>> {
+        self.journeys().iter().filter(|j| j.is_open()).cloned().collect()
+    }
+
+    pub fn get<T: serde::de::DeserializeOwned>(&self, kind: &str, name: &str) -> Option<T> {
+        self.store.get::<T>(kind, name).ok().flatten().map(|s| s.body)
     }
 }

@@ -3,7 +3,6 @@
 //! Always holds: a lease's time is counted from when the renewal was sent; nothing here decides, it reports to the journeys.
 
 use crate::node::Locked;
-use crate::object::JOURNEY;
 use crate::wire::PROTOCOL;
 use crate::{Node, borrower, clock, pact};
 use pumasi_journey::{Event, Journey, PartState, renewals};
@@ -136,7 +135,7 @@ pub async fn run(node: Arc<Node>) {
 
 async fn beat(node: Arc<Node>, cloud: CloudName) {
     loop {
-        let journeys: Vec<Journey> = node.list::<Journey>(JOURNEY).into_iter().filter(Journey::is_open).collect();
+        let journeys = node.open_journeys();
         let eager =
             journeys.iter().flat_map(|j| &j.parts).any(|p| p.lender == cloud && is_moving(&p.state, p.ready, p.wanted));
         once(&node, &cloud, &journeys).await;
@@ -149,7 +148,7 @@ async fn beat(node: Arc<Node>, cloud: CloudName) {
             waited_ms += EAGER_MS;
             let moving =
                 |j: &Journey| j.parts.iter().any(|p| p.lender == cloud && is_moving(&p.state, p.ready, p.wanted));
-            if !eager && node.list::<Journey>(JOURNEY).iter().filter(|j| j.is_open()).any(moving) {
+            if !eager && node.open_journeys().iter().any(|j| moving(j)) {
                 break;
             }
         }
@@ -164,7 +163,7 @@ fn is_moving(state: &PartState, ready: u32, wanted: u32) -> bool {
     }
 }
 
-async fn once(node: &Node, cloud: &CloudName, journeys: &[Journey]) {
+async fn once(node: &Node, cloud: &CloudName, journeys: &[Arc<Journey>]) {
     let Some(member) = node.pact().and_then(|v| v.pact.member(cloud).cloned()) else { return };
     let renew = journeys.iter().flat_map(|j| renewals(j, cloud)).collect();
     let sent_at = clock::boot();
@@ -199,7 +198,7 @@ async fn call(
     client.with_timeout(timeout).post("/v1/heartbeat", &beat).await.map_err(|e| e.to_string())
 }
 
-async fn heard(node: &Node, cloud: &CloudName, journeys: &[Journey], answer: HeartbeatAnswer, sent_at: BootMs) {
+async fn heard(node: &Node, cloud: &CloudName, journeys: &[Arc<Journey>], answer: HeartbeatAnswer, sent_at: BootMs) {
     if answer.pact_serial > node.pact().map(|v| v.pact.serial).unwrap_or_default()
         && let Err(e) = pact::catch_up(node, cloud).await
     {

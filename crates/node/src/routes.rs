@@ -2,7 +2,7 @@
 
 use crate::fleet::{self, Desired};
 use crate::node::Locked;
-use crate::object::{JOURNEY, LENT_APPLICATION, LentApplication, SERVICE, ServiceRecord, owner_of_lease};
+use crate::object::{LENT_APPLICATION, LentApplication, ServiceRecord, owner_of_lease};
 use crate::{Node, clock, home, lender};
 use pumasi_journey::{Journey, Part, PartState};
 use pumasi_lease::LentLease;
@@ -11,6 +11,7 @@ use pumasi_route::table::{Admission, HomeBackend, PeerLink, RouteTable};
 use pumasi_terms::service::RouteMode;
 use pumasi_terms::{BootMs, CloudName, LeaseId};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Requests in flight are waited for so long before an instance is stopped all the same.
 pub const DRAIN_MS_MAX: u64 = 30_000;
@@ -90,18 +91,13 @@ pub async fn reconcile(node: &Node) {
         }
     }
     let instances: Vec<String> = node.instances.lock().iter().map(|i| i.id.to_string()).collect();
-    let parts: Vec<String> = node
-        .list::<Journey>(JOURNEY)
-        .iter()
-        .filter(|j| j.is_open())
-        .flat_map(|j| &j.parts)
-        .map(|p| p.lease.to_string())
-        .collect();
+    let journeys = node.open_journeys();
+    let parts: Vec<String> = journeys.iter().flat_map(|j| &j.parts).map(|p| p.lease.to_string()).collect();
     node.routes.mark_absent(instances.into_iter().chain(parts));
 }
 
 fn input(node: &Node) -> RouteInput {
-    let journeys: Vec<Journey> = node.list::<Journey>(JOURNEY).into_iter().filter(Journey::is_open).collect();
+    let journeys = node.open_journeys();
     let applications = node.items::<LentApplication>(LENT_APPLICATION);
     let applications: BTreeMap<&LeaseId, &LentApplication> = applications.iter().map(|a| (&a.lease, &**a)).collect();
     let view = node.pact();
@@ -115,7 +111,7 @@ fn input(node: &Node) -> RouteInput {
         boot_id: node.boot_id.clone(),
         revision: 0,
         now: clock::now(),
-        services: node.list::<ServiceRecord>(SERVICE).into_iter().map(|s| service(node, s, &journeys)).collect(),
+        services: node.services().iter().map(|s| service(node, s, &journeys)).collect(),
         lent: lender::lents(node).iter().filter_map(|l| lent(node, l, &applications)).collect(),
         members: members.map(|m| (m.cloud.clone(), link(m))).collect(),
     }
@@ -131,16 +127,16 @@ fn backends(node: &Node, want: &Desired) -> Vec<HomeBackend> {
         .collect()
 }
 
-fn service(node: &Node, record: ServiceRecord, journeys: &[Journey]) -> ServiceInput {
+fn service(node: &Node, record: &ServiceRecord, journeys: &[Arc<Journey>]) -> ServiceInput {
     let parts = journeys.iter().filter(|j| &j.service == record.name()).flat_map(|j| &j.parts);
     ServiceInput {
         epoch: record.epoch,
         writable_until: None,
-        home: backends(node, &home::wanted(&record)),
-        parts: parts.filter_map(|p| rented(node, &record, p)).collect(),
+        home: backends(node, &home::wanted(record)),
+        parts: parts.filter_map(|p| rented(node, record, p)).collect(),
         admission: Admission::default(),
         position_generation: (!record.document.spec.datasets.is_empty()).then_some(node.boot_count),
-        service: record.document,
+        service: record.document.clone(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Reads the gateway's meter, lets the pure stages observe and judge, and hands verdicts to the borrower. Meters leases on both sides.
 
 use crate::node::{Locked, Note};
-use crate::object::{JOURNEY, LENT, METERED, Metered, ONLY, SERVICE, ServiceRecord};
+use crate::object::{JOURNEY, LENT, METERED, Metered, ONLY, ServiceRecord};
 use crate::{Node, borrower, clock, lender};
 use pumasi_engine::InstanceState;
 use pumasi_journey::Journey;
@@ -97,7 +97,7 @@ pub async fn run(node: Arc<Node>) {
 
 async fn take(node: &Node, window: &MeterWindow) {
     let now = clock::now();
-    let journeys: Vec<Journey> = node.list::<Journey>(JOURNEY).into_iter().filter(Journey::is_open).collect();
+    let journeys = node.open_journeys();
     let ready_here = |lease: &LeaseId| {
         node.instances.lock().iter().filter(|i| i.owner == lease.as_str() && i.state == InstanceState::Ready).count()
             as u32
@@ -155,8 +155,8 @@ pub async fn flush(node: &Node) {
     };
     let used: Vec<(LeaseId, Usage)> = usage.into_iter().filter(|(_, u)| *u != Usage::default()).collect();
     // While a lease is being made ready nothing is used, and a new daemon must not count that time again.
-    let leased = |j: &Journey| j.is_open() && j.parts.iter().any(|p| p.is_leased());
-    if used.is_empty() && (taken.is_none() || !node.list::<Journey>(JOURNEY).iter().any(leased)) {
+    let leased = |j: &Journey| j.parts.iter().any(|p| p.is_leased());
+    if used.is_empty() && (taken.is_none() || !node.open_journeys().iter().any(|j| leased(j))) {
         return;
     }
     let lents = node.lents.clone();
@@ -200,8 +200,8 @@ pub async fn flush(node: &Node) {
 
 async fn judge_all(node: &Node) -> Result<(), pumasi_api::Problem> {
     let now = clock::now();
-    let services: Vec<ServiceRecord> = node.list(SERVICE);
-    let journeys: Vec<Journey> = node.list::<Journey>(JOURNEY).into_iter().filter(Journey::is_open).collect();
+    let services = node.services();
+    let journeys = node.open_journeys();
     for service in services.iter().filter(|s| !s.deleting) {
         let name = service.name();
         let situation = situation(node, service, &journeys);
@@ -230,15 +230,15 @@ async fn judge_all(node: &Node) -> Result<(), pumasi_api::Problem> {
     Ok(())
 }
 
-fn situation(node: &Node, service: &ServiceRecord, journeys: &[Journey]) -> Situation {
+fn situation(node: &Node, service: &ServiceRecord, journeys: &[Arc<Journey>]) -> Situation {
     let owner = service.owner();
     let home =
         node.instances.lock().iter().filter(|i| i.owner == owner && i.state == InstanceState::Ready).count() as u32;
     let own = || journeys.iter().filter(|j| &j.service == service.name());
     Situation {
         home_instances_ready: home,
-        borrowed_instances_ready: own().map(Journey::serving).sum(),
-        borrowed_instances_coming: own().map(Journey::coming).sum(),
+        borrowed_instances_ready: own().map(|j| j.serving()).sum(),
+        borrowed_instances_coming: own().map(|j| j.coming()).sum(),
         application_generation: service.generation,
     }
 }

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// Worlds beside each other on two cores; they mostly wait. `WORLDS` is another number.
-const AT_ONCE: usize = 8;
+/// Worlds beside each other on two cores; they mostly wait, but more would wait for each other at the packet filter. `WORLDS` is another number.
+const AT_ONCE: usize = 6;
 
 fn example(name: &str) -> PathBuf {
     let tests = std::env::current_exe().unwrap();

@@ -32,10 +32,10 @@ fn principal(node: &Node, request: &Request) -> Option<Principal> {
     let token = request.headers().get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")?;
     let digest = digest_of_secret(token.trim());
     let now = clock::wall();
-    node.list::<object::TokenRecord>(object::TOKEN)
-        .into_iter()
+    node.items::<object::TokenRecord>(object::TOKEN)
+        .iter()
         .find(|t| constant_time_eq(&t.secret_digest.0, &digest.0) && t.expires_at.is_none_or(|end| now < end))
-        .map(|t| Principal::Person { name: t.name, role: t.role })
+        .map(|t| Principal::Person { name: t.name.clone(), role: t.role })
 }
 
 /// Refuses what the table does not allow; puts the principal into the request.

@@ -2,7 +2,7 @@
 
 use super::body::{Answer, Json};
 use crate::node::Note;
-use crate::object::{CLOUD, CloudRecord, ONLY, SERVICE, ServiceRecord};
+use crate::object::{CLOUD, CloudRecord, ONLY};
 use crate::{Node, clock, lender, metrics};
 use axum::Extension;
 use axum::extract::State;
@@ -10,7 +10,6 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use pumasi_api::message::{Automation, BackupDone, CloudStatus, GatewayState, MemberStatus, Traffic, TrafficView, Why};
 use pumasi_api::{Principal, Problem};
-use pumasi_lease::LentLease;
 use pumasi_sense::BackendKey;
 use pumasi_store::{Expect, Standing};
 use pumasi_terms::Resources;
@@ -39,7 +38,7 @@ pub async fn metrics(State(node): State<Arc<Node>>) -> Response {
 }
 
 pub async fn status(State(node): State<Arc<Node>>) -> Answer<CloudStatus> {
-    let lents = node.list::<LentLease>(crate::object::LENT);
+    let lents = lender::lents(&node);
     let lent = lents.iter().filter(|l| l.binds()).map(|l| l.lease.requirement.resources.times(l.lease.instances));
     let isolation = node.engine.capabilities().isolation;
     let missing = isolation.missing_for_lending();
@@ -68,7 +67,7 @@ pub async fn status(State(node): State<Arc<Node>>) -> Answer<CloudStatus> {
         },
         automation: node.cloud_record().automation,
         capacity: node.config.physical(),
-        used_home: lender::home_use(&node.list::<ServiceRecord>(SERVICE)),
+        used_home: lender::home_use(&node.services()),
         lent: lent.fold(Resources::default(), Resources::plus),
         isolation: if missing.is_empty() { "complete".into() } else { format!("missing: {}", missing.join(", ")) },
         gateway: match node.gateway_status.lock().as_ref() {
@@ -82,11 +81,8 @@ pub async fn status(State(node): State<Arc<Node>>) -> Answer<CloudStatus> {
 }
 
 pub async fn traffic(State(node): State<Arc<Node>>) -> Answer<Traffic> {
-    let objectives: BTreeMap<_, _> = node
-        .list::<ServiceRecord>(SERVICE)
-        .into_iter()
-        .map(|s| (s.name().clone(), s.document.spec.objective))
-        .collect();
+    let objectives: BTreeMap<_, _> =
+        node.services().iter().map(|s| (s.name().clone(), s.document.spec.objective.clone())).collect();
     let mut services = BTreeMap::new();
     for (name, (seen, judgement)) in node.sensing.latest() {
         let Some(objective) = objectives.get(&name) else { continue };

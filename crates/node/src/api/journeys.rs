@@ -141,7 +141,7 @@ fn lent(node: &Node, lent: &LentLease) -> LeaseView {
 }
 
 fn all(node: &Node) -> Vec<LeaseView> {
-    let journeys = node.list::<Journey>(JOURNEY);
+    let journeys = node.journeys();
     let mut items: Vec<LeaseView> = journeys.iter().flat_map(|j| j.parts.iter().map(|p| rented(node, j, p))).collect();
     items.extend(crate::lender::lents(node).iter().map(|l| lent(node, l)));
     items.sort_by_key(|l| std::cmp::Reverse(l.since));

@@ -3,7 +3,7 @@
 use super::body::{Answer, ApiError, Json, Raw, blocking};
 use super::params::Path;
 use crate::node::Note;
-use crate::object::{JOURNEY, LENT, SERVICE, ServiceRecord};
+use crate::object::{SERVICE, ServiceRecord};
 use crate::{Node, borrower, bundles, clock, home};
 use axum::Extension;
 use axum::extract::State;
@@ -21,12 +21,12 @@ use std::sync::Arc;
 
 const LOG_BYTES_MAX: usize = 256 << 10;
 
-fn view(node: &Node, record: ServiceRecord, revision: pumasi_terms::Revision, journeys: &[Journey]) -> ServiceView {
+fn view(node: &Node, record: ServiceRecord, revision: pumasi_terms::Revision, open: &[Arc<Journey>]) -> ServiceView {
     let owner = record.owner();
     let ready =
         node.instances.lock().iter().filter(|i| i.owner == owner && i.state == InstanceState::Ready).count() as u32;
     let wanted = home::wanted(&record).count;
-    let own: Vec<&Journey> = journeys.iter().filter(|j| j.is_open() && &j.service == record.name()).collect();
+    let own: Vec<&Arc<Journey>> = open.iter().filter(|j| &j.service == record.name()).collect();
     let borrowed_ready =
         own.iter().flat_map(|j| &j.parts).filter(|p| p.state == PartState::Serving).map(|p| p.ready).sum();
     let borrowed_wanted = own.iter().flat_map(|j| &j.parts).filter(|p| p.is_hopeful()).map(|p| p.wanted).sum();
@@ -64,7 +64,7 @@ fn view(node: &Node, record: ServiceRecord, revision: pumasi_terms::Revision, jo
 
 pub async fn list(State(node): State<Arc<Node>>) -> Answer<List<ServiceView>> {
     let listing = node.store.listing::<ServiceRecord>(SERVICE)?;
-    let journeys = node.list::<Journey>(JOURNEY);
+    let journeys = node.open_journeys();
     let items = listing.items.into_iter().map(|s| view(&node, s.body, s.revision, &journeys)).collect();
     Ok(axum::Json(List { revision: listing.revision, items }))
 }
@@ -72,7 +72,7 @@ pub async fn list(State(node): State<Arc<Node>>) -> Answer<List<ServiceView>> {
 pub async fn get(State(node): State<Arc<Node>>, Path(name): Path<ServiceName>) -> Answer<ServiceView> {
     let stored =
         node.store.get::<ServiceRecord>(SERVICE, name.as_str())?.ok_or_else(|| Problem::not_found("service", &name))?;
-    let journeys = node.list::<Journey>(JOURNEY);
+    let journeys = node.open_journeys();
     Ok(axum::Json(view(&node, stored.body, stored.revision, &journeys)))
 }
 
@@ -197,8 +197,8 @@ pub async fn logs(State(node): State<Arc<Node>>, Path(name): Path<ServiceName>) 
     let record =
         node.get::<ServiceRecord>(SERVICE, name.as_str()).ok_or_else(|| Problem::not_found("service", &name))?;
     let mut text = home::logs_of(&node, &record.owner(), LOG_BYTES_MAX).await;
-    let journeys: Vec<Journey> = node.list::<Journey>(JOURNEY).into_iter().filter(|j| j.service == name).collect();
-    for part in journeys.iter().flat_map(|j| &j.parts) {
+    let journeys = node.journeys();
+    for part in journeys.iter().filter(|j| j.service == name).flat_map(|j| &j.parts) {
         if !part.is_over() {
             let asked = match node.peers.clients.of(&node, &part.lender) {
                 Ok(client) => client.text(&format!("/v1/leases/{}/logs", part.lease)).await.map_err(|e| e.to_string()),
@@ -231,12 +231,12 @@ pub async fn bundle_complete(State(node): State<Arc<Node>>, Json(tree): Json<Tre
 }
 
 pub async fn instances(State(node): State<Arc<Node>>) -> Answer<List<InstanceView>> {
-    let lents = node.list::<LentLease>(LENT);
+    let lents = crate::lender::lents(&node);
     let items = node.instances.lock().iter().filter_map(|i| instance(&node, i, &lents)).collect();
     Ok(axum::Json(List { revision: node.store.revision(), items }))
 }
 
-fn instance(node: &Node, i: &InstanceStatus, lents: &[LentLease]) -> Option<InstanceView> {
+fn instance(node: &Node, i: &InstanceStatus, lents: &[Arc<LentLease>]) -> Option<InstanceView> {
     let lease = LeaseId::parse(i.owner.clone()).ok();
     let lent = lents.iter().find(|l| l.id().as_str() == i.owner);
     let service = match (lent, i.owner.strip_prefix("service-")) {

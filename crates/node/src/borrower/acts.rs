@@ -357,11 +357,11 @@ async fn release(node: &Node, part: &Part) -> Result<Vec<Event>, Problem> {
 }
 
 fn journey_of(node: &Node, lease: &LeaseId) -> Result<JourneyId, Problem> {
-    let journeys = node.list::<Journey>(JOURNEY);
+    let journeys = node.journeys();
     journeys
-        .into_iter()
+        .iter()
         .find(|j| j.part(lease).is_some())
-        .map(|j| j.id)
+        .map(|j| j.id.clone())
         .ok_or_else(|| Problem::not_found("journey of", lease))
 }
 

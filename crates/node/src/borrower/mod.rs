@@ -51,16 +51,16 @@ pub async fn judged(node: &Node, service: &ServiceRecord, verdict: Verdict) -> R
         }
         return Ok(());
     }
-    let plans = node.list::<PlanRecord>(PLAN);
+    let plans = node.items::<PlanRecord>(PLAN);
     if growing && plans.iter().any(|p| p.state == PlanState::Waiting && &p.plan.service == service.name()) {
         return Ok(());
     }
-    let journeys: Vec<Journey> =
-        node.list::<Journey>(JOURNEY).into_iter().filter(|j| &j.service == service.name()).collect();
+    let all = node.journeys();
+    let journeys: Vec<&Journey> = all.iter().map(|j| &**j).filter(|j| &j.service == service.name()).collect();
     if journeys.iter().any(|j| j.phase == Phase::Waiting) || (growing && backing_off(&journeys, clock::now())) {
         return Ok(());
     }
-    let open = journeys.iter().find(|j| j.is_open()).cloned();
+    let open = journeys.iter().find(|j| j.is_open()).copied().cloned();
     let made = match input(node, service, verdict.clone(), open.as_ref(), &journeys).await.map(|i| plan(&i)) {
         Ok(Ok(plan)) => plan,
         Ok(Err(NoPlan { reasons })) => {
@@ -87,13 +87,13 @@ fn allowed(node: &Node) -> Result<(), String> {
     node.pact().map(|_| ()).ok_or_else(|| "this cloud is in no pact: there is nobody to borrow from".into())
 }
 
-fn backing_off(journeys: &[Journey], now: Now) -> bool {
+fn backing_off(journeys: &[&Journey], now: Now) -> bool {
     let failed = |j: &Journey| match j.phase {
         Phase::Closed { at, outcome: Outcome::NotBegun, .. } => Some(at),
         _ => None,
     };
     let recent: Vec<_> =
-        journeys.iter().filter_map(failed).filter(|at| now.wall.since(*at) < 2 * RETRY_MS_MAX).collect();
+        journeys.iter().filter_map(|j| failed(j)).filter(|at| now.wall.since(*at) < 2 * RETRY_MS_MAX).collect();
     let wait_ms = (RETRY_MS << recent.len().saturating_sub(1).min(5)).min(RETRY_MS_MAX);
     recent.iter().max().is_some_and(|last| now.wall.since(*last) < wait_ms)
 }
@@ -103,7 +103,7 @@ async fn input(
     service: &ServiceRecord,
     verdict: Verdict,
     open: Option<&Journey>,
-    journeys: &[Journey],
+    journeys: &[&Journey],
 ) -> Result<PlanInput, Problem> {
     let now = clock::now();
     let bundle_bytes = bundles::of(node).tree(&service.bundle())?.total_bytes;
@@ -119,7 +119,7 @@ async fn input(
         recalled: p.recalled.is_some(),
     };
     let hold = |_| (ReservationId::from_entropy(clock::entropy()), LeaseId::from_entropy(clock::entropy()));
-    let lately = |j: &&Journey| match j.phase {
+    let lately = |j: &&&Journey| match j.phase {
         Phase::Closed { at, .. } => now.wall.since(at) < FAILED_MS,
         _ => true,
     };
@@ -343,8 +343,8 @@ fn adopt_waiting(tx: &mut Tx<'_>, id: &JourneyId, plan: &Plan, now: Now) -> Resu
 
 /// Moves every open journey by time and facts, then sets its acts going. Called at every look.
 pub async fn reconcile(node: &Arc<Node>) {
-    let services: Vec<ServiceRecord> = node.list(SERVICE);
-    for journey in node.list::<Journey>(JOURNEY).into_iter().filter(Journey::is_open) {
+    let services = node.services();
+    for journey in node.open_journeys() {
         let facts = facts(node, &journey);
         let Some(plan) = node.get::<PlanRecord>(PLAN, journey.plan.as_str()) else {
             tracing::error!(journey = %journey.id, plan = %journey.plan, "its plan is not in the store");
@@ -352,7 +352,7 @@ pub async fn reconcile(node: &Arc<Node>) {
         };
         // Asked outside the transaction first: most looks change nothing, and nothing is then written.
         let (next, told) = step::tick(&journey, &plan.plan, &facts, clock::now());
-        if next != journey || !told.is_empty() {
+        if next != *journey || !told.is_empty() {
             let result =
                 stepped(node, &journey.id, move |journey, plan, now| step::tick(journey, plan, &facts, now)).await;
             if let Err(e) = result {
@@ -386,7 +386,7 @@ fn facts(node: &Node, journey: &Journey) -> Facts {
 
 /// A lease that a lender keeps for this cloud and that this store does not know is given back.
 pub async fn disown(node: &Node, lender: &CloudName, lease: &LeaseId) {
-    let known = node.list::<Journey>(JOURNEY).iter().any(|j| j.is_open() && j.part(lease).is_some());
+    let known = node.open_journeys().iter().any(|j| j.part(lease).is_some());
     if known || node.may_act().is_err() {
         return;
     }
@@ -402,17 +402,18 @@ pub async fn disown(node: &Node, lender: &CloudName, lease: &LeaseId) {
 
 /// Old closed journeys and their plans make room.
 async fn prune(node: &Node) -> Result<(), Problem> {
-    let mut closed: Vec<Journey> = node.list::<Journey>(JOURNEY).into_iter().filter(|j| !j.is_open()).collect();
+    let all = node.journeys();
+    let mut closed: Vec<&Journey> = all.iter().map(|j| &**j).filter(|j| !j.is_open()).collect();
     if closed.len() <= CLOSED_MAX + CLOSED_MAX / 4 {
         return Ok(());
     }
     closed.sort_by_key(|j| j.opened_at);
     let old: Vec<JourneyId> = closed.iter().take(closed.len() - CLOSED_MAX).map(|j| j.id.clone()).collect();
     let plans: Vec<PlanId> = node
-        .list::<PlanRecord>(PLAN)
-        .into_iter()
+        .items::<PlanRecord>(PLAN)
+        .iter()
         .filter(|p| old.contains(&p.plan.journey))
-        .map(|p| p.plan.id)
+        .map(|p| p.plan.id.clone())
         .collect();
     node.transact(move |tx| {
         for id in &old {

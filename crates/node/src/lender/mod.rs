@@ -12,7 +12,7 @@ pub use emptying::{emptiness, reconcile};
 pub use lents::{Lents, Stand};
 
 use crate::node::{Note, TxError};
-use crate::object::{HOLD, LENT, LENT_APPLICATION, LentApplication, SERVICE, SIGNED_LEASE, ServiceRecord};
+use crate::object::{HOLD, LENT, LENT_APPLICATION, LentApplication, SIGNED_LEASE, ServiceRecord};
 use crate::pact::PactView;
 use crate::{Node, clock};
 use pumasi_api::{Fault, Principal, Problem};
@@ -23,7 +23,6 @@ use pumasi_store::{Expect, Tx};
 use pumasi_terms::offer::Offer;
 use pumasi_terms::{CloudName, LeaseId, Now, ReservationId, Resources};
 use pumasi_trust::SignedDocument;
-use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -78,11 +77,10 @@ fn record(tx: &mut Tx<'_>, transition: Transition) -> Result<(), TxError> {
     Ok(())
 }
 
-pub fn home_use<S: Borrow<ServiceRecord>>(services: &[S]) -> Resources {
+pub fn home_use(services: &[Arc<ServiceRecord>]) -> Resources {
     services
         .iter()
-        .map(Borrow::borrow)
-        .map(|s: &ServiceRecord| s.document.spec.application.resources.times(s.document.spec.instances.home))
+        .map(|s| s.document.spec.application.resources.times(s.document.spec.instances.home))
         .fold(Resources::default(), Resources::plus)
 }
 
@@ -101,7 +99,7 @@ fn capacity(node: &Node, view: &PactView) -> Result<Capacity, Problem> {
     Ok(Capacity {
         terms,
         physical: node.config.physical(),
-        home_use: home_use(&node.items::<ServiceRecord>(SERVICE)),
+        home_use: home_use(&node.services()),
         platforms: capabilities.platforms,
         storage_free_bytes: storage_free(node),
     })

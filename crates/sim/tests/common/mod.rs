@@ -87,7 +87,9 @@ pub fn fail_each(play: &Play<'_>, todo: &[Case], at_once: usize) -> BTreeMap<&'s
                 continue;
             }
         };
-        slowest = slowest.max((played.ms, case.clone()));
+        if played.ms > slowest.0 {
+            slowest = (played.ms, format!("{case}, its story: {}", keep_story("slowest", played)));
+        }
         let mut faults: Vec<String> =
             played.broken.iter().map(|b| format!("oracle {}: {}", b.oracle, b.what)).collect();
         if played.fired.is_none() {
