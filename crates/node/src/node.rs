@@ -213,12 +213,13 @@ impl Node {
     }
 
     pub fn cloud_record(&self) -> CloudRecord {
-        self.store.get::<CloudRecord>(object::CLOUD, object::ONLY).ok().flatten().map(|s| s.body).unwrap_or(
-            CloudRecord {
+        self.item::<CloudRecord>(object::CLOUD, object::ONLY).map_or_else(
+            || CloudRecord {
                 automation: pumasi_api::message::Automation { stopped: false, why: String::new() },
                 boot_id: self.boot_id.clone(),
                 boot_count: self.boot_count,
             },
+            |record| CloudRecord::clone(&record),
         )
     }
 
@@ -253,6 +254,17 @@ impl Node {
         self.store.items(kind).unwrap_or_else(|e| {
             tracing::error!(error = %e, kind, "the store could not be read");
             Default::default()
+        })
+    }
+
+    /// `get` for what is read often.
+    pub fn item<T>(&self, kind: &'static str, name: &str) -> Option<Arc<T>>
+    where
+        T: serde::de::DeserializeOwned + Send + Sync + 'static,
+    {
+        self.store.item(kind, name).unwrap_or_else(|e| {
+            tracing::error!(error = %e, kind, name, "the store could not be read");
+            None
         })
     }
 

@@ -6,6 +6,10 @@ use pumasi_sim::script::Script;
 use pumasi_sim::{Outcome, Setup, play};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// As in the binary, which plays them too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Each of these broke an oracle once, on the code of its day.
 const KEPT: &[u64] = &[
     10,     // an old boot's times taken for this one's (the oracle's own fault)
@@ -56,7 +60,7 @@ fn kept_seeds_hold() {
 /// As many as `PUMASI_SIM_SEEDS` says; `pumasi lab sim` plays more.
 #[test]
 fn fresh_seeds_hold() {
-    let count: u64 = std::env::var("PUMASI_SIM_SEEDS").ok().map_or(1_000, |n| n.parse().unwrap());
+    let count: u64 = std::env::var("PUMASI_SIM_SEEDS").ok().map_or(2_000, |n| n.parse().unwrap());
     all_hold(|i| (i < count).then_some(10_000 + i));
 }
 

@@ -77,6 +77,23 @@ impl Views {
 impl Store {
     /// `list` for what is read often: an object is decoded once a change. In order of name.
     pub fn items<T: DeserializeOwned + Send + Sync + 'static>(&self, kind: Kind) -> Result<Items<T>, StoreError> {
+        self.viewed(kind, |view: &View<T>| Arc::clone(&view.items))
+    }
+
+    /// One of the `items`.
+    pub fn item<T: DeserializeOwned + Send + Sync + 'static>(
+        &self,
+        kind: Kind,
+        name: &str,
+    ) -> Result<Option<Arc<T>>, StoreError> {
+        self.viewed(kind, |view: &View<T>| view.objects.get(name).cloned())
+    }
+
+    fn viewed<T: DeserializeOwned + Send + Sync + 'static, R>(
+        &self,
+        kind: Kind,
+        read: impl FnOnce(&View<T>) -> R,
+    ) -> Result<R, StoreError> {
         let Some(view) = self.views().of::<T>(kind) else { return Err(StoreError::Closed) };
         let mut view = view.lock().unwrap_or_else(PoisonError::into_inner);
         let refreshed = view.refresh(self, kind);
@@ -84,7 +101,7 @@ impl Store {
             // Half a refresh is none: the next one lists anew.
             view.position = None;
         }
-        refreshed.map(|()| Arc::clone(&view.items))
+        refreshed.map(|()| read(&view))
     }
 
     /// The committed changes after a revision, and the revision up to which these are all; `None` where they are not kept
@@ -146,6 +163,8 @@ mod tests {
             tx.put("other", "c", &"text", Expect::Any).map(drop)
         });
         assert_eq!(names(&store), [1, 2]);
+        let one = |name| store.item::<u64>("thing", name).unwrap().map(|n| *n);
+        assert_eq!((one("a"), one("b"), one("c")), (Some(1), Some(2), None));
         let before = store.items::<u64>("thing").unwrap();
         write(&store, |tx| {
             tx.put("thing", "b", &5, Expect::Any)?;

@@ -346,7 +346,7 @@ pub async fn reconcile(node: &Arc<Node>) {
     let services = node.services();
     for journey in node.open_journeys() {
         let facts = facts(node, &journey);
-        let Some(plan) = node.get::<PlanRecord>(PLAN, journey.plan.as_str()) else {
+        let Some(plan) = node.item::<PlanRecord>(PLAN, journey.plan.as_str()) else {
             tracing::error!(journey = %journey.id, plan = %journey.plan, "its plan is not in the store");
             continue;
         };
@@ -363,7 +363,7 @@ pub async fn reconcile(node: &Arc<Node>) {
         if node.may_act().is_err() {
             continue;
         }
-        let Some(journey) = node.get::<Journey>(JOURNEY, journey.id.as_str()) else { continue };
+        let Some(journey) = node.item::<Journey>(JOURNEY, journey.id.as_str()) else { continue };
         let service = services.iter().find(|s| s.name() == &journey.service);
         acts::begin(node, &journey, service.map_or(0, |s| s.generation));
         ship::keep_shipping(node, &journey);
