@@ -37,7 +37,7 @@ const CAMPAIGN_MS: (u64, u64) = (500, 4_000);
 const RECALL_AFTER_MS: u64 = 800;
 /// All must have come back within this of the campaign's end.
 const COME_BACK_MS: u64 = 90_000;
-/// Where starting takes long the judge gives back slowly, an instance at a time: minutes on a machine whose disk stands still for seconds.
+/// Where starting takes long the judge gives back late, ten times the start after it was needed last: minutes on a machine that stands still for seconds.
 const COME_BACK_REAL_MS: u64 = 400_000;
 /// One way, where links are slow.
 const SLOW_MS: u64 = 120;
