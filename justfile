@@ -16,7 +16,7 @@ lint:
 
 # All tests
 test *ARGS:
-    cargo test --workspace {{ARGS}}
+    cargo test --workspace --no-fail-fast {{ARGS}}
 
 # The overload case on three real clouds, with its promises
 e2e *ARGS:

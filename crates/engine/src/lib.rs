@@ -4,12 +4,14 @@
 //! Always holds: every call may be repeated after a crash between any two lines; an instance outlives the daemon; what an
 //! engine cannot isolate it says, and does not lend.
 
+mod address;
 mod error;
 mod port;
 mod process;
 mod rules;
 mod sim;
 
+pub use address::free_address;
 pub use error::EngineError;
 pub use port::{
     Access, BoxFuture, Capabilities, CgroupVersion, DataMount, Engine, Exit, InstanceSpec, InstanceState,

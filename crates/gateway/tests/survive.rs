@@ -83,11 +83,14 @@ async fn boot_times_of_another_boot_are_void() {
 #[tokio::test(flavor = "multi_thread")]
 async fn several_workers_share_one_address() {
     let backend = Backend::start("one", Conduct::Answer).await;
-    let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    // Kept and never listened at: the workers may share the port, and no other test is given it.
+    let held = tokio::net::TcpSocket::new_v4().unwrap();
+    held.set_reuseaddr(true).unwrap();
+    held.set_reuseport(true).unwrap();
+    held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let mut config = config("city-a");
     config.workers = 2;
-    config.listeners[0].address = probe.local_addr().unwrap();
-    drop(probe);
+    config.listeners[0].address = held.local_addr().unwrap();
     let gateway = Running::start(config).await;
     gateway.control.put_table(&with("city-a", 1, service(&[backend.address]))).await.unwrap();
     for _ in 0..20 {

@@ -32,14 +32,10 @@ impl Drop for App {
     }
 }
 
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 fn spawn(command: &mut Command, args: &[&str]) -> App {
-    let port = free_port();
-    let child = command.args(args).env("PORT", port.to_string()).stderr(Stdio::null()).spawn().unwrap();
-    App { child, address: ([127, 0, 0, 1], port).into() }
+    let address = pumasi_engine::free_address([127, 0, 0, 1].into()).unwrap();
+    let child = command.args(args).env("PORT", address.port().to_string()).stderr(Stdio::null()).spawn().unwrap();
+    App { child, address }
 }
 
 async fn ready(app: &App) -> Duration {

@@ -8,6 +8,7 @@ use super::launch::{self, Plan};
 use super::layout::{Layout, Record, Status, make_dir, wall_now, write_json};
 use super::logs::LogWriter;
 use super::probe;
+use crate::address::{free_address, is_free};
 use crate::rules::BackOff;
 use crate::{Exit, InstanceState};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -15,7 +16,7 @@ use nix::sys::stat::{Mode, umask};
 use pumasi_terms::service::Probe;
 use std::fs::{self, File};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -532,16 +533,12 @@ fn application_pid(init: Option<u32>) -> Option<u32> {
     children.split_whitespace().next()?.parse().ok()
 }
 
-/// The earlier port if it is still free, else any. Tried on all addresses too: an application may listen on all.
+/// The earlier port if it is still free, else any.
 fn choose_address(ip: IpAddr, earlier: Option<SocketAddr>) -> Result<SocketAddr, String> {
-    let all = if ip.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
-    if let Some(earlier) = earlier.filter(|e| e.ip() == ip)
-        && TcpListener::bind((all, earlier.port())).is_ok()
-    {
-        return Ok(earlier);
+    match earlier.filter(|e| e.ip() == ip && is_free(*e)) {
+        Some(earlier) => Ok(earlier),
+        None => free_address(ip).map_err(|e| format!("find a free port on {ip}: {e}")),
     }
-    let free = TcpListener::bind((ip, 0)).and_then(|l| l.local_addr());
-    free.map_err(|e| format!("find a free port on {ip}: {e}"))
 }
 
 /// The uid of the socket that listens there, by /proc/net/tcp; a listener on all addresses counts.
@@ -581,6 +578,7 @@ fn hex_ip(ip: IpAddr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::TcpListener;
 
     #[test]
     fn the_owner_of_a_listener_is_found() {

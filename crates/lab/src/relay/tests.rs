@@ -217,7 +217,7 @@ fn a_cut_resets_after_so_many_bytes_and_once() {
 #[test]
 fn a_refusal_reaches_the_source_one_round_trip_later() {
     let wan = wan(WanConfig::default());
-    let gone = TcpListener::bind((TARGET, 0)).unwrap().local_addr().unwrap();
+    let gone = pumasi_engine::free_address(TARGET.into()).unwrap();
     let address = relay(&wan, gone);
     let start = Instant::now();
     assert!(dial(address).read(&mut [0]).is_err());

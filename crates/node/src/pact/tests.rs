@@ -24,7 +24,7 @@ impl Drop for Cloud {
 }
 
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    pumasi_engine::free_address([127, 0, 0, 1].into()).unwrap().port()
 }
 
 fn operator() -> Principal {
