@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 const SLOW: Duration = Duration::from_millis(60);
 /// A process that was killed is back within this, also on a busy machine.
 const GAP: Duration = Duration::from_secs(5);
+/// So long a gateway lets a request wait for an instance; then it says that there is none, and nothing was executed.
+const WAIT: Duration = Duration::from_millis(500);
 
 const BORROWER: &str =
     "the borrower's daemon dies; journey and leases end on both sides, no request fails, nothing is left";
@@ -50,7 +52,7 @@ pub fn cases() -> Vec<Case> {
         ),
         Case::new(
             "instance-home",
-            "the only instance at home dies in mid-request: reads are retried, writes told as unknown",
+            "the only instance at home dies in mid-request: reads are retried, writes told as unknown or refused",
             |s, a| Box::pin(instance(s, a, HOME)),
         ),
         Case::new(
@@ -158,7 +160,8 @@ async fn instance(stage: &Stage, act: &Act, cloud: &'static str) -> anyhow::Resu
     };
     let ready =
         |n: usize| async move { Ok(stage.instances(cloud).await?.iter().filter(|i| i.state == "ready").count() >= n) };
-    let (run, _) = under_load(stage, act, async || {
+    let mut away = Duration::ZERO;
+    let (run, at) = under_load(stage, act, async || {
         let victims = find();
         ensure!(!victims.is_empty(), "no instance of {} runs at {cloud}", act.name);
         let count = victims.len();
@@ -170,11 +173,8 @@ async fn instance(stage: &Stage, act: &Act, cloud: &'static str) -> anyhow::Resu
         let fresh = || async { Ok(find().iter().filter(|f| victims.iter().all(|v| v.pid != f.pid)).count() >= count) };
         stage.until("instances run again", SLACK, fresh).await?;
         stage.until("instances are ready again", SLACK, || ready(count)).await?;
-        stage.story.tell(
-            cloud,
-            "again",
-            format!("{count} instances after {:.0} ms", begun.elapsed().as_secs_f64() * 1e3),
-        );
+        away = begun.elapsed();
+        stage.story.tell(cloud, "again", format!("{count} instances after {:.0} ms", away.as_secs_f64() * 1e3));
         Ok(())
     })
     .await?;
@@ -182,8 +182,16 @@ async fn instance(stage: &Stage, act: &Act, cloud: &'static str) -> anyhow::Resu
     let mut broken = failures("of the reads", &all);
     let writes = run.stats(|r| r.write);
     let told = writes.count(Outcome::Unknown);
-    if writes.failures() > told {
-        broken.push(format!("{} writes failed and only {told} of them were told as unknown", writes.failures()));
+    // A write goes nowhere but home. Where home was away for longer than one may wait, it is refused.
+    let gap = at.saturating_sub(WAIT)..at + away;
+    let refused = run.stats(|r| {
+        let meanwhile = gap.contains(&Duration::from_micros(r.intended_us));
+        r.write && r.status == 503 && r.outcome == Outcome::Failed && meanwhile && away >= WAIT
+    });
+    let refused = refused.offered();
+    if writes.failures() > told + refused {
+        let failed = writes.failures();
+        broken.push(format!("{failed} writes failed; {told} were told as unknown, {refused} as not executed"));
     }
     Ok(broken)
 }
