@@ -44,6 +44,10 @@ pub async fn run(executable: PathBuf, args: &[String]) -> anyhow::Result<u8> {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words.as_slice() {
         [] => look(&executable).await.map(|()| 0),
+        [.., "--help" | "-h"] => {
+            println!("{USAGE}");
+            Ok(0)
+        }
         ["list"] => {
             for (name, about) in scenario::ALL {
                 println!("{name:<12} {about}");
