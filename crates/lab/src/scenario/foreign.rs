@@ -7,7 +7,7 @@
 mod install;
 mod users;
 
-use super::overload::{TIMING, after, judge_return, ms, run, share, worth_telling};
+use super::overload::{TIMING, after, judge_return, ms, run, share, wait_for_return, worth_telling};
 use crate::cluster::Cluster;
 use crate::follow::Chronicle;
 use crate::load::{self, Gaps, Outcome, Record, Run, Schedule, Stats};
@@ -39,7 +39,6 @@ const RESTORED_MS: f64 = 10_000.0;
 const OBJECTIVE_MS: f64 = 50.0;
 const STEP: Duration = Duration::from_millis(500);
 const WINDOW: Duration = Duration::from_secs(1);
-const RETURN_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum App {
@@ -192,8 +191,7 @@ async fn play_one(app: App, options: &Options, story: &Story, report: &mut Repor
     judge_answers(report, &[&alone, &played.run]);
 
     story.chapter("Everything comes back");
-    let over = cluster.wait_all_over(RETURN_TIMEOUT).await?;
-    report.promise(Promise::holds("every lease is over on both sides", over, if over { "yes" } else { "no" }, "yes"));
+    wait_for_return(report, &cluster).await?;
     judge_return(report, &cluster, story).await?;
     let (found, sound) = users::found(app, &data_dir(&cluster, &service)?).await?;
     report.promise(Promise::holds("the data at home is sound", sound, if sound { "yes" } else { "no" }, "yes"));
