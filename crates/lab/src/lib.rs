@@ -20,4 +20,4 @@ pub mod soak;
 pub mod story;
 pub mod topology;
 
-pub use run::run;
+pub use run::{WrongUsage, run};

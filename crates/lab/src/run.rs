@@ -18,7 +18,18 @@ Usage: pumasi lab                       three clouds and two services, until Ctr
        pumasi lab sim [--seed N]        real daemons in virtual time, under faults; --help tells more
        pumasi lab soak --minutes N [--seed S] [--json] [--keep]
 
-Exit codes of play: 0 every promise was kept, 1 one was broken, 3 the machine itself was the bottleneck.";
+Exit codes of play: 0 every promise was kept, 1 one was broken, 2 wrong usage, 3 the machine itself was the bottleneck.";
+
+/// What was asked for makes no sense, and nothing was started.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct WrongUsage(pub String);
+
+impl WrongUsage {
+    fn of(error: anyhow::Error) -> Self {
+        Self(format!("{error:#}"))
+    }
+}
 
 /// What a scenario is told.
 #[derive(Debug, Clone)]
@@ -55,15 +66,15 @@ pub async fn run(executable: PathBuf, args: &[String]) -> anyhow::Result<u8> {
             Ok(0)
         }
         ["play", name, rest @ ..] => {
-            let options = options(executable, rest)?;
+            let options = options(executable, rest).map_err(WrongUsage::of)?;
             let mut story =
                 if options.json { Story::to(Box::new(std::io::stderr()), false) } else { Story::to_stdout() };
             let report = scenario::play(name, &options, &mut story).await?;
             print(&report, options.json)?;
             Ok(report.verdict().exit_code())
         }
-        ["soak", rest @ ..] => soak::run(&SoakOptions::parse(executable, rest)?).await,
-        _ => bail!("{USAGE}"),
+        ["soak", rest @ ..] => soak::run(&SoakOptions::parse(executable, rest).map_err(WrongUsage::of)?).await,
+        _ => bail!(WrongUsage(USAGE.to_owned())),
     }
 }
 

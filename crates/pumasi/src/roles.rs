@@ -8,6 +8,7 @@ use axum::extract::Path;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
+use pumasi_lab::WrongUsage;
 use pumasi_node::{Config, Node};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -91,10 +92,10 @@ pub fn instance_exec(dir: &Dir) -> ExitCode {
 
 pub fn lab(args: &[String]) -> Result<ExitCode, Failure> {
     let executable = std::env::current_exe().map_err(|e| Failure::failed(format!("finding this program: {e}")))?;
-    runtime()?
-        .block_on(pumasi_lab::run(executable, args))
-        .map(ExitCode::from)
-        .map_err(|e| Failure::failed(format!("{e:#}")))
+    runtime()?.block_on(pumasi_lab::run(executable, args)).map(ExitCode::from).map_err(|e| match e.is::<WrongUsage>() {
+        true => Failure::input(e.to_string()),
+        false => Failure::failed(format!("{e:#}")),
+    })
 }
 
 pub fn lab_app(kind: &str, args: &[String]) -> Result<(), Failure> {

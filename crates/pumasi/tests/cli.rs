@@ -20,6 +20,11 @@ fn exit_codes_say_what_kind_of_failure_it_was() {
         (&["backup"], 1, "at fault is this cloud; trying again may help"),
         (&["--server", "http://127.0.0.1:1", "get", "services"], 5, "does the daemon run"),
         (&["--server", "nonsense", "get", "services"], 2, "--server"),
+        (&["lab", "play", "nonsense"], 2, "there are overload"),
+        (&["lab", "play", "faults", "--only", "nonsense"], 2, "borrower-hold"),
+        (&["lab", "play", "foreign", "--app", "nonsense"], 2, "sqlite"),
+        (&["lab", "soak", "--minutes", "x"], 2, "--minutes: not a number"),
+        (&["lab", "sing"], 2, "Usage: pumasi lab"),
     ] {
         let done = run(&fake, args);
         assert_eq!(done.code, code, "{args:?}: {done:?}");

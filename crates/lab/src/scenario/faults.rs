@@ -11,7 +11,7 @@ mod quiet;
 mod stage;
 
 use crate::report::{Promise, Report};
-use crate::run::Options;
+use crate::run::{Options, WrongUsage};
 use crate::story::Story;
 use anyhow::bail;
 use stage::{Case, Stage};
@@ -39,7 +39,7 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
         .collect();
     if wanted.is_empty() {
         let known: Vec<&str> = cases().iter().map(|c| c.name).collect();
-        bail!("no case is named so; there are {}", known.join(", "));
+        bail!(WrongUsage(format!("no case is named so; there are {}", known.join(", "))));
     }
     let mut report = Report::new("faults");
     let mut stage = Stage::set(options, story).await?;

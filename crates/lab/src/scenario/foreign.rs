@@ -13,7 +13,7 @@ use crate::follow::Chronicle;
 use crate::load::{self, Gaps, Outcome, Record, Run, Schedule, Stats};
 use crate::machine::ValidityBounds;
 use crate::report::{Promise, Report};
-use crate::run::{Options, three_clouds};
+use crate::run::{Options, WrongUsage, three_clouds};
 use crate::story::Story;
 use anyhow::{Context, bail, ensure};
 use pumasi_terms::service::{AutomationMode, BundleRef, Service};
@@ -93,7 +93,7 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
         None => App::ALL.to_vec(),
         Some(name) => match App::ALL.into_iter().find(|a| a.name() == name) {
             Some(app) => vec![app],
-            None => bail!("--app {name}: there are {}", App::ALL.map(App::name).join(" and ")),
+            None => bail!(WrongUsage(format!("--app {name}: there are {}", App::ALL.map(App::name).join(" and ")))),
         },
     };
     let mut report = Report::new("foreign");

@@ -5,7 +5,7 @@ pub mod foreign;
 pub mod overload;
 
 use crate::report::Report;
-use crate::run::Options;
+use crate::run::{Options, WrongUsage};
 use crate::story::Story;
 use anyhow::bail;
 
@@ -23,7 +23,7 @@ pub async fn play(name: &str, options: &Options, story: &mut Story) -> anyhow::R
         "foreign" => foreign::play(options, story).await,
         _ => {
             let known: Vec<&str> = ALL.iter().map(|(n, _)| *n).collect();
-            bail!("there is no scenario {name:?}; there are {}", known.join(", "))
+            bail!(WrongUsage(format!("there is no scenario {name:?}; there are {}", known.join(", "))))
         }
     }
 }
