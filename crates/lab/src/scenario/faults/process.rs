@@ -2,16 +2,16 @@
 
 use super::Broken;
 use super::stage::{Act, Case, FIRST, HOME, Kill, PEAK_RATE, SLACK, Stage, Whose, failures, goes_on};
-use crate::load::{Outcome, Run};
+use crate::load::{Outcome, Record, Run};
+use crate::scenario::overload::ms;
 use anyhow::{Context, ensure};
+use pumasi_route::table::Admission;
 use std::time::{Duration, Instant};
 
 /// Added to the way between the clouds, so that a kill falls into the step that was just told of, and not into a later one.
 const SLOW: Duration = Duration::from_millis(60);
 /// A process that was killed is back within this, also on a busy machine.
 const GAP: Duration = Duration::from_secs(5);
-/// So long a gateway lets a request wait for an instance; then it says that there is none, and nothing was executed.
-const WAIT: Duration = Duration::from_millis(500);
 
 const BORROWER: &str =
     "the borrower's daemon dies; journey and leases end on both sides, no request fails, nothing is left";
@@ -174,7 +174,7 @@ async fn instance(stage: &Stage, act: &Act, cloud: &'static str) -> anyhow::Resu
         stage.until("instances run again", SLACK, fresh).await?;
         stage.until("instances are ready again", SLACK, || ready(count)).await?;
         away = begun.elapsed();
-        stage.story.tell(cloud, "again", format!("{count} instances after {:.0} ms", away.as_secs_f64() * 1e3));
+        stage.story.tell(cloud, "again", format!("{count} instances after {:.0} ms", ms(away)));
         Ok(())
     })
     .await?;
@@ -183,12 +183,13 @@ async fn instance(stage: &Stage, act: &Act, cloud: &'static str) -> anyhow::Resu
     let writes = run.stats(|r| r.write);
     let told = writes.count(Outcome::Unknown);
     // A write goes nowhere but home. Where home was away for longer than one may wait, it is refused.
-    let gap = at.saturating_sub(WAIT)..at + away;
-    let refused = run.stats(|r| {
+    let wait = Duration::from_millis(Admission::default().wait_max_ms);
+    let gap = at.saturating_sub(wait)..at + away;
+    let is_refused = |r: &Record| {
         let meanwhile = gap.contains(&Duration::from_micros(r.intended_us));
-        r.write && r.status == 503 && r.outcome == Outcome::Failed && meanwhile && away >= WAIT
-    });
-    let refused = refused.offered();
+        r.write && r.status == 503 && r.outcome == Outcome::Failed && meanwhile
+    };
+    let refused = if away >= wait { run.stats(is_refused).offered() } else { 0 };
     if writes.failures() > told + refused {
         let failed = writes.failures();
         broken.push(format!("{failed} writes failed; {told} were told as unknown, {refused} as not executed"));
