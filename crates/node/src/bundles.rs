@@ -101,7 +101,7 @@ impl Bundles {
 /// Removes bundles that no service names any more. Called seldom; `keep` is read first, so that a new one is not lost.
 pub fn collect(node: &Node) -> Result<(), Problem> {
     let bundles = of(node);
-    let keep: BTreeSet<Digest> = node.services().iter().map(|s| s.bundle()).collect();
+    let keep: BTreeSet<Digest> = node.services()?.iter().map(|s| s.bundle()).collect();
     for held in std::fs::read_dir(bundles.dir.join("unpacked")).into_iter().flatten().flatten() {
         let name = held.file_name();
         let named = |d: &Digest| name.to_str() == Some(short(d).as_str());

@@ -4,6 +4,7 @@ use crate::fleet::{self, Desired};
 use crate::node::Note;
 use crate::object::{SERVICE, ServiceRecord};
 use crate::{Node, borrower, bundles, clock};
+use pumasi_api::Problem;
 use pumasi_engine::{Access, DataMount, InstanceSpec};
 use pumasi_store::Expect;
 use pumasi_terms::{DatasetName, ServiceName};
@@ -20,12 +21,14 @@ pub fn wanted(service: &ServiceRecord) -> Desired {
     Desired { owner: service.owner(), count, generation: service.generation }
 }
 
-pub async fn reconcile(node: &Node) {
-    let services = node.services();
+pub async fn reconcile(node: &Node) -> Result<(), Problem> {
+    let services = node.services()?;
+    let mut done = Ok(());
     for service in services.iter() {
         run(node, service).await;
         if service.deleting {
-            finish_deletion(node, service).await;
+            let finished = finish_deletion(node, service).await;
+            done = done.and(finished);
         }
     }
     // Instances of services that are no longer known.
@@ -33,6 +36,7 @@ pub async fn reconcile(node: &Node) {
     for owner in owners.iter().filter(|o| o.starts_with("service-") && !services.iter().any(|s| s.owner() == **o)) {
         fleet::reconcile_to_nothing(node, owner).await;
     }
+    done
 }
 
 async fn run(node: &Node, service: &ServiceRecord) {
@@ -75,8 +79,8 @@ async fn run(node: &Node, service: &ServiceRecord) {
 }
 
 /// What is rented comes back first, then the instances end, then the record goes.
-async fn finish_deletion(node: &Node, service: &ServiceRecord) {
-    let mut open = node.open_journeys();
+async fn finish_deletion(node: &Node, service: &ServiceRecord) -> Result<(), Problem> {
+    let mut open = node.open_journeys()?;
     open.retain(|j| &j.service == service.name());
     for journey in &open {
         if journey.parts.iter().any(pumasi_journey::Part::is_hopeful) || journey.seeking.is_some() {
@@ -85,22 +89,18 @@ async fn finish_deletion(node: &Node, service: &ServiceRecord) {
     }
     let running = node.instances.lock().iter().any(|i| i.owner == service.owner());
     if running || !open.is_empty() {
-        return;
+        return Ok(());
     }
     let name = service.name().clone();
     let kept = node.dir("services").join(name.as_str());
-    let result = node
-        .transact(move |tx| {
-            tx.delete(SERVICE, name.as_str(), Expect::Any)?;
-            let note =
-                Note::new("service_deleted", "service", &name).because(format!("its data stays in {}", kept.display()));
-            tx.journal(note.entry("daemon", clock::wall()))?;
-            Ok(())
-        })
-        .await;
-    if let Err(e) = result {
-        tracing::warn!(service = %service.name(), error = %e, "the end of a service was not recorded; tried again");
-    }
+    node.transact(move |tx| {
+        tx.delete(SERVICE, name.as_str(), Expect::Any)?;
+        let note =
+            Note::new("service_deleted", "service", &name).because(format!("its data stays in {}", kept.display()));
+        tx.journal(note.entry("daemon", clock::wall()))?;
+        Ok(())
+    })
+    .await
 }
 
 /// The last lines of an owner's instances.

@@ -12,6 +12,7 @@ pub mod config;
 pub mod fleet;
 pub mod gateway;
 pub mod ground;
+pub mod health;
 pub mod home;
 pub mod identity;
 pub mod lender;

@@ -2,6 +2,7 @@
 
 use crate::object::HOLD;
 use crate::{Node, clock};
+use pumasi_api::Problem;
 use pumasi_lease::Hold;
 use std::fmt::Write;
 
@@ -17,31 +18,26 @@ pub async fn text(node: &Node) -> String {
     let _ = writeln!(t, "pumasi_up{{cloud=\"{cloud}\",version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
     family(&mut t, "pumasi_store_current", "gauge", "0 where the store may be old and nothing is done to others");
     let _ = writeln!(t, "pumasi_store_current {}", u8::from(node.may_act().is_ok()));
-    family(&mut t, "pumasi_automation_stopped", "gauge", "1 while an operator has stopped automation");
-    let _ = writeln!(t, "pumasi_automation_stopped {}", u8::from(node.cloud_record().automation.stopped));
+    if let Ok(record) = node.cloud_record() {
+        family(&mut t, "pumasi_automation_stopped", "gauge", "1 while an operator has stopped automation");
+        let _ = writeln!(t, "pumasi_automation_stopped {}", u8::from(record.automation.stopped));
+    }
+    family(
+        &mut t,
+        "pumasi_store_readable",
+        "gauge",
+        "0 where something could not be read and nothing is done about it",
+    );
+    let _ = writeln!(t, "pumasi_store_readable {}", u8::from(node.health.problem().is_none()));
     family(&mut t, "pumasi_gateway_up", "gauge", "1 while the gateway answers");
     let _ = writeln!(t, "pumasi_gateway_up {}", u8::from(node.gateway_status.lock().is_some()));
     family(&mut t, "pumasi_journal_seq", "counter", "Entries of the journal");
     let _ = writeln!(t, "pumasi_journal_seq {}", node.store.journal_head().seq);
 
-    let journeys = node.open_journeys();
-    family(&mut t, "pumasi_journeys_open", "gauge", "Journeys that are not over");
-    let _ = writeln!(t, "pumasi_journeys_open {}", journeys.len());
-    family(&mut t, "pumasi_rented_instances_ready", "gauge", "Ready instances at a lender");
-    for part in journeys.iter().flat_map(|j| &j.parts).filter(|p| !p.is_over()) {
-        let _ = writeln!(
-            t,
-            "pumasi_rented_instances_ready{{lender=\"{}\",lease=\"{}\"}} {}",
-            part.lender, part.lease, part.ready
-        );
+    // What cannot be read is left out: a number would be a lie.
+    if let Err(e) = leases(node, &mut t) {
+        tracing::warn!(error = %e, "metrics of leases are left out");
     }
-    let mut lents = crate::lender::lents(node);
-    lents.retain(|l| l.binds());
-    family(&mut t, "pumasi_lent_leases", "gauge", "Leases that bind this cloud's resources");
-    let _ = writeln!(t, "pumasi_lent_leases {}", lents.len());
-    let now = clock::boot();
-    family(&mut t, "pumasi_holds", "gauge", "Live holds of this cloud's resources");
-    let _ = writeln!(t, "pumasi_holds {}", node.items::<Hold>(HOLD).iter().filter(|h| h.expires_at > now).count());
 
     family(&mut t, "pumasi_copy_lag_seconds", "gauge", "How far a copy at a lender is behind");
     for ((lease, dataset), lag_ms) in node.datasets.lags_ms(node.boot_count) {
@@ -79,4 +75,26 @@ pub async fn text(node: &Node) -> String {
         t.push_str(&gateway);
     }
     t
+}
+
+fn leases(node: &Node, t: &mut String) -> Result<(), Problem> {
+    let journeys = node.open_journeys()?;
+    family(t, "pumasi_journeys_open", "gauge", "Journeys that are not over");
+    let _ = writeln!(t, "pumasi_journeys_open {}", journeys.len());
+    family(t, "pumasi_rented_instances_ready", "gauge", "Ready instances at a lender");
+    for part in journeys.iter().flat_map(|j| &j.parts).filter(|p| !p.is_over()) {
+        let _ = writeln!(
+            t,
+            "pumasi_rented_instances_ready{{lender=\"{}\",lease=\"{}\"}} {}",
+            part.lender, part.lease, part.ready
+        );
+    }
+    let mut lents = crate::lender::lents(node)?;
+    lents.retain(|l| l.binds());
+    family(t, "pumasi_lent_leases", "gauge", "Leases that bind this cloud's resources");
+    let _ = writeln!(t, "pumasi_lent_leases {}", lents.len());
+    let now = clock::boot();
+    family(t, "pumasi_holds", "gauge", "Live holds of this cloud's resources");
+    let _ = writeln!(t, "pumasi_holds {}", node.items::<Hold>(HOLD)?.iter().filter(|h| h.expires_at > now).count());
+    Ok(())
 }

@@ -39,6 +39,8 @@ pub struct Node {
     /// Acts in flight, so that none runs twice at a time.
     pub acts: crate::borrower::Acts,
     pub gateway_status: Locked<Option<pumasi_gateway::GatewayStatus>>,
+    /// What cannot be done now and why, as `/readyz` tells it.
+    pub health: crate::health::Health,
     /// Looks at the store again, soon.
     pub wake: Notify,
     pub stopping: watch::Receiver<bool>,
@@ -176,6 +178,7 @@ impl Node {
             acts: Default::default(),
             routes: Default::default(),
             gateway_status: Locked::new(None),
+            health: Default::default(),
             wake: Notify::new(),
             stopping,
             config,
@@ -212,15 +215,10 @@ impl Node {
         }
     }
 
-    pub fn cloud_record(&self) -> CloudRecord {
-        self.item::<CloudRecord>(object::CLOUD, object::ONLY).map_or_else(
-            || CloudRecord {
-                automation: pumasi_api::message::Automation { stopped: false, why: String::new() },
-                boot_id: self.boot_id.clone(),
-                boot_count: self.boot_count,
-            },
-            |record| CloudRecord::clone(&record),
-        )
+    /// What this cloud is. It is written at each start: one that is not there counts as one that cannot be read.
+    pub fn cloud_record(&self) -> Result<Arc<CloudRecord>, Problem> {
+        let record = self.item::<CloudRecord>(object::CLOUD, object::ONLY)?;
+        record.ok_or_else(|| Problem::ours("this cloud has no record of itself"))
     }
 
     /// The pact in force, if this cloud has one.
@@ -236,53 +234,45 @@ impl Node {
         Ok(())
     }
 
-    pub fn list<T: serde::de::DeserializeOwned>(&self, kind: &str) -> Vec<T> {
-        match self.store.list::<T>(kind) {
-            Ok(items) => items.into_iter().map(|s| s.body).collect(),
-            Err(e) => {
-                tracing::error!(error = %e, kind, "the store could not be read");
-                Vec::new()
-            }
-        }
+    // Reads. What cannot be read is an error and never an absence: whoever asks decides on purpose what to do without it, and nothing is
+    // stopped, erased, released or billed for it.
+
+    pub fn list<T: serde::de::DeserializeOwned>(&self, kind: &str) -> Result<Vec<T>, Problem> {
+        let items = self.store.list::<T>(kind).map_err(|e| store_problem(&e))?;
+        Ok(items.into_iter().map(|s| s.body).collect())
     }
 
     /// `list` for what is read often: what did not change since is not decoded again.
-    pub fn items<T>(&self, kind: &'static str) -> pumasi_store::Items<T>
+    pub fn items<T>(&self, kind: &'static str) -> Result<pumasi_store::Items<T>, Problem>
     where
         T: serde::de::DeserializeOwned + Send + Sync + 'static,
     {
-        self.store.items(kind).unwrap_or_else(|e| {
-            tracing::error!(error = %e, kind, "the store could not be read");
-            Default::default()
-        })
+        self.store.items(kind).map_err(|e| store_problem(&e))
     }
 
     /// `get` for what is read often.
-    pub fn item<T>(&self, kind: &'static str, name: &str) -> Option<Arc<T>>
+    pub fn item<T>(&self, kind: &'static str, name: &str) -> Result<Option<Arc<T>>, Problem>
     where
         T: serde::de::DeserializeOwned + Send + Sync + 'static,
     {
-        self.store.item(kind, name).unwrap_or_else(|e| {
-            tracing::error!(error = %e, kind, name, "the store could not be read");
-            None
-        })
+        self.store.item(kind, name).map_err(|e| store_problem(&e))
     }
 
     /// The services of this cloud, in order of name.
-    pub fn services(&self) -> pumasi_store::Items<object::ServiceRecord> {
+    pub fn services(&self) -> Result<pumasi_store::Items<object::ServiceRecord>, Problem> {
         self.items(object::SERVICE)
     }
 
     /// All journeys that are kept, those that are over with them.
-    pub fn journeys(&self) -> pumasi_store::Items<Journey> {
+    pub fn journeys(&self) -> Result<pumasi_store::Items<Journey>, Problem> {
         self.items(object::JOURNEY)
     }
 
-    pub fn open_journeys(&self) -> Vec<Arc<Journey>> {
-        self.journeys().iter().filter(|j| j.is_open()).cloned().collect()
+    pub fn open_journeys(&self) -> Result<Vec<Arc<Journey>>, Problem> {
+        Ok(self.journeys()?.iter().filter(|j| j.is_open()).cloned().collect())
     }
 
-    pub fn get<T: serde::de::DeserializeOwned>(&self, kind: &str, name: &str) -> Option<T> {
-        self.store.get::<T>(kind, name).ok().flatten().map(|s| s.body)
+    pub fn get<T: serde::de::DeserializeOwned>(&self, kind: &str, name: &str) -> Result<Option<T>, Problem> {
+        Ok(self.store.get::<T>(kind, name).map_err(|e| store_problem(&e))?.map(|s| s.body))
     }
 }

@@ -135,7 +135,16 @@ pub async fn run(node: Arc<Node>) {
 
 async fn beat(node: Arc<Node>, cloud: CloudName) {
     loop {
-        let journeys = node.open_journeys();
+        let journeys = match node.open_journeys() {
+            Ok(journeys) => journeys,
+            Err(e) => {
+                // Nothing is renewed that is not known, and nothing that is heard is compared with nothing: the lender gives a lease its
+                // whole time to live before it is over.
+                tracing::error!(%cloud, error = %e, "no heartbeat was sent: the journeys could not be read; tried again");
+                tokio::time::sleep(Duration::from_millis(EAGER_MS)).await;
+                continue;
+            }
+        };
         let eager =
             journeys.iter().flat_map(|j| &j.parts).any(|p| p.lender == cloud && is_moving(&p.state, p.ready, p.wanted));
         once(&node, &cloud, &journeys).await;
@@ -148,7 +157,7 @@ async fn beat(node: Arc<Node>, cloud: CloudName) {
             waited_ms += EAGER_MS;
             let moving =
                 |j: &Journey| j.parts.iter().any(|p| p.lender == cloud && is_moving(&p.state, p.ready, p.wanted));
-            if !eager && node.open_journeys().iter().any(|j| moving(j)) {
+            if !eager && node.open_journeys().is_ok_and(|all| all.iter().any(|j| moving(j))) {
                 break;
             }
         }

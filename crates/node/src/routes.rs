@@ -4,6 +4,7 @@ use crate::fleet::{self, Desired};
 use crate::node::Locked;
 use crate::object::{LENT_APPLICATION, LentApplication, ServiceRecord, owner_of_lease};
 use crate::{Node, clock, home, lender};
+use pumasi_api::Problem;
 use pumasi_journey::{Journey, Part, PartState};
 use pumasi_lease::LentLease;
 use pumasi_route::build::{LentInput, PartInput, PartState as Serves, RouteInput, ServiceInput, build, table_differs};
@@ -77,9 +78,10 @@ fn all_names(table: &RouteTable) -> Vec<String> {
     homes.map(|b| b.instance.to_string()).chain(leases).collect()
 }
 
-pub async fn reconcile(node: &Node) {
-    let Some(in_force) = node.gateway_status.lock().as_ref().map(|s| s.table_revision) else { return };
-    let mut table = build(&input(node));
+pub async fn reconcile(node: &Node) -> Result<(), Problem> {
+    let Some(in_force) = node.gateway_status.lock().as_ref().map(|s| s.table_revision) else { return Ok(()) };
+    // All of it or nothing: a table that leaves out what could not be read would take the routes from those that serve.
+    let mut table = build(&input(node)?);
     let same =
         node.routes.pushed.lock().as_ref().is_some_and(|old| !table_differs(old, &table) && in_force == old.revision);
     if !same {
@@ -91,14 +93,15 @@ pub async fn reconcile(node: &Node) {
         }
     }
     let instances: Vec<String> = node.instances.lock().iter().map(|i| i.id.to_string()).collect();
-    let journeys = node.open_journeys();
+    let journeys = node.open_journeys()?;
     let parts: Vec<String> = journeys.iter().flat_map(|j| &j.parts).map(|p| p.lease.to_string()).collect();
     node.routes.mark_absent(instances.into_iter().chain(parts));
+    Ok(())
 }
 
-fn input(node: &Node) -> RouteInput {
-    let journeys = node.open_journeys();
-    let applications = node.items::<LentApplication>(LENT_APPLICATION);
+fn input(node: &Node) -> Result<RouteInput, Problem> {
+    let journeys = node.open_journeys()?;
+    let applications = node.items::<LentApplication>(LENT_APPLICATION)?;
     let applications: BTreeMap<&LeaseId, &LentApplication> = applications.iter().map(|a| (&a.lease, &**a)).collect();
     let view = node.pact();
     let members = view.iter().flat_map(|v| &v.pact.members).filter(|m| &m.cloud != node.name());
@@ -106,15 +109,15 @@ fn input(node: &Node) -> RouteInput {
         gateway_address: m.gateway_address.clone(),
         bundle: m.bundle.clone(),
     };
-    RouteInput {
+    Ok(RouteInput {
         cloud: node.name().clone(),
         boot_id: node.boot_id.clone(),
         revision: 0,
         now: clock::now(),
-        services: node.services().iter().map(|s| service(node, s, &journeys)).collect(),
-        lent: lender::lents(node).iter().filter_map(|l| lent(node, l, &applications)).collect(),
+        services: node.services()?.iter().map(|s| service(node, s, &journeys)).collect(),
+        lent: lender::lents(node)?.iter().filter_map(|l| lent(node, l, &applications)).collect(),
         members: members.map(|m| (m.cloud.clone(), link(m))).collect(),
-    }
+    })
 }
 
 fn backends(node: &Node, want: &Desired) -> Vec<HomeBackend> {

@@ -3,6 +3,7 @@
 use crate::node::{Locked, Note};
 use crate::object::{JOURNEY, LENT, METERED, Metered, ONLY, ServiceRecord};
 use crate::{Node, borrower, clock, lender};
+use pumasi_api::Problem;
 use pumasi_engine::InstanceState;
 use pumasi_journey::Journey;
 use pumasi_judge::{Judgement, Memory, Policy, Refusal, Situation, judge};
@@ -60,7 +61,7 @@ pub async fn run(node: Arc<Node>) {
     let mut after = 0;
     let mut gateway_run = 0;
     let mut flushed = clock::boot();
-    node.sensing.inner.lock().metered = node.get::<Metered>(METERED, ONLY);
+    let mut metered_known = false;
     let mut stopping = node.stopping.clone();
     loop {
         let read = tokio::select! {
@@ -74,9 +75,12 @@ pub async fn run(node: Arc<Node>) {
                     gateway_run = meter.gateway_run;
                     after = 0;
                 }
-                for window in &meter.windows {
-                    after = after.max(window.seq);
-                    take(&node, window).await;
+                let taken = take_all(&node, &meter.windows, &mut after, &mut metered_known).await;
+                let failed = taken.is_err();
+                node.health.saw("use of leases", taken);
+                if failed {
+                    // The gateway's ring keeps the windows for a while: none is taken for one without use.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                 }
                 if let Err(e) = judge_all(&node).await {
                     tracing::error!(error = %e, "a judgement was not carried out; judged again at the next window");
@@ -95,9 +99,29 @@ pub async fn run(node: Arc<Node>) {
     flush(&node).await;
 }
 
-async fn take(node: &Node, window: &MeterWindow) {
+/// Takes windows in until one cannot be: that one comes again.
+async fn take_all(
+    node: &Node,
+    windows: &[MeterWindow],
+    after: &mut u64,
+    metered_known: &mut bool,
+) -> Result<(), Problem> {
+    if !*metered_known {
+        let metered = node.get::<Metered>(METERED, ONLY)?;
+        node.sensing.inner.lock().metered = metered;
+        *metered_known = true;
+    }
+    for window in windows {
+        take(node, window).await?;
+        *after = (*after).max(window.seq);
+    }
+    Ok(())
+}
+
+async fn take(node: &Node, window: &MeterWindow) -> Result<(), Problem> {
     let now = clock::now();
-    let journeys = node.open_journeys();
+    let journeys = node.open_journeys()?;
+    let lents = lender::lents(node)?;
     let ready_here = |lease: &LeaseId| {
         node.instances.lock().iter().filter(|i| i.owner == lease.as_str() && i.state == InstanceState::Ready).count()
             as u32
@@ -105,14 +129,14 @@ async fn take(node: &Node, window: &MeterWindow) {
     let mut inner = node.sensing.inner.lock();
     if let Err(e) = inner.sense.ingest(window) {
         tracing::warn!(error = %e, "a meter window was left out");
-        return;
+        return Ok(());
     }
     // Windows follow each other without gaps; after a pause of this daemon the ready instances are counted for the pause too,
     // but no longer than a window ring holds.
     let span_ms = inner.metered_at.map_or(window.span_ms, |at| window.at.since(at)).min(60_000);
     inner.metered_at = Some(window.at);
     if inner.metered.is_some_and(|m| m.covers(window)) {
-        return;
+        return Ok(());
     }
     inner.taken = Some(Metered::of(window));
     let mut add = |lease: &LeaseId, instances: u32, requests: u64, bytes: u64| {
@@ -138,13 +162,14 @@ async fn take(node: &Node, window: &MeterWindow) {
     }
     // Those that ended while this daemon was away too: what they served is still to be settled.
     let unsettled = |l: &&Arc<LentLease>| !matches!(l.state, LentState::Settled { .. });
-    for lent in lender::lents(node).iter().filter(unsettled).filter(|l| began(now.wall.since(l.since))) {
+    for lent in lents.iter().filter(unsettled).filter(|l| began(now.wall.since(l.since))) {
         let meter = window.leases.get(lent.id()).cloned().unwrap_or_default();
         let ready = ready_here(lent.id());
         if ready > 0 || meter.completed > 0 || meter.bytes_out > 0 {
             add(lent.id(), ready, meter.completed, meter.bytes_out);
         }
     }
+    Ok(())
 }
 
 /// Writes metered use into the records of the leases, on whichever side this cloud is.
@@ -156,7 +181,7 @@ pub async fn flush(node: &Node) {
     let used: Vec<(LeaseId, Usage)> = usage.into_iter().filter(|(_, u)| *u != Usage::default()).collect();
     // While a lease is being made ready nothing is used, and a new daemon must not count that time again.
     let leased = |j: &Journey| j.parts.iter().any(|p| p.is_leased());
-    if used.is_empty() && (taken.is_none() || !node.open_journeys().iter().any(|j| leased(j))) {
+    if used.is_empty() && (taken.is_none() || !node.open_journeys().is_ok_and(|all| all.iter().any(|j| leased(j)))) {
         return;
     }
     let lents = node.lents.clone();
@@ -198,10 +223,10 @@ pub async fn flush(node: &Node) {
     }
 }
 
-async fn judge_all(node: &Node) -> Result<(), pumasi_api::Problem> {
+async fn judge_all(node: &Node) -> Result<(), Problem> {
     let now = clock::now();
-    let services = node.services();
-    let journeys = node.open_journeys();
+    let services = node.services()?;
+    let journeys = node.open_journeys()?;
     for service in services.iter().filter(|s| !s.deleting) {
         let name = service.name();
         let situation = situation(node, service, &journeys);

@@ -173,11 +173,7 @@ async fn record_boot(store: &Store, boot_id: &str) -> Result<u64, String> {
 async fn reconcile(node: Arc<Node>) {
     let mut stopping = node.stopping.clone();
     while !*stopping.borrow() {
-        fleet::refresh(&node).await;
-        home::reconcile(&node).await;
-        lender::reconcile(&node).await;
-        borrower::reconcile(&node).await;
-        routes::reconcile(&node).await;
+        look(&node).await;
         let tick = Duration::from_millis(node.config.timing.tick_ms);
         tokio::select! {
             biased;
@@ -187,6 +183,15 @@ async fn reconcile(node: Arc<Node>) {
             _ = stopping.changed() => break,
         }
     }
+}
+
+/// One look at everything. Whoever cannot read what it must know does nothing this time, and `/readyz` says so.
+pub async fn look(node: &Arc<Node>) {
+    fleet::refresh(node).await;
+    node.health.saw("services at home", home::reconcile(node).await);
+    node.health.saw("what is lent", lender::reconcile(node).await);
+    node.health.saw("what is rented", borrower::reconcile(node).await);
+    node.health.saw("the route table", routes::reconcile(node).await);
 }
 
 async fn keep(node: Arc<Node>) {

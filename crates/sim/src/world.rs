@@ -289,7 +289,9 @@ impl World {
             }
             Fault::Recall { cloud } => {
                 let acted = self.hosts[*cloud].act(async |node| {
-                    for lent in node.list::<pumasi_lease::LentLease>(LENT).iter().filter(|l| l.binds()) {
+                    for lent in
+                        node.list::<pumasi_lease::LentLease>(LENT).unwrap_or_default().iter().filter(|l| l.binds())
+                    {
                         let _ = lender::recall(&node, &operator(), lent.id().clone(), "needed here".into()).await;
                     }
                 });
@@ -310,7 +312,7 @@ impl World {
             }
             Fault::Cancel { cloud } => {
                 let acted = self.hosts[*cloud].act(async |node| {
-                    let open = node.list::<pumasi_journey::Journey>(JOURNEY).into_iter();
+                    let open = node.list::<pumasi_journey::Journey>(JOURNEY).unwrap_or_default().into_iter();
                     for journey in open.filter(|j| !matches!(j.phase, Phase::Closed { .. })) {
                         let _ = borrower::cancel(&node, "operator", &journey.id, "not now").await;
                     }

@@ -24,7 +24,7 @@ pub async fn readyz(State(node): State<Arc<Node>>) -> Response {
     let problem = match (node.gateway_status.lock().is_some(), node.may_act()) {
         (false, _) => Some("the gateway does not answer".to_owned()),
         (_, Err(why)) => Some(why),
-        _ => None,
+        _ => node.health.problem(),
     };
     match problem {
         None => "ready\n".into_response(),
@@ -38,7 +38,7 @@ pub async fn metrics(State(node): State<Arc<Node>>) -> Response {
 }
 
 pub async fn status(State(node): State<Arc<Node>>) -> Answer<CloudStatus> {
-    let lents = lender::lents(&node);
+    let lents = lender::lents(&node)?;
     let lent = lents.iter().filter(|l| l.binds()).map(|l| l.lease.requirement.resources.times(l.lease.instances));
     let isolation = node.engine.capabilities().isolation;
     let missing = isolation.missing_for_lending();
@@ -65,9 +65,9 @@ pub async fn status(State(node): State<Arc<Node>>) -> Answer<CloudStatus> {
             Standing::Current => "current".into(),
             Standing::Restored { why } => format!("restored: {why}"),
         },
-        automation: node.cloud_record().automation,
+        automation: node.cloud_record()?.automation.clone(),
         capacity: node.config.physical(),
-        used_home: lender::home_use(&node.services()),
+        used_home: lender::home_use(&node.services()?),
         lent: lent.fold(Resources::default(), Resources::plus),
         isolation: if missing.is_empty() { "complete".into() } else { format!("missing: {}", missing.join(", ")) },
         gateway: match node.gateway_status.lock().as_ref() {
@@ -82,7 +82,7 @@ pub async fn status(State(node): State<Arc<Node>>) -> Answer<CloudStatus> {
 
 pub async fn traffic(State(node): State<Arc<Node>>) -> Answer<Traffic> {
     let objectives: BTreeMap<_, _> =
-        node.services().iter().map(|s| (s.name().clone(), s.document.spec.objective.clone())).collect();
+        node.services()?.iter().map(|s| (s.name().clone(), s.document.spec.objective.clone())).collect();
     let mut services = BTreeMap::new();
     for (name, (seen, judgement)) in node.sensing.latest() {
         let Some(objective) = objectives.get(&name) else { continue };

@@ -140,20 +140,20 @@ fn lent(node: &Node, lent: &LentLease) -> LeaseView {
     }
 }
 
-fn all(node: &Node) -> Vec<LeaseView> {
-    let journeys = node.journeys();
+fn all(node: &Node) -> Result<Vec<LeaseView>, Problem> {
+    let journeys = node.journeys()?;
     let mut items: Vec<LeaseView> = journeys.iter().flat_map(|j| j.parts.iter().map(|p| rented(node, j, p))).collect();
-    items.extend(crate::lender::lents(node).iter().map(|l| lent(node, l)));
+    items.extend(crate::lender::lents(node)?.iter().map(|l| lent(node, l)));
     items.sort_by_key(|l| std::cmp::Reverse(l.since));
-    items
+    Ok(items)
 }
 
 pub async fn leases(State(node): State<Arc<Node>>) -> Answer<List<LeaseView>> {
-    Ok(axum::Json(List { revision: node.store.revision(), items: all(&node) }))
+    Ok(axum::Json(List { revision: node.store.revision(), items: all(&node)? }))
 }
 
 pub async fn lease(State(node): State<Arc<Node>>, Path(id): Path<LeaseId>) -> Answer<LeaseView> {
-    let found = all(&node).into_iter().find(|l| l.id == id);
+    let found = all(&node)?.into_iter().find(|l| l.id == id);
     Ok(axum::Json(found.ok_or_else(|| Problem::not_found("lease", &id))?))
 }
 

@@ -147,7 +147,7 @@ pub async fn application(
 }
 
 fn dataset_of(node: &Node, id: &LeaseId, name: &DatasetName) -> Result<crate::wire::SentDataset, Problem> {
-    let application = node.get::<LentApplication>(LENT_APPLICATION, id.as_str());
+    let application = node.get::<LentApplication>(LENT_APPLICATION, id.as_str())?;
     let application = application
         .ok_or_else(|| Problem { retry: true, ..Problem::conflict("the application comes before its data") })?;
     let set = application.sent.datasets.into_iter().find(|d| &d.name == name);
@@ -223,7 +223,7 @@ pub async fn settle(
 ) -> Answer<Signed> {
     let borrower = peer(who)?;
     let lent = lender::owned(&node, &borrower, &id)?;
-    if let Some(done) = node.get::<SignedDocument>(SETTLEMENT, id.as_str()) {
+    if let Some(done) = node.get::<SignedDocument>(SETTLEMENT, id.as_str())? {
         return Ok(axum::Json(Signed { document: done }));
     }
     let view = lender::pact(&node)?;

@@ -64,7 +64,7 @@ fn view(node: &Node, record: ServiceRecord, revision: pumasi_terms::Revision, op
 
 pub async fn list(State(node): State<Arc<Node>>) -> Answer<List<ServiceView>> {
     let listing = node.store.listing::<ServiceRecord>(SERVICE)?;
-    let journeys = node.open_journeys();
+    let journeys = node.open_journeys()?;
     let items = listing.items.into_iter().map(|s| view(&node, s.body, s.revision, &journeys)).collect();
     Ok(axum::Json(List { revision: listing.revision, items }))
 }
@@ -72,7 +72,7 @@ pub async fn list(State(node): State<Arc<Node>>) -> Answer<List<ServiceView>> {
 pub async fn get(State(node): State<Arc<Node>>, Path(name): Path<ServiceName>) -> Answer<ServiceView> {
     let stored =
         node.store.get::<ServiceRecord>(SERVICE, name.as_str())?.ok_or_else(|| Problem::not_found("service", &name))?;
-    let journeys = node.open_journeys();
+    let journeys = node.open_journeys()?;
     Ok(axum::Json(view(&node, stored.body, stored.revision, &journeys)))
 }
 
@@ -195,9 +195,9 @@ pub async fn delete(
 
 pub async fn logs(State(node): State<Arc<Node>>, Path(name): Path<ServiceName>) -> Result<String, ApiError> {
     let record =
-        node.get::<ServiceRecord>(SERVICE, name.as_str()).ok_or_else(|| Problem::not_found("service", &name))?;
+        node.get::<ServiceRecord>(SERVICE, name.as_str())?.ok_or_else(|| Problem::not_found("service", &name))?;
     let mut text = home::logs_of(&node, &record.owner(), LOG_BYTES_MAX).await;
-    let journeys = node.journeys();
+    let journeys = node.journeys()?;
     for part in journeys.iter().filter(|j| j.service == name).flat_map(|j| &j.parts) {
         if !part.is_over() {
             let asked = match node.peers.clients.of(&node, &part.lender) {
@@ -231,7 +231,7 @@ pub async fn bundle_complete(State(node): State<Arc<Node>>, Json(tree): Json<Tre
 }
 
 pub async fn instances(State(node): State<Arc<Node>>) -> Answer<List<InstanceView>> {
-    let lents = crate::lender::lents(&node);
+    let lents = crate::lender::lents(&node)?;
     let items = node.instances.lock().iter().filter_map(|i| instance(&node, i, &lents)).collect();
     Ok(axum::Json(List { revision: node.store.revision(), items }))
 }

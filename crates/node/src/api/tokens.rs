@@ -50,7 +50,7 @@ fn record(new: &NewToken, secret: &str) -> TokenRecord {
 /// On the first start: an operator's token in a file that only this user reads.
 pub async fn bootstrap(node: &Node) -> Result<(), Problem> {
     let path = node.dir("operator.token");
-    if path.exists() && !node.items::<TokenRecord>(TOKEN).is_empty() {
+    if path.exists() && !node.items::<TokenRecord>(TOKEN)?.is_empty() {
         return Ok(());
     }
     let name = PrincipalName::parse("operator").map_err(|e| Problem::ours(e.to_string()))?;

@@ -139,7 +139,7 @@ async fn perform(node: &Arc<Node>, journey: &Journey, act: &Act) -> Result<Vec<E
 }
 
 fn plan_of(node: &Node, id: &pumasi_terms::PlanId) -> Result<Plan, Problem> {
-    node.get::<PlanRecord>(PLAN, id.as_str()).map(|p| p.plan).ok_or_else(|| Problem::not_found("plan", id))
+    node.get::<PlanRecord>(PLAN, id.as_str())?.map(|p| p.plan).ok_or_else(|| Problem::not_found("plan", id))
 }
 
 async fn reserve(node: &Node, journey: &Journey, cloud: &CloudName, id: &ReservationId) -> Result<Vec<Event>, Problem> {
@@ -251,7 +251,7 @@ pub async fn send_chunks<S: ChunkSource + Send + Sync + 'static>(
 
 async fn send(node: &Arc<Node>, journey: &Journey, part: &Part, generation: u64) -> Result<Vec<Event>, Problem> {
     let service = node
-        .get::<ServiceRecord>(SERVICE, journey.service.as_str())
+        .get::<ServiceRecord>(SERVICE, journey.service.as_str())?
         .ok_or_else(|| Problem::not_found("service", &journey.service))?;
     if service.generation != generation {
         return Err(Problem::conflict("a newer application is there; that one is sent"));
@@ -294,7 +294,7 @@ async fn send(node: &Arc<Node>, journey: &Journey, part: &Part, generation: u64)
     let begun = clock::boot();
     while !node.datasets.all_copied(&part.lease, spec.datasets.iter().map(|d| &d.name)) {
         let leased =
-            node.get::<Journey>(JOURNEY, journey.id.as_str()).and_then(|j| j.part(&part.lease).map(Part::is_hopeful));
+            node.get::<Journey>(JOURNEY, journey.id.as_str())?.and_then(|j| j.part(&part.lease).map(Part::is_hopeful));
         if leased != Some(true) || clock::boot().since(begun) > FIRST_COPY_MS_MAX {
             return Err(Problem::unavailable("the first copies were not complete in time"));
         }
@@ -357,7 +357,7 @@ async fn release(node: &Node, part: &Part) -> Result<Vec<Event>, Problem> {
 }
 
 fn journey_of(node: &Node, lease: &LeaseId) -> Result<JourneyId, Problem> {
-    let journeys = node.journeys();
+    let journeys = node.journeys()?;
     journeys
         .iter()
         .find(|j| j.part(lease).is_some())
@@ -368,10 +368,10 @@ fn journey_of(node: &Node, lease: &LeaseId) -> Result<JourneyId, Problem> {
 async fn settle(node: &Node, journey: &Journey, part: &Part) -> Result<Vec<Event>, Problem> {
     sensing::flush(node).await;
     let fresh = node
-        .get::<Journey>(JOURNEY, journey.id.as_str())
+        .get::<Journey>(JOURNEY, journey.id.as_str())?
         .and_then(|j| j.part(&part.lease).cloned())
         .unwrap_or_else(|| part.clone());
-    let lease: Lease = match node.get::<SignedDocument>(SIGNED_LEASE, part.lease.as_str()) {
+    let lease: Lease = match node.get::<SignedDocument>(SIGNED_LEASE, part.lease.as_str())? {
         Some(signed) => {
             serde_json::from_slice(signed.unverified_payload()).map_err(|e| Problem::ours(e.to_string()))?
         }

@@ -51,11 +51,11 @@ pub async fn judged(node: &Node, service: &ServiceRecord, verdict: Verdict) -> R
         }
         return Ok(());
     }
-    let plans = node.items::<PlanRecord>(PLAN);
+    let plans = node.items::<PlanRecord>(PLAN)?;
     if growing && plans.iter().any(|p| p.state == PlanState::Waiting && &p.plan.service == service.name()) {
         return Ok(());
     }
-    let all = node.journeys();
+    let all = node.journeys()?;
     let journeys: Vec<&Journey> = all.iter().map(|j| &**j).filter(|j| &j.service == service.name()).collect();
     if journeys.iter().any(|j| j.phase == Phase::Waiting) || (growing && backing_off(&journeys, clock::now())) {
         return Ok(());
@@ -80,7 +80,9 @@ pub async fn judged(node: &Node, service: &ServiceRecord, verdict: Verdict) -> R
 
 fn allowed(node: &Node) -> Result<(), String> {
     node.may_act()?;
-    let automation = node.cloud_record().automation;
+    // Fails closed: whether an operator has stopped it must be known.
+    let record = node.cloud_record().map_err(|e| format!("whether automation is stopped cannot be read: {e}"))?;
+    let automation = &record.automation;
     if automation.stopped {
         return Err(format!("automation is stopped: {}", automation.why));
     }
@@ -271,11 +273,11 @@ pub async fn happened(node: &Node, id: &JourneyId, event: Event) {
 
 /// A recall is a cause of its own: the same number of instances is wanted, elsewhere.
 async fn replace_recalled(node: &Node, id: &JourneyId) -> Result<(), Problem> {
-    let Some(journey) = node.get::<Journey>(JOURNEY, id.as_str()) else { return Ok(()) };
+    let Some(journey) = node.get::<Journey>(JOURNEY, id.as_str())? else { return Ok(()) };
     let recalled: u32 = journey.parts.iter().filter(|p| p.is_hopeful() && p.recalled.is_some()).map(|p| p.wanted).sum();
-    let Some(service) = node.get::<ServiceRecord>(SERVICE, journey.service.as_str()) else { return Ok(()) };
+    let Some(service) = node.get::<ServiceRecord>(SERVICE, journey.service.as_str())? else { return Ok(()) };
     let replacing =
-        node.get::<PlanRecord>(PLAN, journey.plan.as_str()).is_some_and(|p| p.plan.verdict.cause == Cause::Recall);
+        node.get::<PlanRecord>(PLAN, journey.plan.as_str())?.is_some_and(|p| p.plan.verdict.cause == Cause::Recall);
     if recalled == 0 || replacing || journey.coming() > 0 {
         return Ok(());
     }
@@ -342,13 +344,21 @@ fn adopt_waiting(tx: &mut Tx<'_>, id: &JourneyId, plan: &Plan, now: Now) -> Resu
 }
 
 /// Moves every open journey by time and facts, then sets its acts going. Called at every look.
-pub async fn reconcile(node: &Arc<Node>) {
-    let services = node.services();
-    for journey in node.open_journeys() {
+pub async fn reconcile(node: &Arc<Node>) -> Result<(), Problem> {
+    let services = node.services()?;
+    let mut done = Ok(());
+    for journey in node.open_journeys()? {
         let facts = facts(node, &journey);
-        let Some(plan) = node.item::<PlanRecord>(PLAN, journey.plan.as_str()) else {
-            tracing::error!(journey = %journey.id, plan = %journey.plan, "its plan is not in the store");
-            continue;
+        let plan = match node.item::<PlanRecord>(PLAN, journey.plan.as_str()) {
+            Ok(Some(plan)) => plan,
+            Ok(None) => {
+                tracing::error!(journey = %journey.id, plan = %journey.plan, "its plan is not in the store");
+                continue;
+            }
+            Err(e) => {
+                done = done.and(Err(e));
+                continue;
+            }
         };
         // Asked outside the transaction first: most looks change nothing, and nothing is then written.
         let (next, told) = step::tick(&journey, &plan.plan, &facts, clock::now());
@@ -363,11 +373,12 @@ pub async fn reconcile(node: &Arc<Node>) {
         if node.may_act().is_err() {
             continue;
         }
-        let Some(journey) = node.item::<Journey>(JOURNEY, journey.id.as_str()) else { continue };
+        let Some(journey) = node.item::<Journey>(JOURNEY, journey.id.as_str())? else { continue };
         let service = services.iter().find(|s| s.name() == &journey.service);
         acts::begin(node, &journey, service.map_or(0, |s| s.generation));
         ship::keep_shipping(node, &journey);
     }
+    done
 }
 
 fn facts(node: &Node, journey: &Journey) -> Facts {
@@ -386,7 +397,13 @@ fn facts(node: &Node, journey: &Journey) -> Facts {
 
 /// A lease that a lender keeps for this cloud and that this store does not know is given back.
 pub async fn disown(node: &Node, lender: &CloudName, lease: &LeaseId) {
-    let known = node.open_journeys().iter().any(|j| j.part(lease).is_some());
+    let known = match node.journeys() {
+        Ok(all) => all.iter().any(|j| j.is_open() && j.part(lease).is_some()),
+        Err(e) => {
+            tracing::error!(%lender, %lease, error = %e, "whether a lease is this cloud's cannot be read; it is kept");
+            return;
+        }
+    };
     if known || node.may_act().is_err() {
         return;
     }
@@ -402,7 +419,7 @@ pub async fn disown(node: &Node, lender: &CloudName, lease: &LeaseId) {
 
 /// Old closed journeys and their plans make room.
 async fn prune(node: &Node) -> Result<(), Problem> {
-    let all = node.journeys();
+    let all = node.journeys()?;
     let mut closed: Vec<&Journey> = all.iter().map(|j| &**j).filter(|j| !j.is_open()).collect();
     if closed.len() <= CLOSED_MAX + CLOSED_MAX / 4 {
         return Ok(());
@@ -410,7 +427,7 @@ async fn prune(node: &Node) -> Result<(), Problem> {
     closed.sort_by_key(|j| j.opened_at);
     let old: Vec<JourneyId> = closed.iter().take(closed.len() - CLOSED_MAX).map(|j| j.id.clone()).collect();
     let plans: Vec<PlanId> = node
-        .items::<PlanRecord>(PLAN)
+        .items::<PlanRecord>(PLAN)?
         .iter()
         .filter(|p| old.contains(&p.plan.journey))
         .map(|p| p.plan.id.clone())

@@ -115,8 +115,12 @@ pub fn keep_shipping(node: &Arc<Node>, journey: &Journey) {
     for part in &journey.parts {
         match &part.state {
             PartState::Starting | PartState::Serving => {
-                if let Some(service) = node.get::<ServiceRecord>(SERVICE, journey.service.as_str()) {
-                    start(node, &service, part);
+                match node.get::<ServiceRecord>(SERVICE, journey.service.as_str()) {
+                    Ok(Some(service)) => start(node, &service, part),
+                    Ok(None) => {}
+                    Err(e) => {
+                        tracing::warn!(journey = %journey.id, error = %e, "its copies are not begun; tried again")
+                    }
                 }
             }
             PartState::Ended { .. } => stop(node, &part.lease),

@@ -5,6 +5,7 @@ use crate::fleet::{self, Desired};
 use crate::node::Note;
 use crate::object::{LENT, LENT_APPLICATION, LENT_RENEWAL, LentApplication, owner_of_lease};
 use crate::{Node, clock};
+use pumasi_api::Problem;
 use pumasi_engine::{Access, DataMount, InstanceSpec};
 use pumasi_lease::message::Emptiness;
 use pumasi_lease::{LentLease, LentState, Transition, ledger};
@@ -13,52 +14,52 @@ use pumasi_terms::LeaseId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-pub async fn reconcile(node: &Node) {
-    expire(node).await;
-    let lents = super::lents(node);
-    let applications = node.items::<LentApplication>(LENT_APPLICATION);
+pub async fn reconcile(node: &Node) -> Result<(), Problem> {
+    let mut done = expire(node).await;
+    let lents = super::lents(node)?;
+    let applications = node.items::<LentApplication>(LENT_APPLICATION)?;
     let applications: BTreeMap<&LeaseId, &LentApplication> = applications.iter().map(|a| (&a.lease, &**a)).collect();
     for lent in lents.iter().filter(|l| l.binds()) {
         match &lent.state {
             LentState::Active | LentState::Recalled { .. } => {
                 run(node, lent, applications.get(lent.id()).copied()).await
             }
-            _ => empty(node, lent).await,
+            _ => {
+                let emptied = empty(node, lent).await;
+                done = done.and(emptied);
+            }
         }
     }
     strays(node, &lents).await;
+    done
 }
 
-async fn expire(node: &Node) {
+async fn expire(node: &Node) -> Result<(), Problem> {
     let now = clock::now();
     let due = node.lents.with(&node.store, |s| !ledger::expire(s.book(), now).is_empty() || !s.spent().is_empty());
-    if !due.unwrap_or(true) {
-        return;
+    if !due? {
+        return Ok(());
     }
     let lents = node.lents.clone();
-    let result = node
-        .transact(move |tx| {
-            let (over, spent) = lents.within(tx, |_, _| true, |s| (ledger::expire(s.book(), now), s.spent()))?;
-            for borrower in spent {
-                tx.delete(LENT_RENEWAL, borrower.as_str(), Expect::Any)?;
-            }
-            for transition in over {
-                let note = match &transition {
-                    Transition::DropHold(id) => Note::new("hold_expired", "reservation", id),
-                    Transition::Lease(lent) => Note::new("lease_ended", "lease", lent.id())
-                        .caused_by(&lent.lease.service)
-                        .because(format!("{:?}: it was not renewed in time, or its notice ran out", lent.state)),
-                    Transition::Hold(_) => continue,
-                };
-                record(tx, transition)?;
-                tx.journal(note.entry("daemon", now.wall))?;
-            }
-            Ok(())
-        })
-        .await;
-    if let Err(e) = result {
-        tracing::error!(error = %e, "expired holds and leases were not recorded; tried again at the next look");
-    }
+    node.transact(move |tx| {
+        let (over, spent) = lents.within(tx, |_, _| true, |s| (ledger::expire(s.book(), now), s.spent()))?;
+        for borrower in spent {
+            tx.delete(LENT_RENEWAL, borrower.as_str(), Expect::Any)?;
+        }
+        for transition in over {
+            let note = match &transition {
+                Transition::DropHold(id) => Note::new("hold_expired", "reservation", id),
+                Transition::Lease(lent) => Note::new("lease_ended", "lease", lent.id())
+                    .caused_by(&lent.lease.service)
+                    .because(format!("{:?}: it was not renewed in time, or its notice ran out", lent.state)),
+                Transition::Hold(_) => continue,
+            };
+            record(tx, transition)?;
+            tx.journal(note.entry("daemon", now.wall))?;
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// Keeps as many instances as the borrower wants, of the application it sent last.
@@ -105,7 +106,7 @@ async fn run(node: &Node, lent: &LentLease, application: Option<&LentApplication
 }
 
 /// One step of emptying; called again until nothing is left.
-async fn empty(node: &Node, lent: &LentLease) {
+async fn empty(node: &Node, lent: &LentLease) -> Result<(), Problem> {
     let id = lent.id().clone();
     // The route is out of the table since the lease stopped being usable; requests in flight end first, within the fleet's bound.
     fleet::reconcile_to_nothing(node, &owner_of_lease(&id)).await;
@@ -121,33 +122,29 @@ async fn empty(node: &Node, lent: &LentLease) {
         if let Ok(Err(e)) = erased {
             tracing::warn!(lease = %id, error = %e, "a lent lease's directory is not erased yet; tried again");
         }
-        if node.get::<LentApplication>(LENT_APPLICATION, id.as_str()).is_some() {
-            let key = id.clone();
-            let _ = node.transact(move |tx| Ok(tx.delete(LENT_APPLICATION, key.as_str(), Expect::Any)?)).await;
+        let key = id.clone();
+        if node.get::<LentApplication>(LENT_APPLICATION, id.as_str())?.is_some() {
+            node.transact(move |tx| Ok(tx.delete(LENT_APPLICATION, key.as_str(), Expect::Any)?)).await?;
         }
     }
     let left = emptiness(node, &id).await;
     if !left.is_empty() {
-        return;
+        return Ok(());
     }
-    let result = node
-        .transact(move |tx| {
-            let now = clock::now();
-            let Some(lent) = tx.get::<LentLease>(LENT, id.as_str())? else { return Ok(()) };
-            let ended = ledger::ended(&lent.body, &left, now).map_err(super::refused)?;
-            record(tx, Transition::Lease(Box::new(ended)))?;
-            tx.journal(
-                Note::new("lease_emptied", "lease", &id)
-                    .caused_by(&lent.body.lease.service)
-                    .because("no process, route, file, key or hold of it is left")
-                    .entry("daemon", now.wall),
-            )?;
-            Ok(())
-        })
-        .await;
-    if let Err(e) = result {
-        tracing::warn!(lease = %lent.id(), error = %e, "the end of a lent lease was not recorded; tried again");
-    }
+    node.transact(move |tx| {
+        let now = clock::now();
+        let Some(lent) = tx.get::<LentLease>(LENT, id.as_str())? else { return Ok(()) };
+        let ended = ledger::ended(&lent.body, &left, now).map_err(super::refused)?;
+        record(tx, Transition::Lease(Box::new(ended)))?;
+        tx.journal(
+            Note::new("lease_emptied", "lease", &id)
+                .caused_by(&lent.body.lease.service)
+                .because("no process, route, file, key or hold of it is left")
+                .entry("daemon", now.wall),
+        )?;
+        Ok(())
+    })
+    .await
 }
 
 /// Counts what is left of a lease here. Everything at zero is the proof.
@@ -166,7 +163,8 @@ pub async fn emptiness(node: &Node, id: &LeaseId) -> Emptiness {
         routes: u64::from(crate::gateway::has_route(node, id)),
         files,
         bytes,
-        keys: u64::from(node.get::<LentApplication>(LENT_APPLICATION, id.as_str()).is_some()),
+        // What cannot be read is not proven gone.
+        keys: node.get::<LentApplication>(LENT_APPLICATION, id.as_str()).map_or(1, |a| u64::from(a.is_some())),
         holds: 0,
     }
 }

@@ -45,19 +45,13 @@ pub fn refused(refused: Refused) -> Problem {
 }
 
 /// Every lease that is lent, with its renewals, in order of id.
-pub fn lents(node: &Node) -> Vec<Arc<LentLease>> {
-    match node.lents.with(&node.store, |stand| stand.book().leases().cloned().collect()) {
-        Ok(lents) => lents,
-        Err(e) => {
-            tracing::error!(error = %e, "the lender's book could not be read");
-            Vec::new()
-        }
-    }
+pub fn lents(node: &Node) -> Result<Vec<Arc<LentLease>>, Problem> {
+    node.lents.with(&node.store, |stand| stand.book().leases().cloned().collect())
 }
 
 /// One of them.
-pub fn lent(node: &Node, id: &LeaseId) -> Option<Arc<LentLease>> {
-    node.lents.with(&node.store, |stand| stand.book().lease(id).cloned()).ok().flatten()
+pub fn lent(node: &Node, id: &LeaseId) -> Result<Option<Arc<LentLease>>, Problem> {
+    node.lents.with(&node.store, |stand| stand.book().lease(id).cloned())
 }
 
 /// Writes the ledger's decision down.
@@ -99,7 +93,7 @@ fn capacity(node: &Node, view: &PactView) -> Result<Capacity, Problem> {
     Ok(Capacity {
         terms,
         physical: node.config.physical(),
-        home_use: home_use(&node.services()),
+        home_use: home_use(&node.services()?),
         platforms: capabilities.platforms,
         storage_free_bytes: storage_free(node),
     })
@@ -227,7 +221,7 @@ pub async fn renew(
             node.wake.notify_one();
         }
     }
-    let running = Running::of(node);
+    let running = Running::of(node)?;
     let now = clock::now();
     node.lents.with(&node.store, |stand| {
         let mine = |l: &&Arc<LentLease>| l.binds() || asked.contains(l.id());
@@ -256,7 +250,7 @@ struct Running {
 }
 
 impl Running {
-    fn of(node: &Node) -> Self {
+    fn of(node: &Node) -> Result<Self, Problem> {
         let mut instances: BTreeMap<String, (u32, Option<String>)> = BTreeMap::new();
         for i in node.instances.lock().iter() {
             let (starting, trouble) = instances.entry(i.owner.clone()).or_default();
@@ -270,9 +264,9 @@ impl Running {
                 _ => {}
             }
         }
-        let applications = node.items::<LentApplication>(LENT_APPLICATION);
+        let applications = node.items::<LentApplication>(LENT_APPLICATION)?;
         let generations = applications.iter().map(|a| (a.lease.clone(), a.sent.generation)).collect();
-        Self { instances, generations }
+        Ok(Self { instances, generations })
     }
 
     fn status(&self, node: &Node, lent: &LentLease, now: Now) -> LeaseStatus {
@@ -324,7 +318,7 @@ pub fn usable(node: &Node, borrower: &CloudName, id: &LeaseId) -> Result<Arc<Len
 }
 
 pub fn owned(node: &Node, borrower: &CloudName, id: &LeaseId) -> Result<Arc<LentLease>, Problem> {
-    let lent = lent(node, id).ok_or_else(|| Problem::not_found("lent lease", id))?;
+    let lent = lent(node, id)?.ok_or_else(|| Problem::not_found("lent lease", id))?;
     if &lent.lease.borrower != borrower {
         return Err(Problem::new(403, Code::NotYours.as_str(), Fault::Input, format!("{id} belongs to another cloud")));
     }

@@ -222,7 +222,7 @@ async fn a_cloud_leaves_and_may_come_back() {
     let (a, b, c) = three().await;
     let old = b.pact().unwrap().signed.clone();
     leave(&b, &operator(), "moving on".into()).await.unwrap();
-    assert!(b.pact().is_none() && b.get::<PactState>(PACT, ONLY).is_none());
+    assert!(b.pact().is_none() && b.get::<PactState>(PACT, ONLY).unwrap().is_none());
     assert_eq!(
         [&a, &c].map(|x| x.members()),
         [vec!["city-a".to_owned(), "city-c".to_owned()], vec!["city-a".into(), "city-c".into()]]

@@ -68,6 +68,14 @@ fn nodes(hosts: &[Arc<Host>]) -> impl Iterator<Item = (&Arc<Host>, Arc<Node>)> {
     hosts.iter().filter_map(|h| h.node().map(|n| (h, n)))
 }
 
+/// Records of a kind. One that cannot be read is something that is left, too.
+fn listed<T: serde::de::DeserializeOwned>(node: &Node, kind: &'static str, left: &mut Vec<String>) -> Vec<T> {
+    node.list(kind).unwrap_or_else(|e| {
+        left.push(format!("{}: the records of kind {kind} cannot be read: {e}", node.name()));
+        Vec::new()
+    })
+}
+
 /// What is still open or left; nothing at the end.
 pub fn unfinished(hosts: &[Arc<Host>]) -> Vec<String> {
     let mut left = Vec::new();
@@ -76,21 +84,18 @@ pub fn unfinished(hosts: &[Arc<Host>]) -> Vec<String> {
     }
     for (host, node) in nodes(hosts) {
         let name = &host.name;
-        let journeys = node.list::<Journey>(JOURNEY);
+        let journeys = listed::<Journey>(&node, JOURNEY, &mut left);
         for journey in journeys.iter().filter(|j| j.is_open()) {
             let states: Vec<_> = journey.parts.iter().map(|p| &p.state).collect();
             left.push(format!("{name}: {} is open: {:?} {states:?}", journey.id, journey.seeking));
         }
         let binds = |l: &LentLease| l.binds();
-        left.extend(
-            node.list(LENT).into_iter().filter(binds).map(|l| format!("{name}: {} binds: {:?}", l.id(), l.state)),
-        );
-        left.extend(node.list::<Hold>(HOLD).into_iter().map(|h| format!("{name}: {} is held", h.id)));
-        left.extend(
-            node.list::<LentApplication>(LENT_APPLICATION)
-                .into_iter()
-                .map(|a| format!("{name}: the application of {} is kept", a.lease)),
-        );
+        let lents = listed(&node, LENT, &mut left);
+        left.extend(lents.into_iter().filter(binds).map(|l| format!("{name}: {} binds: {:?}", l.id(), l.state)));
+        let holds = listed::<Hold>(&node, HOLD, &mut left);
+        left.extend(holds.into_iter().map(|h| format!("{name}: {} is held", h.id)));
+        let applications = listed::<LentApplication>(&node, LENT_APPLICATION, &mut left);
+        left.extend(applications.into_iter().map(|a| format!("{name}: the application of {} is kept", a.lease)));
         left.extend(
             node.instances
                 .lock()
@@ -110,7 +115,10 @@ pub fn unfinished(hosts: &[Arc<Host>]) -> Vec<String> {
 
 /// Leases that wait for their settlement at the lender.
 pub fn unsettled(hosts: &[Arc<Host>]) -> bool {
-    nodes(hosts).any(|(_, n)| n.list::<LentLease>(LENT).iter().any(|l| matches!(l.state, LentState::Ended { .. })))
+    nodes(hosts).any(|(_, n)| {
+        let ended = |l: &LentLease| matches!(l.state, LentState::Ended { .. });
+        n.list::<LentLease>(LENT).is_ok_and(|all| all.iter().any(ended))
+    })
 }
 
 fn state(lent: &LentLease) -> &'static str {
@@ -135,13 +143,14 @@ impl End {
     pub fn of(hosts: &[Arc<Host>], answered: u64, unanswered: u64) -> Self {
         let mut end = Self { left: unfinished(hosts), answered, unanswered, ..Self::default() };
         let all: BTreeMap<_, _> = nodes(hosts).map(|(h, n)| (h.name.clone(), n)).collect();
-        let document = |node: &Arc<Node>, id: &LeaseId| node.get::<SignedDocument>(SETTLEMENT, id.as_str());
+        let document =
+            |node: &Arc<Node>, id: &LeaseId| node.get::<SignedDocument>(SETTLEMENT, id.as_str()).ok().flatten();
         for node in all.values() {
-            for journey in node.list::<Journey>(JOURNEY) {
+            for journey in listed::<Journey>(node, JOURNEY, &mut end.left) {
                 end.outcomes.insert(outcome(&journey));
                 for part in &journey.parts {
                     let there = all.get(&part.lender);
-                    let lent = there.and_then(|n| n.get::<LentLease>(LENT, part.lease.as_str()));
+                    let lent = there.and_then(|n| n.get::<LentLease>(LENT, part.lease.as_str()).ok().flatten());
                     let (proven, settled) = match &part.state {
                         PartState::Ended { proven, settled, .. } => (Some(*proven), Some(*settled)),
                         _ => (None, None),
@@ -166,7 +175,7 @@ impl End {
                 }
             }
             // What a lender lent and no borrower knows.
-            for lent in node.list::<LentLease>(LENT) {
+            for lent in listed::<LentLease>(node, LENT, &mut end.left) {
                 end.leases.entry(lent.id().clone()).or_insert(LeaseEnd {
                     served: false,
                     proven: None,

@@ -378,8 +378,8 @@ impl Stage {
 
     fn serves(&self) -> bool {
         self.hosts[1..].iter().filter_map(|h| h.node()).any(|n| {
-            !n.list::<LentApplication>(LENT_APPLICATION).is_empty()
-                && n.list::<LentLease>(LENT).iter().any(|l| n.routes.serving(l.id()) > 0)
+            n.list::<LentApplication>(LENT_APPLICATION).is_ok_and(|all| !all.is_empty())
+                && n.list::<LentLease>(LENT).is_ok_and(|all| all.iter().any(|l| n.routes.serving(l.id()) > 0))
         })
     }
 
@@ -389,7 +389,7 @@ impl Stage {
         for host in &self.hosts[1..] {
             let done = host.act(async |node| {
                 let mut any = false;
-                for lent in node.list::<LentLease>(LENT).iter().filter(|l| l.usable()) {
+                for lent in node.list::<LentLease>(LENT).unwrap_or_default().iter().filter(|l| l.usable()) {
                     any |= lender::recall(&node, &operator(), lent.id().clone(), "needed here".into()).await.is_ok();
                 }
                 any
