@@ -3,40 +3,31 @@
 //! Enters: `spec.json`, `desired.json`. Leaves: `status.json`, logs. Holds `shim.lock` while it lives.
 //! Always holds: it ends only when the application is gone, and the application ends when it does.
 
-use super::exec::{Event, OWN_PROGRAM, SAY_KILL, SAY_TERM, send};
-use super::launch::{self, Plan};
+mod health;
+mod output;
+mod running;
+
+use super::exec::{Event, SAY_TERM};
+use super::launch;
 use super::layout::{Layout, Record, Status, make_dir, wall_now, write_json};
 use super::logs::LogWriter;
-use super::probe;
-use crate::address::{free_address, is_free};
 use crate::rules::BackOff;
 use crate::{Exit, InstanceState};
-use nix::sched::{CloneFlags, setns, unshare};
+use health::{Finding, Health};
 use nix::sys::stat::{Mode, umask};
-use pumasi_terms::service::Probe;
+use running::{Running, choose_address, hand_over, start_init};
 use std::fs::{self, File};
-use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
-use tokio::net::{UnixStream, unix::OwnedReadHalf, unix::OwnedWriteHalf};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
-/// A fast start is noticed fast; a slow one is asked for less often.
-const FIRST_PROBE_MS: u64 = 5;
-const FAST_START_MS: u64 = 200;
-const STARTING_PROBE_MS_MAX: u64 = 50;
 /// From the start of a stage to its first word.
 const STAGE_MS_MAX: u64 = 10_000;
 /// `desired.json` is read so often even if nobody wakes the shim.
 const LOOK_MS: u64 = 1_000;
-/// What is still in the pipe when the application is gone.
-const LAST_WORDS_BYTES_MAX: usize = 1 << 20;
 
 /// What the driver reads on the shim's standard output before it lets go of it.
 pub(super) const UP: &str = "up";
@@ -105,17 +96,6 @@ struct Shim {
     back_off: BackOff,
 }
 
-/// A running application, or one on its way.
-struct Running {
-    init: tokio::process::Child,
-    output: pipe::Receiver,
-    say: OwnedWriteHalf,
-    hear: tokio::io::Lines<BufReader<OwnedReadHalf>>,
-    address: SocketAddr,
-    since: Instant,
-    memory_kills_before: u64,
-}
-
 enum End {
     /// By itself, or because its liveness probe failed.
     Ended {
@@ -128,17 +108,6 @@ enum End {
     Hopeless {
         why: String,
     },
-}
-
-/// What the probes have found so far.
-struct Health {
-    began: Instant,
-    was_ready: bool,
-    readiness_failures: u32,
-    liveness_failures: u32,
-    readiness_at: Instant,
-    readiness_step_ms: u64,
-    liveness_at: Instant,
 }
 
 impl Shim {
@@ -287,36 +256,19 @@ impl Shim {
 
     /// While the application runs: output, probes, wishes.
     async fn attend(&mut self, running: &mut Running) -> End {
-        let mut chunk = vec![0u8; 16 << 10];
+        let spec = &self.record.spec;
+        let mut health = Health::new(running.address, self.record.uid, spec.readiness.clone(), spec.liveness.clone());
         let mut woken = [0u8; 64];
-        let now = Instant::now();
-        let mut health = Health {
-            began: now,
-            was_ready: false,
-            readiness_failures: 0,
-            liveness_failures: 0,
-            readiness_at: now + Duration::from_millis(FIRST_PROBE_MS),
-            readiness_step_ms: FIRST_PROBE_MS,
-            liveness_at: now,
-        };
-        let mut look_at = now + Duration::from_millis(LOOK_MS);
+        let mut look_at = Instant::now() + Duration::from_millis(LOOK_MS);
         let mut kill_at: Option<Instant> = None;
         let mut exit = None;
-        let mut output_open = true;
-        // In flight at most one each; they never hold up the rest.
-        let (readiness, liveness) = (self.record.spec.readiness.clone(), self.record.spec.liveness.clone());
-        let mut asking = tokio::task::JoinSet::new();
-        let (mut readiness_asked, mut liveness_asked) = (false, false);
         loop {
             let stopping = kill_at.is_some();
             tokio::select! {
-                read = running.output.read(&mut chunk), if output_open => match read {
-                    Ok(0) | Err(_) => output_open = false,
-                    Ok(n) => { let _ = self.log.write(&chunk[..n]); }
-                },
+                () = running.output.pass(&mut self.log) => {}
                 heard = running.hear.next_line() => match heard.ok().flatten().and_then(|l| serde_json::from_str(&l).ok()) {
                     Some(Event::Started) => {
-                        self.status.pid = application_pid(running.init.id());
+                        self.status.pid = running.application_pid();
                         self.say(InstanceState::Starting);
                     }
                     Some(Event::Exited(e)) => exit = Some(e),
@@ -330,7 +282,7 @@ impl Shim {
                     }
                 },
                 _ = self.wake.read(&mut woken) => look_at = Instant::now(),
-                () = tokio::time::sleep_until(look_at) => {
+                () = sleep_until(look_at) => {
                     look_at = Instant::now() + Duration::from_millis(LOOK_MS);
                     if !stopping && !self.wanted() {
                         let grace = Duration::from_millis(self.record.spec.stop_grace_ms);
@@ -339,37 +291,14 @@ impl Shim {
                         self.say(InstanceState::Unready { why: "stopping".into() });
                     }
                 }
-                () = tokio::time::sleep_until(kill_at.unwrap_or(look_at)), if stopping => {
+                () = sleep_until(kill_at.unwrap_or(look_at)), if stopping => {
                     self.log.note(&format!("still there {} ms after SIGTERM: killed", self.record.spec.stop_grace_ms));
                     return End::Asked { exit };
                 }
-                () = tokio::time::sleep_until(health.readiness_at), if !stopping && !readiness_asked => {
-                    readiness_asked = true;
-                    let (probe, address) = (readiness.clone(), running.address);
-                    asking.spawn(async move { (true, probe::ask(address, &probe).await) });
-                }
-                () = tokio::time::sleep_until(health.liveness_at),
-                    if !stopping && !liveness_asked && health.was_ready && liveness.is_some() => {
-                    if let Some(probe) = liveness.clone() {
-                        liveness_asked = true;
-                        let address = running.address;
-                        asking.spawn(async move { (false, probe::ask(address, &probe).await) });
-                    }
-                }
-                Some(answer) = asking.join_next() => match answer {
-                    Ok((true, answer)) => {
-                        readiness_asked = false;
-                        if !stopping {
-                            self.take_readiness(&mut health, &readiness, answer);
-                        }
-                    }
-                    Ok((false, answer)) => {
-                        liveness_asked = false;
-                        if let Some(why) = take_liveness(&mut health, liveness.as_ref(), answer) && !stopping {
-                            return End::Ended { exit: None, why };
-                        }
-                    }
-                    Err(_) => (readiness_asked, liveness_asked) = (false, false),
+                found = health.next(), if !stopping => match found {
+                    Finding::Ready => self.tell(InstanceState::Ready),
+                    Finding::Unready { why } => self.tell(InstanceState::Unready { why }),
+                    Finding::Dead { why } => return End::Ended { exit: None, why },
                 },
             }
             if self.status.state == InstanceState::Ready {
@@ -378,68 +307,17 @@ impl Shim {
         }
     }
 
-    fn take_readiness(&mut self, health: &mut Health, probe: &Probe, answer: Result<(), String>) {
-        let answer = match answer {
-            // Another one's server on the port that this application wanted.
-            Ok(()) if !health.was_ready && !self.listens_itself() => Err("another process answers on its port".into()),
-            other => other,
-        };
-        match answer {
-            Ok(()) => {
-                health.readiness_failures = 0;
-                if !health.was_ready {
-                    health.was_ready = true;
-                    health.liveness_at = Instant::now();
-                }
-                if self.status.state != InstanceState::Ready {
-                    self.say(InstanceState::Ready);
-                }
-            }
-            Err(why) => {
-                health.readiness_failures = health.readiness_failures.saturating_add(1);
-                if health.was_ready && health.readiness_failures >= probe.failures {
-                    let state = InstanceState::Unready { why };
-                    if self.status.state != state {
-                        self.say(state);
-                    }
-                }
-            }
-        }
-        let step_ms = if health.was_ready {
-            probe.interval_ms.max(1)
-        } else {
-            if health.began.elapsed() > Duration::from_millis(FAST_START_MS) {
-                health.readiness_step_ms = (health.readiness_step_ms * 3 / 2).min(STARTING_PROBE_MS_MAX);
-            }
-            health.readiness_step_ms.min(probe.interval_ms.max(1))
-        };
-        health.readiness_at = Instant::now() + Duration::from_millis(step_ms);
-    }
-
-    /// Whether the socket that answers is of the instance's own uid; true where it has none.
-    fn listens_itself(&self) -> bool {
-        match (self.record.uid, self.status.address) {
-            (Some(uid), Some(address)) => listener_uid(address).is_none_or(|found| found == uid),
-            _ => true,
+    /// Only what is new is written.
+    fn tell(&mut self, state: InstanceState) {
+        if self.status.state != state {
+            self.say(state);
         }
     }
 
     /// Ends whatever is left of this run and keeps its last words.
     async fn clear_away(&mut self, running: &mut Running) {
-        let _ = running.say.write_all(SAY_KILL.as_bytes()).await;
-        if tokio::time::timeout(Duration::from_millis(2_500), running.init.wait()).await.is_err() {
-            let _ = running.init.start_kill();
-            let _ = running.init.wait().await;
-        }
-        let mut chunk = vec![0u8; 16 << 10];
-        let mut left = LAST_WORDS_BYTES_MAX;
-        while let Ok(n) = running.output.try_read(&mut chunk) {
-            if n == 0 || left < n {
-                break;
-            }
-            left -= n;
-            let _ = self.log.write(&chunk[..n]);
-        }
+        running.end().await;
+        running.output.last_words(&mut self.log);
     }
 
     /// A kill for lack of memory is told by the cgroup's counter, not by the signal.
@@ -452,147 +330,5 @@ impl Shim {
             }
             other => other,
         }
-    }
-}
-
-fn take_liveness(health: &mut Health, probe: Option<&Probe>, answer: Result<(), String>) -> Option<String> {
-    let probe = probe?;
-    health.liveness_at = Instant::now() + Duration::from_millis(probe.interval_ms.max(1));
-    match answer {
-        Ok(()) => {
-            health.liveness_failures = 0;
-            None
-        }
-        Err(why) => {
-            health.liveness_failures = health.liveness_failures.saturating_add(1);
-            (health.liveness_failures >= probe.failures).then(|| format!("not alive: {why}"))
-        }
-    }
-}
-
-fn start_init(layout: &Layout, plan: &Plan, address: SocketAddr, memory_kills_before: u64) -> Result<Running, String> {
-    let err = |doing: &'static str| move |e: io::Error| format!("{doing}: {e}");
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(err("control"))?;
-    ours.set_nonblocking(true).map_err(err("control"))?;
-    let ours = UnixStream::from_std(ours).map_err(err("control"))?;
-    let (reader, writer) = io::pipe().map_err(err("log pipe"))?;
-    let output = pipe::Receiver::from_owned_fd(OwnedFd::from(reader)).map_err(err("log pipe"))?;
-
-    let mut command = std::process::Command::new(OWN_PROGRAM);
-    command
-        .arg0("pumasi")
-        .args(["instance-exec", "--dir"])
-        .arg(&layout.dir)
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::from(OwnedFd::from(theirs)))
-        .stdout(writer.try_clone().map_err(err("log pipe"))?)
-        .stderr(writer);
-    let mut command = tokio::process::Command::from(command);
-    command.kill_on_drop(true);
-    let init = if plan.view.is_some() { in_new_pid_namespace(|| command.spawn()) } else { command.spawn() };
-    let init = init.map_err(err("start the instance's init"))?;
-    drop(command);
-    let (hear, say) = ours.into_split();
-    Ok(Running {
-        init,
-        output,
-        say,
-        hear: BufReader::new(hear).lines(),
-        address,
-        since: Instant::now(),
-        memory_kills_before,
-    })
-}
-
-/// Children made by `make` are first in a new pid namespace; afterwards the caller is as before.
-fn in_new_pid_namespace<T>(make: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    let own = File::open("/proc/self/ns/pid")?;
-    unshare(CloneFlags::CLONE_NEWPID)?;
-    let made = make();
-    setns(&own, CloneFlags::CLONE_NEWPID)?;
-    made
-}
-
-/// The plan is sent only when init is bound to this process's life.
-async fn hand_over(running: &mut Running, plan: &Plan) -> Result<(), String> {
-    let line = running.hear.next_line().await.map_err(|e| format!("control: {e}"))?;
-    match line.as_deref().map(serde_json::from_str) {
-        Some(Ok(Event::Hello)) => {}
-        _ => return Err("the instance's init ended before it began".into()),
-    }
-    let mut bytes = Vec::new();
-    send(&mut bytes, plan).map_err(|e| format!("plan: {e}"))?;
-    running.say.write_all(&bytes).await.map_err(|e| format!("control: {e}"))
-}
-
-/// Init's only child so far, as the host numbers it.
-fn application_pid(init: Option<u32>) -> Option<u32> {
-    let init = init?;
-    let children = fs::read_to_string(format!("/proc/{init}/task/{init}/children")).ok()?;
-    children.split_whitespace().next()?.parse().ok()
-}
-
-/// The earlier port if it is still free, else any.
-fn choose_address(ip: IpAddr, earlier: Option<SocketAddr>) -> Result<SocketAddr, String> {
-    match earlier.filter(|e| e.ip() == ip && is_free(*e)) {
-        Some(earlier) => Ok(earlier),
-        None => free_address(ip).map_err(|e| format!("find a free port on {ip}: {e}")),
-    }
-}
-
-/// The uid of the socket that listens there, by /proc/net/tcp; a listener on all addresses counts.
-fn listener_uid(address: SocketAddr) -> Option<u32> {
-    let port = format!(":{:04X}", address.port());
-    let mut any = None;
-    for file in ["/proc/net/tcp", "/proc/net/tcp6"] {
-        for line in fs::read_to_string(file).unwrap_or_default().lines().skip(1) {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            let (Some(local), Some(state), Some(uid)) = (fields.get(1), fields.get(3), fields.get(7)) else { continue };
-            if *state == "0A" && local.ends_with(&port) {
-                let uid = uid.parse().ok();
-                if local.strip_suffix(&port) == Some(hex_ip(address.ip()).as_str()) {
-                    return uid;
-                }
-                any = any.or(uid);
-            }
-        }
-    }
-    any
-}
-
-/// As the kernel prints it: 32-bit words in the order of the host.
-fn hex_ip(ip: IpAddr) -> String {
-    let words = |bytes: &[u8]| {
-        bytes
-            .chunks_exact(4)
-            .map(|w| format!("{:08X}", u32::from_ne_bytes([w[0], w[1], w[2], w[3]])))
-            .collect::<String>()
-    };
-    match ip {
-        IpAddr::V4(v4) => words(&v4.octets()),
-        IpAddr::V6(v6) => words(&v6.octets()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::net::TcpListener;
-
-    #[test]
-    fn the_owner_of_a_listener_is_found() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let uid = listener_uid(listener.local_addr().unwrap());
-        assert_eq!(uid, Some(nix::unistd::geteuid().as_raw()));
-    }
-
-    #[test]
-    fn a_port_is_kept_while_it_is_free() {
-        let ip: IpAddr = "127.0.0.1".parse().unwrap();
-        let first = choose_address(ip, None).unwrap();
-        assert_eq!(choose_address(ip, Some(first)).unwrap(), first);
-        let _taken = TcpListener::bind(first).unwrap();
-        assert_ne!(choose_address(ip, Some(first)).unwrap(), first);
     }
 }
