@@ -169,6 +169,7 @@ fn table(cloud: CloudName, backend: SocketAddr) -> anyhow::Result<RouteTable> {
         mode: RouteMode::Proxy,
         home_only: Vec::new(),
         user_cookie: None,
+        underscored_fields: false,
         home: vec![home],
         leases: Vec::new(),
         home_weight: Ppm::WHOLE,

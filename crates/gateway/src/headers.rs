@@ -72,6 +72,18 @@ pub fn strip_ours(fields: &mut HeaderMap) {
     }
 }
 
+/// Names with an underscore: CGI, WSGI, Rack and PHP read `X_Forwarded_For` and `X-Forwarded-For` as one variable, so that a
+/// user could say what only gateways may.
+pub fn strip_underscored(fields: &mut HeaderMap) {
+    let underscored = |name: &HeaderName| name.as_str().as_bytes().contains(&b'_');
+    if fields.keys().any(underscored) {
+        let named: Vec<HeaderName> = fields.keys().filter(|n| underscored(n)).cloned().collect();
+        for name in named {
+            fields.remove(name);
+        }
+    }
+}
+
 /// Who sent the request, for the application. What a user claims about it is not passed on.
 pub fn set_forwarded(fields: &mut HeaderMap, client: &HeaderValue, address: IpAddr, scheme: &'static str) {
     let host = fields.get(header::HOST).cloned();
@@ -81,6 +93,11 @@ pub fn set_forwarded(fields: &mut HeaderMap, client: &HeaderValue, address: IpAd
 
 /// The `Forwarded` field (RFC 7239) for requests of one user to one host.
 pub fn forwarded(address: IpAddr, scheme: &str, host: &HeaderValue) -> Option<HeaderValue> {
+    forwarded_by(address, scheme, host, None)
+}
+
+/// With the cloud whose gateway told the address, as an obfuscated identifier (RFC 7239, 6.3): nobody here has seen it.
+pub fn forwarded_by(address: IpAddr, scheme: &str, host: &HeaderValue, by: Option<&str>) -> Option<HeaderValue> {
     let mut text = String::with_capacity(64 + host.len());
     match address {
         IpAddr::V4(ip) => text.push_str(&format!("for={ip}")),
@@ -92,6 +109,10 @@ pub fn forwarded(address: IpAddr, scheme: &str, host: &HeaderValue) -> Option<He
         text.push_str(";host=\"");
         text.push_str(host);
         text.push('"');
+    }
+    if let Some(by) = by {
+        text.push_str(";by=_");
+        text.push_str(by);
     }
     HeaderValue::try_from(text).ok()
 }

@@ -40,6 +40,7 @@ mod position;
 mod public;
 mod run;
 mod slot;
+mod strict;
 mod table;
 mod tcp;
 mod ticket;

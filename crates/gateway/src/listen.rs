@@ -7,6 +7,7 @@ use crate::config::Limits;
 use crate::gateway::{Phase, Worker};
 use crate::io::UserTcp;
 use crate::public::Client;
+use crate::strict::Strict;
 use crate::timer::HeadTimer;
 use crate::{peer, public, tcp};
 use hyper::server::conn::{http1, http2};
@@ -146,6 +147,7 @@ where
     let limits = &worker.gateway.config.limits;
     let phase = worker.gateway.phase.subscribe();
     let serving = worker.clone();
+    let tunnelled = client.tunnelled.clone();
     let service = service_fn(move |request| public::serve(serving.clone(), client.clone(), request));
     if two {
         let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -162,6 +164,7 @@ where
             let _ = connection.await;
         }
     } else {
+        let stream = Strict::new(stream, tunnelled);
         let connection = h1(limits).serve_connection(TokioIo::new(stream), service).with_upgrades();
         let mut connection = std::pin::pin!(connection);
         if until_stopping(phase, connection.as_mut()).await.is_none() {

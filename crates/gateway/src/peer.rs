@@ -10,9 +10,10 @@ use crate::forward::{self, Task};
 use crate::gateway::Worker;
 use crate::headers;
 use crate::public::{self, From};
-use http::header::HeaderName;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::header::{HOST, HeaderName};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use pumasi_terms::service::RouteMode;
 use pumasi_terms::{CloudName, LeaseId, ServiceName};
 use pumasi_trust::SpiffeId;
 use std::net::{IpAddr, Ipv4Addr};
@@ -112,9 +113,17 @@ async fn homeward(
     if service.route.epoch.0 != epoch {
         return answer::refused(StatusCode::CONFLICT, "epoch");
     }
+    // Only an alias has users of its own to send home; in `proxy` mode all of them come to us.
+    if service.route.mode != RouteMode::Redirect {
+        return answer::refused(StatusCode::FORBIDDEN, "not-redirected");
+    }
     let fields = request.headers_mut();
     headers::strip_ours(fields);
+    if !service.route.underscored_fields {
+        headers::strip_underscored(fields);
+    }
     let address = headers::forwarded_for(fields).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    mark_told(fields, address, peer);
     let from = From { address, rtt_us: None, homeward: true, scheme: "https" };
     let (mut answer, given) = public::serve_service(worker, service, from, request).await;
     if let Some(at) = given
@@ -123,6 +132,14 @@ async fn homeward(
         answer.headers_mut().insert(POSITION, value);
     }
     answer
+}
+
+/// The user's address is the peer's word: one address and no list, and whose word it is.
+fn mark_told(fields: &mut HeaderMap, address: IpAddr, peer: &CloudName) {
+    let host = fields.get(HOST).cloned();
+    let forwarded = host.as_ref().and_then(|host| headers::forwarded_by(address, "https", host, Some(peer.as_str())));
+    let client = HeaderValue::try_from(address.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
+    headers::put_forwarded(fields, &client, "https", host, forwarded);
 }
 
 #[cfg(test)]

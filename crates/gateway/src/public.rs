@@ -16,6 +16,7 @@ use pumasi_route::table::Position;
 use pumasi_terms::service::RouteMode;
 use std::convert::Infallible;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What all requests of one connection have in common.
@@ -25,6 +26,8 @@ pub struct Client {
     field: HeaderValue,
     scheme: &'static str,
     rtt: Arc<Rtt>,
+    /// The connection became a tunnel: what it carries is not HTTP any more.
+    pub tunnelled: Arc<AtomicBool>,
     /// The host of the request before, and the `Forwarded` field for it.
     forwarded: Mutex<Option<(HeaderValue, HeaderValue)>>,
 }
@@ -32,7 +35,7 @@ pub struct Client {
 impl Client {
     pub fn new(address: IpAddr, scheme: &'static str, rtt: Arc<Rtt>) -> Arc<Self> {
         let field = HeaderValue::try_from(address.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
-        Arc::new(Self { address, field, scheme, rtt, forwarded: Mutex::default() })
+        Arc::new(Self { address, field, scheme, rtt, tunnelled: Arc::default(), forwarded: Mutex::default() })
     }
 
     fn forwarded(&self, host: &HeaderValue) -> Option<HeaderValue> {
@@ -88,18 +91,22 @@ pub async fn serve(
     client: Arc<Client>,
     mut request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Infallible> {
-    match enter(&worker, &client, &mut request) {
-        Err(answer) => Ok(*answer),
+    let answer = match enter(&worker, &client, &mut request) {
+        Err(answer) => *answer,
         Ok(Target::Service(service)) => {
             let from =
                 From { address: client.address, rtt_us: client.rtt.us(), homeward: false, scheme: client.scheme };
-            Ok(serve_service(&worker, &service, from, request).await.0)
+            serve_service(&worker, &service, from, request).await.0
         }
         // Boxed, so that the usual way stays small.
         Ok(Target::Alias(lease)) => {
-            Ok(Box::pin(alias::serve(&worker, &lease, client.scheme, client.rtt.us(), request)).await)
+            Box::pin(alias::serve(&worker, &lease, client.scheme, client.rtt.us(), request)).await
         }
+    };
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        client.tunnelled.store(true, Ordering::Relaxed);
     }
+    Ok(answer)
 }
 
 /// What the request is for, its fields made ready; or the answer that it has no business here.
@@ -133,6 +140,9 @@ fn enter(
         fields.insert(header::HOST, host.clone());
     }
     headers::strip_ours(fields);
+    if !matches!(&target, Target::Service(service) if service.route.underscored_fields) {
+        headers::strip_underscored(fields);
+    }
     // For what is put on below, at once.
     fields.reserve(8);
     let forwarded = client.forwarded(&host);

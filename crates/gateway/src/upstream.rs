@@ -89,12 +89,22 @@ pub struct Loan {
     pool: Arc<Pool>,
     key: Key,
     sender: SendRequest<RequestBody>,
+    /// See [`may_serve_another`].
+    reusable: bool,
+}
+
+/// Whether a connection that carried this request may carry somebody else's afterwards. Many servers answer without reading
+/// a body that they do not expect, and take its bytes for the next request ("CL.0"): whoever wrote the body would then choose
+/// what the next user is answered. Nothing tells from outside whether a body was read, so a connection to an instance ends
+/// with the first body. Peers' gateways read bodies whole.
+fn may_serve_another(key: &Key, request: &Request<RequestBody>) -> bool {
+    matches!(key, Key::Peer(_)) || matches!(request.body(), RequestBody::Empty)
 }
 
 impl Loan {
     /// The answer was read to its end: the next request may use it.
     pub fn give_back(self) {
-        if self.sender.is_closed() {
+        if !self.reusable || self.sender.is_closed() {
             return;
         }
         let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -221,6 +231,7 @@ impl Pool {
             Destination::Instance(address) => Key::Instance(*address),
             Destination::Peer { cloud, .. } => Key::Peer(cloud.clone()),
         };
+        let reusable = may_serve_another(&key, &request);
         loop {
             let (mut sender, kept) = match self.kept(&key, age_max_ms) {
                 Some(sender) => (sender, true),
@@ -235,7 +246,7 @@ impl Pool {
             let answer = sender.try_send_request(request);
             match within(answer_timeout_ms, verdict, answer).await {
                 None => return Err(SendFault::Timeout),
-                Some(Ok(answer)) => return Ok((answer, Loan { pool: self.clone(), key, sender })),
+                Some(Ok(answer)) => return Ok((answer, Loan { pool: self.clone(), key, sender, reusable })),
                 Some(Err(mut fault)) => match fault.take_message() {
                     // The kept connection had been closed: nothing was sent.
                     Some(unsent) if kept => request = unsent,

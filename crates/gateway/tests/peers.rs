@@ -370,6 +370,8 @@ async fn navigations_are_redirected_with_a_ticket_that_works_once() {
     assert_eq!((written.status, written.backend()), (200, "home"), "{written:?}");
     assert!(written.field("set-cookie").is_some_and(|c| c.starts_with("pumasi_pos=")), "{written:?}");
     assert!(written.field("pumasi-position").is_none());
+    let told = written.body.to_ascii_lowercase();
+    assert!(told.contains("forwarded: for=127.0.0.1;") && told.contains(";by=_city-b"), "whose word it is: {told}");
     assert_eq!(b.ask(&ask("/admin", "")).await.backend(), "home");
     // A write that breaks at home is told as such here.
     pair.home.set(Conduct::Die);
@@ -380,6 +382,21 @@ async fn navigations_are_redirected_with_a_ticket_that_works_once() {
     let over = b.ask(&ask("/page", "Accept: text/html\r\n")).await;
     assert_eq!((over.status, over.field("location")), (307, Some("http://shop.example/page")));
     assert_eq!(b.ask(&ask("/page", "")).await.status, 410);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lender_sends_nobody_home_where_users_are_not_redirected() {
+    let mut pair = Pair::start().await;
+    pair.own(|r| r.leases[0].alias = Some(ALIAS.into())).await;
+    let mut b = Connection::open(pair.b.gateway.address).await;
+    for attack in [
+        format!("POST /w HTTP/1.1\r\nHost: {ALIAS}\r\nX-Forwarded-For: 10.9.8.7\r\nContent-Length: 2\r\n\r\nhi"),
+        format!("GET /admin HTTP/1.1\r\nHost: {ALIAS}\r\n\r\n"),
+    ] {
+        let answer = b.ask(&attack).await;
+        assert!(answer.status >= 400 && answer.backend() == "none", "{answer:?}");
+    }
+    assert_eq!(pair.home.seen(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -112,6 +112,7 @@ fn service_route(s: &ServiceInput, input: &RouteInput) -> ServiceRoute {
         mode: spec.routing.mode,
         home_only: spec.routing.home_only.clone(),
         user_cookie: spec.routing.user_cookie.clone(),
+        underscored_fields: spec.routing.underscored_fields,
         home_weight: share::home(ready),
         home,
         leases: parts.into_iter().map(lease_backend).collect(),

@@ -48,6 +48,9 @@ pub struct ServiceRoute {
     /// Path prefixes that go home whatever their method.
     pub home_only: Vec<String>,
     pub user_cookie: Option<String>,
+    /// Header fields whose names have an underscore are passed on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub underscored_fields: bool,
     /// Instances of this cloud that are ready.
     pub home: Vec<HomeBackend>,
     /// Leases at peers. Weights of home and leases need not add up to a whole: they are relative.

@@ -224,6 +224,10 @@ pub struct Routing {
     /// Cookie that keys a user, so that the user stays put; without one the client address does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_cookie: Option<String>,
+    /// Pass on header fields whose names have an underscore. They are dropped otherwise, since CGI and WSGI applications
+    /// cannot tell `X_Forwarded_For` of a user from `X-Forwarded-For` of the gateway.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub underscored_fields: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]

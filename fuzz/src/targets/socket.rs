@@ -145,6 +145,7 @@ fn gateway() -> SocketAddr {
             mode: RouteMode::Proxy,
             home_only: vec!["/admin".into()],
             user_cookie: Some("session".into()),
+            underscored_fields: false,
             home: vec![home],
             leases: Vec::new(),
             home_weight: Ppm::WHOLE,

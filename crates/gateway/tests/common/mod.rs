@@ -112,6 +112,7 @@ pub fn service(home: &[SocketAddr]) -> ServiceRoute {
         mode: RouteMode::Proxy,
         home_only: vec!["/admin".into()],
         user_cookie: Some("session".into()),
+        underscored_fields: false,
         home: home.iter().map(|&address| instance(address)).collect(),
         leases: Vec::new(),
         home_weight: Ppm::WHOLE,
