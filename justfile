@@ -38,7 +38,19 @@ fuzz TARGET SECONDS="300":
 fuzz-all SECONDS="120":
     sed -n 's/^name = "\([a-z_]*\)"$/\1/p' fuzz/libfuzzer/Cargo.toml | while read -r target; do fuzz/run "$target" {{SECONDS}} || exit 1; done
 
-# Licences, advisories, bans (needs cargo-deny)
+# Known faults of dependencies, by the vendored snapshot (no network); CI does it too
+advisories:
+    .ci/advisories
+
+# A newer snapshot, from a checkout of github.com/rustsec/advisory-db
+advisories-snapshot CHECKOUT:
+    .ci/advisories snapshot {{CHECKOUT}}
+
+# The list of licences, after a change of dependencies
+licences:
+    .ci/licences write
+
+# Licences, advisories, bans, by the network's newest word (needs cargo-deny)
 deny:
     cargo deny check
 
