@@ -14,7 +14,8 @@ use crate::watermark::Watermark;
 use pumasi_terms::Digest;
 use serde::{Deserialize, Serialize};
 use std::fs;
-use std::io;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, thiserror::Error)]
@@ -197,10 +198,12 @@ impl FilesReplica {
 /// Replaces a small file at once; `durable`: it survives a power cut.
 pub(crate) fn write_state(path: &Path, bytes: &[u8], durable: bool) -> io::Result<()> {
     let temp = beside(path, ".new");
-    fs::write(&temp, bytes)?;
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temp)?;
+    file.write_all(bytes)?;
     if durable {
-        fs::File::open(&temp)?.sync_all()?;
+        file.sync_all()?;
     }
+    drop(file);
     fs::rename(&temp, path)?;
     match path.parent() {
         Some(dir) if durable => fs::File::open(dir)?.sync_all(),

@@ -8,6 +8,7 @@
 //!
 //! Everything here blocks (files, SQLite): call it from a blocking thread. There is no network in this crate.
 
+pub mod beneath;
 pub mod chunk;
 pub mod delta;
 pub mod erase;

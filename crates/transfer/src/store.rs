@@ -9,6 +9,7 @@ use pumasi_terms::Digest;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// A chunk could not be kept or given.
@@ -56,6 +57,11 @@ fn io(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     move |source| StoreError::Io { path, source }
 }
 
+/// With those above it that are missing.
+pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
 fn hex(digest: &Digest) -> String {
     digest.to_string().split_off("blake3:".len())
 }
@@ -69,7 +75,7 @@ impl ChunkStore {
         let temp = store.temp_dir();
         match fs::remove_dir_all(&temp) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(io(&temp)(e)),
-            _ => fs::create_dir_all(&temp).map_err(io(&temp))?,
+            _ => private_dir(&temp).map_err(io(&temp))?,
         }
         for fan in fs::read_dir(&store.dir).map_err(io(&store.dir))? {
             let fan = fan.map_err(io(&store.dir))?;
@@ -133,10 +139,11 @@ impl ChunkStore {
         let temp = self.temp_dir().join(self.next_temp.to_string());
         self.next_temp += 1;
         let write = || -> io::Result<()> {
-            fs::File::create(&temp)?.write_all(bytes)?;
+            // Whatever the umask: a chunk is nobody else's to read.
+            fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temp)?.write_all(bytes)?;
             match fs::rename(&temp, &path) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                    path.parent().map_or(Ok(()), fs::create_dir_all)?;
+                    path.parent().map_or(Ok(()), private_dir)?;
                     fs::rename(&temp, &path)
                 }
                 other => other,
@@ -156,7 +163,7 @@ impl ChunkStore {
         let Some(len) = self.lens.get(digest) else { return Err(StoreError::Missing { digest: *digest }) };
         let path = self.path(digest);
         let mut bytes = Vec::with_capacity(*len as usize);
-        match fs::File::open(&path).and_then(|f| f.take(u64::from(*len) + 1).read_to_end(&mut bytes)) {
+        match crate::scan::open_file(&path).and_then(|f| f.take(u64::from(*len) + 1).read_to_end(&mut bytes)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io(&path)(e)),
             Ok(_) if digest_of(&bytes) == *digest => Ok(bytes),
             _ => Err(StoreError::Missing { digest: *digest }),

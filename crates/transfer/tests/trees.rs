@@ -182,7 +182,13 @@ fn only_what_changed_is_read_and_sent() {
 #[test]
 fn what_cannot_be_moved_is_named() {
     let tmp = tempfile::tempdir().unwrap();
-    let scan = || scan(tmp.path(), &mut ChunkCache::default(), ScanLimits { bytes_max: 100, entries_max: 3 });
+    let scan = || {
+        scan(
+            tmp.path(),
+            &mut ChunkCache::default(),
+            ScanLimits { bytes_max: 100, entries_max: 3, ..ScanLimits::default() },
+        )
+    };
     nix::unistd::mkfifo(&tmp.path().join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     assert!(matches!(scan(), Err(ScanError::Unmovable { what: "pipe", .. })));
     fs::remove_file(tmp.path().join("pipe")).unwrap();

@@ -273,7 +273,7 @@ impl Ship {
 
     fn files_source(&self) -> Box<FilesSource> {
         let dir = data_dir(&self.node, self.service.name(), &self.set.name);
-        let limits = ScanLimits { bytes_max: self.set.bytes_max, ..ScanLimits::default() };
+        let limits = ScanLimits { bytes_max: self.set.bytes_max, names_outside: false, ..ScanLimits::default() };
         Box::new(FilesSource::new(dir, self.node.boot_count, limits))
     }
 

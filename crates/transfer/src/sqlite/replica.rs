@@ -232,7 +232,8 @@ impl SqliteReplica {
         let path = path.into();
         let sqlite = Self::sqlite(&path);
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let db = Connection::open_with_flags(&path, flags).map_err(&sqlite)?;
+        let flags = flags | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+        let db = Connection::open_with_flags(super::source::real_path(&path), flags).map_err(&sqlite)?;
         let setup = |db: &Connection| -> rusqlite::Result<u32> {
             db.busy_timeout(Duration::from_secs(2))?;
             db.execute_batch(&format!(

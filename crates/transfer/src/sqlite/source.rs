@@ -45,6 +45,12 @@ impl Default for SourceOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     #[error(
+        "database {path}: it is a link, has a second name or is no file; only a file of the dataset's own is copied"
+    )]
+    NotOwn { path: PathBuf },
+    #[error("database {path}: its group may not write it, so that reading it could lock the application out; retry")]
+    Denied { path: PathBuf },
+    #[error(
         "database {path}: the application holds it locked; retry, and if it always does (locking_mode=EXCLUSIVE) it cannot be copied live"
     )]
     Busy { path: PathBuf },
@@ -60,7 +66,20 @@ pub enum SourceError {
 
 impl SourceError {
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Busy { .. } | Self::Io { .. })
+        matches!(self, Self::Busy { .. } | Self::Denied { .. } | Self::Io { .. })
+    }
+
+    /// Whether the reader lacks a right that the dataset's owner could give.
+    pub fn is_denied(&self) -> bool {
+        match self {
+            Self::Denied { .. } => true,
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
+            Self::Sqlite { source, .. } => matches!(
+                source.sqlite_error_code(),
+                Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::ReadOnly)
+            ),
+            _ => false,
+        }
     }
 }
 
@@ -180,7 +199,10 @@ impl SqliteSource {
 
     /// Opens the database if it is there; opens it again if it is another file now. False: there is none.
     fn connect(&mut self) -> Result<bool, SourceError> {
-        let found = match fs::metadata(&self.path) {
+        let found = match fs::symlink_metadata(&self.path) {
+            // A link, a pipe or a file with a second name is not the application's database but a way to somebody else's.
+            Ok(m) if !m.is_file() || m.nlink() > 1 => return Err(SourceError::NotOwn { path: self.path.clone() }),
+            Ok(m) if !may_share(&m) => return Err(SourceError::Denied { path: self.path.clone() }),
             Ok(m) => Some(((m.dev(), m.ino()), m.len())),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             Err(source) => return Err(SourceError::Io { path: self.path.clone(), source }),
@@ -205,7 +227,7 @@ impl SqliteSource {
         }
         let open = || -> rusqlite::Result<Connection> {
             let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-            let db = Connection::open_with_flags(&self.path, flags)?;
+            let db = Connection::open_with_flags(real_path(&self.path), flags | OpenFlags::SQLITE_OPEN_NOFOLLOW)?;
             db.busy_timeout(Duration::from_millis(self.options.busy_timeout_ms.into()))?;
             db.execute_batch("PRAGMA trusted_schema=OFF; PRAGMA cache_size=-1024;")?;
             Ok(db)
@@ -332,6 +354,21 @@ fn fault(path: &Path, source: rusqlite::Error) -> SourceError {
     match source.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => SourceError::Busy { path: path.to_owned() },
         _ => SourceError::Sqlite { path: path.to_owned(), source },
+    }
+}
+
+/// SQLite gives the log and the shared memory that it makes the mode of the database: without the group's right to write, what this
+/// process makes would be closed to the application. (SQLite as root makes them in the database's owner's name.)
+fn may_share(meta: &fs::Metadata) -> bool {
+    let uid = rustix::process::geteuid();
+    uid.is_root() || uid.as_raw() == meta.uid() || meta.mode() & 0o060 == 0o060
+}
+
+/// The directory is the caller's and may be reached by links; below it there are none.
+pub(super) fn real_path(path: &Path) -> PathBuf {
+    match (path.parent().map(Path::canonicalize), path.file_name()) {
+        (Some(Ok(dir)), Some(name)) => dir.join(name),
+        _ => path.to_owned(),
     }
 }
 
