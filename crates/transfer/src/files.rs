@@ -4,7 +4,7 @@
 //! last. Each file of the copy is always whole; several files that the application changes together may be seen apart, which is
 //! why such a dataset cannot claim mode `sync`.
 
-use crate::materialise::{MaterialiseError, Options, beside, update};
+use crate::materialise::{MaterialiseError, Options, beside, update_apart};
 use crate::pack::{PackError, receive_pack};
 use crate::scan::{ChunkCache, ScanError, ScanLimits, TreeChunks, scan};
 use crate::store::{ChunkSource, ChunkStore};
@@ -119,6 +119,8 @@ struct State {
 #[derive(Debug)]
 pub struct FilesReplica {
     dir: PathBuf,
+    /// Beginning of the names of its state and of what is being written, on the same file system.
+    apart: PathBuf,
     options: Options,
     held: Option<(Watermark, TreeManifest)>,
 }
@@ -128,12 +130,19 @@ impl FilesReplica {
     /// rewrites everything.
     pub fn open(dir: impl Into<PathBuf>, options: Options) -> Self {
         let dir = dir.into();
-        let held = fs::read(beside(&dir, ".state"))
+        let apart = dir.clone();
+        Self::open_apart(&dir, &apart, options)
+    }
+
+    /// As `open`, where the directory above is not ours to write: state and staging are named `apart` and something.
+    pub fn open_apart(dir: &Path, apart: &Path, options: Options) -> Self {
+        let (dir, apart) = (dir.to_owned(), apart.to_owned());
+        let held = fs::read(beside(&apart, ".state"))
             .ok()
             .and_then(|b| serde_json::from_slice::<State>(&b).ok())
             .filter(|s| s.version == 1 && s.tree.check().is_ok() && dir.is_dir())
             .map(|s| (s.as_of, s.tree));
-        Self { dir, options, held }
+        Self { dir, apart, options, held }
     }
 
     pub fn watermark(&self) -> Option<Watermark> {
@@ -160,13 +169,13 @@ impl FilesReplica {
         if let Some(held) = self.watermark().filter(|held| *held > as_of) {
             return Err(FilesError::Older { held, offered: as_of });
         }
-        let path = beside(&self.dir, ".state");
+        let path = beside(&self.apart, ".state");
         let before = self.held.take().map(|(_, t)| t);
         match fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(FilesError::State { path, source: e }),
             _ => {}
         }
-        update(before.as_ref(), &tree, chunks, &self.dir, &self.options)?;
+        update_apart(before.as_ref(), &tree, chunks, &self.dir, &beside(&self.apart, ".part"), &self.options)?;
         let state = State { version: 1, as_of, tree };
         write_state(&path, &serde_json::to_vec(&state).unwrap_or_default(), self.options.durable)
             .map_err(|source| FilesError::State { path, source })?;

@@ -13,6 +13,7 @@ pub mod chunk;
 pub mod delta;
 pub mod erase;
 pub mod files;
+pub mod helper;
 pub mod materialise;
 pub mod pack;
 pub mod scan;

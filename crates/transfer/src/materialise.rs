@@ -180,9 +180,20 @@ pub fn update(
     dest: &Path,
     options: &Options,
 ) -> Result<(), MaterialiseError> {
+    update_apart(before, tree, source, dest, &beside(dest, ".part"), options)
+}
+
+/// `staging`: where files are written before they are put in place, on the same file system.
+pub(crate) fn update_apart(
+    before: Option<&TreeManifest>,
+    tree: &TreeManifest,
+    source: &dyn ChunkSource,
+    dest: &Path,
+    staging: &Path,
+    options: &Options,
+) -> Result<(), MaterialiseError> {
     admit(tree, options)?;
-    let staging = beside(dest, ".part");
-    remove(&staging)?;
+    remove(staging)?;
     if fs::symlink_metadata(dest).is_err() {
         if let Some(parent) = dest.parent() {
             fs::create_dir_all(parent).map_err(io(parent))?;
@@ -191,7 +202,7 @@ pub fn update(
     }
     let held: BTreeMap<&str, &EntryKind> =
         before.iter().flat_map(|t| &t.entries).map(|e| (e.path.as_str(), &e.kind)).collect();
-    fs::create_dir(&staging).map_err(io(&staging))?;
+    fs::create_dir(staging).map_err(io(staging))?;
     for (n, entry) in tree.entries.iter().enumerate() {
         if held.get(entry.path.as_str()).is_some_and(|k| **k == entry.kind) {
             continue;
@@ -218,7 +229,7 @@ pub fn update(
         }
         fs::rename(&fresh, &path).map_err(io(&path))?;
     }
-    remove(&staging)?;
+    remove(staging)?;
     let wanted: BTreeMap<&str, bool> =
         tree.entries.iter().map(|e| (e.path.as_str(), e.kind == EntryKind::Dir)).collect();
     match before {

@@ -1,6 +1,8 @@
 //! What a tenant may try with its own dataset while it is read: links, exchanged directories, pipes, second names, holes.
 //! Each of these gave somebody else's bytes away, or stood still, before directories were walked by handles.
 
+#![allow(clippy::unwrap_used)]
+
 use pumasi_transfer::sqlite::{SourceError, SourceOptions, SqliteSource};
 use pumasi_transfer::{
     ChunkCache, ChunkSource, EntryKind, FilesSource, ScanError, ScanLimits, TreeChunks, TreeManifest, scan,
@@ -34,6 +36,12 @@ fn holds(hay: &[u8], needle: &[u8]) -> bool {
 
 /// Puts a link to `secret` in the place of `victim` and the real thing back, as fast as it can, while `look` runs.
 fn exchanging(victim: &Path, secret: &Path, for_ms: u64, mut look: impl FnMut()) {
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     let stop = AtomicBool::new(false);
     let (spare, link) = (victim.with_extension("spare"), victim.with_extension("link"));
     symlink(secret, &link).unwrap();
@@ -46,11 +54,11 @@ fn exchanging(victim: &Path, secret: &Path, for_ms: u64, mut look: impl FnMut())
                 let _ = fs::rename(&spare, victim);
             }
         });
+        let _stop = Stop(&stop);
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_millis(for_ms) {
             look();
         }
-        stop.store(true, Ordering::Relaxed);
     });
 }
 
