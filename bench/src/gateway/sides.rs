@@ -161,7 +161,13 @@ fn ours(dir: &Path, backend: SocketAddr) -> anyhow::Result<Side> {
 }
 
 fn table(cloud: CloudName, backend: SocketAddr) -> anyhow::Result<RouteTable> {
-    let home = HomeBackend { instance: InstanceId::from_entropy(1), address: backend, generation: 1, draining: false };
+    let home = HomeBackend {
+        instance: InstanceId::from_entropy(1),
+        address: backend,
+        door: None,
+        generation: 1,
+        draining: false,
+    };
     let route = ServiceRoute {
         hosts: vec!["shop.example".into()],
         epoch: Epoch(1),

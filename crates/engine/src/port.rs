@@ -26,7 +26,7 @@ pub trait Engine: Send + Sync {
     /// SIGTERM, the grace of the spec, then SIGKILL of everything in the instance. An unknown id is already stopped.
     fn stop<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<(), EngineError>>;
 
-    /// Erases a stopped instance: directory, cgroup, firewall rules. An unknown id is already removed.
+    /// Erases a stopped instance: directory, cgroup. An unknown id is already removed.
     fn remove<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<(), EngineError>>;
 
     /// The end of what the instance wrote to its standard output and error.
@@ -50,19 +50,23 @@ pub struct Isolation {
     /// Without it: no CPU limit, and memory by rlimit for each process on its own.
     pub cgroup: Option<CgroupVersion>,
     pub seccomp: bool,
+    /// A network of its own, entered by a door only.
+    #[serde(default)]
+    pub network: bool,
     /// Whether the egress list is enforced.
     pub egress: bool,
 }
 
 impl Isolation {
-    /// What another organisation's code must not run without; empty if nothing is missing. The egress list is not among it:
-    /// the pact says whether it must be.
+    /// What another organisation's code must not run without; empty if nothing is missing.
     pub fn missing_for_lending(&self) -> Vec<&'static str> {
         let parts = [
             (self.own_uid, "own uid"),
             (self.namespaces, "namespaces"),
             (self.cgroup.is_some(), "cgroups"),
             (self.seccomp, "seccomp"),
+            (self.network, "network namespaces"),
+            (self.egress, "egress lists"),
         ];
         parts.into_iter().filter(|(has, _)| !has).map(|(_, name)| name).collect()
     }
@@ -126,8 +130,11 @@ pub struct InstanceStatus {
     pub owner: String,
     pub generation: u64,
     pub state: InstanceState,
-    /// Where it listens (or will, while starting).
+    /// Where it listens (or will, while starting): on this host or, with a door, in a network of its own.
     pub address: Option<SocketAddr>,
+    /// The only way into an instance that has a network of its own (`pumasi-door`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub door: Option<PathBuf>,
     /// The application's process as the host sees it.
     pub pid: Option<u32>,
     /// Of the running application, not of the first one.
@@ -191,14 +198,13 @@ pub struct Remains {
     pub processes: u32,
     pub directories: u32,
     pub cgroups: u32,
-    pub rules: u32,
     /// At most 100 of them.
     pub names: Vec<String>,
 }
 
 impl Remains {
     pub fn is_empty(&self) -> bool {
-        self.processes + self.directories + self.cgroups + self.rules == 0
+        self.processes + self.directories + self.cgroups == 0
     }
 
     pub(crate) fn name(&mut self, what: impl Into<String>) {

@@ -97,8 +97,14 @@ impl Default for SimEngine {
 impl SimEngine {
     pub fn new() -> Self {
         let platform = Platform { runtimes: vec!["python3".into()], ..Platform::default() };
-        let isolation =
-            Isolation { own_uid: true, namespaces: true, cgroup: Some(CgroupVersion::V2), seccomp: true, egress: true };
+        let isolation = Isolation {
+            own_uid: true,
+            namespaces: true,
+            cgroup: Some(CgroupVersion::V2),
+            seccomp: true,
+            network: true,
+            egress: true,
+        };
         Self {
             world: Arc::new(Mutex::new(World {
                 now_ms: 0,
@@ -321,6 +327,7 @@ impl SimInstance {
             generation: self.spec.generation,
             state,
             address: self.held().then(|| SocketAddr::new(self.spec.listen_ip, self.port)),
+            door: None,
             pid: since_ms.map(|_| self.pid),
             started_at: since_ms.map(|ms| WallMs(i64::try_from(ms).unwrap_or(i64::MAX))),
             restarts: self.restarts,

@@ -115,7 +115,8 @@ async fn bench(seconds: u64) -> Result<(), Fault> {
 }
 
 fn table(cloud: CloudName, address: std::net::SocketAddr) -> Result<RouteTable, Fault> {
-    let home = HomeBackend { instance: InstanceId::from_entropy(1), address, generation: 1, draining: false };
+    let home =
+        HomeBackend { instance: InstanceId::from_entropy(1), address, door: None, generation: 1, draining: false };
     let route = ServiceRoute {
         hosts: vec!["shop.example".into()],
         epoch: Epoch(1),

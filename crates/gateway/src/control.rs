@@ -183,7 +183,7 @@ async fn put_table(gateway: &Arc<Gateway>, bytes: Bytes) -> Answer {
         version: u32,
     }
     let table = match serde_json::from_slice::<Head>(&bytes) {
-        Ok(head) if head.version != pumasi_route::table::TABLE_VERSION => {
+        Ok(head) if !pumasi_route::table::is_read(head.version) => {
             return problem(StatusCode::BAD_REQUEST, TableError::Version { found: head.version });
         }
         Ok(_) => serde_json::from_slice::<RouteTable>(&bytes),

@@ -221,9 +221,9 @@ async fn attempt(worker: &Arc<Worker>, task: &Task<'_>, out: &mut Outgoing, mut 
     let destination = permit.destination().clone();
     let age_max_ms = if out.replayable { u64::MAX } else { FRESH_MS };
     let sent = match &*destination {
-        Destination::Instance(address) if out.is_bare() => {
+        Destination::Instance(place) if out.is_bare() => {
             let head = RequestHead { method: &out.method, uri: &out.uri, fields: &mut out.fields };
-            let sent = worker.pool.send_plain(*address, head, age_max_ms, task.answer_timeout_ms).await;
+            let sent = worker.pool.send_plain(place, head, age_max_ms, task.answer_timeout_ms).await;
             sent.map(|answer| answer.map(Source::Plain))
         }
         _ => {

@@ -14,9 +14,9 @@ use http::response::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri, Version};
 use http_body::Frame;
 use hyper::ext::ReasonPhrase;
+use pumasi_door::Place;
 use std::future::poll_fn;
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -104,7 +104,7 @@ impl Connection {
         mut self: Box<Self>,
         request: &mut RequestHead<'_>,
         timeout: Duration,
-        home: (&Arc<Pool>, SocketAddr),
+        home: (&Arc<Pool>, &Place),
     ) -> Result<Response<Body>, Fault> {
         self.outgoing.clear();
         write_head(&mut self.outgoing, request);
@@ -122,7 +122,8 @@ impl Connection {
                 Some(self.arrived.split_to(usize::try_from(length).unwrap_or(usize::MAX)).freeze())
             }
             Some(framing) => {
-                let rest = Rest { connection: Some(self), framing, reusable, pool: home.0.clone(), address: home.1 };
+                let rest =
+                    Rest { connection: Some(self), framing, reusable, pool: home.0.clone(), place: home.1.clone() };
                 parts.version = Version::HTTP_11;
                 return Ok(Response::from_parts(parts, Body::Rest(Box::new(rest))));
             }
@@ -329,7 +330,7 @@ pub struct Rest {
     framing: Framing,
     reusable: bool,
     pool: Arc<Pool>,
-    address: SocketAddr,
+    place: Place,
 }
 
 impl Rest {
@@ -352,7 +353,7 @@ impl Rest {
             && self.reusable
             && connection.arrived.is_empty()
         {
-            self.pool.keep_plain(self.address, connection);
+            self.pool.keep_plain(&self.place, connection);
         }
     }
 

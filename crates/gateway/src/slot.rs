@@ -5,10 +5,10 @@
 
 use crate::choose;
 use crate::limiter::Limiter;
+use pumasi_door::Place;
 use pumasi_route::table::{Admission as Bounds, Position};
 use pumasi_sense::meter::{BackendKey, BackendMeter};
 use pumasi_terms::{BootMs, CloudName, LeaseId};
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 const SET_ASIDE_FIRST_MS: u64 = 100;
@@ -18,7 +18,7 @@ const ALIVE_US: u64 = 1_000_000;
 /// Where a place is.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Destination {
-    Instance(SocketAddr),
+    Instance(Place),
     Peer { cloud: CloudName, lease: LeaseId },
 }
 

@@ -6,8 +6,10 @@
 use crate::admission::{Admission, BackendSpec, Destination};
 use crate::clock;
 use crate::peers::{Peers, PeersError};
+use pumasi_door::Place;
 use pumasi_route::table::{
     Admission as Bounds, LeaseRoute, Position, Positions, RouteTable, ServiceRoute, TABLE_VERSION,
+    TABLE_VERSION_OLDEST, is_read,
 };
 use pumasi_sense::meter::BackendKey;
 use pumasi_terms::{BootMs, CloudName, LeaseId, ServiceName};
@@ -22,7 +24,7 @@ pub const TABLE_BYTES_MAX: usize = 16 << 20;
 /// Why a table was refused; the one before it stays in force.
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
-    #[error("table version {found} is not known; this gateway reads {TABLE_VERSION}")]
+    #[error("table version {found} is not known; this gateway reads {TABLE_VERSION_OLDEST} to {TABLE_VERSION}")]
     Version { found: u32 },
     #[error("the table is of {found}, this is the gateway of {expected}")]
     OtherCloud { expected: CloudName, found: CloudName },
@@ -140,7 +142,7 @@ impl Tables {
     pub fn put(&self, table: RouteTable, keep: Option<&[u8]>) -> Result<u64, TableError> {
         let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.live();
-        if table.version != TABLE_VERSION {
+        if !is_read(table.version) {
             return Err(TableError::Version { found: table.version });
         }
         if table.cloud != self.cloud {
@@ -299,7 +301,7 @@ fn homeward_spec(id: &LeaseId, route: &LeaseRoute) -> BackendSpec {
 fn home_spec(home: &pumasi_route::table::HomeBackend) -> BackendSpec {
     BackendSpec {
         key: BackendKey::Home(home.instance.clone()),
-        destination: Arc::new(Destination::Instance(home.address)),
+        destination: Arc::new(Destination::Instance(Place::new(home.address, home.door.as_deref()))),
         instances: 1,
         weight: 0,
         draining: home.draining,

@@ -14,6 +14,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use pumasi_door::Place;
 use pumasi_terms::CloudName;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -28,7 +29,7 @@ const LOOK_MAX: usize = 8;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Key {
-    Instance(SocketAddr),
+    Instance(Place),
     Peer(CloudName),
 }
 
@@ -57,7 +58,7 @@ pub struct Pool {
     limits: PoolLimits,
     peers: Arc<Peers>,
     idle: Mutex<HashMap<Key, Vec<Idle>>>,
-    idle_plain: Mutex<HashMap<SocketAddr, Vec<IdlePlain>>>,
+    idle_plain: Mutex<HashMap<Place, Vec<IdlePlain>>>,
 }
 
 /// Beside this cloud's own instances a connection takes microseconds; one that found no room at the door is tried again by the
@@ -155,18 +156,18 @@ impl Pool {
     }
 
     /// The answer was read to its end: the next request may use the connection.
-    pub fn keep_plain(&self, address: SocketAddr, connection: Box<Connection>) {
+    pub fn keep_plain(&self, place: &Place, connection: Box<Connection>) {
         let mut idle = self.idle_plain.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = idle.entry(address).or_default();
+        let kept = idle.entry(place.clone()).or_default();
         if kept.len() < self.limits.idle_max as usize {
             kept.push(IdlePlain { connection, since_us: boot_us() });
         }
     }
 
-    fn kept_plain(&self, address: SocketAddr, age_max_ms: u64) -> Option<Box<Connection>> {
+    fn kept_plain(&self, place: &Place, age_max_ms: u64) -> Option<Box<Connection>> {
         let now = boot_us();
         let mut idle = self.idle_plain.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = idle.get_mut(&address)?;
+        let kept = idle.get_mut(place)?;
         let mut at = kept.len();
         for _ in 0..LOOK_MAX.min(at) {
             at -= 1;
@@ -183,22 +184,22 @@ impl Pool {
     /// Sends a request that has no body to an instance, and waits for the head of its answer.
     pub async fn send_plain(
         self: &Arc<Self>,
-        address: SocketAddr,
+        place: &Place,
         mut request: RequestHead<'_>,
         age_max_ms: u64,
         answer_timeout_ms: u64,
     ) -> Result<Response<plain::Body>, SendFault> {
         let timeout = Duration::from_millis(answer_timeout_ms);
         loop {
-            let (connection, kept) = match self.kept_plain(address, age_max_ms) {
+            let (connection, kept) = match self.kept_plain(place, age_max_ms) {
                 Some(connection) => (connection, true),
-                None => match Box::pin(self.connect_plain(address)).await {
+                None => match Box::pin(self.connect_plain(place)).await {
                     Ok(connection) => (connection, false),
                     Err(NoConnection::Full) => return Err(SendFault::Full(None)),
                     Err(NoConnection::Fault(problem)) => return Err(SendFault::Connect(problem, None)),
                 },
             };
-            match connection.exchange(&mut request, timeout, (self, address)).await {
+            match connection.exchange(&mut request, timeout, (self, place)).await {
                 Ok(answer) => return Ok(answer),
                 // The kept connection had been closed.
                 Err(Fault::Unsent(_)) if kept => {}
@@ -209,9 +210,9 @@ impl Pool {
         }
     }
 
-    async fn connect_plain(&self, address: SocketAddr) -> Result<Box<Connection>, NoConnection> {
+    async fn connect_plain(&self, place: &Place) -> Result<Box<Connection>, NoConnection> {
         let limit_ms = self.limits.connect_timeout_ms.min(INSTANCE_CONNECT_MS);
-        match tokio::time::timeout(Duration::from_millis(limit_ms), dial_instance(address)).await {
+        match tokio::time::timeout(Duration::from_millis(limit_ms), dial_instance(place)).await {
             Ok(stream) => stream.map(Connection::new).map_err(NoConnection::Fault),
             Err(_) => Err(NoConnection::Full),
         }
@@ -228,7 +229,7 @@ impl Pool {
         verdict: Option<&Verdict>,
     ) -> Result<(Response<Incoming>, Loan), SendFault> {
         let key = match destination {
-            Destination::Instance(address) => Key::Instance(*address),
+            Destination::Instance(place) => Key::Instance(place.clone()),
             Destination::Peer { cloud, .. } => Key::Peer(cloud.clone()),
         };
         let reusable = may_serve_another(&key, &request);
@@ -267,7 +268,7 @@ impl Pool {
         answer_timeout_ms: u64,
     ) -> Result<Response<Incoming>, SendFault> {
         let key = match destination {
-            Destination::Instance(address) => Key::Instance(*address),
+            Destination::Instance(place) => Key::Instance(place.clone()),
             Destination::Peer { cloud, .. } => Key::Peer(cloud.clone()),
         };
         let mut sender = match self.connect(&key, true).await {
@@ -296,7 +297,7 @@ impl Pool {
 
     async fn open(&self, key: &Key, upgrades: bool) -> Result<SendRequest<RequestBody>, String> {
         match key {
-            Key::Instance(address) => handshake(dial_instance(*address).await?, upgrades).await,
+            Key::Instance(place) => handshake(dial_instance(place).await?, upgrades).await,
             Key::Peer(cloud) => {
                 let (authority, connector) = self.peers.to(cloud)?;
                 let address = tokio::net::lookup_host(&authority)
@@ -326,8 +327,8 @@ impl Pool {
     }
 }
 
-async fn dial_instance(address: SocketAddr) -> Result<TcpStream, String> {
-    let stream = TcpStream::connect(address).await.map_err(|e| format!("connecting to {address}: {e}"))?;
+async fn dial_instance(place: &Place) -> Result<TcpStream, String> {
+    let stream = place.connect().await.map_err(|e| format!("connecting to {place}: {e}"))?;
     let _ = stream.set_nodelay(true);
     Ok(stream)
 }

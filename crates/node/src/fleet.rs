@@ -134,6 +134,7 @@ mod tests {
             generation,
             state,
             address: None,
+            door: None,
             pid: None,
             started_at: None,
             restarts: 0,

@@ -125,7 +125,8 @@ fn backends(node: &Node, want: &Desired) -> Vec<HomeBackend> {
     fleet::routable(want, &instances)
         .into_iter()
         .filter_map(|(i, draining)| {
-            Some(HomeBackend { instance: i.id.clone(), address: i.address?, generation: i.generation, draining })
+            let (address, door) = (i.address?, i.door.clone());
+            Some(HomeBackend { instance: i.id.clone(), address, door, generation: i.generation, draining })
         })
         .collect()
 }

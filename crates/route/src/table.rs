@@ -1,4 +1,4 @@
-//! The route table: the daemon's whole word to its gateway. Format version 1.
+//! The route table: the daemon's whole word to its gateway. Format version 2; version 1 knows no doors.
 //!
 //! The gateway keeps the last one on disk and serves by it when the daemon is dead.
 
@@ -7,8 +7,16 @@ use pumasi_terms::{BootMs, CloudName, DatasetName, Epoch, InstanceId, LeaseId, P
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
-pub const TABLE_VERSION: u32 = 1;
+pub const TABLE_VERSION: u32 = 2;
+/// The oldest that is still read: the file of a gateway that ran before an upgrade.
+pub const TABLE_VERSION_OLDEST: u32 = 1;
+
+/// Whether a table of that version is read.
+pub fn is_read(version: u32) -> bool {
+    (TABLE_VERSION_OLDEST..=TABLE_VERSION).contains(&version)
+}
 
 /// A copy holds everything that its home had committed before `as_of_ms` of the home's boot clock.
 /// `generation` rises when that clock starts anew or the home changes, so that the pair is totally ordered.
@@ -65,7 +73,11 @@ pub struct ServiceRoute {
 #[serde(deny_unknown_fields)]
 pub struct HomeBackend {
     pub instance: InstanceId,
+    /// Of this host; with a door, of the instance's own network.
     pub address: SocketAddr,
+    /// The only way into an instance that has a network of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub door: Option<PathBuf>,
     /// The application's generation, for a release in steps.
     pub generation: u64,
     /// Takes no new request; those in flight end.

@@ -47,6 +47,7 @@ fn instance(n: u128, draining: bool) -> HomeBackend {
     HomeBackend {
         instance: InstanceId::from_entropy(n),
         address: "127.0.0.1:9000".parse().unwrap(),
+        door: None,
         generation: 1,
         draining,
     }

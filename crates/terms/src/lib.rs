@@ -5,6 +5,7 @@
 //! Vocabulary: ITU-T Y.3511/Y.3516 and GICTF.
 
 pub mod document;
+pub mod egress;
 pub mod ids;
 pub mod instant;
 pub mod manifest;
@@ -15,6 +16,7 @@ pub mod service;
 pub mod units;
 
 pub use document::{API_VERSION, Document, FieldError, Metadata, Validate};
+pub use egress::EgressRule;
 pub use ids::*;
 pub use instant::{BootMs, Now, WallMs};
 pub use place::Place;

@@ -136,8 +136,13 @@ fn gateway() -> SocketAddr {
             svid_path: None,
             limits: Limits { head_timeout_ms: 1_000, body_idle_ms: 1_000, ..Limits::default() },
         };
-        let home =
-            HomeBackend { instance: InstanceId::from_entropy(1), address: backend(), generation: 1, draining: false };
+        let home = HomeBackend {
+            instance: InstanceId::from_entropy(1),
+            address: backend(),
+            door: None,
+            generation: 1,
+            draining: false,
+        };
         let service = ServiceRoute {
             hosts: vec![HOST.into()],
             epoch: Epoch(1),

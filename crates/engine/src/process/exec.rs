@@ -5,7 +5,7 @@
 //! Always holds: no application runs without its limits; when the shim or init dies by whatever signal, so does all below.
 
 use super::launch::{Plan, find_program};
-use super::{seccomp, view};
+use super::{net, seccomp, view};
 use crate::{Exit, Isolation};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
@@ -289,6 +289,7 @@ fn probe(dir: &Path) -> Isolation {
         found.namespaces = unshare(CloneFlags::CLONE_NEWPID).is_ok()
             && view::leave_host("probe").is_ok()
             && view::try_mounts().is_ok();
+        found.network = found.namespaces && net::try_it().is_ok();
         if let Some(uid) = uid {
             let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(uid));
             found.own_uid =

@@ -1,7 +1,6 @@
 //! What the driver does on the host, call by call. Blocking.
 
 use super::cgroup::{Place, Tree, processes_by_home, processes_by_uid};
-use super::egress::Firewall;
 use super::layout::{Desired, Layout, Record, Status, VERSION, delete_tree, make_dir, write_json};
 use super::slots::{self, Slots};
 use super::{ProcessConfig, data, exec, launch, logs, shim};
@@ -38,7 +37,6 @@ pub(super) struct Host {
     isolation: Isolation,
     runtimes: Vec<String>,
     tree: Option<Tree>,
-    firewall: Option<Firewall>,
     slots: Slots,
     /// Uids of our range that processes had before us; most likely none.
     foreign_uids: BTreeSet<u32>,
@@ -52,7 +50,7 @@ struct Known {
     record: Record,
 }
 
-/// Of an engine's control groups and packet rules; `root` is canonical.
+/// Of an engine's control groups; `root` is canonical.
 pub(super) fn kernel_name(root: &Path) -> String {
     format!("pumasi_{:016x}", slots::hash(root))
 }
@@ -71,9 +69,8 @@ impl Host {
         let mut isolation = ask_host(&config.executable, &root, base)?;
         let is_root = nix::unistd::geteuid().is_root();
         let tree = if is_root { Tree::open(&name) } else { None };
-        let firewall = if isolation.own_uid { Firewall::open(&name) } else { None };
         isolation.cgroup = tree.as_ref().map(|t| t.version);
-        isolation.egress = firewall.is_some();
+        isolation.egress = isolation.network;
         let runtimes = RUNTIMES.into_iter().filter(|r| launch::find_program(r, launch::PATH).is_ok());
         let mut host = Self {
             runtimes: runtimes.map(str::to_owned).collect(),
@@ -85,7 +82,6 @@ impl Host {
             root,
             isolation,
             tree,
-            firewall,
         };
         host.sweep()?;
         if host.isolation.own_uid {
@@ -154,13 +150,6 @@ impl Host {
                 }
             }
         }
-        let known = self.known()?;
-        if let Some(firewall) = &self.firewall {
-            let uids: BTreeSet<u32> = known.iter().filter_map(|k| k.record.uid).collect();
-            for uid in firewall.uids()?.difference(&uids) {
-                firewall.forget(*uid)?;
-            }
-        }
         self.close_if_empty()
     }
 
@@ -168,9 +157,6 @@ impl Host {
         if self.ids()?.is_empty() {
             if let Some(tree) = &self.tree {
                 tree.close_if_empty();
-            }
-            if let Some(firewall) = &self.firewall {
-                firewall.close();
             }
         }
         Ok(())
@@ -198,22 +184,24 @@ impl Host {
                 self.ask_to_stop(&old)?;
                 return Err(EngineError::Replacing { id: spec.id, older: old.record.spec.generation });
             }
-            (Start::Revive, Some(old)) => old,
+            (Start::Revive, Some(mut old)) => {
+                // The operator's lists, and what the host can do, may be others by now.
+                self.check(&spec)?;
+                if old.record.isolation != self.isolation {
+                    old.record.isolation = self.isolation.clone();
+                    write_json(&layout.record(), &old.record, true)?;
+                }
+                old
+            }
             (_, None) => {
-                check(&spec)?;
+                self.check(&spec)?;
                 let record = self.new_record(spec, None)?;
                 let known = Known { layout, record };
-                // Both wait for the kernel; a rule whose directory never came is swept away by the next daemon.
-                let (created, admitted) = std::thread::scope(|scope| {
-                    let rules = scope.spawn(|| self.admit(&known.record));
-                    (self.create(&known.layout, &known.record), rules.join())
-                });
-                created?;
-                admitted.unwrap_or_else(|_| self.admit(&known.record))?;
+                self.create(&known.layout, &known.record)?;
                 return self.launch(&known, &mut shims);
             }
             (_, Some(old)) => {
-                check(&spec)?;
+                self.check(&spec)?;
                 let record = self.new_record(spec, Some(&old.record))?;
                 // The wish before the record: in the other order a crash between them would take the new generation for an ended one.
                 layout.want(true)?;
@@ -224,6 +212,11 @@ impl Host {
             }
         };
         self.bring_up(&known, &mut shims)
+    }
+
+    fn check(&self, spec: &InstanceSpec) -> Result<(), EngineError> {
+        let allowed = launch::check(spec).and_then(|()| self.config.egress.check(spec));
+        allowed.map_err(|problem| EngineError::Spec { id: spec.id.clone(), problem })
     }
 
     fn new_record(&self, spec: InstanceSpec, old: Option<&Record>) -> Result<Record, EngineError> {
@@ -272,15 +265,7 @@ impl Host {
             let problem = "processes of an earlier run do not end".into();
             return Err(EngineError::Shim { id: id.clone(), problem });
         }
-        self.admit(record)?;
         self.launch(known, shims)
-    }
-
-    fn admit(&self, record: &Record) -> Result<(), EngineError> {
-        match (&self.firewall, record.uid) {
-            (Some(firewall), Some(uid)) => firewall.admit(uid, &record.spec.egress),
-            _ => Ok(()),
-        }
     }
 
     fn launch(&self, known: &Known, shims: &mut Vec<Child>) -> Result<(), EngineError> {
@@ -366,6 +351,7 @@ impl Host {
             owner: record.spec.owner.clone(),
             generation: record.spec.generation,
             address: said.address.filter(|_| held),
+            door: said.door.filter(|_| held),
             pid,
             started_at: said.started_at,
             restarts: said.restarts,
@@ -418,9 +404,6 @@ impl Host {
             let known = Known { layout: layout.clone(), record };
             if !end_all(&|| processes_of(&known)).is_empty() {
                 return Err(running("killed processes are not gone yet"));
-            }
-            if let (Some(firewall), Some(uid)) = (&self.firewall, known.record.uid) {
-                firewall.forget(uid)?;
             }
         }
         if let Some(place) = place {
@@ -483,12 +466,6 @@ impl Host {
                 left.name(format!("cgroup {name}"));
             }
         }
-        if let Some(firewall) = &self.firewall {
-            for uid in firewall.uids()?.difference(&others_uids) {
-                left.rules += 1;
-                left.name(format!("egress rules of uid {uid}"));
-            }
-        }
         if self.isolation.own_uid {
             for (uid, pids) in processes_by_uid(self.slots.range()) {
                 for pid in pids.difference(&counted).filter(|_| !others_uids.contains(&uid)) {
@@ -499,10 +476,6 @@ impl Host {
         }
         Ok(left)
     }
-}
-
-fn check(spec: &InstanceSpec) -> Result<(), EngineError> {
-    launch::check(spec).map_err(|problem| EngineError::Spec { id: spec.id.clone(), problem })
 }
 
 /// Every process of an instance but its shim and its init.

@@ -122,6 +122,11 @@ pub(super) fn memory_max_bytes(spec: &InstanceSpec) -> u64 {
     u64::from(spec.resources.memory_mib) << 20
 }
 
+/// What the instance may call.
+pub(super) fn egress(spec: &InstanceSpec) -> Result<Vec<SocketAddr>, String> {
+    spec.egress.iter().map(|to| to.parse().map_err(|_| format!("egress {to:?} is not ip:port"))).collect()
+}
+
 /// What can be refused before anything is made.
 pub(super) fn check(spec: &InstanceSpec) -> Result<(), String> {
     let names = ["PORT", "HOST", "BUNDLE"].into_iter().map(str::to_owned);
@@ -167,9 +172,7 @@ pub(super) fn check(spec: &InstanceSpec) -> Result<(), String> {
             return Err(format!("command[0] {program:?} is not an executable file"));
         }
     }
-    for to in &spec.egress {
-        to.parse::<SocketAddr>().map_err(|_| format!("egress {to:?} is not ip:port"))?;
-    }
+    egress(spec)?;
     if spec.owner.is_empty() || spec.owner.len() > 256 {
         return Err("owner must have 1 to 256 bytes".into());
     }

@@ -45,6 +45,9 @@ pub(super) struct Status {
     pub version: u32,
     pub state: InstanceState,
     pub address: Option<SocketAddr>,
+    /// Of an instance with a network of its own.
+    #[serde(default)]
+    pub door: Option<PathBuf>,
     pub pid: Option<u32>,
     pub started_at: Option<WallMs>,
     pub restarts: u32,
@@ -57,6 +60,7 @@ impl Status {
             version: VERSION,
             state: InstanceState::Starting,
             address: None,
+            door: None,
             pid: None,
             started_at: None,
             restarts: 0,
@@ -96,6 +100,10 @@ impl Layout {
     /// A FIFO: one byte wakes the shim, which then reads `desired.json`.
     pub(super) fn wake(&self) -> PathBuf {
         self.dir.join("wake")
+    }
+    /// The way into the instance's network.
+    pub(super) fn door(&self) -> PathBuf {
+        self.dir.join("door")
     }
     pub(super) fn private(&self) -> PathBuf {
         self.dir.join("private")

@@ -1,6 +1,6 @@
 //! The `process` driver: real processes on this host, each under a shim of its own.
 //!
-//! Enters: specs. Leaves: directories, shims, cgroups, firewall rules, and statuses read back from them.
+//! Enters: specs. Leaves: directories, shims, cgroups, network namespaces, and statuses read back from them.
 //! Always holds: this object has no state that matters; all of it is in the root directory and the kernel, where the next daemon finds it.
 
 mod cgroup;
@@ -11,7 +11,10 @@ mod host;
 mod launch;
 mod layout;
 mod logs;
+mod net;
+mod netlink;
 mod probe;
+mod relay;
 mod seccomp;
 mod shim;
 mod slots;
@@ -25,6 +28,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use egress::EgressPolicy;
 pub use exec::instance_exec_main;
 pub use shim::shim_main;
 
@@ -42,6 +46,7 @@ pub struct ProcessConfig {
     pub log_bytes_max: u64,
     /// The operator signs for running others' code without isolation.
     pub lend_without_isolation: bool,
+    pub egress: EgressPolicy,
 }
 
 impl ProcessConfig {
@@ -53,6 +58,7 @@ impl ProcessConfig {
             hide: Vec::new(),
             log_bytes_max: 4 << 20,
             lend_without_isolation: false,
+            egress: EgressPolicy::default(),
         }
     }
 }
@@ -85,7 +91,7 @@ impl ProcessEngine {
     }
 }
 
-/// Takes away the control groups and packet rules of an engine whose processes are all gone and whose directory goes next: nobody
+/// Takes away the control groups of an engine whose processes are all gone and whose directory goes next: nobody
 /// else ever would. What has a process in it stays.
 pub fn forget(root_dir: &Path) {
     let Ok(root) = root_dir.canonicalize() else { return };
@@ -97,9 +103,6 @@ pub fn forget(root_dir: &Path) {
             }
         }
         tree.close_if_empty();
-    }
-    if let Some(firewall) = egress::Firewall::open(&name) {
-        firewall.close();
     }
 }
 

@@ -1,19 +1,18 @@
 //! One HTTP/1.1 GET over a fresh connection: the status line is all that counts.
 
+use pumasi_door::Place;
 use pumasi_terms::service::Probe;
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 const REST_BYTES_MAX: u64 = 256 << 10;
 const REST_MS_MAX: u64 = 250;
 
 /// `Err` says in words what was wrong.
-pub(super) async fn ask(address: SocketAddr, probe: &Probe) -> Result<(), String> {
+pub(super) async fn ask(place: &Place, probe: &Probe) -> Result<(), String> {
     let timeout = Duration::from_millis(probe.timeout_ms.max(1));
-    match tokio::time::timeout(timeout, status(address, &probe.path)).await {
+    match tokio::time::timeout(timeout, status(place, &probe.path)).await {
         Ok(Ok(code)) if (200..400).contains(&code) => Ok(()),
         Ok(Ok(code)) => Err(format!("GET {} answered {code}", probe.path)),
         Ok(Err(e)) => Err(format!("GET {}: {e}", probe.path)),
@@ -21,8 +20,9 @@ pub(super) async fn ask(address: SocketAddr, probe: &Probe) -> Result<(), String
     }
 }
 
-async fn status(address: SocketAddr, path: &str) -> io::Result<u16> {
-    let mut stream = TcpStream::connect(address).await?;
+async fn status(place: &Place, path: &str) -> io::Result<u16> {
+    let mut stream = place.connect().await?;
+    let address = place.address;
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: pumasi-probe\r\nAccept: */*\r\nConnection: close\r\n\r\n"
     );
@@ -59,7 +59,7 @@ mod tests {
     async fn a_silent_listener_is_not_ready() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let probe = Probe { timeout_ms: 50, ..Probe::default() };
-        let why = ask(listener.local_addr().unwrap(), &probe).await.unwrap_err();
+        let why = ask(&Place::new(listener.local_addr().unwrap(), None), &probe).await.unwrap_err();
         assert!(why.contains("50 ms"), "{why}");
     }
 }

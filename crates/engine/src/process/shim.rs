@@ -11,10 +11,12 @@ use super::exec::{Event, SAY_TERM};
 use super::launch;
 use super::layout::{Layout, Record, Status, make_dir, wall_now, write_json};
 use super::logs::LogWriter;
+use super::net::{INSIDE, Net};
 use crate::rules::BackOff;
 use crate::{Exit, InstanceState};
 use health::{Finding, Health};
 use nix::sys::stat::{Mode, umask};
+use pumasi_door::Place;
 use running::{Running, choose_address, hand_over, start_init};
 use std::fs::{self, File};
 use std::path::Path;
@@ -94,6 +96,8 @@ struct Shim {
     wake: pipe::Receiver,
     log: LogWriter,
     back_off: BackOff,
+    /// Made at the first start, and the same for every later one.
+    net: Option<Net>,
 }
 
 enum End {
@@ -130,7 +134,7 @@ impl Shim {
         if let Some(before) = before {
             (status.address, status.restarts) = (before.address, before.restarts);
         }
-        Ok(Self { layout, record, status, wake, log, back_off: BackOff::new() })
+        Ok(Self { layout, record, status, wake, log, back_off: BackOff::new(), net: None })
     }
 
     async fn run(&mut self) {
@@ -213,18 +217,19 @@ impl Shim {
     }
 
     async fn launch(&mut self) -> Result<Running, String> {
-        let address = choose_address(self.record.spec.listen_ip, self.status.address)?;
-        self.status.address = Some(address);
+        let place = self.choose_place()?;
+        self.status.address = Some(place.address);
+        self.status.door = place.door.as_deref().map(Path::to_owned);
         self.status.started_at = Some(wall_now());
         self.say(InstanceState::Starting);
         self.make_private()?;
-        let plan = launch::plan(&self.record, &self.layout, address)?;
+        let plan = launch::plan(&self.record, &self.layout, place.address)?;
         let mut memory_kills_before = 0;
         if let Some(place) = &self.record.cgroup {
             place.prepare(self.record.spec.resources, plan.memory_max_bytes).map_err(|e| e.to_string())?;
             memory_kills_before = place.memory_kills();
         }
-        let mut running = start_init(&self.layout, &plan, address, memory_kills_before)?;
+        let mut running = start_init(&self.layout, &plan, self.net.as_ref(), place, memory_kills_before)?;
         let said = tokio::time::timeout(Duration::from_millis(STAGE_MS_MAX), hand_over(&mut running, &plan)).await;
         match said {
             Ok(Ok(())) => Ok(running),
@@ -237,6 +242,19 @@ impl Shim {
                 Err(format!("the instance's init said nothing for {STAGE_MS_MAX} ms"))
             }
         }
+    }
+
+    /// Its own network, where the host can make one; else a port of the host.
+    fn choose_place(&mut self) -> Result<Place, String> {
+        if !self.record.isolation.network {
+            let address = choose_address(self.record.spec.listen_ip, self.status.address)?;
+            return Ok(Place::new(address, None));
+        }
+        let door = self.layout.door();
+        if self.net.is_none() {
+            self.net = Some(Net::make(&door, &launch::egress(&self.record.spec)?)?);
+        }
+        Ok(Place::new(INSIDE, Some(&door)))
     }
 
     /// The directory that the application may fill; its own uid owns it.
@@ -257,7 +275,7 @@ impl Shim {
     /// While the application runs: output, probes, wishes.
     async fn attend(&mut self, running: &mut Running) -> End {
         let spec = &self.record.spec;
-        let mut health = Health::new(running.address, self.record.uid, spec.readiness.clone(), spec.liveness.clone());
+        let mut health = Health::new(running.place.clone(), self.record.uid, spec.readiness.clone(), spec.liveness.clone());
         let mut woken = [0u8; 64];
         let mut look_at = Instant::now() + Duration::from_millis(LOOK_MS);
         let mut kill_at: Option<Instant> = None;

@@ -125,6 +125,7 @@ pub fn instance(address: SocketAddr) -> HomeBackend {
     HomeBackend {
         instance: InstanceId::from_entropy(u128::from(address.port())),
         address,
+        door: None,
         generation: 1,
         draining: false,
     }

@@ -114,7 +114,7 @@ async fn empty(node: &Node, lent: &LentLease) -> Result<(), Problem> {
         .engine
         .remains(Some(&owner_of_lease(&id)))
         .await
-        .map(|r| r.processes + r.directories + r.cgroups + r.rules);
+        .map(|r| r.processes + r.directories + r.cgroups);
     if left.is_ok_and(|n| n == 0) {
         node.copies.close(&id);
         let dir = node.lease_dir(&id);
@@ -159,7 +159,7 @@ pub async fn emptiness(node: &Node, id: &LeaseId) -> Emptiness {
         _ => (1, 0),
     };
     Emptiness {
-        processes: engine.map_or(1, |r| u64::from(r.processes + r.directories + r.cgroups + r.rules)),
+        processes: engine.map_or(1, |r| u64::from(r.processes + r.directories + r.cgroups)),
         routes: u64::from(crate::gateway::has_route(node, id)),
         files,
         bytes,

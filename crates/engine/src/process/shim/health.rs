@@ -4,6 +4,7 @@
 //! Always holds: at most one question of each kind is in flight, and none of them holds up the shim.
 
 use super::super::probe;
+use pumasi_door::Place;
 use pumasi_terms::service::Probe;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -24,7 +25,7 @@ pub(super) enum Finding {
 }
 
 pub(super) struct Health {
-    address: SocketAddr,
+    place: Place,
     /// Of the instance, where it has one of its own.
     uid: Option<u32>,
     readiness: Probe,
@@ -48,10 +49,10 @@ enum Kind {
 }
 
 impl Health {
-    pub(super) fn new(address: SocketAddr, uid: Option<u32>, readiness: Probe, liveness: Option<Probe>) -> Self {
+    pub(super) fn new(place: Place, uid: Option<u32>, readiness: Probe, liveness: Option<Probe>) -> Self {
         let now = Instant::now();
         Self {
-            address,
+            place,
             uid,
             readiness,
             liveness,
@@ -75,14 +76,14 @@ impl Health {
             tokio::select! {
                 () = sleep_until(self.readiness_at), if !self.readiness_asked => {
                     self.readiness_asked = true;
-                    let (probe, address) = (self.readiness.clone(), self.address);
-                    self.asking.spawn(async move { (Kind::Readiness, probe::ask(address, &probe).await) });
+                    let (probe, place) = (self.readiness.clone(), self.place.clone());
+                    self.asking.spawn(async move { (Kind::Readiness, probe::ask(&place, &probe).await) });
                 }
                 () = sleep_until(self.liveness_at), if ask_liveness => {
                     if let Some(probe) = self.liveness.clone() {
                         self.liveness_asked = true;
-                        let address = self.address;
-                        self.asking.spawn(async move { (Kind::Liveness, probe::ask(address, &probe).await) });
+                        let place = self.place.clone();
+                        self.asking.spawn(async move { (Kind::Liveness, probe::ask(&place, &probe).await) });
                     }
                 }
                 Some(answer) = self.asking.join_next() => {
@@ -157,9 +158,10 @@ impl Health {
         }
     }
 
-    /// Whether the socket that answers is of the instance's own uid; true where it has none.
+    /// Whether the socket that answers is of the instance's own uid; true where it has none, or a network to itself.
     fn listens_itself(&self) -> bool {
-        self.uid.is_none_or(|uid| listener_uid(self.address).is_none_or(|found| found == uid))
+        let on_host = self.uid.filter(|_| self.place.door.is_none());
+        on_host.is_none_or(|uid| listener_uid(self.place.address).is_none_or(|found| found == uid))
     }
 }
 

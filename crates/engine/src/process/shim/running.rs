@@ -5,9 +5,11 @@
 use super::super::exec::{Event, OWN_PROGRAM, SAY_KILL, send};
 use super::super::launch::Plan;
 use super::super::layout::Layout;
+use super::super::net::Net;
 use super::output::Output;
 use crate::address::{free_address, is_free};
 use nix::sched::{CloneFlags, setns, unshare};
+use pumasi_door::Place;
 use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -29,7 +31,7 @@ pub(super) struct Running {
     pub output: Output,
     pub say: OwnedWriteHalf,
     pub hear: tokio::io::Lines<BufReader<OwnedReadHalf>>,
-    pub address: SocketAddr,
+    pub place: Place,
     pub since: Instant,
     pub memory_kills_before: u64,
 }
@@ -55,7 +57,8 @@ impl Running {
 pub(super) fn start_init(
     layout: &Layout,
     plan: &Plan,
-    address: SocketAddr,
+    net: Option<&Net>,
+    place: Place,
     memory_kills_before: u64,
 ) -> Result<Running, String> {
     let err = |doing: &'static str| move |e: io::Error| format!("{doing}: {e}");
@@ -77,7 +80,11 @@ pub(super) fn start_init(
         .stderr(writer);
     let mut command = tokio::process::Command::from(command);
     command.kill_on_drop(true);
-    let init = if plan.view.is_some() { in_new_pid_namespace(|| command.spawn()) } else { command.spawn() };
+    let init = match net {
+        Some(net) => in_network(net, || in_new_pid_namespace(|| command.spawn())),
+        None if plan.view.is_some() => in_new_pid_namespace(|| command.spawn()),
+        None => command.spawn(),
+    };
     let init = init.map_err(err("start the instance's init"))?;
     drop(command);
     let (hear, say) = ours.into_split();
@@ -86,7 +93,7 @@ pub(super) fn start_init(
         output: Output::new(output),
         say,
         hear: BufReader::new(hear).lines(),
-        address,
+        place,
         since: Instant::now(),
         memory_kills_before,
     })
@@ -98,6 +105,15 @@ fn in_new_pid_namespace<T>(make: impl FnOnce() -> io::Result<T>) -> io::Result<T
     unshare(CloneFlags::CLONE_NEWPID)?;
     let made = make();
     setns(&own, CloneFlags::CLONE_NEWPID)?;
+    made
+}
+
+/// Children made by `make` are in the instance's network; afterwards the caller is as before.
+fn in_network<T>(net: &Net, make: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let own = File::open("/proc/thread-self/ns/net")?;
+    setns(net.space(), CloneFlags::CLONE_NEWNET)?;
+    let made = make();
+    setns(&own, CloneFlags::CLONE_NEWNET)?;
     made
 }
 
