@@ -91,10 +91,61 @@ fn answer(mut stream: TcpStream, sick: bool) -> std::io::Result<()> {
                 Err(e) => format!("refused: {e}"),
             }
         }
+        "/talk" => talk(query)?,
+        "/datagram" => datagram(query)?,
+        "/many" => many(query)?,
+        "/abstract" => {
+            use std::os::linux::net::SocketAddrExt;
+            let address = std::os::unix::net::SocketAddr::from_abstract_name(query)?;
+            match std::os::unix::net::UnixStream::connect_addr(&address) {
+                Ok(_) => "connected".to_owned(),
+                Err(e) => format!("refused: {e}"),
+            }
+        }
+        "/listen" => match TcpListener::bind(query) {
+            Ok(listener) => {
+                std::thread::spawn(move || listener.incoming().for_each(drop));
+                "listening".to_owned()
+            }
+            Err(e) => format!("refused: {e}"),
+        },
         _ => "well".to_owned(),
     };
     let text = format!("HTTP/1.1 {code} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
     stream.write_all(text.as_bytes())
+}
+
+/// Says a word to a server and gives back what it answers until it ends.
+fn talk(to: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(to)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.write_all(b"ping")?;
+    stream.shutdown(std::net::Shutdown::Write)?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn datagram(to: &str) -> std::io::Result<String> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    socket.send_to(b"ping", to)?;
+    let mut bytes = [0u8; 64];
+    let (n, from) = socket.recv_from(&mut bytes)?;
+    Ok(format!("{} from {from}", String::from_utf8_lossy(&bytes[..n])))
+}
+
+/// `COUNT@ADDRESS`: how many connections, open at one time, echo a byte.
+fn many(query: &str) -> std::io::Result<String> {
+    let (count, to) = query.split_once('@').unwrap_or(("0", query));
+    let mut all = Vec::new();
+    for _ in 0..count.parse().unwrap_or(0) {
+        let mut stream = TcpStream::connect(to)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let echoed = stream.write_all(b"x").and_then(|()| stream.read_exact(&mut [0]));
+        all.push((echoed.is_ok(), stream));
+    }
+    Ok(all.iter().filter(|(echoed, _)| *echoed).count().to_string())
 }
 
 fn unhex(text: &str) -> String {

@@ -17,5 +17,5 @@ pub use port::{
     Access, BoxFuture, Capabilities, CgroupVersion, DataMount, Engine, Exit, InstanceSpec, InstanceState,
     InstanceStatus, Isolation, Remains,
 };
-pub use process::{EgressPolicy, ProcessConfig, ProcessEngine, forget, instance_exec_main, shim_main};
+pub use process::{EgressPolicy, ProcessConfig, ProcessEngine, forget, instance_exec_main, is_of_this_host, shim_main};
 pub use sim::{SimApp, SimEngine, SimExit};

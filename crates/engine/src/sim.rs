@@ -218,7 +218,6 @@ impl SimEngine {
             left.processes += u32::from(instance.held()) + u32::from(running);
             left.directories += 1;
             left.cgroups += 1;
-            left.rules += 1;
             left.name(format!("instance {id}"));
         }
         left

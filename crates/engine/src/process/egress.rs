@@ -19,11 +19,11 @@ impl EgressPolicy {
     pub(super) fn check(&self, spec: &InstanceSpec) -> Result<(), String> {
         for to in launch::egress(spec)? {
             let mut own = self.own.clone();
-            own.extend(Some(to.ip()).filter(|ip| is_of_this_host(*ip)));
+            own.extend(Some(to.ip().to_canonical()).filter(|ip| is_of_this_host(*ip)));
             let allowed = if spec.lent {
                 check_lent(to, &self.lent, &own)
             } else {
-                check_home(to, &self.home, own.contains(&to.ip()))
+                check_home(to, &self.home, own.contains(&to.ip().to_canonical()))
             };
             allowed.map_err(|why| format!("egress: {why}"))?;
         }

@@ -154,10 +154,10 @@ impl Host {
     }
 
     fn close_if_empty(&self) -> Result<(), EngineError> {
-        if self.ids()?.is_empty() {
-            if let Some(tree) = &self.tree {
-                tree.close_if_empty();
-            }
+        if self.ids()?.is_empty()
+            && let Some(tree) = &self.tree
+        {
+            tree.close_if_empty();
         }
         Ok(())
     }

@@ -28,7 +28,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use egress::EgressPolicy;
+pub use egress::{EgressPolicy, is_of_this_host};
 pub use exec::instance_exec_main;
 pub use shim::shim_main;
 

@@ -1,12 +1,13 @@
 //! What the tests of both drivers share: a rig per driver, and applications that each can run.
 #![allow(dead_code)]
 
+use pumasi_door::Place;
 use pumasi_engine::*;
 use pumasi_terms::service::Probe;
 use pumasi_terms::{InstanceId, Resources};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -245,8 +246,28 @@ pub async fn ready(rig: &impl Rig, id: &InstanceId) -> InstanceStatus {
     wait(rig, id, |s| s.state == InstanceState::Ready).await
 }
 
-pub fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(address)?;
+/// Where an instance is reached; copied about by tests, so its door's path is given away for good.
+#[derive(Debug, Clone, Copy)]
+pub struct At {
+    pub address: SocketAddr,
+    pub door: Option<&'static Path>,
+}
+
+impl At {
+    pub fn of(status: &InstanceStatus) -> Self {
+        let door = status.door.clone().map(|d| &*Box::leak(d.into_boxed_path()));
+        Self { address: status.address.unwrap(), door }
+    }
+    pub fn port(self) -> u16 {
+        self.address.port()
+    }
+    pub fn connect(self) -> std::io::Result<std::net::TcpStream> {
+        Place::new(self.address, self.door).connect_blocking(Duration::from_secs(5))
+    }
+}
+
+pub fn get(at: At, path: &str) -> std::io::Result<String> {
+    let mut stream = at.connect()?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     // In one piece: the application reads once.
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes())?;
@@ -256,9 +277,9 @@ pub fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
 }
 
 /// Runs a shell script inside the instance.
-pub fn shell(address: SocketAddr, script: &str) -> String {
+pub fn shell(at: At, script: &str) -> String {
     let hex: String = script.bytes().map(|b| format!("{b:02x}")).collect();
-    get(address, &format!("/shell?{hex}")).unwrap()
+    get(at, &format!("/shell?{hex}")).unwrap()
 }
 
 pub fn exists(pid: i32) -> bool {

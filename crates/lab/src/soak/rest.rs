@@ -77,11 +77,11 @@ impl World {
         Ok(left)
     }
 
-    /// Directories, control groups and packet rules of an engine: only those of instances of this cloud's own services.
+    /// Directories and control groups of an engine: only those of instances of this cloud's own services.
     fn engine(&self, cloud: &str) -> anyhow::Result<Vec<String>> {
         let root = self.cluster.dir(cloud).join("data/engine");
         let mut left = Vec::new();
-        let (mut names, mut uids, mut groups) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let (mut names, mut groups) = (BTreeSet::new(), BTreeSet::new());
         for dir in std::fs::read_dir(&root)?.flatten().filter(|e| e.path().is_dir()) {
             let name = dir.file_name().to_string_lossy().into_owned();
             let spec = std::fs::read(dir.path().join("spec.json")).unwrap_or_default();
@@ -90,7 +90,6 @@ impl World {
                 Some(owner) if owner.starts_with("service-") => {}
                 owner => left.push(format!("the engine's directory {name} of {}", owner.unwrap_or("nobody"))),
             }
-            uids.extend(record["uid"].as_u64());
             groups.extend(
                 record["cgroup"]["dirs"]
                     .as_object()
@@ -106,11 +105,6 @@ impl World {
             left.extend(
                 within.filter(|n| !names.contains(n)).map(|n| format!("the control group {}", group.join(n).display())),
             );
-        }
-        let engines: BTreeSet<_> = groups.iter().filter_map(|g| g.file_name()?.to_str().map(str::to_owned)).collect();
-        for engine in engines {
-            let ruled = chains(&engine);
-            left.extend(ruled.difference(&uids).map(|uid| format!("packet rules of uid {uid}")));
         }
         Ok(left)
     }
@@ -230,12 +224,6 @@ fn routes(table: &Value) -> Vec<String> {
         s["leases"].as_array().into_iter().flatten().map(move |l| format!("a route of {name} to {}", l["lease"]))
     });
     lent.chain(rented).collect()
-}
-
-fn chains(engine: &str) -> BTreeSet<u64> {
-    let listed = std::process::Command::new("nft").args(["list", "table", "inet", engine]).output();
-    let text = listed.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
-    text.lines().filter_map(|l| l.trim().strip_prefix("chain u")?.split(' ').next()?.parse().ok()).collect()
 }
 
 #[cfg(test)]

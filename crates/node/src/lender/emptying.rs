@@ -110,11 +110,7 @@ async fn empty(node: &Node, lent: &LentLease) -> Result<(), Problem> {
     let id = lent.id().clone();
     // The route is out of the table since the lease stopped being usable; requests in flight end first, within the fleet's bound.
     fleet::reconcile_to_nothing(node, &owner_of_lease(&id)).await;
-    let left = node
-        .engine
-        .remains(Some(&owner_of_lease(&id)))
-        .await
-        .map(|r| r.processes + r.directories + r.cgroups);
+    let left = node.engine.remains(Some(&owner_of_lease(&id))).await.map(|r| r.processes + r.directories + r.cgroups);
     if left.is_ok_and(|n| n == 0) {
         node.copies.close(&id);
         let dir = node.lease_dir(&id);
