@@ -6,6 +6,7 @@
 
 mod address;
 mod error;
+mod limits;
 mod port;
 mod process;
 mod rules;
@@ -13,6 +14,7 @@ mod sim;
 
 pub use address::free_address;
 pub use error::EngineError;
+pub use limits::{Limits, Rate};
 pub use port::{
     Access, BoxFuture, Capabilities, CgroupVersion, DataMount, Engine, Exit, InstanceSpec, InstanceState,
     InstanceStatus, Isolation, Remains,

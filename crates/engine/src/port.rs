@@ -26,6 +26,9 @@ pub trait Engine: Send + Sync {
     /// SIGTERM, the grace of the spec, then SIGKILL of everything in the instance. An unknown id is already stopped.
     fn stop<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<(), EngineError>>;
 
+    /// The owner's instances stand still, or go on with `None`: their data, logs and places stay. Whoever reads their status is told why.
+    fn hold<'a>(&'a self, owner: &'a str, why: Option<&'a str>) -> BoxFuture<'a, Result<(), EngineError>>;
+
     /// Erases a stopped instance: directory, cgroup. An unknown id is already removed.
     fn remove<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<(), EngineError>>;
 
@@ -55,6 +58,10 @@ pub struct Isolation {
     pub network: bool,
     /// Whether the egress list is enforced.
     pub egress: bool,
+    /// Whether an instance that writes faster than its share to disk, or more than its quota, is made to stand still (by the freezer of
+    /// cgroup v2; with v1 controllers where that hierarchy is mounted beside them). Without it such an instance is stopped.
+    #[serde(default)]
+    pub freezer: bool,
 }
 
 impl Isolation {

@@ -77,6 +77,7 @@ struct SimInstance {
     pid: u32,
     cpu_used_us: u64,
     log: Vec<u8>,
+    held_why: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -104,6 +105,7 @@ impl SimEngine {
             seccomp: true,
             network: true,
             egress: true,
+            freezer: true,
         };
         Self {
             world: Arc::new(Mutex::new(World {
@@ -237,6 +239,7 @@ impl SimInstance {
             pid,
             cpu_used_us: 0,
             log: format!("start at {now_ms} ms\n").into_bytes(),
+            held_why: None,
         }
     }
 
@@ -307,6 +310,9 @@ impl SimInstance {
 
     fn status(&self, now_ms: u64) -> InstanceStatus {
         let (state, since_ms) = match &self.phase {
+            Phase::Running { since_ms } if self.held_why.is_some() => {
+                (InstanceState::Unready { why: self.held_why.clone().unwrap_or_default() }, Some(*since_ms))
+            }
             Phase::Running { since_ms } if now_ms < since_ms + self.app.ready_after_ms => {
                 (InstanceState::Starting, Some(*since_ms))
             }
@@ -356,6 +362,14 @@ impl Engine for SimEngine {
             let now_ms = world.now_ms;
             if let Some(instance) = world.instances.get_mut(id) {
                 instance.stop(now_ms);
+            }
+            Ok(())
+        })
+    }
+    fn hold<'a>(&'a self, owner: &'a str, why: Option<&'a str>) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(async move {
+            for instance in self.world().instances.values_mut().filter(|i| i.spec.owner == owner) {
+                instance.held_why = why.map(str::to_owned);
             }
             Ok(())
         })

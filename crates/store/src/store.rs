@@ -6,6 +6,7 @@ use crate::error::{OpenError, StoreError};
 use crate::journal::{self, Entry, JournalFilter, JournalHead, JournalRow, Retained, VerifyError};
 use crate::outbox::{self, OutboxItem};
 use crate::readers::{ReaderPool, Readers};
+use crate::reserve::{Reserve, ReserveState};
 use crate::schema::{open_reader, open_writer};
 use crate::sim::{self, Hooks, MemoryDisk, Session, Verdict};
 use crate::standing::{Head, RestoredWhy, Standing, StoreIdentity};
@@ -38,6 +39,8 @@ pub struct Options {
     /// Transactions that wait for the writer.
     pub queue_max: usize,
     pub readers_max: usize,
+    /// Disk space held for the store alone; 0: none.
+    pub reserve_bytes: u64,
     /// The anchor file is written at most this often.
     pub anchor_interval_ms: u64,
     /// Attempts after which a message becomes a dead letter.
@@ -52,6 +55,7 @@ impl Default for Options {
             log_bytes_max: 64 << 20,
             queue_max: 1024,
             readers_max: 4,
+            reserve_bytes: 0,
             anchor_interval_ms: 1_000,
             outbox_attempts_max: 20,
         }
@@ -146,6 +150,8 @@ struct Inner {
     views: Views,
     outbox_wake: Arc<tokio::sync::watch::Sender<u64>>,
     clock: Clock,
+    /// Last: its descriptor of the database outlives all of SQLite's.
+    reserve: Option<Reserve>,
 }
 
 /// A cheap handle; the store closes with the last one, or at `close`.
@@ -194,6 +200,10 @@ impl Store {
             .mode(0o600)
             .open(&path)
             .map_err(io("creating the database"))?;
+        let reserve = match options.reserve_bytes {
+            0 => None,
+            bytes => Some(Reserve::open(&path, bytes).map_err(io("opening the database"))?),
+        };
         let (conn, mut head) = open_writer(&path, now, &store_id(entropy))?;
         let anchor_path = anchor::path_of(&path);
         let compared = anchor::compare(&anchor_path, &head, &conn);
@@ -217,7 +227,11 @@ impl Store {
             hub: Arc::clone(&shared.hub),
         };
         let readers = Readers::Pool(ReaderPool::new(path.clone(), options.readers_max.max(1)));
-        Ok(Self::assemble(path, engine, readers, shared))
+        let store = Self::assemble(path, engine, readers, shared, reserve);
+        if let Some(problem) = store.fill_reserve().problem {
+            tracing::warn!(%problem, "the store's reserve on disk is not whole; it is tried again");
+        }
+        Ok(store)
     }
 
     /// A store without threads and files, for a simulator: a transaction is committed when its future is first polled.
@@ -231,10 +245,10 @@ impl Store {
     ) -> Result<Self, OpenError> {
         let (session, shared) = Session::begin(disk, now, entropy, &options, hooks)?;
         let readers = Readers::Inline(Arc::clone(&session));
-        Ok(Self::assemble(session.path(), Engine::Inline(session), readers, shared))
+        Ok(Self::assemble(session.path(), Engine::Inline(session), readers, shared, None))
     }
 
-    fn assemble(path: PathBuf, engine: Engine, readers: Readers, shared: Shared) -> Self {
+    fn assemble(path: PathBuf, engine: Engine, readers: Readers, shared: Shared, reserve: Option<Reserve>) -> Self {
         let Shared { published, hub, outbox_wake, clock, .. } = shared;
         Self {
             inner: Arc::new(Inner {
@@ -246,6 +260,7 @@ impl Store {
                 views: Views::default(),
                 outbox_wake,
                 clock,
+                reserve,
             }),
         }
     }
@@ -421,6 +436,11 @@ impl Store {
     pub async fn retain(&self, rows_max: u64, actor: impl Into<String>) -> Result<Retained, StoreError> {
         let actor = actor.into();
         self.transact(move |tx| tx.retain(rows_max, &actor)).await
+    }
+
+    /// Holds again what commits used of the reserve; to be called now and then. Blocks for at most some milliseconds.
+    pub fn fill_reserve(&self) -> ReserveState {
+        self.inner.reserve.as_ref().map(Reserve::fill).unwrap_or_default()
     }
 
     pub(crate) fn hub(&self) -> &Hub {

@@ -1,20 +1,31 @@
 //! Limits and meters by cgroup, v2 where the controllers are there, else v1.
 //!
-//! One parent per engine root, one child per instance. The application's process enters by itself, before it drops root.
+//! One parent per engine root, one group per instance, and in it two: the application's, which has the limits of the spec, and that of
+//! its keepers (shim and init), so that whatever the application exhausts, they live and tell it. Both enter by themselves, the
+//! application before it drops root.
 
-use super::layout::read_small;
 use crate::{CgroupVersion, EngineError};
 use pumasi_terms::Resources;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 const NEEDED_V1: [&str; 4] = ["cpu", "cpuacct", "memory", "pids"];
 const NEEDED_V2: [&str; 3] = ["cpu", "memory", "pids"];
-const PIDS_MAX: u32 = 512;
+/// Parts of an instance's group.
+const APP: &str = "app";
+const KEEPERS: &str = "keepers";
+/// Key of the second hierarchy on a host with v1 controllers: without any, but what is in it can be frozen and killed as one.
+const UNIFIED: &str = "unified";
+/// The keepers need some MiB, for relayed connections too, and ten threads; an application cannot make them need more.
+const KEEPERS_MEMORY_BYTES: u64 = 128 << 20;
+const KEEPERS_TASKS_MAX: u32 = 64;
+const KEEPERS_CPU_MILLIS_MIN: u64 = 250;
+const STRANGER_AGE_MS_MIN: u128 = 10_000;
+/// Long, so that all of a start fits into one quota.
+const KEEPERS_PERIOD_US: u64 = 100_000;
 /// Short, so that a small quota does not stall a request for the usual 100 ms.
 const PERIOD_US: u64 = 10_000;
 /// The kernel takes no smaller quota.
@@ -57,13 +68,19 @@ fn find_roots(mounts: &str) -> Option<(CgroupVersion, BTreeMap<String, PathBuf>)
             _ => {}
         }
     }
-    if let Some(at) = v2 {
+    if let Some(at) = v2.clone() {
         let offered = fs::read_to_string(at.join("cgroup.controllers")).unwrap_or_default();
         if NEEDED_V2.iter().all(|need| offered.split_whitespace().any(|has| has == *need)) {
             return Some((CgroupVersion::V2, BTreeMap::from([(String::new(), at)])));
         }
     }
-    (v1.len() == NEEDED_V1.len()).then_some((CgroupVersion::V1, v1))
+    if v1.len() != NEEDED_V1.len() {
+        return None;
+    }
+    if let Some(at) = v2 {
+        v1.insert(UNIFIED.to_owned(), at);
+    }
+    Some((CgroupVersion::V1, v1))
 }
 
 impl Tree {
@@ -87,7 +104,10 @@ impl Tree {
             if version == CgroupVersion::V2 {
                 fs::write(root.join("cgroup.subtree_control"), "+cpu +memory +pids")?;
             }
-            create(&parent)?;
+            match create(&parent) {
+                Err(_) if controller == UNIFIED => continue,
+                made => made?,
+            }
             if version == CgroupVersion::V2 {
                 fs::write(parent.join("cgroup.subtree_control"), "+cpu +memory +pids")?;
             }
@@ -98,6 +118,12 @@ impl Tree {
 
     pub(super) fn place(&self, name: &str) -> Place {
         Place { version: self.version, dirs: self.parents.iter().map(|(c, p)| (c.clone(), p.join(name))).collect() }
+    }
+
+    /// Asked of the parent: it has what every group below it has, but for the root of the hierarchy.
+    pub(super) fn can_freeze(&self) -> bool {
+        let dir = self.parents.get(UNIFIED).or_else(|| self.parents.get(""));
+        dir.is_some_and(|d| d.join("cgroup.freeze").exists())
     }
 
     /// Names of the cgroups of instances, whether or not the instance is still known.
@@ -113,12 +139,48 @@ impl Tree {
         names
     }
 
+    /// Empty groups below those of other engines, and theirs. One that lives has its instances' shims in its groups, and makes its own
+    /// again where it has none.
+    pub(super) fn remove_strangers(&self) {
+        for parent in self.parents.values() {
+            let Some(root) = parent.parent() else { continue };
+            for engine in subdirs(root).filter(|d| d != parent && is_engine(d)) {
+                for instance in subdirs(&engine).filter(|d| is_old(d)) {
+                    for part in [APP, KEEPERS].map(|p| instance.join(p)) {
+                        let _ = fs::remove_dir(part);
+                    }
+                    let _ = fs::remove_dir(instance);
+                }
+                if is_old(&engine) {
+                    let _ = fs::remove_dir(engine);
+                }
+            }
+        }
+    }
+
     /// The parent itself, when its last instance is gone; it is made again on the next start.
     pub(super) fn close_if_empty(&self) {
         for parent in self.parents.values() {
             let _ = fs::remove_dir(parent);
         }
     }
+}
+
+fn subdirs(dir: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path())
+}
+
+/// As [`super::host::kernel_name`] names them.
+fn is_engine(dir: &Path) -> bool {
+    let name = dir.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix("pumasi_"));
+    name.is_some_and(|n| n.len() == 16 && n.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+/// A younger one may be about to be entered.
+fn is_old(dir: &Path) -> bool {
+    let modified = dir.metadata().and_then(|m| m.modified());
+    modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age.as_millis() > STRANGER_AGE_MS_MIN))
 }
 
 fn create(dir: &Path) -> io::Result<()> {
@@ -143,33 +205,54 @@ impl Place {
         self.dirs.get(controller).or_else(|| self.dirs.get(""))
     }
 
+    /// Where the application is. An instance of an earlier version has no parts until its next start.
+    fn app(&self, controller: &str) -> Option<PathBuf> {
+        let dir = self.dir(controller)?;
+        let app = dir.join(APP);
+        Some(if app.is_dir() { app } else { dir.clone() })
+    }
+
     /// Makes it and sets its limits; repeated before every start of the application.
-    pub(super) fn prepare(&self, resources: Resources, memory_max_bytes: u64) -> Result<(), EngineError> {
+    pub(super) fn prepare(&self, resources: Resources, memory_bytes: u64, tasks_max: u32) -> Result<(), EngineError> {
         for dir in self.dirs.values() {
             if let Some(parent) = dir.parent() {
                 create(parent).map_err(EngineError::at("create cgroup", parent))?;
             }
             create(dir).map_err(EngineError::at("create cgroup", dir))?;
+            if self.version == CgroupVersion::V2 {
+                let to = dir.join("cgroup.subtree_control");
+                fs::write(&to, "+cpu +memory +pids").map_err(EngineError::at("write", &to))?;
+            }
+            for part in [APP, KEEPERS].map(|p| dir.join(p)) {
+                create(&part).map_err(EngineError::at("create cgroup", &part))?;
+            }
         }
-        let (quota_us, period_us) = quota(u64::from(resources.cpu_millis));
-        let memory = memory_max_bytes.to_string();
-        let pids = PIDS_MAX.to_string();
+        let cpu_millis = u64::from(resources.cpu_millis);
+        self.limit(APP, quota(cpu_millis), memory_bytes, tasks_max)?;
+        // As much again as the instance has: its own requests are all that can keep them busy.
+        let quota_us = cpu_millis.max(KEEPERS_CPU_MILLIS_MIN) * KEEPERS_PERIOD_US / 1_000;
+        self.limit(KEEPERS, (quota_us, KEEPERS_PERIOD_US), KEEPERS_MEMORY_BYTES, KEEPERS_TASKS_MAX)
+    }
+
+    fn limit(&self, part: &str, cpu_us: (u64, u64), memory_bytes: u64, tasks_max: u32) -> Result<(), EngineError> {
+        let (quota_us, period_us) = cpu_us;
+        let memory = memory_bytes.to_string();
         let limits: Vec<(&str, &str, String)> = match self.version {
             CgroupVersion::V1 => vec![
                 ("cpu", "cpu.cfs_period_us", period_us.to_string()),
                 ("cpu", "cpu.cfs_quota_us", quota_us.to_string()),
                 ("memory", "memory.limit_in_bytes", memory.clone()),
-                ("pids", "pids.max", pids),
+                ("pids", "pids.max", tasks_max.to_string()),
             ],
             CgroupVersion::V2 => vec![
                 ("", "cpu.max", format!("{quota_us} {period_us}")),
                 ("", "memory.max", memory.clone()),
-                ("", "pids.max", pids),
+                ("", "pids.max", tasks_max.to_string()),
             ],
         };
         for (controller, file, value) in limits {
             let Some(dir) = self.dir(controller) else { continue };
-            let path = dir.join(file);
+            let path = dir.join(part).join(file);
             fs::write(&path, &value).map_err(EngineError::host(format!("set {} to {value}", path.display())))?;
         }
         // Swap is not accounted on every kernel; where it is, there is to be none.
@@ -178,32 +261,77 @@ impl Place {
             CgroupVersion::V2 => ("", "memory.swap.max", "0"),
         };
         if let Some(dir) = self.dir(controller) {
-            let _ = fs::write(dir.join(file), value);
+            let _ = fs::write(dir.join(part).join(file), value);
         }
         Ok(())
     }
 
-    /// A process that writes "0" to each of these enters the cgroup.
-    pub(super) fn entrances(&self) -> Vec<PathBuf> {
-        let dirs: BTreeSet<_> = self.dirs.values().collect();
-        dirs.into_iter().map(|d| d.join("cgroup.procs")).collect()
+    /// The caller, which is the instance's shim, enters its part; so does whatever it starts.
+    pub(super) fn keep(&self) -> Result<(), EngineError> {
+        for dir in self.dirs.values() {
+            let to = dir.join(KEEPERS).join("cgroup.procs");
+            fs::write(&to, "0").map_err(EngineError::at("enter", &to))?;
+        }
+        Ok(())
     }
 
-    pub(super) fn processes(&self) -> BTreeSet<u32> {
+    /// A process that writes "0" to each of these enters the application's part.
+    pub(super) fn entrances(&self) -> Vec<PathBuf> {
+        let dirs: BTreeSet<_> = self.dirs.values().collect();
+        dirs.into_iter().map(|d| d.join(APP).join("cgroup.procs")).collect()
+    }
+
+    fn processes_in(&self, parts: &[&str]) -> BTreeSet<u32> {
         self.dirs
             .values()
-            .filter_map(|d| fs::read_to_string(d.join("cgroup.procs")).ok())
+            .flat_map(|d| parts.iter().map(move |p| d.join(p).join("cgroup.procs")))
+            .filter_map(|procs| fs::read_to_string(procs).ok())
             .flat_map(|text| text.lines().filter_map(|l| l.trim().parse().ok()).collect::<Vec<u32>>())
             .collect()
     }
 
+    /// Of the application.
+    pub(super) fn processes(&self) -> BTreeSet<u32> {
+        self.processes_in(&["", APP])
+    }
+
+    /// Those of its keepers too.
+    pub(super) fn all_processes(&self) -> BTreeSet<u32> {
+        self.processes_in(&["", APP, KEEPERS])
+    }
+
+    fn switch(&self, file: &str) -> Option<PathBuf> {
+        Some(self.dir(UNIFIED)?.join(APP).join(file)).filter(|p| p.exists())
+    }
+
+    pub(super) fn can_freeze(&self) -> bool {
+        self.switch("cgroup.freeze").is_some()
+    }
+
+    /// The application stands still, and goes on. What is frozen can be killed all the same.
+    pub(super) fn freeze(&self, on: bool) -> io::Result<()> {
+        match self.switch("cgroup.freeze") {
+            Some(path) => fs::write(path, if on { "1" } else { "0" }),
+            None => Ok(()),
+        }
+    }
+
+    /// All of the application at one instant: no process of it can be born meanwhile.
+    pub(super) fn kill(&self) {
+        if let Some(path) = self.switch("cgroup.kill")
+            && let Err(e) = fs::write(path, "1")
+        {
+            tracing::debug!(error = %e, "a cgroup is not killed as one");
+        }
+    }
+
     fn number(&self, controller: &str, file: &str) -> Option<u64> {
-        fs::read_to_string(self.dir(controller)?.join(file)).ok()?.trim().parse().ok()
+        fs::read_to_string(self.app(controller)?.join(file)).ok()?.trim().parse().ok()
     }
 
     /// The value of `key` in a file of `key value` lines.
     fn keyed(&self, controller: &str, file: &str, key: &str) -> Option<u64> {
-        let text = fs::read_to_string(self.dir(controller)?.join(file)).ok()?;
+        let text = fs::read_to_string(self.app(controller)?.join(file)).ok()?;
         text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
     }
 
@@ -236,50 +364,17 @@ impl Place {
     /// Fails while a process is in it.
     pub(super) fn remove(&self) -> Result<(), EngineError> {
         for dir in self.dirs.values() {
-            match fs::remove_dir(dir) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(EngineError::at("remove cgroup", dir)(e)),
-                _ => {}
+            for part in [dir.join(APP), dir.join(KEEPERS), dir.clone()] {
+                match fs::remove_dir(&part) {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                        return Err(EngineError::at("remove cgroup", &part)(e));
+                    }
+                    _ => {}
+                }
             }
         }
         Ok(())
     }
-}
-
-/// Processes whose owner is in `uids`, by uid. For hosts where a process could have left its cgroup, and for what has no cgroup.
-pub(super) fn processes_by_uid(uids: std::ops::Range<u32>) -> BTreeMap<u32, BTreeSet<u32>> {
-    let mut found: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
-    for (pid, path) in all_processes() {
-        let Ok(Some(status)) = read_small(&path.join("status")) else { continue };
-        // A zombie is only an entry that its parent has not read yet.
-        if status.lines().any(|l| l.starts_with("State:\tZ")) {
-            continue;
-        }
-        let uid = status.lines().find_map(|l| l.strip_prefix("Uid:")?.split_whitespace().next()?.parse::<u32>().ok());
-        if let Some(uid) = uid.filter(|u| uids.contains(u)) {
-            found.entry(uid).or_default().insert(pid);
-        }
-    }
-    found
-}
-
-/// Processes whose HOME is at or below `dir`: how an instance without a uid of its own is told from the rest.
-pub(super) fn processes_by_home(dir: &Path) -> BTreeSet<u32> {
-    all_processes()
-        .filter(|(_, path)| {
-            let environ = fs::read(path.join("environ")).unwrap_or_default();
-            let home = environ.split(|b| *b == 0).find_map(|v| v.strip_prefix(b"HOME="));
-            home.is_some_and(|h| Path::new(std::ffi::OsStr::from_bytes(h)).starts_with(dir))
-        })
-        .map(|(pid, _)| pid)
-        .collect()
-}
-
-fn all_processes() -> impl Iterator<Item = (u32, PathBuf)> {
-    fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|e| Some((e.file_name().to_str()?.parse().ok()?, e.path())))
 }
 
 #[cfg(test)]
@@ -304,6 +399,7 @@ mod tests {
         let (version, roots) = find_roots(mounts).unwrap();
         assert_eq!(version, CgroupVersion::V1);
         assert_eq!(roots["cpuacct"], PathBuf::from("/sys/fs/cgroup/cpu,cpuacct"));
+        assert_eq!(roots[UNIFIED], PathBuf::from("/nowhere/unified"));
         let without_pids = mounts.replace("pids", "freezer");
         assert!(find_roots(&without_pids).is_none());
     }

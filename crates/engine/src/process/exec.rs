@@ -31,7 +31,8 @@ pub(super) const STAGE: &str = "PUMASI_STAGE";
 pub(super) const OWN_PROGRAM: &str = "/proc/self/exe";
 
 const FILES_MAX: u64 = 4_096;
-const PROCESSES_MAX: u64 = 512;
+/// Of the highest: when the whole host is short of memory, applications go before what keeps them.
+const OOM_SCORE: &str = "500";
 
 /// What init says to the shim, and app to init; one line of JSON each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -238,11 +239,14 @@ fn give_up_rights(plan: &Plan, control: &mut UnixStream, parent: Pid) -> Result<
     }
     let limit = |what, most: u64| setrlimit(what, most, most).map_err(err("rlimit"));
     limit(Resource::RLIMIT_CORE, 0)?;
+    limit(Resource::RLIMIT_FSIZE, plan.file_bytes_max)?;
+    // A preference only: its own limit ends it before the host is short of memory.
+    let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     let (_, files) = nix::sys::resource::getrlimit(Resource::RLIMIT_NOFILE).map_err(err("rlimit"))?;
     limit(Resource::RLIMIT_NOFILE, FILES_MAX.min(files))?;
     if plan.uid.is_some() {
         // Counted by uid: with the daemon's own uid it would count the daemon's processes.
-        limit(Resource::RLIMIT_NPROC, PROCESSES_MAX)?;
+        limit(Resource::RLIMIT_NPROC, u64::from(plan.tasks_max))?;
     }
     if plan.cgroup_entrances.is_empty() {
         limit(Resource::RLIMIT_DATA, plan.memory_max_bytes)?;

@@ -1,16 +1,15 @@
 //! What the driver does on the host, call by call. Blocking.
 
-use super::cgroup::{Place, Tree, processes_by_home, processes_by_uid};
+use super::cgroup::{Place, Tree};
 use super::layout::{Desired, Layout, Record, Status, VERSION, delete_tree, make_dir, write_json};
+use super::processes::{end_all, processes_by_home, processes_by_uid, signal_all, usage_of};
 use super::slots::{self, Slots};
 use super::{ProcessConfig, data, exec, launch, logs, shim};
 use crate::rules::{Here, Start, on_start};
 use crate::{Capabilities, EngineError, InstanceSpec, InstanceState, InstanceStatus, Isolation, Remains};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use pumasi_terms::InstanceId;
 use pumasi_terms::service::Platform;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader};
 use std::os::fd::OwnedFd;
@@ -19,12 +18,10 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// For a shim to say that it is up, and for the probe of the host to end.
 const ANSWER_MS_MAX: u64 = 10_000;
-/// For killed processes to be gone.
-const DEATH_MS_MAX: u64 = 1_000;
 /// Directories being made and being deleted.
 const NEW: &str = ".new-";
 const GONE: &str = ".gone-";
@@ -71,6 +68,7 @@ impl Host {
         let tree = if is_root { Tree::open(&name) } else { None };
         isolation.cgroup = tree.as_ref().map(|t| t.version);
         isolation.egress = isolation.network;
+        isolation.freezer = tree.as_ref().is_some_and(Tree::can_freeze);
         let runtimes = RUNTIMES.into_iter().filter(|r| launch::find_program(r, launch::PATH).is_ok());
         let mut host = Self {
             runtimes: runtimes.map(str::to_owned).collect(),
@@ -144,13 +142,26 @@ impl Host {
         if let Some(tree) = &self.tree {
             for name in tree.names().difference(&ids) {
                 let place = tree.place(name);
-                end_all(&|| place.processes());
+                place.kill();
+                end_all(&|| place.all_processes());
                 if let Err(e) = place.remove() {
                     tracing::warn!(error = %e, "a cgroup without an instance stays");
                 }
             }
         }
         self.close_if_empty()
+    }
+
+    /// Groups of instances that are gone, and of engines that were killed: whatever made them is not there to take them away.
+    fn remove_empty_groups(&self) -> Result<(), EngineError> {
+        let Some(tree) = &self.tree else { return Ok(()) };
+        let ids: BTreeSet<String> = self.ids()?.into_iter().map(|id| id.to_string()).collect();
+        for name in tree.names().difference(&ids) {
+            // Fails while a process is in it, which `remains` tells.
+            let _ = tree.place(name).remove();
+        }
+        tree.remove_strangers();
+        Ok(())
     }
 
     fn close_if_empty(&self) -> Result<(), EngineError> {
@@ -242,6 +253,7 @@ impl Host {
             isolation: self.isolation.clone(),
             hide,
             log_bytes_max: self.config.log_bytes_max,
+            limits: self.config.limits,
             spec,
         })
     }
@@ -252,7 +264,7 @@ impl Host {
         delete_tree(&new.dir)?;
         make_dir(&new.dir, 0o711)?;
         make_dir(&new.dir.join("logs"), 0o700)?;
-        write_json(&new.desired(), &Desired { version: VERSION, run: true }, false)?;
+        write_json(&new.desired(), &Desired { version: VERSION, run: true, held: None }, false)?;
         write_json(&new.record(), record, true)?;
         fs::rename(&new.dir, &layout.dir).map_err(EngineError::at("create", &layout.dir))
     }
@@ -261,6 +273,7 @@ impl Host {
     fn bring_up(&self, known: &Known, shims: &mut Vec<Child>) -> Result<(), EngineError> {
         let record = &known.record;
         let id = &record.spec.id;
+        kill_as_one(known);
         if !end_all(&|| processes_of(known)).is_empty() {
             let problem = "processes of an earlier run do not end".into();
             return Err(EngineError::Shim { id: id.clone(), problem });
@@ -309,7 +322,11 @@ impl Host {
     }
 
     pub(super) fn list(&self) -> Result<Vec<InstanceStatus>, EngineError> {
-        self.change().retain_mut(|shim| matches!(shim.try_wait(), Ok(None)));
+        {
+            let mut shims = self.change();
+            shims.retain_mut(|shim| matches!(shim.try_wait(), Ok(None)));
+            self.remove_empty_groups()?;
+        }
         let mut all = Vec::new();
         for known in self.known()? {
             match self.status_of(&known) {
@@ -378,7 +395,23 @@ impl Host {
         known.layout.wake_shim();
         if !known.layout.is_held()? {
             // Without a shim there is nobody to be graceful.
+            kill_as_one(known);
             signal_all(&processes_of(known));
+        }
+        Ok(())
+    }
+
+    /// Written only where it differs; a shim that is gone finds it when it is revived.
+    pub(super) fn hold(&self, owner: &str, why: Option<&str>) -> Result<(), EngineError> {
+        let _change = self.change();
+        for known in self.known()?.into_iter().filter(|k| k.record.spec.owner == owner) {
+            let desired = known.layout.read_desired()?;
+            if desired.run && desired.held.as_deref() != why {
+                let desired = Desired { held: why.map(str::to_owned), ..desired };
+                // Not durable: the disk may be full, and whoever asked asks again.
+                write_json(&known.layout.desired(), &desired, false)?;
+                known.layout.wake_shim();
+            }
         }
         Ok(())
     }
@@ -402,12 +435,14 @@ impl Host {
             }
             place = record.cgroup.clone().or(place);
             let known = Known { layout: layout.clone(), record };
+            kill_as_one(&known);
             if !end_all(&|| processes_of(&known)).is_empty() {
                 return Err(running("killed processes are not gone yet"));
             }
         }
         if let Some(place) = place {
-            end_all(&|| place.processes());
+            // The shim has let go of its lock and may still be on its way out.
+            end_all(&|| place.all_processes());
             place.remove()?;
         }
         shims.retain_mut(|shim| matches!(shim.try_wait(), Ok(None)));
@@ -488,22 +523,10 @@ fn processes_of(known: &Known) -> BTreeSet<u32> {
     all
 }
 
-fn signal_all(pids: &BTreeSet<u32>) {
-    for pid in pids.iter().filter_map(|p| i32::try_from(*p).ok()) {
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-    }
-}
-
-/// Kills until nothing is found any more; what is still there after [`DEATH_MS_MAX`] is returned.
-fn end_all(find: &dyn Fn() -> BTreeSet<u32>) -> BTreeSet<u32> {
-    let until = Instant::now() + Duration::from_millis(DEATH_MS_MAX);
-    loop {
-        let pids = find();
-        if pids.is_empty() || Instant::now() > until {
-            return pids;
-        }
-        signal_all(&pids);
-        std::thread::sleep(Duration::from_millis(2));
+/// Of a swarm that multiplies, before the rest is looked for one by one.
+fn kill_as_one(known: &Known) {
+    if let Some(place) = &known.record.cgroup {
+        place.kill();
     }
 }
 
@@ -549,25 +572,4 @@ fn ask_host(executable: &Path, root: &Path, uid: u32) -> Result<Isolation, Engin
     let _ = child.wait();
     read.map_err(err)?;
     serde_json::from_str(&line).map_err(|e| err(io::Error::other(format!("it answered {line:?}: {e}"))))
-}
-
-/// Without a cgroup: of the application's first process alone.
-fn usage_of(pid: u32) -> super::cgroup::Usage {
-    let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
-    let stat = read("stat");
-    // The name, in brackets, may hold anything.
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
-    let status: BTreeMap<String, u64> = read("status")
-        .lines()
-        .filter_map(|l| {
-            let (key, value) = l.split_once(':')?;
-            Some((key.to_owned(), value.split_whitespace().next()?.parse().ok()?))
-        })
-        .collect();
-    super::cgroup::Usage {
-        // 100 ticks a second on every Linux that user space sees.
-        cpu_us: (ticks(11) + ticks(12)) * 10_000,
-        memory_bytes: status.get("VmRSS").copied().unwrap_or(0) << 10,
-    }
 }

@@ -23,6 +23,8 @@ pub(super) struct Plan {
     pub view: Option<View>,
     pub cgroup_entrances: Vec<PathBuf>,
     pub memory_max_bytes: u64,
+    pub file_bytes_max: u64,
+    pub tasks_max: u32,
     pub seccomp: bool,
     pub host_name: String,
 }
@@ -113,6 +115,8 @@ pub(super) fn plan(record: &Record, layout: &Layout, address: SocketAddr) -> Res
         view,
         cgroup_entrances: record.cgroup.as_ref().map(super::cgroup::Place::entrances).unwrap_or_default(),
         memory_max_bytes: memory_max_bytes(spec),
+        file_bytes_max: record.limits.file_bytes_max,
+        tasks_max: record.limits.tasks_max,
         seccomp: record.isolation.seccomp,
         host_name: spec.id.to_string().chars().take(63).collect(),
     })

@@ -4,7 +4,7 @@
 //! with it, never by a pid.
 
 use super::cgroup::Place;
-use crate::{EngineError, Exit, InstanceSpec, InstanceState, Isolation};
+use crate::{EngineError, Exit, InstanceSpec, InstanceState, Isolation, Limits};
 use pumasi_terms::{InstanceId, WallMs};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -31,12 +31,17 @@ pub(super) struct Record {
     /// Directories of the host that the instance must not even see.
     pub hide: Vec<PathBuf>,
     pub log_bytes_max: u64,
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Desired {
     pub version: u32,
     pub run: bool,
+    /// Why it is to stand still, for as long as this is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<String>,
 }
 
 /// What the shim says.
@@ -122,13 +127,13 @@ impl Layout {
         read_versioned(&self.record())
     }
     pub(super) fn read_desired(&self) -> Result<Desired, EngineError> {
-        Ok(read_versioned(&self.desired())?.unwrap_or(Desired { version: VERSION, run: true }))
+        Ok(read_versioned(&self.desired())?.unwrap_or(Desired { version: VERSION, run: true, held: None }))
     }
     pub(super) fn read_status(&self) -> Result<Option<Status>, EngineError> {
         read_versioned(&self.status())
     }
     pub(super) fn want(&self, run: bool) -> Result<(), EngineError> {
-        write_json(&self.desired(), &Desired { version: VERSION, run }, true)
+        write_json(&self.desired(), &Desired { version: VERSION, run, held: None }, true)
     }
 
     /// Whether a shim holds this directory.

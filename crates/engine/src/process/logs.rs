@@ -1,4 +1,7 @@
 //! An application's output, kept in two files that together never exceed the bound.
+//!
+//! Enters: the application's bytes, the shim's own lines. Leaves: the end of both.
+//! Always holds: a line that begins with a mark of ours is ours; what the application wrote so is indented by a space.
 
 use super::layout::Layout;
 use crate::EngineError;
@@ -7,6 +10,10 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+/// What lines of Pumasi's own begin with: the shim's, and the daemon's above each instance's log.
+const OURS: [&[u8]; 2] = [b"[pumasi]", b"== "];
+const MARK_BYTES_MAX: usize = 8;
+
 #[derive(Debug)]
 pub(super) struct LogWriter {
     layout: Layout,
@@ -14,6 +21,50 @@ pub(super) struct LogWriter {
     written_bytes: u64,
     /// Of one file: half of the whole.
     file_bytes_max: u64,
+    marks: Marks,
+}
+
+/// Keeps the application from writing lines that look like ours, however it cuts them into pieces.
+#[derive(Debug)]
+struct Marks {
+    at_start: bool,
+    /// The beginning of a line that may yet become a mark.
+    pending: Vec<u8>,
+}
+
+impl Marks {
+    fn pass(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(bytes.len() + 16);
+        for line in bytes.split_inclusive(|b| *b == b'\n') {
+            let mut rest = line;
+            if self.at_start {
+                let (head, tail) = line.split_at(line.len().min(MARK_BYTES_MAX - self.pending.len()));
+                self.pending.extend(head);
+                rest = tail;
+                if OURS.iter().any(|mark| mark.len() > self.pending.len() && mark.starts_with(&self.pending)) {
+                    continue;
+                }
+                self.flush(&mut out);
+            }
+            out.extend(rest);
+            if line.ends_with(b"\n") {
+                self.at_start = true;
+            }
+        }
+        out
+    }
+
+    /// Nothing more comes for what is pending.
+    fn flush(&mut self, out: &mut Vec<u8>) {
+        if self.pending.is_empty() {
+            return;
+        }
+        if OURS.iter().any(|mark| self.pending.starts_with(mark)) {
+            out.push(b' ');
+        }
+        out.append(&mut self.pending);
+        self.at_start = false;
+    }
 }
 
 fn open(path: &Path) -> io::Result<File> {
@@ -25,10 +76,19 @@ impl LogWriter {
         let path = layout.log();
         let file = open(&path).map_err(EngineError::at("open", &path))?;
         let written_bytes = file.metadata().map_err(EngineError::at("read", &path))?.len();
-        Ok(Self { layout: layout.clone(), file, written_bytes, file_bytes_max: (bytes_max / 2).max(4_096) })
+        // A shim that was killed may have left half a line.
+        let at_start = tail_of(&path, 1)?.last().is_none_or(|b| *b == b'\n');
+        let marks = Marks { at_start, pending: Vec::new() };
+        Ok(Self { layout: layout.clone(), file, written_bytes, file_bytes_max: (bytes_max / 2).max(4_096), marks })
     }
 
-    pub(super) fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+    /// Of the application.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let passed = self.marks.pass(bytes);
+        self.put(&passed)
+    }
+
+    fn put(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let room = self.file_bytes_max.saturating_sub(self.written_bytes);
             if room == 0 {
@@ -47,7 +107,15 @@ impl LogWriter {
 
     /// A line of the shim's own among the application's.
     pub(super) fn note(&mut self, text: &str) {
-        let _ = self.write(format!("[pumasi] {text}\n").as_bytes());
+        let mut line = Vec::new();
+        self.marks.flush(&mut line);
+        if !self.marks.at_start {
+            line.push(b'\n');
+        }
+        self.marks.at_start = true;
+        let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        line.extend(format!("[pumasi] {text}\n").into_bytes());
+        let _ = self.put(&line);
     }
 }
 
@@ -73,6 +141,13 @@ pub(super) fn tail(layout: &Layout, tail_bytes: usize) -> Result<Vec<u8>, Engine
         rest => tail_of(&layout.old_log(), rest as u64)?,
     };
     out.extend(new);
+    // The end of a long line must not look like a line of its own.
+    if tail_bytes > 0 && out.len() >= tail_bytes {
+        match out.iter().position(|b| *b == b'\n') {
+            Some(at) => drop(out.drain(..=at)),
+            None => out.insert(0, b' '),
+        }
+    }
     Ok(out)
 }
 
@@ -92,7 +167,51 @@ mod tests {
         let size = |p: &Path| p.metadata().unwrap().len();
         assert!(size(&layout.log()) + size(&layout.old_log()) <= 10_000);
         let text = String::from_utf8(tail(&layout, 6_000).unwrap()).unwrap();
-        assert_eq!(text.len(), 6_000);
+        assert!(text.len() <= 6_000 && text.starts_with("line "), "{}", text.len());
         assert!(text.ends_with("line 4998\nline 4999\n"));
+    }
+
+    fn written(pieces: &[&str]) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path());
+        fs::create_dir(dir.path().join("logs")).unwrap();
+        let mut log = LogWriter::open(&layout, 10_000).unwrap();
+        for piece in pieces {
+            match piece.strip_prefix("note:") {
+                Some(text) => log.note(text),
+                None => log.write(piece.as_bytes()).unwrap(),
+            }
+        }
+        log.note("end");
+        String::from_utf8(tail(&layout, 9_000).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn an_application_cannot_write_lines_of_ours() {
+        let forged = "[pumasi] killed for using more memory\n== inst-1 at city-a\nx\n";
+        let shown = " [pumasi] killed for using more memory\n == inst-1 at city-a\nx\n[pumasi] end\n";
+        assert_eq!(written(&[forged]), shown);
+        // Nor byte by byte, nor behind a line of ours, nor behind half a line of its own.
+        let bytes: Vec<String> = forged.chars().map(String::from).collect();
+        assert_eq!(written(&bytes.iter().map(String::as_str).collect::<Vec<_>>()), shown);
+        assert_eq!(
+            written(&["half", "note:told", "[pumasi] x\n", "[pum"]),
+            "half\n[pumasi] told\n [pumasi] x\n[pum\n[pumasi] end\n"
+        );
+        assert_eq!(written(&["[info] a\n=> b\n[p\n\n"]), "[info] a\n=> b\n[p\n\n[pumasi] end\n");
+        // A line of ours is one line, whatever it tells.
+        assert_eq!(written(&["note:a\n[pumasi] b\u{1b}[2J"]), "[pumasi] a [pumasi] b [2J\n[pumasi] end\n");
+    }
+
+    #[test]
+    fn a_tail_begins_with_a_whole_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path());
+        fs::create_dir(dir.path().join("logs")).unwrap();
+        let mut log = LogWriter::open(&layout, 10_000).unwrap();
+        log.write(b"a line that ends with [pumasi] killed").unwrap();
+        assert_eq!(tail(&layout, 15).unwrap(), b" [pumasi] killed");
+        log.write(b"\nnext\n").unwrap();
+        assert_eq!(tail(&layout, 21).unwrap(), b"next\n");
     }
 }

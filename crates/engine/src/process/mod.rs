@@ -14,14 +14,16 @@ mod logs;
 mod net;
 mod netlink;
 mod probe;
+mod processes;
 mod relay;
 mod seccomp;
 mod shim;
 mod slots;
+mod throttle;
 mod view;
 
 use crate::port::BoxFuture;
-use crate::{Capabilities, Engine, EngineError, InstanceSpec, InstanceStatus, Remains};
+use crate::{Capabilities, Engine, EngineError, InstanceSpec, InstanceStatus, Limits, Remains};
 use host::Host;
 use pumasi_terms::InstanceId;
 use std::io;
@@ -44,6 +46,8 @@ pub struct ProcessConfig {
     pub hide: Vec<PathBuf>,
     /// Of one instance's output; older output is dropped.
     pub log_bytes_max: u64,
+    /// Of each instance.
+    pub limits: Limits,
     /// The operator signs for running others' code without isolation.
     pub lend_without_isolation: bool,
     pub egress: EgressPolicy,
@@ -57,6 +61,7 @@ impl ProcessConfig {
             uid_base: None,
             hide: Vec::new(),
             log_bytes_max: 4 << 20,
+            limits: Limits::default(),
             lend_without_isolation: false,
             egress: EgressPolicy::default(),
         }
@@ -132,6 +137,10 @@ impl Engine for ProcessEngine {
     fn remove<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<(), EngineError>> {
         let id = id.clone();
         self.run(move |host| host.remove(&id))
+    }
+    fn hold<'a>(&'a self, owner: &'a str, why: Option<&'a str>) -> BoxFuture<'a, Result<(), EngineError>> {
+        let (owner, why) = (owner.to_owned(), why.map(str::to_owned));
+        self.run(move |host| host.hold(&owner, why.as_deref()))
     }
     fn logs<'a>(&'a self, id: &'a InstanceId, tail_bytes: usize) -> BoxFuture<'a, Result<Vec<u8>, EngineError>> {
         let id = id.clone();

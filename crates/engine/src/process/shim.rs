@@ -9,7 +9,7 @@ mod running;
 
 use super::exec::{Event, SAY_TERM};
 use super::launch;
-use super::layout::{Layout, Record, Status, make_dir, wall_now, write_json};
+use super::layout::{Desired, Layout, Record, Status, VERSION, make_dir, wall_now, write_json};
 use super::logs::LogWriter;
 use super::net::{INSIDE, Net};
 use crate::rules::BackOff;
@@ -26,6 +26,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep_until};
 
+/// That it writes too much is told so often.
+const REST_TOLD_MS: u64 = 60_000;
 /// From the start of a stage to its first word.
 const STAGE_MS_MAX: u64 = 10_000;
 /// `desired.json` is read so often even if nobody wakes the shim.
@@ -98,6 +100,11 @@ struct Shim {
     back_off: BackOff,
     /// Made at the first start, and the same for every later one.
     net: Option<Net>,
+    /// The application was told to stand still.
+    held: bool,
+    rest_told_at: Instant,
+    /// The last that could be read.
+    wish: Desired,
 }
 
 enum End {
@@ -112,6 +119,8 @@ enum End {
     Hopeless {
         why: String,
     },
+    /// It is to stand still, and this host can only end it.
+    Held,
 }
 
 impl Shim {
@@ -134,7 +143,19 @@ impl Shim {
         if let Some(before) = before {
             (status.address, status.restarts) = (before.address, before.restarts);
         }
-        Ok(Self { layout, record, status, wake, log, back_off: BackOff::new(), net: None })
+        let wish = Desired { version: VERSION, run: true, held: None };
+        Ok(Self {
+            layout,
+            record,
+            status,
+            wake,
+            log,
+            back_off: BackOff::new(),
+            net: None,
+            held: false,
+            rest_told_at: Instant::now(),
+            wish,
+        })
     }
 
     async fn run(&mut self) {
@@ -147,6 +168,11 @@ impl Shim {
         loop {
             if !self.wanted() {
                 return self.say(InstanceState::Stopped { exit: self.status.last_exit });
+            }
+            if let Some(why) = self.wish.held.clone() {
+                self.tell(InstanceState::Unready { why });
+                self.woken(LOOK_MS).await;
+                continue;
             }
             let end = match self.launch().await {
                 Ok(mut running) => {
@@ -162,6 +188,7 @@ impl Shim {
                     self.status.last_exit = exit;
                     return self.say(InstanceState::Stopped { exit });
                 }
+                End::Held => {}
                 End::Hopeless { why } => {
                     self.log.note(&why);
                     self.say(InstanceState::Failed { why });
@@ -180,15 +207,17 @@ impl Shim {
         }
     }
 
-    /// What cannot be read is not believed to be a wish to stop.
-    fn wanted(&self) -> bool {
-        self.layout.read_desired().map_or_else(
-            |e| {
-                eprintln!("shim: {e}");
-                true
-            },
-            |d| d.run,
-        )
+    /// What cannot be read is not believed to be a wish to stop, or to go on.
+    fn desired(&mut self) -> Desired {
+        match self.layout.read_desired() {
+            Ok(desired) => self.wish = desired,
+            Err(e) => eprintln!("shim: {e}"),
+        }
+        self.wish.clone()
+    }
+
+    fn wanted(&mut self) -> bool {
+        self.desired().run
     }
 
     /// A full disk must not end a running application: what could not be written is written on the next change.
@@ -226,10 +255,12 @@ impl Shim {
         let plan = launch::plan(&self.record, &self.layout, place.address)?;
         let mut memory_kills_before = 0;
         if let Some(place) = &self.record.cgroup {
-            place.prepare(self.record.spec.resources, plan.memory_max_bytes).map_err(|e| e.to_string())?;
+            let resources = self.record.spec.resources;
+            place.prepare(resources, plan.memory_max_bytes, plan.tasks_max).map_err(|e| e.to_string())?;
+            place.keep().map_err(|e| e.to_string())?;
             memory_kills_before = place.memory_kills();
         }
-        let mut running = start_init(&self.layout, &plan, self.net.as_ref(), place, memory_kills_before)?;
+        let mut running = start_init(&self.record, &self.layout, &plan, self.net.as_ref(), place, memory_kills_before)?;
         let said = tokio::time::timeout(Duration::from_millis(STAGE_MS_MAX), hand_over(&mut running, &plan)).await;
         match said {
             Ok(Ok(())) => Ok(running),
@@ -303,7 +334,13 @@ impl Shim {
                 _ = self.wake.read(&mut woken) => look_at = Instant::now(),
                 () = sleep_until(look_at) => {
                     look_at = Instant::now() + Duration::from_millis(LOOK_MS);
-                    if !stopping && !self.wanted() {
+                    let desired = self.desired();
+                    if !stopping && desired.run {
+                        if let Some(end) = self.hold(running, desired.held) {
+                            return end;
+                        }
+                    } else if !stopping {
+                        running.throttle.let_go();
                         let grace = Duration::from_millis(self.record.spec.stop_grace_ms);
                         kill_at = Some(Instant::now() + grace);
                         let _ = running.say.write_all(SAY_TERM.as_bytes()).await;
@@ -314,7 +351,12 @@ impl Shim {
                     self.log.note(&format!("still there {} ms after SIGTERM: killed", self.record.spec.stop_grace_ms));
                     return End::Asked { exit };
                 }
-                found = health.next(), if !stopping => match found {
+                rests = running.throttle.next(running.init.id()), if !stopping => if rests && Instant::now() >= self.rest_told_at {
+                    self.rest_told_at = Instant::now() + Duration::from_millis(REST_TOLD_MS);
+                    let rate = self.record.limits.disk_write.bytes_per_s;
+                    self.log.note(&format!("more than {rate} bytes a second are written to disk: it stands still for moments"));
+                },
+                found = health.next(), if !stopping && !running.throttle.stands_still() => match found {
                     Finding::Ready => self.tell(InstanceState::Ready),
                     Finding::Unready { why } => self.tell(InstanceState::Unready { why }),
                     Finding::Dead { why } => return End::Ended { exit: None, why },
@@ -324,6 +366,31 @@ impl Shim {
                 self.back_off.was_well_for(u64::try_from(running.since.elapsed().as_millis()).unwrap_or(u64::MAX));
             }
         }
+    }
+
+    /// Lets the application stand still or go on, as wished.
+    fn hold(&mut self, running: &mut Running, wish: Option<String>) -> Option<End> {
+        let was_held = std::mem::replace(&mut self.held, wish.is_some());
+        match wish {
+            Some(why) => {
+                if !was_held {
+                    self.log.note(&format!("it stands still: {why}"));
+                }
+                if !running.throttle.can_hold() {
+                    return Some(End::Held);
+                }
+                running.throttle.hold(true);
+                self.tell(InstanceState::Unready { why });
+            }
+            None if was_held => {
+                self.log.note("it goes on");
+                running.throttle.hold(false);
+                // Until a probe says better.
+                self.tell(InstanceState::Starting);
+            }
+            None => {}
+        }
+        None
     }
 
     /// Only what is new is written.

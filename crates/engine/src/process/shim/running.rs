@@ -4,8 +4,9 @@
 
 use super::super::exec::{Event, OWN_PROGRAM, SAY_KILL, send};
 use super::super::launch::Plan;
-use super::super::layout::Layout;
+use super::super::layout::{Layout, Record};
 use super::super::net::Net;
+use super::super::throttle::Throttle;
 use super::output::Output;
 use crate::address::{free_address, is_free};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -34,11 +35,13 @@ pub(super) struct Running {
     pub place: Place,
     pub since: Instant,
     pub memory_kills_before: u64,
+    pub throttle: Throttle,
 }
 
 impl Running {
     /// Ends every process of this run.
     pub(super) async fn end(&mut self) {
+        self.throttle.let_go();
         let _ = self.say.write_all(SAY_KILL.as_bytes()).await;
         if tokio::time::timeout(Duration::from_millis(END_MS_MAX), self.init.wait()).await.is_err() {
             let _ = self.init.start_kill();
@@ -55,6 +58,7 @@ impl Running {
 }
 
 pub(super) fn start_init(
+    record: &Record,
     layout: &Layout,
     plan: &Plan,
     net: Option<&Net>,
@@ -90,12 +94,13 @@ pub(super) fn start_init(
     let (hear, say) = ours.into_split();
     Ok(Running {
         init,
-        output: Output::new(output),
+        output: Output::new(output, record.limits.log),
         say,
         hear: BufReader::new(hear).lines(),
         place,
         since: Instant::now(),
         memory_kills_before,
+        throttle: Throttle::new(record.cgroup.clone(), record.limits.disk_write),
     })
 }
 

@@ -1,0 +1,178 @@
+//! Holds an application to its rate of writing: what wrote more than its share stands still until that is paid for.
+//!
+//! Enters: what the kernel counted for its processes, the limits. Leaves: an application that is frozen or not.
+//! Always holds: it never stands still for longer than [`REST_MS_MAX`] at a time, so that probes and users are answered meanwhile; what
+//! is held by order stays held, whatever the rate says.
+
+use super::cgroup::Place;
+use crate::limits::{Bucket, Rate};
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until};
+
+const LOOK_MS: u64 = 100;
+/// While in debt: between two rests.
+const BREATH_MS: u64 = 20;
+const REST_MS_MIN: u64 = 250;
+/// Each rest while in debt is twice as long as the one before, so that even the fastest disk is written to during few breaths.
+const REST_MS_MAX: u64 = 2_000;
+/// Looking costs the shim at most a twentieth of its time, however many processes there are.
+const COST_SHARE: u32 = 20;
+
+/// Sums up what processes wrote while they come and go.
+#[derive(Debug, Default)]
+struct Meter {
+    last: BTreeMap<u32, u64>,
+}
+
+impl Meter {
+    /// Bytes since the last look. A parent inherits the count of a child it reaped: what one that vanished had written already is not
+    /// counted again with those that were there before.
+    fn grown(&mut self, now: BTreeMap<u32, u64>) -> u64 {
+        let (mut old, mut new) = (0u64, 0u64);
+        for (pid, bytes) in &now {
+            match self.last.get(pid) {
+                Some(before) if before <= bytes => old = old.saturating_add(bytes - before),
+                _ => new = new.saturating_add(*bytes),
+            }
+        }
+        let gone = self.last.iter().filter(|(pid, _)| !now.contains_key(*pid));
+        let inherited = gone.fold(0u64, |sum, (_, bytes)| sum.saturating_add(*bytes));
+        self.last = now;
+        new.saturating_add(old.saturating_sub(inherited))
+    }
+}
+
+fn written_bytes(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
+    text.lines().find_map(|l| l.strip_prefix("write_bytes: ")?.parse().ok())
+}
+
+pub(super) struct Throttle {
+    /// `None`: this host cannot do it.
+    place: Option<Place>,
+    bucket: Bucket,
+    meter: Meter,
+    began: Instant,
+    next_at: Instant,
+    resting: bool,
+    rest_ms: u64,
+    held: bool,
+    frozen: bool,
+}
+
+impl Throttle {
+    pub(super) fn new(place: Option<Place>, rate: Rate) -> Self {
+        let now = Instant::now();
+        let mut throttle = Self {
+            place: place.filter(Place::can_freeze),
+            bucket: Bucket::new(rate, 0),
+            meter: Meter::default(),
+            began: now,
+            next_at: now + Duration::from_millis(LOOK_MS),
+            resting: false,
+            rest_ms: REST_MS_MIN,
+            held: false,
+            frozen: true,
+        };
+        // A shim that was killed may have left it frozen.
+        throttle.apply();
+        throttle
+    }
+
+    pub(super) fn can_hold(&self) -> bool {
+        self.place.is_some()
+    }
+
+    /// Whether the application stands still now, for whatever reason.
+    pub(super) fn stands_still(&self) -> bool {
+        self.frozen
+    }
+
+    pub(super) fn hold(&mut self, on: bool) {
+        self.held = on;
+        self.apply();
+    }
+
+    /// For good: it is to end, and must be able to.
+    pub(super) fn let_go(&mut self) {
+        (self.held, self.resting) = (false, false);
+        self.apply();
+        self.place = None;
+    }
+
+    /// Waits for the next look and takes it; `true` when the application was made to rest just now. May be dropped and called again.
+    pub(super) async fn next(&mut self, init: Option<u32>) -> bool {
+        if self.place.is_none() {
+            return std::future::pending().await;
+        }
+        sleep_until(self.next_at).await;
+        self.look(init)
+    }
+
+    fn look(&mut self, init: Option<u32>) -> bool {
+        let Some(place) = &self.place else { return false };
+        let begun = Instant::now();
+        let was_resting = std::mem::take(&mut self.resting);
+        let counts = place.processes().into_iter().chain(init).filter_map(|pid| Some((pid, written_bytes(pid)?)));
+        let counts: BTreeMap<u32, u64> = counts.collect();
+        let now_us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.bucket.take(self.meter.grown(counts), now_us);
+        let debt_ms = self.bucket.wait_us(now_us) / 1_000;
+        let cost = begun.elapsed() * COST_SHARE;
+        let wait = match (debt_ms, was_resting) {
+            (0, _) => {
+                self.rest_ms = REST_MS_MIN;
+                Duration::from_millis(LOOK_MS).max(cost)
+            }
+            (_, true) => Duration::from_millis(BREATH_MS).max(cost),
+            (ms, false) => {
+                self.resting = true;
+                let rest_ms = ms.clamp(1, self.rest_ms);
+                self.rest_ms = (self.rest_ms * 2).min(REST_MS_MAX);
+                Duration::from_millis(rest_ms)
+            }
+        };
+        self.next_at = Instant::now() + wait;
+        self.apply();
+        self.resting
+    }
+
+    fn apply(&mut self) {
+        let Some(place) = &self.place else { return };
+        let wanted = self.held || self.resting;
+        if wanted == self.frozen {
+            return;
+        }
+        match place.freeze(wanted) {
+            Ok(()) => self.frozen = wanted,
+            Err(e) => eprintln!("shim: freeze the application ({wanted}): {e}"),
+        }
+    }
+}
+
+impl Drop for Throttle {
+    fn drop(&mut self) {
+        self.let_go();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_child_wrote_counts_once_whoever_inherits_it() {
+        let mut meter = Meter::default();
+        assert_eq!(meter.grown(BTreeMap::from([(1, 0), (2, 100)])), 100);
+        assert_eq!(meter.grown(BTreeMap::from([(1, 0), (2, 150)])), 50);
+        // 2 wrote 30 more, ended, and was reaped by 1.
+        assert_eq!(meter.grown(BTreeMap::from([(1, 180)])), 30);
+        // Nobody reaped this one: it hides nothing of what a new one writes.
+        assert_eq!(meter.grown(BTreeMap::from([(1, 180), (3, 70)])), 70);
+        assert_eq!(meter.grown(BTreeMap::from([(1, 180), (4, 70)])), 70);
+        // A number that was given out again begins anew.
+        assert_eq!(meter.grown(BTreeMap::from([(1, 180), (4, 20)])), 20);
+    }
+}
