@@ -1,10 +1,11 @@
 //! The client of the API: for the CLI by token, for a peer by certificate.
 
 use crate::problem::Problem;
+use crate::way::Way;
 use bytes::Bytes;
+use reqwest::redirect::Policy;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,6 +115,7 @@ impl Client {
     pub fn with_token(base: &str, token: &str, timeout: Duration) -> Result<Self, CallError> {
         let http = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(5))
+            .redirect(Policy::none())
             .no_proxy()
             .build()
             .map_err(|e| CallError::Unreachable { url: base.to_owned(), problem: sources(&e) })?;
@@ -126,16 +128,16 @@ impl Client {
         })
     }
 
-    /// For clouds: `tls` checks the other side's SPIFFE identity and shows ours; `source` is the address calls come from.
-    pub fn with_tls(
-        base: &str,
-        tls: rustls::ClientConfig,
-        source: Option<IpAddr>,
-        timeout: Duration,
-    ) -> Result<Self, CallError> {
+    /// For clouds: `tls` checks the other side's SPIFFE identity and shows ours. The address is the other side's word:
+    /// nothing but HTTPS to a host that can be a cloud is spoken there, and its redirects lead nowhere.
+    pub fn with_tls(base: &str, tls: rustls::ClientConfig, way: Way, timeout: Duration) -> Result<Self, CallError> {
+        way.check(base).map_err(|problem| CallError::Unreachable { url: base.to_owned(), problem })?;
         let http = reqwest::Client::builder()
             .use_preconfigured_tls(tls)
-            .local_address(source)
+            .https_only(true)
+            .redirect(Policy::none())
+            .dns_resolver(Arc::new(way))
+            .local_address(way.source)
             .connect_timeout(Duration::from_secs(3))
             .pool_idle_timeout(Duration::from_secs(30))
             .http2_keep_alive_interval(Duration::from_secs(2))

@@ -8,8 +8,10 @@ pub mod endpoint;
 pub mod message;
 pub mod problem;
 pub mod role;
+mod way;
 
 pub use client::{CallError, Client};
 pub use endpoint::{ENDPOINTS, Endpoint, Method};
 pub use problem::{Fault, Problem};
 pub use role::{Principal, Role};
+pub use way::Way;

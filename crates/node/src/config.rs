@@ -1,5 +1,6 @@
 //! The daemon's configuration: defaults, then the file, then the environment. Every wrong field is named with its line.
 
+use pumasi_api::Way;
 use pumasi_api::message::Place;
 use pumasi_terms::{CloudName, Resources};
 use serde::{Deserialize, Serialize};
@@ -313,6 +314,11 @@ impl Config {
         if !(5..=60_000).contains(&t.ship_ms) {
             fault("timing.ship_ms", "must be 5 to 60000".into());
         }
+    }
+
+    /// A cloud that listens on loopback only has its neighbours there, too; no other one does.
+    pub fn way_to_others(&self) -> Way {
+        Way { source: self.peer.source_ip, loopback: self.peer.listen.ip().is_loopback() }
     }
 
     pub fn api_address(&self) -> String {

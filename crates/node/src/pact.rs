@@ -167,7 +167,7 @@ fn connect(node: &Node, cloud: &CloudName, address: &str, tls: rustls::ClientCon
     if let Some(wire) = &node.wire {
         return Ok(wire.client(node.name(), cloud, false).with_timeout(CALL));
     }
-    Client::with_tls(&format!("https://{address}"), tls, node.config.peer.source_ip, CALL)
+    Client::with_tls(&format!("https://{address}"), tls, node.config.way_to_others(), CALL)
         .map_err(|e| call_failed(cloud, "connecting", e))
 }
 

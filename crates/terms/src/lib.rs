@@ -12,6 +12,7 @@ pub mod manifest;
 pub mod offer;
 pub mod pact;
 pub mod place;
+pub mod reach;
 pub mod service;
 pub mod units;
 

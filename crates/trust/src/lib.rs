@@ -20,6 +20,7 @@ mod jwk;
 mod jws;
 mod seal;
 mod secret;
+mod seldom;
 mod spiffe;
 mod store;
 mod svid;
@@ -41,7 +42,7 @@ pub use tls::{
     ExpectPeer, TlsError, client_config, client_config_anonymous, client_config_pinned, provider, refusal,
     server_config, server_config_open, server_config_public,
 };
-pub use x509::peer_identity;
+pub use x509::{peer_identity, peer_leaf};
 
 /// BLAKE3 of some bytes.
 pub fn digest(bytes: &[u8]) -> pumasi_terms::Digest {

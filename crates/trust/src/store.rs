@@ -4,6 +4,7 @@
 //! the pact counts from the next handshake on. Connections that are open already are the caller's: ask `allows` for each
 //! request.
 
+use crate::authority::SVID_TTL_MS_MAX;
 use crate::bundle::{Bundle, BundleError, Root, fingerprint};
 use crate::x509::{self, CHAIN_MAX, unix_time};
 use crate::{SpiffeId, tls};
@@ -27,6 +28,8 @@ pub enum PeerRefusal {
     Expired { id: SpiffeId, not_after: WallMs },
     #[error("the certificate of {id} is valid only from {not_before} on; one of the two clocks is wrong")]
     NotYetValid { id: SpiffeId, not_before: WallMs },
+    #[error("the certificate of {id} lives for {} hours; one of a cloud lives a day", lives_ms / 3_600_000)]
+    LongLived { id: SpiffeId, lives_ms: u64 },
     #[error("the certificate of {id} was not signed by a root of its trust domain: {problem}")]
     Untrusted { id: SpiffeId, problem: String },
     #[error("{id} is proven, but it is not on the allow-list: the pact does not name it")]
@@ -36,6 +39,10 @@ pub enum PeerRefusal {
     #[error("the chain of {id} does not lead to the root of the invitation ({fingerprint})")]
     NotPinned { id: SpiffeId, fingerprint: Digest },
 }
+
+/// The longest life of a leaf: a day, and an hour for clocks and for authorities that date back. Whoever steals a key has it
+/// for a day, whatever the authority of its cloud was talked into signing.
+const LEAF_LIFE_MS_MAX: u64 = SVID_TTL_MS_MAX + 3_600_000;
 
 /// As what a certificate is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,7 +159,7 @@ fn verify_chain(
     let cert = webpki::EndEntityCert::try_from(leaf).map_err(|e| untrusted(e.to_string()))?;
     let algorithms = tls::provider().signature_verification_algorithms.all;
     match cert.verify_for_usage(algorithms, &anchors, intermediates, unix_time(now), usage, None, None) {
-        Ok(_) => Ok(()),
+        Ok(_) => short_lived(id, leaf),
         Err(webpki::Error::CertExpired { not_after, .. }) => {
             Err(PeerRefusal::Expired { id: id.clone(), not_after: wall(not_after) })
         }
@@ -161,6 +168,12 @@ fn verify_chain(
         }
         Err(other) => Err(untrusted(other.to_string())),
     }
+}
+
+fn short_lived(id: &SpiffeId, leaf: &CertificateDer<'_>) -> Result<(), PeerRefusal> {
+    let leaf = x509::parse_leaf(leaf).map_err(|problem| PeerRefusal::BadLeaf { problem })?;
+    let lives_ms = leaf.not_after.since(leaf.not_before);
+    if lives_ms > LEAF_LIFE_MS_MAX { Err(PeerRefusal::LongLived { id: id.clone(), lives_ms }) } else { Ok(()) }
 }
 
 pub(crate) fn wall(time: rustls_pki_types::UnixTime) -> WallMs {

@@ -2,6 +2,7 @@
 //!
 //! Sessions are not resumed: a resumed one would keep a peer that the pact has dismissed.
 
+use crate::seldom::Seldom;
 use crate::store::{PeerRefusal, Purpose, SharedTrust, verify_pinned, wall};
 use crate::{SharedIdentity, SpiffeId};
 use pumasi_terms::{CloudName, Digest};
@@ -41,7 +42,11 @@ pub fn refusal(error: &Error) -> Option<&PeerRefusal> {
 }
 
 fn refused(why: PeerRefusal) -> Error {
-    tracing::warn!(reason = %why, "a peer was refused at the TLS handshake");
+    static TOLD: Seldom = Seldom::new();
+    // Anybody on the network can be refused as often as it likes; the log is not for it to fill.
+    if let Some(untold) = TOLD.may_tell() {
+        tracing::warn!(reason = %why, untold, "a peer was refused at the TLS handshake");
+    }
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(why))))
 }
 

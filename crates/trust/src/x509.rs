@@ -123,6 +123,13 @@ pub fn peer_identity(certs: &[CertificateDer<'_>]) -> Result<SpiffeId, PeerRefus
     parse_leaf(leaf).map(|l| l.id).map_err(|problem| PeerRefusal::BadLeaf { problem })
 }
 
+/// That identity and when the certificate ends: a connection must not outlive it.
+pub fn peer_leaf(certs: &[CertificateDer<'_>]) -> Result<(SpiffeId, WallMs), PeerRefusal> {
+    let leaf = certs.first().ok_or(PeerRefusal::NoCertificate)?;
+    let leaf = parse_leaf(leaf).map_err(|problem| PeerRefusal::BadLeaf { problem })?;
+    Ok((leaf.id, leaf.not_after))
+}
+
 /// One PEM block (RFC 7468).
 pub(crate) fn pem_block(label: &str, der: &[u8]) -> String {
     let text = STANDARD.encode(der);

@@ -310,3 +310,40 @@ async fn tls_1_2_is_not_spoken_between_clouds() {
     let met = meet(server, Arc::new(client)).await;
     assert!(met.server.is_err() && met.client.is_err());
 }
+
+/// A leaf of this authority that lives as long as `life` says; the authority itself would not sign it.
+fn forged(party: &Party, life: std::time::Duration) -> SharedIdentity {
+    let state = std::fs::read_to_string(party._dir.path().join("authority.json")).unwrap();
+    let state: serde_json::Value = serde_json::from_str(&state).unwrap();
+    let root = &state["roots"][0];
+    let key = rcgen::KeyPair::from_pem(root["key"].as_str().unwrap()).unwrap();
+    let issuer = rcgen::Issuer::from_ca_cert_pem(root["certificate"].as_str().unwrap(), key).unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.not_before = (SystemTime::now() - std::time::Duration::from_secs(60)).into();
+    params.not_after = (SystemTime::now() + life).into();
+    params.is_ca = rcgen::IsCa::ExplicitNoCa;
+    params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
+    let id = SpiffeId::daemon(party.authority.cloud()).to_string();
+    params.subject_alt_names = vec![rcgen::SanType::URI(id.try_into().unwrap())];
+    let key = rcgen::KeyPair::generate().unwrap();
+    let leaf = params.signed_by(&key, &issuer).unwrap();
+    let pem = format!("{}{}{}", key.serialize_pem(), leaf.pem(), root["certificate"].as_str().unwrap());
+    SharedIdentity::new(&pumasi_trust::Svid::from_pem(pem.as_bytes()).unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn a_leaf_that_lives_longer_than_a_day_is_refused_on_both_sides() {
+    let (a, b) = (party("city-a"), party("city-b"));
+    let trust = pact_of(&a, &b);
+    let hours = |n: u64| std::time::Duration::from_secs(n * 3_600);
+    let (day, long) = (forged(&a, hours(24)), forged(&a, hours(900 * 24)));
+    let server = server_config(b.identity.clone(), trust.clone(), &[]).unwrap();
+    let client = |identity| client_config(identity, trust.clone(), to("city-b"), &[]).unwrap();
+    assert!(meet(server.clone(), client(day)).await.server.is_ok());
+    let met = meet(server, client(long.clone())).await;
+    assert!(matches!(met.server_reason, Some(PeerRefusal::LongLived { .. })), "{:?}", met.server);
+    // As a server, too.
+    let server = server_config(long, trust.clone(), &[]).unwrap();
+    let met = meet(server, client_config(b.identity.clone(), trust, to("city-a"), &[]).unwrap()).await;
+    assert!(matches!(met.client_reason, Some(PeerRefusal::LongLived { .. })), "{:?}", met.client);
+}
