@@ -157,7 +157,12 @@ impl Borrower {
         let address = format!("https://{}", cluster.place(LENDER)?.peer_listen);
         Ok(Self {
             key: DocumentKey::load_or_create(&trust_dir.join("document.key"))?,
-            client: Client::with_tls(&address, (*tls).clone(), None, CALL)?,
+            client: Client::with_tls(
+                &address,
+                (*tls).clone(),
+                pumasi_api::Way { loopback: true, ..Default::default() },
+                CALL,
+            )?,
             heartbeat: Heartbeat {
                 protocol: 1,
                 pact_serial: pact.serial,

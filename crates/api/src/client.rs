@@ -6,9 +6,13 @@ use bytes::Bytes;
 use reqwest::redirect::Policy;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Carries an invitation's secret, in hex.
+pub const INVITATION_FIELD: &str = "pumasi-invitation";
 
 /// The largest answer that is read whole.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -74,11 +78,20 @@ impl std::fmt::Debug for Transport {
 #[derive(Debug, Clone)]
 pub struct Client {
     transport: Transport,
+    /// What people are told that they called.
     base: String,
+    /// What stands before the path of a request: not the same where a socket's file is called.
+    origin: String,
     credentials: Credentials,
     timeout: Duration,
     /// W3C `traceparent`, so that what one cause does at several clouds is found by one id.
     trace: Option<String>,
+    /// An invitation's secret, so that a daemon which knows no more of the caller reads its longer bodies.
+    proof: Option<String>,
+}
+
+fn people() -> reqwest::ClientBuilder {
+    reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).redirect(Policy::none()).no_proxy()
 }
 
 fn sources(error: &dyn std::error::Error) -> String {
@@ -111,21 +124,35 @@ fn refusal(url: &str, status: http::StatusCode, body: &[u8]) -> CallError {
 }
 
 impl Client {
-    /// For people: `base` as `http://127.0.0.1:7400`.
-    pub fn with_token(base: &str, token: &str, timeout: Duration) -> Result<Self, CallError> {
-        let http = reqwest::Client::builder()
-            .connect_timeout(Duration::from_secs(5))
-            .redirect(Policy::none())
-            .no_proxy()
-            .build()
-            .map_err(|e| CallError::Unreachable { url: base.to_owned(), problem: sources(&e) })?;
-        Ok(Self {
-            transport: Transport::Http(http),
-            base: base.trim_end_matches('/').to_owned(),
-            credentials: Credentials::Token(token.to_owned()),
-            timeout,
-            trace: None,
-        })
+    /// For people on the daemon's host: its Unix socket. Without a token the socket itself tells who calls.
+    pub fn over_socket(socket: &Path, token: Option<&str>, timeout: Duration) -> Result<Self, CallError> {
+        let shown = format!("unix:{}", socket.display());
+        crate::socket::check(socket).map_err(|problem| CallError::Unreachable { url: shown.clone(), problem })?;
+        let http = people().unix_socket(socket).build();
+        Self::for_people(http, &shown, "http://daemon", token, timeout)
+    }
+
+    /// For people elsewhere: HTTPS to a server that one of `roots` (PEM) vouches for. A token is told to nobody else.
+    pub fn over_tls(base: &str, roots: &[u8], token: Option<&str>, timeout: Duration) -> Result<Self, CallError> {
+        let roots = reqwest::Certificate::from_pem_bundle(roots)
+            .ok()
+            .filter(|roots| !roots.is_empty())
+            .ok_or_else(|| garbled(base, "there is no PEM certificate in what vouches for it".into()))?;
+        let http = roots.into_iter().fold(people().https_only(true), reqwest::ClientBuilder::add_root_certificate);
+        Self::for_people(http.build(), base, base, token, timeout)
+    }
+
+    fn for_people(
+        http: reqwest::Result<reqwest::Client>,
+        shown: &str,
+        origin: &str,
+        token: Option<&str>,
+        timeout: Duration,
+    ) -> Result<Self, CallError> {
+        let http = http.map_err(|e| CallError::Unreachable { url: shown.to_owned(), problem: sources(&e) })?;
+        let credentials = token.map_or(Credentials::None, |token| Credentials::Token(token.to_owned()));
+        let (base, origin) = (shown.trim_end_matches('/').to_owned(), origin.trim_end_matches('/').to_owned());
+        Ok(Self { transport: Transport::Http(http), base, origin, credentials, timeout, trace: None, proof: None })
     }
 
     /// For clouds: `tls` checks the other side's SPIFFE identity and shows ours. The address is the other side's word:
@@ -146,15 +173,8 @@ impl Client {
             .http2_initial_stream_window_size(4 << 20)
             .http2_initial_connection_window_size(16 << 20)
             .no_proxy()
-            .build()
-            .map_err(|e| CallError::Unreachable { url: base.to_owned(), problem: sources(&e) })?;
-        Ok(Self {
-            transport: Transport::Http(http),
-            base: base.trim_end_matches('/').to_owned(),
-            credentials: Credentials::None,
-            timeout,
-            trace: None,
-        })
+            .build();
+        Self::for_people(http, base, base, None, timeout)
     }
 
     pub fn base(&self) -> &str {
@@ -166,6 +186,11 @@ impl Client {
         Self { trace: Some(format!("00-{trace_id}-0000000000000001-01")), ..self.clone() }
     }
 
+    /// Calls prove an invitation before their body is read.
+    pub fn with_invitation(&self, secret: &str) -> Self {
+        Self { proof: Some(secret.to_owned()), ..self.clone() }
+    }
+
     pub fn with_timeout(&self, timeout: Duration) -> Self {
         Self { timeout, ..self.clone() }
     }
@@ -173,17 +198,22 @@ impl Client {
     /// For clouds of a simulation.
     pub fn carried(base: &str, carry: Arc<Carry>, timeout: Duration) -> Self {
         let base = base.trim_end_matches('/').to_owned();
-        Self { transport: Transport::Carry(carry), base, credentials: Credentials::None, timeout, trace: None }
+        let origin = base.clone();
+        let (transport, credentials) = (Transport::Carry(carry), Credentials::None);
+        Self { transport, base, origin, credentials, timeout, trace: None, proof: None }
     }
 
     fn request(&self, method: &str, path: &str, body: Option<(&'static str, Bytes)>) -> Result<Request, CallError> {
         let url = format!("{}{path}", self.base);
-        let mut request = http::Request::builder().method(method).uri(&url);
+        let mut request = http::Request::builder().method(method).uri(format!("{}{path}", self.origin));
         if let Some(trace) = &self.trace {
             request = request.header("traceparent", trace);
         }
         if let Credentials::Token(token) = &self.credentials {
             request = request.header("authorization", format!("Bearer {token}"));
+        }
+        if let Some(proof) = &self.proof {
+            request = request.header(INVITATION_FIELD, proof);
         }
         if let Some((kind, _)) = body {
             request = request.header("content-type", kind);
@@ -217,6 +247,26 @@ impl Client {
                 Ok((status, body.into()))
             }
         }
+    }
+
+    /// Passes a request on and its answer back as it comes: for a forwarder. Only what is named here goes along.
+    pub async fn pass(
+        &self,
+        method: &str,
+        path: &str,
+        accept: Option<&http::HeaderValue>,
+        body: Option<Bytes>,
+    ) -> Result<http::Response<reqwest::Body>, CallError> {
+        let Request { url, mut request } = self.request(method, path, body.map(|b| ("application/json", b)))?;
+        if let Some(accept) = accept {
+            request.headers_mut().insert("accept", accept.clone());
+        }
+        let lost = |e: reqwest::Error| CallError::Unreachable { url: url.clone(), problem: sources(&e) };
+        let Transport::Http(http) = &self.transport else {
+            return Err(garbled(&url, "this transport passes nothing on".into()));
+        };
+        let request = reqwest::Request::try_from(request).map_err(lost)?;
+        Ok(http.execute(request).await.map_err(lost)?.into())
     }
 
     /// The body of a good answer.

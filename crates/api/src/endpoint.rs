@@ -1,4 +1,4 @@
-//! The one table of endpoints. The daemon's router, its authorisation and its OpenAPI document are made from it.
+//! The one table of endpoints. The daemon's routers, one a door, its authorisation and its OpenAPI document are made from it.
 
 use crate::role::Role;
 
@@ -21,6 +21,17 @@ impl Method {
     }
 }
 
+/// Where a daemon listens, and for whom. What a door does not serve is not there: no rule has to refuse it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Door {
+    /// The Unix socket, and TLS where an operator chose it. Who calls is known by the socket, or by a token.
+    People,
+    /// The peer port: mutual TLS. Certificates of members and invitations, never tokens.
+    Members,
+    /// For monitoring without credentials: metrics alone, on loopback.
+    Monitors,
+}
+
 #[derive(Debug, Clone, Copy)]
 pub struct Endpoint {
     pub method: Method,
@@ -29,17 +40,23 @@ pub struct Endpoint {
     pub summary: &'static str,
     /// Empty: everybody.
     pub roles: &'static [Role],
+    pub doors: &'static [Door],
     /// The largest body that is read.
     pub body_bytes_max: usize,
 }
 
-const PEOPLE: &[Role] = &[Role::Viewer, Role::Customer, Role::Operator];
-const CUSTOMERS: &[Role] = &[Role::Customer, Role::Operator];
-const OPERATORS: &[Role] = &[Role::Operator];
-const PEERS: &[Role] = &[Role::Peer];
-const MEMBERS_AND_PEOPLE: &[Role] = &[Role::Viewer, Role::Customer, Role::Operator, Role::Peer];
-const INVITED: &[Role] = &[Role::Invited, Role::Peer];
-const ALL: &[Role] = &[];
+/// Who may call, and through which doors.
+type Access = (&'static [Role], &'static [Door]);
+
+const PEOPLE: Access = (&[Role::Viewer, Role::Customer, Role::Operator], &[Door::People]);
+const CUSTOMERS: Access = (&[Role::Customer, Role::Operator], &[Door::People]);
+const OPERATORS: Access = (&[Role::Operator], &[Door::People]);
+const PEERS: Access = (&[Role::Peer], &[Door::Members]);
+const MEMBERS_AND_PEOPLE: Access =
+    (&[Role::Viewer, Role::Customer, Role::Operator, Role::Peer], &[Door::People, Door::Members]);
+const INVITED: Access = (&[Role::Invited, Role::Peer], &[Door::Members]);
+const ALL: Access = (&[], &[Door::People]);
+const MONITORS: Access = (&[], &[Door::People, Door::Monitors]);
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -47,11 +64,11 @@ const MIB: usize = 1 << 20;
 const fn on(
     method: Method,
     path: &'static str,
-    roles: &'static [Role],
+    (roles, doors): Access,
     body_bytes_max: usize,
     summary: &'static str,
 ) -> Endpoint {
-    Endpoint { method, path, summary, roles, body_bytes_max }
+    Endpoint { method, path, summary, roles, doors, body_bytes_max }
 }
 
 use Method::{Delete, Get, Post, Put};
@@ -61,7 +78,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
     on(Get, "/healthz", ALL, 0, "Whether the process lives"),
     on(Get, "/readyz", ALL, 0, "Whether it may be sent work"),
     on(Get, "/openapi.json", ALL, 0, "This API as OpenAPI 3.1"),
-    on(Get, "/metrics", ALL, 0, "Prometheus metrics"),
+    on(Get, "/metrics", MONITORS, 0, "Prometheus metrics"),
     on(Get, "/v1/cloud", PEOPLE, 0, "This cloud: version, standing, automation, capacity"),
     on(Get, "/v1/traffic", PEOPLE, 0, "Live rates, times and shares of each service"),
     on(Get, "/v1/watch", PEOPLE, 0, "Changes of objects as server-sent events, from a revision"),
@@ -131,6 +148,12 @@ pub const ENDPOINTS: &[Endpoint] = &[
     on(Post, "/v1/leases/{id}/settlement", PEERS, 256 * KIB, "Compare the ledgers and sign"),
 ];
 
+impl Endpoint {
+    pub fn is_served_at(&self, door: Door) -> bool {
+        self.doors.contains(&door)
+    }
+}
+
 /// The endpoint of a request, by the router's matched path.
 pub fn find(method: &str, path: &str) -> Option<&'static Endpoint> {
     ENDPOINTS.iter().find(|e| e.method.as_str() == method && e.path == path)
@@ -144,6 +167,19 @@ mod tests {
     fn no_endpoint_stands_twice() {
         for (i, a) in ENDPOINTS.iter().enumerate() {
             assert!(!ENDPOINTS[..i].iter().any(|b| a.method == b.method && a.path == b.path), "{}", a.path);
+        }
+    }
+
+    #[test]
+    fn each_door_serves_its_own_callers_only() {
+        let people = [Role::Viewer, Role::Customer, Role::Operator];
+        for e in ENDPOINTS {
+            let name = format!("{} {}", e.method.as_str(), e.path);
+            let for_people = e.roles.is_empty() || e.roles.iter().any(|r| people.contains(r));
+            let for_members = e.roles.iter().any(|r| matches!(r, Role::Peer | Role::Invited));
+            assert_eq!(e.is_served_at(Door::People), for_people, "{name}");
+            assert_eq!(e.is_served_at(Door::Members), for_members, "{name}");
+            assert_eq!(e.is_served_at(Door::Monitors), e.path == "/metrics", "{name}");
         }
     }
 

@@ -8,10 +8,11 @@ pub mod endpoint;
 pub mod message;
 pub mod problem;
 pub mod role;
+mod socket;
 mod way;
 
 pub use client::{CallError, Client};
-pub use endpoint::{ENDPOINTS, Endpoint, Method};
+pub use endpoint::{Door, ENDPOINTS, Endpoint, Method};
 pub use problem::{Fault, Problem};
 pub use role::{Principal, Role};
 pub use way::Way;

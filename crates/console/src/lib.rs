@@ -1,8 +1,12 @@
-//! The web console: static files over the public API only, no build step.
+//! The web console: static files over the public API only, no build step; and the forwarder that brings them to a browser.
 //!
 //! Enters: a path below `/console/`. Leaves: a file, or nothing.
 //! Always holds: every file that the page asks for is here; nothing is loaded from elsewhere, and no script or style stands inside the page,
 //! so that [`CONTENT_SECURITY_POLICY`] holds.
+
+mod forward;
+
+pub use forward::{ForwardError, Forwarder};
 
 use std::sync::LazyLock;
 

@@ -9,6 +9,7 @@ use crate::topology::{CloudPlace, Topology};
 use anyhow::{Context, bail, ensure};
 use pumasi_api::Client;
 use pumasi_api::message::{CloudStatus, LeaseView, List, ServiceView, Traffic};
+use pumasi_console::Forwarder;
 use pumasi_terms::Resources;
 use pumasi_terms::service::Service;
 use std::path::{Path, PathBuf};
@@ -101,12 +102,11 @@ impl Cluster {
         let (latitude, longitude) = place.city.coordinates();
         let text = format!(
             "version = 1\n\n[cloud]\nname = \"{name}\"\ndata_dir = \"data\"\nplace = {{ city = \"{city}\", latitude = {latitude}, longitude = {longitude} }}\n\n\
-             [api]\nlisten = \"{api}\"\n\n[peer]\nlisten = \"{peer}\"\nadvertise = \"{peer_adv}\"\nsource_ip = \"{ip}\"\n\n\
+             [peer]\nlisten = \"{peer}\"\nadvertise = \"{peer_adv}\"\nsource_ip = \"{ip}\"\n\n\
              [gateway]\nlisten = [\"{users}\"]\npeer_listen = \"{gw}\"\npeer_advertise = \"{gw_adv}\"\n\n\
              [capacity]\ncpu_millis = {cpu}\nmemory_mib = {mem}\n\n[engine]\ninstance_ip = \"{ip}\"\n{risk}\n{timing}\n",
             name = cloud.name,
             city = cloud.city,
-            api = place.api,
             peer = place.peer_listen,
             peer_adv = place.peer_advertise,
             ip = place.address,
@@ -160,11 +160,19 @@ impl Cluster {
         }
     }
 
-    /// The operator of a cloud, by its token.
+    /// Where people call its daemon.
+    pub fn socket(&self, cloud: &str) -> PathBuf {
+        self.dir(cloud).join("data/api.sock")
+    }
+
+    /// The operator of a cloud: the user who runs this lab.
     pub fn client(&self, cloud: &str) -> anyhow::Result<Client> {
-        let path = self.dir(cloud).join("data/operator.token");
-        let token = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        Ok(Client::with_token(&format!("http://{}", self.place(cloud)?.api), token.trim(), CALL_TIMEOUT)?)
+        Ok(Client::over_socket(&self.socket(cloud), None, CALL_TIMEOUT)?)
+    }
+
+    /// A console of a cloud, for its operator, as long as what is returned lives.
+    pub async fn console(&self, cloud: &str) -> anyhow::Result<Forwarder> {
+        Ok(Forwarder::start(self.client(cloud)?, 0).await?)
     }
 
     /// Runs a command of the CLI as this cloud's operator; its standard output.

@@ -145,9 +145,8 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     /// A daemon with `written` entries, whose watch breaks at once.
-    async fn daemon(written: Arc<AtomicU64>) -> String {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let base = format!("http://{}", listener.local_addr().unwrap());
+    async fn daemon(socket: &std::path::Path, written: Arc<AtomicU64>) {
+        let listener = tokio::net::UnixListener::bind(socket).unwrap();
         tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
@@ -174,16 +173,17 @@ mod tests {
                 );
             }
         });
-        base
     }
 
     #[tokio::test]
     async fn every_entry_is_told_once_and_can_be_waited_for() {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let written = Arc::new(AtomicU64::new(2));
-        let base = daemon(Arc::clone(&written)).await;
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("api.sock");
+        daemon(&socket, Arc::clone(&written)).await;
         let chronicle = Chronicle::new(Story::to(Box::new(std::io::sink()), false));
-        let client = Client::with_token(&base, "t", Duration::from_secs(5)).unwrap();
+        let client = Client::over_socket(&socket, Some("t"), Duration::from_secs(5)).unwrap();
         let following = chronicle.follow("city-a", client, |_| true);
         let wait = Duration::from_secs(10);
         let second = chronicle.wait_for(wait, |s| s.event.seq == 2).await.unwrap();

@@ -123,14 +123,11 @@ async fn look(executable: &Path) -> anyhow::Result<()> {
     let story = Story::to_stdout();
     story.chapter("Starting three clouds on this machine");
     let cluster = Cluster::start(executable, &three_clouds(), "").await?;
+    let mut consoles = Vec::new();
     for cloud in cluster.clouds() {
-        let token = std::fs::read_to_string(cluster.dir(cloud.name).join("data/operator.token")).unwrap_or_default();
-        let place = cluster.place(cloud.name)?;
-        story.tell(
-            cloud.name,
-            "up",
-            format!("{:<8} console http://{}/console/#token={}", cloud.city, place.api, token.trim()),
-        );
+        let console = cluster.console(cloud.name).await?;
+        story.tell(cloud.name, "up", format!("{:<8} console {}", cloud.city, console.url()));
+        consoles.push(console);
     }
     scenario::overload::deploy_examples(&cluster, executable).await?;
     let a = cluster.place("city-a")?;

@@ -32,8 +32,6 @@ pub struct CloudPlace {
     pub city: City,
     /// Its own: it listens there, calls others from there (`peer.source_ip`), and runs its instances there.
     pub address: Ipv4Addr,
-    /// `api.listen`
-    pub api: SocketAddr,
     /// `gateway.listen`, for users.
     pub users: SocketAddr,
     /// `peer.listen`
@@ -65,7 +63,7 @@ impl Topology {
         let free = |net: u8| {
             (1..=clouds.len()).all(|n| {
                 let own = Ipv4Addr::new(127, net, u8::try_from(n).unwrap_or(u8::MAX), 1);
-                [7400, 8080, 17443, 17444].into_iter().all(|port| TcpListener::bind((own, port)).is_ok())
+                [8080, 17443, 17444].into_iter().all(|port| TcpListener::bind((own, port)).is_ok())
             })
         };
         let lock = |net: u8| {
@@ -81,7 +79,6 @@ impl Topology {
                 name: name.to_owned(),
                 city,
                 address: own,
-                api: (own, 7400).into(),
                 users: (own, 8080).into(),
                 peer_listen: (own, 17443).into(),
                 peer_advertise: (relay, 7443).into(),

@@ -1,15 +1,18 @@
 //! The daemon's configuration: defaults, then the file, then the environment. Every wrong field is named with its line.
 
-use pumasi_api::Way;
 use pumasi_api::message::Place;
+use pumasi_api::{Role, Way};
 use pumasi_terms::{CloudName, Resources};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 pub const CONFIG_VERSION: u32 = 1;
 const CONFIG_BYTES_MAX: usize = 1 << 20;
+/// In the data directory.
+pub const API_SOCKET: &str = "api.sock";
 const ENV_PREFIX: &str = "PUMASI__";
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +23,10 @@ pub struct Config {
     pub cloud: Cloud,
     #[serde(default)]
     pub api: Api,
+    #[serde(default)]
+    pub metrics: Metrics,
+    #[serde(default)]
+    pub limits: Limits,
     #[serde(default)]
     pub peer: Peer,
     #[serde(default)]
@@ -48,16 +55,53 @@ fn data_dir() -> PathBuf {
     "pumasi-data".into()
 }
 
-/// Where people and their tools call.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Where people and their tools call: a Unix socket on this host; TLS for other hosts where it is chosen.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Api {
-    /// Plain HTTP: a loopback address only. From elsewhere people use the peer address, which speaks TLS.
-    pub listen: SocketAddr,
+    /// Absent: `api.sock` in the data directory. Relative to the configuration file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
+    /// Its members may open the socket, too; who of them is somebody, `users` or a token says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Users of this host and their roles. Root and the daemon's own user are operators.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub users: BTreeMap<String, Role>,
+    /// With TLS, for people elsewhere, who bring tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
+    /// Names and addresses for the certificate that this cloud's authority signs for `listen`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
+    /// Another certificate, and its key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
 }
-impl Default for Api {
+
+/// Metrics without credentials, for a monitor on this host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Metrics {
+    /// Plain HTTP: a loopback address only, and only by choice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
+}
+
+/// How often one member may ask.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Holds, leases and signatures; sixty times as many at once.
+    pub acts_per_second: u32,
+    pub heartbeats_per_second: u32,
+}
+impl Default for Limits {
     fn default() -> Self {
-        Self { listen: (Ipv4Addr::LOCALHOST, 7400).into() }
+        // While something moves, ten heartbeats a second are sent.
+        Self { acts_per_second: 5, heartbeats_per_second: 25 }
     }
 }
 
@@ -213,7 +257,10 @@ impl Config {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let base = path.parent().unwrap_or(Path::new("/"));
         config.cloud.data_dir = base.join(&config.cloud.data_dir);
-        for file in [&mut config.gateway.tls_certificate, &mut config.gateway.tls_key].into_iter().flatten() {
+        let Self { gateway, api, .. } = &mut config;
+        let files =
+            [&mut gateway.tls_certificate, &mut gateway.tls_key, &mut api.socket, &mut api.certificate, &mut api.key];
+        for file in files.into_iter().flatten() {
             *file = base.join(&*file);
         }
         Ok(config)
@@ -259,12 +306,7 @@ impl Config {
         if self.version != CONFIG_VERSION {
             fault("version", format!("{} is not known; this program reads {CONFIG_VERSION}", self.version));
         }
-        if !self.api.listen.ip().is_loopback() {
-            fault(
-                "api.listen",
-                "plain HTTP is served on a loopback address only; people elsewhere use peer.listen (TLS)".into(),
-            );
-        }
+        self.check_doors(&mut fault);
         for (field, address) in
             [("peer.advertise", &self.peer.advertise), ("gateway.peer_advertise", &self.gateway.peer_advertise)]
         {
@@ -314,6 +356,31 @@ impl Config {
         if !(5..=60_000).contains(&t.ship_ms) {
             fault("timing.ship_ms", "must be 5 to 60000".into());
         }
+    }
+
+    fn check_doors(&self, fault: &mut impl FnMut(&str, String)) {
+        if self.metrics.listen.is_some_and(|at| !at.ip().is_loopback()) {
+            fault("metrics.listen", "plain HTTP is served on a loopback address only".into());
+        }
+        let api = &self.api;
+        if api.certificate.is_some() != api.key.is_some() {
+            fault("api.certificate", "api.certificate and api.key belong together".into());
+        }
+        if let Some((name, _)) = api.users.iter().find(|(_, role)| matches!(role, Role::Peer | Role::Invited)) {
+            fault("api.users", format!("{name}: viewer, customer or operator"));
+        }
+        for (field, rate) in [
+            ("limits.acts_per_second", self.limits.acts_per_second),
+            ("limits.heartbeats_per_second", self.limits.heartbeats_per_second),
+        ] {
+            if !(1..=1_000_000).contains(&rate) {
+                fault(field, "must be 1 to 1000000".into());
+            }
+        }
+    }
+
+    pub fn api_socket(&self) -> PathBuf {
+        self.api.socket.clone().unwrap_or_else(|| self.cloud.data_dir.join(API_SOCKET))
     }
 
     /// A cloud that listens on loopback only has its neighbours there, too; no other one does.
@@ -423,7 +490,8 @@ mod tests {
     #[test]
     fn a_name_is_enough() {
         let config = parse("version = 1\n[cloud]\nname = \"city-a\"\n").unwrap();
-        assert_eq!(config.api.listen.port(), 7400);
+        assert_eq!(config.api_socket(), PathBuf::from("pumasi-data/api.sock"));
+        assert_eq!((config.api.listen, config.metrics.listen), (None, None));
         assert_eq!(config.api_address(), "127.0.0.1:7443");
     }
 
@@ -440,11 +508,11 @@ mod tests {
     #[test]
     fn values_are_checked_against_each_other() {
         let faults = parse(
-            "version = 1\n[cloud]\nname = \"city-a\"\n[timing]\nlease_ttl_ms = 2000\n[api]\nlisten = \"0.0.0.0:1\"\n",
+            "version = 1\n[cloud]\nname = \"city-a\"\n[timing]\nlease_ttl_ms = 2000\n[metrics]\nlisten = \"0.0.0.0:1\"\n",
         )
         .unwrap_err();
         let named: Vec<(usize, &str)> = faults.iter().map(|f| (f.line, f.field.as_str())).collect();
-        assert_eq!(named, [(7, "api.listen"), (5, "timing.lease_ttl_ms")]);
+        assert_eq!(named, [(7, "metrics.listen"), (5, "timing.lease_ttl_ms")]);
     }
 
     #[test]
@@ -462,6 +530,6 @@ mod tests {
             ("PUMASI__TIMING__TICK_MS".to_owned(), "50".to_owned()),
         ];
         let config = Config::parse("version = 1\n[cloud]\nname = \"city-a\"\n", env.into_iter()).unwrap();
-        assert_eq!((config.api.listen.port(), config.timing.tick_ms), (9, 50));
+        assert_eq!((config.api.listen.map(|at| at.port()), config.timing.tick_ms), (Some(9), 50));
     }
 }

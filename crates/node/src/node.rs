@@ -35,6 +35,7 @@ pub struct Node {
     pub datasets: crate::borrower::Shipping,
     pub copies: crate::lender::Copies,
     pub lents: Arc<crate::lender::Lents>,
+    pub holds_told: Arc<crate::lender::Told>,
     pub routes: crate::routes::Routes,
     /// Acts in flight, so that none runs twice at a time.
     pub acts: crate::borrower::Acts,
@@ -175,6 +176,7 @@ impl Node {
             datasets: Default::default(),
             copies: Default::default(),
             lents: Default::default(),
+            holds_told: Default::default(),
             acts: Default::default(),
             routes: Default::default(),
             gateway_status: Locked::new(None),

@@ -19,7 +19,7 @@ mod propose;
 mod sign;
 
 pub use adopt::bring;
-pub use enter::{admit, invite, join};
+pub use enter::{admit, invite, is_invited, join};
 pub use leave::leave;
 pub use sign::sign;
 

@@ -7,6 +7,7 @@ use crate::node::Note;
 use crate::object::{CLOUD, CloudRecord, ONLY};
 use crate::{Node, api, borrower, bundles, clock, fleet, gateway, home, lender, pact, peers, routes, sensing, world};
 use axum::Router;
+use pumasi_api::Door;
 use pumasi_api::message::Automation;
 use pumasi_engine::{ProcessConfig, ProcessEngine};
 use pumasi_store::{Expect, Store};
@@ -46,22 +47,12 @@ pub async fn serve(
     let server = node.identity.daemon.clone();
     let tls = pumasi_trust::server_config_open(server, node.identity.trust.clone(), &[b"h2", b"http/1.1"])
         .map_err(|e| failed("TLS for peers")(e.to_string()))?;
-    let router = api::router(node.clone(), extra);
-    let bind = |address: std::net::SocketAddr| {
-        move |e: std::io::Error| failed(format!("listening on {address}"))(e.to_string())
-    };
-    let people = api::listen(node.config.api.listen, None, router.clone(), node.stopping.clone())
-        .await
-        .map_err(bind(node.config.api.listen))?;
-    let members = api::listen(node.config.peer.listen, Some(tls), router, node.stopping.clone())
-        .await
-        .map_err(bind(node.config.peer.listen))?;
-    tracing::info!(cloud = %node.name(), api = %people.address, peers = %members.address, "serving");
+    let doors = doors(&node, tls, extra).await?;
     let tasks = work(&node);
     stop.await;
     tracing::info!("stopping; gateway and instances go on");
     let _ = stopper.send(true);
-    for task in tasks.into_iter().chain([people.task, members.task]) {
+    for task in tasks.into_iter().chain(doors) {
         let abort = task.abort_handle();
         if tokio::time::timeout(Duration::from_secs(6), task).await.is_err() {
             abort.abort();
@@ -71,6 +62,35 @@ pub async fn serve(
     let store = node.store.clone();
     let _ = world::blocking(move || store.close()).await;
     Ok(())
+}
+
+/// Opens every door of the configuration.
+async fn doors(
+    node: &Arc<Node>,
+    tls: Arc<rustls::ServerConfig>,
+    extra: Router<Arc<Node>>,
+) -> Result<Vec<JoinHandle<()>>, ServeError> {
+    let (config, stopping) = (&node.config, || node.stopping.clone());
+    let bind = |address: std::net::SocketAddr| {
+        move |e: std::io::Error| failed(format!("listening on {address}"))(e.to_string())
+    };
+    let users = api::Users::of_host(&config.api).map_err(failed("users of the API"))?;
+    let (people, socket) = (api::router(node.clone(), Door::People, extra), config.api_socket());
+    let open = api::people(&socket, users, people.clone(), stopping()).await;
+    let mut doors = vec![open.map_err(|e| failed(format!("listening on {}", socket.display()))(e.to_string()))?.task];
+    if let Some(at) = config.api.listen {
+        let tls = api::people_tls_config(node).map_err(failed("TLS for people"))?;
+        doors.push(api::people_tls(at, tls, people, stopping()).await.map_err(bind(at))?.task);
+    }
+    if let Some(at) = config.metrics.listen {
+        let router = api::router(node.clone(), Door::Monitors, Router::new());
+        doors.push(api::monitors(at, router, stopping()).await.map_err(bind(at))?.task);
+    }
+    let (router, at) = (api::router(node.clone(), Door::Members, Router::new()), config.peer.listen);
+    let members = api::members(at, tls, router, stopping()).await.map_err(bind(at))?;
+    tracing::info!(cloud = %node.name(), api = %socket.display(), peers = ?members.address, "serving");
+    doors.push(members.task);
+    Ok(doors)
 }
 
 /// Everything that a daemon does by itself, a task each.

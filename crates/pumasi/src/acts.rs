@@ -1,6 +1,6 @@
 //! The short commands: one request, one line.
 
-use crate::args::{Global, JourneyCommand, Kind, LeaseCommand, PersonRole, TokenCommand};
+use crate::args::{JourneyCommand, Kind, LeaseCommand, PersonRole, TokenCommand};
 use crate::failure::Failure;
 use crate::output::{self, Format, note};
 use crate::session::{Session, wall_now};
@@ -120,13 +120,15 @@ pub async fn accept_restored(session: &Session, why: &str) -> Result<(), Failure
     session.done("store", "accepted", &answer)
 }
 
-pub fn console(global: &Global) -> Result<(), Failure> {
-    let base = crate::connect::server(global)?;
-    match crate::connect::token(global)? {
-        Some(token) => output::print(&format!("{base}/console/#token={token}\n")),
-        None => {
-            note("no token is named: the console will ask for one");
-            output::print(&format!("{base}/console/\n"))
-        }
+pub async fn console(session: &Session, port: u16) -> Result<(), Failure> {
+    let failed = |e: &dyn std::fmt::Display| Failure::failed(format!("the console: {e}"));
+    // A console of a daemon that does not answer would only say so later.
+    let _: Value = session.client.get("/v1/cloud").await?;
+    let mut forwarder = pumasi_console::Forwarder::start(session.client.clone(), port).await.map_err(|e| failed(&e))?;
+    output::print(&format!("{}\n", forwarder.url()))?;
+    note("open it in a browser of this host; Ctrl-C ends it");
+    tokio::select! {
+        stopped = tokio::signal::ctrl_c() => stopped.map_err(|e| failed(&e)),
+        () = forwarder.ended() => Err(Failure::failed("the console's port was closed")),
     }
 }

@@ -33,10 +33,13 @@ pub struct Cli {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// The daemon's API for people; without it api.listen of --config, then http://127.0.0.1:7400
+    /// The daemon: unix:/path/api.sock on this host, https://host:port elsewhere; without it the socket of --config
     #[arg(long, global = true, value_name = "URL", env = "PUMASI_SERVER", hide_env_values = true)]
     pub server: Option<String>,
-    /// File with the token that says who asks; without it PUMASI_TOKEN, then operator.token of the data directory in --config
+    /// Certificates (PEM) that vouch for an https server, as trust/ca.pem of the cloud's data directory
+    #[arg(long, global = true, value_name = "PATH", env = "PUMASI_CA", hide_env_values = true)]
+    pub ca: Option<PathBuf>,
+    /// File with the token that says who asks; without it PUMASI_TOKEN; a socket tells the daemon which user calls
     #[arg(long, global = true, value_name = "PATH", env = "PUMASI_TOKEN_FILE", hide_env_values = true)]
     pub token_file: Option<PathBuf>,
     /// The cloud's configuration
@@ -248,11 +251,15 @@ The daemon then starts, but acts on no other cloud before pumasi accept-restored
         #[arg(long)]
         once: bool,
     },
-    /// Print the console's address, with the token in its fragment
+    /// Open the web console at a loopback port of this host, until Ctrl-C
     #[command(
-        after_help = "Example:\n  xdg-open \"$(pumasi console)\"\n\nThe fragment never leaves the browser. Treat the line as a secret."
+        after_help = "Examples:\n  pumasi console\n  pumasi console --port 7400\n\nPrints the address, with a token in its fragment that is good as long as this runs. Treat the line as a secret."
     )]
-    Console,
+    Console {
+        /// Listen there; 0 takes a free port
+        #[arg(long, value_name = "PORT", default_value_t = 0)]
+        port: u16,
+    },
     /// Print completions for a shell
     #[command(after_help = "Example:\n  pumasi completions bash > /etc/bash_completion.d/pumasi")]
     Completions { shell: clap_complete::Shell },

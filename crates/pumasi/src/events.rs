@@ -105,7 +105,7 @@ pub async fn events(session: &Session, subject: Option<&str>, limit: u32, follow
 
 fn print_event(session: &Session, item: &Value) -> Result<(), Failure> {
     let line = match session.global.output {
-        Format::Json => format!("{item}\n"),
+        Format::Json => format!("{}\n", output::escaped(item.to_string())),
         Format::Yaml => format!("---\n{}", output::yaml(item)?),
         Format::Name => format!("event/{}\n", seq(item)),
         Format::Table => {
@@ -233,7 +233,9 @@ pub async fn logs(session: &Session, service: &ServiceName, lines: u32) -> Resul
     }
     // The daemon tells as much as it keeps of each instance, in one text.
     let from = text.lines().count().saturating_sub(lines as usize);
-    output::print(&text.lines().skip(from).flat_map(|line| [line, "\n"]).collect::<String>())
+    let last = text.lines().skip(from).flat_map(|line| [line, "\n"]).collect::<String>();
+    // Applications write what they like.
+    output::print(&output::lines(&last))
 }
 
 /// Until it is gone, at most `timeout_ms`.

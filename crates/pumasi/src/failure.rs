@@ -1,5 +1,6 @@
 //! How a command fails: one message for people, one exit code for programs.
 
+use crate::output::line;
 use pumasi_api::{CallError, Fault, Problem};
 use std::fmt;
 
@@ -63,7 +64,7 @@ fn exit_of(status: u16) -> Exit {
 
 fn hint_of(problem: &Problem) -> Option<&'static str> {
     Some(match (problem.code.as_str(), problem.status) {
-        (_, 401) => "name a token with --token-file, PUMASI_TOKEN, or --config of this cloud",
+        (_, 401) => "name a token with --token-file or PUMASI_TOKEN, or call as a user whom the cloud knows",
         (_, 403) => "your token's role does not allow it; an operator makes others with `pumasi token create`",
         (_, 404) => "`pumasi get KIND` lists what there is",
         (_, 409) => {
@@ -92,18 +93,27 @@ impl From<Problem> for Failure {
             hint: hint_of(&problem).map(Into::into),
             blame: Some(format!("at fault is {side}; {again}")),
             trace_id: problem.trace_id.clone(),
-            message: problem.to_string(),
+            message: told(&problem),
         }
     }
+}
+
+/// A problem may hold words of another cloud: each stays on the line where it belongs.
+fn told(problem: &Problem) -> String {
+    let mut text = line(&problem.detail);
+    for field in &problem.fields {
+        text.push_str(&format!("\n  {}: {}", line(&field.field), line(&field.problem)));
+    }
+    text
 }
 
 impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
         match error {
             CallError::Refused(problem) => problem.into(),
-            CallError::Unreachable { .. } => Self::new(Exit::Unreachable, error.to_string())
+            CallError::Unreachable { .. } => Self::new(Exit::Unreachable, line(&error.to_string()))
                 .hint("does the daemon run (`pumasi serve`), and is --server its address?"),
-            CallError::Garbled { .. } => Self::failed(error.to_string())
+            CallError::Garbled { .. } => Self::failed(line(&error.to_string()))
                 .hint("is --server a Pumasi daemon of about this version? `pumasi --version` tells ours"),
         }
     }

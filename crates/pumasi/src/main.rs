@@ -78,7 +78,6 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::LabApp { kind, args } => roles::lab_app(kind, args),
         Command::Config(command) => roles::config(command, &cli.global),
         Command::Restore { from, to, force } => acts::restore(from, to, *force),
-        Command::Console => acts::console(&cli.global),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "pumasi", &mut script);
@@ -115,6 +114,7 @@ async fn ask(session: &Session, command: &Command) -> Result<(), Failure> {
         Command::Token(command) => acts::token(session, command).await,
         Command::Backup => acts::backup(session).await,
         Command::AcceptRestored(why) => acts::accept_restored(session, &why.why).await,
+        Command::Console { port } => acts::console(session, *port).await,
         Command::Top { once } => top::top(session, *once).await,
         other => Err(Failure::failed(format!("{other:?} does not ask a daemon"))),
     }

@@ -27,6 +27,22 @@ pub enum Tone {
     Head,
 }
 
+/// What a terminal obeys instead of showing it: control characters, and those that turn the direction of what follows or hide it.
+fn moves_the_terminal(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
+}
+
+/// Text of others for one line.
+pub fn line(text: &str) -> String {
+    text.chars().map(|c| if moves_the_terminal(c) { ' ' } else { c }).collect()
+}
+
+/// Text of others that has lines of its own.
+pub fn lines(text: &str) -> String {
+    text.chars().map(|c| if moves_the_terminal(c) && c != '\n' && c != '\t' { ' ' } else { c }).collect()
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cell {
     pub text: String,
@@ -35,9 +51,7 @@ pub struct Cell {
 
 impl<T: Into<String>> From<T> for Cell {
     fn from(text: T) -> Self {
-        // Text of others may hold control characters, which a terminal would obey.
-        let text: String = text.into().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        Self { text, tone: Tone::Plain }
+        Self { text: line(&text.into()), tone: Tone::Plain }
     }
 }
 
@@ -128,17 +142,38 @@ pub fn note(text: &str) {
 
 pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<String, Failure> {
     let text = serde_json::to_string_pretty(value).map_err(|e| Failure::failed(format!("writing JSON: {e}")))?;
-    Ok(text + "\n")
+    Ok(escaped(text) + "\n")
+}
+
+/// JSON escapes by itself what is below U+0020 only.
+pub fn escaped(json: String) -> String {
+    let moves = |c: char| moves_the_terminal(c) && c != '\n';
+    if !json.contains(moves) {
+        return json;
+    }
+    let escape = |c: char| if moves(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+    json.chars().map(escape).collect()
 }
 
 pub fn yaml<T: Serialize>(value: &T) -> Result<String, Failure> {
     let text = serde_saphyr::to_string(value).map_err(|e| Failure::failed(format!("writing YAML: {e}")))?;
+    let text = lines(&text);
     Ok(if text.ends_with('\n') { text } else { text + "\n" })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_terminal_obeys_is_not_printed() {
+        let hostile = "a\u{1b}[2J\u{9b}1m\u{202e}b\r\n\u{2066}c\td";
+        assert_eq!(line(hostile), "a [2J 1m b   c d");
+        assert_eq!(lines(hostile), "a [2J 1m b \n c\td");
+        let text = json(hostile).unwrap();
+        assert!(!text.contains(['\u{9b}', '\u{202e}', '\u{2066}']));
+        assert_eq!(serde_json::from_str::<String>(&text).unwrap(), hostile, "and nothing is lost");
+    }
 
     #[test]
     fn columns_line_up_with_and_without_colours() {

@@ -18,7 +18,7 @@ fn exit_codes_say_what_kind_of_failure_it_was() {
         (&["describe", "lease", "lease-none"], 3, "there is no lease lease-none"),
         (&["stop-automation"], 4, "only operators"),
         (&["backup"], 1, "at fault is this cloud; trying again may help"),
-        (&["--server", "http://127.0.0.1:1", "get", "services"], 5, "does the daemon run"),
+        (&["--server", "unix:/nonexistent/api.sock", "get", "services"], 5, "does the daemon run"),
         (&["--server", "nonsense", "get", "services"], 2, "--server"),
         (&["lab", "play", "nonsense"], 2, "there are overload"),
         (&["lab", "play", "faults", "--only", "nonsense"], 2, "borrower-hold"),
@@ -34,7 +34,7 @@ fn exit_codes_say_what_kind_of_failure_it_was() {
     let strangers = run_with(&fake, &["get", "services"], |c| c.env("PUMASI_TOKEN", "wrong"));
     assert_eq!(strangers.code, 4, "{strangers:?}");
     let nobody = run_with(&fake, &["get", "services"], |c| c.env_remove("PUMASI_TOKEN"));
-    assert_eq!(nobody.code, 2, "{nobody:?}");
+    assert_eq!(nobody.code, 4, "{nobody:?}");
     assert!(nobody.err.contains("--token-file"), "{nobody:?}");
 }
 
@@ -172,11 +172,57 @@ fn a_restore_refuses_what_is_there_and_what_is_no_store() {
     );
 }
 
+/// Status of one request over TCP, as a browser would send it.
+fn ask(to: &str, path: &str, fields: &str) -> (u16, String) {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(to).unwrap();
+    let head = format!("GET {path} HTTP/1.1\r\nConnection: close\r\n{fields}\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    (answer.split(' ').nth(1).unwrap().parse().unwrap(), answer)
+}
+
 #[test]
-fn the_console_address_carries_the_token_where_no_server_sees_it() {
+fn the_console_is_for_whoever_has_its_address_and_gives_the_daemons_token_to_nobody() {
     let fake = Fake::start();
-    let done = run(&fake, &["console"]);
-    assert_eq!(done.out, format!("{}/console/#token=right\n", fake.url));
-    let script = run(&fake, &["completions", "bash"]);
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_pumasi"));
+    command.args(["console"]).env("PUMASI_SERVER", &fake.url).env("PUMASI_TOKEN", "right").env_remove("PUMASI_CONFIG");
+    let mut console = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(console.stdout.take().unwrap()), &mut line).unwrap();
+    let (at, token) = line.trim().strip_prefix("http://").unwrap().split_once("/console/#token=").unwrap();
+    assert!(at.starts_with("127.0.0.1:") && !token.contains("right"), "{line}");
+    let host = format!("Host: {at}\r\n");
+    let bearer = |token: &str| format!("{host}Authorization: Bearer {token}\r\n");
+    let (status, answer) = ask(at, "/v1/services", &bearer(token));
+    assert_eq!(status, 200, "{answer}");
+    assert!(!answer.contains("right"));
+    assert_eq!(ask(at, "/v1/services", &host).0, 401, "another process of this host");
+    assert_eq!(ask(at, "/v1/services", &bearer("right")).0, 401, "the daemon's own token is not this one's");
+    let elsewhere = format!("Host: evil.example\r\nAuthorization: Bearer {token}\r\n");
+    assert_eq!(ask(at, "/v1/services", &elsewhere).0, 421, "a name that was turned here");
+    console.kill().unwrap();
+    console.wait().unwrap();
+}
+
+#[test]
+fn what_others_wrote_cannot_move_the_terminal() {
+    let fake = Fake::start();
+    let done = run(&fake, &["get", "service", "hostile"]);
+    assert_eq!(done.code, 3, "{done:?}");
+    let forged: Vec<char> = done.err.chars().filter(|c| (c.is_control() && *c != '\n') || *c == '\u{202e}').collect();
+    assert!(forged.is_empty(), "{done:?}");
+    assert!(!done.err.contains("\nservice/notes deleted"), "a line that the daemon never said: {done:?}");
+    let logs = run(&fake, &["logs", "hostile"]);
+    assert_eq!(logs.code, 0, "{logs:?}");
+    assert!(logs.out.contains("first\n") && !logs.out.contains(['\u{1b}', '\u{9b}', '\u{202e}', '\r']), "{logs:?}");
+    let json = run(&fake, &["get", "leases", "-o", "json"]);
+    assert!(!json.out.contains(['\u{9b}', '\u{202e}']), "{json:?}");
+}
+
+#[test]
+fn completions_name_the_commands() {
+    let script = run(&Fake::start(), &["completions", "bash"]);
     assert!(script.code == 0 && script.out.contains("stop-automation"));
 }

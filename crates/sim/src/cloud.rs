@@ -257,7 +257,7 @@ impl Host {
             let node = node.clone();
             within(life.clone(), async move { drop(serve::work(&node)) }).await;
         }
-        let router = api::router(node.clone(), axum::Router::new());
+        let router = api::router(node.clone(), pumasi_api::Door::Members, axum::Router::new());
         self.net.listen(&self.name, Some(Listener { life: life.clone(), router }));
         self.tell(format!("daemon started, life {}", number + 1));
         *self.lock() = Some(Running { life, node, _stop: stop });

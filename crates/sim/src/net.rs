@@ -239,7 +239,7 @@ impl Net {
         let Some(listener) = listener else { return Err("connection refused".into()) };
         let mut request = request.map(axum::body::Body::from);
         let peer = known.then(|| SpiffeId::daemon(from));
-        request.extensions_mut().insert(Connection { tls: true, peer });
+        request.extensions_mut().insert(Connection::of_peer(peer));
         let life = listener.life.clone();
         let handled = within(life.clone(), async move {
             let answer = listener.router.oneshot(request).await.map_err(|e| e.to_string())?;

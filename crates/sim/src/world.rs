@@ -70,10 +70,9 @@ pub fn play(setup: &Setup) -> anyhow::Result<Outcome> {
 
 pub(crate) fn config(name: &str, at: usize, dir: &Path) -> anyhow::Result<Config> {
     let text = format!(
-        "version = 1\n[cloud]\nname = \"{name}\"\n[api]\nlisten = \"127.0.0.1:{}\"\n[peer]\nlisten = \"127.0.0.1:{}\"\n[gateway]\npeer_listen = \"127.0.0.1:{}\"\n\
+        "version = 1\n[cloud]\nname = \"{name}\"\n[peer]\nlisten = \"127.0.0.1:{}\"\n[gateway]\npeer_listen = \"127.0.0.1:{}\"\n\
          [capacity]\ncpu_millis = {}\nmemory_mib = {}\nstorage_bytes = 1073741824\n\
          [timing]\ntick_ms = 100\nheartbeat_ms = 1000\nlease_ttl_ms = 5000\nhold_ttl_ms = 3000\ncalm_ms = 1500\nship_ms = 200\n",
-        1_000 + at,
         2_000 + at,
         3_000 + at,
         HAS.cpu_millis,

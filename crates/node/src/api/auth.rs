@@ -1,21 +1,46 @@
 //! Who calls, and whether the table of endpoints lets them.
 
+use super::allowance::{BodyMax, STRANGER_BODY_BYTES_MAX};
 use super::body::ApiError;
+use super::rates::Rates;
 use crate::{Node, clock, object};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use pumasi_api::client::INVITATION_FIELD;
 use pumasi_api::{Fault, Principal, Problem};
 use pumasi_terms::Digest;
 use pumasi_trust::{Role as SpiffeRole, SpiffeId, constant_time_eq};
 use std::sync::Arc;
 
 /// What the listener knows of the connection.
-#[derive(Debug, Clone, Default)]
-pub struct Connection {
-    pub tls: bool,
-    pub peer: Option<SpiffeId>,
+#[derive(Debug, Clone)]
+pub enum Connection {
+    /// At the peer port: whom its certificate named, if it showed one.
+    Peer(Option<SpiffeId>),
+    /// At people's socket, or theirs with TLS: who calls, if the kernel told and the configuration knows.
+    User(Option<Principal>),
+    Monitor,
+}
+
+impl Connection {
+    pub fn of_peer(id: Option<SpiffeId>) -> Self {
+        Self::Peer(id)
+    }
+    pub fn of_user(user: Option<Principal>) -> Self {
+        Self::User(user)
+    }
+    pub fn of_monitor() -> Self {
+        Self::Monitor
+    }
+}
+
+/// What the router's guard stands on.
+#[derive(Debug, Clone)]
+pub struct Guard {
+    pub node: Arc<Node>,
+    pub rates: Arc<Rates>,
 }
 
 pub fn digest_of_secret(secret: &str) -> Digest {
@@ -24,14 +49,19 @@ pub fn digest_of_secret(secret: &str) -> Digest {
 
 /// An error where the tokens cannot be read: nobody is told that a good token is none.
 fn principal(node: &Node, request: &Request) -> Result<Option<Principal>, Problem> {
-    let connection = request.extensions().get::<Connection>().cloned().unwrap_or_default();
-    if let Some(id) = connection.peer {
-        let member = id.role() == Some(SpiffeRole::Daemon)
-            && node.pact().is_some_and(|v| v.pact.member(id.trust_domain()).is_some());
-        return Ok(member.then(|| Principal::Peer(id.trust_domain().clone())));
-    }
-    let authorization = request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
-    let Some(token) = authorization.and_then(|v| v.strip_prefix("Bearer ")) else { return Ok(None) };
+    let user = match request.extensions().get::<Connection>() {
+        Some(Connection::Peer(Some(id))) => {
+            let member = id.role() == Some(SpiffeRole::Daemon)
+                && node.pact().is_some_and(|v| v.pact.member(id.trust_domain()).is_some());
+            return Ok(member.then(|| Principal::Peer(id.trust_domain().clone())));
+        }
+        // No token counts among clouds: a stolen one must be worth nothing out there.
+        None | Some(Connection::Peer(None) | Connection::Monitor) => return Ok(None),
+        Some(Connection::User(user)) => user.clone(),
+    };
+    // Whoever shows a token is who the token says, and nobody if it says nothing.
+    let Some(authorization) = request.headers().get(header::AUTHORIZATION) else { return Ok(user) };
+    let Some(token) = authorization.to_str().ok().and_then(|v| v.strip_prefix("Bearer ")) else { return Ok(None) };
     let digest = digest_of_secret(token.trim());
     let now = clock::wall();
     let tokens = node.items::<object::TokenRecord>(object::TOKEN)?;
@@ -42,7 +72,8 @@ fn principal(node: &Node, request: &Request) -> Result<Option<Principal>, Proble
 }
 
 /// Refuses what the table does not allow; puts the principal into the request.
-pub async fn authorise(State(node): State<Arc<Node>>, path: MatchedPath, mut request: Request, next: Next) -> Response {
+pub async fn authorise(State(guard): State<Guard>, path: MatchedPath, mut request: Request, next: Next) -> Response {
+    let node = &guard.node;
     let Some(endpoint) = pumasi_api::endpoint::find(request.method().as_str(), path.as_str()) else {
         // HEAD on a GET endpoint is the same act without its body.
         let head = request.method() == axum::http::Method::HEAD
@@ -58,7 +89,11 @@ pub async fn authorise(State(node): State<Arc<Node>>, path: MatchedPath, mut req
         ))
         .into_response();
     };
-    let principal = match principal(&node, &request) {
+    if matches!(request.extensions().get::<Connection>(), Some(Connection::Monitor)) && !is_asked_by_address(&request) {
+        let text = "ask for metrics by the address that is listened on, as http://127.0.0.1:PORT/metrics";
+        return ApiError(Problem::new(421, "other_host", Fault::Input, text)).into_response();
+    }
+    let principal = match principal(node, &request) {
         Ok(principal) => principal,
         Err(e) if endpoint.roles.is_empty() => {
             tracing::debug!(error = %e, "who asks is not known, and need not be");
@@ -66,18 +101,21 @@ pub async fn authorise(State(node): State<Arc<Node>>, path: MatchedPath, mut req
         }
         Err(e) => return ApiError(e).into_response(),
     };
-    let tls = request.extensions().get::<Connection>().is_some_and(|c| c.tls);
+    let among_clouds = matches!(request.extensions().get::<Connection>(), Some(Connection::Peer(_)));
     let principal = match principal {
         Some(principal) => principal,
-        // Whoever brings an invitation proves itself by the secret in the body, over TLS only.
-        None if tls && endpoint.roles.contains(&pumasi_api::Role::Invited) => Principal::Stranger,
+        // Whoever brings an invitation proves itself by the secret in the body.
+        None if among_clouds && endpoint.roles.contains(&pumasi_api::Role::Invited) => Principal::Stranger,
         None if endpoint.roles.is_empty() => Principal::Stranger,
         None => {
             let problem = Problem::new(
                 401,
                 "unauthenticated",
                 Fault::Input,
-                "send a token (Authorization: Bearer ...) or, as a cloud, the certificate of a member",
+                match among_clouds {
+                    true => "this port serves members of the pact: show a certificate that it names",
+                    false => "send a token (Authorization: Bearer ...), or call as a user that api.users names",
+                },
             );
             let mut answer = ApiError(problem).into_response();
             answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -88,8 +126,30 @@ pub async fn authorise(State(node): State<Arc<Node>>, path: MatchedPath, mut req
         let text = format!("{principal} may not: {}", endpoint.summary.to_lowercase());
         return ApiError(Problem::forbidden(text)).into_response();
     }
+    let mut body_max = endpoint.body_bytes_max;
+    if among_clouds {
+        let member = match &principal {
+            Principal::Peer(cloud) => Some(cloud),
+            _ => None,
+        };
+        if member.is_none() && !crate::pact::is_invited(node, request.headers().get(INVITATION_FIELD)) {
+            body_max = body_max.min(STRANGER_BODY_BYTES_MAX);
+        }
+        if let Err(problem) = guard.rates.spend(member, endpoint, clock::boot()) {
+            return ApiError(problem).into_response();
+        }
+    }
+    request.extensions_mut().insert(BodyMax(body_max));
     request.extensions_mut().insert(principal);
     next.run(request).await
+}
+
+/// A page elsewhere that lets its own name point here (DNS rebinding) asks by that name.
+fn is_asked_by_address(request: &Request) -> bool {
+    let host = request.headers().get(header::HOST).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let Ok(authority) = host.parse::<axum::http::uri::Authority>() else { return false };
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Carries the trace id (W3C Trace Context) through the log, or begins one.

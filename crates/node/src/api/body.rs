@@ -1,5 +1,6 @@
 //! Reading bodies and answering with problems.
 
+use super::allowance::receive;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::{StatusCode, header};
@@ -28,7 +29,11 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = serde_json::to_vec(&self.0).unwrap_or_default();
-        (status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response()
+        let mut answer = (status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
+        if let Some(ms) = self.0.retry_after_ms {
+            answer.headers_mut().insert(header::RETRY_AFTER, ms.div_ceil(1_000).max(1).into());
+        }
+        answer
     }
 }
 
@@ -38,8 +43,8 @@ pub struct Json<T>(pub T);
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let bytes = raw(request, state).await?;
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        let bytes = receive(request).await?;
         decode(&bytes).map(Json)
     }
 }
@@ -50,20 +55,9 @@ pub struct Raw(pub Bytes);
 impl<S: Send + Sync> FromRequest<S> for Raw {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        raw(request, state).await.map(Raw)
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        receive(request).await.map(Raw)
     }
-}
-
-async fn raw<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiError> {
-    Bytes::from_request(request, state).await.map_err(|e| {
-        let too_long = e.status() == StatusCode::PAYLOAD_TOO_LARGE;
-        ApiError(Problem {
-            status: e.status().as_u16(),
-            code: if too_long { "too_large" } else { "bad_request" }.into(),
-            ..Problem::bad_request(e.body_text())
-        })
-    })
 }
 
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {

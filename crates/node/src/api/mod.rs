@@ -1,36 +1,44 @@
 //! The public API's server: one router for people and peers, made from the table of endpoints.
 
+mod allowance;
 mod auth;
 mod body;
+mod certificate;
 mod cloud;
+mod idle;
 mod journeys;
 mod listen;
 mod openapi;
 mod pact;
 mod params;
 mod peers;
+mod places;
+mod rates;
 mod services;
 mod tokens;
+mod users;
 mod watch;
 
 pub use auth::{Connection, digest_of_secret};
 pub use body::ApiError;
-pub use listen::{Listening, listen};
+pub use certificate::people_tls_config;
+pub use listen::{Listening, members, monitors, people, people_tls};
 pub use peers::Released;
 pub use tokens::bootstrap as bootstrap_operator_token;
+pub use users::Users;
 
 use crate::Node;
-use axum::extract::DefaultBodyLimit;
 use axum::handler::Handler;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, on};
+use axum::routing::on;
 use axum::{Router, middleware};
-use pumasi_api::{ENDPOINTS, Fault, Method, Problem};
+use pumasi_api::{Door, ENDPOINTS, Fault, Method, Problem};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Collects handlers; every one must stand in the table, and the table must be served whole.
 struct Table {
+    door: Door,
     router: Router<Arc<Node>>,
     served: BTreeSet<(Method, &'static str)>,
 }
@@ -47,17 +55,17 @@ impl Table {
             Method::Post => axum::routing::MethodFilter::POST,
             Method::Delete => axum::routing::MethodFilter::DELETE,
         };
-        let limit = pumasi_api::endpoint::find(method.as_str(), path).map_or(0, |e| e.body_bytes_max);
-        let route: MethodRouter<Arc<Node>> = on(filter, handler).layer(DefaultBodyLimit::max(limit));
         self.served.insert((method, path));
-        self.router = self.router.route(path, route);
+        if pumasi_api::endpoint::find(method.as_str(), path).is_some_and(|e| e.is_served_at(self.door)) {
+            self.router = self.router.route(path, on(filter, handler));
+        }
         self
     }
 }
 
-fn table() -> Table {
+fn table(door: Door) -> Table {
     use Method::{Delete, Get, Post, Put};
-    Table { router: Router::new(), served: BTreeSet::new() }
+    Table { door, router: Router::new(), served: BTreeSet::new() }
         .on(Get, "/healthz", cloud::healthz)
         .on(Get, "/readyz", cloud::readyz)
         .on(Get, "/openapi.json", openapi::document)
@@ -115,13 +123,14 @@ fn table() -> Table {
         .on(Post, "/v1/leases/{id}/settlement", peers::settle)
 }
 
-/// Everything that the daemon serves. `extra` is mounted beside it without authorisation: the console's files.
-pub fn router(node: Arc<Node>, extra: Router<Arc<Node>>) -> Router {
-    let table = table();
+/// Everything that the daemon serves at a door. `extra` is mounted beside it without authorisation: the console's files.
+pub fn router(node: Arc<Node>, door: Door, extra: Router<Arc<Node>>) -> Router {
+    let table = table(door);
+    let guard = auth::Guard { rates: Arc::new(rates::Rates::of(&node.config.limits)), node: node.clone() };
     debug_assert!(ENDPOINTS.iter().all(|e| table.served.contains(&(e.method, e.path))));
     table
         .router
-        .route_layer(middleware::from_fn_with_state(node.clone(), auth::authorise))
+        .route_layer(middleware::from_fn_with_state(guard, auth::authorise))
         .merge(extra)
         .fallback(no_such)
         .method_not_allowed_fallback(wrong_method)
@@ -144,7 +153,7 @@ mod tests {
 
     #[test]
     fn the_table_is_served_whole_and_nothing_else_is() {
-        let served = table().served;
+        let served = table(Door::People).served;
         let listed: BTreeSet<_> = ENDPOINTS.iter().map(|e| (e.method, e.path)).collect();
         assert_eq!(served, listed);
     }

@@ -3,12 +3,12 @@
 use super::record;
 use crate::fleet::{self, Desired};
 use crate::node::Note;
-use crate::object::{LENT, LENT_APPLICATION, LENT_RENEWAL, LentApplication, owner_of_lease};
+use crate::object::{HOLD, LENT, LENT_APPLICATION, LENT_RENEWAL, LentApplication, owner_of_lease};
 use crate::{Node, clock};
 use pumasi_api::Problem;
 use pumasi_engine::{Access, DataMount, InstanceSpec};
 use pumasi_lease::message::Emptiness;
-use pumasi_lease::{LentLease, LentState, Transition, ledger};
+use pumasi_lease::{Hold, LentLease, LentState, Transition, ledger};
 use pumasi_store::Expect;
 use pumasi_terms::LeaseId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,7 +40,7 @@ async fn expire(node: &Node) -> Result<(), Problem> {
     if !due? {
         return Ok(());
     }
-    let lents = node.lents.clone();
+    let (lents, told) = (node.lents.clone(), node.holds_told.clone());
     node.transact(move |tx| {
         let (over, spent) = lents.within(tx, |_, _| true, |s| (ledger::expire(s.book(), now), s.spent()))?;
         for borrower in spent {
@@ -48,7 +48,15 @@ async fn expire(node: &Node) -> Result<(), Problem> {
         }
         for transition in over {
             let note = match &transition {
-                Transition::DropHold(id) => Note::new("hold_expired", "reservation", id),
+                Transition::DropHold(id) => {
+                    let borrower = tx.get::<Hold>(HOLD, id.as_str())?.map(|hold| hold.body.borrower);
+                    let note = Note::new("hold_expired", "reservation", id);
+                    record(tx, transition)?;
+                    if let Some(borrower) = borrower {
+                        told.journal(tx, &borrower, note, "daemon", now)?;
+                    }
+                    continue;
+                }
                 Transition::Lease(lent) => Note::new("lease_ended", "lease", lent.id())
                     .caused_by(&lent.lease.service)
                     .because(format!("{:?}: it was not renewed in time, or its notice ran out", lent.state)),

@@ -6,10 +6,12 @@
 pub mod copies;
 mod emptying;
 mod lents;
+mod told;
 
 pub use copies::Copies;
 pub use emptying::{emptiness, reconcile};
 pub use lents::{Lents, Stand};
+pub use told::Told;
 
 use crate::node::{Note, TxError};
 use crate::object::{HOLD, LENT, LENT_APPLICATION, LentApplication, SIGNED_LEASE, ServiceRecord};
@@ -127,7 +129,7 @@ pub async fn reserve(
     let view = pact(node)?;
     let capacity = capacity(node, &view)?;
     let terms = capacity.terms.clone();
-    let lents = node.lents.clone();
+    let (lents, told) = (node.lents.clone(), node.holds_told.clone());
     let hold = node
         .transact(move |tx| {
             let now = clock::now();
@@ -137,7 +139,7 @@ pub async fn reserve(
                 format!("{borrower} holds {} instances for {} ms", hold.instances, hold.expires_at.since(now.boot)),
             );
             record(tx, Transition::Hold(hold.clone()))?;
-            tx.journal(note.entry(&Principal::Peer(borrower).to_string(), now.wall))?;
+            told.journal(tx, &borrower, note, &Principal::Peer(borrower.clone()).to_string(), now)?;
             Ok(hold)
         })
         .await?;
@@ -145,16 +147,15 @@ pub async fn reserve(
 }
 
 pub async fn let_go(node: &Node, borrower: CloudName, id: ReservationId) -> Result<(), Problem> {
+    let told = node.holds_told.clone();
     node.transact(move |tx| {
         let Some(hold) = tx.get::<Hold>(HOLD, id.as_str())? else { return Ok(()) };
         if hold.body.borrower != borrower {
             return Err(Problem::forbidden(format!("{id} belongs to another cloud")).into());
         }
         record(tx, Transition::DropHold(id.clone()))?;
-        tx.journal(
-            Note::new("hold_let_go", "reservation", &id).entry(&Principal::Peer(borrower).to_string(), clock::wall()),
-        )?;
-        Ok(())
+        let note = Note::new("hold_let_go", "reservation", &id);
+        told.journal(tx, &borrower, note, &Principal::Peer(borrower.clone()).to_string(), clock::now())
     })
     .await
 }

@@ -74,6 +74,15 @@ pub async fn invite(node: &Node, who: &Principal, cloud: CloudName, ttl_ms: u64)
     Ok(Invited { invitation: token, expires_at })
 }
 
+/// Whether a caller that shows no certificate proves an open invitation before its body is read.
+pub fn is_invited(node: &Node, proof: Option<&http::HeaderValue>) -> bool {
+    let secret = proof.and_then(|v| hex::decode(v.as_bytes()).ok()).filter(|secret| secret.len() == 32);
+    let Some(named) = secret.map(|secret| digest(&secret)) else { return false };
+    let now = clock::wall();
+    let open = node.store.get::<InvitedClouds>(INVITATION, INVITED).ok().flatten();
+    open.is_some_and(|i| i.body.open.iter().any(|i| i.secret == named && now < i.expires_at))
+}
+
 /// As a newcomer: asks the inviter, signs, and brings the signature. May be repeated with the same invitation.
 pub async fn join(node: &Node, who: &Principal, token: &str, terms: Terms) -> Result<(), Problem> {
     may_sign(node)?;
@@ -90,6 +99,7 @@ pub async fn join(node: &Node, who: &Principal, token: &str, terms: Terms) -> Re
     let inviter = &invitation.inviter;
     let tls = client_config_pinned(inviter, invitation.root, &[b"h2", b"http/1.1"]).map_err(ours)?;
     let client = connect(node, inviter, &invitation.api_address, (*tls).clone())?.with_timeout(LONG_CALL);
+    let client = client.with_invitation(&hex::encode(invitation.secret.expose()));
     let mut last = None;
     for attempt in 0..TRIES {
         back_off(attempt).await;

@@ -59,9 +59,9 @@ impl Cloud {
     async fn serve(&self) {
         let (identity, trust) = (self.identity.daemon.clone(), self.identity.trust.clone());
         let tls = pumasi_trust::server_config_open(identity, trust, &[b"h2", b"http/1.1"]).unwrap();
-        let router = api::router(self.node.clone(), axum::Router::new());
+        let router = api::router(self.node.clone(), pumasi_api::Door::Members, axum::Router::new());
         let at = self.config.peer.listen;
-        api::listen(at, Some(tls), router, self.stop.subscribe()).await.unwrap();
+        api::members(at, tls, router, self.stop.subscribe()).await.unwrap();
     }
 
     /// Stops answering, as a daemon that was killed.

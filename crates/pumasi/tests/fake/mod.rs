@@ -25,6 +25,7 @@ pub struct Fake {
     pub url: String,
     memory: Arc<Mutex<Memory>>,
     _runtime: tokio::runtime::Runtime,
+    _dir: tempfile::TempDir,
 }
 
 #[derive(Debug)]
@@ -54,10 +55,15 @@ impl Fake {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let memory = Arc::new(Mutex::new(Memory::default()));
         let router = Router::new().fallback(answer).with_state(memory.clone());
-        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("api.sock");
+        let listener = {
+            let _inside = runtime.enter();
+            tokio::net::UnixListener::bind(&socket).unwrap()
+        };
+        let url = format!("unix:{}", socket.display());
         runtime.spawn(async move { axum::serve(listener, router).await });
-        Self { url, memory, _runtime: runtime }
+        Self { url, memory, _runtime: runtime, _dir: dir }
     }
     pub fn seen(&self) -> Vec<String> {
         self.memory.lock().unwrap().seen.iter().map(|(r, _)| r.clone()).collect()
@@ -133,6 +139,13 @@ async fn answer(
                 })
                 .collect();
             return ([(header::CONTENT_TYPE, "text/event-stream")], Body::from(lines)).into_response();
+        }
+        ("GET", "/v1/services/hostile") => {
+            let detail = "there is none\u{1b}[2J\u{9b}31m\u{202e}\r\nservice/notes deleted\u{7}";
+            return refuse(Problem { detail: detail.into(), ..Problem::not_found("service", "hostile") });
+        }
+        ("GET", "/v1/services/hostile/logs") => {
+            return Body::from("first\n\u{1b}]0;owned\u{7}\u{202e}second\u{9b}2J\rthird\n").into_response();
         }
         ("GET", p) if p.starts_with("/v1/services/") => {
             let name = p.rsplit('/').next().unwrap();
