@@ -1,6 +1,8 @@
 //! The public API's server: one router for people and peers, made from the table of endpoints.
 
 mod allowance;
+#[cfg(test)]
+mod attacks;
 mod auth;
 mod body;
 mod certificate;
