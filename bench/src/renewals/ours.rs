@@ -91,7 +91,9 @@ impl Federation {
         let cloud = |name, lends| CloudPlan { name, city: "Seoul", capacity: lots, lends, price: "0.05" };
         let mut plans = vec![cloud(LENDER, lots)];
         plans.extend(NAMES.map(|name| cloud(name, none)));
-        let cluster = Cluster::start(&executable()?, &plans, "").await?;
+        // A member that renews as fast as it is answered is what is measured here.
+        let limits = "[limits]\nacts_per_second = 100000\nheartbeats_per_second = 100000\n";
+        let cluster = Cluster::start(&executable()?, &plans, limits).await?;
         // The benchmark speaks for the borrowers from here on: their daemons would give back leases that they do not know.
         for name in NAMES {
             cluster.supervisor.stop(name, Duration::from_secs(20)).await?;

@@ -33,7 +33,7 @@ use pumasi_api::{Client, Fault, Principal, Problem};
 use pumasi_pact::{Adopted, KIND, PactError, PactState};
 use pumasi_store::{Expect, Tx};
 use pumasi_terms::pact::{Member, Pact, Terms};
-use pumasi_terms::{CloudName, Digest, PactId, Serial, Validate};
+use pumasi_terms::{BootMs, CloudName, Digest, PactId, Serial, Validate};
 use pumasi_trust::{ExpectPeer, PublicKey, SignedDocument, SpiffeId, client_config_anonymous};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -116,10 +116,13 @@ struct Joining {
     digest: Digest,
 }
 
+/// Then a member is called over a new connection: it must show again who it is, by a certificate that is in time.
+const CLIENT_LIFE_MS: u64 = 6 * 3_600_000;
+
 /// Clients of members' daemons, kept so that connections are used again.
 #[derive(Debug, Default)]
 pub struct Clients {
-    open: Locked<BTreeMap<(CloudName, String), Client>>,
+    open: Locked<BTreeMap<(CloudName, String), (BootMs, Client)>>,
     /// This cloud proposes one step at a time.
     proposing: tokio::sync::Mutex<()>,
     settling: Locked<()>,
@@ -130,11 +133,15 @@ impl Clients {
         let view = view(node)?;
         let member = view.pact.member(cloud).ok_or_else(|| Problem::not_found("member", cloud))?;
         let at = (cloud.clone(), member.api_address.clone());
-        if let Some(client) = self.open.lock().get(&at) {
+        let now = clock::boot();
+        if let Some((since, client)) = self.open.lock().get(&at)
+            && now.since(*since) < CLIENT_LIFE_MS
+        {
             return Ok(client.clone());
         }
         let client = client_of(node, member)?;
-        Ok(self.open.lock().entry(at).or_insert(client).clone())
+        self.open.lock().insert(at, (now, client.clone()));
+        Ok(client)
     }
 
     /// Forgets those that the pact does not name any more.
