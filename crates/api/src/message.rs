@@ -34,6 +34,9 @@ pub struct CloudStatus {
     pub gateway: GatewayState,
     pub members: Vec<MemberStatus>,
     pub journal_seq: u64,
+    /// What this cloud cannot do now, and what it leaves as it is: records that cannot be read, instances that no record explains.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub troubles: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -233,6 +236,19 @@ pub struct TokenView {
     /// Told once, when it is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
+}
+
+/// `GET /v1/quarantine`: what no record explains.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Quarantined {
+    /// To name it by.
+    pub name: String,
+    pub what: String,
+    pub why: String,
+    pub at: WallMs,
+    /// When it is erased by itself. None: never.
+    pub until: Option<WallMs>,
+    pub bytes: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]

@@ -70,7 +70,7 @@ async fn old_and_unknown_tables_are_refused_and_the_last_one_is_kept() {
         }
     }
     let mut newer = with("city-a", 6, service(&[]));
-    newer.version = TABLE_VERSION + 1;
+    newer.version = pumasi_route::table::TABLE_VERSION + 1;
     assert!(matches!(control.put_table(&newer).await, Err(pumasi_gateway::ControlError::Refused(_))));
     let foreign = with("city-b", 7, service(&[]));
     assert!(matches!(control.put_table(&foreign).await, Err(pumasi_gateway::ControlError::Refused(_))));

@@ -2,7 +2,7 @@
 //!
 //! Always holds: a bundle is complete and verified before a service can name it; an unpacked tree is made whole or not at all.
 
-use crate::Node;
+use crate::{Node, quarantine};
 use pumasi_api::Problem;
 use pumasi_api::message::Uploaded;
 use pumasi_terms::Digest;
@@ -98,10 +98,15 @@ impl Bundles {
     }
 }
 
-/// Removes bundles that no service names any more. Called seldom; `keep` is read first, so that a new one is not lost.
-pub fn collect(node: &Node) -> Result<(), Problem> {
+/// Sets bundles aside that no service names any more. Called seldom; `keep` is read first, so that a new one is not lost.
+pub async fn collect(node: &Node) -> Result<(), Problem> {
     let bundles = of(node);
-    let keep: BTreeSet<Digest> = node.services()?.iter().map(|s| s.bundle()).collect();
+    let services = node.services()?;
+    // A record that cannot be read may name any of them, and so may one that a store of old age does not have.
+    if !services.unreadable().is_empty() || node.may_act().is_err() {
+        return Ok(());
+    }
+    let keep: BTreeSet<Digest> = services.iter().map(|s| s.bundle()).collect();
     for held in std::fs::read_dir(bundles.dir.join("unpacked")).into_iter().flatten().flatten() {
         let name = held.file_name();
         let named = |d: &Digest| name.to_str() == Some(short(d).as_str());
@@ -110,8 +115,9 @@ pub fn collect(node: &Node) -> Result<(), Problem> {
             .and_then(|m| m.modified())
             .is_ok_and(|t| t.elapsed().is_ok_and(|age| age.as_secs() < 3_600));
         if !fresh && !keep.iter().any(named) {
-            let _ = std::fs::remove_file(bundles.dir.join("trees").join(&name));
-            pumasi_transfer::erase(&held.path()).map_err(|e| Problem::ours(e.to_string()))?;
+            let what = format!("bundle-{}", name.to_string_lossy());
+            let tree = bundles.dir.join("trees").join(&name);
+            quarantine::put(node, &what, &[&held.path(), &tree], "no service names it any more").await?;
         }
     }
     Ok(())

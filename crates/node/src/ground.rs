@@ -17,6 +17,8 @@ pub type Asked<'a, T> = Pin<Box<dyn Future<Output = Result<T, ControlError>> + S
 pub trait GatewayPort: Send + Sync {
     /// Returns once the table is durable and in force.
     fn put_table<'a>(&'a self, table: &'a RouteTable) -> Asked<'a, ()>;
+    /// The table in force, as far as it can be read. Asked seldom: for what cannot be read elsewhere.
+    fn table(&self) -> Pin<Box<dyn Future<Output = Option<RouteTable>> + Send + '_>>;
     fn put_positions<'a>(&'a self, positions: &'a Positions) -> Asked<'a, ()>;
     /// Windows after `after`; waits up to a second for the first. Another `gateway_run` than before: begin at 0.
     fn meter(&self, after: u64) -> Asked<'_, MeterReport>;
@@ -75,6 +77,13 @@ impl GatewayProcess {
 impl GatewayPort for GatewayProcess {
     fn put_table<'a>(&'a self, table: &'a RouteTable) -> Asked<'a, ()> {
         Box::pin(self.client.put_table(table))
+    }
+    fn table(&self) -> Pin<Box<dyn Future<Output = Option<RouteTable>> + Send + '_>> {
+        let path = self.dir.join(pumasi_gateway::TABLE_FILE);
+        Box::pin(async move {
+            let read = crate::world::blocking(move || std::fs::read(path)).await;
+            read.ok()?.ok().and_then(|text| serde_json::from_slice(&text).ok())
+        })
     }
     fn put_positions<'a>(&'a self, positions: &'a Positions) -> Asked<'a, ()> {
         Box::pin(self.client.put_positions(positions))

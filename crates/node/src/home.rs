@@ -3,13 +3,17 @@
 use crate::fleet::{self, Desired};
 use crate::node::Note;
 use crate::object::{SERVICE, ServiceRecord};
-use crate::{Node, borrower, bundles, clock};
+use crate::{Node, borrower, bundles, clock, stray};
 use pumasi_api::Problem;
 use pumasi_engine::{Access, DataMount, InstanceSpec};
 use pumasi_store::Expect;
 use pumasi_terms::{DatasetName, ServiceName};
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+
+/// Of the instances of services.
+const OWNER: &str = "service-";
 
 /// Where a service's dataset lives. It stays when the service is deleted: people remove data, not daemons.
 pub fn data_dir(node: &Node, service: &ServiceName, dataset: &DatasetName) -> PathBuf {
@@ -31,11 +35,20 @@ pub async fn reconcile(node: &Node) -> Result<(), Problem> {
             done = done.and(finished);
         }
     }
-    // Instances of services that are no longer known.
-    let owners: Vec<String> = node.instances.lock().iter().map(|i| i.owner.clone()).collect();
-    for owner in owners.iter().filter(|o| o.starts_with("service-") && !services.iter().any(|s| s.owner() == **o)) {
-        fleet::reconcile_to_nothing(node, owner).await;
+    // Instances of services without a record. A record that cannot be read is one.
+    let known = |owner: &str| {
+        services.iter().any(|s| s.owner() == owner)
+            || owner.strip_prefix(OWNER).is_some_and(|name| services.hides(name))
+    };
+    let owners: BTreeSet<String> = node.instances.lock().iter().map(|i| i.owner.clone()).collect();
+    let mut strays = BTreeSet::new();
+    for owner in owners.into_iter().filter(|o| o.starts_with(OWNER) && !known(o)) {
+        match stray::is_over(node, &owner)? && node.may_act().is_ok() {
+            true => fleet::reconcile_to_nothing(node, &owner).await,
+            false => drop(strays.insert(owner)),
+        }
     }
+    stray::tell(node, stray::found(node, strays, OWNER)).await;
     done
 }
 
@@ -91,10 +104,11 @@ async fn finish_deletion(node: &Node, service: &ServiceRecord) -> Result<(), Pro
     if running || !open.is_empty() {
         return Ok(());
     }
-    let name = service.name().clone();
+    let (name, owner) = (service.name().clone(), service.owner());
     let kept = node.dir("services").join(name.as_str());
     node.transact(move |tx| {
         tx.delete(SERVICE, name.as_str(), Expect::Any)?;
+        stray::bury(tx, &owner, "the service was deleted")?;
         let note =
             Note::new("service_deleted", "service", &name).because(format!("its data stays in {}", kept.display()));
         tx.journal(note.entry("daemon", clock::wall()))?;

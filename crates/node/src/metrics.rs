@@ -29,6 +29,12 @@ pub async fn text(node: &Node) -> String {
         "0 where something could not be read and nothing is done about it",
     );
     let _ = writeln!(t, "pumasi_store_readable {}", u8::from(node.health.problem().is_none()));
+    family(&mut t, "pumasi_records_unreadable", "gauge", "Records that cannot be read and are set aside by name");
+    let _ = writeln!(t, "pumasi_records_unreadable {}", node.health.aside());
+    family(&mut t, "pumasi_stray_owners", "gauge", "Owners of instances that no record explains");
+    let _ = writeln!(t, "pumasi_stray_owners {}", node.health.strays.lock().len());
+    family(&mut t, "pumasi_tasks_down", "gauge", "Tasks of the daemon that do not run now");
+    let _ = writeln!(t, "pumasi_tasks_down {}", node.health.down.lock().len());
     family(&mut t, "pumasi_gateway_up", "gauge", "1 while the gateway answers");
     let _ = writeln!(t, "pumasi_gateway_up {}", u8::from(node.gateway_status.lock().is_some()));
     family(&mut t, "pumasi_journal_seq", "counter", "Entries of the journal");

@@ -8,7 +8,7 @@ use crate::object::{self, CloudRecord};
 use crate::pact::PactView;
 use crate::peers::Peers;
 use crate::sensing::Sensing;
-use pumasi_api::Problem;
+use pumasi_api::{Fault, Problem};
 use pumasi_engine::{Engine, InstanceStatus};
 use pumasi_journey::Journey;
 use pumasi_store::{Entry, Store, StoreError, Tx};
@@ -144,9 +144,13 @@ impl From<TxError> for Problem {
     }
 }
 
+/// The code of a [`Problem`] about one record that is there and cannot be read.
+pub const UNREADABLE: &str = "unreadable";
+
 pub fn store_problem(e: &StoreError) -> Problem {
     match e {
         StoreError::Conflict { .. } => Problem::conflict(e.to_string()),
+        StoreError::Decode { .. } => Problem::new(500, UNREADABLE, Fault::Us, e.to_string()),
         StoreError::TooLarge { .. } | StoreError::BadKey { .. } => Problem::bad_request(e.to_string()),
         other if other.is_retryable() => Problem::unavailable(other.to_string()),
         other => Problem::ours(other.to_string()),
@@ -242,6 +246,11 @@ impl Node {
     pub fn list<T: serde::de::DeserializeOwned>(&self, kind: &str) -> Result<Vec<T>, Problem> {
         let items = self.store.list::<T>(kind).map_err(|e| store_problem(&e))?;
         Ok(items.into_iter().map(|s| s.body).collect())
+    }
+
+    /// Whether there is such an object, readable or not.
+    pub fn exists(&self, kind: &str, name: &str) -> Result<bool, Problem> {
+        self.store.exists(kind, name).map_err(|e| store_problem(&e))
     }
 
     /// `list` for what is read often: what did not change since is not decoded again.

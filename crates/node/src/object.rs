@@ -27,6 +27,28 @@ pub const CLOUD: &str = "cloud";
 /// A [`Metered`].
 pub const METERED: &str = "metered";
 
+/// An [`Ended`], by owner of instances: what once was and may be stopped wherever it is found.
+pub const ENDED: &str = "ended";
+
+/// All of them. A new kind stands here, and what becomes of things where its record cannot be read is decided in docs/operations.md.
+pub const KINDS: [&str; 15] = [
+    SERVICE,
+    JOURNEY,
+    PLAN,
+    HOLD,
+    LENT,
+    LENT_RENEWAL,
+    LENT_APPLICATION,
+    SIGNED_LEASE,
+    SETTLEMENT,
+    TOKEN,
+    PACT,
+    INVITATION,
+    CLOUD,
+    METERED,
+    ENDED,
+];
+
 /// The one object of its kind.
 pub const ONLY: &str = "this";
 
@@ -82,6 +104,14 @@ impl Metered {
     pub fn covers(&self, window: &pumasi_sense::MeterWindow) -> bool {
         self.gateway_run == window.gateway_run && window.seq <= self.seq
     }
+}
+
+/// That an owner of instances is no more, though its own record is gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    pub version: u32,
+    pub at: WallMs,
+    pub why: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,10 +6,10 @@ use crate::node::Locked;
 use crate::wire::PROTOCOL;
 use crate::{Node, borrower, clock, pact};
 use pumasi_journey::{Event, Journey, PartState, renewals};
-use pumasi_lease::message::{Heartbeat, HeartbeatAnswer};
+use pumasi_lease::message::{Heartbeat, HeartbeatAnswer, Renewal};
 use pumasi_terms::offer::Offer;
 use pumasi_terms::pact::Member;
-use pumasi_terms::{BootMs, CloudName, Revision};
+use pumasi_terms::{BootMs, CloudName, LeaseId, Revision};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +41,16 @@ pub struct Seen {
     pub incarnation: u64,
     pub revision: u64,
     pub place: Option<pumasi_api::message::Place>,
+    /// Leases that it keeps for this cloud and that may stand in a journey which cannot be read.
+    kept: BTreeMap<LeaseId, Kept>,
+}
+
+/// A lease that this cloud goes on renewing without its journey.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    pub renewal: Renewal,
+    /// By this cloud's boot clock, as the last renewal made it.
+    pub expires_at: BootMs,
 }
 
 impl Seen {
@@ -63,6 +73,17 @@ impl Peers {
 
     pub fn of(&self, cloud: &CloudName) -> Seen {
         self.seen.lock().get(cloud).cloned().unwrap_or_default()
+    }
+
+    /// What is kept at a member, as its last answer had it.
+    fn keep(&self, cloud: &CloudName, kept: BTreeMap<LeaseId, Kept>) {
+        self.seen.lock().entry(cloud.clone()).or_default().kept = kept;
+    }
+
+    /// All that is kept without its journey, with the ends of these leases.
+    pub fn kept(&self) -> BTreeMap<LeaseId, BootMs> {
+        let seen = self.seen.lock();
+        seen.values().flat_map(|s| &s.kept).map(|(id, kept)| (id.clone(), kept.expires_at)).collect()
     }
 
     /// Fresh offers with the measured round trip to each.
@@ -174,7 +195,11 @@ fn is_moving(state: &PartState, ready: u32, wanted: u32) -> bool {
 
 async fn once(node: &Node, cloud: &CloudName, journeys: &[Arc<Journey>]) {
     let Some(member) = node.pact().and_then(|v| v.pact.member(cloud).cloned()) else { return };
-    let renew = journeys.iter().flat_map(|j| renewals(j, cloud)).collect();
+    // A daemon whose tasks do not all run cannot keep what it rents in order: it lets the leases run out rather than hold them.
+    let whole = node.health.whole().is_ok();
+    let renew = journeys.iter().filter(|_| whole).flat_map(|j| renewals(j, cloud));
+    let kept = node.peers.of(cloud).kept.into_values().filter(|_| whole).map(|k| k.renewal);
+    let renew = renew.chain(kept).collect();
     let sent_at = clock::boot();
     let started = tokio::time::Instant::now();
     match call(node, &member, renew).await {
@@ -220,17 +245,22 @@ async fn heard(node: &Node, cloud: &CloudName, journeys: &[Arc<Journey>], answer
         Ok(_) => {}
         Err(e) => tracing::warn!(error = %e, "the store's age was not compared"),
     }
+    let mut kept = BTreeMap::new();
     for status in answer.leases {
         let of = journeys.iter().find(|j| j.part(&status.lease).is_some_and(|p| &p.lender == cloud));
         match of {
             Some(journey) => borrower::happened(node, &journey.id, Event::Heard { status, sent_at }).await,
             // A lease that this store does not know: it was forgotten (an old backup), and must not go on costing.
             None if status.state.as_ref().is_some_and(|s| matches!(s, pumasi_lease::LentState::Active)) => {
-                borrower::disown(node, cloud, &status.lease).await;
+                if let Some(renewal) = borrower::disown(node, cloud, &status).await {
+                    let expires_at = sent_at.after(status.expires_in_ms);
+                    kept.insert(status.lease.clone(), Kept { renewal, expires_at });
+                }
             }
             None => {}
         }
     }
+    node.peers.keep(cloud, kept);
 }
 
 #[cfg(test)]

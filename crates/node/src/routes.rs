@@ -5,13 +5,16 @@ use crate::node::Locked;
 use crate::object::{LENT_APPLICATION, LentApplication, ServiceRecord, owner_of_lease};
 use crate::{Node, clock, home, lender};
 use pumasi_api::Problem;
+use pumasi_engine::InstanceState;
 use pumasi_journey::{Journey, Part, PartState};
 use pumasi_lease::LentLease;
 use pumasi_route::build::{LentInput, PartInput, PartState as Serves, RouteInput, ServiceInput, build, table_differs};
+use pumasi_route::keep::{Aside, AsideLease, keep};
 use pumasi_route::table::{Admission, HomeBackend, PeerLink, RouteTable};
+use pumasi_store::Items;
 use pumasi_terms::service::RouteMode;
-use pumasi_terms::{BootMs, CloudName, LeaseId};
-use std::collections::BTreeMap;
+use pumasi_terms::{BootMs, CloudName, LeaseId, ServiceName};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Requests in flight are waited for so long before an instance is stopped all the same.
@@ -81,7 +84,13 @@ fn all_names(table: &RouteTable) -> Vec<String> {
 pub async fn reconcile(node: &Node) -> Result<(), Problem> {
     let Some(in_force) = node.gateway_status.lock().as_ref().map(|s| s.table_revision) else { return Ok(()) };
     // All of it or nothing: a table that leaves out what could not be read would take the routes from those that serve.
-    let mut table = build(&input(node)?);
+    let (input, aside) = input(node)?;
+    let mut table = build(&input);
+    if !aside.is_empty()
+        && let Some(last) = last_known(node).await
+    {
+        keep(&mut table, &last, &aside);
+    }
     let same =
         node.routes.pushed.lock().as_ref().is_some_and(|old| !table_differs(old, &table) && in_force == old.revision);
     if !same {
@@ -99,9 +108,21 @@ pub async fn reconcile(node: &Node) -> Result<(), Problem> {
     Ok(())
 }
 
-fn input(node: &Node) -> Result<RouteInput, Problem> {
+/// The table that was given last, by this daemon or by the one before.
+async fn last_known(node: &Node) -> Option<RouteTable> {
+    let pushed = node.routes.pushed.lock().clone();
+    match pushed {
+        Some(table) => Some(table),
+        None => node.gateway.table().await,
+    }
+}
+
+/// What a table rests on, and what of it cannot be read.
+fn input(node: &Node) -> Result<(RouteInput, Aside), Problem> {
+    let (services, lents) = (node.services()?, lender::lents(node)?);
     let journeys = node.open_journeys()?;
     let applications = node.items::<LentApplication>(LENT_APPLICATION)?;
+    let aside = aside(node, &services, &lents, &applications)?;
     let applications: BTreeMap<&LeaseId, &LentApplication> = applications.iter().map(|a| (&a.lease, &**a)).collect();
     let view = node.pact();
     let members = view.iter().flat_map(|v| &v.pact.members).filter(|m| &m.cloud != node.name());
@@ -109,15 +130,66 @@ fn input(node: &Node) -> Result<RouteInput, Problem> {
         gateway_address: m.gateway_address.clone(),
         bundle: m.bundle.clone(),
     };
-    Ok(RouteInput {
+    let input = RouteInput {
         cloud: node.name().clone(),
         boot_id: node.boot_id.clone(),
         revision: 0,
         now: clock::now(),
-        services: node.services()?.iter().map(|s| service(node, s, &journeys)).collect(),
-        lent: lender::lents(node)?.iter().filter_map(|l| lent(node, l, &applications)).collect(),
+        services: services.iter().map(|s| service(node, s, &journeys)).collect(),
+        // What is aside goes by the table before.
+        lent: lents
+            .iter()
+            .filter(|l| !aside.leases.contains_key(l.id()))
+            .filter_map(|l| lent(node, l, &applications))
+            .collect(),
         members: members.map(|m| (m.cloud.clone(), link(m))).collect(),
-    })
+    };
+    Ok((input, aside))
+}
+
+fn aside(
+    node: &Node,
+    services: &Items<ServiceRecord>,
+    lents: &[Arc<LentLease>],
+    applications: &Items<LentApplication>,
+) -> Result<Aside, Problem> {
+    let mut aside = Aside::default();
+    for name in services.unreadable().iter().filter_map(|u| ServiceName::parse(u.name.clone()).ok()) {
+        let home = ready_of(node, &format!("service-{name}"));
+        aside.services.insert(name, home);
+    }
+    let (hidden, vague) = node.lents.with(&node.store, |s| {
+        let vague = lents.iter().map(|l| &l.lease.borrower).filter(|b| s.wish_unknown(b)).cloned();
+        (s.hidden(), vague.collect::<BTreeSet<_>>())
+    })?;
+    let unknown = |l: &LentLease| vague.contains(&l.lease.borrower);
+    for id in hidden {
+        let instances = ready_of(node, &owner_of_lease(&id));
+        aside.leases.insert(id, AsideLease { instances, end: None });
+    }
+    for lent in lents.iter().filter(|l| l.usable() && (applications.hides(l.id().as_str()) || unknown(l))) {
+        let instances = ready_of(node, &owner_of_lease(lent.id()));
+        let end = Some((lent.expires_at, lent.epoch.max(lent.lease.epoch)));
+        aside.leases.insert(lent.id().clone(), AsideLease { instances, end });
+    }
+    let journeys = node.journeys()?;
+    if !journeys.unreadable().is_empty() {
+        let usable = |at: BootMs| BootMs(at.0.saturating_sub(LEASE_MARGIN_MS));
+        aside.renewed = node.peers.kept().into_iter().map(|(id, at)| (id, usable(at))).collect();
+        aside.journeys = Some(journeys.iter().flat_map(|j| &j.parts).map(|p| p.lease.clone()).collect());
+    }
+    Ok(aside)
+}
+
+fn ready_of(node: &Node, owner: &str) -> Vec<HomeBackend> {
+    let instances = node.instances.lock();
+    let ready = instances.iter().filter(|i| i.owner == owner && i.state == InstanceState::Ready);
+    ready
+        .filter_map(|i| {
+            let (instance, generation, door) = (i.id.clone(), i.generation, i.door.clone());
+            Some(HomeBackend { instance, address: i.address?, door, generation, draining: false })
+        })
+        .collect()
 }
 
 fn backends(node: &Node, want: &Desired) -> Vec<HomeBackend> {

@@ -1,6 +1,6 @@
 //! Reads the gateway's meter, lets the pure stages observe and judge, and hands verdicts to the borrower. Meters leases on both sides.
 
-use crate::node::{Locked, Note};
+use crate::node::{Locked, Note, UNREADABLE};
 use crate::object::{JOURNEY, LENT, METERED, Metered, ONLY, ServiceRecord};
 use crate::{Node, borrower, clock, lender};
 use pumasi_api::Problem;
@@ -107,7 +107,11 @@ async fn take_all(
     metered_known: &mut bool,
 ) -> Result<(), Problem> {
     if !*metered_known {
-        let metered = node.get::<Metered>(METERED, ONLY)?;
+        let metered = match node.get::<Metered>(METERED, ONLY) {
+            // What was metered before this start is not known: nothing of before is metered again.
+            Err(e) if e.code == UNREADABLE => windows.last().map(Metered::of),
+            other => other?,
+        };
         node.sensing.inner.lock().metered = metered;
         *metered_known = true;
     }

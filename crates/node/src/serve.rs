@@ -5,7 +5,11 @@ use crate::ground::{GatewayProcess, Ground};
 use crate::identity::Identity;
 use crate::node::Note;
 use crate::object::{CLOUD, CloudRecord, ONLY};
-use crate::{Node, api, borrower, bundles, clock, fleet, gateway, home, lender, pact, peers, routes, sensing, world};
+use crate::supervise::Task;
+use crate::{
+    Node, api, borrower, bundles, clock, fleet, gateway, home, lender, pact, peers, quarantine, routes, sensing,
+    supervise, world,
+};
 use axum::Router;
 use pumasi_api::Door;
 use pumasi_api::message::Automation;
@@ -27,6 +31,8 @@ pub enum ServeError {
     Config(#[from] ConfigError),
     #[error("{doing}: {problem}")]
     Start { doing: String, problem: String },
+    #[error("the daemon could not go on: {why}; gateway and instances do, and it must be started again")]
+    Failed { why: String },
 }
 
 fn failed(doing: impl Into<String>) -> impl FnOnce(String) -> ServeError {
@@ -41,6 +47,7 @@ pub async fn serve(
     extra: Router<Arc<Node>>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
+    supervise::log_panics();
     let (stopper, stopping) = watch::channel(false);
     let ground = lay(&config, executable).await?;
     let node = open(config, ground, stopping).await?;
@@ -49,7 +56,10 @@ pub async fn serve(
         .map_err(|e| failed("TLS for peers")(e.to_string()))?;
     let doors = doors(&node, tls, extra).await?;
     let tasks = work(&node);
-    stop.await;
+    let failed = tokio::select! {
+        () = stop => None,
+        why = node.health.failed() => Some(why),
+    };
     tracing::info!("stopping; gateway and instances go on");
     let _ = stopper.send(true);
     for task in tasks.into_iter().chain(doors) {
@@ -61,7 +71,10 @@ pub async fn serve(
     node.note("daemon", Note::new("daemon_stopped", "cloud", node.name())).await;
     let store = node.store.clone();
     let _ = world::blocking(move || store.close()).await;
-    Ok(())
+    match failed {
+        None => Ok(()),
+        Some(why) => Err(ServeError::Failed { why }),
+    }
 }
 
 /// Opens every door of the configuration.
@@ -95,14 +108,15 @@ async fn doors(
 
 /// Everything that a daemon does by itself, a task each.
 pub fn work(node: &Arc<Node>) -> Vec<JoinHandle<()>> {
-    vec![
-        world::spawn(gateway::run(node.clone())),
-        world::spawn(peers::run(node.clone())),
-        world::spawn(sensing::run(node.clone())),
-        world::spawn(borrower::pump_positions(node.clone())),
-        world::spawn(reconcile(node.clone())),
-        world::spawn(keep(node.clone())),
-    ]
+    let tasks = [
+        Task::new("looking after the gateway", gateway::run),
+        Task::new("heartbeats", peers::run),
+        Task::new("sensing", sensing::run),
+        Task::new("telling positions", borrower::pump_positions),
+        Task::new("reconciling", reconcile),
+        Task::new("housekeeping", keep),
+    ];
+    tasks.into_iter().map(|task| supervise::keep(node, task)).collect()
 }
 
 /// The real ground: files, processes, sockets.
@@ -117,7 +131,7 @@ async fn lay(config: &Config, executable: PathBuf) -> Result<Ground, ServeError>
     gateway::write_config(config).map_err(|e| failed("writing the gateway's configuration")(e.to_string()))?;
     let engine = ProcessConfig {
         uid_base: config.engine.uid_base,
-        hide: ["store", "trust", "gateway"].iter().map(|d| data.join(d)).collect(),
+        hide: ["store", "trust", "gateway", "quarantine"].iter().map(|d| data.join(d)).collect(),
         lend_without_isolation: config.engine.lend_without_isolation == ACCEPT_RISK,
         ..ProcessConfig::new(data.join("engine"), executable.clone())
     };
@@ -138,6 +152,7 @@ pub async fn open(config: Config, ground: Ground, stopping: watch::Receiver<bool
     fleet::refresh(&node).await;
     pact::load(&node).map_err(|e| failed("the pact")(e.to_string()))?;
     api::bootstrap_operator_token(&node).await.map_err(|e| failed("the operator's token")(e.to_string()))?;
+    node.health.set_aside(&node).await;
     node.note(
         "daemon",
         Note::new("daemon_started", "cloud", node.name()).because(format!("version {}", env!("CARGO_PKG_VERSION"))),
@@ -161,6 +176,7 @@ fn prepare(data: &Path) -> std::io::Result<()> {
         ("bundles", 0o711),
         ("services", 0o711),
         ("leases", 0o711),
+        ("quarantine", 0o700),
     ] {
         let dir = data.join(part);
         std::fs::create_dir_all(&dir)?;
@@ -237,10 +253,13 @@ async fn keep(node: Arc<Node>) {
         if let Err(e) = node.store.retain(node.config.store.journal_rows_max, "daemon").await {
             tracing::warn!(error = %e, "the journal was not shortened");
         }
-        let collecting = node.clone();
-        if let Ok(Err(e)) = world::blocking(move || bundles::collect(&collecting)).await {
-            tracing::warn!(error = %e, "unused bundles were not removed");
+        if let Err(e) = bundles::collect(&node).await {
+            tracing::warn!(error = %e, "unused bundles were not set aside");
         }
+        if let Err(e) = quarantine::expire(&node).await {
+            tracing::warn!(error = %e, "what has lain its day in quarantine was not erased; tried again");
+        }
+        node.health.set_aside(&node).await;
         tokio::select! {
             biased;
             () = tokio::time::sleep(Duration::from_millis(KEEP_MS)) => {}

@@ -221,6 +221,17 @@ Examples:
   pumasi token revoke tok-4f1c"
     )]
     Token(TokenCommand),
+    /// What no record explains: directories set aside for a day, and instances that wait for a word
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  pumasi quarantine list
+  pumasi quarantine restore 1764380000000-lease-4f1c
+  pumasi quarantine empty 1764380000000-lease-4f1c
+  pumasi quarantine empty --all"
+    )]
+    Quarantine(QuarantineCommand),
     /// Have the daemon write a consistent copy of its store beside it
     #[command(after_help = "Example:\n  pumasi backup")]
     Backup,
@@ -498,6 +509,27 @@ pub enum TokenCommand {
     /// Revoke a token
     #[command(after_help = "Example:\n  pumasi token revoke tok-4f1c")]
     Revoke { id: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum QuarantineCommand {
+    /// List what is there, oldest first
+    #[command(after_help = "Example:\n  pumasi quarantine list")]
+    List,
+    /// Put a directory back where it was
+    #[command(after_help = "Example:\n  pumasi quarantine restore 1764380000000-lease-4f1c")]
+    Restore { name: String },
+    /// Erase a directory now, or let the stray instances of an owner be stopped
+    #[command(
+        after_help = "Examples:\n  pumasi quarantine empty 1764380000000-lease-4f1c\n  pumasi quarantine empty --all"
+    )]
+    Empty {
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        name: Option<String>,
+        /// Every directory; stray instances are named one by one
+        #[arg(long)]
+        all: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -5,6 +5,7 @@ use crate::failure::Failure;
 use crate::kinds::table;
 use crate::output::{Format, note};
 use crate::session::Session;
+use pumasi_api::message::CloudStatus;
 use serde_json::Value;
 
 pub async fn get(session: &Session, kind: Kind, name: Option<&str>) -> Result<(), Failure> {
@@ -17,9 +18,21 @@ pub async fn get(session: &Session, kind: Kind, name: Option<&str>) -> Result<()
     let list = session.list(kind).await?;
     if list.items.is_empty() && session.global.output == Format::Table {
         note(&format!("no {}", kind.plural()));
+        troubles(session).await;
         return Ok(());
     }
-    session.show(&list, || names(kind, &list.items), || table(kind, &list.items, session.now))
+    session.show(&list, || names(kind, &list.items), || table(kind, &list.items, session.now))?;
+    troubles(session).await;
+    Ok(())
+}
+
+/// Beside a table: what the daemon cannot do now or leaves as it is. A list is not the whole where a record cannot be read.
+pub async fn troubles(session: &Session) {
+    if session.global.output != Format::Table {
+        return;
+    }
+    let cloud: Result<CloudStatus, _> = session.client.get("/v1/cloud").await;
+    cloud.into_iter().flat_map(|c| c.troubles).for_each(|line| note(&format!("attention: {line}")));
 }
 
 pub fn names(kind: Kind, items: &[Value]) -> String {

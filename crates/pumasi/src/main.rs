@@ -18,6 +18,7 @@ mod logging;
 mod output;
 mod pact;
 mod plan;
+mod quarantine;
 mod replay;
 mod roles;
 mod session;
@@ -112,6 +113,7 @@ async fn ask(session: &Session, command: &Command) -> Result<(), Failure> {
         Command::ResumeAutomation(why) => acts::automation(session, false, &why.why).await,
         Command::Pact(command) => pact::pact(session, command).await,
         Command::Token(command) => acts::token(session, command).await,
+        Command::Quarantine(command) => quarantine::quarantine(session, command).await,
         Command::Backup => acts::backup(session).await,
         Command::AcceptRestored(why) => acts::accept_restored(session, &why.why).await,
         Command::Console { port } => acts::console(session, *port).await,

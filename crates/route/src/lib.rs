@@ -4,6 +4,7 @@
 //! Always holds: no route leads to an instance without an active lease or local right; shares add up; a table replaces an older one only.
 
 pub mod build;
+pub mod keep;
 pub mod share;
 pub mod table;
 

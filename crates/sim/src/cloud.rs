@@ -21,6 +21,7 @@ use pumasi_store::{Expect, Options, Store};
 use pumasi_terms::service::{BundleRef, Service};
 use pumasi_terms::{CloudName, Epoch};
 use pumasi_transfer::{ChunkCache, ScanLimits, TreeChunks, encode_pack};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -63,12 +64,33 @@ pub struct Host {
     /// The life that runs, or is being started.
     life: Mutex<Weak<Life>>,
     trap: OnceLock<Arc<Trap>>,
+    /// Which reads of the store fail, and how many more.
+    unread: Mutex<Option<(Option<&'static str>, u32)>>,
     drivers: OnceLock<Arc<dyn Drivers>>,
 }
 
 impl std::fmt::Debug for Host {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Host({})", self.name)
+    }
+}
+
+/// What a host has that an act could take away.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Belongings {
+    pub instances: BTreeSet<String>,
+    pub directories: BTreeSet<PathBuf>,
+    /// Of services that are served at home, and of leases.
+    pub routes: BTreeSet<String>,
+}
+
+impl Belongings {
+    /// What was there before and is not there now.
+    pub fn missing(&self, now: &Self) -> Vec<String> {
+        let instances = self.instances.difference(&now.instances).map(|i| format!("instance {i}"));
+        let directories = self.directories.difference(&now.directories).map(|d| format!("directory {}", d.display()));
+        let routes = self.routes.difference(&now.routes).map(|r| format!("route of {r}"));
+        instances.chain(directories).chain(routes).collect()
     }
 }
 
@@ -121,6 +143,7 @@ impl Host {
             died: common.died.clone(),
             life: Mutex::new(Weak::new()),
             trap: OnceLock::new(),
+            unread: Mutex::new(None),
             drivers: OnceLock::new(),
         })
     }
@@ -167,6 +190,65 @@ impl Host {
         self.fuse.store(i64::from(commits), Ordering::Relaxed);
     }
 
+    /// Reads of the store fail from now on, of one kind or of all; `None`: no more.
+    pub fn set_unread(&self, what: Option<(Option<&'static str>, u32)>) {
+        *self.unread.lock().unwrap_or_else(PoisonError::into_inner) = what;
+    }
+
+    fn reads(&self, kind: &str) -> bool {
+        let mut unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
+        match unread.as_mut() {
+            Some((of, left)) if *left > 0 && of.is_none_or(|of| of == kind) => {
+                *left -= 1;
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// The newest record of a kind becomes what this program cannot read, as another version's would be.
+    pub fn garble(&self, kind: &str) -> anyhow::Result<()> {
+        self.disk.tamper(&format!(
+            "UPDATE objects SET body = '[\"of another version\",' || body || ']' WHERE kind = '{kind}' AND id =
+             (SELECT id FROM objects WHERE kind = '{kind}' ORDER BY revision DESC LIMIT 1)"
+        ))?;
+        Ok(())
+    }
+
+    /// It is what it was.
+    pub fn mend(&self, kind: &str) -> anyhow::Result<()> {
+        self.disk.tamper(&format!(
+            "UPDATE objects SET body = json_extract(body, '$[1]') WHERE kind = '{kind}'
+             AND json_extract(body, '$[0]') = 'of another version'"
+        ))?;
+        Ok(())
+    }
+
+    /// What is here now, and would be missed.
+    pub fn belongings(&self) -> Belongings {
+        let engine = self.engine.catch_up();
+        let all = now_or_never(engine.list()).and_then(Result::ok).unwrap_or_default();
+        let below = |part: &str| {
+            let entries = std::fs::read_dir(self.dir.join(part)).into_iter().flatten().flatten();
+            entries.map(|e| e.path()).collect::<BTreeSet<_>>()
+        };
+        let table = self.gateway.table();
+        let routes = table.iter().flat_map(|t| {
+            let services = t.services.iter().filter(|(_, s)| !s.home.is_empty());
+            let away = t.services.values().flat_map(|s| &s.leases).map(|l| format!("{} away", l.lease));
+            services.map(|(n, _)| n.to_string()).chain(t.leases.keys().map(ToString::to_string)).chain(away)
+        });
+        Belongings {
+            instances: all
+                .into_iter()
+                .filter(|i| i.pid.is_some())
+                .map(|i| format!("{} of {}", i.id, i.owner))
+                .collect(),
+            directories: ["leases", "bundles/unpacked", "bundles/trees"].into_iter().flat_map(below).collect(),
+            routes: routes.collect(),
+        }
+    }
+
     fn hooks(self: &Arc<Self>, life: &Arc<Life>) -> Hooks {
         let (host, life) = (Arc::downgrade(self), Arc::downgrade(life));
         let (writes, deletes) = (life.clone(), life.clone());
@@ -189,7 +271,10 @@ impl Host {
             }
             Verdict::GoOn
         };
-        let mut hooks = Hooks { on_commit: Some(Arc::new(on_commit)), ..Hooks::default() };
+        let reader = Arc::downgrade(self);
+        let on_read = move |kind: &str, _: Option<&str>| Weak::upgrade(&reader).is_none_or(|host| host.reads(kind));
+        let mut hooks =
+            Hooks { on_commit: Some(Arc::new(on_commit)), on_read: Some(Arc::new(on_read)), ..Hooks::default() };
         let (mutant, trap) = (self.mutant, self.trap.get().cloned());
         if mutant.is_some() || trap.is_some() {
             // A store on files writes on a thread of its own: what a dead daemon had queued is not written either.

@@ -17,6 +17,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -645,6 +646,9 @@ impl GatewayPort for Port {
             inner.table = Some(table);
             Ok(())
         })
+    }
+    fn table(&self) -> Pin<Box<dyn Future<Output = Option<RouteTable>> + Send + '_>> {
+        Box::pin(async move { self.0.table() })
     }
     fn put_positions<'a>(&'a self, positions: &'a Positions) -> Asked<'a, ()> {
         Box::pin(async move {

@@ -2,6 +2,7 @@
 
 use crate::net::Weather;
 use crate::traffic::{Load, Phase};
+use pumasi_node::object::KINDS;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -52,6 +53,19 @@ pub enum Fault {
     Cancel {
         cloud: usize,
     },
+    /// Reads of its store fail: of one kind or of all, so many, and no longer than this.
+    Unread {
+        cloud: usize,
+        kind: Option<&'static str>,
+        reads: u32,
+        for_ms: u64,
+    },
+    /// Its daemon is started again over a record that it cannot read, and later once more over the mended one.
+    Garble {
+        cloud: usize,
+        kind: &'static str,
+        for_ms: u64,
+    },
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -65,6 +79,8 @@ pub struct Script {
     pub drifts_ppm: Vec<i64>,
     /// Every run ends its faults and its campaign by then.
     pub healed_ms: u64,
+    /// The load asks for the same all the time: whatever ends before is healed ends for another reason.
+    pub steady: bool,
 }
 
 impl Script {
@@ -94,6 +110,7 @@ impl Script {
             let at_ms = rng.random_range(1_500..16_000);
             script.faults.push((at_ms, fault(&mut rng, clouds)));
         }
+        script.faults.extend(of_the_store(seed, clouds));
         script.faults.sort_by_key(|(at, _)| *at);
         script
     }
@@ -104,7 +121,7 @@ impl Script {
             Phase { from_ms: 0, per_second, home_only: 0.1 },
             Phase { from_ms: for_ms, per_second: 1.0, home_only: 0.1 },
         ]);
-        Self { loads: vec![(0, load)], healed_ms: for_ms, ..Self::default() }
+        Self { loads: vec![(0, load)], healed_ms: for_ms, steady: true, ..Self::default() }
     }
 }
 
@@ -121,6 +138,22 @@ fn campaign(rng: &mut StdRng) -> Load {
     }
     phases.push(Phase { from_ms: end_ms, per_second: quiet.min(20.0), home_only });
     Load(phases)
+}
+
+/// Drawn apart, so that a seed keeps its other faults.
+fn of_the_store(seed: u64, clouds: usize) -> Option<(u64, Fault)> {
+    let mut rng = StdRng::seed_from_u64(seed ^ 0x0073_746f_7265);
+    let (cloud, at_ms, for_ms) =
+        (rng.random_range(0..clouds), rng.random_range(1_500..16_000), rng.random_range(100..2_000));
+    let kind = KINDS[rng.random_range(0..KINDS.len())];
+    let fault = match rng.random_range(0..8) {
+        0 => Fault::Unread { cloud, kind: None, reads: u32::MAX, for_ms },
+        1 => Fault::Unread { cloud, kind: Some(kind), reads: u32::MAX, for_ms },
+        2 => Fault::Unread { cloud, kind: Some(kind), reads: 1, for_ms },
+        3 => Fault::Garble { cloud, kind, for_ms },
+        _ => return None,
+    };
+    Some((at_ms, fault))
 }
 
 fn fault(rng: &mut StdRng, clouds: usize) -> Fault {

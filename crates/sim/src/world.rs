@@ -1,6 +1,6 @@
 //! The world: brings up clouds that trust each other, plays a script on them, and waits until everything came back.
 
-use crate::cloud::{Common, Host, operator};
+use crate::cloud::{Belongings, Common, Host, operator};
 use crate::life::HostClock;
 use crate::mutant::Mutant;
 use crate::net::Net;
@@ -132,6 +132,8 @@ async fn run(setup: &Setup, dir: &Path) -> anyhow::Result<Outcome> {
         hosts.iter().map(|h| (h.name.clone(), Known { clock: h.clock.clone(), terms: terms.clone(), physical: HAS }));
     oracles.know(known.collect());
     oracles.lock().faultless = setup.script.faults.is_empty() && setup.script.weather.lost == 0;
+    let of_reads = |f: &Fault| matches!(f, Fault::Unread { .. } | Fault::Garble { .. });
+    oracles.lock().only_reads_fail = setup.script.faults.iter().all(|(_, f)| of_reads(f)) && setup.script.steady;
     for (a, b, ms) in &setup.script.delays_ms {
         net.set_delay(&hosts[*a].name, &hosts[*b].name, *ms);
     }
@@ -225,7 +227,22 @@ async fn run(setup: &Setup, dir: &Path) -> anyhow::Result<Outcome> {
 /// What a fault leaves to be done.
 enum After {
     Start(usize),
-    Mend { from: usize, to: usize, both: bool },
+    /// Reads work again.
+    Read {
+        at: usize,
+        before: Vec<Belongings>,
+    },
+    /// The record that could not be read is mended.
+    Readable {
+        at: usize,
+        kind: &'static str,
+        before: Vec<Belongings>,
+    },
+    Mend {
+        from: usize,
+        to: usize,
+        both: bool,
+    },
     Automate(usize),
 }
 
@@ -272,6 +289,26 @@ impl World {
             Fault::PowerCut { cloud, down_ms } => {
                 self.hosts[*cloud].power_cut();
                 later.push((now_ms + down_ms, After::Start(*cloud)));
+            }
+            Fault::Unread { cloud, kind, reads, for_ms } => {
+                let host = &self.hosts[*cloud];
+                host.set_unread(Some((*kind, *reads)));
+                host.tell(format!("{reads} reads of {} fail", kind.unwrap_or("every kind")));
+                later.push((now_ms + for_ms, After::Read { at: *cloud, before: self.belongings() }));
+            }
+            Fault::Garble { cloud, kind, for_ms } => {
+                let host = &self.hosts[*cloud];
+                if host.node().is_none() {
+                    return;
+                }
+                let before = self.belongings();
+                host.kill();
+                match host.garble(kind) {
+                    Ok(()) => host.tell(format!("the newest {kind} cannot be read any more")),
+                    Err(e) => host.tell(format!("the record was not changed: {e:#}")),
+                }
+                later.push((now_ms, After::Start(*cloud)));
+                later.push((now_ms + for_ms, After::Readable { at: *cloud, kind, before }));
             }
             Fault::Gateway { cloud } => {
                 self.hosts[*cloud].gateway.crash();
@@ -322,6 +359,24 @@ impl World {
         }
     }
 
+    /// While a store was not readable, nothing may have gone for it. In a run with other faults something may go for those.
+    fn nothing_went(&self, before: &[Belongings], now_ms: u64) {
+        let missing: Vec<_> =
+            self.hosts.iter().zip(before).map(|(h, b)| (&h.name, b.missing(&h.belongings()))).collect();
+        let mut seen = self.oracles.lock();
+        if !seen.only_reads_fail {
+            return;
+        }
+        for (name, what) in missing.into_iter().flat_map(|(name, all)| all.into_iter().map(move |what| (name, what))) {
+            let what = format!("{name}: {what} went while a store could not be read");
+            seen.breaks("absence destroys nothing", now_ms, what);
+        }
+    }
+
+    fn belongings(&self) -> Vec<Belongings> {
+        self.hosts.iter().map(|h| h.belongings()).collect()
+    }
+
     async fn automation(&self, cloud: usize, stopped: bool) {
         let done = self.hosts[cloud].act(async move |node| {
             node.transact(move |tx| {
@@ -355,6 +410,21 @@ impl World {
                     self.net.cut(&b.name, &a.name, false);
                 }
                 a.tell(format!("the link to {} is whole again", b.name));
+            }
+            After::Read { at, before } => {
+                self.nothing_went(&before, now_ms);
+                self.hosts[at].set_unread(None);
+                self.hosts[at].tell("every read works again");
+            }
+            After::Readable { at, kind, before } => {
+                let host = &self.hosts[at];
+                self.nothing_went(&before, now_ms);
+                host.kill();
+                if let Err(e) = host.mend(kind) {
+                    host.tell(format!("the record was not mended: {e:#}"));
+                }
+                host.tell(format!("the {kind} can be read again"));
+                later.push((now_ms, After::Start(at)));
             }
             After::Automate(at) if self.hosts[at].node().is_some() => self.automation(at, false).await,
             After::Automate(at) => later.push((now_ms + 500, After::Automate(at))),

@@ -37,7 +37,7 @@ pub use reserve::ReserveState;
 pub use schema::SCHEMA_VERSION;
 pub use standing::{AnchorPoint, RestoredWhy, Standing, StoreIdentity};
 pub use store::{Listing, Options, Store};
-pub use tx::{BODY_BYTES_MAX, Expect, Stored, Tx};
+pub use tx::{BODY_BYTES_MAX, Expect, Listed, Stored, Tx, Unreadable};
 pub use view::Items;
 pub use watch::{Change, Op, Watch, WatchError};
 

@@ -58,6 +58,7 @@ pub enum Fate {
 
 pub type OnCommit = Arc<dyn Fn(&CommitInfo) -> Verdict + Send + Sync>;
 pub type OnPut = Arc<dyn Fn(&str, &str, &mut Value) -> Fate + Send + Sync>;
+pub type OnRead = Arc<dyn Fn(&str, Option<&str>) -> bool + Send + Sync>;
 pub type OnDelete = Arc<dyn Fn(&str, &str) -> Fate + Send + Sync>;
 
 /// What a simulator does to a store: crash points, and planted bugs that its oracles must find.
@@ -69,6 +70,8 @@ pub struct Hooks {
     pub on_put: Option<OnPut>,
     /// Called with kind and name before a deletion of what is there. It may not call the store.
     pub on_delete: Option<OnDelete>,
+    /// Called with the kind before one object, or all of the kind (no name), is read; `false`: the read fails. It may not call the store.
+    pub on_read: Option<OnRead>,
 }
 
 impl fmt::Debug for Hooks {
@@ -77,6 +80,7 @@ impl fmt::Debug for Hooks {
             .field("on_commit", &self.on_commit.is_some())
             .field("on_put", &self.on_put.is_some())
             .field("on_delete", &self.on_delete.is_some())
+            .field("on_read", &self.on_read.is_some())
             .finish()
     }
 }
@@ -94,6 +98,14 @@ impl Hooks {
             *text = serde_json::to_string(&value).map_err(encode)?;
         }
         Ok(fate)
+    }
+
+    pub(crate) fn read(&self, kind: &str, name: Option<&str>) -> Result<(), StoreError> {
+        if self.on_read.as_ref().is_none_or(|hook| hook(kind, name)) {
+            return Ok(());
+        }
+        let detail = format!("database is locked (reading {kind}; made up by a simulator)");
+        Err(StoreError::Database { doing: "reading an object", detail, retryable: true })
     }
 
     pub(crate) fn spare(&self, kind: &str, name: &str) -> Fate {

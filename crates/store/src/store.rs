@@ -10,7 +10,7 @@ use crate::reserve::{Reserve, ReserveState};
 use crate::schema::{open_reader, open_writer};
 use crate::sim::{self, Hooks, MemoryDisk, Session, Verdict};
 use crate::standing::{Head, RestoredWhy, Standing, StoreIdentity};
-use crate::tx::{self, Stored, Tx};
+use crate::tx::{self, Listed, Stored, Tx, Unreadable};
 use crate::view::Views;
 use crate::watch::{Hub, Watch};
 use crate::writer::{Call, Clock, Message, Shared, Writer};
@@ -127,6 +127,7 @@ pub(crate) fn settle_standing(
 pub struct Listing<T> {
     pub revision: Revision,
     pub items: Vec<Stored<T>>,
+    pub unreadable: Vec<Unreadable>,
 }
 
 /// Who runs the transactions.
@@ -150,6 +151,7 @@ struct Inner {
     views: Views,
     outbox_wake: Arc<tokio::sync::watch::Sender<u64>>,
     clock: Clock,
+    hooks: Hooks,
     /// Last: its descriptor of the database outlives all of SQLite's.
     reserve: Option<Reserve>,
 }
@@ -249,7 +251,7 @@ impl Store {
     }
 
     fn assemble(path: PathBuf, engine: Engine, readers: Readers, shared: Shared, reserve: Option<Reserve>) -> Self {
-        let Shared { published, hub, outbox_wake, clock, .. } = shared;
+        let Shared { published, hub, outbox_wake, clock, hooks, .. } = shared;
         Self {
             inner: Arc::new(Inner {
                 path,
@@ -261,6 +263,8 @@ impl Store {
                 outbox_wake,
                 clock,
                 reserve,
+                // The others are the writer's.
+                hooks: Hooks { on_read: hooks.on_read, ..Hooks::default() },
             }),
         }
     }
@@ -319,15 +323,23 @@ impl Store {
     }
 
     pub fn get<T: DeserializeOwned>(&self, kind: &str, name: &str) -> Result<Option<Stored<T>>, StoreError> {
+        self.inner.hooks.read(kind, Some(name))?;
         self.inner.readers.read(|conn| tx::get(conn, kind, name))
     }
 
+    /// Whether there is such an object, readable or not.
+    pub fn exists(&self, kind: &str, name: &str) -> Result<bool, StoreError> {
+        self.inner.hooks.read(kind, Some(name))?;
+        self.inner.readers.read(|conn| tx::exists(conn, kind, name))
+    }
+
     /// In order of name.
-    pub fn list<T: DeserializeOwned>(&self, kind: &str) -> Result<Vec<Stored<T>>, StoreError> {
+    pub fn list<T: DeserializeOwned>(&self, kind: &str) -> Result<Listed<T>, StoreError> {
+        self.inner.hooks.read(kind, None)?;
         self.inner.readers.read(|conn| tx::list(conn, kind, None, usize::MAX))
     }
 
-    pub fn list_raw(&self, kind: &str) -> Result<Vec<Stored<Value>>, StoreError> {
+    pub fn list_raw(&self, kind: &str) -> Result<Listed<Value>, StoreError> {
         self.list(kind)
     }
 
@@ -338,9 +350,11 @@ impl Store {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Listing<T>, StoreError> {
+        self.inner.hooks.read(kind, None)?;
         self.inner.readers.read(|conn| {
             let revision = Revision(Head::load(conn)?.ok_or(StoreError::Closed)?.revision);
-            Ok(Listing { revision, items: tx::list(conn, kind, after, limit)? })
+            let Listed { items, unreadable } = tx::list(conn, kind, after, limit)?;
+            Ok(Listing { revision, items, unreadable })
         })
     }
 
@@ -443,8 +457,17 @@ impl Store {
         self.inner.reserve.as_ref().map(Reserve::fill).unwrap_or_default()
     }
 
+    /// By the clock that stamps objects.
+    pub fn now(&self) -> WallMs {
+        (self.inner.clock)()
+    }
+
     pub(crate) fn hub(&self) -> &Hub {
         &self.inner.hub
+    }
+
+    pub(crate) fn hooks(&self) -> &Hooks {
+        &self.inner.hooks
     }
 
     pub(crate) fn views(&self) -> &Views {

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 
 /// The most that one object's JSON may have.
@@ -45,6 +46,43 @@ pub struct Stored<T> {
     pub created_at: WallMs,
     pub updated_at: WallMs,
     pub body: T,
+}
+
+/// An object that this program cannot read: another version wrote it, or it was damaged. It is set aside by name and stays as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unreadable {
+    pub kind: String,
+    pub name: String,
+    pub updated_at: WallMs,
+    pub why: String,
+}
+
+impl From<Unreadable> for StoreError {
+    fn from(u: Unreadable) -> Self {
+        Self::Decode { what: format!("{}/{}", u.kind, u.name), detail: u.why }
+    }
+}
+
+/// The objects of a kind, in order of name, and those of its names that cannot be read: these are there, whatever they say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed<T> {
+    pub items: Vec<Stored<T>>,
+    pub unreadable: Vec<Unreadable>,
+}
+
+impl<T> Deref for Listed<T> {
+    type Target = [Stored<T>];
+    fn deref(&self) -> &[Stored<T>] {
+        &self.items
+    }
+}
+
+impl<T> IntoIterator for Listed<T> {
+    type Item = Stored<T>;
+    type IntoIter = std::vec::IntoIter<Stored<T>>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.items.into_iter()
+    }
 }
 
 /// What the closures of one batch have done so far, beside the database.
@@ -105,11 +143,13 @@ impl Tx<'_> {
     }
 
     pub fn get<T: DeserializeOwned>(&self, kind: Kind, name: &str) -> Result<Option<Stored<T>>, StoreError> {
+        self.hooks.read(kind, Some(name))?;
         get(self.conn, kind, name)
     }
 
     /// In order of name.
-    pub fn list<T: DeserializeOwned>(&self, kind: Kind) -> Result<Vec<Stored<T>>, StoreError> {
+    pub fn list<T: DeserializeOwned>(&self, kind: Kind) -> Result<Listed<T>, StoreError> {
+        self.hooks.read(kind, None)?;
         list(self.conn, kind, None, usize::MAX)
     }
 
@@ -249,12 +289,12 @@ fn check_key(kind: &str, name: &str) -> Result<(), StoreError> {
     check("object name", name, NAME_BYTES_MAX)
 }
 
-fn stored<T: DeserializeOwned>(kind: &str, row: &Row<'_>) -> rusqlite::Result<Result<Stored<T>, StoreError>> {
+fn stored<T: DeserializeOwned>(kind: &str, row: &Row<'_>) -> rusqlite::Result<Result<Stored<T>, Unreadable>> {
     let name: String = row.get(0)?;
-    let text = row.get_ref(4)?.as_str()?;
-    let body = match serde_json::from_str(text) {
+    let decoded = row.get_ref(4)?.as_str().map_err(|e| e.to_string());
+    let body = match decoded.and_then(|text| serde_json::from_str(text).map_err(|e| e.to_string())) {
         Ok(body) => body,
-        Err(e) => return Ok(Err(StoreError::Decode { what: format!("{kind}/{name}"), detail: e.to_string() })),
+        Err(why) => return Ok(Err(Unreadable { kind: kind.into(), name, updated_at: WallMs(row.get(3)?), why })),
     };
     Ok(Ok(Stored {
         name,
@@ -276,6 +316,14 @@ pub(crate) fn get<T: DeserializeOwned>(
     .and_then(|mut s| s.query_row([kind, name], |row| stored(kind, row)).optional())
     .map_err(during("reading an object"))?
     .transpose()
+    .map_err(StoreError::from)
+}
+
+/// Whether there is such an object, readable or not.
+pub(crate) fn exists(conn: &Connection, kind: &str, name: &str) -> Result<bool, StoreError> {
+    conn.prepare_cached("SELECT 1 FROM objects WHERE kind = ?1 AND name = ?2")
+        .and_then(|mut s| s.exists([kind, name]))
+        .map_err(during("looking for an object"))
 }
 
 pub(crate) fn list<T: DeserializeOwned>(
@@ -283,7 +331,7 @@ pub(crate) fn list<T: DeserializeOwned>(
     kind: &str,
     after: Option<&str>,
     limit: usize,
-) -> Result<Vec<Stored<T>>, StoreError> {
+) -> Result<Listed<T>, StoreError> {
     let doing = during("listing objects");
     let mut statement = conn
         .prepare_cached(
@@ -295,5 +343,12 @@ pub(crate) fn list<T: DeserializeOwned>(
     // No name is empty, so that the empty one comes before all.
     let rows =
         statement.query_map(params![kind, after.unwrap_or(""), limit], |row| stored(kind, row)).map_err(&doing)?;
-    rows.map(|row| row.map_err(&doing)?).collect()
+    let mut listed = Listed { items: Vec::new(), unreadable: Vec::new() };
+    for row in rows {
+        match row.map_err(&doing)? {
+            Ok(object) => listed.items.push(object),
+            Err(unreadable) => listed.unreadable.push(unreadable),
+        }
+    }
+    Ok(listed)
 }

@@ -6,23 +6,59 @@ use crate::Kind;
 use crate::error::{StoreError, during};
 use crate::standing::{Head, to_sql};
 use crate::store::{Listing, Store};
-use crate::tx::Tx;
+use crate::tx::{Tx, Unreadable};
 use crate::watch::Change;
 use pumasi_terms::Revision;
 use serde::de::DeserializeOwned;
 use std::any::{Any, TypeId};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The objects of a kind, decoded, in order of name.
-pub type Items<T> = Arc<Vec<Arc<T>>>;
+/// The objects of a kind, decoded, in order of name, and those that cannot be: these are there too, whatever they say.
+#[derive(Debug)]
+pub struct Items<T> {
+    readable: Arc<Vec<Arc<T>>>,
+    unreadable: Arc<Vec<Unreadable>>,
+}
+
+impl<T> Items<T> {
+    pub fn unreadable(&self) -> &[Unreadable] {
+        &self.unreadable
+    }
+
+    /// Whether an object of this name is there and cannot be read.
+    pub fn hides(&self, name: &str) -> bool {
+        self.unreadable.iter().any(|u| u.name == name)
+    }
+}
+
+impl<T> Clone for Items<T> {
+    fn clone(&self) -> Self {
+        Self { readable: Arc::clone(&self.readable), unreadable: Arc::clone(&self.unreadable) }
+    }
+}
+
+impl<T> Default for Items<T> {
+    fn default() -> Self {
+        Self { readable: Arc::default(), unreadable: Arc::default() }
+    }
+}
+
+impl<T> Deref for Items<T> {
+    type Target = [Arc<T>];
+    fn deref(&self) -> &[Arc<T>] {
+        &self.readable
+    }
+}
 
 /// One kind as one type.
 struct View<T> {
     /// Every committed change up to here is in it.
     position: Option<Revision>,
     objects: BTreeMap<String, Arc<T>>,
+    unreadable: BTreeMap<String, Unreadable>,
     items: Items<T>,
 }
 
@@ -33,24 +69,45 @@ impl<T: DeserializeOwned> View<T> {
         let mut changed = false;
         for change in changes.iter().filter(|c| c.kind == kind) {
             changed = true;
-            match change.decode()? {
-                Some(body) => self.objects.insert(change.name.clone(), Arc::new(body)),
-                None => self.objects.remove(&change.name),
-            };
+            self.objects.remove(&change.name);
+            self.unreadable.remove(&change.name);
+            match change.decode() {
+                Ok(Some(body)) => drop(self.objects.insert(change.name.clone(), Arc::new(body))),
+                Ok(None) => {}
+                Err(e) => {
+                    let unreadable = change.unreadable(&e, store.now());
+                    self.unreadable.insert(change.name.clone(), unreadable);
+                }
+            }
         }
         self.position = Some(position);
         if changed {
-            self.items = Arc::new(self.objects.values().cloned().collect());
+            self.show();
         }
         Ok(())
     }
 
     fn list(&mut self, store: &Store, kind: Kind) -> Result<(), StoreError> {
-        let Listing { revision, items } = store.listing::<T>(kind)?;
+        let Listing { revision, items, unreadable } = store.listing::<T>(kind)?;
         self.position = Some(revision);
         self.objects = items.into_iter().map(|o| (o.name, Arc::new(o.body))).collect();
-        self.items = Arc::new(self.objects.values().cloned().collect());
+        self.unreadable = unreadable.into_iter().map(|u| (u.name.clone(), u)).collect();
+        self.show();
         Ok(())
+    }
+
+    fn show(&mut self) {
+        self.items = Items {
+            readable: Arc::new(self.objects.values().cloned().collect()),
+            unreadable: Arc::new(self.unreadable.values().cloned().collect()),
+        };
+    }
+
+    fn one(&self, name: &str) -> Result<Option<Arc<T>>, StoreError> {
+        match self.unreadable.get(name) {
+            Some(unreadable) => Err(unreadable.clone().into()),
+            None => Ok(self.objects.get(name).cloned()),
+        }
     }
 }
 
@@ -68,7 +125,12 @@ impl Views {
     fn of<T: Send + Sync + 'static>(&self, kind: Kind) -> Option<Arc<Mutex<View<T>>>> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let view = all.entry((kind, TypeId::of::<T>())).or_insert_with(|| {
-            Arc::new(Mutex::new(View::<T> { position: None, objects: BTreeMap::new(), items: Items::default() }))
+            Arc::new(Mutex::new(View::<T> {
+                position: None,
+                objects: BTreeMap::new(),
+                unreadable: BTreeMap::new(),
+                items: Items::default(),
+            }))
         });
         Arc::clone(view).downcast().ok()
     }
@@ -77,23 +139,25 @@ impl Views {
 impl Store {
     /// `list` for what is read often: an object is decoded once a change. In order of name.
     pub fn items<T: DeserializeOwned + Send + Sync + 'static>(&self, kind: Kind) -> Result<Items<T>, StoreError> {
-        self.viewed(kind, |view: &View<T>| Arc::clone(&view.items))
+        self.viewed(kind, None, |view: &View<T>| view.items.clone())
     }
 
-    /// One of the `items`.
+    /// One of the `items`; an error where it is there and cannot be read.
     pub fn item<T: DeserializeOwned + Send + Sync + 'static>(
         &self,
         kind: Kind,
         name: &str,
     ) -> Result<Option<Arc<T>>, StoreError> {
-        self.viewed(kind, |view: &View<T>| view.objects.get(name).cloned())
+        self.viewed(kind, Some(name), |view: &View<T>| view.one(name))?
     }
 
     fn viewed<T: DeserializeOwned + Send + Sync + 'static, R>(
         &self,
         kind: Kind,
+        name: Option<&str>,
         read: impl FnOnce(&View<T>) -> R,
     ) -> Result<R, StoreError> {
+        self.hooks().read(kind, name)?;
         let Some(view) = self.views().of::<T>(kind) else { return Err(StoreError::Closed) };
         let mut view = view.lock().unwrap_or_else(PoisonError::into_inner);
         let refreshed = view.refresh(self, kind);
@@ -177,7 +241,7 @@ mod tests {
             tx.put("thing", "z", &9, Expect::Any)?;
             Err(StoreError::Closed)
         });
-        assert!(undone.is_err() && Arc::ptr_eq(&after, &store.items::<u64>("thing").unwrap()));
+        assert!(undone.is_err() && Arc::ptr_eq(&after.readable, &store.items::<u64>("thing").unwrap().readable));
         write(&store, |tx| tx.delete("thing", "a", Expect::Any).map(drop));
         assert_eq!(names(&store), [3]);
         // More than is kept in memory: the view lists again.
@@ -187,7 +251,14 @@ mod tests {
         write(&store, |tx| tx.put("thing", "d", &4, Expect::Any).map(drop));
         assert_eq!(names(&store), [3, 4]);
         write(&store, |tx| tx.put("thing", "bad", "text", Expect::Any).map(drop));
-        assert!(store.items::<u64>("thing").is_err());
+        // One that cannot be read is told by name, followed and listed, and the others are there.
+        let hidden = || (store.items::<u64>("thing").unwrap().hides("bad"), store.item::<u64>("thing", "bad").is_err());
+        assert_eq!((names(&store), hidden()), (vec![3, 4], (true, true)));
+        let listed = store.list::<u64>("thing").unwrap();
+        assert_eq!((listed.len(), listed.unreadable[0].name.as_str()), (2, "bad"));
+        assert!(store.exists("thing", "bad").unwrap() && !store.exists("thing", "good").unwrap());
+        write(&store, |tx| tx.put("thing", "bad", &7, Expect::Any).map(drop));
+        assert_eq!((names(&store), hidden()), (vec![3, 7, 4], (false, false)));
         write(&store, |tx| tx.delete("thing", "bad", Expect::Any).map(drop));
         assert_eq!(names(&store), [3, 4]);
         store.close();

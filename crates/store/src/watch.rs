@@ -6,7 +6,8 @@
 use crate::error::{StoreError, during};
 use crate::readers::Readers;
 use crate::standing::{Head, from_sql, to_sql};
-use pumasi_terms::Revision;
+use crate::tx::Unreadable;
+use pumasi_terms::{Revision, WallMs};
 use rusqlite::{Connection, params};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -48,6 +49,14 @@ impl Change {
             })
         };
         self.body.as_deref().map(decode).transpose()
+    }
+
+    pub fn unreadable(&self, error: &StoreError, at: WallMs) -> Unreadable {
+        let why = match error {
+            StoreError::Decode { detail, .. } => detail.clone(),
+            other => other.to_string(),
+        };
+        Unreadable { kind: self.kind.clone(), name: self.name.clone(), updated_at: at, why }
     }
 
     fn bytes(&self) -> usize {

@@ -27,7 +27,11 @@ pub async fn readyz(State(node): State<Arc<Node>>) -> Response {
         _ => node.health.problem(),
     };
     match problem {
-        None => "ready\n".into_response(),
+        // Others are served all the same.
+        None => {
+            let left: String = node.health.left_alone().iter().map(|line| format!("left alone: {line}\n")).collect();
+            format!("ready\n{left}").into_response()
+        }
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response(),
     }
 }
@@ -77,6 +81,7 @@ pub async fn status(State(node): State<Arc<Node>>) -> Answer<CloudStatus> {
         },
         members: members.map(member).collect(),
         journal_seq: node.store.journal_head().seq,
+        troubles: node.health.problem().into_iter().chain(node.health.left_alone()).collect(),
     }))
 }
 

@@ -15,6 +15,7 @@ mod pact;
 mod params;
 mod peers;
 mod places;
+mod quarantine;
 mod rates;
 mod services;
 mod tokens;
@@ -79,6 +80,9 @@ fn table(door: Door) -> Table {
         .on(Post, "/v1/automation", cloud::automation)
         .on(Post, "/v1/backup", cloud::backup)
         .on(Post, "/v1/standing", cloud::accept_standing)
+        .on(Get, "/v1/quarantine", quarantine::list)
+        .on(Post, "/v1/quarantine/{entry}/restore", quarantine::restore)
+        .on(Delete, "/v1/quarantine/{entry}", quarantine::empty)
         .on(Get, "/v1/tokens", tokens::list)
         .on(Post, "/v1/tokens", tokens::create)
         .on(Delete, "/v1/tokens/{id}", tokens::revoke)

@@ -27,6 +27,7 @@ fn shapes(g: &mut SchemaGenerator, method: Method, path: &str) -> Shapes {
         (Post, "/v1/automation") => (Some(of::<m::Automation>(g)), of::<m::Automation>(g)),
         (Post, "/v1/backup") => (Some(of::<m::Why>(g)), of::<m::BackupDone>(g)),
         (Post, "/v1/standing") => (Some(of::<m::Why>(g)), text()),
+        (Get, "/v1/quarantine") => (None, of::<m::List<m::Quarantined>>(g)),
         (Get, "/v1/tokens") => (None, of::<m::List<m::TokenView>>(g)),
         (Post, "/v1/tokens") => (Some(of::<m::NewToken>(g)), of::<m::TokenView>(g)),
         (Get, "/v1/services") => (None, of::<m::List<m::ServiceView>>(g)),

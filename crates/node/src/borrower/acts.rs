@@ -16,7 +16,7 @@ use pumasi_lease::meter;
 use pumasi_plan::Plan;
 use pumasi_store::Expect;
 use pumasi_terms::service::RouteMode;
-use pumasi_terms::{API_VERSION, BootMs, CloudName, Digest, JourneyId, LeaseId, ReservationId, Serial, ServiceName};
+use pumasi_terms::{API_VERSION, BootMs, CloudName, Digest, JourneyId, LeaseId, ReservationId, Serial};
 use pumasi_transfer::{ChunkSource, TreeManifest, encode_pack};
 use pumasi_trust::SignedDocument;
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,23 +37,20 @@ pub struct Acts {
     running: Locked<BTreeSet<(JourneyId, Act)>>,
     /// Not before, after so many failures.
     pauses: Locked<BTreeMap<(JourneyId, Act), (BootMs, u32)>>,
-    told: Locked<BTreeMap<(ServiceName, &'static str), BootMs>>,
+    told: Locked<BTreeMap<(String, &'static str), BootMs>>,
 }
 
 impl Acts {
-    /// Writes the note unless the same was written for the service a short while ago.
-    pub async fn tell_seldom(&self, node: &Node, service: &ServiceName, note: Note) {
+    /// Writes the note unless the same was written about it a short while ago.
+    pub async fn tell_seldom(&self, node: &Node, about: impl std::fmt::Display, note: Note) {
         let now = clock::boot();
         let news = {
             let mut told = self.told.lock();
-            let last = told.insert((service.clone(), note.action), now);
-            match last {
-                Some(at) if now.since(at) < super::REPEAT_MS => {
-                    told.insert((service.clone(), note.action), at);
-                    false
-                }
-                _ => true,
-            }
+            told.retain(|_, at| now.since(*at) < super::REPEAT_MS);
+            let key = (about.to_string(), note.action);
+            let news = !told.contains_key(&key);
+            told.entry(key).or_insert(now);
+            news
         };
         if news {
             node.note("daemon", note).await;

@@ -10,18 +10,21 @@ pub use acts::Acts;
 pub use ship::{Shipping, pump_positions};
 
 use crate::node::{Note, TxError};
-use crate::object::{JOURNEY, PLAN, PlanRecord, PlanState, SERVICE, ServiceRecord};
+use crate::object::{JOURNEY, PLAN, PlanRecord, PlanState, SERVICE, SIGNED_LEASE, ServiceRecord};
 use crate::{Node, bundles, clock, gateway};
 use pumasi_api::Problem;
 use pumasi_engine::InstanceState;
 use pumasi_journey::record::{Outcome, Phase};
 use pumasi_journey::{Event, Facts, Journey, Part, PartFacts, Told, step};
 use pumasi_judge::{Cause, Reason, Verdict};
+use pumasi_lease::Lease;
+use pumasi_lease::message::{LeaseStatus, Renewal};
 use pumasi_plan::make::{CurrentPart, Ids, Parent, PlanInput, Spent};
 use pumasi_plan::{NoPlan, Plan, plan};
 use pumasi_store::{Expect, Tx};
 use pumasi_terms::service::AutomationMode;
 use pumasi_terms::{CloudName, JourneyId, LeaseId, Now, PlanId, ReservationId, ServiceName};
+use pumasi_trust::SignedDocument;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -373,6 +376,10 @@ pub async fn reconcile(node: &Arc<Node>) -> Result<(), Problem> {
         if node.may_act().is_err() {
             continue;
         }
+        // Not without the service's record: what is sent, and whether, rests on it. Renewals go on.
+        if services.hides(journey.service.as_str()) {
+            continue;
+        }
         let Some(journey) = node.item::<Journey>(JOURNEY, journey.id.as_str())? else { continue };
         let service = services.iter().find(|s| s.name() == &journey.service);
         acts::begin(node, &journey, service.map_or(0, |s| s.generation));
@@ -395,19 +402,24 @@ fn facts(node: &Node, journey: &Journey) -> Facts {
     Facts { home_ready, parts: journey.parts.iter().map(part).collect() }
 }
 
-/// A lease that a lender keeps for this cloud and that this store does not know is given back.
-pub async fn disown(node: &Node, lender: &CloudName, lease: &LeaseId) {
-    let known = match node.journeys() {
-        Ok(all) => all.iter().any(|j| j.is_open() && j.part(lease).is_some()),
-        Err(e) => {
-            tracing::error!(%lender, %lease, error = %e, "whether a lease is this cloud's cannot be read; it is kept");
-            return;
-        }
+/// A lease that a lender keeps for this cloud and that this store does not know is given back. Where that is not sure, it is kept: the
+/// answer is its renewal, over the lease as both signed it.
+pub async fn disown(node: &Node, lender: &CloudName, status: &LeaseStatus) -> Option<Renewal> {
+    let lease = &status.lease;
+    let unclear = match node.journeys() {
+        Ok(all) if all.iter().any(|j| j.is_open() && j.part(lease).is_some()) => return None,
+        // It may stand in a journey that cannot be read.
+        Ok(all) => all.unreadable().first().map(|u| format!("{} cannot be read", u.name)),
+        Err(e) => Some(e.to_string()),
     };
-    if known || node.may_act().is_err() {
-        return;
+    let old = node.may_act().err();
+    if let Some(why) = unclear.as_ref().or(old.as_ref()) {
+        let text = format!("this store does not know it, but is not sure: {why}; it is not given back");
+        node.acts.tell_seldom(node, lease, Note::new("lease_unclear", "lease", lease).because(text)).await;
+        // A store that may be old renews nothing that it does not know.
+        return if old.is_some() { None } else { renewal(node, lender, status) };
     }
-    let Ok(client) = node.peers.clients.of(node, lender) else { return };
+    let Ok(client) = node.peers.clients.of(node, lender) else { return None };
     let asked: Result<serde_json::Value, _> =
         client.post(&format!("/v1/leases/{lease}/release"), &serde_json::json!({})).await;
     let text = match asked {
@@ -415,6 +427,15 @@ pub async fn disown(node: &Node, lender: &CloudName, lease: &LeaseId) {
         Err(e) => format!("this store does not know it, and giving it back failed: {e}"),
     };
     node.note("daemon", Note::new("lease_disowned", "lease", lease).because(text)).await;
+    None
+}
+
+fn renewal(node: &Node, lender: &CloudName, status: &LeaseStatus) -> Option<Renewal> {
+    let signed = node.get::<SignedDocument>(SIGNED_LEASE, status.lease.as_str()).ok().flatten()?;
+    let lease: Lease = serde_json::from_slice(signed.unverified_payload()).ok()?;
+    let ours = lease.id == status.lease && &lease.lender == lender && &lease.borrower == node.name();
+    let instances = status.instances_ready.saturating_add(status.instances_starting).min(lease.instances);
+    ours.then_some(Renewal { lease: lease.id, epoch: lease.epoch, instances })
 }
 
 /// Old closed journeys and their plans make room.

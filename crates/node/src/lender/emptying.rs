@@ -4,23 +4,33 @@ use super::record;
 use crate::fleet::{self, Desired};
 use crate::node::Note;
 use crate::object::{HOLD, LENT, LENT_APPLICATION, LENT_RENEWAL, LentApplication, owner_of_lease};
-use crate::{Node, clock};
+use crate::{Node, clock, quarantine, stray};
 use pumasi_api::Problem;
 use pumasi_engine::{Access, DataMount, InstanceSpec};
 use pumasi_lease::message::Emptiness;
 use pumasi_lease::{Hold, LentLease, LentState, Transition, ledger};
 use pumasi_store::Expect;
-use pumasi_terms::LeaseId;
+use pumasi_terms::{CloudName, LeaseId};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 pub async fn reconcile(node: &Node) -> Result<(), Problem> {
+    // A store that may be old does not know what was lent since, nor what was renewed: instances go on as they are.
+    if node.may_act().is_err() {
+        return Ok(());
+    }
     let mut done = expire(node).await;
     let lents = super::lents(node)?;
     let applications = node.items::<LentApplication>(LENT_APPLICATION)?;
+    let unknown =
+        |s: &super::Stand| lents.iter().map(|l| &l.lease.borrower).filter(|b| s.wish_unknown(b)).cloned().collect();
+    let wish_unknown: BTreeSet<CloudName> = node.lents.with(&node.store, unknown)?;
+    let unread: BTreeSet<&str> = applications.unreadable().iter().map(|u| u.name.as_str()).collect();
     let applications: BTreeMap<&LeaseId, &LentApplication> = applications.iter().map(|a| (&a.lease, &**a)).collect();
     for lent in lents.iter().filter(|l| l.binds()) {
         match &lent.state {
+            // Its instances stay as they are.
+            LentState::Active | LentState::Recalled { .. }
+                if unread.contains(lent.id().as_str()) || wish_unknown.contains(&lent.lease.borrower) => {}
             LentState::Active | LentState::Recalled { .. } => {
                 run(node, lent, applications.get(lent.id()).copied()).await
             }
@@ -30,8 +40,7 @@ pub async fn reconcile(node: &Node) -> Result<(), Problem> {
             }
         }
     }
-    strays(node, &lents).await;
-    done
+    done.and(strays(node).await)
 }
 
 async fn expire(node: &Node) -> Result<(), Problem> {
@@ -127,7 +136,7 @@ async fn empty(node: &Node, lent: &LentLease) -> Result<(), Problem> {
             tracing::warn!(lease = %id, error = %e, "a lent lease's directory is not erased yet; tried again");
         }
         let key = id.clone();
-        if node.get::<LentApplication>(LENT_APPLICATION, id.as_str())?.is_some() {
+        if node.exists(LENT_APPLICATION, id.as_str())? {
             node.transact(move |tx| Ok(tx.delete(LENT_APPLICATION, key.as_str(), Expect::Any)?)).await?;
         }
     }
@@ -168,31 +177,54 @@ pub async fn emptiness(node: &Node, id: &LeaseId) -> Emptiness {
         files,
         bytes,
         // What cannot be read is not proven gone.
-        keys: node.get::<LentApplication>(LENT_APPLICATION, id.as_str()).map_or(1, |a| u64::from(a.is_some())),
+        keys: node.exists(LENT_APPLICATION, id.as_str()).map_or(1, u64::from),
         holds: 0,
     }
 }
 
-/// Instances and directories of leases that the ledger does not know (a crash between two lines, an old store) go as well.
-async fn strays(node: &Node, lents: &[Arc<LentLease>]) {
-    let binding: BTreeSet<&str> = lents.iter().filter(|l| l.binds()).map(|l| l.id().as_str()).collect();
-    let known = |lease: &str| binding.contains(lease);
-    let owners: Vec<String> = node
-        .instances
-        .lock()
-        .iter()
-        .map(|i| i.owner.clone())
-        .filter(|o| o.starts_with("lease-") && !known(o))
-        .collect();
-    for owner in owners {
-        fleet::reconcile_to_nothing(node, &owner).await;
+/// What lies here under the name of a lease, beside the leases that bind. Of one whose record says that it is over it goes; one whose record
+/// cannot be read keeps everything; what no record explains is stray.
+async fn strays(node: &Node) -> Result<(), Problem> {
+    enum Record {
+        Binds,
+        Over,
+        None,
     }
-    let Ok(dirs) = std::fs::read_dir(node.dir("leases")) else { return };
-    for dir in dirs.flatten() {
-        let Some(name) = dir.file_name().to_str().map(str::to_owned) else { continue };
-        let running = node.instances.lock().iter().any(|i| i.owner == name);
-        if !known(&name) && !running {
-            let _ = crate::world::blocking(move || pumasi_transfer::erase(&dir.path())).await;
+    let owners: BTreeSet<String> =
+        node.instances.lock().iter().map(|i| i.owner.clone()).filter(|o| o.starts_with("lease-")).collect();
+    let mut dirs = BTreeMap::new();
+    for dir in std::fs::read_dir(node.dir("leases")).into_iter().flatten().flatten() {
+        if let Some(name) = dir.file_name().to_str() {
+            dirs.insert(name.to_owned(), dir.path());
         }
     }
+    let mut unexplained = BTreeSet::new();
+    let names: BTreeSet<&String> = owners.iter().chain(dirs.keys()).collect();
+    for name in names {
+        let record = node.lents.with(&node.store, |stand| {
+            let lent = LeaseId::parse(name.clone()).ok().and_then(|id| stand.book().lease(&id).cloned());
+            match lent {
+                Some(lent) if lent.binds() => Record::Binds,
+                _ if stand.hides(name) => Record::Binds,
+                Some(_) => Record::Over,
+                None => Record::None,
+            }
+        })?;
+        let over = match record {
+            Record::Binds => continue,
+            Record::Over => true,
+            Record::None => stray::is_over(node, name)?,
+        };
+        match (over, owners.contains(name), dirs.get(name).cloned()) {
+            (true, true, _) => fleet::reconcile_to_nothing(node, name).await,
+            (true, false, Some(dir)) => {
+                let _ = crate::world::blocking(move || crate::world::erase(&dir)).await;
+            }
+            (false, true, _) => drop(unexplained.insert(name.clone())),
+            (false, false, Some(dir)) => quarantine::put(node, name, &[&dir], "no lease explains it").await?,
+            (_, false, None) => {}
+        }
+    }
+    stray::tell(node, stray::found(node, unexplained, "lease-")).await;
+    Ok(())
 }

@@ -6,14 +6,15 @@
 //! Always holds: whoever writes a lease's record read it here, with its renewal; what is decided in a transaction is decided over
 //! what that transaction sees.
 
+use crate::clock;
 use crate::node::{TxError, store_problem};
 use crate::object::{HOLD, LENT, LENT_RENEWAL};
 use pumasi_api::Problem;
 use pumasi_lease::message::Renewal;
 use pumasi_lease::record::Renewed;
 use pumasi_lease::{Book, Hold, LentLease, Transition, ledger};
-use pumasi_store::{Expect, Store, StoreError, Tx};
-use pumasi_terms::{BootMs, CloudName, Epoch, LeaseId, Now, ReservationId, Revision};
+use pumasi_store::{Expect, Store, StoreError, Tx, Unreadable};
+use pumasi_terms::{BootMs, CloudName, Epoch, LeaseId, Now, ReservationId, Revision, WallMs};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
@@ -55,6 +56,8 @@ pub struct Stand {
     book: Book,
     records: BTreeMap<LeaseId, Revision>,
     rows: BTreeMap<CloudName, BTreeMap<LeaseId, Entry>>,
+    /// Objects that cannot be read, by kind and name. They bind something, and nobody knows what.
+    unreadable: BTreeMap<(&'static str, String), Unreadable>,
 }
 
 /// What a heartbeat's renewals come to.
@@ -80,16 +83,80 @@ impl Stand {
         stand.at = [holds.revision, lents.revision, rows.revision];
         holds.items.into_iter().for_each(|h| stand.book.apply(Transition::Hold(h.body)));
         lents.items.into_iter().for_each(|l| stand.put(l.revision, l.body));
-        rows.items.into_iter().try_for_each(|r| stand.put_row(&r.name, r.body))?;
+        rows.items.into_iter().for_each(|r| stand.take_row(&r.name, r.updated_at, r.body));
+        [holds.unreadable, lents.unreadable, rows.unreadable].into_iter().flatten().for_each(|u| stand.set_aside(u));
         Ok(stand)
+    }
+
+    fn set_aside(&mut self, unreadable: Unreadable) {
+        if let Some(kind) = KINDS.iter().find(|k| **k == unreadable.kind) {
+            if *kind == LENT_RENEWAL {
+                self.renew_unread(&unreadable.name);
+            }
+            self.unreadable.insert((kind, unreadable.name.clone()), unreadable);
+        }
+    }
+
+    /// The renewals of a borrower cannot be read. The latest there can be is from now: no lease of it ends before that one would.
+    fn renew_unread(&mut self, borrower: &str) {
+        let Ok(borrower) = CloudName::parse(borrower) else { return };
+        let now = clock::boot();
+        let late = |l: &LentLease| Renewed { expires_at: l.expires_at.max(now.after(l.lease.ttl_ms)), ..l.renewed() };
+        let usable = self.book.leases_of(&borrower).filter(|l| l.usable());
+        let all: Vec<_> = usable.map(|l| (l.id().clone(), late(l))).collect();
+        all.into_iter().for_each(|(id, renewed)| self.book.renew(&id, renewed));
+    }
+
+    fn take_row(&mut self, borrower: &str, updated_at: WallMs, row: Row) {
+        if let Err(e) = self.put_row(borrower, row) {
+            let (kind, name) = (LENT_RENEWAL.to_owned(), borrower.to_owned());
+            self.set_aside(Unreadable { kind, name, updated_at, why: e.to_string() });
+        }
+    }
+
+    /// Those that cannot be read, by name.
+    pub fn unreadable(&self) -> impl Iterator<Item = &Unreadable> {
+        self.unreadable.values()
+    }
+
+    /// Whether a lease is there whose record cannot be read.
+    pub fn hides(&self, lease: &str) -> bool {
+        self.unreadable.contains_key(&(LENT, lease.to_owned()))
+    }
+
+    /// Leases whose records cannot be read.
+    pub fn hidden(&self) -> Vec<LeaseId> {
+        let names = self.unreadable.keys().filter(|(kind, _)| *kind == LENT);
+        names.filter_map(|(_, name)| LeaseId::parse(name.clone()).ok()).collect()
+    }
+
+    /// Why the record of a lease cannot be read.
+    pub fn unread(&self, lease: &LeaseId) -> Option<Unreadable> {
+        self.unreadable.get(&(LENT, lease.as_str().to_owned())).cloned()
+    }
+
+    /// Whether it is unknown how many instances a borrower wants: its renewals cannot be read.
+    pub fn wish_unknown(&self, borrower: &CloudName) -> bool {
+        self.unreadable.contains_key(&(LENT_RENEWAL, borrower.as_str().to_owned()))
+    }
+
+    /// Why the room that is left cannot be told: nothing more is lent then. A hold that is older than any may become binds nothing.
+    pub fn unclear(&self, hold_ttl_ms_max: u64, now: Now) -> Option<&Unreadable> {
+        let binds = |u: &&Unreadable| match u.kind.as_str() {
+            HOLD => now.wall.since(u.updated_at) < hold_ttl_ms_max,
+            kind => kind == LENT,
+        };
+        self.unreadable.values().find(binds)
     }
 
     /// As a transaction sees it.
     pub fn of_tx(tx: &Tx<'_>) -> Result<Self, StoreError> {
         let mut stand = Self { at: [tx.revision(); 3], ..Self::default() };
-        tx.list::<Hold>(HOLD)?.into_iter().for_each(|h| stand.book.apply(Transition::Hold(h.body)));
-        tx.list::<LentLease>(LENT)?.into_iter().for_each(|l| stand.put(l.revision, l.body));
-        tx.list::<Row>(LENT_RENEWAL)?.into_iter().try_for_each(|r| stand.put_row(&r.name, r.body))?;
+        let (holds, lents, rows) = (tx.list::<Hold>(HOLD)?, tx.list::<LentLease>(LENT)?, tx.list::<Row>(LENT_RENEWAL)?);
+        holds.items.into_iter().for_each(|h| stand.book.apply(Transition::Hold(h.body)));
+        lents.items.into_iter().for_each(|l| stand.put(l.revision, l.body));
+        rows.items.into_iter().for_each(|r| stand.take_row(&r.name, r.updated_at, r.body));
+        [holds.unreadable, lents.unreadable, rows.unreadable].into_iter().flatten().for_each(|u| stand.set_aside(u));
         Ok(stand)
     }
 
@@ -120,23 +187,31 @@ impl Stand {
     }
 
     /// One object of one of the kinds is this now, or gone.
-    fn take(&mut self, kind: &str, name: &str, object: Object) -> Result<(), StoreError> {
+    fn take(&mut self, kind: &'static str, name: &str, object: Object) -> Result<(), StoreError> {
         let bad = |e: pumasi_terms::BadId| StoreError::Decode { what: format!("{kind}/{name}"), detail: e.to_string() };
+        self.unreadable.remove(&(kind, name.to_owned()));
         match object {
+            Object::Unreadable(unreadable) => {
+                self.forget(kind, name).map_err(bad)?;
+                self.set_aside(unreadable);
+            }
             Object::Hold(hold) => self.book.apply(Transition::Hold(hold)),
             Object::Lent(revision, lent) => self.put(revision, *lent),
-            Object::Row(row) => self.put_row(name, row)?,
-            Object::Gone if kind == HOLD => {
-                self.book.apply(Transition::DropHold(ReservationId::parse(name).map_err(bad)?));
-            }
-            Object::Gone if kind == LENT => {
-                let id = LeaseId::parse(name).map_err(bad)?;
+            Object::Row(at, row) => self.take_row(name, at, row),
+            Object::Gone => self.forget(kind, name).map_err(bad)?,
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, kind: &str, name: &str) -> Result<(), pumasi_terms::BadId> {
+        match kind {
+            HOLD => self.book.apply(Transition::DropHold(ReservationId::parse(name)?)),
+            LENT => {
+                let id = LeaseId::parse(name)?;
                 self.records.remove(&id);
                 self.book.remove(&id);
             }
-            Object::Gone => {
-                self.rows.remove(&CloudName::parse(name).map_err(bad)?);
-            }
+            _ => drop(self.rows.remove(&CloudName::parse(name)?)),
         }
         Ok(())
     }
@@ -152,11 +227,12 @@ impl Stand {
             if change.revision <= self.at[kind] {
                 continue;
             }
-            let object = match KINDS[kind] {
-                HOLD => change.decode()?.map_or(Object::Gone, Object::Hold),
-                LENT => change.decode()?.map_or(Object::Gone, |l| Object::Lent(change.revision, l)),
-                _ => change.decode()?.map_or(Object::Gone, Object::Row),
+            let decoded = match KINDS[kind] {
+                HOLD => change.decode().map(|o| o.map_or(Object::Gone, Object::Hold)),
+                LENT => change.decode().map(|o| o.map_or(Object::Gone, |l| Object::Lent(change.revision, l))),
+                _ => change.decode().map(|o| o.map_or(Object::Gone, |row| Object::Row(store.now(), row))),
             };
+            let object = decoded.unwrap_or_else(|e| Object::Unreadable(change.unreadable(&e, store.now())));
             self.take(KINDS[kind], &change.name, object)?;
         }
         self.at = [head; 3];
@@ -213,8 +289,9 @@ impl Stand {
 enum Object {
     Hold(Hold),
     Lent(Revision, Box<LentLease>),
-    Row(Row),
+    Row(WallMs, Row),
     Gone,
+    Unreadable(Unreadable),
 }
 
 /// The book in memory. It follows the store and is never ahead of it.
@@ -274,10 +351,17 @@ impl Lents {
         let mut own = stand.clone();
         drop(held);
         for (kind, name) in news {
-            let object = match kind {
-                HOLD => tx.get(kind, &name)?.map_or(Object::Gone, |o| Object::Hold(o.body)),
-                LENT => tx.get(kind, &name)?.map_or(Object::Gone, |o| Object::Lent(o.revision, o.body)),
-                _ => tx.get(kind, &name)?.map_or(Object::Gone, |o| Object::Row(o.body)),
+            let read = match kind {
+                HOLD => tx.get(kind, &name).map(|o| o.map_or(Object::Gone, |o| Object::Hold(o.body))),
+                LENT => tx.get(kind, &name).map(|o| o.map_or(Object::Gone, |o| Object::Lent(o.revision, o.body))),
+                _ => tx.get(kind, &name).map(|o| o.map_or(Object::Gone, |o| Object::Row(o.updated_at, o.body))),
+            };
+            let object = match read {
+                Err(StoreError::Decode { detail, .. }) => {
+                    let (kind, name) = (kind.to_owned(), name.clone());
+                    Object::Unreadable(Unreadable { kind, name, updated_at: tx.now(), why: detail })
+                }
+                other => other?,
             };
             own.take(kind, &name, object)?;
         }
@@ -289,8 +373,12 @@ impl Lents {
         self.within(tx, |_, _| true, |stand| look(&stand.book))
     }
 
-    /// One lease with its renewal, as the transaction sees it.
+    /// One lease with its renewal, as the transaction sees it; an error where it is there and cannot be read.
     pub fn lease(&self, tx: &Tx<'_>, id: &LeaseId) -> Result<Option<LentLease>, TxError> {
+        let hidden = self.within(tx, |kind, name| kind == LENT && name == id.as_str(), |s| s.unread(id))?;
+        if let Some(unreadable) = hidden {
+            return Err(StoreError::from(unreadable).into());
+        }
         Ok(self.leases(tx, std::iter::once(id))?.remove(id))
     }
 

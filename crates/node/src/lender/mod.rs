@@ -13,7 +13,7 @@ pub use emptying::{emptiness, reconcile};
 pub use lents::{Lents, Stand};
 pub use told::Told;
 
-use crate::node::{Note, TxError};
+use crate::node::{Note, TxError, store_problem};
 use crate::object::{HOLD, LENT, LENT_APPLICATION, LentApplication, SIGNED_LEASE, ServiceRecord};
 use crate::pact::PactView;
 use crate::{Node, clock};
@@ -51,9 +51,12 @@ pub fn lents(node: &Node) -> Result<Vec<Arc<LentLease>>, Problem> {
     node.lents.with(&node.store, |stand| stand.book().leases().cloned().collect())
 }
 
-/// One of them.
+/// One of them; an error where it is there and cannot be read.
 pub fn lent(node: &Node, id: &LeaseId) -> Result<Option<Arc<LentLease>>, Problem> {
-    node.lents.with(&node.store, |stand| stand.book().lease(id).cloned())
+    node.lents.with(&node.store, |stand| match stand.unread(id) {
+        Some(unreadable) => Err(store_problem(&unreadable.into())),
+        None => Ok(stand.book().lease(id).cloned()),
+    })?
 }
 
 /// Writes the ledger's decision down.
@@ -92,10 +95,17 @@ fn capacity(node: &Node, view: &PactView) -> Result<Capacity, Problem> {
         // What this host cannot isolate it does not lend, whatever the pact says.
         terms.lends = Resources::default();
     }
+    let services = node.services()?;
+    let now = clock::now();
+    let unclear = node.lents.with(&node.store, |s| s.unclear(terms.hold_ttl_ms_max, now).cloned())?;
+    if let Some(unreadable) = unclear.as_ref().or_else(|| services.unreadable().first()) {
+        tracing::debug!(kind = %unreadable.kind, name = %unreadable.name, "nothing more is lent: what it binds is not known");
+        terms.lends = Resources::default();
+    }
     Ok(Capacity {
         terms,
         physical: node.config.physical(),
-        home_use: home_use(&node.services()?),
+        home_use: home_use(&services),
         platforms: capabilities.platforms,
         storage_free_bytes: storage_free(node),
     })
@@ -213,6 +223,9 @@ pub async fn renew(
 ) -> Result<Vec<LeaseStatus>, Problem> {
     let asked: BTreeSet<LeaseId> = renewals.iter().map(|r| r.lease.clone()).collect();
     if !renewals.is_empty() {
+        node.health.whole()?;
+    }
+    if !renewals.is_empty() {
         // What is committed is taken in here, so that the transaction has the least to do.
         node.lents.with(&node.store, |_| ())?;
         let (lents, who) = (node.lents.clone(), borrower.clone());
@@ -228,7 +241,9 @@ pub async fn renew(
         let mine = |l: &&Arc<LentLease>| l.binds() || asked.contains(l.id());
         let known: BTreeMap<&LeaseId, &Arc<LentLease>> =
             stand.book().leases_of(&borrower).filter(mine).map(|l| (l.id(), l)).collect();
-        let unknown = asked.iter().filter(|id| !known.contains_key(id)).map(|lease| LeaseStatus {
+        // Of one whose record cannot be read nothing is said: not known would mean that it is over.
+        let told = |id: &&LeaseId| !known.contains_key(id) && !stand.hides(id.as_str());
+        let unknown = asked.iter().filter(told).map(|lease| LeaseStatus {
             lease: lease.clone(),
             state: None,
             expires_in_ms: 0,

@@ -147,6 +147,8 @@ pub struct Seen {
     pub journeys: BTreeSet<String>,
     /// Nothing was done to the world that may cost a reading.
     pub faultless: bool,
+    /// Nothing but reads of stores fail, under a steady load.
+    pub only_reads_fail: bool,
     /// When a borrower began to rely on a lease that its lender does not show, by lease.
     odd_since: BTreeMap<String, u64>,
 }

@@ -400,6 +400,9 @@ impl GatewayPort for TrappedPort {
         let act = move || self.inner.put_table(table);
         Box::pin(async move { self.trap.local(&self.cloud, &Seen::Table(table), act, unreachable).await })
     }
+    fn table(&self) -> std::pin::Pin<Box<dyn Future<Output = Option<RouteTable>> + Send + '_>> {
+        self.inner.table()
+    }
     fn put_positions<'a>(&'a self, positions: &'a Positions) -> Asked<'a, ()> {
         let seen = Seen::Positions { any: !positions.leases.is_empty() };
         let act = move || self.inner.put_positions(positions);

@@ -213,13 +213,52 @@ fn the_row_is_as_it_was_first_stored() {
     lender.renew("a", &[renewal(1, 5, 2)], 4_000);
     let stored = lender.store.get::<Row>(LENT_RENEWAL, "a").unwrap().unwrap().body;
     assert_eq!(serde_json::to_string(&stored).unwrap(), row);
-    // Of another version it is refused by name.
-    let other = lender.write(|tx, _| {
+    // Of another version it is set aside by name. None of its borrower's leases ends before the latest renewal there can be would let it.
+    lender.write(|tx, _| {
         tx.put(LENT_RENEWAL, "a", &serde_json::json!({"version": 2, "leases": {}}), Expect::Any)?;
-        Ok(Stand::of_tx(tx).map(drop))
+        Ok(())
     });
-    assert!(other.unwrap_err().to_string().contains("version 2"));
-    assert!(lender.lents.with(&lender.store, |_| ()).is_err());
+    let latest = crate::clock::boot().after(9_000);
+    let aside = move |s: &Stand| {
+        let told = s.unreadable().map(|u| (u.name.clone(), u.why.contains("version 2"))).collect::<Vec<_>>();
+        (told, s.wish_unknown(&cloud("a")), s.book().lease(&id(1)).is_some_and(|l| l.expires_at > latest))
+    };
+    let hidden = (vec![("a".to_owned(), true)], true, true);
+    assert_eq!(lender.lents.with(&lender.store, aside).unwrap(), hidden);
+    assert_eq!(aside(&Stand::of_store(&lender.store).unwrap()), hidden);
+    assert_eq!(lender.write(move |tx, _| Ok(aside(&Stand::of_tx(tx)?))), hidden);
+    // The borrower's next heartbeat writes it anew, also after the end that the lease's own record knows.
+    let anew = Lender { store: lender.store.clone(), lents: Arc::default(), _disk: lender._disk.clone() };
+    anew.lents.with(&anew.store, |_| ()).unwrap();
+    anew.renew("a", &[renewal(1, 5, 2)], 60_000);
+    assert_eq!(anew.lents.with(&anew.store, aside).unwrap(), (Vec::new(), false, true));
+}
+
+#[test]
+fn a_lease_that_cannot_be_read_is_set_aside_by_name_and_the_others_are_in_the_book() {
+    let lender = Lender::new(&[lent("a", 1), lent("a", 2)]);
+    lender.book();
+    lender.write(|tx, _| {
+        tx.put(LENT, id(2).as_str(), &serde_json::json!({"of": "another version"}), Expect::Any)?;
+        Ok(())
+    });
+    let seen =
+        |s: &Stand| (s.hides(id(2).as_str()), s.hidden(), s.book().leases().count(), s.unclear(1, at(1)).is_some());
+    let hidden = (true, vec![id(2)], 1, true);
+    assert_eq!(lender.lents.with(&lender.store, seen).unwrap(), hidden);
+    assert_eq!(seen(&Stand::of_store(&lender.store).unwrap()), hidden);
+    assert!(
+        lender
+            .store
+            .transact_blocking({
+                let lents = lender.lents.clone();
+                move |tx| lents.lease(tx, &id(2))
+            })
+            .is_err()
+    );
+    lender.write(|tx, _| Ok(tx.put(LENT, id(2).as_str(), &lent("a", 2), Expect::Any).map(drop)?));
+    assert_eq!(lender.lents.with(&lender.store, seen).unwrap(), (false, Vec::new(), 2, false));
+    lender.book();
 }
 
 #[test]
