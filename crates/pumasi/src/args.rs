@@ -264,7 +264,7 @@ The daemon then starts, but acts on no other cloud before pumasi accept-restored
     },
     /// Open the web console at a loopback port of this host, until Ctrl-C
     #[command(
-        after_help = "Examples:\n  pumasi console\n  pumasi console --port 7400\n\nPrints the address, with a token in its fragment that is good as long as this runs. Treat the line as a secret."
+        after_help = "Examples:\n  pumasi console\n  pumasi console --port 7400\n\nPrints the address, with a token in its fragment that is good as long as this runs.\nTreat the line as a secret."
     )]
     Console {
         /// Listen there; 0 takes a free port
