@@ -73,6 +73,9 @@ impl Engine for TimedEngine {
         }
         self.catch_up().stop(id)
     }
+    fn hold<'a>(&'a self, owner: &'a str, why: Option<&'a str>) -> BoxFuture<'a, Result<(), EngineError>> {
+        self.catch_up().hold(owner, why)
+    }
     fn remove<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<(), EngineError>> {
         if self.mutant == Some(Mutant::Leftover) && self.lent(id) {
             self.stopped.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());

@@ -364,6 +364,9 @@ impl Engine for TrappedEngine {
     fn stop<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<(), EngineError>> {
         Box::pin(self.call(Call::Stop, move || self.inner.stop(id)))
     }
+    fn hold<'a>(&'a self, owner: &'a str, why: Option<&'a str>) -> BoxFuture<'a, Result<(), EngineError>> {
+        self.inner.hold(owner, why)
+    }
     fn remove<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<(), EngineError>> {
         Box::pin(self.call(Call::Remove, move || self.inner.remove(id)))
     }
