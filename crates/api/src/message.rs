@@ -47,6 +47,17 @@ pub enum GatewayState {
     Unreachable,
 }
 
+/// `POST /v1/standing`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AcceptRestored {
+    #[serde(default)]
+    pub why: String,
+    /// Members that are not waited for: what they have seen of this store is not compared.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub without: Vec<CloudName>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct MemberStatus {
     pub cloud: CloudName,

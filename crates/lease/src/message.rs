@@ -35,8 +35,21 @@ pub struct Heartbeat {
     /// The sender's store: lets the other side tell a restored one that it is old.
     pub incarnation: u64,
     pub revision: u64,
+    /// The sender's own proof of these two, to be kept and brought back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<Receipt>,
     /// Leases the sender rents from the receiver and wants renewed.
     pub renew: Vec<Renewal>,
+}
+
+/// How far the store of the cloud that made it was once. Only that cloud can make or verify it: whoever brings it back proves
+/// something, whoever only names numbers does not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Receipt {
+    pub incarnation: u64,
+    pub revision: u64,
+    /// Over both numbers and the names of both clouds, hex.
+    pub mac: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -54,9 +67,12 @@ pub struct HeartbeatAnswer {
     pub pact_serial: Serial,
     pub incarnation: u64,
     pub revision: u64,
-    /// What the receiver has seen of the sender's store at most.
+    /// What the receiver has seen of the sender's store at most: its word, which `receipt` proves.
     pub seen_incarnation: u64,
     pub seen_revision: u64,
+    /// The newest receipt that the sender ever gave to the receiver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<Receipt>,
     /// Where the receiver is, for people's maps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<pumasi_terms::Place>,

@@ -4,6 +4,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::node::Locked;
 use crate::pact::PactView;
+use pumasi_lease::message::Receipt;
 use pumasi_terms::{CloudName, LeaseId};
 use pumasi_trust::{
     Authority, Bundle, DocumentKey, ExpectPeer, Secret, SharedIdentity, SharedTrust, SpiffeId, Svid, TrustStore,
@@ -23,7 +24,8 @@ pub struct Identity {
     pub daemon: SharedIdentity,
     pub trust: SharedTrust,
     pub key: DocumentKey,
-    /// From which the keys of tickets are derived, one a lease.
+    /// From which keys are derived that nobody else verifies with: of tickets, one a lease, and of receipts. It lies outside
+    /// the store, so that a store put back from a backup still knows its own receipts.
     tickets: Secret<[u8; 32]>,
     gateway_dir: PathBuf,
     pact: Locked<Option<Arc<PactView>>>,
@@ -138,6 +140,27 @@ impl Identity {
         let mut hasher = blake3::Hasher::new_keyed(self.tickets.expose());
         hasher.update(b"pumasi redirect ticket v1 ").update(lease.as_str().as_bytes());
         hex::encode(hasher.finalize().as_bytes())
+    }
+
+    fn receipt_mac(&self, member: &CloudName, incarnation: u64, revision: u64) -> blake3::Hash {
+        let key = blake3::derive_key("pumasi store receipt v1", self.tickets.expose());
+        let mut hasher = blake3::Hasher::new_keyed(&key);
+        for name in [&self.cloud, member] {
+            hasher.update(&(name.as_str().len() as u64).to_le_bytes()).update(name.as_str().as_bytes());
+        }
+        hasher.update(&incarnation.to_le_bytes()).update(&revision.to_le_bytes()).finalize()
+    }
+
+    /// For a member to keep: where this cloud's store stands.
+    pub fn receipt(&self, member: &CloudName, incarnation: u64, revision: u64) -> Receipt {
+        let mac = self.receipt_mac(member, incarnation, revision).to_hex().to_string();
+        Receipt { incarnation, revision, mac }
+    }
+
+    /// Whether this cloud gave that member this receipt. The comparison takes the same time for every wrong one.
+    pub fn gave(&self, member: &CloudName, receipt: &Receipt) -> bool {
+        blake3::Hash::from_hex(&receipt.mac)
+            .is_ok_and(|mac| mac == self.receipt_mac(member, receipt.incarnation, receipt.revision))
     }
 
     /// To call the daemon of a member.

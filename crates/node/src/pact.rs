@@ -183,7 +183,7 @@ fn ours(e: impl std::fmt::Display) -> Problem {
 }
 
 pub fn no_pact() -> Problem {
-    let text = "this cloud is in no pact; found one (`pumasi pact found`) or join one by an invitation";
+    let text = "this cloud is in no pact; found one (`pumasi pact init`) or join one by an invitation";
     Problem::new(404, "no_pact", Fault::Input, text)
 }
 
@@ -231,7 +231,7 @@ fn overtaken(why: impl Into<String>) -> Problem {
 
 /// A store that may be old may have forgotten a promise.
 fn may_sign(node: &Node) -> Result<(), Problem> {
-    let advice = "compare it with the peers, then `pumasi standing accept`";
+    let advice = "compare it with the peers, then `pumasi accept-restored`";
     node.may_act().map_err(|why| Problem::conflict(format!("this cloud signs nothing now: {why}; {advice}")))
 }
 

@@ -1,12 +1,14 @@
 //! Heartbeats: one batch a second to each member carries renewals there and offers, lease states and news back.
 //!
-//! Always holds: a lease's time is counted from when the renewal was sent; nothing here decides, it reports to the journeys.
+//! Always holds: a lease's time is counted from when the renewal was sent; nothing here decides, it reports to the journeys; a
+//! member's number about this cloud's store counts only with a receipt that this cloud gave it.
 
 use crate::node::Locked;
 use crate::wire::PROTOCOL;
 use crate::{Node, borrower, clock, pact};
 use pumasi_journey::{Event, Journey, PartState, renewals};
-use pumasi_lease::message::{Heartbeat, HeartbeatAnswer, Renewal};
+use pumasi_lease::message::{Heartbeat, HeartbeatAnswer, Receipt, Renewal};
+use pumasi_store::COUNT_MAX;
 use pumasi_terms::offer::Offer;
 use pumasi_terms::pact::Member;
 use pumasi_terms::{BootMs, CloudName, LeaseId, Revision};
@@ -21,6 +23,10 @@ const RTTS: usize = 16;
 const EAGER_MS: u64 = 100;
 /// Another trouble with a member that is in trouble already is told only so often.
 const TROUBLE_MS: u64 = 5_000;
+/// A member that says again what it cannot prove is told of only so often.
+const CLAIM_MS: u64 = 3_600_000;
+/// Hexadecimal digits of a receipt's proof.
+const MAC_HEX: usize = 64;
 /// An offer older than this is no offer.
 const OFFER_MS_MAX: u64 = 10_000;
 
@@ -38,8 +44,10 @@ pub struct Seen {
     /// The trouble that the journal told last.
     told: Option<(String, BootMs)>,
     pub offer: Option<Offer>,
-    pub incarnation: u64,
-    pub revision: u64,
+    /// The newest that it gave to be brought back.
+    pub receipt: Option<Receipt>,
+    /// When a claim of its about this cloud's store was told last.
+    claimed_at: Option<BootMs>,
     pub place: Option<pumasi_api::message::Place>,
     /// Leases that it keeps for this cloud and that may stand in a journey which cannot be read.
     kept: BTreeMap<LeaseId, Kept>,
@@ -61,14 +69,29 @@ impl Seen {
 }
 
 impl Peers {
-    /// Remembers how far a member's store was, and answers what was seen at most.
-    pub fn saw(&self, cloud: &CloudName, incarnation: u64, revision: u64) -> (u64, u64) {
+    /// Keeps a member's receipt for how far its store is, and gives back the newest one.
+    pub fn saw(&self, cloud: &CloudName, receipt: Option<Receipt>) -> Option<Receipt> {
         let mut seen = self.seen.lock();
         let peer = seen.entry(cloud.clone()).or_default();
-        if (incarnation, revision) > (peer.incarnation, peer.revision) {
-            (peer.incarnation, peer.revision) = (incarnation, revision);
+        let at = |r: &Receipt| (r.incarnation, r.revision);
+        let fits = |r: &Receipt| r.mac.len() == MAC_HEX && r.incarnation.max(r.revision) <= COUNT_MAX;
+        if let Some(receipt) = receipt.filter(fits)
+            && peer.receipt.as_ref().is_none_or(|kept| at(kept) <= at(&receipt))
+        {
+            peer.receipt = Some(receipt);
         }
-        (peer.incarnation, peer.revision)
+        peer.receipt.clone()
+    }
+
+    /// Whether an unproven claim of this member is news.
+    fn claimed(&self, cloud: &CloudName, now: BootMs) -> bool {
+        let mut seen = self.seen.lock();
+        let peer = seen.entry(cloud.clone()).or_default();
+        let news = peer.claimed_at.is_none_or(|at| now.since(at) >= CLAIM_MS);
+        if news {
+            peer.claimed_at = Some(now);
+        }
+        news
     }
 
     pub fn of(&self, cloud: &CloudName) -> Seen {
@@ -224,8 +247,9 @@ async fn call(
 ) -> Result<HeartbeatAnswer, String> {
     let identity = node.store.identity();
     let pact_serial = node.pact().map(|v| v.pact.serial).unwrap_or_default();
-    let revision = node.store.revision().0;
-    let beat = Heartbeat { protocol: PROTOCOL, pact_serial, incarnation: identity.incarnation, revision, renew };
+    let (incarnation, revision) = (identity.incarnation, node.store.revision().0);
+    let receipt = Some(node.identity.receipt(&member.cloud, incarnation, revision));
+    let beat = Heartbeat { protocol: PROTOCOL, pact_serial, incarnation, revision, receipt, renew };
     // Long enough for a slow link, short enough that three fit into a lease.
     let timeout = Duration::from_millis((node.config.timing.lease_ttl_ms / 4).clamp(500, 5_000));
     let client = node.peers.clients.of(node, &member.cloud).map_err(|e| e.to_string())?;
@@ -238,13 +262,7 @@ async fn heard(node: &Node, cloud: &CloudName, journeys: &[Arc<Journey>], answer
     {
         tracing::warn!(%cloud, error = %e, "its newer pact was not taken over; tried again");
     }
-    match node.store.peer_saw(answer.seen_incarnation, Revision(answer.seen_revision)).await {
-        Ok(pumasi_store::Standing::Restored { why }) => {
-            tracing::error!(%why, "the store may be old: nothing is asked of or given to others until this is accepted")
-        }
-        Ok(_) => {}
-        Err(e) => tracing::warn!(error = %e, "the store's age was not compared"),
-    }
+    compare_store(node, cloud, &answer).await;
     let mut kept = BTreeMap::new();
     for status in answer.leases {
         let of = journeys.iter().find(|j| j.part(&status.lease).is_some_and(|p| &p.lender == cloud));
@@ -263,9 +281,54 @@ async fn heard(node: &Node, cloud: &CloudName, journeys: &[Arc<Journey>], answer
     node.peers.keep(cloud, kept);
 }
 
+/// What the member has seen of this cloud's store: proven by a receipt of ours, or its own word, which stops nothing.
+async fn compare_store(node: &Node, cloud: &CloudName, answer: &HeartbeatAnswer) {
+    let proven = answer.receipt.as_ref().filter(|r| node.identity.gave(cloud, r));
+    if let Some(receipt) = proven {
+        match node.store.peer_saw(receipt.incarnation, Revision(receipt.revision)).await {
+            Ok(pumasi_store::Standing::Restored { why }) => {
+                tracing::error!(%why, "the store may be old: nothing is asked of or given to others until this is accepted")
+            }
+            Ok(_) => {}
+            Err(e) => tracing::warn!(error = %e, "the store's age was not compared"),
+        }
+    }
+    let word = (answer.seen_incarnation, answer.seen_revision);
+    let brought = answer.receipt.as_ref().map_or((0, 0), |r| (r.incarnation, r.revision));
+    let here = (node.store.identity().incarnation, node.store.revision().0);
+    let claim = word.max(brought);
+    if claim > here
+        && proven.is_none_or(|r| claim > (r.incarnation, r.revision))
+        && node.peers.claimed(cloud, clock::boot())
+    {
+        let text = format!(
+            "{cloud} says that it has seen incarnation {}, revision {} of this cloud's store, which is at {}, {}; it brings \
+             no receipt of this cloud for that, so nothing follows from it: ask its operator",
+            claim.0, claim.1, here.0, here.1
+        );
+        tracing::warn!(%cloud, claim = ?claim, "a member says of this cloud's store what it cannot prove");
+        node.note("daemon", crate::node::Note::new("claim_unproven", "cloud", cloud).because(text)).await;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_newest_receipt_of_a_member_is_brought_back_and_nothing_that_is_none() {
+        let peers = Peers::default();
+        let cloud = CloudName::parse("city-b").unwrap();
+        let receipt = |incarnation, revision| Receipt { incarnation, revision, mac: "0".repeat(MAC_HEX) };
+        assert_eq!(peers.saw(&cloud, None), None);
+        assert_eq!(peers.saw(&cloud, Some(receipt(2, 7))), Some(receipt(2, 7)));
+        assert_eq!(peers.saw(&cloud, Some(receipt(1, 900))), Some(receipt(2, 7)));
+        assert_eq!(peers.saw(&cloud, Some(receipt(1, u64::MAX))), Some(receipt(2, 7)));
+        assert_eq!(peers.saw(&cloud, Some(receipt(u64::MAX, 1))), Some(receipt(2, 7)));
+        let long = Receipt { mac: "0".repeat(1 << 20), ..receipt(3, 1) };
+        assert_eq!(peers.saw(&cloud, Some(long)), Some(receipt(2, 7)), "nobody fills this memory");
+        assert_eq!(peers.saw(&cloud, Some(receipt(3, 1))), Some(receipt(3, 1)));
+    }
 
     #[test]
     fn a_member_that_fails_for_another_reason_is_told_again_but_not_at_every_beat() {

@@ -6,9 +6,9 @@ use crate::output::{self, Format, note};
 use crate::session::{Session, wall_now};
 use crate::units::bytes;
 use pumasi_api::Role;
-use pumasi_api::message::{Automation, BackupDone, NewToken, TokenView, Why};
+use pumasi_api::message::{AcceptRestored, Automation, BackupDone, NewToken, TokenView, Why};
 use pumasi_store::{BackupError, Force, OpenError, Store};
-use pumasi_terms::ServiceName;
+use pumasi_terms::{CloudName, ServiceName};
 use serde_json::{Value, json};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -115,8 +115,9 @@ pub fn restore(from: &Path, to: &Path, force: bool) -> Result<(), Failure> {
     output::print(&format!("{} restored\n", database.display()))
 }
 
-pub async fn accept_restored(session: &Session, why: &str) -> Result<(), Failure> {
-    let answer: Value = session.client.post("/v1/standing", &Why { why: why.to_owned() }).await?;
+pub async fn accept_restored(session: &Session, why: &str, without: &[CloudName]) -> Result<(), Failure> {
+    let wish = AcceptRestored { why: why.to_owned(), without: without.to_vec() };
+    let answer: Value = session.client.post("/v1/standing", &wish).await?;
     session.done("store", "accepted", &answer)
 }
 

@@ -254,7 +254,13 @@ The daemon then starts, but acts on no other cloud before pumasi accept-restored
     },
     /// Let a restored store act again, after it was compared with the peers
     #[command(after_help = "Example:\n  pumasi accept-restored --why 'disk replaced, backup of 06:00'")]
-    AcceptRestored(WhyArgs),
+    AcceptRestored {
+        #[command(flatten)]
+        why: WhyArgs,
+        /// A member that is silent and not waited for; may be given several times
+        #[arg(long, value_name = "CLOUD")]
+        without: Vec<CloudName>,
+    },
     /// Live traffic of each service
     #[command(after_help = "Examples:\n  pumasi top\n  pumasi top --once")]
     Top {

@@ -115,7 +115,7 @@ async fn ask(session: &Session, command: &Command) -> Result<(), Failure> {
         Command::Token(command) => acts::token(session, command).await,
         Command::Quarantine(command) => quarantine::quarantine(session, command).await,
         Command::Backup => acts::backup(session).await,
-        Command::AcceptRestored(why) => acts::accept_restored(session, &why.why).await,
+        Command::AcceptRestored { why, without } => acts::accept_restored(session, &why.why, without).await,
         Command::Console { port } => acts::console(session, *port).await,
         Command::Top { once } => top::top(session, *once).await,
         other => Err(Failure::failed(format!("{other:?} does not ask a daemon"))),

@@ -3,6 +3,7 @@
 //! Enters: requests of one daemon to another. Leaves: the other's answers, or nothing, as the weather of the link says.
 //! Always holds: a message on its way arrives whether its sender lives on or not; a caller that shows no identity is seen as a stranger.
 
+use crate::liar::Liar;
 use crate::life::Life;
 use crate::mutant::Mutant;
 use crate::steps::Trap;
@@ -71,6 +72,7 @@ pub struct Net {
     inner: Mutex<Inner>,
     mutant: Option<Mutant>,
     trap: OnceLock<Arc<Trap>>,
+    liar: OnceLock<Liar>,
 }
 
 impl std::fmt::Debug for Net {
@@ -94,12 +96,17 @@ impl Net {
             weather: Weather::default(),
             messages: 0,
         };
-        Arc::new(Self { begin, story, inner: Mutex::new(inner), mutant, trap: OnceLock::new() })
+        Arc::new(Self { begin, story, inner: Mutex::new(inner), mutant, trap: OnceLock::new(), liar: OnceLock::new() })
     }
 
     /// One planned fault is done to what passes.
     pub fn set_trap(&self, trap: Arc<Trap>) {
         let _ = self.trap.set(trap);
+    }
+
+    /// One cloud lies in its heartbeats.
+    pub fn set_liar(&self, liar: Liar) {
+        let _ = self.liar.set(liar);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -182,6 +189,9 @@ impl Net {
         let what = format!("{} {}", request.method(), request.uri().path());
         // Heartbeats are told only where they go wrong: there are too many.
         let quiet = what.ends_with("/heartbeat");
+        if quiet && let Some(liar) = self.liar.get() {
+            liar.overhear(&from, &to, &request);
+        }
         let (answered, answer) = oneshot::channel();
         match self.fate(&from, &to) {
             Fate::Lost => {
@@ -210,6 +220,9 @@ impl Net {
         let mut answer = answer.await.map_err(|_| "the connection broke".to_owned())??;
         if let Some(mutant) = self.mutant {
             mutant.on_answer(&what, &mut answer);
+        }
+        if quiet && let Some(liar) = self.liar.get().filter(|l| l.cloud == to) {
+            liar.lie(&from, &mut answer);
         }
         match self.fate(&to, &from) {
             Fate::Lost => {

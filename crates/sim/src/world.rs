@@ -1,6 +1,7 @@
 //! The world: brings up clouds that trust each other, plays a script on them, and waits until everything came back.
 
 use crate::cloud::{Belongings, Common, Host, operator};
+use crate::liar::Liar;
 use crate::life::HostClock;
 use crate::mutant::Mutant;
 use crate::net::Net;
@@ -36,11 +37,13 @@ pub struct Setup {
     pub clouds: usize,
     pub script: Script,
     pub mutant: Option<Mutant>,
+    /// Which cloud lies about the others' stores.
+    pub liar: Option<usize>,
 }
 
 impl Setup {
     pub fn random(seed: u64) -> Self {
-        Self { seed, clouds: 3, script: Script::random(seed, 3), mutant: None }
+        Self { seed, clouds: 3, script: Script::random(seed, 3), mutant: None, liar: None }
     }
 }
 
@@ -57,6 +60,10 @@ pub struct Outcome {
     /// Of the first cloud's users: answered, and of those by rented instances.
     pub completed: u64,
     pub rented: u64,
+}
+
+fn city(at: usize) -> String {
+    format!("city-{}", char::from(b'a' + at as u8))
 }
 
 /// Plays one run on this thread, which must be in no runtime.
@@ -105,6 +112,9 @@ async fn run(setup: &Setup, dir: &Path) -> anyhow::Result<Outcome> {
     let begin = Instant::now();
     let story = Arc::new(Story::default());
     let net = Net::new(setup.seed, begin, story.clone(), setup.mutant);
+    if let Some(at) = setup.liar {
+        net.set_liar(Liar::new(CloudName::parse(city(at))?));
+    }
     let oracles = Arc::new(Oracles::default());
     let (died, mut deaths) = mpsc::unbounded_channel();
     let common = Common {
@@ -120,7 +130,7 @@ async fn run(setup: &Setup, dir: &Path) -> anyhow::Result<Outcome> {
     };
     let mut hosts = Vec::new();
     for at in 0..setup.clouds {
-        let name = format!("city-{}", char::from(b'a' + at as u8));
+        let name = city(at);
         let drift = setup.script.drifts_ppm.get(at).copied().unwrap_or(0);
         let clock = HostClock::new(begin, 1_000_000 * (at as u64 + 1), drift, at as i64 * 300);
         hosts.push(Host::new(&common, CloudName::parse(&name)?, config(&name, at, dir)?, clock));

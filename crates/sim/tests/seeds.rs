@@ -73,6 +73,21 @@ fn the_same_seed_is_the_same_story() {
     }
 }
 
+/// Numbers up to the greatest, receipts forged, replayed, of others: nobody stops and nobody's store is spoiled.
+#[test]
+fn a_lying_member_stops_nobody() {
+    let (mut leases, mut rented) = (0, 0);
+    for seed in 40..80 {
+        for liar in [1, 2] {
+            let outcome = play(&Setup { liar: Some(liar), ..Setup::random(seed) }).unwrap();
+            assert!(outcome.broken.is_empty(), "liar {liar}, {}", told(&outcome));
+            leases += outcome.leases;
+            rented += outcome.rented;
+        }
+    }
+    assert!(leases > 40 && rented > 0, "they went on lending: {leases} leases, {rented} answered by rented instances");
+}
+
 /// The canary: oracles that find nothing prove nothing.
 #[test]
 fn every_planted_bug_is_found() {

@@ -3,7 +3,8 @@
 //! A database that is older than its anchor was put back from somewhere. The anchor is written after commits, by a thread
 //! of its own, at most once an interval; it may lag behind the database and is never ahead of it.
 
-use crate::standing::{Head, RestoredWhy, StoreIdentity, to_sql};
+use crate::numbers::{COUNT_MAX, bound};
+use crate::standing::{Head, RestoredWhy, StoreIdentity};
 use rusqlite::{Connection, OptionalExtension};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
@@ -82,15 +83,19 @@ pub(crate) fn compare_with(
     if anchor.store_id != *head.store_id {
         return Ok(Some(RestoredWhy::AnchorForeign { store_id: anchor.store_id }));
     }
+    let mut point = anchor.anchor;
+    let mut incarnation = anchor.incarnation;
+    // An older version wrote here what a member had made up. The journal's row and link are this store's own word.
+    if incarnation.max(point.revision.0) > COUNT_MAX {
+        (incarnation, point.revision.0) = (incarnation.min(head.incarnation), 0);
+    }
     // The database was accepted after this anchor was written, and died before the next one.
-    if anchor.incarnation < head.incarnation {
+    if incarnation < head.incarnation {
         return Ok(None);
     }
-    let point = anchor.anchor;
-    if anchor.incarnation > head.incarnation || point.journal_seq > head.journal_seq || point.revision.0 > head.revision
-    {
+    if incarnation > head.incarnation || point.journal_seq > head.journal_seq || point.revision.0 > head.revision {
         return Ok(Some(RestoredWhy::AnchorAhead {
-            incarnation: anchor.incarnation,
+            incarnation,
             revision: point.revision,
             journal_seq: point.journal_seq,
         }));
@@ -98,7 +103,7 @@ pub(crate) fn compare_with(
     let link: Option<[u8; 32]> = if point.journal_seq == head.base_seq {
         Some(head.base_link)
     } else {
-        conn.query_row("SELECT link FROM journal_links WHERE last_seq = ?1", [to_sql(point.journal_seq)], |r| r.get(0))
+        conn.query_row("SELECT link FROM journal_links WHERE last_seq = ?1", [bound(point.journal_seq)], |r| r.get(0))
             .optional()?
     };
     let same = match link {

@@ -32,6 +32,8 @@ pub enum StoreError {
     CommitUnknown { detail: String },
     #[error("the disk failed earlier ({detail}); nothing is written until the daemon is started again")]
     Broken { detail: String },
+    #[error("the {what} is {value} and cannot rise: no store of ours counts so far; restore a backup and report this")]
+    Exhausted { what: &'static str, value: u64 },
     #[error("{doing}: {detail}")]
     Database { doing: &'static str, detail: String, retryable: bool },
 }

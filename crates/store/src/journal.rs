@@ -4,7 +4,8 @@
 //! Personal payloads are kept apart and enter a row only as a digest keyed by a salt that is erased with them.
 
 use crate::error::{StoreError, during};
-use crate::standing::{Head, from_sql, to_sql};
+use crate::numbers::{bound, from_sql, to_sql};
+use crate::standing::Head;
 use crate::tx::Tx;
 use pumasi_terms::WallMs;
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
@@ -231,7 +232,7 @@ impl Tx<'_> {
             )
             .and_then(|mut s| {
                 s.execute(params![
-                    to_sql(seq),
+                    to_sql(seq)?,
                     columns.at,
                     columns.actor,
                     columns.action,
@@ -248,7 +249,7 @@ impl Tx<'_> {
         if let Some((salt, text)) = payload {
             self.conn
                 .prepare_cached("INSERT INTO journal_personal (seq, salt, payload) VALUES (?1, ?2, ?3)")
-                .and_then(|mut s| s.execute(params![to_sql(seq), salt, text]))
+                .and_then(|mut s| s.execute(params![to_sql(seq)?, salt, text]))
                 .map_err(&doing)?;
         }
         self.work.head.journal_seq = seq;
@@ -265,7 +266,7 @@ impl Tx<'_> {
 
     fn erase(&mut self, seq: u64) -> Result<bool, StoreError> {
         let erased = self
-            .overwriting(|conn| conn.execute("DELETE FROM journal_personal WHERE seq = ?1", [to_sql(seq)]))
+            .overwriting(|conn| conn.execute("DELETE FROM journal_personal WHERE seq = ?1", [to_sql(seq)?]))
             .map_err(during("erasing a personal payload"))?
             > 0;
         self.work.erased |= erased;
@@ -353,7 +354,7 @@ fn seal_segment(conn: &Connection, head: &mut Head, last: u64, now: WallMs) -> R
         return Ok(false);
     }
     conn.prepare_cached("INSERT INTO journal_segments (last_seq, first_seq, sealed_at, link) VALUES (?1, ?2, ?3, ?4)")
-        .and_then(|mut s| s.execute(params![to_sql(last), to_sql(head.segment_seq + 1), now.0, head.journal_link]))
+        .and_then(|mut s| s.execute(params![to_sql(last)?, to_sql(head.segment_seq + 1)?, now.0, head.journal_link]))
         .map_err(during("sealing a journal segment"))?;
     head.segment_seq = last;
     Ok(true)
@@ -372,7 +373,7 @@ pub(crate) fn seal_batch(
     let first = head.journal_seq + 1 - digests.len() as u64;
     head.journal_link = next_link(&head.journal_link, first, digests);
     conn.prepare_cached("INSERT INTO journal_links (last_seq, first_seq, sealed_at, link) VALUES (?1, ?2, ?3, ?4)")
-        .and_then(|mut s| s.execute(params![to_sql(head.journal_seq), to_sql(first), now.0, head.journal_link]))
+        .and_then(|mut s| s.execute(params![to_sql(head.journal_seq)?, to_sql(first)?, now.0, head.journal_link]))
         .map_err(during("sealing the journal"))?;
     if head.journal_seq - head.segment_seq >= SEGMENT_ROWS {
         let last = head.journal_seq;
@@ -390,7 +391,7 @@ pub(crate) fn page(
     let doing = during("reading the journal");
     let mut sql =
         format!("SELECT {COLUMNS}, p.payload FROM journal j LEFT JOIN journal_personal p USING (seq) WHERE j.seq > ?");
-    let after = to_sql(after_seq);
+    let after = bound(after_seq);
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut values: Vec<&dyn ToSql> = vec![&after];
     for (column, wanted) in

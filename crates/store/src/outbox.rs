@@ -3,7 +3,7 @@
 //! Bounded per destination and in attempts; what was given up stays visible as a dead letter until somebody decides.
 
 use crate::error::{StoreError, during};
-use crate::standing::{from_sql, to_sql};
+use crate::numbers::{bound, from_sql};
 use crate::tx::Tx;
 use pumasi_terms::WallMs;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -132,7 +132,7 @@ impl Tx<'_> {
         let gone: Option<(String, bool)> = self
             .conn
             .prepare_cached("DELETE FROM outbox WHERE id = ?1 RETURNING destination, dead")
-            .and_then(|mut s| s.query_row([to_sql(id)], |r| Ok((r.get(0)?, r.get(1)?))).optional())
+            .and_then(|mut s| s.query_row([bound(id)], |r| Ok((r.get(0)?, r.get(1)?))).optional())
             .map_err(during("removing a message"))?;
         let Some((destination, dead)) = gone else { return Ok(false) };
         if !dead {
@@ -170,7 +170,7 @@ impl Tx<'_> {
                  dead = attempts + 1 >= ?4 WHERE id = ?1 AND dead = 0 RETURNING destination, dead",
             )
             .and_then(|mut s| {
-                s.query_row(params![to_sql(id), &error[..end], next_attempt_at.0, self.attempts_max], |r| {
+                s.query_row(params![bound(id), &error[..end], next_attempt_at.0, self.attempts_max], |r| {
                     Ok((r.get(0)?, r.get(1)?))
                 })
                 .optional()
@@ -185,7 +185,7 @@ impl Tx<'_> {
                     "DELETE FROM outbox WHERE dead = 1 AND id <=
                      (SELECT id FROM outbox WHERE dead = 1 ORDER BY id DESC LIMIT 1 OFFSET ?1)",
                 )
-                .and_then(|mut s| s.execute([to_sql(OUTBOX_DEAD_MAX)]))
+                .and_then(|mut s| s.execute([bound(OUTBOX_DEAD_MAX)]))
                 .map_err(&doing)?;
         }
         Ok(dead)
@@ -204,7 +204,7 @@ impl Tx<'_> {
                 "UPDATE outbox SET dead = 0, attempts = 0, next_attempt_at = ?2 WHERE id = ?1 AND dead = 1
                  RETURNING destination",
             )
-            .and_then(|mut s| s.query_row(params![to_sql(id), self.now.0], |r| r.get(0)).optional())
+            .and_then(|mut s| s.query_row(params![bound(id), self.now.0], |r| r.get(0)).optional())
             .map_err(during("reviving a dead letter"))?;
         let Some(destination) = again else { return Ok(false) };
         self.depth(&destination, 1)?;

@@ -1,6 +1,7 @@
 //! The database's shape, and the steps that bring an older one to it.
 
 use crate::error::{OpenError, StoreError, during};
+use crate::numbers;
 use crate::standing::Head;
 use pumasi_terms::WallMs;
 use rusqlite::config::DbConfig;
@@ -198,7 +199,8 @@ pub(crate) fn prepare(
     setup(conn).map_err(fail("setting up the connection"))?;
     migrate(conn, STEPS).map_err(fail("migrating the schema"))?;
     let damaged = |e: StoreError| OpenError::Damaged { path: path.to_owned(), detail: e.to_string() };
-    if let Some(head) = Head::load(conn).map_err(damaged)? {
+    if let Some(mut head) = Head::load(conn).map_err(damaged)? {
+        numbers::mend(conn, &mut head).map_err(fail("giving the store true numbers again"))?;
         return Ok(head);
     }
     let head = Head::first(store_id);

@@ -1,6 +1,7 @@
 //! Whether this store is the newest of its line, and the row that says where it stands.
 
 use crate::error::{StoreError, during};
+use crate::numbers::{self, COUNT_MAX, from_sql, to_sql};
 use pumasi_terms::{Revision, WallMs};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
@@ -52,15 +53,18 @@ pub enum RestoredWhy {
     AnchorMissing,
     /// The anchor file cannot be read.
     AnchorUnreadable { detail: String },
-    /// A peer was told of a later state.
+    /// A peer brought back a receipt that this cloud once gave over a later state.
     PeerAhead { incarnation: u64, revision: Revision },
 }
 
 impl RestoredWhy {
-    /// The latest state known to have existed: nothing at or below it may be given out again.
+    /// The latest state known to have existed: nothing at or below it may be given out again. What no store can have had
+    /// is not known of any.
     pub(crate) fn seen(&self) -> (u64, u64) {
         match self {
-            Self::AnchorAhead { incarnation, revision, .. } | Self::PeerAhead { incarnation, revision } => {
+            Self::AnchorAhead { incarnation, revision, .. } | Self::PeerAhead { incarnation, revision }
+                if (*incarnation).max(revision.0) < COUNT_MAX =>
+            {
                 (*incarnation, revision.0)
             }
             _ => (0, 0),
@@ -83,7 +87,7 @@ impl fmt::Display for RestoredWhy {
             Self::AnchorMissing => f.write_str("its anchor file is missing"),
             Self::AnchorUnreadable { detail } => write!(f, "its anchor file cannot be read: {detail}"),
             Self::PeerAhead { incarnation, revision } => {
-                write!(f, "a peer has seen incarnation {incarnation}, revision {revision}")
+                write!(f, "a member holds this cloud's own receipt for incarnation {incarnation}, revision {revision}")
             }
         }
     }
@@ -102,14 +106,6 @@ pub(crate) struct Head {
     pub base_link: [u8; 32],
     pub segment_seq: u64,
     pub restored: Option<RestoredWhy>,
-}
-
-/// SQLite's integers are signed; ours never come near the border.
-pub(crate) fn to_sql(n: u64) -> i64 {
-    i64::try_from(n).unwrap_or(i64::MAX)
-}
-pub(crate) fn from_sql(n: i64) -> u64 {
-    u64::try_from(n).unwrap_or(0)
 }
 
 impl Head {
@@ -187,14 +183,14 @@ impl Head {
         conn.prepare_cached(sql)
             .and_then(|mut s| {
                 s.execute(params![
-                    to_sql(self.incarnation),
-                    to_sql(self.revision),
-                    to_sql(self.log_floor),
-                    to_sql(self.journal_seq),
+                    to_sql(self.incarnation)?,
+                    to_sql(self.revision)?,
+                    to_sql(self.log_floor)?,
+                    to_sql(self.journal_seq)?,
                     self.journal_link,
-                    to_sql(self.base_seq),
+                    to_sql(self.base_seq)?,
                     self.base_link,
-                    to_sql(self.segment_seq),
+                    to_sql(self.segment_seq)?,
                     restored
                 ])
             })
@@ -221,8 +217,11 @@ impl Head {
         }
     }
 
-    /// Whether a peer's memory is news that says that this store is old.
+    /// Whether a receipt of ours is news that says that this store is old.
     pub fn is_behind(&self, incarnation: u64, revision: Revision) -> bool {
+        if incarnation.max(revision.0) >= COUNT_MAX {
+            return false;
+        }
         let known = self.restored.as_ref().map_or((0, 0), RestoredWhy::seen);
         (incarnation, revision.0) > (self.incarnation, self.revision).max(known)
     }
@@ -236,9 +235,13 @@ impl Head {
         }
     }
 
-    pub fn accept(&mut self, above: Revision) {
-        let seen = self.restored.take().map_or((0, 0), |why| why.seen());
-        self.incarnation = self.incarnation.max(seen.0) + 1;
-        self.revision = self.revision.max(seen.1).max(above.0);
+    pub fn accept(&mut self, above: Revision) -> Result<(), StoreError> {
+        let seen = self.restored.as_ref().map_or((0, 0), RestoredWhy::seen);
+        let incarnation = numbers::next("incarnation", self.incarnation.max(seen.0))?;
+        let revision = self.revision.max(seen.1).max(above.0);
+        numbers::next("revision", revision)?;
+        self.restored = None;
+        (self.incarnation, self.revision) = (incarnation, revision);
+        Ok(())
     }
 }

@@ -491,7 +491,8 @@ impl Store {
         self.head().standing()
     }
 
-    /// A peer tells the newest state of this store that it was ever shown. Newer than ours: we are an old copy.
+    /// The newest state of this store that a receipt of this cloud's own proves: the caller has verified it. Newer than ours:
+    /// we are an old copy. A number without such a proof never comes here.
     pub async fn peer_saw(&self, incarnation: u64, revision: Revision) -> Result<Standing, StoreError> {
         if !self.head().is_behind(incarnation, revision) {
             return Ok(self.standing());
@@ -513,7 +514,7 @@ impl Store {
         let actor = actor.into();
         self.transact(move |tx| {
             let Standing::Restored { why } = tx.standing() else { return Ok(()) };
-            tx.work.head.accept(above);
+            tx.work.head.accept(above)?;
             let (id, incarnation) = (tx.work.head.store_id.to_string(), tx.work.head.incarnation);
             tx.journal(Entry {
                 at: now,

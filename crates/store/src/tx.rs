@@ -2,8 +2,9 @@
 
 use crate::Kind;
 use crate::error::{StoreError, during};
+use crate::numbers::{self, from_sql, to_sql};
 use crate::sim::{Fate, Hooks};
-use crate::standing::{Head, RestoredWhy, Standing, from_sql, to_sql};
+use crate::standing::{Head, RestoredWhy, Standing};
 use crate::watch::{Change, Op};
 use pumasi_terms::{Revision, WallMs};
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -170,7 +171,7 @@ impl Tx<'_> {
         self.expect(kind, name, expect)?;
         match self.hooks.alter(kind, name, &mut text)? {
             Fate::Keep => {}
-            Fate::Drop => return Ok(self.next_revision()),
+            Fate::Drop => return self.next_revision(),
             Fate::Fail => return self.whole(Err(failed_by_hook(kind))),
         }
         let written = self.write(kind, name, text);
@@ -178,7 +179,7 @@ impl Tx<'_> {
     }
 
     fn write(&mut self, kind: Kind, name: &str, text: String) -> Result<Revision, StoreError> {
-        let revision = self.next_revision();
+        let revision = self.next_revision()?;
         self.conn
             .prepare_cached(
                 "INSERT INTO objects (kind, name, revision, created_at, updated_at, body)
@@ -186,7 +187,7 @@ impl Tx<'_> {
                  ON CONFLICT (kind, name) DO UPDATE
                  SET revision = excluded.revision, updated_at = excluded.updated_at, body = excluded.body",
             )
-            .and_then(|mut s| s.execute(params![kind, name, to_sql(revision.0), self.now.0, text]))
+            .and_then(|mut s| s.execute(params![kind, name, to_sql(revision.0)?, self.now.0, text]))
             .map_err(during("writing an object"))?;
         self.log(revision, kind, name, Some(text))?;
         Ok(revision)
@@ -200,7 +201,7 @@ impl Tx<'_> {
         }
         match self.hooks.spare(kind, name) {
             Fate::Keep => {}
-            Fate::Drop => return Ok(Some(self.next_revision())),
+            Fate::Drop => return self.next_revision().map(Some),
             Fate::Fail => return self.whole(Err(failed_by_hook(kind))),
         }
         let removed = self.remove(kind, name);
@@ -208,7 +209,7 @@ impl Tx<'_> {
     }
 
     fn remove(&mut self, kind: Kind, name: &str) -> Result<Revision, StoreError> {
-        let revision = self.next_revision();
+        let revision = self.next_revision()?;
         self.conn
             .prepare_cached("DELETE FROM objects WHERE kind = ?1 AND name = ?2")
             .and_then(|mut s| s.execute(params![kind, name]))
@@ -243,15 +244,15 @@ impl Tx<'_> {
         Err(StoreError::Conflict { kind: kind.into(), name: name.into(), expected, actual })
     }
 
-    fn next_revision(&mut self) -> Revision {
-        self.work.head.revision += 1;
-        Revision(self.work.head.revision)
+    fn next_revision(&mut self) -> Result<Revision, StoreError> {
+        self.work.head.revision = numbers::next("revision", self.work.head.revision)?;
+        Ok(Revision(self.work.head.revision))
     }
 
     fn log(&mut self, revision: Revision, kind: Kind, name: &str, text: Option<String>) -> Result<(), StoreError> {
         self.conn
             .prepare_cached("INSERT INTO changes (revision, kind, name, body) VALUES (?1, ?2, ?3, ?4)")
-            .and_then(|mut s| s.execute(params![to_sql(revision.0), kind, name, text]))
+            .and_then(|mut s| s.execute(params![to_sql(revision.0)?, kind, name, text]))
             .map_err(during("writing the change log"))?;
         self.work.bytes += text.as_ref().map_or(0, String::len);
         let op = if text.is_some() { Op::Put } else { Op::Delete };

@@ -4,7 +4,8 @@
 
 use crate::Kind;
 use crate::error::{StoreError, during};
-use crate::standing::{Head, to_sql};
+use crate::numbers::bound;
+use crate::standing::Head;
 use crate::store::{Listing, Store};
 use crate::tx::{Tx, Unreadable};
 use crate::watch::Change;
@@ -190,7 +191,7 @@ impl Tx<'_> {
             .conn
             .prepare_cached("SELECT kind, name FROM changes WHERE revision > ?1 ORDER BY revision")
             .map_err(&doing)?;
-        let rows = statement.query_map([to_sql(after.0)], |r| Ok((r.get(0)?, r.get(1)?))).map_err(&doing)?;
+        let rows = statement.query_map([bound(after.0)], |r| Ok((r.get(0)?, r.get(1)?))).map_err(&doing)?;
         rows.collect::<rusqlite::Result<_>>().map(Some).map_err(&doing)
     }
 

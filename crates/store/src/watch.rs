@@ -4,8 +4,9 @@
 //! in the database; one that is behind even that ends. The writer never waits for a watch.
 
 use crate::error::{StoreError, during};
+use crate::numbers::{bound, from_sql};
 use crate::readers::Readers;
-use crate::standing::{Head, from_sql, to_sql};
+use crate::standing::Head;
 use crate::tx::Unreadable;
 use pumasi_terms::{Revision, WallMs};
 use rusqlite::{Connection, params};
@@ -259,7 +260,7 @@ fn read_log(conn: &Connection, kind: Option<&str>, position: u64, head: u64) -> 
         )
         .map_err(&doing)?;
     let rows = statement
-        .query_map(params![to_sql(position), kind, i64::try_from(PAGE).unwrap_or(i64::MAX)], |r| {
+        .query_map(params![bound(position), kind, i64::try_from(PAGE).unwrap_or(i64::MAX)], |r| {
             Ok((from_sql(r.get(0)?), r.get::<_, String>(1)?, r.get::<_, String>(2)?, r.get::<_, Option<String>>(3)?))
         })
         .map_err(&doing)?;

@@ -4,8 +4,9 @@
 use crate::anchor::Anchor;
 use crate::error::{StoreError, during};
 use crate::journal;
+use crate::numbers::{from_sql, to_sql};
 use crate::sim::{CommitInfo, Hooks, Verdict};
-use crate::standing::{Head, Standing, from_sql, to_sql};
+use crate::standing::{Head, Standing};
 use crate::store::Options;
 use crate::tx::{Tx, Work};
 use crate::watch::Hub;
@@ -373,7 +374,7 @@ impl Writer {
         if work.head.log_floor > floor {
             self.conn
                 .prepare_cached("DELETE FROM changes WHERE revision <= ?1")
-                .and_then(|mut s| s.execute([to_sql(work.head.log_floor)]))
+                .and_then(|mut s| s.execute([to_sql(work.head.log_floor)?]))
                 .map_err(during("trimming the change log"))?;
         }
         // A batch that only read writes nothing and costs no fsync.

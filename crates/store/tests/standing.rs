@@ -282,3 +282,78 @@ fn the_clock_of_the_options_stamps_what_is_written(place: &Place) {
     write(&store, 1);
     assert_eq!(store.get::<u64>("note", "a").unwrap().unwrap().updated_at, WallMs(77));
 }
+
+/// As a member's lie left it: 2^63 - 1 in the store, one write above it, 2^63 in the anchor.
+fn poisoned(dir: &TempDir) -> Vec<u8> {
+    let store = open(dir);
+    write(&store, 3);
+    store.transact_blocking(|tx| tx.put("note", "late", &7u64, Expect::Any)).unwrap();
+    drop(store);
+    let conn = rusqlite::Connection::open(path(dir)).unwrap();
+    conn.execute_batch(
+        "UPDATE store SET revision = 9223372036854775807, incarnation = 9223372036854775807;
+         UPDATE objects SET revision = 9223372036854775807 WHERE name = 'late';
+         UPDATE changes SET revision = 9223372036854775807 WHERE name = 'late';
+         UPDATE store SET restored = '{\"why\":\"peer_ahead\",\"incarnation\":9223372036854775807,\"revision\":9223372036854775807}';",
+    )
+    .unwrap();
+    let text = std::fs::read_to_string(anchor(dir)).unwrap();
+    let mut value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    value["anchor"]["revision"] = json!(9_223_372_036_854_775_808u64);
+    value["incarnation"] = json!(9_223_372_036_854_775_808u64);
+    serde_json::to_vec(&value).unwrap()
+}
+
+#[test]
+fn a_store_that_took_over_an_absurd_number_opens_and_writes_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let absurd_anchor = poisoned(&dir);
+    std::fs::write(anchor(&dir), absurd_anchor).unwrap();
+    let store = open(&dir);
+    assert_eq!(store.standing(), Standing::Current, "a number that nobody can have seen stops nothing");
+    let before = store.revision();
+    assert!(before > Revision(4) && before < Revision(100), "{before}");
+    assert_eq!(store.get::<u64>("note", "late").unwrap().unwrap().body, 7);
+    assert!(store.get::<u64>("note", "late").unwrap().unwrap().revision < before);
+    write(&store, 2);
+    assert!(store.revision() > before);
+    drop(store);
+    let store = open(&dir);
+    assert_eq!((store.standing(), store.identity().incarnation), (Standing::Current, 1));
+    store.verify_journal().unwrap();
+    // The journal's part of such an anchor still counts.
+    write(&store, 3);
+    drop(store);
+    let mut value: serde_json::Value = serde_json::from_slice(&std::fs::read(anchor(&dir)).unwrap()).unwrap();
+    value["anchor"]["revision"] = json!(u64::MAX);
+    value["anchor"]["journal_seq"] = json!(1_000);
+    std::fs::write(anchor(&dir), serde_json::to_vec(&value).unwrap()).unwrap();
+    assert!(matches!(why(&open(&dir)), RestoredWhy::AnchorAhead { journal_seq: 1_000, .. }));
+}
+
+#[test]
+fn no_number_however_great_stops_or_breaks_a_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    write(&store, 3);
+    for (incarnation, revision) in [
+        (u64::MAX, u64::MAX),
+        (1, u64::MAX),
+        (u64::MAX, 1),
+        (1, 1 << 63),
+        (1, (1 << 63) - 1),
+        (1, pumasi_store::COUNT_MAX),
+        (pumasi_store::COUNT_MAX + 1, 0),
+    ] {
+        block_on(store.peer_saw(incarnation, Revision(revision))).unwrap();
+        assert_eq!(store.standing(), Standing::Current, "{incarnation} {revision}");
+        write(&store, 1);
+    }
+    // The greatest that can be true is taken over, and writing goes on above it.
+    block_on(store.peer_saw(1, Revision(pumasi_store::COUNT_MAX - 100))).unwrap();
+    block_on(store.accept_restored(WallMs(9), Revision(u64::MAX), "operator")).unwrap_err();
+    block_on(store.accept_restored(WallMs(9), Revision(0), "operator")).unwrap();
+    write(&store, 1);
+    drop(store);
+    write(&open(&dir), 1);
+}

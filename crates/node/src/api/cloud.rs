@@ -8,7 +8,9 @@ use axum::Extension;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use pumasi_api::message::{Automation, BackupDone, CloudStatus, GatewayState, MemberStatus, Traffic, TrafficView, Why};
+use pumasi_api::message::{
+    AcceptRestored, Automation, BackupDone, CloudStatus, GatewayState, MemberStatus, Traffic, TrafficView, Why,
+};
 use pumasi_api::{Principal, Problem};
 use pumasi_sense::BackendKey;
 use pumasi_store::{Expect, Standing};
@@ -168,20 +170,25 @@ pub async fn backup(
     Ok(axum::Json(BackupDone { path: path.display().to_string(), bytes }))
 }
 
-/// An operator takes a restored store into use. Revisions go on above all that any member has seen.
+/// An operator takes a restored store into use. Revisions go on above all that any member has a receipt for; members that the
+/// operator names are not waited for, so that a silent one holds nobody.
 pub async fn accept_standing(
     State(node): State<Arc<Node>>,
     Extension(who): Extension<Principal>,
-    Json(_): Json<Why>,
+    Json(wish): Json<AcceptRestored>,
 ) -> Answer<String> {
     let view = node.pact();
     let members: Vec<_> =
         view.iter().flat_map(|v| &v.pact.members).map(|m| m.cloud.clone()).filter(|c| c != node.name()).collect();
-    let silent: Vec<String> =
-        members.iter().filter(|c| node.peers.of(c).heard_at.is_none()).map(ToString::to_string).collect();
+    let silent: Vec<String> = members
+        .iter()
+        .filter(|c| node.peers.of(c).heard_at.is_none() && !wish.without.contains(c))
+        .map(ToString::to_string)
+        .collect();
     if !silent.is_empty() {
         let text = format!(
-            "{} have not answered yet; what they know of this cloud must be heard first (or they must leave the pact)",
+            "not heard yet: {}; what they know of this cloud should be heard first. One that stays silent is passed over by \
+             `pumasi accept-restored --without CLOUD`",
             silent.join(", ")
         );
         return Err(Problem { retry: true, ..Problem::conflict(text) }.into());

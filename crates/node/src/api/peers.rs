@@ -47,15 +47,16 @@ pub async fn heartbeat(
     }
     let offer = lender::offer_to(&node, &borrower)?;
     let leases = lender::renew(&node, borrower.clone(), beat.renew).await?;
-    let (seen_incarnation, seen_revision) = node.peers.saw(&borrower, beat.incarnation, beat.revision);
+    let receipt = node.peers.saw(&borrower, beat.receipt);
     let identity = node.store.identity();
     Ok(axum::Json(HeartbeatAnswer {
         protocol: PROTOCOL,
         pact_serial: lender::pact(&node)?.pact.serial,
         incarnation: identity.incarnation,
         revision: node.store.revision().0,
-        seen_incarnation,
-        seen_revision,
+        seen_incarnation: receipt.as_ref().map_or(0, |r| r.incarnation),
+        seen_revision: receipt.as_ref().map_or(0, |r| r.revision),
+        receipt,
         place: node.config.cloud.place.clone(),
         offer,
         leases,
