@@ -214,6 +214,41 @@ pub struct Invite {
     pub ttl_ms: u64,
 }
 
+/// A change of the pact that waits for an operator's word, or has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct PactProposal {
+    pub id: String,
+    pub what: String,
+    /// Whom it admits or dismisses.
+    pub cloud: CloudName,
+    /// Who proposes it.
+    pub by: CloudName,
+    #[serde(default)]
+    pub why: String,
+    /// What a newcomer would lend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lends: Option<Resources>,
+    pub since: WallMs,
+    pub word: Word,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Word {
+    Waiting,
+    Agreed,
+    Refused,
+}
+
+/// `POST /v1/pact/dismissals`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Dismiss {
+    pub cloud: CloudName,
+    #[serde(default)]
+    pub why: String,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Join {

@@ -104,7 +104,7 @@ impl Cluster {
             "version = 1\n\n[cloud]\nname = \"{name}\"\ndata_dir = \"data\"\nplace = {{ city = \"{city}\", latitude = {latitude}, longitude = {longitude} }}\n\n\
              [peer]\nlisten = \"{peer}\"\nadvertise = \"{peer_adv}\"\nsource_ip = \"{ip}\"\n\n\
              [gateway]\nlisten = [\"{users}\"]\npeer_listen = \"{gw}\"\npeer_advertise = \"{gw_adv}\"\n\n\
-             [capacity]\ncpu_millis = {cpu}\nmemory_mib = {mem}\n\n[engine]\ninstance_ip = \"{ip}\"\n{risk}\n{timing}\n",
+             [capacity]\ncpu_millis = {cpu}\nmemory_mib = {mem}\n\n[engine]\ninstance_ip = \"{ip}\"\n{risk}\n[pact]\nadmit = \"auto\"\n{timing}\n",
             name = cloud.name,
             city = cloud.city,
             peer = place.peer_listen,

@@ -3,7 +3,7 @@
 
 use crate::record::{LentState, Usage};
 use pumasi_terms::offer::{Offer, Requirement};
-use pumasi_terms::{Epoch, LeaseId, Money, ReservationId, Serial};
+use pumasi_terms::{Digest, Epoch, LeaseId, Money, ReservationId, Serial};
 use serde::{Deserialize, Serialize};
 
 /// `POST /v1/reservations`. The id is the borrower's, so that a repeated request is the same request.
@@ -38,6 +38,9 @@ pub struct Heartbeat {
     /// The sender's own proof of these two, to be kept and brought back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receipt: Option<Receipt>,
+    /// Of the pact as it is in force at the sender.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pact_digest: Option<Digest>,
     /// Leases the sender rents from the receiver and wants renewed.
     pub renew: Vec<Renewal>,
 }
@@ -73,6 +76,9 @@ pub struct HeartbeatAnswer {
     /// The newest receipt that the sender ever gave to the receiver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receipt: Option<Receipt>,
+    /// Of the pact as it is in force at the receiver: another one than the sender's tells it to ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pact_digest: Option<Digest>,
     /// Where the receiver is, for people's maps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<pumasi_terms::Place>,

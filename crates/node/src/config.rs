@@ -36,6 +36,8 @@ pub struct Config {
     #[serde(default)]
     pub engine: Engine,
     #[serde(default)]
+    pub pact: PactWords,
+    #[serde(default)]
     pub store: Store,
     #[serde(default)]
     pub timing: Timing,
@@ -187,6 +189,24 @@ impl Default for Store {
     fn default() -> Self {
         Self { journal_rows_max: 1_000_000 }
     }
+}
+
+/// What the daemon may agree to in the pact without its operator.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PactWords {
+    pub admit: Admit,
+}
+
+/// Newcomers that another member invited.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Admit {
+    /// They wait for `pumasi pact approve`.
+    #[default]
+    Ask,
+    /// They are signed.
+    Auto,
 }
 
 /// All in milliseconds. Their inequalities are checked when the configuration is loaded.

@@ -1,4 +1,5 @@
-//! The pact of this cloud: founding, inviting, joining, changing and leaving it, with the signatures of all others.
+//! The pact of this cloud: founding, inviting, joining and changing it with the signatures of all others; leaving it, lending less
+//! and moving by a notice of its own; parting from a member by the others' operators.
 //!
 //! Enters: an operator's wish, an invitation, proposals and complete pacts of other members. Leaves: signatures, the next pact,
 //! and the trust that follows from it.
@@ -15,13 +16,17 @@
 mod adopt;
 mod enter;
 mod leave;
+mod notices;
 mod propose;
 mod sign;
+mod words;
 
 pub use adopt::bring;
 pub use enter::{admit, invite, is_invited, join};
 pub use leave::leave;
+pub use notices::{take, untold};
 pub use sign::sign;
+pub use words::{dismiss, go_on, proposals, say};
 
 use crate::node::{Locked, Note, TxError, store_problem};
 use crate::object::{ONLY, PACT};
@@ -29,6 +34,7 @@ use crate::{Node, clock};
 use adopt::{Basis, take_over, take_over_if_newer, tell};
 use propose::{Step, propose};
 use pumasi_api::client::CallError;
+use pumasi_api::message::PactProposal;
 use pumasi_api::{Client, Fault, Principal, Problem};
 use pumasi_pact::{Adopted, KIND, PactError, PactState};
 use pumasi_store::{Expect, Tx};
@@ -59,24 +65,37 @@ pub struct PactView {
     pub signed: SignedDocument,
     /// Document keys of the members.
     pub keys: BTreeMap<CloudName, PublicKey>,
+    /// What members said since all signed: in `pact` it is taken in.
+    pub notices: Vec<SignedDocument>,
+    /// Of all this: members compare it.
+    pub digest: Digest,
 }
 
 impl PactView {
-    pub fn of(adopted: &Adopted) -> Result<Self, Problem> {
+    pub fn of(state: &PactState) -> Result<Option<Self>, Problem> {
+        let Some(adopted) = state.current() else { return Ok(None) };
         let key = |m: &Member| match PublicKey::from_jwk(&m.document_key) {
             Ok(key) => Ok((m.cloud.clone(), key)),
             Err(e) => Err(Problem::ours(format!("document key of {} in the stored pact: {e}", m.cloud))),
         };
         let keys = adopted.pact.members.iter().map(key).collect::<Result<_, _>>()?;
-        Ok(Self { pact: adopted.pact.clone(), signed: adopted.document.clone(), keys })
+        let digest = notices::digest_of(state).unwrap_or_else(|| adopted.digest());
+        let (pact, signed, notices) = (adopted.pact.clone(), adopted.document.clone(), notices::counting(state));
+        Ok(Some(Self { pact, signed, keys, notices, digest }))
     }
 }
 
 /// `GET /v1/pact`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Shown {
+    /// As it is in force.
     pub pact: Pact,
     pub signed: SignedDocument,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notices: Vec<SignedDocument>,
+    /// What waits for an operator's word; people see it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub proposals: Vec<PactProposal>,
 }
 
 /// Answer to `POST /v1/pact/signatures`.
@@ -104,9 +123,10 @@ struct Proposal {
     /// It was overtaken: the next one has at least this serial.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     at_least: Option<Serial>,
-    /// Own leave, signed by all, not known to anybody yet. No other step may be signed beside it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    complete: Option<SignedDocument>,
+    /// Of versions before notices: a leave that all had signed.
+    #[serde(default, skip_serializing)]
+    #[allow(dead_code, reason = "read and passed over")]
+    complete: Option<serde_json::Value>,
 }
 
 /// Without it, a cloud in no pact would take over any old pact that it once signed.
@@ -178,6 +198,10 @@ fn connect(node: &Node, cloud: &CloudName, address: &str, tls: rustls::ClientCon
         .map_err(|e| call_failed(cloud, "connecting", e))
 }
 
+fn own_bytes(bytes: &[u8]) -> Digest {
+    pumasi_trust::digest(bytes)
+}
+
 fn ours(e: impl std::fmt::Display) -> Problem {
     Problem::ours(e.to_string())
 }
@@ -209,7 +233,7 @@ fn refused(e: PactError) -> Problem {
     let text = e.to_string();
     match e {
         PactError::Fields(fields) => Problem::fields("the pact would not be valid", fields),
-        PactError::Document(_) | PactError::Unsigned(_) | PactError::NoSponsor(_) => {
+        PactError::Document(_) | PactError::Unsigned(_) | PactError::NoSponsor(_) | PactError::NoAuthority(_) => {
             Problem::new(403, "bad_signature", Fault::Peer, text)
         }
         PactError::NeedsOperator(_) => Problem::new(403, "needs_operator", Fault::Input, text),
@@ -218,9 +242,11 @@ fn refused(e: PactError) -> Problem {
         }
         PactError::NotNewer { .. } => Problem::new(409, "pact_newer", Fault::Peer, text),
         PactError::SerialTaken { .. } | PactError::OtherParent { .. } => overtaken(text),
-        PactError::NameTaken(_) | PactError::LastMember | PactError::ManyChanges(_) | PactError::Currency => {
-            Problem::conflict(text)
-        }
+        PactError::NeedsAll(..)
+        | PactError::NameTaken(_)
+        | PactError::LastMember
+        | PactError::ManyChanges(_)
+        | PactError::Currency => Problem::conflict(text),
         _ => Problem::new(422, "bad_pact", Fault::Input, text),
     }
 }
@@ -256,7 +282,7 @@ fn held(state: &PactState) -> Result<&Adopted, Problem> {
 pub fn load(node: &Node) -> Result<(), Problem> {
     // Read under the lock, so that the last one to come here sets the newest.
     let settling = node.peers.clients.settling.lock();
-    let view = stored(node)?.current().map(PactView::of).transpose()?.map(Arc::new);
+    let view = PactView::of(&stored(node)?)?.map(Arc::new);
     node.identity.adopt(view.clone()).map_err(Problem::ours)?;
     node.peers.clients.keep(view.as_ref().map(|v| &v.pact));
     drop(settling);
@@ -331,7 +357,25 @@ fn none_held(state: &PactState) -> Result<(), Problem> {
 pub async fn catch_up(node: &Node, peer: &CloudName) -> Result<(), Problem> {
     let client = node.peers.clients.of(node, peer)?.with_timeout(CALL);
     let shown: Shown = client.get("/v1/pact").await.map_err(|e| call_failed(peer, "fetching its pact", e))?;
-    take_over_if_newer(node, shown.signed).await
+    learn(node, shown).await
+}
+
+/// What a member shows: notices first, since the next pact may be signed with a key that one of them names; then those that
+/// count for the next pact only.
+async fn learn(node: &Node, shown: Shown) -> Result<(), Problem> {
+    let bring = |notices: Vec<SignedDocument>| async move {
+        match notices.is_empty() {
+            true => Ok(()),
+            false => take(node, &Principal::Daemon, notices).await,
+        }
+    };
+    let early = bring(shown.notices.clone()).await;
+    let newer = node.pact().is_none_or(|v| v.pact.serial < shown.signed.serial());
+    if !newer {
+        return early;
+    }
+    take_over_if_newer(node, shown.signed).await?;
+    bring(shown.notices).await
 }
 
 async fn update(node: &Node, who: &Principal, entry: Member) -> Result<(), Problem> {
@@ -346,10 +390,14 @@ pub async fn set_terms(node: &Node, who: &Principal, terms: Terms) -> Result<(),
     check_terms(&terms)?;
     let view = view(node)?;
     let entry = own_member(node, terms)?;
-    if view.pact.member(node.name()) == Some(&entry) { Ok(()) } else { update(node, who, entry).await }
+    match view.pact.member(node.name()) {
+        Some(known) if known == &entry => Ok(()),
+        Some(known) if pumasi_pact::one_sided(known, &entry).is_ok() => notices::give(node, who, entry).await,
+        _ => update(node, who, entry).await,
+    }
 }
 
-/// Tells the others where this cloud is and which roots it has now. True where that was news.
+/// Tells the others where this cloud is and which roots and key it has now. True where that was news.
 pub async fn refresh_own_entry(node: &Node) -> Result<bool, Problem> {
     let Some(view) = node.pact() else { return Ok(false) };
     let Some(known) = view.pact.member(node.name()) else { return Ok(false) };
@@ -357,12 +405,8 @@ pub async fn refresh_own_entry(node: &Node) -> Result<bool, Problem> {
     if &entry == known {
         return Ok(false);
     }
-    if entry.document_key != known.document_key {
-        let text = "the pact knows this cloud by another document key: restore trust/document.key, or ask the others to part \
-                    from this cloud and enter again";
-        return Err(Problem::conflict(text));
-    }
-    update(node, &Principal::Daemon, entry).await.map(|()| true)
+    // Its own word is enough for addresses, roots and keys: nobody silent keeps it from being found.
+    notices::give(node, &Principal::Daemon, entry).await.map(|()| true)
 }
 
 #[cfg(test)]

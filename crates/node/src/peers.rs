@@ -25,6 +25,8 @@ const EAGER_MS: u64 = 100;
 const TROUBLE_MS: u64 = 5_000;
 /// A member that says again what it cannot prove is told of only so often.
 const CLAIM_MS: u64 = 3_600_000;
+/// A member's pact is asked for only so often.
+const ASK_MS: u64 = 900;
 /// Hexadecimal digits of a receipt's proof.
 const MAC_HEX: usize = 64;
 /// An offer older than this is no offer.
@@ -48,6 +50,8 @@ pub struct Seen {
     pub receipt: Option<Receipt>,
     /// When a claim of its about this cloud's store was told last.
     claimed_at: Option<BootMs>,
+    /// When it was asked for its pact last.
+    asked_at: Option<BootMs>,
     pub place: Option<pumasi_api::message::Place>,
     /// Leases that it keeps for this cloud and that may stand in a journey which cannot be read.
     kept: BTreeMap<LeaseId, Kept>,
@@ -81,6 +85,17 @@ impl Peers {
             peer.receipt = Some(receipt);
         }
         peer.receipt.clone()
+    }
+
+    /// A member that always shows another pact is not asked at each beat.
+    fn may_ask_pact(&self, cloud: &CloudName, now: BootMs) -> bool {
+        let mut seen = self.seen.lock();
+        let peer = seen.entry(cloud.clone()).or_default();
+        let may = peer.asked_at.is_none_or(|at| now.since(at) >= ASK_MS);
+        if may {
+            peer.asked_at = Some(now);
+        }
+        may
     }
 
     /// Whether an unproven claim of this member is news.
@@ -249,7 +264,8 @@ async fn call(
     let pact_serial = node.pact().map(|v| v.pact.serial).unwrap_or_default();
     let (incarnation, revision) = (identity.incarnation, node.store.revision().0);
     let receipt = Some(node.identity.receipt(&member.cloud, incarnation, revision));
-    let beat = Heartbeat { protocol: PROTOCOL, pact_serial, incarnation, revision, receipt, renew };
+    let pact_digest = node.pact().map(|v| v.digest);
+    let beat = Heartbeat { protocol: PROTOCOL, pact_serial, incarnation, revision, receipt, pact_digest, renew };
     // Long enough for a slow link, short enough that three fit into a lease.
     let timeout = Duration::from_millis((node.config.timing.lease_ttl_ms / 4).clamp(500, 5_000));
     let client = node.peers.clients.of(node, &member.cloud).map_err(|e| e.to_string())?;
@@ -257,7 +273,11 @@ async fn call(
 }
 
 async fn heard(node: &Node, cloud: &CloudName, journeys: &[Arc<Journey>], answer: HeartbeatAnswer, sent_at: BootMs) {
-    if answer.pact_serial > node.pact().map(|v| v.pact.serial).unwrap_or_default()
+    let view = node.pact();
+    let newer = answer.pact_serial > view.as_ref().map(|v| v.pact.serial).unwrap_or_default();
+    let other = answer.pact_digest.is_some_and(|d| view.is_some_and(|v| v.digest != d));
+    if (newer || other)
+        && node.peers.may_ask_pact(cloud, clock::boot())
         && let Err(e) = pact::catch_up(node, cloud).await
     {
         tracing::warn!(%cloud, error = %e, "its newer pact was not taken over; tried again");

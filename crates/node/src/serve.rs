@@ -250,6 +250,9 @@ async fn keep(node: Arc<Node>) {
                 Err(e) => tracing::debug!(error = %e, "the pact does not have this cloud's new entry yet; tried again"),
             }
         }
+        if let Err(e) = pact::go_on(&node).await {
+            tracing::debug!(error = %e, "what was asked of the members is not through yet; tried again");
+        }
         if let Err(e) = node.store.retain(node.config.store.journal_rows_max, "daemon").await {
             tracing::warn!(error = %e, "the journal was not shortened");
         }

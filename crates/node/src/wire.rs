@@ -61,6 +61,24 @@ pub struct Signed {
     pub document: pumasi_trust::SignedDocument,
 }
 
+/// `POST /v1/pact/signatures`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskSignature {
+    pub document: pumasi_trust::SignedDocument,
+    /// The notices that the proposal has taken in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notices: Vec<pumasi_trust::SignedDocument>,
+    /// For the operators who are asked.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub why: String,
+}
+
+/// `PUT /v1/pact/notices`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notices {
+    pub notices: Vec<pumasi_trust::SignedDocument>,
+}
+
 /// `POST /v1/pact/admissions`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AskAdmission {

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// A pact with the document that proves it. Made by `adopt`, or from this cloud's own store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Adopted {
+    /// As it is in force: where `PactState` hands it out, with the notices of its members.
     pub pact: Pact,
     pub document: SignedDocument,
 }

@@ -32,6 +32,7 @@ pub enum Change {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Policy {
+    /// Newcomers that any member invites. An invitation of one's own is one's own word.
     pub admit: bool,
     /// Dismissals of members that did not sign their own leave.
     pub dismiss: bool,
@@ -40,7 +41,7 @@ pub struct Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { admit: true, dismiss: false, members_max: 64 }
+        Self { admit: false, dismiss: false, members_max: 64 }
     }
 }
 

@@ -53,6 +53,10 @@ pub enum PactError {
     BundleGoesBack { cloud: CloudName, source: BundleError },
     #[error("{0}: an operator must agree to this (`pumasi pact approve`)")]
     NeedsOperator(String),
+    #[error("{0}: {1} needs every member's signature; one's own signature is enough for less")]
+    NeedsAll(CloudName, String),
+    #[error("another document key or bundle of {0} needs the word of its authority, by a root that is known")]
+    NoAuthority(CloudName),
     #[error("the pact does not name this cloud, {0}")]
     NotOurs(CloudName),
     #[error("the pact's entry for this cloud is not the one that was sent")]

@@ -10,6 +10,8 @@
 //!   be. A proposal that found no full set of signatures is overtaken by one of a higher serial on the same parent.
 //! - One step changes one thing: one cloud enters, one leaves, or one changes its own entry. Nobody's entry is changed
 //!   without that member's own signature, made with the key that the pact before named for it.
+//! - Leaving, lending less, and one's own address, root or key need one's own signature only: a `Notice`. The pact in
+//!   force is the one that all signed with the notices since; the next one takes them in.
 //! - Names of members are unique, and so are their document keys.
 //! - Whoever was away verifies each step with the keys of the step before it. Without its own signature a cloud never
 //!   takes over a pact that names it.
@@ -22,12 +24,14 @@ mod adopt;
 mod change;
 mod entry;
 mod invitation;
+mod notice;
 mod state;
 
 pub use adopt::{Adopted, adopt, check_invited, trust_store};
 pub use change::{Change, Policy, SERIAL_JUMP_MAX, check_successor};
 pub use entry::{PactError, admit, dismiss, found, payload, read, update_member};
 pub use invitation::{INVITATIONS_MAX, Invitation, InvitationError, Invitations, TOKEN_PREFIX};
+pub use notice::{NOTICE_KIND, NOTICES_MAX, Notice, one_sided, read_notice};
 pub use state::{PactState, Promise};
 
 /// Kind of a pact's signed document.

@@ -45,6 +45,11 @@ fn kits() -> &'static [Kit] {
     KITS.get_or_init(|| ["city-a", "city-b", "city-c", "city-d", "city-e"].map(kit).into())
 }
 
+/// Newcomers are signed by themselves.
+fn auto() -> Policy {
+    Policy { admit: true, ..Policy::default() }
+}
+
 fn sign(pact: &Pact, by: &Kit) -> SignedDocument {
     SignedDocument::sign_new(&payload(pact).unwrap(), KIND, &by.cloud, pact.serial, &by.key).unwrap()
 }
@@ -113,7 +118,7 @@ impl World {
         let pact = admit(&held.pact, held.digest(), self.state(inviter).next_serial(), entry, NOW)?;
         let document = sign(&pact, &kits()[inviter]);
         let document = document.countersign(&kits()[newcomer].cloud, &kits()[newcomer].key).unwrap();
-        self.carry(document, &Policy::default())
+        self.carry(document, &auto())
     }
     fn dismiss(&mut self, proposer: usize, who: usize, policy: &Policy) -> Result<Change, PactError> {
         let held = self.held(proposer);
@@ -126,7 +131,7 @@ impl World {
         let mut entry = held.pact.member(&kits()[who].cloud).unwrap().clone();
         change(&mut entry);
         let pact = update_member(&held.pact, held.digest(), self.state(who).next_serial(), entry, NOW)?;
-        self.carry(sign(&pact, &kits()[who]), &Policy::default())
+        self.carry(sign(&pact, &kits()[who]), &auto())
     }
 }
 
@@ -140,7 +145,7 @@ fn proposed(world: &World, by: usize, bend: impl FnOnce(&mut Pact)) -> Result<Ch
     let bytes = serde_json::to_vec(&pact).unwrap();
     let document = SignedDocument::sign_new(&bytes, KIND, &kits()[by].cloud, pact.serial, &kits()[by].key).unwrap();
     let own = &kits()[1].cloud;
-    world.state(1).consider(&document, own, &Policy::default()).map(|(change, _)| change)
+    world.state(1).consider(&document, own, &auto()).map(|(change, _)| change)
 }
 
 #[test]
@@ -154,7 +159,7 @@ fn clouds_enter_change_and_leave() {
     let bundle = kits()[1].next_bundle.clone();
     assert_eq!(world.update(1, |m| m.bundle = bundle).unwrap(), Change::Updated { cloud: b.clone() });
     // The leaver proposes and signs its own leave: no operator is asked.
-    assert_eq!(world.dismiss(1, 1, &Policy::default()).unwrap(), Change::Left { cloud: b.clone() });
+    assert_eq!(world.dismiss(1, 1, &auto()).unwrap(), Change::Left { cloud: b.clone() });
     assert!(world.held(0).pact.member(&b).is_none());
     // It may come back later.
     world.admit(2, 1).unwrap();
@@ -169,7 +174,7 @@ fn clouds_enter_change_and_leave() {
 #[test]
 fn a_dismissal_needs_an_operator_and_everyone_else() {
     let mut world = World::of(3);
-    let refused = world.dismiss(0, 2, &Policy::default());
+    let refused = world.dismiss(0, 2, &auto());
     assert!(matches!(refused, Err(PactError::NeedsOperator(_))), "{refused:?}");
     let change = world.dismiss(0, 2, &Policy::approved()).unwrap();
     assert_eq!(change, Change::Dismissed { cloud: kits()[2].cloud.clone() });
@@ -249,16 +254,16 @@ fn two_proposals_of_one_serial_are_not_both_signed() {
     };
     let (one, two) = (change(0, 1, Serial(4)), change(1, 2, Serial(4)));
     let third = kits()[2].cloud.clone();
-    let (_, promised) = world.state(2).consider(&one, &third, &Policy::default()).unwrap();
+    let (_, promised) = world.state(2).consider(&one, &third, &auto()).unwrap();
     // The promise survives the process.
     let promised: PactState = serde_json::from_str(&serde_json::to_string(&promised).unwrap()).unwrap();
-    assert!(promised.consider(&one, &third, &Policy::default()).is_ok(), "asked again");
-    let refused = promised.consider(&two, &third, &Policy::default());
+    assert!(promised.consider(&one, &third, &auto()).is_ok(), "asked again");
+    let refused = promised.consider(&two, &third, &auto());
     assert!(matches!(refused, Err(PactError::SerialTaken { next: Serial(5), .. })), "{refused:?}");
     // The other one is proposed again above it, and overtakes the one that failed.
     let two = change(1, 2, Serial(5));
     world.states[2] = Some(promised);
-    world.carry(two, &Policy::default()).unwrap();
+    world.carry(two, &auto()).unwrap();
     assert_eq!(world.held(2).pact.serial, Serial(5));
     // Too late, and too far ahead.
     assert!(matches!(proposed(&world, 0, |p| p.serial = Serial(4)), Err(PactError::NotNewer { .. })));
@@ -322,19 +327,19 @@ fn a_newcomer_needs_a_member_to_speak_for_it_and_a_bundle_never_goes_back() {
     let pact = admit(&held.pact, held.digest(), Serial(3), newcomer.member.clone(), NOW).unwrap();
     let alone = sign(&pact, newcomer);
     let own = kits()[1].cloud.clone();
-    let judged = world.state(1).consider(&alone, &own, &Policy::default());
+    let judged = world.state(1).consider(&alone, &own, &auto());
     assert!(matches!(judged, Err(PactError::NoSponsor(_))), "{judged:?}");
     let sponsored = alone.countersign(&kits()[0].cloud, &kits()[0].key).unwrap();
-    let closed = Policy { admit: false, ..Policy::default() };
+    let closed = Policy::default();
     assert!(matches!(world.state(1).consider(&sponsored, &own, &closed), Err(PactError::NeedsOperator(_))));
-    let full = Policy { members_max: 2, ..Policy::default() };
+    let full = Policy { members_max: 2, ..auto() };
     assert!(matches!(world.state(1).consider(&sponsored, &own, &full), Err(PactError::NeedsOperator(_))));
-    assert!(world.state(1).consider(&sponsored, &own, &Policy::default()).is_ok());
+    assert!(world.state(1).consider(&sponsored, &own, &auto()).is_ok());
     // The outer serial must be that of the content.
     let bytes = payload(&pact).unwrap();
     let a = &kits()[0];
     let lie = SignedDocument::sign_new(&bytes, KIND, &a.cloud, Serial(30), &a.key).unwrap();
-    let lie = world.state(1).consider(&lie, &own, &Policy::default());
+    let lie = world.state(1).consider(&lie, &own, &auto());
     assert!(matches!(lie, Err(PactError::SerialMismatch { .. })));
 
     let (older, newer) = (kits()[0].member.bundle.clone(), kits()[0].next_bundle.clone());
@@ -407,7 +412,7 @@ proptest! {
             let held: Vec<_> = members.iter().map(|i| world.held(*i).clone()).collect();
             let done = match step {
                 Step::Admit(by, who) => world.admit(pick(by), who).map(|_| before + 1),
-                Step::Leave(who) => world.dismiss(pick(who), pick(who), &Policy::default()).map(|_| before - 1),
+                Step::Leave(who) => world.dismiss(pick(who), pick(who), &auto()).map(|_| before - 1),
                 Step::Dismiss(by, who) => world.dismiss(pick(by), pick(who), &Policy::approved()).map(|_| before - 1),
                 Step::Update(who, ms) => world.update(pick(who), |m| {
                     m.terms.recall_notice_ms = if m.terms.recall_notice_ms == ms { ms + 1 } else { ms };
@@ -454,7 +459,7 @@ proptest! {
         let at = at % json.len();
         json[at] ^= 1 << bit;
         if let Ok(bent) = SignedDocument::from_json(&String::from_utf8_lossy(&json)) {
-            let judged = world.state(1).consider(&bent, &kits()[1].cloud, &Policy::default());
+            let judged = world.state(1).consider(&bent, &kits()[1].cloud, &auto());
             prop_assert!(judged.is_err() || bent == document);
         }
     }

@@ -429,9 +429,36 @@ Examples:
     /// Print the pact as all have signed it
     #[command(after_help = "Examples:\n  pumasi pact show\n  pumasi pact show -o yaml")]
     Show,
-    /// Leave the pact; leases are given back first
+    /// Leave the pact, by this cloud's word alone; leases are given back first
     #[command(after_help = "Example:\n  pumasi pact leave --why 'moving to another federation'")]
     Leave(WhyArgs),
+    /// Part from a member: the operators of all others are asked
+    #[command(after_help = "\
+Example:
+  pumasi pact dismiss city-c --why 'it pays nothing'
+
+Where another operator must agree, this daemon asks again by itself; pumasi pact show tells how far it is.")]
+    Dismiss {
+        cloud: CloudName,
+        #[command(flatten)]
+        why: WhyArgs,
+    },
+    /// Agree to a newcomer or a dismissal that another member proposes
+    #[command(after_help = "Example:\n  pumasi pact approve 4f1c09a2b7e1")]
+    Approve {
+        /// As pumasi pact show prints it
+        proposal: String,
+        #[command(flatten)]
+        why: WhyArgs,
+    },
+    /// Refuse a newcomer or a dismissal that another member proposes
+    #[command(after_help = "Example:\n  pumasi pact refuse 4f1c09a2b7e1 --why 'we do not know them'")]
+    Refuse {
+        /// As pumasi pact show prints it
+        proposal: String,
+        #[command(flatten)]
+        why: WhyArgs,
+    },
     /// Print what this cloud lends, or change it
     #[command(after_help = "Examples:\n  pumasi pact terms\n  pumasi pact terms --lends-cpu 1000 --price 0.04")]
     Terms(TermsArgs),

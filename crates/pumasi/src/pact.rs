@@ -6,7 +6,7 @@ use crate::output::{self, Cell, Format, Table, note};
 use crate::session::Session;
 use crate::units::{bytes, duration_ms, money, resources};
 use base64::Engine;
-use pumasi_api::message::{CloudStatus, FoundPact, Invite, Invited, Join, Why};
+use pumasi_api::message::{CloudStatus, Dismiss, FoundPact, Invite, Invited, Join, PactProposal, Why, Word};
 use pumasi_terms::pact::{Pact, Terms};
 use pumasi_terms::{FieldError, Validate};
 use serde::Deserialize;
@@ -47,14 +47,31 @@ pub async fn pact(session: &Session, command: &PactCommand) -> Result<(), Failur
         PactCommand::Show => {
             let signed: Value = session.client.get("/v1/pact").await?;
             let names = || signed_pact(&signed).map(|p| format!("pact/{}\n", p.id)).unwrap_or_default();
-            session.show(&signed, names, || Ok(members(&signed_pact(&signed)?)))
+            session.show(&signed, names, || {
+                waiting(&signed);
+                Ok(members(&signed_pact(&signed)?))
+            })
         }
         PactCommand::Leave(why) => {
             let answer: Value = session.client.post("/v1/pact/leave", &Why { why: why.why.clone() }).await?;
             session.done("pact", "left", &answer)
         }
+        PactCommand::Dismiss { cloud, why } => {
+            let wish = Dismiss { cloud: cloud.clone(), why: why.why.clone() };
+            let answer: Value = session.client.post("/v1/pact/dismissals", &wish).await?;
+            session.done(&format!("member/{cloud}"), answer.as_str().unwrap_or("dismissal asked"), &answer)
+        }
+        PactCommand::Approve { proposal, why } => say(session, proposal, "approve", "approved", &why.why).await,
+        PactCommand::Refuse { proposal, why } => say(session, proposal, "refuse", "refused", &why.why).await,
         PactCommand::Terms(flags) => terms(session, flags).await,
     }
+}
+
+async fn say(session: &Session, id: &str, word: &str, done: &str, why: &str) -> Result<(), Failure> {
+    let answer: Value =
+        session.client.post(&format!("/v1/pact/proposals/{id}/{word}"), &Why { why: why.to_owned() }).await?;
+    let what = answer.get("what").and_then(Value::as_str).unwrap_or_default();
+    session.done(&format!("proposal/{id} ({what})"), done, &answer)
 }
 
 async fn terms(session: &Session, flags: &TermsArgs) -> Result<(), Failure> {
@@ -130,6 +147,21 @@ fn signed_pact(answer: &Value) -> Result<Pact, Failure> {
         None => Pact::deserialize(inner).map_err(|e| e.to_string()),
     };
     parsed.map_err(|e| Failure::new(Exit::Failed, format!("the pact is not what this version expects: {e}")))
+}
+
+/// What waits for a word, beside the table.
+fn waiting(answer: &Value) {
+    let listed = answer.get("proposals").cloned().unwrap_or_default();
+    for p in serde_json::from_value::<Vec<PactProposal>>(listed).unwrap_or_default() {
+        let why = if p.why.is_empty() { String::new() } else { format!(": {}", p.why) };
+        let lends = p.lends.map_or_else(String::new, |lends| format!(", would lend {}", resources(lends)));
+        let hint = match p.word {
+            Word::Waiting => format!("pumasi pact approve {0} | pumasi pact refuse {0}", p.id),
+            Word::Agreed => "agreed".to_owned(),
+            Word::Refused => "refused".to_owned(),
+        };
+        note(&format!("{} proposes the {}{lends}{why} ({hint})", p.by, p.what));
+    }
 }
 
 fn members(pact: &Pact) -> Table {

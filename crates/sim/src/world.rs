@@ -79,7 +79,7 @@ pub(crate) fn config(name: &str, at: usize, dir: &Path) -> anyhow::Result<Config
     let text = format!(
         "version = 1\n[cloud]\nname = \"{name}\"\n[peer]\nlisten = \"127.0.0.1:{}\"\n[gateway]\npeer_listen = \"127.0.0.1:{}\"\n\
          [capacity]\ncpu_millis = {}\nmemory_mib = {}\nstorage_bytes = 1073741824\n\
-         [timing]\ntick_ms = 100\nheartbeat_ms = 1000\nlease_ttl_ms = 5000\nhold_ttl_ms = 3000\ncalm_ms = 1500\nship_ms = 200\n",
+         [pact]\nadmit = \"auto\"\n[timing]\ntick_ms = 100\nheartbeat_ms = 1000\nlease_ttl_ms = 5000\nhold_ttl_ms = 3000\ncalm_ms = 1500\nship_ms = 200\n",
         2_000 + at,
         3_000 + at,
         HAS.cpu_millis,

@@ -67,6 +67,8 @@ pub enum AuthorityError {
     Svid(#[from] SvidError),
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    #[error(transparent)]
+    Key(#[from] crate::KeyError),
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -227,6 +229,13 @@ impl Authority {
         let leaf = params.signed_by(&key, &issuer)?;
         let chain = vec![leaf.der().clone(), root.certificate.clone()];
         Ok(Svid::new(chain, PrivatePkcs8KeyDer::from(key.serialize_der()))?)
+    }
+
+    /// The active root's own signature over something that is no certificate, hex: what the document key alone may not do.
+    /// Peers ask `Bundle::vouched`.
+    pub fn vouch(&self, purpose: &str, bytes: &[u8]) -> Result<String, AuthorityError> {
+        let Some(key) = &self.active()?.key else { return Err(AuthorityError::NothingPrepared) };
+        Ok(hex::encode(crate::jwk::sign_once(key.expose(), &bundle::vouched_bytes(purpose, bytes))?))
     }
 
     /// Makes the next root and puts it into the bundle; leaves are still signed by the active one. Once is enough.

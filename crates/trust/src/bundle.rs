@@ -92,6 +92,11 @@ pub fn fingerprint(certificate: &CertificateDer<'_>) -> Digest {
     crate::digest(certificate)
 }
 
+/// No certificate begins so: a root's signature for one is none for the other.
+pub(crate) fn vouched_bytes(purpose: &str, bytes: &[u8]) -> Vec<u8> {
+    [b"pumasi authority v1\0", purpose.as_bytes(), b"\0", bytes].concat()
+}
+
 #[derive(Clone)]
 pub struct Bundle {
     roots: Arc<Vec<Root>>,
@@ -176,6 +181,13 @@ impl Bundle {
     }
     pub(crate) fn roots(&self) -> &[Root] {
         &self.roots
+    }
+
+    /// Whether one of these roots signed this for this purpose (`Authority::vouch`).
+    pub fn vouched(&self, purpose: &str, bytes: &[u8], signature: &str) -> bool {
+        let Ok(signature) = hex::decode(signature) else { return false };
+        let message = vouched_bytes(purpose, bytes);
+        self.roots.iter().any(|root| crate::jwk::verify_point(&root.point, &message, &signature))
     }
 
     /// A root that names a domain must name this one.

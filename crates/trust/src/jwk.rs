@@ -124,6 +124,16 @@ impl PublicKey {
     }
 }
 
+pub(crate) fn verify_point(point: &[u8], message: &[u8], signature: &[u8]) -> bool {
+    UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).verify(message, signature).is_ok()
+}
+
+/// With a key as PKCS#8 that is kept elsewhere.
+pub(crate) fn sign_once(pkcs8: &[u8], message: &[u8]) -> Result<[u8; 64], KeyError> {
+    let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8).map_err(|_| KeyError::Crypto)?;
+    DocumentKey::from_pair(pair)?.sign(message)
+}
+
 fn coordinates(point: &[u8; 65]) -> [String; 2] {
     [URL_SAFE_NO_PAD.encode(&point[1..33]), URL_SAFE_NO_PAD.encode(&point[33..])]
 }

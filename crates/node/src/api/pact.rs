@@ -1,23 +1,63 @@
 //! The pact, for operators, members and newcomers.
 
 use super::body::{Answer, Json};
+use super::params::Path;
 use crate::Node;
 use crate::pact::{self, Shown, SignAnswer};
-use crate::wire::{AskAdmission, Signed};
+use crate::wire::{AskAdmission, AskSignature, Notices, Signed};
 use axum::Extension;
 use axum::extract::State;
-use pumasi_api::message::{FoundPact, Invite, Invited, Join, Why};
+use pumasi_api::message::{Dismiss, FoundPact, Invite, Invited, Join, PactProposal, Why};
 use pumasi_api::{Principal, Problem};
 use pumasi_terms::pact::Terms;
 use std::sync::Arc;
 
-fn shown(node: &Node) -> Answer<Shown> {
+fn shown(node: &Node, who: &Principal) -> Answer<Shown> {
     let view = node.pact().ok_or_else(pact::no_pact)?;
-    Ok(axum::Json(Shown { pact: view.pact.clone(), signed: view.signed.clone() }))
+    let proposals = match who {
+        Principal::Person { .. } => pact::proposals(node)?,
+        _ => Vec::new(),
+    };
+    let (pact, signed) = (view.pact.clone(), view.signed.clone());
+    Ok(axum::Json(Shown { pact, signed, notices: view.notices.clone(), proposals }))
 }
 
-pub async fn show(State(node): State<Arc<Node>>) -> Answer<Shown> {
-    shown(&node)
+pub async fn show(State(node): State<Arc<Node>>, Extension(who): Extension<Principal>) -> Answer<Shown> {
+    shown(&node, &who)
+}
+
+pub async fn dismiss(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Json(wish): Json<Dismiss>,
+) -> Answer<String> {
+    Ok(axum::Json(pact::dismiss(&node, &who, wish.cloud, wish.why).await?))
+}
+
+pub async fn approve(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Path(id): Path<String>,
+    Json(why): Json<Why>,
+) -> Answer<PactProposal> {
+    Ok(axum::Json(pact::say(&node, &who, id, true, why.why).await?))
+}
+
+pub async fn refuse(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Path(id): Path<String>,
+    Json(why): Json<Why>,
+) -> Answer<PactProposal> {
+    Ok(axum::Json(pact::say(&node, &who, id, false, why.why).await?))
+}
+
+pub async fn notices(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Json(brought): Json<Notices>,
+) -> Answer<()> {
+    Ok(axum::Json(pact::take(&node, &who, brought.notices).await?))
 }
 
 pub async fn found(
@@ -26,7 +66,7 @@ pub async fn found(
     Json(wish): Json<FoundPact>,
 ) -> Answer<Shown> {
     pact::found(&node, &who, wish.currency, wish.terms).await?;
-    shown(&node)
+    shown(&node, &who)
 }
 
 pub async fn invite(
@@ -43,7 +83,7 @@ pub async fn join(
     Json(wish): Json<Join>,
 ) -> Answer<Shown> {
     pact::join(&node, &who, &wish.invitation, wish.terms).await?;
-    shown(&node)
+    shown(&node, &who)
 }
 
 pub async fn leave(
@@ -60,7 +100,7 @@ pub async fn terms(
     Json(terms): Json<Terms>,
 ) -> Answer<Shown> {
     pact::set_terms(&node, &who, terms).await?;
-    shown(&node)
+    shown(&node, &who)
 }
 
 pub async fn admit(State(node): State<Arc<Node>>, Json(ask): Json<AskAdmission>) -> Answer<Signed> {
@@ -71,12 +111,12 @@ pub async fn admit(State(node): State<Arc<Node>>, Json(ask): Json<AskAdmission>)
 pub async fn sign(
     State(node): State<Arc<Node>>,
     Extension(who): Extension<Principal>,
-    Json(asked): Json<Signed>,
+    Json(asked): Json<AskSignature>,
 ) -> Answer<SignAnswer> {
     let Principal::Peer(from) = who else {
         return Err(Problem::forbidden(format!("{who} is no member of the pact")).into());
     };
-    Ok(axum::Json(pact::sign(&node, &from, asked.document).await?))
+    Ok(axum::Json(pact::sign(&node, &from, asked).await?))
 }
 
 pub async fn bring(State(node): State<Arc<Node>>, Json(brought): Json<Signed>) -> Answer<Signed> {

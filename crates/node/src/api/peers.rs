@@ -57,6 +57,7 @@ pub async fn heartbeat(
         seen_incarnation: receipt.as_ref().map_or(0, |r| r.incarnation),
         seen_revision: receipt.as_ref().map_or(0, |r| r.revision),
         receipt,
+        pact_digest: node.pact().map(|v| v.digest),
         place: node.config.cloud.place.clone(),
         offer,
         leases,

@@ -3,6 +3,7 @@
 //! Always holds: it is in the store before it takes effect; an own step counts only while nothing has overtaken it.
 
 use super::enter::INVITED;
+use super::notices::FAREWELL;
 use super::propose::{Stop, abandoned, collect, others, step_aside};
 use super::{
     JOINING, Joining, PROPOSAL, Proposal, anonymous_client, held, load, may_sign, one_at_a_time, overtaken, refused,
@@ -93,6 +94,8 @@ pub(super) async fn take_over(
                     tx.delete(PACT, PROPOSAL, Expect::Any)?;
                 }
                 tx.delete(PACT, JOINING, Expect::Any)?;
+                tx.delete(PACT, FAREWELL, Expect::Any)?;
+                super::words::spent(tx, pact)?;
                 let was: Vec<CloudName> = state
                     .current()
                     .map(|c| c.pact.members.iter().map(|m| m.cloud.clone()).collect())
@@ -132,7 +135,7 @@ pub(super) fn forget(tx: &mut Tx<'_>) -> Result<(), TxError> {
     for (kind, name) in [(PACT, ONLY), (PACT, PROPOSAL), (PACT, JOINING), (INVITATION, ONLY), (INVITATION, INVITED)] {
         tx.delete(kind, name, Expect::Any)?;
     }
-    Ok(())
+    super::words::forget_words(tx)
 }
 
 /// Brings a complete pact to all others that it names. Those who know it now.
@@ -177,7 +180,7 @@ pub async fn bring(node: &Node, document: SignedDocument) -> Result<SignedDocume
         return Ok(current.document.clone());
     }
     let proposed = node.store.get::<Proposal>(PACT, PROPOSAL).map_err(|e| crate::node::store_problem(&e))?;
-    let is_ours = |p: &Proposal| p.complete.is_none() && digest(p.payload.as_bytes()) == document.digest();
+    let is_ours = |p: &Proposal| digest(p.payload.as_bytes()) == document.digest();
     if !proposed.is_some_and(|p| is_ours(&p.body)) {
         take_over(node, &who, document.clone(), Basis::Told).await?;
         return Ok(document);
@@ -190,8 +193,9 @@ pub async fn bring(node: &Node, document: SignedDocument) -> Result<SignedDocume
         return Ok(same.document.clone());
     }
     still_ours(&state, &document)?;
-    pumasi_pact::check_successor(held(&state)?, &document, node.name(), &Policy::default()).map_err(refused)?;
-    let full = match collect(node, &document).await {
+    // Whom it invited, its operator has agreed to.
+    pumasi_pact::check_successor(held(&state)?, &document, node.name(), &Policy::approved()).map_err(refused)?;
+    let full = match collect(node, &document, "").await {
         Ok(full) => full,
         Err(Stop::Failed(problem)) => {
             abandoned(node, &document, &problem.detail).await;

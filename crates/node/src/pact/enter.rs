@@ -173,7 +173,7 @@ pub async fn admit(node: &Node, secret: &str, member: Member) -> Result<SignedDo
     if let Some(known) = member_already(node, &member.cloud, &redeem.kid)? {
         return Ok(known);
     }
-    compare(node).await?;
+    compare(node, None).await?;
     if let Some(known) = member_already(node, &member.cloud, &redeem.kid)? {
         return Ok(known);
     }

@@ -1,18 +1,13 @@
-//! Leaving: with the signatures of all others, and not before one of them knows.
+//! Leaving: by this cloud's own signature, when nothing of others is here and nothing of its own there.
 
-use super::adopt::{Basis, forget, still_ours, take_over, tell};
-use super::propose::{Step, propose};
-use super::{
-    PROPOSAL, Proposal, held, load, may_sign, no_pact, one_at_a_time, overtaken, refused, state, stored, view,
-};
+use super::adopt::forget;
+use super::{held, load, may_sign, notices, one_at_a_time, overtaken, state, view};
 use crate::node::Note;
-use crate::object::{JOURNEY, LENT, PACT};
+use crate::object::{JOURNEY, LENT};
 use crate::{Node, clock};
 use pumasi_api::{Fault, Principal, Problem};
 use pumasi_journey::Journey;
 use pumasi_lease::LentLease;
-use pumasi_store::Expect;
-use pumasi_trust::SignedDocument;
 
 /// Nothing of others' runs here, and nothing of ours there.
 pub(super) fn nothing_open(node: &Node) -> Result<(), Problem> {
@@ -21,7 +16,9 @@ pub(super) fn nothing_open(node: &Node) -> Result<(), Problem> {
     let journeys = node.store.list::<Journey>(JOURNEY).map_err(problem)?;
     let lent = lent.iter().filter(|l| l.body.binds()).map(|l| format!("{} (lent)", l.body.id()));
     let open = journeys.iter().filter(|j| j.body.is_open());
-    let rented = open.flat_map(|j| &j.body.parts).filter(|p| !p.is_over()).map(|p| format!("{} (rented)", p.lease));
+    // A lease whose time is over by this cloud's clock holds nobody, even where its lender never answers again.
+    let runs = |p: &&pumasi_journey::Part| !p.is_over() && (p.is_hopeful() || p.expires_at > clock::boot());
+    let rented = open.flat_map(|j| &j.body.parts).filter(runs).map(|p| format!("{} (rented)", p.lease));
     let all: Vec<String> = lent.chain(rented).collect();
     if all.is_empty() {
         return Ok(());
@@ -30,7 +27,7 @@ pub(super) fn nothing_open(node: &Node) -> Result<(), Problem> {
     Err(Problem::new(409, "leases_open", Fault::Input, text))
 }
 
-/// With the signatures of all others; the last member just goes.
+/// Nobody is asked; the last member just goes.
 pub async fn leave(node: &Node, who: &Principal, why: String) -> Result<(), Problem> {
     may_sign(node)?;
     nothing_open(node)?;
@@ -53,39 +50,5 @@ pub async fn leave(node: &Node, who: &Principal, why: String) -> Result<(), Prob
         .await?;
         return load(node);
     }
-    let document = match leave_begun(node)? {
-        Some(document) => document,
-        None => {
-            let full = propose(node, who, Step::Leave(node.name().clone())).await?;
-            keep_leave(node, full.clone()).await?;
-            full
-        }
-    };
-    // Whoever has left can tell nobody: one of the others must know it first.
-    if tell(node, &document).await?.is_empty() {
-        let text = "all have signed, but none could be told; repeat the command to go on from there";
-        return Err(Problem::new(503, "peer_unreachable", Fault::Peer, text));
-    }
-    take_over(node, who, document, Basis::Ours).await
-}
-
-/// A leave that all have signed and that still follows from the pact held.
-pub(super) fn leave_begun(node: &Node) -> Result<Option<SignedDocument>, Problem> {
-    let proposal = node.store.get::<Proposal>(PACT, PROPOSAL).map_err(|e| crate::node::store_problem(&e))?;
-    let complete = proposal.and_then(|p| p.body.complete);
-    let state = stored(node)?;
-    Ok(complete.filter(|d| still_ours(&state, d).is_ok()))
-}
-
-pub(super) async fn keep_leave(node: &Node, document: SignedDocument) -> Result<(), Problem> {
-    let (own, key) = (node.name().clone(), node.identity.key.public().clone());
-    node.transact(move |tx| {
-        let state = state(tx)?;
-        still_ours(&state, &document)?;
-        state.adopt(document.clone(), &own, &key).map_err(refused)?;
-        let proposal = tx.get::<Proposal>(PACT, PROPOSAL)?.ok_or_else(no_pact)?;
-        tx.put(PACT, PROPOSAL, &Proposal { complete: Some(document), ..proposal.body }, Expect::Any)?;
-        Ok(())
-    })
-    .await
+    notices::part(node, who, &view).await
 }

@@ -2,11 +2,10 @@
 //!
 //! Always holds: a promise is stored before its signature is made, and a serial is used up only when every member answers.
 
-use super::adopt::take_over_if_newer;
 use super::{CALL, PROPOSAL, Proposal, Shown, SignAnswer, call_failed, held, ours, overtaken, refused, state, view};
 use crate::node::Note;
 use crate::object::{INVITATION, ONLY, PACT};
-use crate::wire::Signed;
+use crate::wire::AskSignature;
 use crate::{Node, clock};
 use futures_util::future::join_all;
 use pumasi_api::{Fault, Principal, Problem};
@@ -26,7 +25,8 @@ pub(super) const BACKOFF_MS_MAX: u64 = 400;
 #[derive(Debug, Clone)]
 pub(super) enum Step {
     Admit(Box<Member>),
-    Leave(CloudName),
+    /// With the operator's reason.
+    Dismiss(CloudName, String),
     Update(Box<Member>),
 }
 
@@ -35,14 +35,27 @@ impl Step {
         let (pact, parent) = (&held.pact, held.digest());
         match self {
             Self::Admit(member) => pumasi_pact::admit(pact, parent, serial, (**member).clone(), now),
-            Self::Leave(cloud) => pumasi_pact::dismiss(pact, parent, serial, cloud, now),
+            Self::Dismiss(cloud, _) => pumasi_pact::dismiss(pact, parent, serial, cloud, now),
             Self::Update(member) => pumasi_pact::update_member(pact, parent, serial, (**member).clone(), now),
+        }
+    }
+    /// Who is not asked.
+    fn without(&self) -> Option<&CloudName> {
+        match self {
+            Self::Dismiss(cloud, _) => Some(cloud),
+            _ => None,
+        }
+    }
+    fn why(&self) -> &str {
+        match self {
+            Self::Dismiss(_, why) => why,
+            _ => "",
         }
     }
     fn text(&self) -> String {
         match self {
             Self::Admit(member) => format!("{} asks to enter by an invitation", member.cloud),
-            Self::Leave(cloud) => format!("{cloud} leaves"),
+            Self::Dismiss(cloud, _) => format!("the others part from {cloud}"),
             Self::Update(member) => format!("{} changes its entry", member.cloud),
         }
     }
@@ -81,7 +94,10 @@ pub(super) async fn promise(
             {
                 return Ok((old.payload.clone(), serial));
             }
-            let serial = state.next_serial().max(old.and_then(|o| o.at_least).unwrap_or_default());
+            let mut serial = state.next_serial().max(old.and_then(|o| o.at_least).unwrap_or_default());
+            if let Step::Admit(member) = &step {
+                serial = serial.max(state.floor_of(&member.cloud).next());
+            }
             // Newcomers alone must not use up the serials that members need.
             if matches!(step, Step::Admit(_)) && serial.0 - held.pact.serial.0 > SERIAL_JUMP_MAX / 2 {
                 let text = "too many proposals failed since the last change; change a member's terms first";
@@ -122,18 +138,18 @@ pub(super) fn others(node: &Node, pact: &Pact) -> Vec<Member> {
 }
 
 /// Before a serial is used up: every member answers, and nobody has a newer pact.
-pub(super) async fn compare(node: &Node) -> Result<(), Problem> {
+pub(super) async fn compare(node: &Node, without: Option<&CloudName>) -> Result<(), Problem> {
     let view = view(node)?;
     let ask = |member: Member| async move {
         let client = node.peers.clients.of(node, &member.cloud)?.with_timeout(CALL);
         let failed = |e| call_failed(&member.cloud, "comparing the pact, which every member must sign", e);
         client.get::<Shown>("/v1/pact").await.map_err(failed)
     };
-    let answers = join_all(others(node, &view.pact).into_iter().map(ask)).await;
+    let answers = join_all(others(node, &view.pact).into_iter().filter(|m| Some(&m.cloud) != without).map(ask)).await;
     for answer in answers {
         let shown = answer?;
-        if shown.signed.serial() > view.pact.serial {
-            take_over_if_newer(node, shown.signed).await?;
+        if shown.signed.serial() > view.pact.serial || shown.notices != view.notices {
+            super::learn(node, shown).await?;
         }
     }
     Ok(())
@@ -145,11 +161,12 @@ pub(super) enum Stop {
 }
 
 /// Asks every member that has not signed yet.
-pub(super) async fn collect(node: &Node, document: &SignedDocument) -> Result<SignedDocument, Stop> {
+pub(super) async fn collect(node: &Node, document: &SignedDocument, why: &str) -> Result<SignedDocument, Stop> {
     let pact = pumasi_pact::read(document.unverified_payload()).map_err(|e| Stop::Failed(refused(e)))?;
     let ask = |member: Member| async move {
         let client = node.peers.clients.of(node, &member.cloud)?.with_timeout(CALL);
-        let body = Signed { document: document.clone() };
+        let notices = node.pact().map(|v| v.notices.clone()).unwrap_or_default();
+        let body = AskSignature { document: document.clone(), notices, why: why.to_owned() };
         let answer = client.post::<SignAnswer>("/v1/pact/signatures", &body).await;
         answer.map(|a| (member.cloud.clone(), a)).map_err(|e| call_failed(&member.cloud, "signing the next pact", e))
     };
@@ -199,12 +216,14 @@ pub(super) async fn propose(node: &Node, who: &Principal, step: Step) -> Result<
     let mut last = String::new();
     for attempt in 0..TRIES {
         back_off(attempt).await;
-        compare(node).await?;
+        compare(node, step.without()).await?;
         let document = promise(node, who, step.clone(), None).await?;
-        match collect(node, &document).await {
+        match collect(node, &document, step.why()).await {
             Ok(full) => return Ok(full),
             Err(Stop::Failed(problem)) => {
-                abandoned(node, &document, &problem.detail).await;
+                if problem.code != "needs_operator" {
+                    abandoned(node, &document, &problem.detail).await;
+                }
                 return Err(problem);
             }
             Err(Stop::Overtaken { next, why }) => {

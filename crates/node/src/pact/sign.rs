@@ -1,8 +1,9 @@
 //! Signing another member's proposal.
 
-use super::{PROPOSAL, Proposal, SignAnswer, catch_up, held, may_sign, ours, overtaken, refused, state};
+use super::{SignAnswer, catch_up, held, may_sign, ours, refused, state, words};
 use crate::node::Note;
 use crate::object::{ONLY, PACT};
+use crate::wire::AskSignature;
 use crate::{Node, clock};
 use pumasi_api::{Fault, Principal, Problem};
 use pumasi_pact::{Change, PactError, Policy};
@@ -11,45 +12,56 @@ use pumasi_terms::CloudName;
 use pumasi_trust::SignedDocument;
 
 /// A member asks for this cloud's signature under its proposal.
-pub async fn sign(node: &Node, from: &CloudName, document: SignedDocument) -> Result<SignAnswer, Problem> {
+pub async fn sign(node: &Node, from: &CloudName, asked: AskSignature) -> Result<SignAnswer, Problem> {
     may_sign(node)?;
+    let AskSignature { document, notices, why } = asked;
     if !document.signed_by(from) {
         return Err(Problem::new(403, "bad_signature", Fault::Peer, format!("{from} has not signed its own proposal")));
     }
-    let first = consider(node, from, document.clone()).await?;
+    if !notices.is_empty()
+        && let Err(e) = super::take(node, &Principal::Peer(from.clone()), notices).await
+    {
+        tracing::debug!(error = %e, %from, "a notice beside its proposal was not taken");
+    }
+    let first = consider(node, from, document.clone(), why.clone()).await?;
     // Its parent may be a pact that we signed and were not told of.
     if let SignAnswer::Behind { held } = first
         && document.serial() > held
         && catch_up(node, from).await.is_ok()
     {
-        return consider(node, from, document).await;
+        return consider(node, from, document, why).await;
     }
     Ok(first)
 }
 
-pub(super) async fn consider(node: &Node, from: &CloudName, document: SignedDocument) -> Result<SignAnswer, Problem> {
+pub(super) async fn consider(
+    node: &Node,
+    from: &CloudName,
+    document: SignedDocument,
+    why: String,
+) -> Result<SignAnswer, Problem> {
     let (own, actor) = (node.name().clone(), Principal::Peer(from.clone()).to_string());
-    let asked = document.clone();
+    let (asked, from, admit) = (document.clone(), from.clone(), node.config.pact.admit);
     let refusal = node
         .transact(move |tx| {
             let state = state(tx)?;
             let current = held(&state)?;
             if current.digest() == asked.digest() {
-                return Ok(Some(SignAnswer::Signed { document: current.document.clone() }));
+                return Ok(Some(Ok(SignAnswer::Signed { document: current.document.clone() })));
             }
-            let proposal = tx.get::<Proposal>(PACT, PROPOSAL)?;
-            let leaves = |p: &Proposal| p.complete.as_ref().is_some_and(|d| d.digest() != asked.digest());
-            if proposal.is_some_and(|p| leaves(&p.body)) {
-                return Err(overtaken(format!("{own} is leaving; propose again when it has left")).into());
-            }
-            let (change, promised) = match state.consider(&asked, &own, &Policy::default()) {
+            // Whether an operator must agree is asked below: the rules of the pact come first.
+            let (change, promised) = match state.consider(&asked, &own, &Policy::approved()) {
                 Ok(fine) => fine,
-                Err(PactError::SerialTaken { next, .. }) => return Ok(Some(SignAnswer::Taken { next })),
+                Err(PactError::SerialTaken { next, .. }) => return Ok(Some(Ok(SignAnswer::Taken { next }))),
                 Err(PactError::OtherParent { held } | PactError::NotNewer { held, .. }) => {
-                    return Ok(Some(SignAnswer::Behind { held }));
+                    return Ok(Some(Ok(SignAnswer::Behind { held })));
                 }
                 Err(e) => return Err(refused(e).into()),
             };
+            let new = pumasi_pact::read(asked.unverified_payload()).map_err(refused)?;
+            if let Some(no) = words::word_on(tx, (&own, admit), &from, &change, &new, &why)? {
+                return Ok(Some(Err(no)));
+            }
             if promised != state {
                 tx.put(PACT, ONLY, &promised, Expect::Any)?;
                 let note = Note::new("pact_signed", "pact", &current.pact.id).because(in_words(&change));
@@ -59,7 +71,7 @@ pub(super) async fn consider(node: &Node, from: &CloudName, document: SignedDocu
         })
         .await?;
     if let Some(refusal) = refusal {
-        return Ok(refusal);
+        return refusal;
     }
     if document.signed_by(node.name()) {
         return Ok(SignAnswer::Signed { document });

@@ -7,6 +7,7 @@ use crate::identity::Identity;
 use crate::object::INVITATION;
 use pumasi_engine::SimEngine;
 use pumasi_store::{JournalFilter, Store};
+use pumasi_terms::Money;
 use std::path::PathBuf;
 use tokio::sync::watch;
 
@@ -33,10 +34,14 @@ fn operator() -> Principal {
 
 impl Cloud {
     async fn start(name: &str) -> Self {
+        Self::start_with(name, "auto").await
+    }
+
+    async fn start_with(name: &str, admit: &str) -> Self {
         let dir = std::env::temp_dir().join(format!("pumasi-pact-{:032x}", clock::entropy()));
         std::fs::create_dir_all(dir.join("store")).unwrap();
         let text = format!(
-            "version = 1\n[cloud]\nname = {name:?}\n[peer]\nlisten = \"127.0.0.1:{}\"\n[gateway]\npeer_listen = \"127.0.0.1:{}\"\n",
+            "version = 1\n[cloud]\nname = {name:?}\n[peer]\nlisten = \"127.0.0.1:{}\"\n[gateway]\npeer_listen = \"127.0.0.1:{}\"\n[pact]\nadmit = \"{admit}\"\n",
             free_port(),
             free_port()
         );
@@ -84,11 +89,19 @@ impl Cloud {
     async fn invites(&self, other: &Cloud) -> String {
         invite(self, &operator(), other.name().clone(), 60_000).await.unwrap().invitation
     }
-    async fn changes(&self, recall_notice_ms: u64) -> Result<(), Problem> {
-        set_terms(self, &operator(), Terms { recall_notice_ms, ..Terms::default() }).await
+    /// Another price: all must sign that.
+    async fn changes(&self, price: u64) -> Result<(), Problem> {
+        set_terms(self, &operator(), Terms { price_per_cpu_hour: Money(price), ..Terms::default() }).await
     }
-    fn notice_of(&self, other: &Cloud) -> u64 {
-        self.pact().unwrap().pact.member(other.name()).unwrap().terms.recall_notice_ms
+    fn price_of(&self, other: &Cloud) -> u64 {
+        self.pact().unwrap().pact.member(other.name()).unwrap().terms.price_per_cpu_hour.0
+    }
+    async fn lends_nothing(&self) -> Result<(), Problem> {
+        let terms = self.pact().unwrap().pact.member(self.name()).unwrap().terms.clone();
+        set_terms(self, &operator(), Terms { storage_bytes: 0, ..terms }).await
+    }
+    fn storage_of(&self, other: &Cloud) -> u64 {
+        self.pact().unwrap().pact.member(other.name()).unwrap().terms.storage_bytes
     }
 }
 
@@ -157,7 +170,7 @@ async fn an_invitation_is_good_for_one_cloud() {
 async fn changes_reach_all_and_cost_no_serial_while_one_is_silent() {
     let (a, b, c) = three().await;
     c.changes(7_000).await.unwrap();
-    assert_eq!([&a, &b, &c].map(|x| (x.serial(), x.notice_of(&c))), [(4, 7_000); 3]);
+    assert_eq!([&a, &b, &c].map(|x| (x.serial(), x.price_of(&c))), [(4, 7_000); 3]);
     // The same once more is no change.
     c.changes(7_000).await.unwrap();
     assert_eq!(a.serial(), 4);
@@ -167,7 +180,7 @@ async fn changes_reach_all_and_cost_no_serial_while_one_is_silent() {
     assert_eq!(stored(&a).unwrap().next_serial(), Serial(5));
     b.serve().await;
     a.changes(8_000).await.unwrap();
-    assert_eq!([&a, &b, &c].map(|x| (x.serial(), x.notice_of(&a))), [(5, 8_000); 3]);
+    assert_eq!([&a, &b, &c].map(|x| (x.serial(), x.price_of(&a))), [(5, 8_000); 3]);
     assert!(!refresh_own_entry(&a).await.unwrap());
 }
 
@@ -183,7 +196,7 @@ async fn changes_at_the_same_time_all_come_through() {
         }
     }
     for cloud in [&a, &b, &c] {
-        assert_eq!([&a, &b, &c].map(|x| cloud.notice_of(x)), [1_000, 2_000, 3_000]);
+        assert_eq!([&a, &b, &c].map(|x| cloud.price_of(x)), [1_000, 2_000, 3_000]);
         assert_eq!(cloud.serial(), a.serial());
     }
 }
@@ -192,7 +205,7 @@ async fn changes_at_the_same_time_all_come_through() {
 async fn whoever_was_not_told_fetches_it() {
     let (a, b, c) = three().await;
     let entry = Member {
-        terms: Terms { recall_notice_ms: 9_000, ..Terms::default() },
+        terms: Terms { price_per_cpu_hour: Money(9_000), ..Terms::default() },
         ..a.pact().unwrap().pact.member(a.name()).unwrap().clone()
     };
     let full = propose(&a, &operator(), Step::Update(Box::new(entry))).await.unwrap();
@@ -205,15 +218,15 @@ async fn whoever_was_not_told_fetches_it() {
     let full = promise_collect(&a, 9_700).await;
     take_over(&a, &operator(), full, Basis::Ours).await.unwrap();
     catch_up(&b, a.name()).await.unwrap();
-    assert_eq!(b.notice_of(&a), 9_700);
+    assert_eq!(b.price_of(&a), 9_700);
     // And one who is behind finds out before it proposes.
     c.changes(1_234).await.unwrap();
-    assert_eq!([&a, &b, &c].map(|x| (x.serial(), x.notice_of(&c))), [(7, 1_234); 3]);
+    assert_eq!([&a, &b, &c].map(|x| (x.serial(), x.price_of(&c))), [(7, 1_234); 3]);
 }
 
-async fn promise_collect(a: &Cloud, recall_notice_ms: u64) -> SignedDocument {
+async fn promise_collect(a: &Cloud, price: u64) -> SignedDocument {
     let mut entry = a.pact().unwrap().pact.member(a.name()).unwrap().clone();
-    entry.terms.recall_notice_ms = recall_notice_ms;
+    entry.terms.price_per_cpu_hour = Money(price);
     propose(a, &operator(), Step::Update(Box::new(entry))).await.unwrap()
 }
 
@@ -231,9 +244,10 @@ async fn a_cloud_leaves_and_may_come_back() {
     // What it once signed does not bring it back against its will.
     let replayed = bring(&b, old.clone()).await.unwrap_err();
     assert_eq!(replayed.status, 403, "{replayed}");
-    assert_eq!(bring(&a, old).await.unwrap_err().code, "pact_newer");
+    bring(&a, old).await.unwrap();
+    assert_eq!(a.members().len(), 2, "the same pact is no news, and the leave still counts");
     join(&b, &operator(), &c.invites(&b).await, Terms::default()).await.unwrap();
-    assert_eq!([&a, &b, &c].map(|x| x.serial()), [5; 3]);
+    assert_eq!([&a, &b, &c].map(|x| x.serial()), [4; 3]);
     leave(&a, &operator(), String::new()).await.unwrap();
     leave(&b, &operator(), String::new()).await.unwrap();
     leave(&c, &operator(), String::new()).await.unwrap();
@@ -242,20 +256,104 @@ async fn a_cloud_leaves_and_may_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leave_that_broke_off_goes_on_where_it_was() {
+async fn a_silent_member_holds_nobody() {
     let (a, b, c) = three().await;
-    let full = propose(&b, &operator(), Step::Leave(b.name().clone())).await.unwrap();
-    super::leave::keep_leave(&b, full.clone()).await.unwrap();
-    // It signs nothing else from now on: the others could take it back in by that.
-    let other = a.changes(5_500).await.unwrap_err();
-    assert!(other.retry, "{other}");
-    tell(&b, &full).await.unwrap();
-    assert_eq!((a.members().len(), b.members().len(), c.members().len()), (2, 3, 2));
-    // Nobody of them knows its certificate any more.
-    leave(&b, &operator(), String::new()).await.unwrap();
-    assert!(b.pact().is_none());
+    b.fall_silent().await;
+    // Lending less and leaving need nobody else.
+    c.lends_nothing().await.unwrap();
+    assert_eq!((c.storage_of(&c), a.storage_of(&c)), (0, 0));
+    assert_eq!(c.changes(70_000).await.unwrap_err().code, "peer_unreachable", "more is not said alone");
+    leave(&c, &operator(), String::new()).await.unwrap();
+    assert!(c.pact().is_none());
+    assert_eq!((a.members().len(), b.members().len()), (2, 3));
+    assert_eq!(untold(&c), [b.name().clone()]);
+    // It comes back, and hears it from the leaver itself.
+    b.serve().await;
+    go_on(&c).await.unwrap();
+    assert_eq!((b.members().len(), untold(&c).len()), (2, 0));
     a.changes(5_500).await.unwrap();
-    assert_eq!(c.notice_of(&a), 5_500);
+    assert_eq!((b.price_of(&a), a.serial(), b.serial()), (5_500, 4, 4));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_was_away_learns_notices_from_any_member() {
+    let (a, b, c) = three().await;
+    b.fall_silent().await;
+    c.lends_nothing().await.unwrap();
+    b.serve().await;
+    assert_ne!(b.storage_of(&c), 0);
+    assert_ne!(a.pact().unwrap().digest, b.pact().unwrap().digest, "heartbeats show it");
+    catch_up(&b, a.name()).await.unwrap();
+    assert_eq!(b.storage_of(&c), 0);
+    assert_eq!(a.pact().unwrap().digest, b.pact().unwrap().digest);
+    // And before it proposes on top of what it does not know.
+    b.fall_silent().await;
+    leave(&c, &operator(), String::new()).await.unwrap();
+    b.serve().await;
+    b.changes(4_000).await.unwrap();
+    assert_eq!((b.members().len(), a.price_of(&b)), (2, 4_000));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hostile_member_is_dismissed_by_the_others_operators() {
+    let (a, b, c) = three().await;
+    // It refuses every signature, by being silent.
+    c.fall_silent().await;
+    let said = dismiss(&a, &operator(), c.name().clone(), "it pays nothing".into()).await.unwrap();
+    assert!(said.contains("pumasi pact approve"), "{said}");
+    assert_eq!(a.members().len(), 3, "nobody is dismissed by one alone");
+    let waiting = proposals(&b).unwrap();
+    assert_eq!((waiting.len(), waiting[0].what.as_str()), (1, "dismissal of city-c"));
+    assert_eq!((waiting[0].by.as_str(), waiting[0].why.as_str()), ("city-a", "it pays nothing"));
+    go_on(&a).await.unwrap();
+    assert_eq!((a.members().len(), proposals(&b).unwrap().len()), (3, 1), "asked again is no other question");
+    say(&b, &operator(), waiting[0].id.clone(), true, String::new()).await.unwrap();
+    go_on(&a).await.unwrap();
+    assert_eq!(
+        [&a, &b].map(|x| x.members()),
+        [vec!["city-a".to_owned(), "city-b".into()], vec!["city-a".into(), "city-b".into()]]
+    );
+    assert!(proposals(&a).unwrap().is_empty() && proposals(&b).unwrap().is_empty());
+    // Its key is believed no more, and its notices neither.
+    assert!(!b.identity.trust.allows(&SpiffeId::daemon(c.name())));
+    let refused = dismiss(&b, &operator(), c.name().clone(), String::new()).await.unwrap_err();
+    assert_eq!(refused.status, 404);
+    assert_eq!(dismiss(&b, &operator(), b.name().clone(), String::new()).await.unwrap_err().status, 400);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_dismissal_stays_refused() {
+    let (a, b, c) = three().await;
+    dismiss(&a, &operator(), c.name().clone(), String::new()).await.unwrap();
+    let id = proposals(&b).unwrap()[0].id.clone();
+    say(&b, &operator(), id, false, "we need them".into()).await.unwrap();
+    assert_eq!(go_on(&a).await.unwrap_err().code, "refused");
+    assert_eq!((a.members().len(), proposals(&a).unwrap().len()), (3, 0));
+    assert_eq!(say(&b, &operator(), "nothing".into(), true, String::new()).await.unwrap_err().status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn puppets_of_a_member_are_not_admitted_without_each_operators_word() {
+    let a = Cloud::start_with("city-a", "ask").await;
+    found(&a, &operator(), "EUR".into(), Terms::default()).await.unwrap();
+    let b = Cloud::start("city-b").await;
+    join(&b, &operator(), &a.invites(&b).await, Terms::default()).await.unwrap();
+    let puppet = Cloud::start("puppet-1").await;
+    let token = b.invites(&puppet).await;
+    for _ in 0..2 {
+        let refused = join(&puppet, &operator(), &token, Terms::default()).await.unwrap_err();
+        assert_eq!(refused.code, "needs_operator", "{refused}");
+    }
+    assert_eq!((a.members().len(), b.members().len(), puppet.members().len()), (2, 2, 0));
+    let waiting = proposals(&a).unwrap();
+    assert_eq!((waiting.len(), waiting[0].what.as_str()), (1, "admission of puppet-1"));
+    let told = a.store.journal_page(0, 100, &JournalFilter::default()).unwrap();
+    assert!(told.iter().any(|r| r.entry.action == "pact_word_asked"));
+    // With the operator's word the same invitation goes through.
+    say(&a, &operator(), waiting[0].id.clone(), true, String::new()).await.unwrap();
+    join(&puppet, &operator(), &token, Terms::default()).await.unwrap();
+    assert_eq!((a.members().len(), puppet.members().len()), (3, 3));
+    assert!(proposals(&a).unwrap().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
