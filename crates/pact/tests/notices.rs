@@ -235,7 +235,6 @@ fn crafted_notices_change_nothing() {
     let crafted: Vec<(&str, SignedDocument)> = vec![
         ("of another member", bent(b, &|_| {})),
         ("of a third member", bent(a, &|_| {})),
-        ),
         ("for another pact", bent(c, &|n| n.pact = PactId::from_entropy(9))),
         ("over an older serial", bent(c, &|n| n.through = Serial(2))),
         ("that counts for ever", bent(c, &|n| n.through = Serial(u64::MAX))),
