@@ -141,18 +141,26 @@ pub(super) fn others(node: &Node, pact: &Pact) -> Vec<Member> {
 pub(super) async fn compare(node: &Node, without: Option<&CloudName>) -> Result<(), Problem> {
     let view = view(node)?;
     let ask = |member: Member| async move {
-        let client = node.peers.clients.of(node, &member.cloud)?.with_timeout(CALL);
+        let client =
+            node.peers.clients.of(node, &member.cloud).map_err(|e| (member.cloud.clone(), e))?.with_timeout(CALL);
         let failed = |e| call_failed(&member.cloud, "comparing the pact, which every member must sign", e);
-        client.get::<Shown>("/v1/pact").await.map_err(failed)
+        client.get::<Shown>("/v1/pact").await.map_err(|e| (member.cloud.clone(), failed(e)))
     };
     let answers = join_all(others(node, &view.pact).into_iter().filter(|m| Some(&m.cloud) != without).map(ask)).await;
+    let mut silent = Vec::new();
     for answer in answers {
-        let shown = answer?;
-        if shown.signed.serial() > view.pact.serial || shown.notices != view.notices {
-            super::learn(node, shown).await?;
+        match answer {
+            Ok(shown) if shown.signed.serial() > view.pact.serial || shown.notices != view.notices => {
+                super::learn(node, shown).await?;
+            }
+            Ok(_) => {}
+            Err(silence) => silent.push(silence),
         }
     }
-    Ok(())
+    // One that left does not answer; the others have told so by now.
+    let now = node.pact();
+    let member = |cloud: &CloudName| now.as_ref().is_some_and(|v| v.pact.member(cloud).is_some());
+    silent.into_iter().find(|(cloud, _)| member(cloud)).map_or(Ok(()), |(_, problem)| Err(problem))
 }
 
 pub(super) enum Stop {

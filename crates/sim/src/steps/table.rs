@@ -287,7 +287,8 @@ pub const STEPS: &[Step] = &[
 ];
 
 /// Peers' endpoints that belong to no journey: how a pact is made and kept.
-pub const OTHER_ENDPOINTS: &[&str] = &["/v1/pact", "/v1/pact/admissions", "/v1/pact/signatures", "/v1/pact/current"];
+pub const OTHER_ENDPOINTS: &[&str] =
+    &["/v1/pact", "/v1/pact/admissions", "/v1/pact/signatures", "/v1/pact/current", "/v1/pact/notices"];
 
 macro_rules! acts {
     ($($variant:ident),*) => {
