@@ -29,6 +29,12 @@ pub enum EngineError {
     NotIsolated { id: InstanceId, missing: String },
     #[error("no free uid or gid is left in the range of {range}; remove instances that ended")]
     Exhausted { range: &'static str },
+    #[error(
+        "{whose}, so that others could become an instance; choose another engine.uid_base, or leave it out to get a free range"
+    )]
+    UidsOfOthers { whose: String },
+    #[error("{path} cannot be shown to instances: {why}; correct engine.view and start again")]
+    View { path: PathBuf, why: String },
     #[error("another daemon uses {root}; give each its own directory")]
     InUse { root: PathBuf },
     #[error("{path} was written in format {found}, this program reads up to {known}; use the newer program")]

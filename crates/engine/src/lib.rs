@@ -19,5 +19,7 @@ pub use port::{
     Access, BoxFuture, Capabilities, CgroupVersion, DataMount, Engine, Exit, InstanceSpec, InstanceState,
     InstanceStatus, Isolation, Remains,
 };
-pub use process::{EgressPolicy, ProcessConfig, ProcessEngine, forget, instance_exec_main, is_of_this_host, shim_main};
+pub use process::{
+    EgressPolicy, ProcessConfig, ProcessEngine, forget, instance_exec_main, is_of_this_host, shim_main, uids_of_others,
+};
 pub use sim::{SimApp, SimEngine, SimExit};

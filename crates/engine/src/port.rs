@@ -48,8 +48,11 @@ pub struct Capabilities {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Isolation {
     pub own_uid: bool,
-    /// Own pid, mount, ipc and uts namespaces; other instances' files and processes are out of sight.
+    /// Own pid, mount, ipc and uts namespaces with a root of its own: of the host it sees programs, of others nothing.
     pub namespaces: bool,
+    /// No program in it can have a capability, whatever its file or its user says.
+    #[serde(default)]
+    pub capabilities: bool,
     /// Without it: no CPU limit, and memory by rlimit for each process on its own.
     pub cgroup: Option<CgroupVersion>,
     pub seccomp: bool,
@@ -62,6 +65,12 @@ pub struct Isolation {
     /// cgroup v2; with v1 controllers where that hierarchy is mounted beside them). Without it such an instance is stopped.
     #[serde(default)]
     pub freezer: bool,
+    /// Somebody else on this host can take these uids as well.
+    #[serde(default)]
+    pub uids_of_others: bool,
+    /// For people: what failed when the parts that are missing were tried.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub why: Vec<String>,
 }
 
 impl Isolation {
@@ -69,7 +78,9 @@ impl Isolation {
     pub fn missing_for_lending(&self) -> Vec<&'static str> {
         let parts = [
             (self.own_uid, "own uid"),
+            (!self.uids_of_others, "uids that nobody else can take"),
             (self.namespaces, "namespaces"),
+            (self.capabilities, "dropped capabilities"),
             (self.cgroup.is_some(), "cgroups"),
             (self.seccomp, "seccomp"),
             (self.network, "network namespaces"),

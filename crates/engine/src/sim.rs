@@ -101,11 +101,14 @@ impl SimEngine {
         let isolation = Isolation {
             own_uid: true,
             namespaces: true,
+            capabilities: true,
             cgroup: Some(CgroupVersion::V2),
             seccomp: true,
             network: true,
             egress: true,
             freezer: true,
+            uids_of_others: false,
+            why: Vec::new(),
         };
         Self {
             world: Arc::new(Mutex::new(World {

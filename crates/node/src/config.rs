@@ -6,7 +6,7 @@ use pumasi_terms::{CloudName, Resources};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
 
 pub const CONFIG_VERSION: u32 = 1;
@@ -172,11 +172,38 @@ pub struct Engine {
     /// First of 1024 uids and gids that are nobody else's; absent: chosen from the data directory's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uid_base: Option<u32>,
+    /// Directories and files of this host that every instance sees, read-only, besides the system's programs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub view: Vec<PathBuf>,
 }
 impl Default for Engine {
     fn default() -> Self {
-        Self { instance_ip: Ipv4Addr::LOCALHOST.into(), lend_without_isolation: String::new(), uid_base: None }
+        Self {
+            instance_ip: Ipv4Addr::LOCALHOST.into(),
+            lend_without_isolation: String::new(),
+            uid_base: None,
+            view: Vec::new(),
+        }
     }
+}
+/// An instance has its own there, or nothing.
+const NEVER_IN_VIEW: [&str; 7] = ["/dev", "/proc", "/run", "/sys", "/tmp", "/var/run", "/var/tmp"];
+
+/// Why instances may not be shown it.
+fn unfit_for_view(path: &Path, data_dir: &Path) -> Option<String> {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    if !path.is_absolute() || path.parent().is_none() || path.components().any(|c| c == Component::ParentDir) {
+        return Some("must be the absolute path of a directory or file, and not the root".into());
+    }
+    if !path.exists() {
+        return Some("is not there".into());
+    }
+    if let Some(own) = NEVER_IN_VIEW.iter().find(|own| path.starts_with(own) || real(path).starts_with(own)) {
+        return Some(format!("instances have their own {own}, or none"));
+    }
+    real(path)
+        .starts_with(real(data_dir))
+        .then(|| "lies in the daemon's data directory, which no instance may see".into())
 }
 pub const ACCEPT_RISK: &str = "i-accept-the-risk";
 
@@ -350,6 +377,14 @@ impl Config {
         }
         if e.uid_base.is_some_and(|base| base < 1_000 || base.checked_add(1_024).is_none()) {
             fault("engine.uid_base", "must be at least 1000, and leave room for 1024".into());
+        }
+        if let Some(whose) = e.uid_base.and_then(pumasi_engine::uids_of_others) {
+            fault("engine.uid_base", format!("{whose}: choose another one, or leave it out to get a free range"));
+        }
+        for path in &e.view {
+            if let Some(why) = unfit_for_view(path, &self.cloud.data_dir) {
+                fault("engine.view", format!("{}: {why}", path.display()));
+            }
         }
         let t = &self.timing;
         if !(10..=1_000).contains(&t.tick_ms) {

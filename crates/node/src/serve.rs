@@ -131,7 +131,8 @@ async fn lay(config: &Config, executable: PathBuf) -> Result<Ground, ServeError>
     gateway::write_config(config).map_err(|e| failed("writing the gateway's configuration")(e.to_string()))?;
     let engine = ProcessConfig {
         uid_base: config.engine.uid_base,
-        hide: ["store", "trust", "gateway", "quarantine"].iter().map(|d| data.join(d)).collect(),
+        hide: vec![data.clone()],
+        view: config.engine.view.clone(),
         lend_without_isolation: config.engine.lend_without_isolation == ACCEPT_RISK,
         ..ProcessConfig::new(data.join("engine"), executable.clone())
     };

@@ -14,7 +14,10 @@ const DEPTH_MAX: u32 = 64;
 
 pub(super) fn give(mount: &DataMount, gid: u32) -> Result<(), EngineError> {
     let work = || -> io::Result<()> {
-        let top = File::open(&mount.path)?;
+        let top = OpenOptions::new()
+            .read(true)
+            .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_DIRECTORY)
+            .open(&mount.path)?;
         match mount.access {
             Access::ReadWrite => give_dir(&top, gid, 0),
             // Nothing below becomes writable: whoever could write a `-shm` file could truncate it under the daemon that maps it.

@@ -5,15 +5,14 @@
 //! Always holds: no application runs without its limits; when the shim or init dies by whatever signal, so does all below.
 
 use super::launch::{Plan, find_program};
-use super::{net, seccomp, view};
-use crate::{Exit, Isolation};
-use nix::sched::{CloneFlags, unshare};
+use super::{rights, seccomp, trial, view};
+use crate::Exit;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{Gid, Pid, Uid, dup2_stdin, geteuid, getppid, setgroups, setresgid, setresuid, setsid};
+use nix::unistd::{Gid, Pid, Uid, dup2_stdin, fchown, getppid, setsid};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
@@ -62,10 +61,7 @@ pub(super) fn send<T: Serialize>(to: &mut impl Write, value: &T) -> io::Result<(
 pub fn instance_exec_main(dir: &Path) -> ExitCode {
     let stage = std::env::var(STAGE).unwrap_or_default();
     let done = match stage.as_str() {
-        "probe" => {
-            let found = probe(dir);
-            send(&mut io::stdout(), &found).map_err(|e| e.to_string())
-        }
+        "trial" => trial::answer(),
         "app" => app(),
         _ => init(dir),
     };
@@ -95,7 +91,10 @@ fn init(dir: &Path) -> Result<(), String> {
     let plan = read_plan(&mut orders)?;
     let confined = plan.view.is_some();
 
-    let started = prepare(&plan).and_then(|()| start_app(dir, &plan));
+    let started = Outside::open(&plan).and_then(|outside| {
+        prepare(&plan)?;
+        start_app(dir, &plan, &outside)
+    });
     let app = match started {
         Ok(app) => app,
         Err((why, for_good)) => {
@@ -123,6 +122,27 @@ fn read_plan(from: &mut impl BufRead) -> Result<Plan, String> {
     serde_json::from_str(&line).map_err(|e| format!("plan: {e}"))
 }
 
+/// What of the host init needs after it has left its root, opened before.
+struct Outside {
+    cgroup: Vec<File>,
+    oom_score: File,
+}
+
+impl Outside {
+    fn open(plan: &Plan) -> Result<Self, (String, bool)> {
+        let open = |path: &Path| {
+            File::options().write(true).open(path).map_err(|e| (format!("open {}: {e}", path.display()), false))
+        };
+        let cgroup = plan.cgroup_entrances.iter().map(|path| open(path)).collect::<Result<_, _>>()?;
+        Ok(Self { cgroup, oom_score: open(Path::new("/proc/self/oom_score_adj"))? })
+    }
+
+    /// A preference only, inherited by what is started next: its own limit ends it before the host is short of memory.
+    fn score(&self, score: &str) {
+        let _ = (&self.oom_score).write_all(score.as_bytes());
+    }
+}
+
 fn prepare(plan: &Plan) -> Result<(), (String, bool)> {
     match &plan.view {
         Some(v) => view::leave_host(&plan.host_name).and_then(|()| view::mount_view(v)).map_err(|e| (e, false)),
@@ -131,9 +151,10 @@ fn prepare(plan: &Plan) -> Result<(), (String, bool)> {
     }
 }
 
-fn start_app(dir: &Path, plan: &Plan) -> Result<Pid, (String, bool)> {
+fn start_app(dir: &Path, plan: &Plan, outside: &Outside) -> Result<Pid, (String, bool)> {
     let soon = |e: io::Error| (format!("start the application: {e}"), false);
     let (mut ours, theirs) = UnixStream::pair().map_err(soon)?;
+    outside.score(OOM_SCORE);
     let child = Command::new(OWN_PROGRAM)
         .arg0("pumasi")
         .args(["instance-exec", "--dir"])
@@ -142,7 +163,16 @@ fn start_app(dir: &Path, plan: &Plan) -> Result<Pid, (String, bool)> {
         .env(STAGE, "app")
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .spawn()
-        .map_err(soon)?;
+        .map_err(soon);
+    outside.score("0");
+    let child = child?;
+    // It waits for the plan: nothing of the application happens outside of its limits.
+    for mut entrance in &outside.cgroup {
+        write!(entrance, "{}", child.id()).map_err(soon)?;
+    }
+    if plan.view.is_some() && plan.capabilities {
+        rights::keep_only_signals().map_err(|e| (e, false))?;
+    }
     send(&mut ours, plan).map_err(soon)?;
     // Its end closes when it has become the application.
     let mut failed = Err(("the application's stage ended without a word".to_owned(), false));
@@ -234,14 +264,9 @@ fn app() -> Result<(), String> {
 fn give_up_rights(plan: &Plan, control: &mut UnixStream, parent: Pid) -> Result<(), String> {
     let err = |doing: &'static str| move |e: nix::errno::Errno| format!("{doing}: {}", e.desc());
     setsid().map_err(err("own session"))?;
-    for entrance in &plan.cgroup_entrances {
-        fs::write(entrance, "0").map_err(|e| format!("enter {}: {e}", entrance.display()))?;
-    }
     let limit = |what, most: u64| setrlimit(what, most, most).map_err(err("rlimit"));
     limit(Resource::RLIMIT_CORE, 0)?;
     limit(Resource::RLIMIT_FSIZE, plan.file_bytes_max)?;
-    // A preference only: its own limit ends it before the host is short of memory.
-    let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     let (_, files) = nix::sys::resource::getrlimit(Resource::RLIMIT_NOFILE).map_err(err("rlimit"))?;
     limit(Resource::RLIMIT_NOFILE, FILES_MAX.min(files))?;
     if plan.uid.is_some() {
@@ -255,10 +280,13 @@ fn give_up_rights(plan: &Plan, control: &mut UnixStream, parent: Pid) -> Result<
     std::env::set_current_dir(&plan.cwd).map_err(|e| format!("enter {}: {e}", plan.cwd.display()))?;
 
     if let (Some(uid), Some(gid)) = (plan.uid, plan.gid) {
-        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-        setgroups(&[]).map_err(err("clear groups"))?;
-        setresgid(gid, gid, gid).map_err(err("change gid"))?;
-        setresuid(uid, uid, uid).map_err(err("change uid"))?;
+        // Programs open /dev/stdout by its name, and the pipe behind it would be root's.
+        let (owner, group) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        fchown(io::stdout(), owner, group).map_err(err("give the output to the instance"))?;
+        if plan.capabilities {
+            rights::forbid_all()?;
+        }
+        rights::become_user(uid, gid)?;
     }
     // A change of uid takes it back, hence here; the line after it fails if init was gone before.
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(err("parent-death signal"))?;
@@ -283,23 +311,4 @@ fn become_app(plan: &Plan) -> String {
     };
     let error = Command::new(&program).arg0(name).args(arguments).env_clear().envs(&plan.env).exec();
     format!("execute {}: {error}", program.display())
-}
-
-/// Tries what instances will need, in a process that is thrown away. `dir` names the uid to try, as its last part.
-fn probe(dir: &Path) -> Isolation {
-    let mut found = Isolation::default();
-    let uid = dir.file_name().and_then(|n| n.to_str()?.parse::<u32>().ok());
-    if geteuid().is_root() {
-        found.namespaces = unshare(CloneFlags::CLONE_NEWPID).is_ok()
-            && view::leave_host("probe").is_ok()
-            && view::try_mounts().is_ok();
-        found.network = found.namespaces && net::try_it().is_ok();
-        if let Some(uid) = uid {
-            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(uid));
-            found.own_uid =
-                setgroups(&[]).is_ok() && setresgid(gid, gid, gid).is_ok() && setresuid(uid, uid, uid).is_ok();
-        }
-    }
-    found.seccomp = prctl::set_no_new_privs().is_ok() && seccomp::apply().is_ok();
-    found
 }

@@ -4,7 +4,7 @@ use super::cgroup::{Place, Tree};
 use super::layout::{Desired, Layout, Record, Status, VERSION, delete_tree, make_dir, write_json};
 use super::processes::{end_all, processes_by_home, processes_by_uid, signal_all, usage_of};
 use super::slots::{self, Slots};
-use super::{ProcessConfig, data, exec, launch, logs, shim};
+use super::{ProcessConfig, data, launch, logs, ranges, shim, trial};
 use crate::rules::{Here, Start, on_start};
 use crate::{Capabilities, EngineError, InstanceSpec, InstanceState, InstanceStatus, Isolation, Remains};
 use pumasi_terms::InstanceId;
@@ -20,12 +20,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// For a shim to say that it is up, and for the probe of the host to end.
+/// For a shim to say that it is up.
 const ANSWER_MS_MAX: u64 = 10_000;
 /// Directories being made and being deleted.
 const NEW: &str = ".new-";
 const GONE: &str = ".gone-";
-const RUNTIMES: [&str; 10] = ["bash", "bun", "deno", "dotnet", "java", "node", "perl", "php", "python3", "ruby"];
 
 #[derive(Debug)]
 pub(super) struct Host {
@@ -33,6 +32,8 @@ pub(super) struct Host {
     root: PathBuf,
     isolation: Isolation,
     runtimes: Vec<String>,
+    /// What instances may not see, canonical.
+    hide: Vec<PathBuf>,
     tree: Option<Tree>,
     slots: Slots,
     /// Uids of our range that processes had before us; most likely none.
@@ -59,20 +60,31 @@ impl Host {
         // Instances without a mount namespace reach their own directory through it.
         make_dir(&root, 0o711)?;
         let lock = lock_root(&root)?;
-        let hash = slots::hash(&root);
-        let base = config.uid_base.unwrap_or_else(|| slots::default_base(hash));
+        let given = if nix::unistd::geteuid().is_root() { ranges::given() } else { Vec::new() };
+        let slots = Slots::open(&root, config.uid_base, &given)?;
         let name = kernel_name(&root);
 
-        let mut isolation = ask_host(&config.executable, &root, base)?;
+        let mut hide = vec![root.clone()];
+        hide.extend(config.hide.iter().map(|dir| dir.canonicalize().unwrap_or_else(|_| dir.clone())));
+        check_view(&config.view, &hide)?;
+        let found = trial::ask(&config.executable, &root, slots.base(), &config.view, &hide)?;
+        let mut isolation = found.isolation;
+        if let Some(whose) = ranges::conflict(slots.base(), &given) {
+            isolation.uids_of_others = true;
+            isolation.why.push(format!("{whose}, so that others could become an instance"));
+        }
+        for why in &isolation.why {
+            tracing::info!(%why, "instances cannot be isolated fully here");
+        }
         let is_root = nix::unistd::geteuid().is_root();
         let tree = if is_root { Tree::open(&name) } else { None };
         isolation.cgroup = tree.as_ref().map(|t| t.version);
         isolation.egress = isolation.network;
         isolation.freezer = tree.as_ref().is_some_and(Tree::can_freeze);
-        let runtimes = RUNTIMES.into_iter().filter(|r| launch::find_program(r, launch::PATH).is_ok());
         let mut host = Self {
-            runtimes: runtimes.map(str::to_owned).collect(),
-            slots: Slots::new(&root, base),
+            runtimes: found.runtimes,
+            hide,
+            slots,
             shims: Mutex::new(Vec::new()),
             foreign_uids: BTreeSet::new(),
             _lock: lock,
@@ -198,9 +210,11 @@ impl Host {
             (Start::Revive, Some(mut old)) => {
                 // The operator's lists, and what the host can do, may be others by now.
                 self.check(&spec)?;
-                if old.record.isolation != self.isolation {
-                    old.record.isolation = self.isolation.clone();
-                    write_json(&layout.record(), &old.record, true)?;
+                let (isolation, hide, view) = (self.isolation.clone(), self.hide.clone(), self.config.view.clone());
+                let record = Record { isolation, hide, view, ..old.record.clone() };
+                if old.record != record {
+                    write_json(&layout.record(), &record, true)?;
+                    old.record = record;
                 }
                 old
             }
@@ -243,15 +257,14 @@ impl Host {
             let owners = known.iter().map(|k| k.record.spec.owner.clone()).collect();
             gid = Some(self.slots.gid_for(&spec.owner, &owners)?);
         }
-        let mut hide = vec![self.root.clone()];
-        hide.extend(self.config.hide.iter().cloned());
         Ok(Record {
             version: VERSION,
             uid,
             gid,
             cgroup: self.tree.as_ref().map(|t| t.place(spec.id.as_str())),
             isolation: self.isolation.clone(),
-            hide,
+            hide: self.hide.clone(),
+            view: self.config.view.clone(),
             log_bytes_max: self.config.log_bytes_max,
             limits: self.config.limits,
             spec,
@@ -513,6 +526,18 @@ impl Host {
     }
 }
 
+/// A mistake in it must not be taken for a host that cannot make views: instances would then run without one.
+fn check_view(view: &[PathBuf], hide: &[PathBuf]) -> Result<(), EngineError> {
+    for path in view {
+        let fault = |why: String| EngineError::View { path: path.clone(), why };
+        let real = path.canonicalize().map_err(|e| fault(e.to_string()))?;
+        if let Some(dir) = hide.iter().find(|dir| real.starts_with(dir) || path.starts_with(dir)) {
+            return Err(fault(format!("it lies in the daemon's {}, which no instance may see", dir.display())));
+        }
+    }
+    Ok(())
+}
+
 /// Every process of an instance but its shim and its init.
 fn processes_of(known: &Known) -> BTreeSet<u32> {
     let mut all = known.record.cgroup.as_ref().map(Place::processes).unwrap_or_default();
@@ -548,28 +573,4 @@ fn lock_root(root: &Path) -> Result<File, EngineError> {
         }
     }
     Err(EngineError::InUse { root: root.into() })
-}
-
-/// Tries the isolation in a process that is thrown away.
-fn ask_host(executable: &Path, root: &Path, uid: u32) -> Result<Isolation, EngineError> {
-    let err = |e| EngineError::host(format!("try what this host can isolate, by {}", executable.display()))(e);
-    let (ours, theirs) = UnixStream::pair().map_err(err)?;
-    ours.set_read_timeout(Some(Duration::from_millis(ANSWER_MS_MAX))).map_err(err)?;
-    let mut child = Command::new(executable)
-        .args(["instance-exec", "--dir"])
-        .arg(root.join(uid.to_string()))
-        .env_clear()
-        .env(exec::STAGE, "probe")
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::from(OwnedFd::from(theirs)))
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(err)?;
-    let mut line = String::new();
-    let read = BufReader::new(ours).read_line(&mut line);
-    let _ = child.kill();
-    let _ = child.wait();
-    read.map_err(err)?;
-    serde_json::from_str(&line).map_err(|e| err(io::Error::other(format!("it answered {line:?}: {e}"))))
 }

@@ -1,7 +1,7 @@
 //! From a spec to what is executed: names filled in, the program found, paths as the instance sees them.
 
 use super::layout::{Layout, Record};
-use crate::InstanceSpec;
+use crate::{Access, InstanceSpec};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -10,6 +10,7 @@ use std::path::{Component, Path, PathBuf};
 pub(super) const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// Where an instance with its own mount namespace finds its things, whatever the host calls them.
 const VIEW: &str = "/run/pumasi";
+const SCRATCH_BYTES_MIN: u64 = 4 << 20;
 
 /// Handed from the shim to the two stages of `instance-exec`. One program on both sides: it needs no version.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -26,15 +27,24 @@ pub(super) struct Plan {
     pub file_bytes_max: u64,
     pub tasks_max: u32,
     pub seccomp: bool,
+    pub capabilities: bool,
     pub host_name: String,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct View {
+    /// The instance's own things.
     pub binds: Vec<Bind>,
-    /// Becomes /tmp, /var/tmp.
-    pub tmp: PathBuf,
+    /// What else of the host the operator shows, each at its own path.
+    pub more: Vec<PathBuf>,
+    /// The daemon's directories, should they lie in what is shown.
     pub hide: Vec<PathBuf>,
+    pub home: PathBuf,
+    /// Of HOME, /tmp and /dev/shm together.
+    pub scratch_bytes_max: u64,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub host_name: String,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -42,12 +52,15 @@ pub(super) struct Bind {
     pub from: PathBuf,
     pub to: PathBuf,
     pub read_only: bool,
+    /// Data is no program.
+    pub no_exec: bool,
 }
 
 /// Paths as the instance sees them.
 struct Places {
     bundle: PathBuf,
     home: PathBuf,
+    tmp: PathBuf,
     data: BTreeMap<String, PathBuf>,
 }
 
@@ -55,11 +68,12 @@ fn places(record: &Record, layout: &Layout) -> Places {
     let spec = &record.spec;
     if !record.isolation.namespaces {
         let data = spec.data.iter().map(|(n, m)| (n.clone(), m.path.clone())).collect();
-        return Places { bundle: spec.bundle_dir.clone(), home: layout.private(), data };
+        let (home, tmp) = (layout.private(), layout.private().join("tmp"));
+        return Places { bundle: spec.bundle_dir.clone(), home, tmp, data };
     }
     let view = Path::new(VIEW);
     let data = spec.data.keys().map(|n| (n.clone(), view.join("data").join(n))).collect();
-    Places { bundle: view.join("bundle"), home: view.join("home"), data }
+    Places { bundle: view.join("bundle"), home: view.join("home"), tmp: "/tmp".into(), data }
 }
 
 pub(super) fn plan(record: &Record, layout: &Layout, address: SocketAddr) -> Result<Plan, String> {
@@ -78,7 +92,7 @@ pub(super) fn plan(record: &Record, layout: &Layout, address: SocketAddr) -> Res
     let mut env = BTreeMap::from([
         ("PATH".to_owned(), PATH.to_owned()),
         ("LANG".to_owned(), "C.UTF-8".to_owned()),
-        ("TMPDIR".to_owned(), format!("{home}/tmp")),
+        ("TMPDIR".to_owned(), places.tmp.display().to_string()),
     ]);
     for (key, value) in &spec.env {
         env.insert(key.clone(), fill(value, &names).map_err(|e| format!("env {key}: {e}"))?);
@@ -96,16 +110,8 @@ pub(super) fn plan(record: &Record, layout: &Layout, address: SocketAddr) -> Res
         *program = places.bundle.join(inside(program)?).display().to_string();
     }
 
-    let view = record.isolation.namespaces.then(|| {
-        let mut binds = vec![
-            Bind { from: spec.bundle_dir.clone(), to: places.bundle.clone(), read_only: true },
-            Bind { from: layout.private(), to: places.home.clone(), read_only: false },
-        ];
-        for (name, mount) in &spec.data {
-            binds.push(Bind { from: mount.path.clone(), to: places.data[name].clone(), read_only: false });
-        }
-        View { binds, tmp: layout.private().join("tmp"), hide: record.hide.clone() }
-    });
+    let host_name: String = spec.id.to_string().chars().take(63).collect();
+    let view = record.isolation.namespaces.then(|| view(record, &places, &host_name));
     Ok(Plan {
         argv,
         env,
@@ -118,8 +124,47 @@ pub(super) fn plan(record: &Record, layout: &Layout, address: SocketAddr) -> Res
         file_bytes_max: record.limits.file_bytes_max,
         tasks_max: record.limits.tasks_max,
         seccomp: record.isolation.seccomp,
-        host_name: spec.id.to_string().chars().take(63).collect(),
+        capabilities: record.isolation.capabilities,
+        host_name,
     })
+}
+
+fn view(record: &Record, places: &Places, host_name: &str) -> View {
+    let spec = &record.spec;
+    let bundle = Bind { from: spec.bundle_dir.clone(), to: places.bundle.clone(), read_only: true, no_exec: false };
+    let data = spec.data.iter().filter_map(|(name, mount)| {
+        let to = places.data.get(name)?.clone();
+        Some(Bind { from: mount.path.clone(), to, read_only: mount.access == Access::ReadOnly, no_exec: true })
+    });
+    View {
+        binds: std::iter::once(bundle).chain(data).collect(),
+        more: record.view.clone(),
+        hide: record.hide.clone(),
+        home: places.home.clone(),
+        scratch_bytes_max: scratch_bytes_max(spec),
+        uid: record.uid,
+        gid: record.gid,
+        host_name: host_name.to_owned(),
+    }
+}
+
+/// For the probe of the host: a view as instances have it, without an instance.
+pub(super) fn empty_view(more: &[PathBuf], hide: &[PathBuf], uid: u32) -> View {
+    View {
+        binds: Vec::new(),
+        more: more.to_vec(),
+        hide: hide.to_vec(),
+        home: Path::new(VIEW).join("home"),
+        scratch_bytes_max: SCRATCH_BYTES_MIN,
+        uid: Some(uid),
+        gid: Some(uid),
+        host_name: "probe".into(),
+    }
+}
+
+/// Half of the memory: it is charged to the instance, and a full /tmp must not be the end of the application.
+fn scratch_bytes_max(spec: &InstanceSpec) -> u64 {
+    (memory_max_bytes(spec) / 2).max(SCRATCH_BYTES_MIN)
 }
 
 pub(super) fn memory_max_bytes(spec: &InstanceSpec) -> u64 {

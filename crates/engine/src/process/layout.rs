@@ -30,6 +30,9 @@ pub(super) struct Record {
     pub isolation: Isolation,
     /// Directories of the host that the instance must not even see.
     pub hide: Vec<PathBuf>,
+    /// Directories and files of the host that it sees besides the system's own.
+    #[serde(default)]
+    pub view: Vec<PathBuf>,
     pub log_bytes_max: u64,
     #[serde(default)]
     pub limits: Limits,
@@ -110,6 +113,7 @@ impl Layout {
     pub(super) fn door(&self) -> PathBuf {
         self.dir.join("door")
     }
+    /// HOME of an instance that has no view of its own.
     pub(super) fn private(&self) -> PathBuf {
         self.dir.join("private")
     }
@@ -246,6 +250,31 @@ pub(super) fn make_dir(path: &Path, mode: u32) -> Result<(), EngineError> {
     }
     // Not at creation: the umask must not decide it.
     fs::set_permissions(path, Permissions::from_mode(mode)).map_err(EngineError::at("set the mode of", path))
+}
+
+/// The directory that an application without a view of its own may fill; its own uid owns it. The application could have put a link
+/// in place of anything in it, so each step goes by a handle to the directory above.
+pub(super) fn make_private(layout: &Layout, uid: Option<u32>, gid: Option<u32>) -> Result<(), EngineError> {
+    use nix::sys::stat::{Mode, fchmod, mkdirat};
+    use nix::unistd::{Gid, Uid, fchown};
+    let home = layout.private();
+    let make = || -> io::Result<()> {
+        let mut above = File::open(&layout.dir)?;
+        for name in ["private", "tmp"] {
+            match mkdirat(&above, name, Mode::S_IRWXU) {
+                Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
+                Err(e) => return Err(e.into()),
+            }
+            let flags = nix::libc::O_NOFOLLOW | nix::libc::O_DIRECTORY;
+            let by_handle = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&above)));
+            let dir = OpenOptions::new().read(true).custom_flags(flags).open(by_handle.join(name))?;
+            fchown(&dir, uid.map(Uid::from_raw), gid.map(Gid::from_raw))?;
+            fchmod(&dir, Mode::S_IRWXU)?;
+            above = dir;
+        }
+        Ok(())
+    };
+    make().map_err(EngineError::at("make", &home))
 }
 
 /// Gone already is as good.

@@ -15,11 +15,14 @@ mod net;
 mod netlink;
 mod probe;
 mod processes;
+mod ranges;
 mod relay;
+mod rights;
 mod seccomp;
 mod shim;
 mod slots;
 mod throttle;
+mod trial;
 mod view;
 
 use crate::port::BoxFuture;
@@ -40,10 +43,12 @@ pub struct ProcessConfig {
     pub root_dir: PathBuf,
     /// A program that answers `shim --dir DIR` by [`shim_main`] and `instance-exec --dir DIR` by [`instance_exec_main`].
     pub executable: PathBuf,
-    /// First of 1024 uids and gids that are nobody else's; by default chosen from the name of `root_dir`.
+    /// First of 1024 uids and gids that are nobody else's; by default a free range, chosen by the name of `root_dir`.
     pub uid_base: Option<u32>,
-    /// Directories that instances must not see, besides `root_dir`: the daemon's keys and its store.
+    /// Directories that instances must not see, besides `root_dir`, wherever they lie: the daemon's.
     pub hide: Vec<PathBuf>,
+    /// Directories and files of the host that instances see besides the system's own, read-only and at the same path.
+    pub view: Vec<PathBuf>,
     /// Of one instance's output; older output is dropped.
     pub log_bytes_max: u64,
     /// Of each instance.
@@ -60,6 +65,7 @@ impl ProcessConfig {
             executable: executable.into(),
             uid_base: None,
             hide: Vec::new(),
+            view: Vec::new(),
             log_bytes_max: 4 << 20,
             limits: Limits::default(),
             lend_without_isolation: false,
@@ -94,6 +100,11 @@ impl ProcessEngine {
         let host = Arc::clone(&self.host);
         Box::pin(blocking(move || work(&host)))
     }
+}
+
+/// Who else on this host has some of the 1024 uids that begin at `base`.
+pub fn uids_of_others(base: u32) -> Option<String> {
+    ranges::conflict(base, &ranges::given())
 }
 
 /// Takes away the control groups of an engine whose processes are all gone and whose directory goes next: nobody

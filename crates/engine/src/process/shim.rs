@@ -9,7 +9,7 @@ mod running;
 
 use super::exec::{Event, SAY_TERM};
 use super::launch;
-use super::layout::{Desired, Layout, Record, Status, VERSION, make_dir, wall_now, write_json};
+use super::layout::{Desired, Layout, Record, Status, VERSION, make_private, wall_now, write_json};
 use super::logs::LogWriter;
 use super::net::{INSIDE, Net};
 use crate::rules::BackOff;
@@ -251,8 +251,10 @@ impl Shim {
         self.status.door = place.door.as_deref().map(Path::to_owned);
         self.status.started_at = Some(wall_now());
         self.say(InstanceState::Starting);
-        self.make_private()?;
         let plan = launch::plan(&self.record, &self.layout, place.address)?;
+        if plan.view.is_none() {
+            make_private(&self.layout, self.record.uid, self.record.gid).map_err(|e| e.to_string())?;
+        }
         let mut memory_kills_before = 0;
         if let Some(place) = &self.record.cgroup {
             let resources = self.record.spec.resources;
@@ -286,21 +288,6 @@ impl Shim {
             self.net = Some(Net::make(&door, &launch::egress(&self.record.spec)?)?);
         }
         Ok(Place::new(INSIDE, Some(&door)))
-    }
-
-    /// The directory that the application may fill; its own uid owns it.
-    fn make_private(&self) -> Result<(), String> {
-        let home = self.layout.private();
-        for dir in [home.clone(), home.join("tmp")] {
-            // Only a new one: in an existing one the application could have put a link.
-            if dir.symlink_metadata().is_ok() {
-                continue;
-            }
-            make_dir(&dir, 0o700).map_err(|e| e.to_string())?;
-            std::os::unix::fs::lchown(&dir, self.record.uid, self.record.gid)
-                .map_err(|e| format!("give {} to the instance: {e}", dir.display()))?;
-        }
-        Ok(())
     }
 
     /// While the application runs: output, probes, wishes.

@@ -1,6 +1,7 @@
 //! Who gets which uid and gid: one uid per instance, one gid per owner, none shared and none reused soon.
 
 use super::layout::{VERSION, read_versioned, write_json};
+use super::ranges::{Given, conflict};
 use crate::EngineError;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,7 +9,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 pub(super) const IDS_PER_ENGINE: u32 = 1_024;
-const UID_FIRST: u32 = 200_000;
+/// Above what shadow-utils gives to users (to 600,100,000) and systemd to containers (to 0x6fff_ffff), below its foreign ids and 2^31.
+const UID_FIRST: u32 = 0x7000_0000;
+/// Where ranges began in the first installations, which keep theirs.
+const UID_FIRST_BEFORE: u32 = 200_000;
 const ENGINES: u64 = 4_096;
 /// Owners remembered after their last instance, so that their data keeps its group.
 const OWNERS_KEPT: usize = 512;
@@ -16,6 +20,9 @@ const OWNERS_KEPT: usize = 512;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Table {
     version: u32,
+    /// The first of the range; the first installations did not write it down.
+    #[serde(default)]
+    base: Option<u32>,
     next_uid: u32,
     next_gid: u32,
     owners: BTreeMap<String, u32>,
@@ -27,10 +34,15 @@ pub(super) struct Slots {
     base: u32,
 }
 
-/// Engines on one machine must not share uids, and do not know of each other: by default the root directory picks the range.
-pub(super) fn default_base(root_hash: u64) -> u32 {
-    let engine = u32::try_from(root_hash % ENGINES).unwrap_or(0);
-    UID_FIRST + engine * IDS_PER_ENGINE
+/// Engines on one machine must not share uids, and do not know of each other: the root directory picks the range, and the next one is
+/// taken where somebody else has it.
+fn default_base(root_hash: u64, given: &[Given]) -> Option<u32> {
+    let engine = |i: u64| u32::try_from(root_hash.wrapping_add(i) % ENGINES).unwrap_or(0);
+    (0..ENGINES).map(|i| UID_FIRST + engine(i) * IDS_PER_ENGINE).find(|base| conflict(*base, given).is_none())
+}
+
+fn base_before(root_hash: u64) -> u32 {
+    UID_FIRST_BEFORE + u32::try_from(root_hash % ENGINES).unwrap_or(0) * IDS_PER_ENGINE
 }
 
 /// FNV-1a: short, stable over versions and hosts; nothing depends on it being hard to meet.
@@ -42,8 +54,24 @@ pub(super) fn hash(root: &Path) -> u64 {
 }
 
 impl Slots {
-    pub(super) fn new(root: &Path, base: u32) -> Self {
-        Self { path: root.join("slots.json"), base }
+    /// The configured range, else the one that this installation has, else a free one.
+    pub(super) fn open(root: &Path, configured: Option<u32>, given: &[Given]) -> Result<Self, EngineError> {
+        let path = root.join("slots.json");
+        let recorded: Option<Table> = read_versioned(&path)?;
+        let of_the_root = hash(root);
+        let base = match (configured, recorded) {
+            (Some(base), _) => match conflict(base, given) {
+                Some(whose) => return Err(EngineError::UidsOfOthers { whose }),
+                None => base,
+            },
+            (None, Some(table)) => table.base.unwrap_or_else(|| base_before(of_the_root)),
+            (None, None) => default_base(of_the_root, given).ok_or(EngineError::Exhausted { range: "uids" })?,
+        };
+        Ok(Self { path, base })
+    }
+
+    pub(super) fn base(&self) -> u32 {
+        self.base
     }
 
     pub(super) fn range(&self) -> Range<u32> {
@@ -51,8 +79,10 @@ impl Slots {
     }
 
     fn read(&self) -> Result<Table, EngineError> {
-        let table = read_versioned(&self.path)?;
-        Ok(table.unwrap_or(Table { version: VERSION, next_uid: 0, next_gid: 0, owners: BTreeMap::new() }))
+        let table: Option<Table> = read_versioned(&self.path)?;
+        let base = Some(self.base);
+        let new = || Table { version: VERSION, base, next_uid: 0, next_gid: 0, owners: BTreeMap::new() };
+        Ok(table.map_or_else(new, |table| Table { base, ..table }))
     }
 
     /// A uid that neither an instance nor a process has.
@@ -103,7 +133,7 @@ mod tests {
     #[test]
     fn numbers_go_round_and_are_never_shared() {
         let dir = tempfile::tempdir().unwrap();
-        let slots = Slots::new(dir.path(), 200_000);
+        let slots = Slots::open(dir.path(), Some(200_000), &[]).unwrap();
         let mut taken = BTreeSet::new();
         for _ in 0..IDS_PER_ENGINE {
             assert!(taken.insert(slots.take_uid(&taken).unwrap()));
@@ -116,11 +146,43 @@ mod tests {
     #[test]
     fn an_owner_keeps_its_group() {
         let dir = tempfile::tempdir().unwrap();
-        let slots = Slots::new(dir.path(), 200_000);
+        let slots = Slots::open(dir.path(), Some(200_000), &[]).unwrap();
         let here = BTreeSet::new();
         let a = slots.gid_for("a", &here).unwrap();
         let b = slots.gid_for("b", &here).unwrap();
         assert_ne!(a, b);
-        assert_eq!(Slots::new(dir.path(), 200_000).gid_for("a", &here).unwrap(), a);
+        assert_eq!(Slots::open(dir.path(), Some(200_000), &[]).unwrap().gid_for("a", &here).unwrap(), a);
+    }
+
+    #[test]
+    fn a_range_is_nobody_elses_and_stays_once_it_is_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = |configured, given: &[Given]| Slots::open(dir.path(), configured, given).map(|s| s.base());
+        let first = base(None, &[]).unwrap();
+        assert!((UID_FIRST..0x7ffe_0000).contains(&first));
+        // Somebody has it before we do: another one.
+        let others = ["alice", "bob"].map(|name| Given::subordinate(name, first, 1));
+        let second = base(None, &others).unwrap();
+        assert_ne!(first, second);
+        let error = base(Some(first), &others).unwrap_err().to_string();
+        assert!(error.contains("alice") && error.contains("uid_base"), "{error}");
+        // Taken, it stays, whoever comes later; data carries its gids.
+        Slots::open(dir.path(), None, &others).unwrap().take_uid(&BTreeSet::new()).unwrap();
+        assert_eq!(base(None, &[]).unwrap(), second);
+        assert_eq!(base(None, &[Given::subordinate("late", second, 9)]).unwrap(), second);
+    }
+
+    #[test]
+    fn an_installation_from_before_keeps_its_range() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(
+            dir.path().join("slots.json"),
+            r#"{"version":1,"next_uid":7,"next_gid":2,"owners":{"a":200001}}"#,
+        )
+        .unwrap();
+        let slots = Slots::open(dir.path(), None, &[]).unwrap();
+        assert_eq!(slots.base(), base_before(hash(dir.path())));
+        assert_eq!(slots.take_uid(&BTreeSet::new()).unwrap(), slots.base() + 7);
+        assert_eq!(slots.gid_of("a").unwrap(), Some(200_001));
     }
 }
