@@ -2,6 +2,7 @@
 
 pub mod faults;
 pub mod foreign;
+pub mod hostile;
 pub mod overload;
 
 use crate::report::Report;
@@ -14,6 +15,10 @@ pub const ALL: &[(&str, &str)] = &[
     ("overload", "a campaign brings several times what the home can serve; room is borrowed and given back"),
     ("foreign", "the same with two applications from the package index, unchanged (needs python3 and pip)"),
     ("faults", "processes die, partners fail, people decide: what must hold all the same, case by case"),
+    (
+        "hostile",
+        "customers' code, their files and strangers attack; nothing is theirs but their own (needs root and python3)",
+    ),
 ];
 
 pub async fn play(name: &str, options: &Options, story: &mut Story) -> anyhow::Result<Report> {
@@ -21,6 +26,7 @@ pub async fn play(name: &str, options: &Options, story: &mut Story) -> anyhow::R
         "overload" => overload::play(options, story).await,
         "faults" => faults::play(options, story).await,
         "foreign" => foreign::play(options, story).await,
+        "hostile" => hostile::play(options, story).await,
         _ => {
             let known: Vec<&str> = ALL.iter().map(|(n, _)| *n).collect();
             bail!(WrongUsage(format!("there is no scenario {name:?}; there are {}", known.join(", "))))

@@ -1,0 +1,116 @@
+//! What an application uses up: disk, inodes, log, memory, processes. Its neighbours and the store must not notice.
+
+use super::stage::{ATTACKER, DATASET_BYTES_MAX, HOME, Stage, VICTIM};
+use crate::load::{self, Planned};
+use crate::report::{Promise, Report};
+use anyhow::Context;
+use pumasi_api::message::Automation;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const MEASURED: Duration = Duration::from_secs(4);
+/// A neighbour with a fifth of a processor answers in some ten milliseconds; under attack it may wait for the other one.
+const NEIGHBOUR_P99_MS: f64 = 250.0;
+const COMMIT_P99_MS: f64 = 250.0;
+
+/// Beside an attack: what a neighbour's users and the operator see.
+#[derive(Debug)]
+struct Beside {
+    neighbour_p99_ms: f64,
+    neighbour_failed: u64,
+    commit_p99_ms: f64,
+}
+
+pub async fn play(stage: &mut Stage, report: &mut Report) -> anyhow::Result<()> {
+    stage.story.chapter("An application uses up what it can get");
+    let calm = beside(stage).await?;
+    report.figure("neighbour p99, calm", format!("{:.1} ms", calm.neighbour_p99_ms), "of one request after another");
+    report.figure("commit p99, calm", format!("{:.1} ms", calm.commit_p99_ms), "an operator's act through the API");
+    let seconds = MEASURED.as_secs() + 1;
+    let attacks = [
+        ("disk", format!("fill?set=FILES&bytes={}", 4 * DATASET_BYTES_MAX)),
+        ("inodes", "inodes?set=FILES&files=2000000".to_owned()),
+        ("log", format!("log?seconds={seconds}")),
+        ("memory", "memory".to_owned()),
+        ("processes", format!("forks?most=5000&seconds={seconds}")),
+    ];
+    for (name, attack) in attacks {
+        let before = bytes_below(&stage.data(HOME));
+        let attacker = async {
+            // It may be stopped for it, and then it answers nothing.
+            let told = tokio::time::timeout(Duration::from_secs(60), stage.ask(ATTACKER, &attack)).await;
+            told.ok().and_then(Result::ok)
+        };
+        let (told, seen) = tokio::join!(attacker, beside(stage));
+        let seen = seen?;
+        let grown = bytes_below(&stage.data(HOME)).saturating_sub(before);
+        let told = told.map_or_else(|| "it was stopped".to_owned(), |t| t.got.unwrap_or(t.how));
+        stage.story.tell("lab", name, format!("{told}; {seen:?}; {} MiB more on disk", grown >> 20));
+        report.figure(
+            &format!("beside a flood of {name}"),
+            format!("neighbour p99 {:.1} ms, commit p99 {:.1} ms", seen.neighbour_p99_ms, seen.commit_p99_ms),
+            format!("{told}; {} MiB more on disk", grown >> 20).chars().take(120).collect::<String>(),
+        );
+        let bound = 2 * DATASET_BYTES_MAX;
+        report.promise(Promise::holds(
+            &format!("{name}: disk stays bounded"),
+            grown <= bound,
+            format!("{} MiB", grown >> 20),
+            "2 x its dataset",
+        ));
+        report.promise(Promise::none(&format!("{name}: neighbour's requests that failed"), seen.neighbour_failed));
+        report.promise(Promise::within_ms(
+            &format!("{name}: neighbour p99"),
+            Some(seen.neighbour_p99_ms),
+            NEIGHBOUR_P99_MS,
+        ));
+        report.promise(Promise::within_ms(&format!("{name}: commit p99"), Some(seen.commit_p99_ms), COMMIT_P99_MS));
+        let _ = tokio::time::timeout(Duration::from_secs(20), stage.ask(ATTACKER, "tidy")).await;
+    }
+    Ok(())
+}
+
+async fn beside(stage: &Stage) -> anyhow::Result<Beside> {
+    let (users, host) = (stage.cluster.place(HOME)?.users, format!("{VICTIM}.{HOME}.example"));
+    let client = stage.cluster.client(HOME)?;
+    let begun = Instant::now();
+    let (mut answers, mut commits, mut failed) = (Vec::new(), Vec::new(), 0);
+    let mut stopped = false;
+    while begun.elapsed() < MEASURED {
+        let asked = Instant::now();
+        match load::ask(users, &host, &Planned::get("/".into())).await {
+            Ok((status, _)) if status.is_success() => {}
+            _ => failed += 1,
+        }
+        answers.push(asked.elapsed());
+        stopped = !stopped;
+        let asked = Instant::now();
+        let why = "measured beside an attack".to_owned();
+        let _: serde_json::Value =
+            client.post("/v1/automation", &Automation { stopped, why }).await.context("an operator's act")?;
+        commits.push(asked.elapsed());
+    }
+    let _: serde_json::Value =
+        client.post("/v1/automation", &Automation { stopped: false, why: String::new() }).await.context("resuming")?;
+    let p99 = |times: &mut Vec<Duration>| {
+        times.sort();
+        times.get((times.len() * 99 / 100).min(times.len().saturating_sub(1))).map_or(0.0, |t| t.as_secs_f64() * 1e3)
+    };
+    Ok(Beside { neighbour_p99_ms: p99(&mut answers), neighbour_failed: failed, commit_p99_ms: p99(&mut commits) })
+}
+
+/// Allocated on disk, as `du` counts.
+fn bytes_below(root: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let (mut sum, mut ahead) = (0, vec![root.to_owned()]);
+    while let Some(dir) = ahead.pop() {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let Ok(meta) = entry.metadata() else { continue };
+            sum += meta.blocks() * 512;
+            if meta.is_dir() {
+                ahead.push(entry.path());
+            }
+        }
+    }
+    sum
+}
