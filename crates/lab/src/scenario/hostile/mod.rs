@@ -1,14 +1,17 @@
 //! Hostile: everything foreign attacks what it runs on, what it rents from, and what it calls.
 //!
-//! A customer's application at home and rented (`application`, `files`, `resources`), and strangers on the network (`stranger`).
+//! A customer's application at home and rented (`application`, `files`, `resources`), a member of the pact that lies (`partner`),
+//! and strangers on the network (`stranger`).
 //! Each attack is a row: what is tried, and what must not come of it. An attack that gets something breaks the run, and the story
 //! says what it got.
 
 mod application;
 mod files;
+mod partner;
 mod resources;
 mod stage;
 mod stranger;
+mod wire;
 
 use crate::report::{Promise, Report};
 use crate::run::{Options, WrongUsage};
@@ -24,7 +27,7 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
     }
     let mut report = Report::new("hostile");
     let mut stage = Stage::set(options, story).await?;
-    let parts = ["application", "files", "resources", "stranger"];
+    let parts = ["application", "files", "resources", "partner", "stranger"];
     let wanted = |part: &str| options.only.as_deref().is_none_or(|only| part.starts_with(only));
     if !parts.into_iter().any(wanted) {
         bail!(WrongUsage(format!("no part is named so; there are {}", parts.join(", "))));
@@ -37,6 +40,9 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
     }
     if wanted("resources") {
         resources::play(&mut stage, &mut report).await.context("the attacks on shared resources")?;
+    }
+    if wanted("partner") {
+        partner::play(&mut stage, &mut report).await.context("the partner's attacks")?;
     }
     if wanted("stranger") {
         stranger::play(&mut stage, &mut report).await.context("the strangers' attacks")?;

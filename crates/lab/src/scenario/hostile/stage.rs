@@ -137,6 +137,19 @@ impl Stage {
         self.pids.iter().filter(|p| !same(p)).map(|(name, _)| (*name).to_owned()).collect()
     }
 
+    /// Stops a daemon on purpose.
+    pub async fn let_die(&mut self, cloud: &str) -> anyhow::Result<()> {
+        self.pids.retain(|(name, _)| *name != cloud);
+        self.cluster.supervisor.stop(cloud, Duration::from_secs(15)).await.with_context(|| format!("stopping {cloud}"))?;
+        Ok(())
+    }
+
+    pub async fn restart(&mut self, cloud: &'static str) -> anyhow::Result<()> {
+        let pid = self.cluster.supervisor.restart(cloud)?;
+        self.pids.push((cloud, pid));
+        self.cluster.wait_up(cloud).await
+    }
+
     pub fn data(&self, cloud: &str) -> PathBuf {
         self.cluster.dir(cloud).join("data")
     }

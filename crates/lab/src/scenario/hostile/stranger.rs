@@ -1,14 +1,11 @@
 //! Who has no certificate, at the port for members: it costs us nothing, learns nothing, and takes nobody's place.
 
 use super::stage::{HOME, Stage};
+use super::wire::tls;
 use crate::report::{Promise, Report};
 use anyhow::Context;
 use pumasi_api::message::CloudStatus;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, SignatureScheme};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -98,57 +95,9 @@ fn rss_mib(stage: &Stage) -> anyhow::Result<u64> {
     Ok(line.trim().trim_end_matches(" kB").trim().parse::<u64>()? >> 10)
 }
 
-async fn tls(peer: SocketAddr) -> Option<tokio_rustls::client::TlsStream<TcpStream>> {
-    let stream = TcpStream::connect(peer).await.ok()?;
-    let config = rustls::ClientConfig::builder_with_provider(pumasi_trust::provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .ok()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anyone))
-        .with_no_client_auth();
-    let name = ServerName::IpAddress(peer.ip().into());
-    tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.ok()
-}
-
-/// A stranger does not mind who answers.
-#[derive(Debug)]
-struct Anyone;
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-    fn verify_tls13_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        pumasi_trust::provider().signature_verification_algorithms.supported_schemes()
-    }
-}
-
 /// Promises a body, sends most of it, and holds on.
 async fn unfinished(peer: SocketAddr) {
-    let Some(mut stream) = tls(peer).await else { return };
+    let Some(mut stream) = tls(peer, None).await else { return };
     let head = format!(
         "PUT /v1/pact/current HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
         BODY_BYTES + 1
@@ -162,7 +111,7 @@ async fn unfinished(peer: SocketAddr) {
 /// The answer to a request without a certificate; none: it was not even answered.
 async fn get(peer: SocketAddr, path: &str, token: Option<&str>) -> Option<String> {
     let ask = async {
-        let mut stream = tls(peer).await?;
+        let mut stream = tls(peer, None).await?;
         let bearer = token.map(|t| format!("Authorization: Bearer {t}\r\n")).unwrap_or_default();
         stream
             .write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n{bearer}Connection: close\r\n\r\n").as_bytes())
