@@ -53,7 +53,7 @@ fn attacks(stage: &Stage, token: &str, loopback_port: u16) -> anyhow::Result<Vec
     for cloud in stage.cluster.clouds() {
         paths.push(stage.data(cloud.name).display().to_string());
         let place = stage.cluster.place(cloud.name)?;
-        for address in [place.api, place.users, place.peer_listen, place.gateway_listen, place.peer_advertise] {
+        for address in [place.users, place.peer_listen, place.gateway_listen, place.peer_advertise] {
             addresses.push(address.to_string());
         }
     }

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 /// The daemon's identity of a cloud whose keys the lab holds.
 pub fn daemon_of(trust_dir: &Path, cloud: &str) -> anyhow::Result<Svid> {
     let cloud = pumasi_terms::CloudName::parse(cloud)?;
-    let now = pumasi_terms::WallMs(u64::try_from(jiff::Timestamp::now().as_millisecond())?);
+    let now = pumasi_terms::WallMs(jiff::Timestamp::now().as_millisecond());
     let authority = Authority::load_or_create(trust_dir, &cloud, now)?;
     Ok(authority.issue(&SpiffeId::daemon(&cloud), 3_600_000, now, &[])?)
 }
