@@ -170,6 +170,8 @@ impl Borrower {
                 pact_serial: pact.serial,
                 incarnation: 0,
                 revision: 0,
+                receipt: None,
+                pact_digest: None,
                 renew: Vec::new(),
             },
             name,

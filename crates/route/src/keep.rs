@@ -109,6 +109,7 @@ mod tests {
             mode: RouteMode::Proxy,
             home_only: Vec::new(),
             user_cookie: None,
+            underscored_fields: false,
             home: vec![backend(1)],
             leases,
             home_weight: Ppm(1),

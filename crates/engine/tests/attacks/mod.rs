@@ -27,6 +27,6 @@ fn python(address: At, program: &str) -> String {
 }
 
 /// Of the lines `name answer`, those whose answer is not as it must be.
-fn wrong<'a>(lines: &'a str, right: impl Fn(&str, &str) -> bool) -> Vec<&'a str> {
+fn wrong(lines: &str, right: impl Fn(&str, &str) -> bool) -> Vec<&str> {
     lines.lines().filter(|l| l.split_once(' ').is_none_or(|(name, answer)| !right(name, answer))).collect()
 }

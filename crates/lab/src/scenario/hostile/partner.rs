@@ -29,7 +29,8 @@ pub async fn play(stage: &mut Stage, report: &mut Report) -> anyhow::Result<()> 
     let honest = stage.cluster.place(LIAR)?.peer_listen;
     let beat = json!({"protocol": 1, "pact_serial": 1, "incarnation": 0, "revision": 0, "renew": []}).to_string();
     let answer = call(honest, Some(&own), "POST", "/v1/heartbeat", &beat).await.context("an honest heartbeat")?;
-    let truth: Value = serde_json::from_str(body_of(&answer)).with_context(|| format!("a heartbeat's answer: {answer}"))?;
+    let truth: Value =
+        serde_json::from_str(body_of(&answer)).with_context(|| format!("a heartbeat's answer: {answer}"))?;
     stage.let_die(LIAR).await?;
 
     let trap = Trap::open().await?;
@@ -38,10 +39,19 @@ pub async fn play(stage: &mut Stage, report: &mut Report) -> anyhow::Result<()> 
         tokio::time::sleep(LIES_FOR).await;
         let status: CloudStatus = stage.cluster.client(HOME)?.get("/v1/cloud").await?;
         let ready = stage.cluster.client(HOME)?.text("/readyz").await;
-        let others = status.members.iter().filter(|m| m.cloud.as_str() != LIAR).all(|m| m.heard_ms_ago.is_some_and(|ms| ms < 4_000));
+        let others = status
+            .members
+            .iter()
+            .filter(|m| m.cloud.as_str() != LIAR)
+            .all(|m| m.heard_ms_ago.is_some_and(|ms| ms < 4_000));
         let trouble = status.members.iter().find(|m| m.cloud.as_str() == LIAR).and_then(|m| m.trouble.clone());
         let kept = ready.is_ok() && status.standing == "current" && others && liar.asked() > 0;
-        let told = format!("{} answers; {}; {}", liar.asked(), status.standing, trouble.unwrap_or_else(|| "no trouble".into()));
+        let told = format!(
+            "{} answers; {}; {}",
+            liar.asked(),
+            status.standing,
+            trouble.unwrap_or_else(|| "no trouble".into())
+        );
         stage.story.tell(LIAR, if kept { "held" } else { "BROKEN" }, format!("{name}: {told}"));
         report.promise(Promise::holds(&format!("partner: {name}"), kept, told, "ready, the others are heard"));
         drop(liar);
@@ -51,7 +61,9 @@ pub async fn play(stage: &mut Stage, report: &mut Report) -> anyhow::Result<()> 
     let begun = Instant::now();
     loop {
         let status: CloudStatus = stage.cluster.client(HOME)?.get("/v1/cloud").await?;
-        let heard = |m: &pumasi_api::message::MemberStatus| m.cloud.as_str() == LIAR && m.trouble.is_none() && m.heard_ms_ago.is_some();
+        let heard = |m: &pumasi_api::message::MemberStatus| {
+            m.cloud.as_str() == LIAR && m.trouble.is_none() && m.heard_ms_ago.is_some()
+        };
         if status.members.iter().any(heard) {
             break;
         }
@@ -91,9 +103,15 @@ async fn flood(stage: &Stage, report: &mut Report, svid: &Svid) -> anyhow::Resul
     let first = before.items.first().map(|e| e.seq);
     let kept = first.is_none_or(|seq| after.items.first().is_some_and(|e| e.seq <= seq.max(after.items.len() as u64)));
     let rows = after.items.last().map_or(0, |e| e.seq).saturating_sub(before.items.last().map_or(0, |e| e.seq));
-    let told = format!("{asked} asked in {:.1} s, {refused} refused, {rows} journal rows", begun.elapsed().as_secs_f64());
+    let told =
+        format!("{asked} asked in {:.1} s, {refused} refused, {rows} journal rows", begun.elapsed().as_secs_f64());
     stage.story.tell(LIAR, "flood", &told);
-    report.promise(Promise::holds("partner: a flood of holds does not wash the journal", kept && rows < 600, told, "< 600 rows"));
+    report.promise(Promise::holds(
+        "partner: a flood of holds does not wash the journal",
+        kept && rows < 600,
+        told,
+        "< 600 rows",
+    ));
     Ok(())
 }
 
@@ -114,9 +132,15 @@ fn lies(truth: &Value, trap: SocketAddr) -> Vec<(&'static str, Lie)> {
     };
     vec![
         ("a revision of the future", with(&[("seen_revision", json!(9_000_000_000_000u64))])),
-        ("the largest revision there is", with(&[("seen_revision", json!(i64::MAX)), ("seen_incarnation", json!(i64::MAX))])),
+        (
+            "the largest revision there is",
+            with(&[("seen_revision", json!(i64::MAX)), ("seen_incarnation", json!(i64::MAX))]),
+        ),
         ("numbers beyond 63 bits", with(&[("seen_revision", json!(u64::MAX)), ("seen_incarnation", json!(u64::MAX))])),
-        ("another one's incarnation and pact", with(&[("seen_incarnation", json!(77)), ("pact_serial", json!(99_999_999u64))])),
+        (
+            "another one's incarnation and pact",
+            with(&[("seen_incarnation", json!(77)), ("pact_serial", json!(99_999_999u64))]),
+        ),
         ("no answer that reads", Lie::Answer("[[[[".repeat(10_000))),
         ("a redirect to plain HTTP on this host", Lie::Redirect(307, format!("http://{trap}/latest/meta-data/iam"))),
         ("a redirect that keeps the method", Lie::Redirect(308, format!("https://{trap}/v1/tokens"))),

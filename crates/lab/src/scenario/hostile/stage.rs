@@ -140,7 +140,11 @@ impl Stage {
     /// Stops a daemon on purpose.
     pub async fn let_die(&mut self, cloud: &str) -> anyhow::Result<()> {
         self.pids.retain(|(name, _)| *name != cloud);
-        self.cluster.supervisor.stop(cloud, Duration::from_secs(15)).await.with_context(|| format!("stopping {cloud}"))?;
+        self.cluster
+            .supervisor
+            .stop(cloud, Duration::from_secs(15))
+            .await
+            .with_context(|| format!("stopping {cloud}"))?;
         Ok(())
     }
 
