@@ -200,6 +200,7 @@ impl Borrower {
             instances_min: 1,
             storage_bytes: 0,
             price_per_instance_hour_max: Money(1_000_000_000),
+            egress: Vec::new(),
         };
         let id = ReservationId::from_entropy(rand::random());
         let ask = ReservationRequest { id: id.clone(), requirement: requirement.clone(), ttl_ms: 10_000 };

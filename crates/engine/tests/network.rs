@@ -271,3 +271,31 @@ async fn no_list_opens_what_is_not_public() {
         assert!(closed.engine().start(spec).await.is_err(), "{to}");
     }
 }
+
+/// Not judged, but printed: what a new connection costs by the door, beside one on the loopback.
+#[tokio::test]
+async fn a_connection_by_the_door_is_made_in_microseconds() {
+    let Some(rig) = rig().await else { return };
+    let at = started(&rig, &rig.spec(1, App::Well)).await;
+    let beside = TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = beside.local_addr().unwrap();
+    std::thread::spawn(move || beside.incoming().for_each(drop));
+    let median_us = |connect: &dyn Fn() -> TcpStream| {
+        let mut took: Vec<f64> = (0..300)
+            .map(|_| {
+                let begun = Instant::now();
+                drop(connect());
+                let us = begun.elapsed().as_secs_f64() * 1e6;
+                // The application makes a thread for each, and is given the time for it.
+                std::thread::sleep(Duration::from_micros(500));
+                us
+            })
+            .collect();
+        took.sort_by(f64::total_cmp);
+        took[took.len() / 2]
+    };
+    let (door, loopback) = (median_us(&|| at.connect().unwrap()), median_us(&|| TcpStream::connect(to).unwrap()));
+    println!("a new connection, median: {door:.0} us by the door, {loopback:.0} us on the loopback");
+    assert!(door < 100_000.0, "{door} us");
+    rig.end().await;
+}

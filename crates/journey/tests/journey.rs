@@ -43,6 +43,7 @@ fn plan(number: u64, cause: Cause, borrow: bool, parts: Vec<PlanPart>, mode: Aut
         instances_min: 1,
         storage_bytes: 1 << 20,
         price_per_instance_hour_max: Money(20_000),
+        egress: Vec::new(),
     };
     Plan {
         version: PLAN_VERSION,

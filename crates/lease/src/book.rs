@@ -79,7 +79,7 @@ impl From<Sum> for Bound {
 /// One change of the book.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Transition {
-    Hold(Hold),
+    Hold(Box<Hold>),
     /// The hold expired or was let go.
     DropHold(ReservationId),
     /// The lease is this now; its hold, if any, is consumed.
@@ -117,7 +117,7 @@ impl Book {
     pub fn apply(&mut self, transition: Transition) {
         match transition {
             Transition::Hold(hold) => {
-                self.holds.insert(hold.id.clone(), hold);
+                self.holds.insert(hold.id.clone(), *hold);
             }
             Transition::DropHold(id) => {
                 self.holds.remove(&id);

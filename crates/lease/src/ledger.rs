@@ -9,10 +9,12 @@ use crate::document::{KIND, Lease};
 use crate::message::{Emptiness, Renewal, ReservationGrant, ReservationRequest};
 use crate::record::{EndedBy, Hold, LentLease, LentState, Renewed, Usage};
 use crate::refused::{Code, Refused};
+use pumasi_terms::egress::{DESTINATIONS_MAX, EgressRule, check_lent};
 use pumasi_terms::offer::{Offer, Requirement};
 use pumasi_terms::pact::Terms;
 use pumasi_terms::service::Platform;
 use pumasi_terms::{API_VERSION, BootMs, CloudName, Money, Now, Resources};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Longest text kept of a recall's reason, characters.
@@ -34,6 +36,10 @@ pub struct Capacity {
     pub platforms: Vec<Platform>,
     /// Free on disk now. What leases and holds may still write is taken off here.
     pub storage_free_bytes: u64,
+    /// All that lent instances may call.
+    pub egress: Vec<EgressRule>,
+    /// Addresses of this cloud itself, which they never call.
+    pub own_addresses: Vec<IpAddr>,
 }
 
 impl Capacity {
@@ -93,7 +99,17 @@ pub fn offer(book: &Book, capacity: &Capacity, borrower: &CloudName, cloud: &Clo
         platforms: capacity.platforms.clone(),
         recall_notice_ms: capacity.terms.recall_notice_ms,
         lease_ttl_ms_max: capacity.terms.lease_ttl_ms_max,
+        egress: capacity.egress.clone(),
     }
+}
+
+fn check_egress(need: &Requirement, capacity: &Capacity) -> Result<(), Refused> {
+    if need.egress.len() > DESTINATIONS_MAX {
+        let text = format!("egress names {} addresses; at most {DESTINATIONS_MAX}", need.egress.len());
+        return Err(Refused::no(Code::BadRequest, text));
+    }
+    let allowed = need.egress.iter().try_for_each(|to| check_lent(*to, &capacity.egress, &capacity.own_addresses));
+    allowed.map_err(|why| Refused::no(Code::Egress, why))
 }
 
 fn check_requirement(need: &Requirement) -> Result<(), Refused> {
@@ -144,6 +160,7 @@ pub fn reserve(
         let text = format!("nothing here runs {}/{} with {:?}", p.os, p.arch, p.runtimes);
         return Err(Refused::no(Code::Platform, text));
     }
+    check_egress(need, capacity)?;
     let price = offer.price_per_instance_hour(need.resources);
     if price > need.price_per_instance_hour_max {
         let text =

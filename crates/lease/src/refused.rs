@@ -52,6 +52,8 @@ codes! {
     NotABorrower = "not_a_borrower",
     /// No engine here runs that platform.
     Platform = "platform",
+    /// An address that instances would call is not among those that the lender lets them call.
+    Egress = "egress",
     /// The price is above the most the borrower pays.
     Price = "price",
     /// Too little free for the least the borrower can use.

@@ -34,6 +34,8 @@ fn capacity() -> Capacity {
         home_use: Resources { cpu_millis: 2_200, memory_mib: 512 },
         platforms: vec![Platform { runtimes: vec!["python3".into()], ..Platform::default() }],
         storage_free_bytes: 1 << 31,
+        egress: vec!["203.0.113.0/24:443".parse().unwrap(), "0.0.0.0/0:5432".parse().unwrap()],
+        own_addresses: vec!["203.0.113.9".parse().unwrap()],
     }
 }
 
@@ -46,6 +48,7 @@ fn need(instances: u32, instances_min: u32) -> Requirement {
         instances_min,
         storage_bytes: 1 << 20,
         price_per_instance_hour_max: Money(25_000),
+        egress: Vec::new(),
     }
 }
 
@@ -83,7 +86,7 @@ fn at(ms: u64) -> Now {
 
 fn lent(book: &mut Book, n: u128, now: Now) -> LentLease {
     let hold = ledger::reserve(book, &capacity(), &cloud("a"), &request(n, need(2, 1)), now).unwrap();
-    book.apply(Transition::Hold(hold.clone()));
+    book.apply(Transition::Hold(Box::new(hold.clone())));
     let lent = ledger::confirm(book, &capacity(), &document(&hold, n), now).unwrap();
     book.apply(Transition::Lease(Box::new(lent.clone())));
     lent
@@ -101,7 +104,7 @@ fn a_hold_grants_what_there_is() {
     assert_eq!(hold.instances, 6);
     assert_eq!(hold.price_per_instance_hour, Money(25_000));
     assert_eq!(hold.expires_at, BootMs(4_000));
-    book.apply(Transition::Hold(hold.clone()));
+    book.apply(Transition::Hold(Box::new(hold.clone())));
     assert_eq!(ledger::reserve(&book, &cap, &cloud("a"), &request(1, need(10, 1)), at(100)).unwrap(), hold);
     assert_eq!(code(ledger::reserve(&book, &cap, &cloud("b"), &request(1, need(10, 1)), at(0))), Code::IdConflict);
     assert_eq!(code(ledger::reserve(&book, &cap, &cloud("a"), &request(2, need(1, 1)), at(0))), Code::ShareQuota);
@@ -137,7 +140,7 @@ fn holds_of_one_borrower_are_counted() {
     let (mut book, cap) = (Book::default(), capacity());
     for n in 0..3 {
         let hold = ledger::reserve(&book, &cap, &cloud("a"), &request(n, need(1, 1)), at(0)).unwrap();
-        book.apply(Transition::Hold(hold));
+        book.apply(Transition::Hold(Box::new(hold)));
     }
     assert_eq!(code(ledger::reserve(&book, &cap, &cloud("a"), &request(9, need(1, 1)), at(0))), Code::HoldsQuota);
     assert!(ledger::reserve(&book, &cap, &cloud("b"), &request(9, need(1, 1)), at(0)).is_ok());
@@ -149,7 +152,7 @@ fn a_lease_rests_on_its_hold() {
     let hold = ledger::reserve(&book, &cap, &cloud("a"), &request(1, need(2, 1)), at(0)).unwrap();
     let lease = document(&hold, 1);
     assert_eq!(code(ledger::confirm(&book, &cap, &lease, at(0))), Code::NoHold);
-    book.apply(Transition::Hold(hold));
+    book.apply(Transition::Hold(Box::new(hold)));
     assert_eq!(code(ledger::confirm(&book, &cap, &lease, at(4_000))), Code::HoldExpired);
     let wrong = |change: fn(&mut Lease)| {
         let mut other = lease.clone();
@@ -221,7 +224,7 @@ fn a_reboot_forfeits() {
     let mut book = Book::default();
     lent(&mut book, 1, at(500_000));
     let hold = ledger::reserve(&book, &capacity(), &cloud("b"), &request(2, need(1, 1)), at(500_000)).unwrap();
-    book.apply(Transition::Hold(hold));
+    book.apply(Transition::Hold(Box::new(hold)));
     // The new clock is behind every stored instant: by time alone nothing would end for minutes.
     ledger::after_reboot(&book, at(10)).into_iter().for_each(|t| book.apply(t));
     assert!(book.holds.is_empty());
@@ -326,10 +329,10 @@ proptest! {
                     let first = ledger::reserve(&book, &cap, &borrower, &request, now);
                     if let Ok(hold) = &first {
                         let mut with = book.clone();
-                        with.apply(Transition::Hold(hold.clone()));
+                        with.apply(Transition::Hold(Box::new(hold.clone())));
                         prop_assert_eq!(&ledger::reserve(&with, &cap, &borrower, &request, now).unwrap(), hold);
                     }
-                    first.ok().map(Transition::Hold).into_iter().collect()
+                    first.ok().map(|hold| Transition::Hold(Box::new(hold))).into_iter().collect()
                 }
                 Act::LetGo(id) => vec![Transition::DropHold(ReservationId::from_entropy(u128::from(*id)))],
                 Act::Confirm { id, lease, serial } => {
@@ -373,4 +376,34 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn the_lender_alone_says_what_lent_instances_call() {
+    let cap = capacity();
+    let ask = |egress: &[&str]| {
+        let egress = egress.iter().map(|to| to.parse().unwrap()).collect();
+        let need = Requirement { egress, ..need(1, 1) };
+        ledger::reserve(&Book::default(), &cap, &cloud("city-a"), &request(1, need), at(0))
+    };
+    let hold = ask(&["203.0.113.7:443"]).unwrap();
+    assert_eq!(hold.requirement.egress, ["203.0.113.7:443".parse().unwrap()], "it stands in what is signed");
+    // Not listed; private although a rule is as wide as the world; loopback; metadata; the lender itself.
+    let refused = ["203.0.113.7:80", "10.0.0.5:5432", "127.0.0.1:5432", "169.254.169.254:5432", "203.0.113.9:443"];
+    for to in refused {
+        let no = ask(&["203.0.113.7:443", to]).unwrap_err();
+        assert_eq!((no.code, no.retry_after_ms), (Code::Egress, None), "{to}: {no}");
+        assert!(no.text.contains(to), "{no}");
+    }
+    let many: Vec<String> = (0..33).map(|i| format!("203.0.113.{}:443", i + 10)).collect();
+    assert_eq!(ask(&many.iter().map(String::as_str).collect::<Vec<_>>()).unwrap_err().code, Code::BadRequest);
+    let shown = ledger::offer(&Book::default(), &cap, &cloud("city-a"), &cloud("city-b"), at(0));
+    assert_eq!(shown.egress, cap.egress);
+
+    // What a lease is confirmed with is what was held.
+    let mut book = Book::default();
+    book.holds.insert(hold.id.clone(), hold.clone());
+    let mut lease = document(&hold, 1);
+    lease.requirement.egress = vec!["10.0.0.5:5432".parse().unwrap()];
+    assert_eq!(ledger::confirm(&book, &cap, &lease, at(0)).unwrap_err().code, Code::Mismatch);
 }

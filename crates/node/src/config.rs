@@ -2,7 +2,7 @@
 
 use pumasi_api::message::Place;
 use pumasi_api::{Role, Way};
-use pumasi_terms::{CloudName, Resources};
+use pumasi_terms::{CloudName, EgressRule, Resources};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -13,6 +13,8 @@ pub const CONFIG_VERSION: u32 = 1;
 const CONFIG_BYTES_MAX: usize = 1 << 20;
 /// In the data directory.
 pub const API_SOCKET: &str = "api.sock";
+/// They travel in every heartbeat.
+const EGRESS_RULES_MAX: usize = 64;
 const ENV_PREFIX: &str = "PUMASI__";
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +39,8 @@ pub struct Config {
     pub engine: Engine,
     #[serde(default)]
     pub pact: PactWords,
+    #[serde(default)]
+    pub lend: Lend,
     #[serde(default)]
     pub store: Store,
     #[serde(default)]
@@ -175,6 +179,9 @@ pub struct Engine {
     /// Directories and files of this host that every instance sees, read-only, besides the system's programs.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub view: Vec<PathBuf>,
+    /// Addresses of inner networks, and of this cloud, that own services may call if their manifest lists them. Public ones need no rule.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub home_egress: Vec<EgressRule>,
 }
 impl Default for Engine {
     fn default() -> Self {
@@ -183,6 +190,7 @@ impl Default for Engine {
             lend_without_isolation: String::new(),
             uid_base: None,
             view: Vec::new(),
+            home_egress: Vec::new(),
         }
     }
 }
@@ -206,6 +214,15 @@ fn unfit_for_view(path: &Path, data_dir: &Path) -> Option<String> {
         .then(|| "lies in the daemon's data directory, which no instance may see".into())
 }
 pub const ACCEPT_RISK: &str = "i-accept-the-risk";
+
+/// What is given to other clouds' applications beside the room that the pact's terms name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Lend {
+    /// All that their instances may call; none by default, and no rule opens an address that is not public.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub egress: Vec<EgressRule>,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -385,6 +402,8 @@ impl Config {
             if let Some(why) = unfit_for_view(path, &self.cloud.data_dir) {
                 fault("engine.view", format!("{}: {why}", path.display()));
             }
+        if self.lend.egress.len() > EGRESS_RULES_MAX {
+            fault("lend.egress", format!("at most {EGRESS_RULES_MAX} rules: members are told them with every offer"));
         }
         let t = &self.timing;
         if !(10..=1_000).contains(&t.tick_ms) {
@@ -448,6 +467,20 @@ impl Config {
     }
     pub fn gateway_address(&self) -> String {
         or_listen(&self.gateway.peer_advertise, self.gateway.peer_listen)
+    }
+
+    /// Addresses by which this cloud is reached, by itself and by others: nothing that is lent calls them.
+    pub fn own_addresses(&self) -> Vec<IpAddr> {
+        let listening = self.gateway.listen.iter().chain(&self.gateway.listen_tls).map(SocketAddr::ip);
+        let others = [Some(self.peer.listen), Some(self.gateway.peer_listen), self.api.listen, self.metrics.listen];
+        let others = others.into_iter().flatten().map(|a| a.ip());
+        let told = [self.api_address(), self.gateway_address()];
+        let told = told.iter().filter_map(|a| a.parse::<SocketAddr>().ok()).map(|a| a.ip());
+        let mut all: Vec<IpAddr> = listening.chain(others).chain(told).collect();
+        all.retain(|ip| !ip.is_unspecified());
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     /// What there is for instances: as configured, else as the machine has.
@@ -576,6 +609,21 @@ mod tests {
             let faults = parse(&format!("version = 1\n[cloud]\nname = \"city-a\"\n[timing]\n{line}\n")).unwrap_err();
             assert_eq!(faults[0].line, field, "{faults:?}");
         }
+    }
+
+    #[test]
+    fn egress_rules_are_read_and_wrong_ones_named() {
+        let head = "version = 1\n[cloud]\nname = \"city-a\"\n";
+        let config = parse(&format!(
+            "{head}[lend]\negress = [\"203.0.113.0/24:443\"]\n[engine]\nhome_egress = [\"10.0.0.0/8:5432\"]\n"
+        ));
+        let config = config.unwrap();
+        assert!(config.lend.egress[0].covers("203.0.113.7:443".parse().unwrap()));
+        assert!(config.engine.home_egress[0].covers("10.0.0.7:5432".parse().unwrap()));
+        assert_eq!(config.own_addresses(), ["127.0.0.1".parse::<IpAddr>().unwrap()]);
+        let faults = parse(&format!("{head}[lend]\negress = [\"example.org:443\"]\n")).unwrap_err();
+        assert_eq!(faults[0].line, 5, "{faults:?}");
+        assert!(faults[0].problem.contains("egress rule"), "{faults:?}");
     }
 
     #[test]

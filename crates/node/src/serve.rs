@@ -13,7 +13,7 @@ use crate::{
 use axum::Router;
 use pumasi_api::Door;
 use pumasi_api::message::Automation;
-use pumasi_engine::{ProcessConfig, ProcessEngine};
+use pumasi_engine::{EgressPolicy, ProcessConfig, ProcessEngine};
 use pumasi_store::{Expect, Store};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -134,6 +134,11 @@ async fn lay(config: &Config, executable: PathBuf) -> Result<Ground, ServeError>
         hide: vec![data.clone()],
         view: config.engine.view.clone(),
         lend_without_isolation: config.engine.lend_without_isolation == ACCEPT_RISK,
+        egress: EgressPolicy {
+            home: config.engine.home_egress.clone(),
+            lent: config.lend.egress.clone(),
+            own: config.own_addresses(),
+        },
         ..ProcessConfig::new(data.join("engine"), executable.clone())
     };
     let engine = ProcessEngine::open(engine).await.map_err(|e| failed("the process engine")(e.to_string()))?;

@@ -97,7 +97,7 @@ pub struct PlanInput {
 #[serde(deny_unknown_fields)]
 pub struct Obstacle {
     /// `no_change`, `moves_ceiling`, `instances_ceiling`, `money_ceiling`, `bytes_ceiling`, `dataset_ceiling`,
-    /// `no_candidate`, `no_ids`, or `not_allowed`, `platform`, `no_room`, `price`, `failed_lately` of one cloud.
+    /// `no_candidate`, `no_ids`, or `not_allowed`, `platform`, `egress`, `no_room`, `price`, `failed_lately` of one cloud.
     pub what: String,
     pub text: String,
 }
@@ -317,6 +317,7 @@ fn new_borrow(
         instances_min: 1,
         storage_bytes: storage_bytes(input),
         price_per_instance_hour_max: price_max,
+        egress: spec.application.destinations(),
     };
     Some(Borrow {
         requirement,
@@ -357,6 +358,9 @@ fn weigh(
     if !offer.can_run(need) {
         let text = format!("{cloud} does not run {}/{} with {:?}", need.os, need.arch, need.runtimes);
         return Err(obstacle("platform", text));
+    }
+    if let Err(why) = offer.may_call(&spec.application.destinations()) {
+        return Err(obstacle("egress", format!("{cloud} does not let instances call what this service calls: {why}")));
     }
     let one: Resources = spec.application.resources;
     let room = one.count_in(offer.free).min(missing);

@@ -22,6 +22,7 @@ fn offer(name: &str, cpu_millis: u32, price: u64) -> Offer {
         platforms: vec![Platform::default()],
         recall_notice_ms: 5_000,
         lease_ttl_ms_max: 10_000,
+        egress: Vec::new(),
     }
 }
 

@@ -76,6 +76,7 @@ fn lent(n: u128, state: LentState, expires_at: u64) -> LentInput {
         instances_min: 1,
         storage_bytes: 0,
         price_per_instance_hour_max: Money(1),
+        egress: Vec::new(),
     };
     let lease = Lease {
         api_version: API_VERSION.into(),

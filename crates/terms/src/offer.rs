@@ -1,8 +1,10 @@
 //! Requirement and offer: what a borrower needs, what a lender has. The same words serve the broker later.
 
+use crate::egress::{EgressRule, check_lent};
 use crate::service::Platform;
 use crate::{CloudName, Money, Resources, ServiceName, WallMs};
 use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
 
 /// What one journey needs from a lender.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -18,6 +20,9 @@ pub struct Requirement {
     /// Bytes of application and data to be kept by the lender.
     pub storage_bytes: u64,
     pub price_per_instance_hour_max: Money,
+    /// What its instances call; the lease that rests on this covers no other address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub egress: Vec<SocketAddr>,
 }
 
 /// A lender's standing offer to one member, dated: it promises nothing until it is reserved.
@@ -34,6 +39,9 @@ pub struct Offer {
     pub platforms: Vec<Platform>,
     pub recall_notice_ms: u64,
     pub lease_ttl_ms_max: u64,
+    /// All that lent instances may call there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub egress: Vec<EgressRule>,
 }
 
 impl Offer {
@@ -43,6 +51,13 @@ impl Offer {
             u64::try_from(u128::from(self.price_per_cpu_hour.0) * u128::from(one.cpu_millis) / 1000)
                 .unwrap_or(u64::MAX),
         )
+    }
+    /// Whether instances may call all of `wanted` there.
+    ///
+    /// # Errors
+    /// In words, which not and why.
+    pub fn may_call(&self, wanted: &[SocketAddr]) -> Result<(), String> {
+        wanted.iter().try_for_each(|to| check_lent(*to, &self.egress, &[]))
     }
     /// Whether an application made for `need` can run here.
     pub fn can_run(&self, need: &Platform) -> bool {

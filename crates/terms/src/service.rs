@@ -63,6 +63,13 @@ pub struct Application {
     pub egress: Vec<String>,
 }
 
+impl Application {
+    /// What its instances call.
+    pub fn destinations(&self) -> Vec<std::net::SocketAddr> {
+        self.egress.iter().filter_map(|to| to.parse().ok()).collect()
+    }
+}
+
 fn default_resources() -> Resources {
     Resources { cpu_millis: 250, memory_mib: 128 }
 }
@@ -421,6 +428,10 @@ impl Validate for Application {
         }
         if self.stop_grace_ms > 600_000 {
             fault(e, at, "stop_grace_ms", "at most 600000");
+        }
+        if self.egress.len() > crate::egress::DESTINATIONS_MAX {
+            let problem = format!("at most {} addresses", crate::egress::DESTINATIONS_MAX);
+            fault(e, at, "egress", problem);
         }
         for (i, to) in self.egress.iter().enumerate() {
             if to.parse::<std::net::SocketAddr>().is_err() {

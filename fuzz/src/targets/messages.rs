@@ -45,7 +45,7 @@ fn reserve(request: &ReservationRequest) {
     let _ = ledger::grant(&hold, &capacity.terms, 0, NOW);
     assert!(hold.expires_at <= NOW.boot.after(capacity.terms.hold_ttl_ms_max));
     assert_eq!(ledger::reserve(&book, &capacity, &borrower, request, NOW).as_ref(), Ok(&hold));
-    book.apply(Transition::Hold(hold));
+    book.apply(Transition::Hold(Box::new(hold)));
     check_sold(&book, &capacity, NOW);
     let _ = ledger::expire(&book, NOW.plus(u64::MAX));
 }
@@ -57,7 +57,7 @@ fn confirm(lease: &Lease) {
     let request =
         ReservationRequest { id: lease.reservation.clone(), requirement: lease.requirement.clone(), ttl_ms: 5_000 };
     if let Ok(hold) = ledger::reserve(&book, &capacity, &lease.borrower, &request, NOW) {
-        book.apply(Transition::Hold(hold));
+        book.apply(Transition::Hold(Box::new(hold)));
     }
     let Ok(lent) = ledger::confirm(&book, &capacity, lease, NOW) else { return };
     live(&lent);

@@ -288,5 +288,6 @@ fn offer(name: &str) -> anyhow::Result<Offer> {
         platforms: vec![Platform::default()],
         recall_notice_ms: 5_000,
         lease_ttl_ms_max: 15_000,
+        egress: Vec::new(),
     })
 }

@@ -138,6 +138,11 @@ pub async fn application(
     if !faults.is_empty() {
         return Err(Problem::fields("the application is not valid", faults).into());
     }
+    let covered = &lent.lease.requirement.egress;
+    if let Some(to) = sent.application.destinations().into_iter().find(|to| !covered.contains(to)) {
+        let text = format!("egress {to} is not covered by the signed lease; it names {covered:?}");
+        return Err(Problem::new(409, pumasi_lease::Code::Egress.as_str(), Fault::Peer, text).into());
+    }
     let (dir, unpacked) = (node.lease_dir(&id), node.clone());
     let sent = blocking(move || {
         unpacked.copies.unpack(&lent, &dir, &sent.tree, &sent.digest)?;

@@ -14,6 +14,7 @@ use pumasi_journey::{Journey, PartState};
 use pumasi_lease::LentLease;
 use pumasi_store::Expect;
 use pumasi_terms::document::Validate;
+use pumasi_terms::egress::check_home;
 use pumasi_terms::service::{BundleRef, KIND, Service};
 use pumasi_terms::{Epoch, LeaseId, ServiceName};
 use pumasi_transfer::TreeManifest;
@@ -91,6 +92,22 @@ fn check(name: &ServiceName, service: &Service) -> Result<(), Problem> {
     if faults.is_empty() { Ok(()) } else { Err(Problem::fields(format!("service {name} is not valid"), faults)) }
 }
 
+/// The engine checks it again; here it can still be told to whoever wrote it.
+fn may_call(node: &Node, service: &Service) -> Result<(), Problem> {
+    let own = node.config.own_addresses();
+    let mut faults = Vec::new();
+    for (i, to) in service.spec.application.destinations().into_iter().enumerate() {
+        let is_own = own.contains(&to.ip().to_canonical()) || pumasi_engine::is_of_this_host(to.ip());
+        if let Err(problem) = check_home(to, &node.config.engine.home_egress, is_own) {
+            faults.push(pumasi_terms::FieldError { field: format!("spec.application.egress[{i}]"), problem });
+        }
+    }
+    if faults.is_empty() {
+        return Ok(());
+    }
+    Err(Problem::fields("this cloud's operator does not let the application call what it lists", faults))
+}
+
 pub async fn put(
     State(node): State<Arc<Node>>,
     Extension(who): Extension<Principal>,
@@ -108,6 +125,7 @@ pub async fn put(
         }
     };
     bundles::of(&node).tree(&digest)?;
+    may_call(&node, &service)?;
     let platforms = node.engine.capabilities().platforms;
     let need = &service.spec.application.platform;
     let runs = platforms

@@ -216,6 +216,7 @@ fn lent(n: u128, for_ms: u64, state: LentState) -> LentLease {
         instances_min: 1,
         storage_bytes: 10,
         price_per_instance_hour_max: Money(9),
+        egress: Vec::new(),
     };
     let lease = Lease {
         api_version: API_VERSION.into(),

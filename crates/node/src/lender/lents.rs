@@ -81,7 +81,7 @@ impl Stand {
         let lents = store.listing::<LentLease>(LENT)?;
         let rows = store.listing::<Row>(LENT_RENEWAL)?;
         stand.at = [holds.revision, lents.revision, rows.revision];
-        holds.items.into_iter().for_each(|h| stand.book.apply(Transition::Hold(h.body)));
+        holds.items.into_iter().for_each(|h| stand.book.apply(Transition::Hold(Box::new(h.body))));
         lents.items.into_iter().for_each(|l| stand.put(l.revision, l.body));
         rows.items.into_iter().for_each(|r| stand.take_row(&r.name, r.updated_at, r.body));
         [holds.unreadable, lents.unreadable, rows.unreadable].into_iter().flatten().for_each(|u| stand.set_aside(u));
@@ -153,7 +153,7 @@ impl Stand {
     pub fn of_tx(tx: &Tx<'_>) -> Result<Self, StoreError> {
         let mut stand = Self { at: [tx.revision(); 3], ..Self::default() };
         let (holds, lents, rows) = (tx.list::<Hold>(HOLD)?, tx.list::<LentLease>(LENT)?, tx.list::<Row>(LENT_RENEWAL)?);
-        holds.items.into_iter().for_each(|h| stand.book.apply(Transition::Hold(h.body)));
+        holds.items.into_iter().for_each(|h| stand.book.apply(Transition::Hold(Box::new(h.body))));
         lents.items.into_iter().for_each(|l| stand.put(l.revision, l.body));
         rows.items.into_iter().for_each(|r| stand.take_row(&r.name, r.updated_at, r.body));
         [holds.unreadable, lents.unreadable, rows.unreadable].into_iter().flatten().for_each(|u| stand.set_aside(u));
@@ -195,7 +195,7 @@ impl Stand {
                 self.forget(kind, name).map_err(bad)?;
                 self.set_aside(unreadable);
             }
-            Object::Hold(hold) => self.book.apply(Transition::Hold(hold)),
+            Object::Hold(hold) => self.book.apply(Transition::Hold(Box::new(hold))),
             Object::Lent(revision, lent) => self.put(revision, *lent),
             Object::Row(at, row) => self.take_row(name, at, row),
             Object::Gone => self.forget(kind, name).map_err(bad)?,

@@ -63,7 +63,7 @@ pub fn lent(node: &Node, id: &LeaseId) -> Result<Option<Arc<LentLease>>, Problem
 fn record(tx: &mut Tx<'_>, transition: Transition) -> Result<(), TxError> {
     match transition {
         Transition::Hold(hold) => {
-            tx.put(HOLD, hold.id.as_str(), &hold, Expect::Any)?;
+            tx.put(HOLD, hold.id.as_str(), &*hold, Expect::Any)?;
         }
         Transition::DropHold(id) => {
             tx.delete(HOLD, id.as_str(), Expect::Any)?;
@@ -108,6 +108,8 @@ fn capacity(node: &Node, view: &PactView) -> Result<Capacity, Problem> {
         home_use: home_use(&services),
         platforms: capabilities.platforms,
         storage_free_bytes: storage_free(node),
+        egress: node.config.lend.egress.clone(),
+        own_addresses: node.config.own_addresses(),
     })
 }
 
@@ -137,7 +139,10 @@ pub async fn reserve(
 ) -> Result<ReservationGrant, Problem> {
     node.may_act().map_err(Problem::unavailable)?;
     let view = pact(node)?;
-    let capacity = capacity(node, &view)?;
+    let mut capacity = capacity(node, &view)?;
+    // Also those of the host that the configuration does not name.
+    let of_host = |ip: &std::net::IpAddr| pumasi_engine::is_of_this_host(*ip);
+    capacity.own_addresses.extend(request.requirement.egress.iter().map(|to| to.ip()).filter(of_host));
     let terms = capacity.terms.clone();
     let (lents, told) = (node.lents.clone(), node.holds_told.clone());
     let hold = node
@@ -148,7 +153,7 @@ pub async fn reserve(
             let note = Note::new("hold_granted", "reservation", &hold.id).caused_by(&hold.requirement.service).because(
                 format!("{borrower} holds {} instances for {} ms", hold.instances, hold.expires_at.since(now.boot)),
             );
-            record(tx, Transition::Hold(hold.clone()))?;
+            record(tx, Transition::Hold(Box::new(hold.clone())))?;
             told.journal(tx, &borrower, note, &Principal::Peer(borrower.clone()).to_string(), now)?;
             Ok(hold)
         })

@@ -33,6 +33,7 @@ fn lent(borrower: &str, n: u128) -> LentLease {
         instances_min: 1,
         storage_bytes: 10,
         price_per_instance_hour_max: Money(9),
+        egress: Vec::new(),
     };
     let lease = Lease {
         api_version: API_VERSION.into(),
