@@ -26,6 +26,8 @@ fn capacity() -> Capacity {
         home_use: Resources::default(),
         platforms: vec![Platform::default()],
         storage_free_bytes: 8 << 30,
+        egress: vec!["0.0.0.0/0:*".parse().expect("a rule")],
+        own_addresses: Vec::new(),
     }
 }
 
@@ -44,6 +46,9 @@ fn reserve(request: &ReservationRequest) {
     let Ok(hold) = ledger::reserve(&book, &capacity, &borrower, request, NOW) else { return };
     let _ = ledger::grant(&hold, &capacity.terms, 0, NOW);
     assert!(hold.expires_at <= NOW.boot.after(capacity.terms.hold_ttl_ms_max));
+    let public =
+        |to: &std::net::SocketAddr| pumasi_terms::egress::reach(to.ip()) == pumasi_terms::egress::Reach::Public;
+    assert!(hold.requirement.egress.iter().all(public), "no rule opens these: {:?}", hold.requirement.egress);
     assert_eq!(ledger::reserve(&book, &capacity, &borrower, request, NOW).as_ref(), Ok(&hold));
     book.apply(Transition::Hold(Box::new(hold)));
     check_sold(&book, &capacity, NOW);
