@@ -402,6 +402,7 @@ impl Config {
             if let Some(why) = unfit_for_view(path, &self.cloud.data_dir) {
                 fault("engine.view", format!("{}: {why}", path.display()));
             }
+        }
         if self.lend.egress.len() > EGRESS_RULES_MAX {
             fault("lend.egress", format!("at most {EGRESS_RULES_MAX} rules: members are told them with every offer"));
         }
