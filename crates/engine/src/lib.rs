@@ -7,6 +7,7 @@
 mod address;
 mod error;
 mod limits;
+mod measure;
 mod port;
 mod process;
 mod rules;
@@ -15,6 +16,7 @@ mod sim;
 pub use address::free_address;
 pub use error::EngineError;
 pub use limits::{Limits, Rate};
+pub use measure::{Measured, measure};
 pub use port::{
     Access, BoxFuture, Capabilities, CgroupVersion, DataMount, Engine, Exit, InstanceSpec, InstanceState,
     InstanceStatus, Isolation, Remains,

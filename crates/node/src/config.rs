@@ -44,6 +44,10 @@ pub struct Config {
     #[serde(default)]
     pub store: Store,
     #[serde(default)]
+    pub instances: Instances,
+    #[serde(default)]
+    pub disk: Disk,
+    #[serde(default)]
     pub timing: Timing,
 }
 
@@ -253,6 +257,62 @@ pub enum Admit {
     Auto,
 }
 
+/// What one instance may use up besides its CPU and memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Instances {
+    /// Of its output; what exceeds it is dropped.
+    pub log_kib_per_s: u64,
+    /// Of what it writes to file systems; what exceeds it waits.
+    pub disk_write_mib_per_s: u64,
+    /// Processes and threads together.
+    pub tasks: u32,
+}
+impl Default for Instances {
+    fn default() -> Self {
+        Self { log_kib_per_s: 1_024, disk_write_mib_per_s: 64, tasks: 512 }
+    }
+}
+impl Instances {
+    /// Of output two seconds at once, of writes four.
+    pub fn of_each(&self) -> pumasi_engine::Limits {
+        let rate = |bytes_per_s: u64, burst_s: u64| pumasi_engine::Rate {
+            bytes_per_s,
+            burst_bytes: bytes_per_s.saturating_mul(burst_s),
+        };
+        pumasi_engine::Limits {
+            log: rate(self.log_kib_per_s << 10, 2),
+            disk_write: rate(self.disk_write_mib_per_s << 20, 4),
+            tasks_max: self.tasks,
+            ..pumasi_engine::Limits::default()
+        }
+    }
+}
+
+/// The file system of the data directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Disk {
+    /// Held for the store alone, and as much again is left free by everything that the daemon takes in.
+    pub reserve_mib: u64,
+    /// Of one instance's HOME.
+    pub home_mib_max: u64,
+    pub home_files_max: u64,
+}
+impl Default for Disk {
+    fn default() -> Self {
+        Self { reserve_mib: 64, home_mib_max: 1_024, home_files_max: 100_000 }
+    }
+}
+impl Disk {
+    pub fn reserve_bytes(&self) -> u64 {
+        self.reserve_mib << 20
+    }
+    pub fn home_bytes(&self) -> u64 {
+        self.home_mib_max << 20
+    }
+}
+
 /// All in milliseconds. Their inequalities are checked when the configuration is loaded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -405,6 +465,19 @@ impl Config {
         }
         if self.lend.egress.len() > EGRESS_RULES_MAX {
             fault("lend.egress", format!("at most {EGRESS_RULES_MAX} rules: members are told them with every offer"));
+        }
+        let (l, d) = (&self.instances, &self.disk);
+        for (field, value, least, most) in [
+            ("instances.log_kib_per_s", l.log_kib_per_s, 1, 1 << 20),
+            ("instances.disk_write_mib_per_s", l.disk_write_mib_per_s, 1, 1 << 20),
+            ("instances.tasks", u64::from(l.tasks), 16, 1 << 20),
+            ("disk.reserve_mib", d.reserve_mib, 4, 1 << 20),
+            ("disk.home_mib_max", d.home_mib_max, 1, 1 << 30),
+            ("disk.home_files_max", d.home_files_max, 16, 1 << 30),
+        ] {
+            if !(least..=most).contains(&value) {
+                fault(field, format!("must be {least} to {most}"));
+            }
         }
         let t = &self.timing;
         if !(10..=1_000).contains(&t.tick_ms) {

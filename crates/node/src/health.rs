@@ -143,6 +143,7 @@ fn unreadable(store: &Store) -> Result<Vec<Unreadable>, Problem> {
             SIGNED_LEASE | SETTLEMENT => of::<pumasi_trust::SignedDocument>(store, kind),
             TOKEN => of::<TokenRecord>(store, kind),
             CLOUD => of::<CloudRecord>(store, kind),
+            PROBE => of::<pumasi_terms::WallMs>(store, kind),
             METERED => of::<Metered>(store, kind),
             object::ENDED => of::<Ended>(store, kind),
             // Several types by name; whoever reads them says so.

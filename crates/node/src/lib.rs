@@ -9,6 +9,7 @@ pub mod borrower;
 pub mod bundles;
 pub mod clock;
 pub mod config;
+pub mod disk;
 pub mod fleet;
 pub mod gateway;
 pub mod ground;

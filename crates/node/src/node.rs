@@ -40,6 +40,8 @@ pub struct Node {
     /// Acts in flight, so that none runs twice at a time.
     pub acts: crate::borrower::Acts,
     pub gateway_status: Locked<Option<pumasi_gateway::GatewayStatus>>,
+    /// What the disk has left, for whoever takes something in.
+    pub disk: crate::disk::Disk,
     /// What cannot be done now and why, as `/readyz` tells it.
     pub health: crate::health::Health,
     /// Looks at the store again, soon.
@@ -184,6 +186,7 @@ impl Node {
             acts: Default::default(),
             routes: Default::default(),
             gateway_status: Locked::new(None),
+            disk: Default::default(),
             health: Default::default(),
             wake: Notify::new(),
             stopping,

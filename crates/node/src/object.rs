@@ -30,8 +30,11 @@ pub const METERED: &str = "metered";
 /// An [`Ended`], by owner of instances: what once was and may be stopped wherever it is found.
 pub const ENDED: &str = "ended";
 
+/// Written to see whether anything can be.
+pub const PROBE: &str = "probe";
+
 /// All of them. A new kind stands here, and what becomes of things where its record cannot be read is decided in docs/operations.md.
-pub const KINDS: [&str; 15] = [
+pub const KINDS: [&str; 16] = [
     SERVICE,
     JOURNEY,
     PLAN,
@@ -47,6 +50,7 @@ pub const KINDS: [&str; 15] = [
     CLOUD,
     METERED,
     ENDED,
+    PROBE,
 ];
 
 /// The one object of its kind.

@@ -7,14 +7,14 @@ use crate::node::Note;
 use crate::object::{CLOUD, CloudRecord, ONLY};
 use crate::supervise::Task;
 use crate::{
-    Node, api, borrower, bundles, clock, fleet, gateway, home, lender, pact, peers, quarantine, routes, sensing,
+    Node, api, borrower, bundles, clock, disk, fleet, gateway, home, lender, pact, peers, quarantine, routes, sensing,
     supervise, world,
 };
 use axum::Router;
 use pumasi_api::Door;
 use pumasi_api::message::Automation;
 use pumasi_engine::{EgressPolicy, ProcessConfig, ProcessEngine};
-use pumasi_store::{Expect, Store};
+use pumasi_store::{Expect, Options, Store};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -55,7 +55,9 @@ pub async fn serve(
     let tls = pumasi_trust::server_config_open(server, node.identity.trust.clone(), &[b"h2", b"http/1.1"])
         .map_err(|e| failed("TLS for peers")(e.to_string()))?;
     let doors = doors(&node, tls, extra).await?;
-    let tasks = work(&node);
+    let mut tasks = work(&node);
+    // Not in `work`: it is about this host.
+    tasks.push(supervise::keep(&node, Task::new("looking after the disk", disk::run)));
     let failed = tokio::select! {
         () = stop => None,
         why = node.health.failed() => Some(why),
@@ -124,7 +126,8 @@ async fn lay(config: &Config, executable: PathBuf) -> Result<Ground, ServeError>
     let data = &config.cloud.data_dir;
     prepare(data).map_err(|e| failed(format!("preparing {}", data.display()))(e.to_string()))?;
     let path = data.join("store/pumasi.sqlite");
-    let store = world::blocking(move || Store::open(&path, clock::wall(), clock::entropy()))
+    let options = Options { reserve_bytes: config.disk.reserve_bytes(), ..Options::default() };
+    let store = world::blocking(move || Store::open_with(&path, clock::wall(), clock::entropy(), options))
         .await
         .map_err(|e| failed("opening the store")(e.to_string()))?
         .map_err(|e| failed("opening the store")(e.to_string()))?;
@@ -133,6 +136,7 @@ async fn lay(config: &Config, executable: PathBuf) -> Result<Ground, ServeError>
         uid_base: config.engine.uid_base,
         hide: vec![data.clone()],
         view: config.engine.view.clone(),
+        limits: config.instances.of_each(),
         lend_without_isolation: config.engine.lend_without_isolation == ACCEPT_RISK,
         egress: EgressPolicy {
             home: config.engine.home_egress.clone(),

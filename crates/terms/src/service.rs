@@ -173,9 +173,12 @@ pub struct Dataset {
     /// How old a borrowed copy may be (RPO), measured and shown.
     #[serde(default = "default_rpo_ms")]
     pub rpo_ms: u64,
-    /// The most that may leave the cloud for one lease.
+    /// The most that it may hold at home, and that may leave the cloud for one lease. The service stands still while it holds more.
     #[serde(default = "default_dataset_bytes")]
     pub bytes_max: u64,
+    /// The most files and directories that it may hold at home.
+    #[serde(default = "default_dataset_files")]
+    pub files_max: u64,
 }
 
 fn default_rpo_ms() -> u64 {
@@ -183,6 +186,9 @@ fn default_rpo_ms() -> u64 {
 }
 fn default_dataset_bytes() -> u64 {
     4 << 30
+}
+fn default_dataset_files() -> u64 {
+    250_000
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]

@@ -217,8 +217,8 @@ pub fn manifest(options: &ManifestOptions) -> Result<Service, pumasi_terms::ids:
     };
     let mut datasets = Vec::new();
     if let Some((name, kind, file)) = dataset {
-        let (mode, rpo_ms, bytes_max) = (DatasetMode::Async, 1_000, 4 << 30);
-        datasets.push(Dataset { name: DatasetName::parse(name)?, kind, file, mode, rpo_ms, bytes_max });
+        let (mode, rpo_ms, bytes_max, files_max) = (DatasetMode::Async, 1_000, 4 << 30, 250_000);
+        datasets.push(Dataset { name: DatasetName::parse(name)?, kind, file, mode, rpo_ms, bytes_max, files_max });
     }
     let command = [format!("${{BUNDLE}}/{}", crate::bundle::PROGRAM), "lab-app".into(), options.kind.name().into()];
     let application = Application {

@@ -3,7 +3,7 @@
 use super::body::{Answer, Json};
 use crate::node::Note;
 use crate::object::{CLOUD, CloudRecord, ONLY};
-use crate::{Node, clock, lender, metrics};
+use crate::{Node, clock, disk, lender, metrics};
 use axum::Extension;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -23,10 +23,14 @@ pub async fn healthz() -> &'static str {
 }
 
 pub async fn readyz(State(node): State<Arc<Node>>) -> Response {
-    let problem = match (node.gateway_status.lock().is_some(), node.may_act()) {
+    let gateway_answers = node.gateway_status.lock().is_some();
+    let problem = match (gateway_answers, node.may_act()) {
         (false, _) => Some("the gateway does not answer".to_owned()),
         (_, Err(why)) => Some(why),
-        _ => node.health.problem(),
+        _ => match disk::check_write(&node).await {
+            Err(why) => Some(why),
+            Ok(()) => node.health.problem(),
+        },
     };
     match problem {
         // Others are served all the same.

@@ -69,6 +69,7 @@ pub async fn reserve(
     Extension(who): Extension<Principal>,
     Json(request): Json<ReservationRequest>,
 ) -> Answer<ReservationGrant> {
+    node.disk.admits(0)?;
     Ok(axum::Json(lender::reserve(&node, peer(who)?, request).await?))
 }
 
@@ -108,6 +109,7 @@ pub async fn chunks(
     Raw(pack): Raw,
 ) -> Answer<()> {
     let lent = lender::usable(&node, &peer(who)?, &id)?;
+    node.disk.admits(pack.len() as u64)?;
     let dir = node.lease_dir(&id);
     blocking(move || node.copies.receive(&lent, &dir, &pack)).await?;
     Ok(axum::Json(()))
@@ -143,6 +145,7 @@ pub async fn application(
         let text = format!("egress {to} is not covered by the signed lease; it names {covered:?}");
         return Err(Problem::new(409, pumasi_lease::Code::Egress.as_str(), Fault::Peer, text).into());
     }
+    node.disk.admits(sent.tree.total_bytes)?;
     let (dir, unpacked) = (node.lease_dir(&id), node.clone());
     let sent = blocking(move || {
         unpacked.copies.unpack(&lent, &dir, &sent.tree, &sent.digest)?;
@@ -170,6 +173,7 @@ pub async fn dataset(
     let lent = lender::usable(&node, &peer(who)?, &id)?;
     let set = dataset_of(&node, &id, &name)?;
     let dir = node.lease_dir(&id);
+    node.disk.admits(sent.tree.total_bytes)?;
     let at = node.clone();
     let state = blocking(move || at.copies.put(&lent, &dir, &set, sent)).await?;
     node.wake.notify_one();
@@ -185,6 +189,7 @@ pub async fn batch(
     let lent = lender::usable(&node, &peer(who)?, &id)?;
     let set = dataset_of(&node, &id, &name)?;
     let dir = node.lease_dir(&id);
+    node.disk.admits(bytes.len() as u64)?;
     Ok(axum::Json(blocking(move || node.copies.batch(&lent, &dir, &set, &bytes)).await?))
 }
 

@@ -233,17 +233,20 @@ pub async fn logs(State(node): State<Arc<Node>>, Path(name): Path<ServiceName>) 
 }
 
 pub async fn bundle_missing(State(node): State<Arc<Node>>, Json(tree): Json<TreeManifest>) -> Answer<Missing> {
+    node.disk.admits(tree.total_bytes)?;
     let bundles = bundles::of(&node);
     Ok(axum::Json(Missing { chunks: blocking(move || bundles.missing(&tree)).await? }))
 }
 
 pub async fn bundle_chunks(State(node): State<Arc<Node>>, Raw(pack): Raw) -> Answer<()> {
+    node.disk.admits(pack.len() as u64)?;
     let bundles = bundles::of(&node);
     blocking(move || bundles.receive(&pack)).await?;
     Ok(axum::Json(()))
 }
 
 pub async fn bundle_complete(State(node): State<Arc<Node>>, Json(tree): Json<TreeManifest>) -> Answer<Uploaded> {
+    node.disk.admits(tree.total_bytes)?;
     let bundles = bundles::of(&node);
     Ok(axum::Json(blocking(move || bundles.complete(&tree)).await?))
 }
