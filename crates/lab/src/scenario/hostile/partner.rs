@@ -54,7 +54,7 @@ pub async fn play(stage: &mut Stage, report: &mut Report) -> anyhow::Result<()> 
         );
         stage.story.tell(LIAR, if kept { "held" } else { "BROKEN" }, format!("{name}: {told}"));
         report.promise(Promise::holds(&format!("partner: {name}"), kept, told, "ready, the others are heard"));
-        drop(liar);
+        liar.close().await;
     }
     report.promise(Promise::none("partner: redirects that were followed", trap.caught()));
     stage.restart(LIAR).await?;
@@ -191,6 +191,12 @@ impl Liar {
             }
         });
         Ok(Self { asked, task })
+    }
+
+    /// Its port is free afterwards.
+    async fn close(mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
     }
 
     fn asked(&self) -> u64 {
