@@ -62,3 +62,12 @@ fn a_store_that_cannot_be_read_stops_and_erases_nothing() {
 fn one_record_of_another_version_stops_and_erases_nothing() {
     all((0..3).flat_map(|cloud| KINDS.map(|kind| Fault::Garble { cloud, kind, for_ms: FOR_MS })).collect());
 }
+
+/// `SEED=10003 cargo test -p pumasi-sim --test absence -- --ignored` tells one seed as a story.
+#[test]
+#[ignore = "tells the story of one seed"]
+fn story_of_a_seed() {
+    let seed = std::env::var("SEED").unwrap().parse().unwrap();
+    let outcome = play(&Setup::random(seed)).unwrap();
+    println!("{:?}\n{}\n{:?}", Setup::random(seed).script.faults, outcome.story.text(), outcome.broken);
+}

@@ -243,9 +243,7 @@ impl Stand {
     fn renew(&self, borrower: &CloudName, renewals: &[Renewal], now: Now) -> Decided {
         let mut decided = Decided::default();
         let old = self.rows.get(borrower);
-        let counts = |id: &LeaseId, e: &Entry| {
-            self.records.get(id) == Some(&e.0) && self.book.lease(id).is_some_and(|l| l.usable())
-        };
+        let counts = |id: &LeaseId, e: &Entry| self.counts(id, e);
         let mut leases: BTreeMap<LeaseId, Entry> =
             old.into_iter().flatten().filter(|(id, e)| counts(id, e)).map(|(id, e)| (id.clone(), *e)).collect();
         for renewal in renewals {
@@ -277,11 +275,15 @@ impl Stand {
         decided
     }
 
+    /// Whether an entry says anything. One of a lease whose record cannot be read does: it is the end that its borrower relies on.
+    fn counts(&self, id: &LeaseId, entry: &Entry) -> bool {
+        let newest = self.records.get(id) == Some(&entry.0);
+        self.hides(id.as_str()) || (newest && self.book.lease(id).is_some_and(|l| l.usable()))
+    }
+
     /// Borrowers whose row says nothing any more.
     pub fn spent(&self) -> Vec<CloudName> {
-        let says = |(id, e): (&LeaseId, &Entry)| {
-            self.records.get(id) == Some(&e.0) && self.book.lease(id).is_some_and(|l| l.usable())
-        };
+        let says = |(id, e): (&LeaseId, &Entry)| self.counts(id, e);
         self.rows.iter().filter(|(_, row)| !row.iter().any(says)).map(|(who, _)| who.clone()).collect()
     }
 }

@@ -263,6 +263,22 @@ fn a_lease_that_cannot_be_read_is_set_aside_by_name_and_the_others_are_in_the_bo
 }
 
 #[test]
+fn a_lease_that_cannot_be_read_keeps_the_renewal_that_its_borrower_relies_on() {
+    let lender = Lender::new(&[lent("a", 1), lent("a", 2)]);
+    lender.renew("a", &[renewal(1, 3, 3), renewal(2, 3, 3)], 2_000);
+    assert_eq!(lender.lease(2).expires_at, BootMs(12_000));
+    // As a rollback leaves it: the record itself is not written, so that its revision stays.
+    lender._disk.tamper("UPDATE objects SET body = '[' || body || ']' WHERE kind = 'lent' AND name LIKE '%2'").unwrap();
+    let anew = Lender { store: lender.store.clone(), lents: Arc::default(), _disk: lender._disk.clone() };
+    assert_eq!(anew.lents.with(&anew.store, Stand::hidden).unwrap(), [id(2)]);
+    anew.renew("a", &[renewal(1, 3, 3)], 3_000);
+    assert!(anew.lents.with(&anew.store, Stand::spent).unwrap().is_empty());
+    anew._disk.tamper("UPDATE objects SET body = substr(body, 2, length(body) - 2) WHERE body LIKE '[%'").unwrap();
+    let mended = Lender { store: anew.store.clone(), lents: Arc::default(), _disk: anew._disk.clone() };
+    assert_eq!(mended.lease(2).expires_at, BootMs(12_000), "it would end before its borrower thinks");
+}
+
+#[test]
 fn a_row_within_its_bounds_fits_into_the_store() {
     let entry = Entry(Revision(u64::MAX), BootMs(u64::MAX), u32::MAX, Epoch(u64::MAX));
     let leases = (0..RENEWALS_MAX as u128).map(|n| (id(u128::MAX - n), entry)).collect();
