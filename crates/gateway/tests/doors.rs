@@ -76,7 +76,8 @@ async fn requests_of_every_kind_reach_the_instance_whose_door_it_is() {
     // Kept connections are kept by door: with one pool for the one address, one of them would have got all.
     assert!(one.seen() > 0 && two.seen() > 0, "{} {}", one.seen(), two.seen());
     let knocks: u32 = shims.iter().map(|s| s.knocks.load(Ordering::SeqCst)).sum();
-    assert!(knocks < 40, "connections are kept: {knocks} knocks for 80 requests");
+    // One for each body, which nobody else may follow; the requests without one share.
+    assert!((40..60).contains(&knocks), "connections are kept: {knocks} knocks for 80 requests");
 
     // Only one is left in the table: nothing may go by a connection that was kept to the other.
     route.home.remove(1);
