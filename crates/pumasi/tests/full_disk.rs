@@ -187,8 +187,10 @@ impl Cloud {
         let begun = Instant::now();
         loop {
             let events = self.read(&["events", "-o", "json"]);
-            if let Some(line) = events.lines().find(|l| what.iter().all(|w| l.contains(w))) {
-                return line.to_owned();
+            let told: serde_json::Value = serde_json::from_str(&events).unwrap_or_default();
+            let rows: Vec<String> = told["items"].as_array().into_iter().flatten().map(ToString::to_string).collect();
+            if let Some(row) = rows.into_iter().find(|r| what.iter().all(|w| r.contains(w))) {
+                return row;
             }
             assert!(begun.elapsed() < Duration::from_secs(90), "{what:?} is not in the journal:\n{events}");
             std::thread::sleep(Duration::from_millis(200));
