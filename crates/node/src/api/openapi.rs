@@ -139,7 +139,8 @@ fn build() -> Value {
         if let Some(body) = body {
             let kind = if binary { "application/octet-stream" } else { "application/json" };
             // A reason may be left out, and with it the body: none is read as `{}`.
-            let required = body["$ref"] != "#/components/schemas/Why";
+            let optional = ["#/components/schemas/Why", "#/components/schemas/AcceptRestored"];
+            let required = !optional.iter().any(|name| body["$ref"] == *name);
             operation["requestBody"] = json!({ "required": required, "content": { kind: { "schema": body } } });
         }
         if e.path == "/readyz" {
