@@ -119,6 +119,15 @@ pub const ENDPOINTS: &[Endpoint] = &[
     on(Get, "/v1/leases", PEOPLE, 0, "Leases, rented and lent"),
     on(Get, "/v1/leases/{id}", PEOPLE, 0, "One lease"),
     on(Post, "/v1/leases/{id}/recall", OPERATORS, 4 * KIB, "Call a lent lease back, with notice"),
+    on(Get, "/v1/settlements", PEOPLE, 0, "Settlements whose readings differ, which wait for a person"),
+    on(
+        Post,
+        "/v1/settlements/{id}/accept",
+        OPERATORS,
+        4 * KIB,
+        "Settle a lent lease by the lesser reading all the same",
+    ),
+    on(Post, "/v1/settlements/{id}/dispute", OPERATORS, 4 * KIB, "Leave a settlement open, with a reason"),
     on(Get, "/v1/offers", PEOPLE, 0, "What the members offer now"),
     // The pact.
     on(Get, "/v1/pact", MEMBERS_AND_PEOPLE, 0, "The pact as signed"),

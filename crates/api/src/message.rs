@@ -167,6 +167,22 @@ pub struct LeaseView {
     pub why: String,
 }
 
+/// A settlement whose readings differ beyond the tolerance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct SettlementView {
+    pub lease: LeaseId,
+    pub service: ServiceName,
+    pub borrower: CloudName,
+    pub lender: CloudName,
+    pub lender_instance_ms: u64,
+    pub borrower_instance_ms: u64,
+    /// By the lesser reading.
+    pub amount: pumasi_terms::Money,
+    pub since: WallMs,
+    /// Why an operator does not accept it.
+    pub disputed: Option<String>,
+}
+
 /// One line of the journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Event {

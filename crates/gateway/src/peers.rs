@@ -64,14 +64,21 @@ impl Peers {
         identity.replace(&svid).map_err(|e| PeersError::Svid { path: path.clone(), problem: e.to_string() })
     }
 
-    /// Reads the bundles of a table without putting them in force.
+    /// Reads the bundles of a table without putting them in force. A member whose bundle is of no use is nobody's peer; the
+    /// others stay.
     pub fn check(links: &BTreeMap<CloudName, PeerLink>) -> Result<TrustStore, PeersError> {
         let bad = |cloud: &CloudName, problem: String| PeersError::Bundle { cloud: cloud.clone(), problem };
         let mut bundles = BTreeMap::new();
         let mut allow = BTreeSet::new();
         for (cloud, link) in links {
-            let bundle = Bundle::from_json(&link.bundle).map_err(|e| bad(cloud, e.to_string()))?;
-            bundle.check_domain(cloud).map_err(|e| bad(cloud, e.to_string()))?;
+            let bundle = Bundle::from_json(&link.bundle).and_then(|b| b.check_domain(cloud).map(|()| b));
+            let bundle = match bundle {
+                Ok(bundle) => bundle,
+                Err(problem) => {
+                    tracing::warn!(%cloud, %problem, "the gateway of a member is passed over: its bundle is of no use");
+                    continue;
+                }
+            };
             bundles.insert(cloud.clone(), bundle);
             allow.insert(SpiffeId::gateway(cloud));
         }

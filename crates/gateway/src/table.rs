@@ -30,8 +30,6 @@ pub enum TableError {
     OtherCloud { expected: CloudName, found: CloudName },
     #[error("revision {offered} does not follow {current}, which is in force")]
     Old { offered: u64, current: u64 },
-    #[error("two services claim the host {0}")]
-    HostTwice(String),
     #[error(transparent)]
     Peers(#[from] PeersError),
     #[error("the table cannot be kept at {path}, so it is not in force: {source}")]
@@ -139,7 +137,7 @@ impl Tables {
     }
 
     /// Checks, keeps and puts in force. `keep`: the bytes for the disk.
-    pub fn put(&self, table: RouteTable, keep: Option<&[u8]>) -> Result<u64, TableError> {
+    pub fn put(&self, mut table: RouteTable, keep: Option<&[u8]>) -> Result<u64, TableError> {
         let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.live();
         if !is_read(table.version) {
@@ -152,7 +150,9 @@ impl Tables {
             return Err(TableError::Old { offered: table.revision, current: before.revision });
         }
         let store = Peers::check(&table.peers)?;
-        check_hosts(&table)?;
+        for dropped in pumasi_route::build::without_doubles(&mut table) {
+            tracing::warn!(%dropped, "an entry of the table is passed over; the others count");
+        }
         if let Some(bytes) = keep {
             keep_at(&self.path, bytes).map_err(|source| TableError::Keep { path: self.path.clone(), source })?;
         }
@@ -217,17 +217,6 @@ impl Tables {
         writing.retain(|(_, a)| !a.is_idle());
         writing.clone()
     }
-}
-
-fn check_hosts(table: &RouteTable) -> Result<(), TableError> {
-    let mut seen = std::collections::BTreeSet::new();
-    let services = table.services.values().flat_map(|s| &s.hosts);
-    for host in services.chain(table.leases.values().flat_map(|l| &l.aliases)) {
-        if !seen.insert(host.to_ascii_lowercase()) {
-            return Err(TableError::HostTwice(host.clone()));
-        }
-    }
-    Ok(())
 }
 
 fn keep_at(path: &Path, bytes: &[u8]) -> std::io::Result<()> {

@@ -33,6 +33,9 @@ pub struct Lease {
     /// The application and the data that may be sent under it.
     pub application: Digest,
     pub datasets: Vec<DatasetName>,
+    /// Host names of the service, under which the lender may be asked to answer. Leases of before have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<String>,
     pub created_at: WallMs,
 }
 

@@ -76,6 +76,7 @@ fn document(hold: &Hold, n: u128) -> Lease {
         recall_notice_ms: 5_000,
         application: Digest([1; 32]),
         datasets: Vec::new(),
+        hosts: Vec::new(),
         created_at: WallMs(1),
     }
 }

@@ -2,16 +2,13 @@
 //!
 //! Always holds: a bundle is complete and verified before a service can name it; an unpacked tree is made whole or not at all.
 
-use crate::{Node, quarantine};
+use crate::{Node, clock, quarantine};
 use pumasi_api::Problem;
 use pumasi_api::message::Uploaded;
 use pumasi_terms::Digest;
-use pumasi_transfer::{Access, ChunkStore, Options, TreeManifest, build, receive_pack};
+use pumasi_transfer::{Access, Options, TreeManifest, build};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-
-/// Of all bundles together.
-const BYTES_MAX: u64 = 64 << 30;
 
 /// A directory name for a digest.
 pub fn short(digest: &Digest) -> String {
@@ -28,8 +25,12 @@ pub fn of(node: &Node) -> Bundles {
 }
 
 impl Bundles {
-    pub fn chunks(&self) -> Result<ChunkStore, Problem> {
-        ChunkStore::open(self.dir.join("chunks"), BYTES_MAX).map_err(|e| Problem::ours(e.to_string()))
+    fn is_whole(&self, digest: &Digest) -> bool {
+        self.unpacked(digest).exists() && self.manifest_path(digest).exists()
+    }
+
+    fn chunks_dir(&self) -> PathBuf {
+        self.dir.join("chunks")
     }
 
     fn manifest_path(&self, digest: &Digest) -> PathBuf {
@@ -45,30 +46,30 @@ impl Bundles {
         TreeManifest::parse(&bytes).map_err(|e| Problem::ours(format!("bundle {digest}: {e}")))
     }
 
-    /// Chunks that must be sent before the bundle can be completed. Its manifest is kept meanwhile, to know what was asked for.
-    pub fn missing(&self, tree: &TreeManifest) -> Result<Vec<Digest>, Problem> {
+    /// Chunks that must be sent before the bundle can be completed.
+    pub fn missing(&self, node: &Node, who: &str, tree: &TreeManifest) -> Result<Vec<Digest>, Problem> {
         tree.check().map_err(|e| Problem::bad_request(e.to_string()))?;
-        let digest = tree.digest();
-        self.write(self.dir.join("pending").join(short(&digest)), &tree.to_bytes())?;
-        Ok(self.chunks()?.missing(tree).into_iter().map(|c| c.digest).collect())
-    }
-
-    pub fn receive(&self, pack: &[u8]) -> Result<(), Problem> {
-        let mut asked = BTreeSet::new();
-        for pending in std::fs::read_dir(self.dir.join("pending")).into_iter().flatten().flatten().take(256) {
-            if let Some(tree) = std::fs::read(pending.path()).ok().and_then(|b| TreeManifest::parse(&b).ok()) {
-                asked.extend(tree.digests());
-            }
+        if self.is_whole(&tree.digest()) {
+            return Ok(Vec::new());
         }
-        receive_pack(pack, &mut self.chunks()?, &asked).map(|_| ()).map_err(|e| Problem::bad_request(e.to_string()))
+        node.uploads.ask(who, tree, clock::boot())?;
+        let store = node.uploads.store(self.chunks_dir())?;
+        let missing = store.lock().missing(tree);
+        Ok(missing.into_iter().map(|c| c.digest).collect())
     }
 
-    pub fn complete(&self, tree: &TreeManifest) -> Result<Uploaded, Problem> {
+    pub fn receive(&self, node: &Node, who: &str, pack: &[u8]) -> Result<(), Problem> {
+        let store = node.uploads.store(self.chunks_dir())?;
+        node.uploads.receive(who, pack, &store, clock::boot())
+    }
+
+    pub fn complete(&self, node: &Node, who: &str, tree: &TreeManifest) -> Result<Uploaded, Problem> {
         tree.check().map_err(|e| Problem::bad_request(e.to_string()))?;
         let digest = tree.digest();
-        let store = self.chunks()?;
+        let held = node.uploads.store(self.chunks_dir())?;
+        let store = held.lock();
         let missing = store.missing(tree);
-        if !missing.is_empty() {
+        if !missing.is_empty() && !self.is_whole(&digest) {
             return Err(Problem::conflict(format!(
                 "{} chunks of {digest} are not here yet; send them first",
                 missing.len()
@@ -77,10 +78,11 @@ impl Bundles {
         if !self.unpacked(&digest).exists() {
             // Instances run under uids of their own and only read.
             let options = Options { access: Access::Everyone, ..Options::default() };
-            build(tree, &store, &self.unpacked(&digest), &options).map_err(|e| Problem::ours(e.to_string()))?;
+            build(tree, &*store, &self.unpacked(&digest), &options).map_err(|e| Problem::ours(e.to_string()))?;
         }
         self.write(self.manifest_path(&digest), &tree.to_bytes())?;
-        let _ = std::fs::remove_file(self.dir.join("pending").join(short(&digest)));
+        drop(store);
+        node.uploads.done(who, &digest);
         Ok(Uploaded { bundle: digest, bytes: tree.total_bytes })
     }
 
@@ -107,6 +109,17 @@ pub async fn collect(node: &Node) -> Result<(), Problem> {
         return Ok(());
     }
     let keep: BTreeSet<Digest> = services.iter().map(|s| s.bundle()).collect();
+    let now = clock::boot();
+    if node.uploads.due(now) {
+        let in_use = keep.iter().filter_map(|d| bundles.tree(d).ok()).flat_map(|t| t.digests()).collect();
+        let (uploads, old) = (node.uploads.clone(), bundles.dir.join("pending"));
+        let collected = crate::world::blocking(move || {
+            // Manifests of uploads that versions of before kept on disk.
+            let _ = std::fs::remove_dir_all(old);
+            uploads.collect(in_use, now)
+        });
+        collected.await.map_err(|e| Problem::ours(e.to_string()))??;
+    }
     for held in std::fs::read_dir(bundles.dir.join("unpacked")).into_iter().flatten().flatten() {
         let name = held.file_name();
         let named = |d: &Digest| name.to_str() == Some(short(d).as_str());

@@ -29,6 +29,7 @@ pub mod serve;
 pub mod stray;
 pub mod supervise;
 pub mod trace;
+mod uploads;
 pub mod wire;
 pub mod world;
 

@@ -33,6 +33,7 @@ pub struct Node {
     pub instances: Locked<Vec<InstanceStatus>>,
     /// Open datasets, both ways.
     pub datasets: crate::borrower::Shipping,
+    pub uploads: Arc<crate::uploads::Uploads>,
     pub copies: crate::lender::Copies,
     pub lents: Arc<crate::lender::Lents>,
     pub holds_told: Arc<crate::lender::Told>,
@@ -180,6 +181,7 @@ impl Node {
             sensing: Default::default(),
             instances: Locked::new(Vec::new()),
             datasets: Default::default(),
+            uploads: Default::default(),
             copies: Default::default(),
             lents: Default::default(),
             holds_told: Default::default(),

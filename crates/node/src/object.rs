@@ -18,6 +18,8 @@ pub const LENT_APPLICATION: &str = "lent_application";
 /// Signed by both, on both sides, by lease id.
 pub const SIGNED_LEASE: &str = "signed_lease";
 pub const SETTLEMENT: &str = "settlement";
+/// A [`Dispute`], by lease id.
+pub const DISPUTE: &str = "dispute";
 pub const TOKEN: &str = "token";
 /// A `pumasi_pact::PactState`, and beside it what `pact` keeps while a step is under way.
 pub const PACT: &str = "pact";
@@ -127,6 +129,35 @@ pub struct TokenRecord {
     pub secret_digest: Digest,
     pub created_at: WallMs,
     pub expires_at: Option<WallMs>,
+}
+
+/// A settlement beyond the tolerance, as its borrower signed it: at the lender it waits for a person, at the borrower for the
+/// lender's signature.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dispute {
+    pub version: u32,
+    pub said: pumasi_lease::document::Settlement,
+    pub service: ServiceName,
+    pub document: pumasi_trust::SignedDocument,
+    pub since: WallMs,
+    /// The operator's reason not to accept it.
+    pub disputed: Option<String>,
+}
+
+impl Dispute {
+    pub fn view(&self) -> pumasi_api::message::SettlementView {
+        pumasi_api::message::SettlementView {
+            lease: self.said.lease.clone(),
+            service: self.service.clone(),
+            borrower: self.said.borrower.clone(),
+            lender: self.said.lender.clone(),
+            lender_instance_ms: self.said.lender_usage.instance_ms,
+            borrower_instance_ms: self.said.borrower_usage.instance_ms,
+            amount: self.said.amount,
+            since: self.since,
+            disputed: self.disputed.clone(),
+        }
+    }
 }
 
 /// The application of a lent lease, as the borrower sent it last.

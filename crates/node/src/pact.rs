@@ -410,4 +410,6 @@ pub async fn refresh_own_entry(node: &Node) -> Result<bool, Problem> {
 }
 
 #[cfg(test)]
+mod bill_tests;
+#[cfg(test)]
 mod tests;

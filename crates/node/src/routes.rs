@@ -8,7 +8,9 @@ use pumasi_api::Problem;
 use pumasi_engine::InstanceState;
 use pumasi_journey::{Journey, Part, PartState};
 use pumasi_lease::LentLease;
-use pumasi_route::build::{LentInput, PartInput, PartState as Serves, RouteInput, ServiceInput, build, table_differs};
+use pumasi_route::build::{
+    LentInput, PartInput, PartState as Serves, RouteInput, ServiceInput, build_told, table_differs, without_doubles,
+};
 use pumasi_route::keep::{Aside, AsideLease, keep};
 use pumasi_route::table::{Admission, HomeBackend, PeerLink, RouteTable};
 use pumasi_store::Items;
@@ -26,6 +28,8 @@ const LEASE_MARGIN_MS: u64 = 500;
 #[derive(Debug, Default)]
 pub struct Routes {
     pushed: Locked<Option<RouteTable>>,
+    /// What the last table left out.
+    dropped: Locked<Vec<String>>,
     /// Since when a backend gets nothing new, by instance or lease id.
     draining: Locked<BTreeMap<String, BootMs>>,
 }
@@ -42,6 +46,17 @@ impl Routes {
     }
     pub fn draining_since(&self, name: &str) -> Option<BootMs> {
         self.draining.lock().get(name).copied()
+    }
+
+    /// Once, until it is something else.
+    fn tell_dropped(&self, dropped: Vec<String>) {
+        let mut told = self.dropped.lock();
+        if *told != dropped {
+            dropped
+                .iter()
+                .for_each(|what| tracing::warn!(%what, "a host is claimed twice; one entry is left out of the table"));
+            *told = dropped;
+        }
     }
 
     fn gave(&self, table: RouteTable) {
@@ -85,12 +100,14 @@ pub async fn reconcile(node: &Node) -> Result<(), Problem> {
     let Some(in_force) = node.gateway_status.lock().as_ref().map(|s| s.table_revision) else { return Ok(()) };
     // All of it or nothing: a table that leaves out what could not be read would take the routes from those that serve.
     let (input, aside) = input(node)?;
-    let mut table = build(&input);
+    let (mut table, mut dropped) = build_told(&input);
     if !aside.is_empty()
         && let Some(last) = last_known(node).await
     {
         keep(&mut table, &last, &aside);
+        dropped.extend(without_doubles(&mut table));
     }
+    node.routes.tell_dropped(dropped);
     let same =
         node.routes.pushed.lock().as_ref().is_some_and(|old| !table_differs(old, &table) && in_force == old.revision);
     if !same {

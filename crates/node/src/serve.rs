@@ -260,6 +260,9 @@ async fn keep(node: Arc<Node>) {
                 Err(e) => tracing::debug!(error = %e, "the pact does not have this cloud's new entry yet; tried again"),
             }
         }
+        if let Err(e) = borrower::settle_open(&node).await {
+            tracing::debug!(error = %e, "open settlements were not asked for; tried again");
+        }
         if let Err(e) = pact::go_on(&node).await {
             tracing::debug!(error = %e, "what was asked of the members is not through yet; tried again");
         }

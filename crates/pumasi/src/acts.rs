@@ -1,12 +1,12 @@
 //! The short commands: one request, one line.
 
-use crate::args::{JourneyCommand, Kind, LeaseCommand, PersonRole, TokenCommand};
+use crate::args::{JourneyCommand, Kind, LeaseCommand, PersonRole, SettlementCommand, TokenCommand};
 use crate::failure::Failure;
-use crate::output::{self, Format, note};
+use crate::output::{self, Format, Table, note};
 use crate::session::{Session, wall_now};
-use crate::units::bytes;
+use crate::units::{bytes, duration_ms, money};
 use pumasi_api::Role;
-use pumasi_api::message::{AcceptRestored, Automation, BackupDone, NewToken, TokenView, Why};
+use pumasi_api::message::{AcceptRestored, Automation, BackupDone, List, NewToken, SettlementView, TokenView, Why};
 use pumasi_store::{BackupError, Force, OpenError, Store};
 use pumasi_terms::{CloudName, ServiceName};
 use serde_json::{Value, json};
@@ -30,6 +30,47 @@ pub async fn lease(session: &Session, command: &LeaseCommand) -> Result<(), Fail
     let id = session.id(Kind::Leases, id).await?;
     let answer: Value = session.client.post(&format!("/v1/leases/{id}/recall"), &Why { why: why.clone() }).await?;
     session.done(&format!("lease/{id}"), "recalled", &answer)
+}
+
+pub async fn settlement(session: &Session, command: &SettlementCommand) -> Result<(), Failure> {
+    let (id, word, done, why) = match command {
+        SettlementCommand::List => return settlements(session).await,
+        SettlementCommand::Accept { lease, why } => (lease, "accept", "accepted", why.why.clone()),
+        SettlementCommand::Dispute { lease, why } => (lease, "dispute", "disputed", why.clone()),
+    };
+    let id = session.id(Kind::Leases, id).await?;
+    let answer: Value = session.client.post(&format!("/v1/settlements/{id}/{word}"), &Why { why }).await?;
+    session.done(&format!("settlement/{id}"), done, &answer)
+}
+
+async fn settlements(session: &Session) -> Result<(), Failure> {
+    let list: List<SettlementView> = session.client.get("/v1/settlements").await?;
+    let names = || list.items.iter().map(|s| format!("settlement/{}\n", s.lease)).collect();
+    session.show(&list, names, || {
+        let mut table = Table::new(&[
+            "LEASE",
+            "SERVICE",
+            "BORROWER",
+            "LENDER",
+            "LENDER SAYS",
+            "BORROWER SAYS",
+            "AMOUNT",
+            "DISPUTED",
+        ]);
+        for s in &list.items {
+            table.row(vec![
+                s.lease.as_str().into(),
+                s.service.as_str().into(),
+                s.borrower.as_str().into(),
+                s.lender.as_str().into(),
+                duration_ms(s.lender_instance_ms).into(),
+                duration_ms(s.borrower_instance_ms).into(),
+                money(s.amount).into(),
+                s.disputed.clone().unwrap_or_default().into(),
+            ]);
+        }
+        Ok(table)
+    })
 }
 
 pub async fn journey(session: &Session, command: &JourneyCommand) -> Result<(), Failure> {

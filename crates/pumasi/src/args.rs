@@ -164,6 +164,12 @@ Examples:
     /// Act on a lease
     #[command(subcommand, after_help = "Example:\n  pumasi lease recall lease-4f1c --why 'our own peak'")]
     Lease(LeaseCommand),
+    /// Settlements whose readings differ beyond the tolerance: the operator of the lender decides
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  pumasi settlement list\n  pumasi settlement accept lease-4f1c --why 'their gateway was down'"
+    )]
+    Settlement(SettlementCommand),
     /// Act on a journey
     #[command(subcommand, after_help = "Example:\n  pumasi journey cancel jrn-4f1c --why 'not needed'")]
     Journey(JourneyCommand),
@@ -379,6 +385,28 @@ pub enum LeaseCommand {
     Recall {
         id: String,
         /// The reason, for both journals
+        #[arg(long, value_name = "TEXT")]
+        why: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SettlementCommand {
+    /// Those that wait
+    #[command(after_help = "Example:\n  pumasi settlement list")]
+    List,
+    /// Sign it by the lesser reading all the same; the borrower may rent here again
+    #[command(after_help = "Example:\n  pumasi settlement accept lease-4f1c --why 'their gateway was down'")]
+    Accept {
+        lease: String,
+        #[command(flatten)]
+        why: WhyArgs,
+    },
+    /// Leave it open; the borrower gets no lease here
+    #[command(after_help = "Example:\n  pumasi settlement dispute lease-4f1c --why 'they report nothing'")]
+    Dispute {
+        lease: String,
+        /// The reason, for the journal
         #[arg(long, value_name = "TEXT")]
         why: String,
     },

@@ -13,6 +13,8 @@ mod failure;
 mod get;
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod hints;
 mod kinds;
 mod logging;
 mod output;
@@ -104,6 +106,7 @@ async fn ask(session: &Session, command: &Command) -> Result<(), Failure> {
         Command::Watch { kind, count } => events::watch(session, *kind, *count).await,
         Command::Plan(command) => plan::plan(session, command).await,
         Command::Lease(command) => acts::lease(session, command).await,
+        Command::Settlement(command) => acts::settlement(session, command).await,
         Command::Journey(command) => acts::journey(session, command).await,
         Command::Events { follow, subject, limit } => {
             events::events(session, subject.as_deref(), *limit, *follow).await

@@ -77,8 +77,46 @@ pub struct LentInput {
     pub ticket_key: Option<String>,
 }
 
+/// One entry must not take the others with it: a host that is claimed twice stays with whoever comes first, this cloud's own
+/// services before what it lends. What was dropped, for people.
+pub fn without_doubles(table: &mut RouteTable) -> Vec<String> {
+    let mut owners: BTreeMap<String, String> = BTreeMap::new();
+    let mut dropped = Vec::new();
+    let mut claim = |hosts: &mut Vec<String>, who: String| {
+        hosts.retain(|host| {
+            let owner = owners.entry(host.to_ascii_lowercase()).or_insert_with(|| who.clone());
+            // Own hosts twice in one entry are one.
+            let stays = *owner == who;
+            if !stays {
+                dropped.push(format!("{host} is not served for {who}: {owner} has it"));
+            }
+            stays
+        });
+    };
+    for (name, service) in &mut table.services {
+        claim(&mut service.hosts, format!("service {name}"));
+    }
+    for (id, lease) in &mut table.leases {
+        claim(&mut lease.aliases, format!("{id} of {}", lease.borrower));
+    }
+    dropped
+}
+
 /// Builds the table.
 pub fn build(input: &RouteInput) -> RouteTable {
+    let mut table = whole(input);
+    without_doubles(&mut table);
+    table
+}
+
+/// Builds the table, and tells what it left out.
+pub fn build_told(input: &RouteInput) -> (RouteTable, Vec<String>) {
+    let mut table = whole(input);
+    let dropped = without_doubles(&mut table);
+    (table, dropped)
+}
+
+fn whole(input: &RouteInput) -> RouteTable {
     let services = input.services.iter().map(|s| (s.service.metadata.name.clone(), service_route(s, input))).collect();
     let usable = |l: &&LentInput| l.lent.usable() && l.lent.expires_at > input.now.boot;
     let leases = input.lent.iter().filter(usable).map(|l| (l.lent.id().clone(), lease_route(l))).collect();

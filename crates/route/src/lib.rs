@@ -8,6 +8,8 @@ pub mod keep;
 pub mod share;
 pub mod table;
 
-pub use build::{LentInput, PartInput, PartState, RouteInput, ServiceInput, build, table_differs};
+pub use build::{
+    LentInput, PartInput, PartState, RouteInput, ServiceInput, build, build_told, table_differs, without_doubles,
+};
 pub use share::{Ramp, fair, next_weight};
 pub use table::RouteTable;

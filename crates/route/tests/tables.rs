@@ -97,6 +97,7 @@ fn lent(n: u128, state: LentState, expires_at: u64) -> LentInput {
         recall_notice_ms: 5_000,
         application: Digest([1; 32]),
         datasets: Vec::new(),
+        hosts: Vec::new(),
         created_at: WallMs(0),
     };
     LentInput {
@@ -221,4 +222,23 @@ proptest! {
             prop_assert!(input.lent.iter().any(|x| x.lent.id() == id && x.lent.usable() && x.lent.expires_at > now));
         }
     }
+}
+
+/// A partner's alias that is a host of an own service, of another partner, or in another writing: that entry goes, not the table.
+#[test]
+fn a_host_that_is_claimed_twice_costs_one_entry_and_own_services_win() {
+    let with = |n: u128, aliases: &[&str]| {
+        let mut lent = lent(n, LentState::Active, 9_000);
+        lent.aliases = aliases.iter().map(|a| (*a).to_owned()).collect();
+        lent
+    };
+    let lents =
+        vec![with(1, &["SHOP.example", "a.wiki.example"]), with(2, &["a.Wiki.example", "b.example", "b.example"])];
+    let (table, dropped) = build_told(&input(vec![instance(1, false)], Vec::new(), lents));
+    assert_eq!(table.services.values().next().unwrap().hosts, ["shop.example"]);
+    let aliases: Vec<_> = table.leases.values().map(|l| l.aliases.clone()).collect();
+    assert_eq!(aliases, [vec!["a.wiki.example".to_owned()], vec!["b.example".to_owned(), "b.example".to_owned()]]);
+    assert_eq!(dropped.len(), 2);
+    assert!(dropped[0].contains("SHOP.example") && dropped[0].contains("service shop"), "{dropped:?}");
+    assert!(table.leases.values().all(|l| !l.instances.is_empty()), "the lease itself stays");
 }

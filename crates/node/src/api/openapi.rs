@@ -45,6 +45,10 @@ fn shapes(g: &mut SchemaGenerator, method: Method, path: &str) -> Shapes {
         (Get, "/v1/leases") => (None, of::<m::List<m::LeaseView>>(g)),
         (Get, "/v1/leases/{id}") => (None, of::<m::LeaseView>(g)),
         (Post, "/v1/leases/{id}/recall") => (Some(of::<m::Why>(g)), of::<pumasi_lease::LentLease>(g)),
+        (Get, "/v1/settlements") => (None, of::<m::List<m::SettlementView>>(g)),
+        (Post, "/v1/settlements/{id}/accept" | "/v1/settlements/{id}/dispute") => {
+            (Some(of::<m::Why>(g)), of::<m::SettlementView>(g))
+        }
         (Get, "/v1/offers") => (None, of::<m::List<pumasi_terms::offer::Offer>>(g)),
         (Post, "/v1/pact") => (Some(of::<m::FoundPact>(g)), any()),
         (Post, "/v1/pact/invitations") => (Some(of::<m::Invite>(g)), of::<m::Invited>(g)),

@@ -2,22 +2,17 @@
 
 use super::body::{Answer, ApiError, Json, Raw, blocking};
 use super::params::Path;
-use crate::node::Note;
-use crate::object::{LENT, LENT_APPLICATION, LentApplication, SETTLEMENT};
+use crate::object::{LENT_APPLICATION, LentApplication};
 use crate::wire::{AskMissing, CopyState, PROTOCOL, SendApplication, SendTree, Signed};
-use crate::{Node, clock, lender};
+use crate::{Node, lender};
 use axum::Extension;
 use axum::extract::State;
-use pumasi_api::message::{Missing, Why};
+use pumasi_api::message::{List, Missing, SettlementView, Why};
 use pumasi_api::{Fault, Principal, Problem};
-use pumasi_lease::document::Settlement;
+use pumasi_lease::LentLease;
 use pumasi_lease::message::{Emptiness, Heartbeat, HeartbeatAnswer, ReservationGrant, ReservationRequest};
-use pumasi_lease::{LentLease, ledger, meter};
-use pumasi_store::Expect;
 use pumasi_terms::{CloudName, DatasetName, LeaseId, ReservationId};
-use pumasi_trust::SignedDocument;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The most log bytes that one answer carries.
@@ -146,14 +141,22 @@ pub async fn application(
         return Err(Problem::new(409, pumasi_lease::Code::Egress.as_str(), Fault::Peer, text).into());
     }
     node.disk.admits(sent.tree.total_bytes)?;
+    lender::check_sent(&node, &lent.lease, &sent)?;
+    // Nothing is unpacked that would be refused afterwards.
+    let current = lender::check_generation(&node, &id, &sent)?;
     let (dir, unpacked) = (node.lease_dir(&id), node.clone());
     let sent = blocking(move || {
-        unpacked.copies.unpack(&lent, &dir, &sent.tree, &sent.digest)?;
+        unpacked.copies.unpack(&lent, &dir, &sent.tree, &sent.digest, current.as_ref())?;
         Ok(sent)
     })
     .await?;
-    lender::set_application(&node, borrower, id, sent).await?;
-    Ok(axum::Json(()))
+    let digest = sent.digest;
+    let taken = lender::set_application(&node, borrower, id.clone(), sent).await;
+    if taken.is_err() && lender::current_application(&node, &id)? != Some(digest) {
+        let dir = node.lease_dir(&id);
+        blocking(move || node.copies.discard(&id, &dir, &digest)).await?;
+    }
+    Ok(axum::Json(taken?))
 }
 
 fn dataset_of(node: &Node, id: &LeaseId, name: &DatasetName) -> Result<crate::wire::SentDataset, Problem> {
@@ -233,52 +236,30 @@ pub async fn settle(
     Path(id): Path<LeaseId>,
     Json(signed): Json<Signed>,
 ) -> Answer<Signed> {
-    let borrower = peer(who)?;
-    let lent = lender::owned(&node, &borrower, &id)?;
-    if let Some(done) = node.get::<SignedDocument>(SETTLEMENT, id.as_str())? {
-        return Ok(axum::Json(Signed { document: done }));
-    }
-    let view = lender::pact(&node)?;
-    let verified = signed
-        .document
-        .verify("settlement", &view.keys, &BTreeSet::from([borrower.clone()]))
-        .map_err(|e| Problem::new(403, "bad_signature", Fault::Peer, format!("settlement of {id}: {e}")))?;
-    let said: Settlement = serde_json::from_slice(&verified.payload)
-        .map_err(|e| Problem::bad_request(format!("settlement of {id}: {e}")))?;
-    // The proposal must be the one that this side's ledger gives for both readings; the borrower's reading is its own word.
-    let ours = meter::settlement(&lent.lease, lent.usage, said.borrower_usage, said.created_at);
-    if said != ours {
-        return Err(Problem::new(
-            409,
-            "ledgers_differ",
-            Fault::Peer,
-            format!("{id}: this side metered {:?}; settle over that", lent.usage),
-        )
-        .into());
-    }
-    let document =
-        signed.document.countersign(node.name(), &node.identity.key).map_err(|e| Problem::ours(e.to_string()))?;
-    let kept = document.clone();
-    node.transact(move |tx| {
-        let now = clock::now();
-        let lent = tx.get::<LentLease>(LENT, id.as_str())?.ok_or_else(|| Problem::not_found("lent lease", &id))?;
-        let settled = ledger::settle(&lent.body, now).map_err(lender::refused)?;
-        tx.put(LENT, id.as_str(), &settled, Expect::Any)?;
-        tx.put(SETTLEMENT, id.as_str(), &kept, Expect::Any)?;
-        let text = format!(
-            "instance time {} ms here, {} ms there; {} to be paid; agreed: {}",
-            ours.lender_usage.instance_ms, ours.borrower_usage.instance_ms, ours.amount, ours.agreed
-        );
-        tx.journal(
-            Note::new("settled", "lease", &id)
-                .caused_by(&lent.body.lease.service)
-                .because(text)
-                .entry(&Principal::Peer(borrower).to_string(), now.wall),
-        )?;
-        Ok(())
-    })
-    .await?;
+    let document = lender::settle(&node, peer(who)?, id, signed.document).await?;
     Ok(axum::Json(Signed { document }))
+}
+
+pub async fn settlements(State(node): State<Arc<Node>>) -> Answer<List<SettlementView>> {
+    Ok(axum::Json(List { revision: node.store.revision(), items: lender::open_settlements(&node)? }))
+}
+
+pub async fn accept_settlement(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Path(id): Path<LeaseId>,
+    Json(why): Json<Why>,
+) -> Answer<SettlementView> {
+    Ok(axum::Json(lender::accept_settlement(&node, &who, id, why.why).await?))
+}
+
+pub async fn dispute_settlement(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Path(id): Path<LeaseId>,
+    Json(why): Json<Why>,
+) -> Answer<SettlementView> {
+    Ok(axum::Json(lender::dispute_settlement(&node, &who, id, why.why).await?))
 }
 
 pub async fn recall(

@@ -232,23 +232,33 @@ pub async fn logs(State(node): State<Arc<Node>>, Path(name): Path<ServiceName>) 
     Ok(text)
 }
 
-pub async fn bundle_missing(State(node): State<Arc<Node>>, Json(tree): Json<TreeManifest>) -> Answer<Missing> {
+pub async fn bundle_missing(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Json(tree): Json<TreeManifest>,
+) -> Answer<Missing> {
     node.disk.admits(tree.total_bytes)?;
-    let bundles = bundles::of(&node);
-    Ok(axum::Json(Missing { chunks: blocking(move || bundles.missing(&tree)).await? }))
+    let chunks = blocking(move || bundles::of(&node).missing(&node, &who.to_string(), &tree)).await?;
+    Ok(axum::Json(Missing { chunks }))
 }
 
-pub async fn bundle_chunks(State(node): State<Arc<Node>>, Raw(pack): Raw) -> Answer<()> {
+pub async fn bundle_chunks(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Raw(pack): Raw,
+) -> Answer<()> {
     node.disk.admits(pack.len() as u64)?;
-    let bundles = bundles::of(&node);
-    blocking(move || bundles.receive(&pack)).await?;
+    blocking(move || bundles::of(&node).receive(&node, &who.to_string(), &pack)).await?;
     Ok(axum::Json(()))
 }
 
-pub async fn bundle_complete(State(node): State<Arc<Node>>, Json(tree): Json<TreeManifest>) -> Answer<Uploaded> {
+pub async fn bundle_complete(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Json(tree): Json<TreeManifest>,
+) -> Answer<Uploaded> {
     node.disk.admits(tree.total_bytes)?;
-    let bundles = bundles::of(&node);
-    Ok(axum::Json(blocking(move || bundles.complete(&tree)).await?))
+    Ok(axum::Json(blocking(move || bundles::of(&node).complete(&node, &who.to_string(), &tree)).await?))
 }
 
 pub async fn instances(State(node): State<Arc<Node>>) -> Answer<List<InstanceView>> {

@@ -3,7 +3,7 @@
 
 use super::ship;
 use crate::node::{Locked, Note};
-use crate::object::{JOURNEY, PLAN, PlanRecord, SERVICE, SETTLEMENT, SIGNED_LEASE, ServiceRecord};
+use crate::object::{DISPUTE, Dispute, JOURNEY, PLAN, PlanRecord, SERVICE, SETTLEMENT, SIGNED_LEASE, ServiceRecord};
 use crate::wire::{AskMissing, SendApplication, SentDataset, Signed};
 use crate::{Node, bundles, clock, lender, routes, sensing, trace};
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use pumasi_lease::meter;
 use pumasi_plan::Plan;
 use pumasi_store::Expect;
 use pumasi_terms::service::RouteMode;
-use pumasi_terms::{API_VERSION, BootMs, CloudName, Digest, JourneyId, LeaseId, ReservationId, Serial};
+use pumasi_terms::{API_VERSION, BootMs, CloudName, Digest, JourneyId, LeaseId, ReservationId, Serial, ServiceName};
 use pumasi_transfer::{ChunkSource, TreeManifest, encode_pack};
 use pumasi_trust::SignedDocument;
 use std::collections::{BTreeMap, BTreeSet};
@@ -181,8 +181,14 @@ fn lease_of(node: &Node, journey: &Journey, part: &Part) -> Result<Lease, Proble
         recall_notice_ms: part.recall_notice_ms,
         application: plan.application,
         datasets: plan.datasets.clone(),
+        hosts: hosts_of(node, &journey.service)?,
         created_at: plan.created_at,
     })
+}
+
+/// What the lender may be asked to answer for. A lease that was signed keeps those that it names.
+fn hosts_of(node: &Node, service: &ServiceName) -> Result<Vec<String>, Problem> {
+    Ok(node.get::<ServiceRecord>(SERVICE, service.as_str())?.map(|s| s.document.spec.hosts).unwrap_or_default())
 }
 
 async fn sign(node: &Node, journey: &Journey, part: &Part) -> Result<Vec<Event>, Problem> {
@@ -312,7 +318,15 @@ async fn retry_or_end(node: &Node, journey: &Journey, event: Event) -> Result<Ve
     }
 }
 
+/// The lender left the pact or was dismissed: nobody there answers this cloud any more.
+fn is_gone(node: &Node, part: &Part) -> bool {
+    node.pact().is_none_or(|v| v.pact.member(&part.lender).is_none())
+}
+
 async fn bring_logs(node: &Node, journey: &Journey, part: &Part) -> Result<Vec<Event>, Problem> {
+    if is_gone(node, part) {
+        return Ok(vec![Event::Returned { lease: part.lease.clone() }]);
+    }
     let text = client(node, &part.lender)?.text(&format!("/v1/leases/{}/logs", part.lease)).await;
     match text {
         Ok(text) => {
@@ -332,6 +346,10 @@ async fn bring_logs(node: &Node, journey: &Journey, part: &Part) -> Result<Vec<E
 async fn release(node: &Node, part: &Part) -> Result<Vec<Event>, Problem> {
     ship::stop(node, &part.lease);
     let lease = part.lease.clone();
+    // Its time has to be over by our own clock: until then it may run there.
+    if is_gone(node, part) && part.expires_at <= clock::boot() {
+        return Ok(vec![Event::Unknown { lease }]);
+    }
     let answer: Result<crate::api::Released, CallError> =
         client(node, &part.lender)?.post(&format!("/v1/leases/{lease}/release"), &serde_json::json!({})).await;
     match answer {
@@ -363,6 +381,9 @@ fn journey_of(node: &Node, lease: &LeaseId) -> Result<JourneyId, Problem> {
 }
 
 async fn settle(node: &Node, journey: &Journey, part: &Part) -> Result<Vec<Event>, Problem> {
+    if is_gone(node, part) {
+        return Ok(vec![Event::Settled { lease: part.lease.clone(), agreed: false }]);
+    }
     sensing::flush(node).await;
     let fresh = node
         .get::<Journey>(JOURNEY, journey.id.as_str())?
@@ -380,13 +401,22 @@ async fn settle(node: &Node, journey: &Journey, part: &Part) -> Result<Vec<Event
     let document = SignedDocument::sign_new(&payload, "settlement", node.name(), Serial(1), &node.identity.key)
         .map_err(|e| Problem::ours(e.to_string()))?;
     let view = lender::pact(node)?;
-    let answer: Result<Signed, CallError> =
-        client(node, &part.lender)?.post(&format!("/v1/leases/{}/settlement", part.lease), &Signed { document }).await;
+    let answer: Result<Signed, CallError> = client(node, &part.lender)?
+        .post(&format!("/v1/leases/{}/settlement", part.lease), &Signed { document: document.clone() })
+        .await;
     let both = BTreeSet::from([node.name().clone(), part.lender.clone()]);
     let document = match answer {
         Ok(signed) => signed.document,
         // Its reading has moved since: ask for it again, and settle over that.
         Err(e) if e.problem().is_some_and(|p| p.code == "ledgers_differ") => return release(node, part).await,
+        // People decide over there; this cloud's word is kept, and asked for again.
+        Err(e) if e.problem().is_some_and(|p| p.code == "settlement_open") => {
+            let (service, id) = (journey.service.clone(), part.lease.clone());
+            let dispute =
+                Dispute { version: 1, said: settlement, service, document, since: clock::wall(), disputed: None };
+            node.transact(move |tx| Ok(tx.put(DISPUTE, id.as_str(), &dispute, Expect::Any).map(|_| ())?)).await?;
+            return Ok(vec![Event::Settled { lease: part.lease.clone(), agreed: false }]);
+        }
         Err(e) => return Err(Problem::unavailable(e.to_string())),
     };
     let verified = document
@@ -400,4 +430,26 @@ async fn settle(node: &Node, journey: &Journey, part: &Part) -> Result<Vec<Event
     let id = part.lease.clone();
     node.transact(move |tx| Ok(tx.put(SETTLEMENT, id.as_str(), &document, Expect::Any).map(|_| ())?)).await?;
     Ok(vec![Event::Settled { lease: part.lease.clone(), agreed: said.agreed }])
+}
+
+/// Settlements that a lender's operator had to decide over: asked for again, seldom.
+pub async fn settle_open(node: &Node) -> Result<(), Problem> {
+    let open = node.store.list::<Dispute>(DISPUTE).map_err(|e| crate::node::store_problem(&e))?;
+    for dispute in open.into_iter().map(|d| d.body).filter(|d| &d.said.borrower == node.name()) {
+        let lease = dispute.said.lease.clone();
+        let body = Signed { document: dispute.document.clone() };
+        let answer: Result<Signed, CallError> =
+            client(node, &dispute.said.lender)?.post(&format!("/v1/leases/{lease}/settlement"), &body).await;
+        let Ok(signed) = answer else { continue };
+        let both = BTreeSet::from([node.name().clone(), dispute.said.lender.clone()]);
+        let verified = signed.document.verify("settlement", &lender::pact(node)?.keys, &both);
+        if verified.is_ok_and(|v| v.payload == dispute.document.unverified_payload()) {
+            node.transact(move |tx| {
+                tx.put(SETTLEMENT, lease.as_str(), &signed.document, Expect::Any)?;
+                Ok(tx.delete(DISPUTE, lease.as_str(), Expect::Any).map(drop)?)
+            })
+            .await?;
+        }
+    }
+    Ok(())
 }

@@ -6,7 +6,7 @@
 mod acts;
 mod ship;
 
-pub use acts::Acts;
+pub use acts::{Acts, settle_open};
 pub use ship::{Shipping, pump_positions};
 
 use crate::node::{Note, TxError};

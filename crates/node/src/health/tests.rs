@@ -237,6 +237,7 @@ fn lent(n: u128, for_ms: u64, state: LentState) -> LentLease {
         recall_notice_ms: 5_000,
         application: Digest([1; 32]),
         datasets: Vec::new(),
+        hosts: Vec::new(),
         created_at: clock::wall(),
     };
     LentLease {

@@ -173,8 +173,16 @@ impl Copies {
         receive_pack(pack, &mut held.chunks, &asked).map(|_| ()).map_err(|e| peer("bad_pack", e.to_string()))
     }
 
-    /// Unpacks a bundle beside the older ones; they are removed with the instances that run from them.
-    pub fn unpack(&self, lent: &LentLease, dir: &Path, tree: &TreeManifest, digest: &Digest) -> Result<(), Problem> {
+    /// Unpacks a bundle beside the `current` one, whose instances may still run. Whatever else lies there goes, and all together
+    /// stays within what the lease agreed, in bytes as unpacked and in files.
+    pub fn unpack(
+        &self,
+        lent: &LentLease,
+        dir: &Path,
+        tree: &TreeManifest,
+        digest: &Digest,
+        current: Option<&Digest>,
+    ) -> Result<(), Problem> {
         tree.check().map_err(|e| peer("bad_tree", e.to_string()))?;
         if tree.digest() != *digest {
             return Err(peer(
@@ -184,13 +192,25 @@ impl Copies {
         }
         let held = self.held(lent, dir)?;
         let mut held = held.lock();
-        let dest = dir.join("application").join(short(digest));
+        let place = dir.join("application");
+        let dest = place.join(short(digest));
         if !dest.exists() {
+            only(&place, current).map_err(|e| Problem::ours(format!("{}: {e}", place.display())))?;
+            has_room(&place, tree, held.bytes_max)?;
             let options = Options { access: Access::Everyone, bytes_max: held.bytes_max, ..Options::default() };
             build(tree, &held.chunks, &dest, &options).map_err(|e| peer("bad_tree", e.to_string()))?;
         }
         held.pending.retain(|p| p.digest() != *digest);
         Ok(())
+    }
+
+    /// An unpacked bundle that was refused after all.
+    pub fn discard(&self, lease: &LeaseId, dir: &Path, digest: &Digest) -> Result<(), Problem> {
+        let held = self.leases.lock().get(lease).cloned();
+        // Nobody unpacks the same one meanwhile.
+        let _held = held.as_ref().map(|h| h.lock());
+        let dest = dir.join("application").join(short(digest));
+        pumasi_transfer::erase(&dest).map_err(|e| Problem::ours(e.to_string()))
     }
 
     /// A whole state of a dataset: the first copy, or any later one.
@@ -230,6 +250,44 @@ impl Copies {
         copy.position = Some(position(applied.at));
         Ok(CopyState { position: position(applied.at) })
     }
+}
+
+/// Bundles of generations before the current one, and builds that were broken off.
+fn only(place: &Path, current: Option<&Digest>) -> std::io::Result<()> {
+    let kept = current.map(short);
+    let entries = match std::fs::read_dir(place) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().to_str() != kept.as_deref() {
+            pumasi_transfer::erase(&entry.path()).map_err(std::io::Error::other)?;
+        }
+    }
+    Ok(())
+}
+
+/// A lease has a file for each of so many bytes that it agreed on, and some more.
+const BYTES_PER_FILE: u64 = 4 << 10;
+const FILES_MIN: u64 = 1_024;
+
+/// Counted as unpacked: a chunk that repeats costs each time.
+fn has_room(place: &Path, tree: &TreeManifest, bytes_max: u64) -> Result<(), Problem> {
+    let there = match place.exists() {
+        true => pumasi_transfer::remains(place).map_err(|e| Problem::ours(e.to_string()))?,
+        false => Default::default(),
+    };
+    let (bytes, files) =
+        (there.bytes.saturating_add(tree.total_bytes), there.files.saturating_add(tree.entries.len() as u64));
+    let files_max = FILES_MIN.saturating_add(bytes_max / BYTES_PER_FILE);
+    if bytes > bytes_max || files > files_max {
+        let text = format!(
+            "unpacked it would be {bytes} bytes in {files} files; the lease agreed on {bytes_max} bytes, {files_max} files"
+        );
+        return Err(peer("no_storage", text));
+    }
+    Ok(())
 }
 
 fn needs_base(why: &str) -> Problem {

@@ -5,12 +5,16 @@
 
 pub mod copies;
 mod emptying;
+mod hosts;
 mod lents;
+mod settling;
 mod told;
 
 pub use copies::Copies;
 pub use emptying::{emptiness, reconcile};
+pub use hosts::check_sent;
 pub use lents::{Lents, Stand};
+pub use settling::{accept_settlement, dispute_settlement, open_settlements, settle};
 pub use told::Told;
 
 use crate::node::{Note, TxError, store_problem};
@@ -23,7 +27,7 @@ use pumasi_lease::message::{LeaseStatus, ReservationGrant, ReservationRequest};
 use pumasi_lease::{Capacity, Code, Hold, Lease, LentLease, LentState, Refused, Transition, ledger};
 use pumasi_store::{Expect, Tx};
 use pumasi_terms::offer::Offer;
-use pumasi_terms::{CloudName, LeaseId, Now, ReservationId, Resources};
+use pumasi_terms::{CloudName, Digest, LeaseId, Now, ReservationId, Resources};
 use pumasi_trust::SignedDocument;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -147,6 +151,7 @@ pub async fn reserve(
     let (lents, told) = (node.lents.clone(), node.holds_told.clone());
     let hold = node
         .transact(move |tx| {
+            settling::none_open(tx, &borrower)?;
             let now = clock::now();
             let hold =
                 lents.book(tx, |book| ledger::reserve(book, &capacity, &borrower, &request, now))?.map_err(refused)?;
@@ -194,6 +199,7 @@ pub async fn sign(node: &Node, borrower: CloudName, document: SignedDocument) ->
         );
         return Err(Problem { retry: true, ..Problem::new(409, "pact_differs", Fault::Peer, text) });
     }
+    hosts::check_agreed(node, &lease)?;
     let capacity = capacity(node, &view)?;
     let countersigned = match document.signed_by(node.name()) {
         true => document,
@@ -204,6 +210,9 @@ pub async fn sign(node: &Node, borrower: CloudName, document: SignedDocument) ->
     node.transact(move |tx| {
         let now = clock::now();
         let known = tx.get::<LentLease>(LENT, lease.id.as_str())?.is_some();
+        if !known {
+            settling::none_open(tx, &borrower)?;
+        }
         let lent = lents.book(tx, |book| ledger::confirm(book, &capacity, &lease, now))?.map_err(refused)?;
         record(tx, Transition::Lease(Box::new(lent)))?;
         tx.put(SIGNED_LEASE, lease.id.as_str(), &kept, Expect::Any)?;
@@ -346,6 +355,33 @@ pub fn owned(node: &Node, borrower: &CloudName, id: &LeaseId) -> Result<Arc<Lent
     Ok(lent)
 }
 
+/// Before anything of it is unpacked. What has changed until it is stored is refused there.
+pub fn check_generation(
+    node: &Node,
+    id: &LeaseId,
+    sent: &crate::wire::SendApplication,
+) -> Result<Option<Digest>, Problem> {
+    let Some(old) = node.get::<LentApplication>(LENT_APPLICATION, id.as_str())? else { return Ok(None) };
+    not_older(&old.sent, sent)?;
+    Ok(Some(old.digest))
+}
+
+/// The bundle that the instances of a lease run from.
+pub fn current_application(node: &Node, id: &LeaseId) -> Result<Option<Digest>, Problem> {
+    Ok(node.get::<LentApplication>(LENT_APPLICATION, id.as_str())?.map(|a| a.digest))
+}
+
+fn not_older(old: &crate::wire::SendApplication, sent: &crate::wire::SendApplication) -> Result<(), Problem> {
+    let older = old.epoch > sent.epoch || old.generation > sent.generation;
+    // Another bundle is another generation: else each repeat could bring one more.
+    let other = old.generation == sent.generation && old.digest != sent.digest;
+    if older || other {
+        let text = format!("generation {} of epoch {} is here already", old.generation, old.epoch);
+        return Err(Problem::new(409, Code::OlderEpoch.as_str(), Fault::Input, text));
+    }
+    Ok(())
+}
+
 /// The application of a lease, whole: its bundle lies unpacked, its instances may start.
 pub async fn set_application(
     node: &Node,
@@ -360,11 +396,8 @@ pub async fn set_application(
             return Err(Problem::new(410, Code::LeaseEnded.as_str(), Fault::Input, format!("{id} is over")).into());
         }
         let old = tx.get::<LentApplication>(LENT_APPLICATION, id.as_str())?.map(|a| a.body.sent);
-        if let Some(old) = &old
-            && (old.epoch > record.sent.epoch || old.generation > record.sent.generation)
-        {
-            let text = format!("generation {} of epoch {} is here already", old.generation, old.epoch);
-            return Err(Problem::new(409, Code::OlderEpoch.as_str(), Fault::Input, text).into());
+        if let Some(old) = &old {
+            not_older(old, &record.sent)?;
         }
         let news = old.is_none_or(|o| o.generation != record.sent.generation);
         tx.put(LENT_APPLICATION, id.as_str(), &record, Expect::Any)?;

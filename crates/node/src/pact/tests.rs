@@ -11,7 +11,7 @@ use pumasi_terms::Money;
 use std::path::PathBuf;
 use tokio::sync::watch;
 
-struct Cloud {
+pub(super) struct Cloud {
     node: Arc<Node>,
     stop: watch::Sender<bool>,
     dir: PathBuf,
@@ -28,12 +28,12 @@ fn free_port() -> u16 {
     pumasi_engine::free_address([127, 0, 0, 1].into()).unwrap().port()
 }
 
-fn operator() -> Principal {
+pub(super) fn operator() -> Principal {
     Principal::Person { name: "operator".parse().unwrap(), role: pumasi_api::Role::Operator }
 }
 
 impl Cloud {
-    async fn start(name: &str) -> Self {
+    pub(super) async fn start(name: &str) -> Self {
         Self::start_with(name, "auto").await
     }
 
@@ -86,7 +86,7 @@ impl Cloud {
     fn members(&self) -> Vec<String> {
         self.pact().iter().flat_map(|v| &v.pact.members).map(|m| m.cloud.to_string()).collect()
     }
-    async fn invites(&self, other: &Cloud) -> String {
+    pub(super) async fn invites(&self, other: &Cloud) -> String {
         invite(self, &operator(), other.name().clone(), 60_000).await.unwrap().invitation
     }
     /// Another price: all must sign that.
@@ -112,7 +112,7 @@ impl std::ops::Deref for Cloud {
     }
 }
 
-async fn founded() -> Cloud {
+pub(super) async fn founded() -> Cloud {
     let a = Cloud::start("city-a").await;
     found(&a, &operator(), "EUR".into(), Terms::default()).await.unwrap();
     a

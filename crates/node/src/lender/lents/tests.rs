@@ -54,6 +54,7 @@ fn lent(borrower: &str, n: u128) -> LentLease {
         recall_notice_ms: 5_000,
         application: Digest([1; 32]),
         datasets: Vec::new(),
+        hosts: Vec::new(),
         created_at: WallMs(1),
     };
     LentLease {
