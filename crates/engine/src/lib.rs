@@ -5,6 +5,7 @@
 //! engine cannot isolate it says, and does not lend.
 
 mod address;
+mod confine;
 mod error;
 mod limits;
 mod measure;
@@ -14,6 +15,7 @@ mod rules;
 mod sim;
 
 pub use address::free_address;
+pub use confine::enter as enter_cell;
 pub use error::EngineError;
 pub use limits::{Limits, Rate};
 pub use measure::{Measured, measure};
@@ -22,6 +24,7 @@ pub use port::{
     InstanceStatus, Isolation, Remains,
 };
 pub use process::{
-    EgressPolicy, ProcessConfig, ProcessEngine, forget, instance_exec_main, is_of_this_host, shim_main, uids_of_others,
+    EgressPolicy, Helper, HelperSpec, ProcessConfig, ProcessEngine, Room, forget, instance_exec_main, is_of_this_host,
+    shim_main, uids_of_others,
 };
 pub use sim::{SimApp, SimEngine, SimExit};

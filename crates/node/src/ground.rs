@@ -1,6 +1,7 @@
 //! The ground that a daemon stands on: its store, its engine, its gateway and its way to other clouds. The simulator lays another.
 
 use crate::clock;
+pub use crate::hands::Hands;
 use pumasi_api::Client;
 use pumasi_engine::Engine;
 use pumasi_gateway::{ControlClient, ControlError, GatewayStatus, MeterReport};
@@ -39,6 +40,7 @@ pub trait Wire: Send + Sync {
 pub struct Ground {
     pub store: Store,
     pub engine: Arc<dyn Engine>,
+    pub hands: Hands,
     pub gateway: Arc<dyn GatewayPort>,
     /// `None`: mutual TLS.
     pub wire: Option<Arc<dyn Wire>>,

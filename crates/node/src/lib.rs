@@ -13,7 +13,8 @@ pub mod disk;
 pub mod fleet;
 pub mod gateway;
 pub mod ground;
-pub mod health;
+pub mod hands;
+mod health;
 pub mod home;
 pub mod identity;
 pub mod lender;
@@ -36,3 +37,17 @@ pub mod world;
 pub use config::{Config, ConfigError, ConfigFault};
 pub use node::Node;
 pub use serve::{ServeError, serve};
+
+/// The role of a process that handles the bytes of one dataset or lease. Call it from the only thread.
+pub fn data_helper_main() -> std::process::ExitCode {
+    let served = pumasi_engine::enter_cell().and_then(|mut line| {
+        pumasi_transfer::helper::serve(&mut line).map_err(|e| format!("the line to the daemon: {e}"))
+    });
+    match served {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("data-helper: {why}");
+            std::process::ExitCode::from(70)
+        }
+    }
+}

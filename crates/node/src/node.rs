@@ -22,6 +22,8 @@ pub struct Node {
     pub store: Store,
     pub identity: Identity,
     pub engine: Arc<dyn Engine>,
+    /// Who reads and writes tenants' files.
+    pub hands: crate::ground::Hands,
     pub gateway: Arc<dyn GatewayPort>,
     /// `None`: mutual TLS.
     pub wire: Option<Arc<dyn Wire>>,
@@ -173,6 +175,7 @@ impl Node {
             store: ground.store,
             identity,
             engine: ground.engine,
+            hands: ground.hands,
             gateway: ground.gateway,
             wire: ground.wire,
             boot_id: clock::boot_id(),

@@ -1,7 +1,7 @@
 //! Starts one cloud's daemon and keeps it running until it is asked to stop. Gateway and instances outlive it.
 
 use crate::config::{ACCEPT_RISK, Config, ConfigError};
-use crate::ground::{GatewayProcess, Ground};
+use crate::ground::{GatewayProcess, Ground, Hands};
 use crate::identity::Identity;
 use crate::node::Note;
 use crate::object::{CLOUD, CloudRecord, ONLY};
@@ -147,7 +147,8 @@ async fn lay(config: &Config, executable: PathBuf) -> Result<Ground, ServeError>
     };
     let engine = ProcessEngine::open(engine).await.map_err(|e| failed("the process engine")(e.to_string()))?;
     let gateway = GatewayProcess::new(&gateway::dir(config), executable);
-    Ok(Ground { store, engine: Arc::new(engine), gateway: Arc::new(gateway), wire: None })
+    let hands = Hands::Apart(engine.clone());
+    Ok(Ground { store, engine: Arc::new(engine), hands, gateway: Arc::new(gateway), wire: None })
 }
 
 /// Everything that must be there before anything is served.

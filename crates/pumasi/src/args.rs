@@ -78,6 +78,9 @@ pub enum Command {
     /// Become the application of one instance; the shim starts it
     #[command(hide = true, after_help = "Example:\n  pumasi instance-exec --dir /var/lib/pumasi/instances/inst-1")]
     InstanceExec(Dir),
+    /// Handle the bytes of one dataset or lease; the daemon starts it
+    #[command(hide = true, after_help = "Example:\n  (only a daemon can, over a socket) pumasi data-helper")]
+    DataHelper,
     /// Several clouds on this machine: real daemons, a wide-area relay between them, scenarios
     #[command(
         after_help = "Examples:\n  pumasi lab\n  pumasi lab play overload\n  pumasi lab list\n  pumasi lab soak --minutes 60\n  pumasi lab replay --load requests.csv\n  pumasi lab replay --help"

@@ -51,6 +51,7 @@ fn main() -> ExitCode {
     match &cli.command {
         Command::Shim(dir) => return roles::shim(dir),
         Command::InstanceExec(dir) => return roles::instance_exec(dir),
+        Command::DataHelper => return pumasi_node::data_helper_main(),
         _ => {}
     }
     match run(&cli) {

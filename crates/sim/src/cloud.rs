@@ -12,7 +12,7 @@ use crate::story::Story;
 use anyhow::Context;
 use pumasi_api::{Principal, Role};
 use pumasi_engine::{Engine, SimApp, SimEngine};
-use pumasi_node::ground::{GatewayPort, Ground};
+use pumasi_node::ground::{GatewayPort, Ground, Hands};
 use pumasi_node::object::{SERVICE, ServiceRecord};
 use pumasi_node::world::{World, within};
 use pumasi_node::{Config, Node, api, bundles, serve};
@@ -328,7 +328,8 @@ impl Host {
                 Arc::new(TrappedEngine { cloud: at.clone(), inner: engine, trap: trap.clone(), again: number > 0 });
             gateway = Arc::new(TrappedPort { cloud: at, inner: gateway, trap });
         }
-        let ground = Ground { store, engine, gateway, wire: Some(Arc::new(NetWire(self.net.clone()))) };
+        let ground =
+            Ground { store, engine, hands: Hands::Here, gateway, wire: Some(Arc::new(NetWire(self.net.clone()))) };
         let config = self.config.clone();
         let opened = tokio::spawn(within(life.clone(), async move { serve::open(config, ground, stopping).await }));
         World::spawned(&*life, opened.abort_handle());

@@ -1,8 +1,11 @@
 //! The end of a lease's data: everything goes, and the emptiness is shown.
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -47,7 +50,9 @@ pub fn erase(dir: &Path) -> Result<(), EraseError> {
             Ok(m) if !m.is_dir() => fs::remove_file(dir).map_err(io(dir))?,
             Ok(_) => match fs::remove_dir_all(dir) {
                 Ok(()) => {}
-                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => unlock(dir).map_err(io(dir))?,
+                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                    unlock(rustix::fs::CWD, dir).map_err(io(dir))?
+                }
                 Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {}
                 Err(e) => return Err(io(dir)(e)),
             },
@@ -87,16 +92,17 @@ pub fn remains(dir: &Path) -> Result<Remains, EraseError> {
     Ok(out)
 }
 
-/// Gives the owner back the right to remove what is in the directories.
-fn unlock(dir: &Path) -> io::Result<()> {
-    let mut todo = vec![dir.to_owned()];
-    while let Some(path) = todo.pop() {
-        if fs::symlink_metadata(&path)?.is_dir() {
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o700))?;
-            for item in fs::read_dir(&path)? {
-                todo.push(item?.path());
-            }
-        }
+/// Gives the owner back the right to remove what is in the directories. By handles: what was a directory may be a link by now.
+fn unlock(parent: impl AsFd, name: &Path) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let dir = match rustix::fs::openat(parent, name, flags, Mode::empty()) {
+        Err(Errno::NOTDIR | Errno::LOOP | Errno::NOENT) => return Ok(()),
+        dir => dir?,
+    };
+    let by_handle = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
+    fs::set_permissions(&by_handle, fs::Permissions::from_mode(0o700))?;
+    for item in fs::read_dir(&by_handle)? {
+        unlock(&dir, Path::new(&item?.file_name()))?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 
 use crate::store::{ChunkSource, StoreError};
 use crate::tree::{Entry, EntryKind, TreeError, TreeManifest};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -13,7 +14,8 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Who may read the copy. Nobody but the owner may ever write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Access {
     /// Every user of the machine, e.g. for a bundle that is no secret.
     Everyone,

@@ -4,7 +4,7 @@ use super::cgroup::{Place, Tree};
 use super::layout::{Desired, Layout, Record, Status, VERSION, delete_tree, make_dir, write_json};
 use super::processes::{end_all, processes_by_home, processes_by_uid, signal_all, usage_of};
 use super::slots::{self, Slots};
-use super::{ProcessConfig, data, launch, logs, ranges, shim, trial};
+use super::{ProcessConfig, data, helper, launch, logs, ranges, shim, trial};
 use crate::rules::{Here, Start, on_start};
 use crate::{Capabilities, EngineError, InstanceSpec, InstanceState, InstanceStatus, Isolation, Remains};
 use pumasi_terms::InstanceId;
@@ -95,6 +95,7 @@ impl Host {
         };
         host.sweep()?;
         if host.isolation.own_uid {
+            helper::end_strays(&host.slots);
             host.foreign_uids = processes_by_uid(host.slots.range()).into_keys().collect();
         }
         Ok(host)
@@ -111,6 +112,24 @@ impl Host {
 
     pub(super) fn owner_gid(&self, owner: &str) -> Result<Option<u32>, EngineError> {
         if self.isolation.own_uid { self.slots.gid_of(owner) } else { Ok(None) }
+    }
+
+    pub(super) fn executable(&self) -> &Path {
+        &self.config.executable
+    }
+
+    pub(super) fn isolation(&self) -> &Isolation {
+        &self.isolation
+    }
+
+    /// Uid and gid for whoever handles the owner's bytes; none where there are no ids to give.
+    pub(super) fn helper_ids(&self, owner: &str) -> Result<Option<(u32, u32)>, EngineError> {
+        if !self.isolation.own_uid {
+            return Ok(None);
+        }
+        let _change = self.change();
+        let owners = self.known()?.into_iter().map(|k| k.record.spec.owner).collect();
+        Ok(Some((self.slots.helper_uid(owner)?, self.slots.gid_for(owner, &owners)?)))
     }
 
     fn change(&self) -> MutexGuard<'_, Vec<Child>> {

@@ -7,6 +7,7 @@ mod cgroup;
 mod data;
 mod egress;
 mod exec;
+mod helper;
 mod host;
 mod launch;
 mod layout;
@@ -35,13 +36,15 @@ use std::sync::Arc;
 
 pub use egress::{EgressPolicy, is_of_this_host};
 pub use exec::instance_exec_main;
+pub use helper::{Helper, HelperSpec, Room};
 pub use shim::shim_main;
 
 #[derive(Debug, Clone)]
 pub struct ProcessConfig {
     /// This engine's own; no other daemon may use it.
     pub root_dir: PathBuf,
-    /// A program that answers `shim --dir DIR` by [`shim_main`] and `instance-exec --dir DIR` by [`instance_exec_main`].
+    /// A program that answers `shim --dir DIR` by [`shim_main`], `instance-exec --dir DIR` by [`instance_exec_main`], and
+    /// `data-helper` by [`crate::enter_cell`] and the work that follows.
     pub executable: PathBuf,
     /// First of 1024 uids and gids that are nobody else's; by default a free range, chosen by the name of `root_dir`.
     pub uid_base: Option<u32>,
@@ -91,6 +94,19 @@ impl ProcessEngine {
     pub async fn owner_gid(&self, owner: &str) -> Result<Option<u32>, EngineError> {
         let (host, owner) = (Arc::clone(&self.host), owner.to_owned());
         blocking(move || host.owner_gid(&owner)).await
+    }
+
+    /// Starts a process that handles an owner's bytes, and waits until it is where it can reach nothing else.
+    pub async fn helper(&self, spec: HelperSpec) -> Result<Helper, EngineError> {
+        let host = Arc::clone(&self.host);
+        let cell = blocking(move || host.prepare(&spec)).await?;
+        helper::start(self.host.executable(), &cell).await
+    }
+
+    /// Gives an owner's group its right to what its instances made in a dataset since.
+    pub async fn give(&self, owner: &str, dir: &Path) -> Result<(), EngineError> {
+        let (host, owner, dir) = (Arc::clone(&self.host), owner.to_owned(), dir.to_owned());
+        blocking(move || host.give(&owner, &dir)).await
     }
 
     fn run<T: Send + 'static>(

@@ -9,6 +9,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 pub(super) const IDS_PER_ENGINE: u32 = 1_024;
+/// Of these the last are for those that handle owners' bytes; instances have the others.
+const HELPERS: u32 = 256;
+const INSTANCES: u32 = IDS_PER_ENGINE - HELPERS;
 /// Above what shadow-utils gives to users (to 600,100,000) and systemd to containers (to 0x6fff_ffff), below its foreign ids and 2^31.
 const UID_FIRST: u32 = 0x7000_0000;
 /// Where ranges began in the first installations, which keep theirs.
@@ -17,7 +20,7 @@ const ENGINES: u64 = 4_096;
 /// Owners remembered after their last instance, so that their data keeps its group.
 const OWNERS_KEPT: usize = 512;
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Table {
     version: u32,
     /// The first of the range; the first installations did not write it down.
@@ -26,6 +29,11 @@ struct Table {
     next_uid: u32,
     next_gid: u32,
     owners: BTreeMap<String, u32>,
+    #[serde(default)]
+    next_helper: u32,
+    /// Who handles an owner's bytes, by owner.
+    #[serde(default)]
+    helpers: BTreeMap<String, u32>,
 }
 
 #[derive(Debug)]
@@ -75,23 +83,49 @@ impl Slots {
     }
 
     pub(super) fn range(&self) -> Range<u32> {
-        self.base..self.base.saturating_add(IDS_PER_ENGINE)
+        self.base..self.base.saturating_add(INSTANCES)
+    }
+
+    pub(super) fn helpers(&self) -> Range<u32> {
+        let first = self.base.saturating_add(INSTANCES);
+        first..first.saturating_add(HELPERS)
     }
 
     fn read(&self) -> Result<Table, EngineError> {
         let table: Option<Table> = read_versioned(&self.path)?;
         let base = Some(self.base);
-        let new = || Table { version: VERSION, base, next_uid: 0, next_gid: 0, owners: BTreeMap::new() };
+        let new = || Table { version: VERSION, base, ..Table::default() };
         Ok(table.map_or_else(new, |table| Table { base, ..table }))
     }
 
     /// A uid that neither an instance nor a process has.
     pub(super) fn take_uid(&self, taken: &BTreeSet<u32>) -> Result<u32, EngineError> {
         let mut table = self.read()?;
-        let (uid, next) = next_free(self.base, table.next_uid, |u| taken.contains(&u))
+        let (uid, next) = next_free(self.range(), table.next_uid, |u| taken.contains(&u))
             .ok_or(EngineError::Exhausted { range: "uids" })?;
         table.next_uid = next;
         write_json(&self.path, &table, false)?;
+        Ok(uid)
+    }
+
+    /// The same for an owner as long as it is remembered; the one that was given first goes to another when there are too many, and
+    /// its directories are given anew if it comes back.
+    pub(super) fn helper_uid(&self, owner: &str) -> Result<u32, EngineError> {
+        let mut table = self.read()?;
+        if let Some(uid) = table.helpers.get(owner) {
+            return Ok(*uid);
+        }
+        let range = self.helpers();
+        if table.helpers.len() >= HELPERS as usize {
+            let next = range.start + table.next_helper % HELPERS;
+            table.helpers.retain(|_, uid| *uid != next);
+        }
+        let taken: BTreeSet<u32> = table.helpers.values().copied().collect();
+        let (uid, next) = next_free(range, table.next_helper, |u| taken.contains(&u))
+            .ok_or(EngineError::Exhausted { range: "helpers' uids" })?;
+        table.next_helper = next;
+        table.helpers.insert(owner.to_owned(), uid);
+        write_json(&self.path, &table, true)?;
         Ok(uid)
     }
 
@@ -109,8 +143,9 @@ impl Slots {
             table.owners.retain(|o, _| owners_here.contains(o));
         }
         let taken: BTreeSet<u32> = table.owners.values().copied().collect();
-        let (gid, next) = next_free(self.base, table.next_gid, |g| taken.contains(&g))
-            .ok_or(EngineError::Exhausted { range: "gids" })?;
+        let (gid, next) =
+            next_free(self.base..self.base.saturating_add(IDS_PER_ENGINE), table.next_gid, |g| taken.contains(&g))
+                .ok_or(EngineError::Exhausted { range: "gids" })?;
         table.next_gid = next;
         table.owners.insert(owner.to_owned(), gid);
         write_json(&self.path, &table, true)?;
@@ -119,11 +154,12 @@ impl Slots {
 }
 
 /// Goes round the range, so that a number rests as long as possible before it is used again.
-fn next_free(base: u32, next: u32, taken: impl Fn(u32) -> bool) -> Option<(u32, u32)> {
-    (0..IDS_PER_ENGINE)
-        .map(|i| (next + i) % IDS_PER_ENGINE)
+fn next_free(range: Range<u32>, next: u32, taken: impl Fn(u32) -> bool) -> Option<(u32, u32)> {
+    let (base, len) = (range.start, range.end - range.start);
+    (0..len)
+        .map(|i| (next % len + i) % len)
         .find(|offset| !taken(base + offset))
-        .map(|offset| (base + offset, (offset + 1) % IDS_PER_ENGINE))
+        .map(|offset| (base + offset, (offset + 1) % len))
 }
 
 #[cfg(test)]
@@ -135,12 +171,25 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let slots = Slots::open(dir.path(), Some(200_000), &[]).unwrap();
         let mut taken = BTreeSet::new();
-        for _ in 0..IDS_PER_ENGINE {
+        for _ in 0..INSTANCES {
             assert!(taken.insert(slots.take_uid(&taken).unwrap()));
         }
         assert!(matches!(slots.take_uid(&taken), Err(EngineError::Exhausted { .. })));
         taken.remove(&200_005);
         assert_eq!(slots.take_uid(&taken).unwrap(), 200_005);
+    }
+
+    #[test]
+    fn helpers_have_uids_that_no_instance_gets() {
+        let dir = tempfile::tempdir().unwrap();
+        let slots = Slots::open(dir.path(), Some(200_000), &[]).unwrap();
+        let uid = slots.helper_uid("lease-a").unwrap();
+        assert!(slots.helpers().contains(&uid) && !slots.range().contains(&uid));
+        assert_eq!(slots.helper_uid("lease-a").unwrap(), uid);
+        for other in 0..HELPERS {
+            assert!(slots.helpers().contains(&slots.helper_uid(&format!("lease-{other}")).unwrap()));
+        }
+        assert_eq!(slots.helper_uid(&format!("lease-{}", HELPERS - 1)).unwrap(), uid);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What members may ask of a lender.
 
-use super::body::{Answer, ApiError, Json, Raw, blocking};
+use super::body::{Answer, ApiError, Json, Raw};
 use super::params::Path;
 use crate::object::{LENT_APPLICATION, LentApplication};
 use crate::wire::{AskMissing, CopyState, PROTOCOL, SendApplication, SendTree, Signed};
@@ -92,8 +92,7 @@ pub async fn missing(
     Json(ask): Json<AskMissing>,
 ) -> Answer<Missing> {
     let lent = lender::usable(&node, &peer(who)?, &id)?;
-    let dir = node.lease_dir(&id);
-    let chunks = blocking(move || node.copies.missing(&lent, &dir, ask.tree)).await?;
+    let chunks = node.copies.missing(&node, &lent, ask.tree).await?;
     Ok(axum::Json(Missing { chunks }))
 }
 
@@ -105,8 +104,7 @@ pub async fn chunks(
 ) -> Answer<()> {
     let lent = lender::usable(&node, &peer(who)?, &id)?;
     node.disk.admits(pack.len() as u64)?;
-    let dir = node.lease_dir(&id);
-    blocking(move || node.copies.receive(&lent, &dir, &pack)).await?;
+    node.copies.receive(&node, &lent, pack.into()).await?;
     Ok(axum::Json(()))
 }
 
@@ -144,17 +142,11 @@ pub async fn application(
     lender::check_sent(&node, &lent.lease, &sent)?;
     // Nothing is unpacked that would be refused afterwards.
     let current = lender::check_generation(&node, &id, &sent)?;
-    let (dir, unpacked) = (node.lease_dir(&id), node.clone());
-    let sent = blocking(move || {
-        unpacked.copies.unpack(&lent, &dir, &sent.tree, &sent.digest, current.as_ref())?;
-        Ok(sent)
-    })
-    .await?;
+    node.copies.unpack(&node, &lent, &sent.tree, &sent.digest, current.as_ref()).await?;
     let digest = sent.digest;
     let taken = lender::set_application(&node, borrower, id.clone(), sent).await;
     if taken.is_err() && lender::current_application(&node, &id)? != Some(digest) {
-        let dir = node.lease_dir(&id);
-        blocking(move || node.copies.discard(&id, &dir, &digest)).await?;
+        node.copies.discard(&node, &lent, &digest).await?;
     }
     Ok(axum::Json(taken?))
 }
@@ -175,10 +167,8 @@ pub async fn dataset(
 ) -> Answer<CopyState> {
     let lent = lender::usable(&node, &peer(who)?, &id)?;
     let set = dataset_of(&node, &id, &name)?;
-    let dir = node.lease_dir(&id);
     node.disk.admits(sent.tree.total_bytes)?;
-    let at = node.clone();
-    let state = blocking(move || at.copies.put(&lent, &dir, &set, sent)).await?;
+    let state = node.copies.put(&node, &lent, &set, sent).await?;
     node.wake.notify_one();
     Ok(axum::Json(state))
 }
@@ -191,9 +181,8 @@ pub async fn batch(
 ) -> Answer<CopyState> {
     let lent = lender::usable(&node, &peer(who)?, &id)?;
     let set = dataset_of(&node, &id, &name)?;
-    let dir = node.lease_dir(&id);
     node.disk.admits(bytes.len() as u64)?;
-    Ok(axum::Json(blocking(move || node.copies.batch(&lent, &dir, &set, &bytes)).await?))
+    Ok(axum::Json(node.copies.batch(&node, &lent, &set, bytes.into()).await?))
 }
 
 pub async fn logs(

@@ -217,12 +217,11 @@ async fn sign(node: &Node, journey: &Journey, part: &Part) -> Result<Vec<Event>,
 }
 
 /// Chunks that the lender has not, then whatever `what` is for.
-pub async fn send_chunks<S: ChunkSource + Send + Sync + 'static>(
-    client: &Client,
-    lease: &LeaseId,
-    tree: &TreeManifest,
-    source: Arc<S>,
-) -> Result<u64, CallError> {
+pub async fn send_chunks<F, P>(client: &Client, lease: &LeaseId, tree: &TreeManifest, pack: F) -> Result<u64, CallError>
+where
+    F: Fn(Vec<Digest>) -> P,
+    P: Future<Output = Result<Vec<u8>, String>>,
+{
     let missing: Missing = client
         .with_timeout(PACK_TIMEOUT)
         .post(&format!("/v1/leases/{lease}/chunks/missing"), &AskMissing { tree: tree.clone() })
@@ -237,12 +236,8 @@ pub async fn send_chunks<S: ChunkSource + Send + Sync + 'static>(
             bytes += lens.get(&digest).copied().unwrap_or(0) as usize;
             batch.push(digest);
         }
-        let from = source.clone();
-        let pack = crate::world::blocking(move || encode_pack(&*from, &batch)).await;
         let garbled = |problem: String| CallError::Garbled { url: client.base().to_owned(), problem };
-        let pack = pack
-            .map_err(|e| garbled(e.to_string()))?
-            .map_err(|e| garbled(format!("reading what is to be sent: {e}")))?;
+        let pack = pack(batch).await.map_err(|e| garbled(format!("reading what is to be sent: {e}")))?;
         sent += pack.len() as u64;
         let () = client
             .with_timeout(PACK_TIMEOUT)
@@ -285,7 +280,14 @@ async fn send(node: &Arc<Node>, journey: &Journey, part: &Part, generation: u64)
         ticket_key: redirect.then(|| node.identity.ticket_key(&part.lease)),
         tree: tree.clone(),
     };
-    if let Err(e) = send_chunks(&client, &part.lease, &tree, source).await {
+    let pack = |digests: Vec<Digest>| {
+        let from = source.clone();
+        async move {
+            let pack = crate::world::blocking(move || encode_pack(&*from, &digests)).await;
+            pack.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+        }
+    };
+    if let Err(e) = send_chunks(&client, &part.lease, &tree, pack).await {
         return retry_or_end(node, journey, trouble(e)).await;
     }
     let put: Result<(), CallError> =

@@ -1,9 +1,11 @@
-//! Shipping: keeps the copies of a journey's datasets fresh at its lenders, one task a lease and dataset.
+//! Shipping: keeps the copies of a journey's datasets fresh at its lenders, one task and one helper a lease and dataset.
 //!
-//! Always holds: a position is believed only after the lender answered for it, and never goes beyond what was read at home;
+//! Enters: what helpers found new in datasets, and lenders' answers. Leaves: batches, updates and whole states, sent; positions.
+//! Always holds: this process opens no file of a dataset, the helper does (`transfer::helper`), and what it says is checked; a position is believed only after the lender answered for it, and never goes beyond what was read at home;
 //! a copy that cannot be brought forward goes stale and its readers are sent home.
 
 use super::acts::send_chunks;
+use crate::hands::{Hand, MEMORY_BYTES_MAX, Place, Trouble};
 use crate::home::data_dir;
 use crate::node::{Locked, Note};
 use crate::object::{SERVICE, ServiceRecord};
@@ -11,12 +13,13 @@ use crate::wire::{CopyState, SendTree};
 use crate::{Node, clock};
 use bytes::Bytes;
 use pumasi_api::{CallError, Client};
+use pumasi_engine::{HelperSpec, Room};
 use pumasi_journey::{Journey, Part, PartState};
 use pumasi_route::table::{Position, Positions};
 use pumasi_terms::service::{Dataset, DatasetKind};
 use pumasi_terms::{CloudName, DatasetName, LeaseId};
-use pumasi_transfer::sqlite::{Delta, PageBatch, SourceOptions, SqliteSource};
-use pumasi_transfer::{ChunkStore, FilesSource, Sample, ScanLimits, TreeManifest, Watermark};
+use pumasi_transfer::helper::{HomePlace, Reply, Request, VERSION, Why, digests_to_bytes};
+use pumasi_transfer::{TreeManifest, Watermark};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,8 +31,8 @@ use tokio::task::JoinHandle;
 const FAILURES_TOLD: u32 = 3;
 const RETRY_MS: u64 = 200;
 const SEND_TIMEOUT: Duration = Duration::from_secs(60);
-/// An update longer than this that did not get through is not tried again: packs get through where the link is slow.
-const UPDATE_RETRIED_BYTES_MAX: usize = 4 << 20;
+/// A helper at home writes nothing but chunks, and the shared memory of databases.
+const FILE_BYTES_MAX: u64 = 64 << 20;
 
 #[derive(Debug, Default)]
 pub struct Shipping {
@@ -40,6 +43,7 @@ pub struct Shipping {
 #[derive(Debug)]
 struct Shipper {
     task: JoinHandle<()>,
+    scratch: PathBuf,
     position: Option<Position>,
 }
 
@@ -81,14 +85,19 @@ impl Shipping {
     }
 }
 
-/// Ends the shipping of a lease.
+/// Ends the shipping of a lease, and what its helpers had for it.
 pub fn stop(node: &Node, lease: &LeaseId) {
-    node.datasets.running.lock().retain(|(of, _), shipper| {
-        if of == lease {
+    let mut running = node.datasets.running.lock();
+    let keys: Vec<_> = running.keys().filter(|(of, _)| of == lease).cloned().collect();
+    for key in keys {
+        let Some(shipper) = running.remove(&key) else { continue };
+        let scratch = shipper.scratch;
+        crate::world::spawn(async move {
             shipper.task.abort();
-        }
-        of != lease
-    });
+            let _ = shipper.task.await;
+            let _ = crate::world::blocking(move || pumasi_transfer::erase(&scratch)).await;
+        });
+    }
 }
 
 /// Ships every dataset of the service to this part; those that run already go on.
@@ -106,7 +115,8 @@ pub fn start(node: &Arc<Node>, service: &ServiceRecord, part: &Part) {
             lease: part.lease.clone(),
             lender: part.lender.clone(),
         };
-        running.insert(key, Shipper { task: crate::world::spawn(ship.run()), position: None });
+        let scratch = ship.scratch();
+        running.insert(key, Shipper { task: crate::world::spawn(ship.run()), scratch, position: None });
     }
 }
 
@@ -157,63 +167,80 @@ struct Ship {
     lender: CloudName,
 }
 
-/// What a step came to.
-enum Shipped {
-    /// The copy holds everything up to here.
-    At(Watermark),
-    /// Nothing new: copies of this content are good up to here.
-    Still { as_of: Watermark },
-}
-
 fn position(w: Watermark) -> Position {
     Position { generation: w.generation, as_of_ms: w.as_of_ms }
 }
 
+/// Why a step came to nothing.
+#[derive(Debug, thiserror::Error)]
+enum NotShipped {
+    #[error(transparent)]
+    Helper(#[from] Trouble),
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error("{0}")]
+    Other(String),
+}
+
+fn strange() -> NotShipped {
+    NotShipped::Other("the dataset's helper gave an answer that does not fit the question".into())
+}
+
 impl Ship {
     async fn run(self) {
-        let generation = self.node.boot_count;
-        let dir = data_dir(&self.node, self.service.name(), &self.set.name);
-        let mut source = match (self.set.kind, &self.set.file) {
-            (DatasetKind::Sqlite, Some(file)) => {
-                Source::Sqlite(Box::new(SqliteSource::open(dir.join(file), generation, SourceOptions::default())))
-            }
-            _ => Source::Files(self.files_source()),
-        };
+        let hand = self.hand();
         let mut failures = 0u32;
         let mut late = false;
         loop {
             let begun = tokio::time::Instant::now();
-            let (back, result) = self.step(source).await;
-            source = back;
-            match result {
-                Ok(Shipped::At(at) | Shipped::Still { as_of: at }) => {
+            match self.step(&hand).await {
+                Ok(at) => {
                     self.node.datasets.reached(&self.lease, &self.set.name, position(at));
                     failures = 0;
                 }
                 Err(trouble) => {
-                    tracing::warn!(lease = %self.lease, dataset = %self.set.name, error = %trouble, "a dataset was not shipped; tried again");
                     failures = failures.saturating_add(1);
-                    // Once is usual: a file that the application made and took away again while it was read.
-                    if failures == FAILURES_TOLD {
-                        let note = Note::new("copy_stale", "lease", &self.lease).caused_by(self.service.name());
-                        self.node
-                            .note(
-                                "daemon",
-                                note.because(format!(
-                                    "dataset {}: {trouble}; its readers are served at home",
-                                    self.set.name
-                                )),
-                            )
-                            .await;
-                    }
+                    self.tell(&trouble, failures).await;
                     tokio::time::sleep(Duration::from_millis(RETRY_MS)).await;
                 }
             }
             self.watch_rpo(&mut late).await;
             // Looking at a large dataset costs: at most a tenth of the time goes into it.
             let pace = Duration::from_millis(self.node.config.timing.ship_ms)
-                .max(begun.elapsed().min(Duration::from_secs(1)) * source.rest());
+                .max(begun.elapsed().min(Duration::from_secs(1)) * self.rest());
             tokio::time::sleep(pace).await;
+        }
+    }
+
+    /// A tree is scanned whole at each look; a database is asked for one number.
+    fn rest(&self) -> u32 {
+        match self.set.kind {
+            DatasetKind::Files => 9,
+            DatasetKind::Sqlite => 1,
+        }
+    }
+
+    async fn tell(&self, trouble: &NotShipped, failures: u32) {
+        tracing::warn!(lease = %self.lease, dataset = %self.set.name, error = %trouble, "a dataset was not shipped; tried again");
+        let note = |action| Note::new(action, "lease", &self.lease).caused_by(self.service.name());
+        match trouble {
+            NotShipped::Helper(Trouble::Ended(why)) => {
+                let text = format!("dataset {}: {why}", self.set.name);
+                self.node.note("daemon", note("data_helper_ended").because(text)).await;
+            }
+            // What the application made may be closed to its group; the group's right to it was agreed with the dataset.
+            NotShipped::Helper(Trouble::Refused(refusal)) if refusal.why == Why::Denied => {
+                let given = self.node.hands.give(&self.service.owner(), &self.dir()).await;
+                if let Err(e) = given {
+                    tracing::warn!(dataset = %self.set.name, error = %e, "the group got no right to what is new");
+                }
+            }
+            _ => {}
+        }
+        // Once is usual: a file that the application made and took away again while it was read.
+        if failures == FAILURES_TOLD {
+            let text = format!("dataset {}: {trouble}; its readers are served at home", self.set.name);
+            self.node.note("daemon", note("copy_stale").because(text)).await;
         }
     }
 
@@ -246,201 +273,109 @@ impl Ship {
             .map_err(|e| e.to_string())
     }
 
-    async fn step(&self, source: Source) -> (Source, Result<Shipped, String>) {
-        match source {
-            Source::Files(mut files) => {
-                let looked = crate::world::blocking(move || {
-                    let sample = files.sample(|| clock::boot().0);
-                    (files, sample)
-                })
-                .await;
-                let Ok((files, sample)) = looked else {
-                    return (Source::Files(self.files_source()), Err("looking at the files was cut off".into()));
-                };
-                let (files, result) = match sample {
-                    Ok(Sample::Unchanged { as_of }) => (files, Ok(Shipped::Still { as_of })),
-                    Ok(Sample::Changed { as_of, tree }) => self.send_files(files, tree, as_of).await,
-                    Err(e) => (files, Err(e.to_string())),
-                };
-                (Source::Files(files), result)
-            }
-            Source::Sqlite(source) => {
-                let (source, result) = self.step_database(source).await;
-                (Source::Sqlite(source), result)
-            }
-        }
-    }
-
-    fn files_source(&self) -> Box<FilesSource> {
-        let dir = data_dir(&self.node, self.service.name(), &self.set.name);
-        let limits = ScanLimits { bytes_max: self.set.bytes_max, names_outside: false, ..ScanLimits::default() };
-        Box::new(FilesSource::new(dir, self.node.boot_count, limits))
-    }
-
-    /// What changed since the state that the lender acknowledged; all of it where the lender holds another.
-    async fn send_files(
-        &self,
-        files: Box<FilesSource>,
-        tree: TreeManifest,
-        as_of: Watermark,
-    ) -> (Box<FilesSource>, Result<Shipped, String>) {
-        let made = crate::world::blocking(move || {
-            let update = files.update(&tree, as_of);
-            (files, tree, update)
-        })
-        .await;
-        let Ok((mut files, tree, update)) = made else {
-            return (self.files_source(), Err("reading what changed was cut off".into()));
-        };
-        let large = matches!(&update, Ok(Some(update)) if update.len() > UPDATE_RETRIED_BYTES_MAX);
-        let sent = match update {
-            Ok(Some(update)) => match self.send_changes(update).await {
-                // A lender of an earlier version takes an update for a garbled batch of pages.
-                Err(e) if e.problem().is_some_and(|p| matches!(p.code.as_str(), "needs_base" | "bad_batch")) => {
-                    self.send_tree(tree.clone(), Arc::new(files.chunks(&tree)), as_of).await
-                }
-                sent => sent.map_err(|e| e.to_string()),
-            },
-            Ok(None) => self.send_tree(tree.clone(), Arc::new(files.chunks(&tree)), as_of).await,
-            Err(e) => Err(e.to_string()),
-        };
-        match sent {
-            Ok(_) => files.acknowledged(Some(tree)),
-            Err(_) => {
-                files.forget_shipped();
-                if large {
-                    files.acknowledged(None);
-                }
-            }
-        }
-        (files, sent)
-    }
-
-    async fn step_database(&self, mut source: Box<SqliteSource>) -> (Box<SqliteSource>, Result<Shipped, String>) {
-        let dir = data_dir(&self.node, self.service.name(), &self.set.name);
-        let path = dir.join(self.set.file.as_deref().unwrap_or_default());
-        let looked = crate::world::blocking(move || {
-            use pumasi_transfer::sqlite::Polled;
-            let found = match source.poll(|| clock::boot().0) {
-                Ok(Polled::Changed) => source.delta(|| clock::boot().0).map(Found::Delta),
-                Ok(Polled::Unchanged { as_of, .. }) => Ok(Found::Still(as_of)),
-                Ok(Polled::Absent) => Ok(Found::Absent),
-                Err(e) => Err(e),
-            };
-            (source, found)
-        })
-        .await;
-        let Ok((source, found)) = looked else {
-            return (
-                Box::new(SqliteSource::open(path, self.node.boot_count, SourceOptions::default())),
-                Err("looking at the database was cut off".into()),
-            );
-        };
-        match found {
-            Ok(Found::Still(as_of)) => (source, Ok(Shipped::Still { as_of })),
-            Ok(Found::Delta(Delta::Unchanged { as_of, .. })) => (source, Ok(Shipped::Still { as_of })),
-            Ok(Found::Absent) => {
-                let as_of = Watermark { generation: self.node.boot_count, as_of_ms: clock::boot().0 };
-                let result = self.put_tree(TreeManifest::new(Vec::new()).map_err(|e| e.to_string()), as_of).await;
-                (source, result)
-            }
-            Ok(Found::Delta(Delta::Batch(batch))) => match self.send_batch(&batch).await {
-                Ok(at) => (source, Ok(at)),
-                Err(e) if e.problem().is_some_and(|p| p.code == "needs_base") => self.send_base(source).await,
-                // The batch is lost to the source, which believes it shipped: the next step starts from a base.
-                Err(e) => {
-                    let fresh = Box::new(SqliteSource::open(path, self.node.boot_count, SourceOptions::default()));
-                    (fresh, Err(e.to_string()))
-                }
-            },
-            Ok(Found::Delta(Delta::NeedsBase(_))) => self.send_base(source).await,
-            Err(e) => (source, Err(e.to_string())),
-        }
+    fn dir(&self) -> PathBuf {
+        data_dir(&self.node, self.service.name(), &self.set.name)
     }
 
     fn scratch(&self) -> PathBuf {
-        self.node
-            .dir("services")
-            .join(self.service.name().as_str())
-            .join("ship")
-            .join(self.lease.as_str())
-            .join(self.set.name.as_str())
+        let ship = self.node.dir("services").join(self.service.name().as_str()).join("ship");
+        ship.join(self.lease.as_str()).join(self.set.name.as_str())
     }
 
-    async fn send_base(&self, mut source: Box<SqliteSource>) -> (Box<SqliteSource>, Result<Shipped, String>) {
-        let scratch = self.scratch();
-        let dir = data_dir(&self.node, self.service.name(), &self.set.name);
-        let path = dir.join(self.set.file.as_deref().unwrap_or_default());
-        let bytes_max = self.set.bytes_max;
-        let place = scratch.clone();
-        let made = crate::world::blocking(move || {
-            let made = ChunkStore::open(&place, bytes_max).map_err(|e| e.to_string()).and_then(|mut store| {
-                Ok((source.snapshot(|| clock::boot().0, &mut store).map_err(|e| e.to_string())?, store))
-            });
-            (source, made)
-        })
-        .await;
-        let again = || Box::new(SqliteSource::open(&path, self.node.boot_count, SourceOptions::default()));
-        let Ok((source, made)) = made else { return (again(), Err("the first copy was cut off".into())) };
-        let result = match made {
-            Ok((Some(snapshot), store)) => self.send_tree(snapshot.tree, Arc::new(store), snapshot.at).await,
-            Ok((None, _)) => Err("there is no database yet".into()),
-            Err(e) => Err(e),
+    fn hand(&self) -> Arc<Hand> {
+        let (dir, scratch) = (self.dir(), self.scratch());
+        let spec = HelperSpec {
+            owner: self.service.owner(),
+            rooms: vec![(dir.clone(), Room::Shared), (scratch.clone(), Room::Private)],
+            view: vec![(dir.clone(), "/data".into()), (scratch.clone(), "/work".into())],
+            memory_bytes_max: MEMORY_BYTES_MAX,
+            file_bytes_max: FILE_BYTES_MAX,
         };
-        let _ = crate::world::blocking(move || pumasi_transfer::erase(&scratch)).await;
-        match result {
-            Ok(at) => (source, Ok(at)),
-            Err(e) => (again(), Err(e)),
+        let place = HomePlace {
+            version: VERSION,
+            dir,
+            scratch,
+            kind: self.set.kind,
+            file: self.set.file.clone(),
+            generation: self.node.boot_count,
+            bytes_max: self.set.bytes_max,
+        };
+        Hand::new(self.node.hands.clone(), spec, Place::Home(place))
+    }
+
+    /// A position counts only up to when the question was put, whoever says more.
+    fn no_later(&self, at: Watermark, now_ms: u64) -> Watermark {
+        at.min(Watermark { generation: self.node.boot_count, as_of_ms: now_ms })
+    }
+
+    async fn step(&self, hand: &Hand) -> Result<Watermark, NotShipped> {
+        let now_ms = clock::boot().0;
+        match hand.ask(Request::Look { now_ms }, Vec::new()).await? {
+            (Reply::Unchanged { as_of }, _) => Ok(self.no_later(as_of, now_ms)),
+            (Reply::Absent, _) => {
+                let tree = TreeManifest::new(Vec::new()).map_err(|e| NotShipped::Other(e.to_string()))?;
+                let as_of = Watermark { generation: self.node.boot_count, as_of_ms: now_ms };
+                Ok(self.no_later(self.put_tree(tree, as_of).await?, now_ms))
+            }
+            (Reply::Delta { .. }, changes) => match self.send_changes(changes).await {
+                Ok(at) => {
+                    hand.ask(Request::Told { held: true }, Vec::new()).await?;
+                    Ok(self.no_later(at, now_ms))
+                }
+                // A lender of an earlier version takes an update of files for a garbled batch of pages.
+                Err(e) if e.problem().is_some_and(|p| matches!(p.code.as_str(), "needs_base" | "bad_batch")) => {
+                    self.send_base(hand).await
+                }
+                Err(e) => {
+                    hand.ask(Request::Told { held: false }, Vec::new()).await?;
+                    Err(e.into())
+                }
+            },
+            (Reply::NeedsBase, _) => self.send_base(hand).await,
+            _ => Err(strange()),
         }
     }
 
-    async fn send_tree<S>(&self, tree: TreeManifest, source: Arc<S>, as_of: Watermark) -> Result<Shipped, String>
-    where
-        S: pumasi_transfer::ChunkSource + Send + Sync + 'static,
-    {
-        let client = self.client()?;
-        send_chunks(&client, &self.lease, &tree, source).await.map_err(|e| e.to_string())?;
-        self.put_tree(Ok(tree), as_of).await
+    /// The whole state.
+    async fn send_base(&self, hand: &Hand) -> Result<Watermark, NotShipped> {
+        let now_ms = clock::boot().0;
+        let sent = self.try_send_base(hand, now_ms).await;
+        hand.ask(Request::Told { held: sent.is_ok() }, Vec::new()).await?;
+        Ok(self.no_later(sent?, now_ms))
     }
 
-    async fn put_tree(&self, tree: Result<TreeManifest, String>, as_of: Watermark) -> Result<Shipped, String> {
-        let sent = SendTree { epoch: self.service.epoch, tree: tree?, position: position(as_of) };
+    async fn try_send_base(&self, hand: &Hand, now_ms: u64) -> Result<Watermark, NotShipped> {
+        let (Reply::Base { as_of }, manifest) = hand.ask(Request::Base { now_ms }, Vec::new()).await? else {
+            return Err(strange());
+        };
+        let tree = TreeManifest::parse(&manifest).map_err(|e| NotShipped::Other(e.to_string()))?;
+        if tree.total_bytes > self.set.bytes_max {
+            let text = format!("it has {} bytes, {} are agreed", tree.total_bytes, self.set.bytes_max);
+            return Err(NotShipped::Other(text));
+        }
+        let pack = |digests| async move {
+            match hand.ask(Request::Pack, digests_to_bytes(digests)).await {
+                Ok((Reply::Pack, pack)) => Ok(pack),
+                Ok(_) => Err(strange().to_string()),
+                Err(e) => Err(e.to_string()),
+            }
+        };
+        send_chunks(&self.client().map_err(NotShipped::Other)?, &self.lease, &tree, pack).await?;
+        self.put_tree(tree, self.no_later(as_of, now_ms)).await
+    }
+
+    async fn put_tree(&self, tree: TreeManifest, as_of: Watermark) -> Result<Watermark, NotShipped> {
+        let sent = SendTree { epoch: self.service.epoch, tree, position: position(as_of) };
         let path = format!("/v1/leases/{}/datasets/{}", self.lease, self.set.name);
-        let state: CopyState = self.client()?.put(&path, &sent).await.map_err(|e| e.to_string())?;
-        Ok(Shipped::At(Watermark { generation: state.position.generation, as_of_ms: state.position.as_of_ms }))
-    }
-
-    async fn send_batch(&self, batch: &PageBatch) -> Result<Shipped, CallError> {
-        let garbled = |problem: String| CallError::Garbled { url: self.lender.to_string(), problem };
-        self.send_changes(batch.encode().map_err(|e| garbled(e.to_string()))?).await
+        let state: CopyState = self.client().map_err(NotShipped::Other)?.put(&path, &sent).await?;
+        Ok(Watermark { generation: state.position.generation, as_of_ms: state.position.as_of_ms })
     }
 
     /// A batch of pages or an update of files.
-    async fn send_changes(&self, bytes: Vec<u8>) -> Result<Shipped, CallError> {
+    async fn send_changes(&self, bytes: Vec<u8>) -> Result<Watermark, CallError> {
         let garbled = |problem: String| CallError::Garbled { url: self.lender.to_string(), problem };
         let path = format!("/v1/leases/{}/datasets/{}/batches", self.lease, self.set.name);
         let state: CopyState = self.client().map_err(garbled)?.send_bytes("POST", &path, Bytes::from(bytes)).await?;
-        Ok(Shipped::At(Watermark { generation: state.position.generation, as_of_ms: state.position.as_of_ms }))
+        Ok(Watermark { generation: state.position.generation, as_of_ms: state.position.as_of_ms })
     }
-}
-
-enum Source {
-    Files(Box<FilesSource>),
-    Sqlite(Box<SqliteSource>),
-}
-
-impl Source {
-    /// A tree is scanned whole at each look; a database is asked for one number.
-    fn rest(&self) -> u32 {
-        match self {
-            Self::Files(_) => 9,
-            Self::Sqlite(_) => 1,
-        }
-    }
-}
-
-enum Found {
-    Still(Watermark),
-    Delta(Delta),
-    Absent,
 }

@@ -84,7 +84,7 @@ async fn run(node: &Node, lent: &LentLease, application: Option<&LentApplication
     let id = lent.id();
     let Some(application) = application else { return };
     let dir = node.lease_dir(id);
-    node.copies.reopen(lent, &dir, &application.sent.datasets);
+    node.copies.reopen(node, lent, &application.sent.datasets).await;
     let copied = application.sent.datasets.iter().all(|d| node.copies.ready(&dir, &d.name));
     let count = if copied { lent.instances_wanted.min(lent.lease.instances) } else { 0 };
     let app = &application.sent.application;
@@ -129,7 +129,7 @@ async fn empty(node: &Node, lent: &LentLease) -> Result<(), Problem> {
     fleet::reconcile_to_nothing(node, &owner_of_lease(&id)).await;
     let left = node.engine.remains(Some(&owner_of_lease(&id))).await.map(|r| r.processes + r.directories + r.cgroups);
     if left.is_ok_and(|n| n == 0) {
-        node.copies.close(&id);
+        node.copies.close(&id).await;
         let dir = node.lease_dir(&id);
         let erased = crate::world::blocking(move || crate::world::erase(&dir)).await;
         if let Ok(Err(e)) = erased {

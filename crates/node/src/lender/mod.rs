@@ -360,10 +360,10 @@ pub fn check_generation(
     node: &Node,
     id: &LeaseId,
     sent: &crate::wire::SendApplication,
-) -> Result<Option<Digest>, Problem> {
+) -> Result<Option<LentApplication>, Problem> {
     let Some(old) = node.get::<LentApplication>(LENT_APPLICATION, id.as_str())? else { return Ok(None) };
     not_older(&old.sent, sent)?;
-    Ok(Some(old.digest))
+    Ok(Some(old))
 }
 
 /// The bundle that the instances of a lease run from.

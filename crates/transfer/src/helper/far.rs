@@ -91,7 +91,7 @@ impl Far {
     }
 
     fn access(&self) -> Access {
-        self.place.gid.map_or(Access::Owner, Access::Group)
+        self.place.access
     }
 
     fn options(&self) -> Options {

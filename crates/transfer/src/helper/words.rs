@@ -3,6 +3,7 @@
 //! Version 1 is said in `Open`; both sides are the same program, but a helper that an earlier daemon started may be an older one.
 //! Always holds: a length is checked before memory is taken for it; what the helper answers is believed no more than a peer.
 
+use crate::materialise::Access;
 use crate::sqlite::BATCH_BYTES_MAX;
 use crate::watermark::Watermark;
 use pumasi_terms::service::DatasetKind;
@@ -40,7 +41,7 @@ pub struct FarPlace {
     pub data: PathBuf,
     pub bytes_max: u64,
     /// Who reads copies, besides their owner.
-    pub gid: Option<u32>,
+    pub access: Access,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
