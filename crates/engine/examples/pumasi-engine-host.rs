@@ -9,6 +9,13 @@ fn main() -> ExitCode {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["shim", "--dir", dir] => pumasi_engine::shim_main(Path::new(dir)),
         ["instance-exec", "--dir", dir] => pumasi_engine::instance_exec_main(Path::new(dir)),
+        ["data-helper"] => match pumasi_engine::enter_cell() {
+            Ok(mut line) => {
+                let served = pumasi_transfer::helper::serve(&mut line);
+                if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            }
+            Err(_) => ExitCode::from(70),
+        },
         ["start-and-die", root, spec] => match start_and_die(root, spec) {
             Ok(()) => ExitCode::SUCCESS,
             Err(e) => {

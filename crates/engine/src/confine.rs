@@ -99,6 +99,7 @@ fn close(cell: &Cell) -> Result<(), String> {
     if cell.version != VERSION {
         return Err(format!("a cell of version {} was asked for, this program makes version {VERSION}", cell.version));
     }
+    close_strays().map_err(|e| format!("close what was inherited: {e}"))?;
     setsid().map_err(err("own session"))?;
     umask(Mode::from_bits_truncate(0o077));
     if let Some(view) = &cell.view {
@@ -128,18 +129,35 @@ fn close(cell: &Cell) -> Result<(), String> {
     calls::allow_few()
 }
 
+/// Whoever started the daemon may have left it descriptors that are handed on.
+fn close_strays() -> io::Result<()> {
+    let open = fs::read_dir("/proc/self/fd")?.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    let open: Vec<i32> = open.collect();
+    for fd in open.into_iter().filter(|fd| *fd > 2) {
+        // What this program opened itself is closed when a program is executed; what came through an execution is not.
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default();
+        let flags = info.lines().find_map(|l| i32::from_str_radix(l.strip_prefix("flags:")?.trim(), 8).ok());
+        let inherited = flags.is_some_and(|flags| flags & nix::libc::O_CLOEXEC == 0);
+        if inherited {
+            nix::unistd::close(fd).map_err(io::Error::from)?;
+        }
+    }
+    Ok(())
+}
+
 const NONE: Option<&str> = None;
 
 fn leave_all_but(view: &[(PathBuf, PathBuf)]) -> Result<(), String> {
     let files = FILES.iter().map(|f| (PathBuf::from(f), PathBuf::from(f))).filter(|(f, _)| f.exists());
     let files: Vec<(PathBuf, PathBuf)> = files.collect();
+    let away = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWNET;
+    unshare(away).map_err(err("unshare"))?;
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).map_err(err("make mounts private"))?;
+    // Held only now: what is held in the old namespace cannot be mounted in the new one.
     let mut sources = Vec::new();
     for (from, to) in view.iter().chain(&files) {
         sources.push((hold(from)?, to));
     }
-    let away = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWNET;
-    unshare(away).map_err(err("unshare"))?;
-    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).map_err(err("make mounts private"))?;
     let root = ROOTS.iter().map(Path::new).find(|d| d.is_dir()).ok_or("there is none of /run, /tmp and /mnt")?;
     let plain = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("tmpfs"), root, Some("tmpfs"), plain, Some("size=64k,nr_inodes=64,mode=0755"))

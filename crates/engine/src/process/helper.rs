@@ -87,7 +87,9 @@ impl Host {
 
 fn furnish(path: &Path, room: Room, ids: Option<(u32, u32)>) -> Result<(), EngineError> {
     let work = || -> io::Result<()> {
-        fs::DirBuilder::new().recursive(true).mode(if room == Room::Private { 0o700 } else { 0o711 }).create(path)?;
+        let make = |at: &Path, mode| fs::DirBuilder::new().recursive(true).mode(mode).create(at);
+        path.parent().map_or(Ok(()), |parent| make(parent, 0o711))?;
+        make(path, if room == Room::Private { 0o700 } else { 0o711 })?;
         let Some((uid, gid)) = ids else { return Ok(()) };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let top = rustix::fs::open(path, flags, Mode::empty())?;

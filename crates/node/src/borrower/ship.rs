@@ -95,7 +95,8 @@ pub fn stop(node: &Node, lease: &LeaseId) {
         crate::world::spawn(async move {
             shipper.task.abort();
             let _ = shipper.task.await;
-            let _ = crate::world::blocking(move || pumasi_transfer::erase(&scratch)).await;
+            let erased = move || pumasi_transfer::erase(&scratch).map(|()| scratch.parent().map(std::fs::remove_dir));
+            let _ = crate::world::blocking(erased).await;
         });
     }
 }

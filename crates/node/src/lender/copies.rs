@@ -5,7 +5,7 @@
 //! known without waiting for it; a copy whose helper ended claims nothing until it was opened again.
 
 use crate::bundles::short;
-use crate::hands::{Hand, Life, MEMORY_BYTES_MAX, Place, Trouble};
+use crate::hands::{Hand, Hands, Life, MEMORY_BYTES_MAX, Place, Trouble};
 use crate::node::{Locked, Note};
 use crate::object::{LentApplication, owner_of_lease};
 use crate::wire::{CopyState, SendTree, SentDataset};
@@ -101,7 +101,8 @@ impl Held {
             file_bytes_max: bytes_max.saturating_add(LOG_BYTES_MAX),
         };
         // Without groups of their own, instances of a simulator or of a host without root read as who they are.
-        let place = FarPlace { version: VERSION, work, data, bytes_max, access: Access::Everyone };
+        let lock = matches!(node.hands, Hands::Apart(_));
+        let place = FarPlace { version: VERSION, work, lock, data, bytes_max, access: Access::Everyone };
         let hand = Hand::new(node.hands.clone(), spec, Place::Far(place));
         Self { dir, hand, positions: Locked::default(), unpacking: Default::default(), opened: Locked::default() }
     }

@@ -85,7 +85,9 @@ impl Far {
         crate::store::private_dir(&place.work).map_err(failed)?;
         let lock = File::options().write(true).create(true).truncate(false).open(place.work.join("lock"));
         let lock = lock.map_err(failed)?;
-        lock.try_lock().map_err(|e| failed(format!("another helper still works on this lease ({e}); retry")))?;
+        if place.lock {
+            lock.try_lock().map_err(|e| failed(format!("another helper still works on this lease ({e}); retry")))?;
+        }
         let chunks = ChunkStore::open(place.work.join("chunks"), place.bytes_max).map_err(failed)?;
         Ok(Self { place, chunks, pending: Vec::new(), sets: BTreeMap::new(), _lock: lock })
     }

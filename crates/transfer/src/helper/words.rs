@@ -37,6 +37,8 @@ pub struct FarPlace {
     pub version: u32,
     /// The helper's own: chunks, what is being unpacked, the state of copies.
     pub work: PathBuf,
+    /// Whether another helper could be at work there.
+    pub lock: bool,
     /// Each dataset has a directory in here.
     pub data: PathBuf,
     pub bytes_max: u64,

@@ -1,0 +1,391 @@
+//! The process that handles a tenant's bytes: what it may reach, and what its tenant can do to it. As root; without, the parts about ids
+//! and views pass without having tried.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use common::{ProcessRig, is_root};
+use pumasi_engine::{Helper, HelperSpec, Room};
+use pumasi_terms::service::DatasetKind;
+use pumasi_transfer::helper::{FarPlace, HomePlace, Reply, Request, Set, VERSION, Why, head_of, lengths};
+use pumasi_transfer::{Access, TreeManifest, Watermark};
+use rusqlite::Connection;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const SECRET: &str = "4111-1111-VICTIM";
+
+async fn ask(helper: &mut Helper, request: Request, body: &[u8]) -> std::io::Result<(Reply, Vec<u8>)> {
+    helper.line.write_all(&head_of(&request, body)?).await?;
+    helper.line.write_all(body).await?;
+    let mut before = [0; 8];
+    helper.line.read_exact(&mut before).await?;
+    let (head_len, body_len) = lengths(&before)?;
+    let (mut head, mut body) = (vec![0; head_len], vec![0; body_len]);
+    helper.line.read_exact(&mut head).await?;
+    helper.line.read_exact(&mut body).await?;
+    Ok((serde_json::from_slice(&head)?, body))
+}
+
+struct Home {
+    dir: PathBuf,
+    scratch: PathBuf,
+    kind: DatasetKind,
+}
+
+impl Home {
+    fn new(rig: &ProcessRig, name: &str, kind: DatasetKind) -> Self {
+        let at = rig.dir.path().join("services").join(name);
+        let home = Self { dir: at.join("data"), scratch: at.join("ship"), kind };
+        fs::create_dir_all(&home.dir).unwrap();
+        home
+    }
+
+    fn db(&self) -> PathBuf {
+        self.dir.join("db.sqlite")
+    }
+
+    async fn open(&self, rig: &ProcessRig) -> Helper {
+        let spec = HelperSpec {
+            owner: "service-a".into(),
+            rooms: vec![(self.dir.clone(), Room::Shared), (self.scratch.clone(), Room::Private)],
+            view: vec![(self.dir.clone(), "/data".into()), (self.scratch.clone(), "/work".into())],
+            memory_bytes_max: 256 << 20,
+            file_bytes_max: 64 << 20,
+        };
+        let mut helper = rig.process().helper(spec.clone()).await.unwrap();
+        let place = HomePlace {
+            version: VERSION,
+            dir: spec.seen(helper.confined, &self.dir),
+            scratch: spec.seen(helper.confined, &self.scratch),
+            kind: self.kind,
+            file: (self.kind == DatasetKind::Sqlite).then(|| "db.sqlite".into()),
+            generation: 1,
+            bytes_max: 64 << 20,
+        };
+        assert_eq!(ask(&mut helper, Request::OpenHome(place), b"").await.unwrap().0, Reply::Done);
+        helper
+    }
+}
+
+struct Far {
+    dir: PathBuf,
+    set: Set,
+}
+
+impl Far {
+    fn new(rig: &ProcessRig, kind: DatasetKind) -> Self {
+        let file = (kind == DatasetKind::Sqlite).then(|| "db.sqlite".into());
+        Self { dir: rig.dir.path().join("leases/lease-b"), set: Set { name: "ds".parse().unwrap(), kind, file } }
+    }
+
+    fn copy(&self) -> PathBuf {
+        self.dir.join("data/ds")
+    }
+
+    async fn open(&self, rig: &ProcessRig) -> Helper {
+        let (work, data) = (self.dir.join("work"), self.dir.join("data"));
+        let spec = HelperSpec {
+            owner: "lease-b".into(),
+            rooms: vec![(work.clone(), Room::Private), (self.copy(), Room::Copy)],
+            view: vec![(self.dir.clone(), "/lease".into())],
+            memory_bytes_max: 256 << 20,
+            file_bytes_max: 256 << 20,
+        };
+        let mut helper = rig.process().helper(spec.clone()).await.unwrap();
+        let place = FarPlace {
+            version: VERSION,
+            work: spec.seen(helper.confined, &work),
+            data: spec.seen(helper.confined, &data),
+            lock: true,
+            bytes_max: 64 << 20,
+            access: helper.gid.map_or(Access::Owner, Access::Group),
+        };
+        assert_eq!(ask(&mut helper, Request::OpenFar(place), b"").await.unwrap().0, Reply::Done);
+        helper
+    }
+}
+
+/// A whole state, from one helper to the other, as daemons carry it.
+async fn carry(home: &mut Helper, far: &mut Helper, set: &Set, now_ms: u64) -> Watermark {
+    let (reply, _) = ask(home, Request::Look { now_ms }, b"").await.unwrap();
+    assert_eq!(reply, Reply::NeedsBase);
+    let (Reply::Base { as_of }, tree) = ask(home, Request::Base { now_ms: now_ms + 1 }, b"").await.unwrap() else {
+        panic!("no base")
+    };
+    TreeManifest::parse(&tree).unwrap();
+    let (_, missing) = ask(far, Request::Missing, &tree).await.unwrap();
+    let (reply, pack) = ask(home, Request::Pack, &missing).await.unwrap();
+    assert_eq!(reply, Reply::Pack);
+    assert_eq!(ask(far, Request::Receive, &pack).await.unwrap().0, Reply::Done);
+    let put = ask(far, Request::Put { set: set.clone(), to: as_of }, &tree).await.unwrap();
+    assert_eq!(put.0, Reply::At { at: as_of });
+    ask(home, Request::Told { held: true }, b"").await.unwrap();
+    as_of
+}
+
+fn database(path: &Path, text: &str) -> Connection {
+    let db = Connection::open(path).unwrap();
+    db.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE IF NOT EXISTS t(x)").unwrap();
+    db.execute("INSERT INTO t VALUES(?1)", [text]).unwrap();
+    db
+}
+
+fn status_of(helper: &Helper, field: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{}/status", helper.child.id().unwrap())).unwrap();
+    status.lines().find_map(|l| l.strip_prefix(field)).unwrap().trim().to_owned()
+}
+
+#[tokio::test]
+async fn a_helper_reaches_its_datasets_files_and_nothing_else() {
+    let rig = ProcessRig::new().await;
+    let home = Home::new(&rig, "a", DatasetKind::Files);
+    let begun = Instant::now();
+    let helper = home.open(&rig).await;
+    println!("start to ready: {:.1} ms; memory: {}", begun.elapsed().as_secs_f64() * 1e3, status_of(&helper, "VmRSS:"));
+    assert_eq!(status_of(&helper, "NoNewPrivs:"), "1");
+    assert_eq!(status_of(&helper, "Seccomp:"), "2");
+    if is_root() {
+        let pid = helper.child.id().unwrap();
+        for set in ["CapEff:", "CapPrm:", "CapBnd:", "CapInh:", "CapAmb:"] {
+            assert_eq!(status_of(&helper, set), "0000000000000000", "{set}");
+        }
+        assert_ne!(status_of(&helper, "Uid:").split_whitespace().next().unwrap(), "0");
+        assert_eq!(status_of(&helper, "Groups:"), "");
+        let names = |dir: &str| -> Vec<String> {
+            let list = fs::read_dir(format!("/proc/{pid}/root/{dir}")).unwrap();
+            let mut names: Vec<String> = list.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(""), ["data", "dev", "proc", "work"]);
+        assert_eq!((names("dev"), names("proc/sys/kernel/random")), (vec!["urandom".into()], vec!["boot_id".into()]));
+        for kind in ["net", "mnt", "ipc", "uts"] {
+            let of = |who: &str| fs::read_link(format!("/proc/{who}/ns/{kind}")).unwrap();
+            assert_ne!(of(&pid.to_string()), of("self"), "{kind}");
+        }
+        let fds = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+        let held: Vec<PathBuf> = fds.filter_map(|e| fs::read_link(e.unwrap().path()).ok()).collect();
+        assert!(
+            held.iter().all(|p| ["/dev/null", "socket:"].iter().any(|s| p.to_str().unwrap().starts_with(s))),
+            "{held:?}"
+        );
+        assert_eq!(fs::metadata(&home.scratch).unwrap().mode() & 0o7777, 0o700);
+    }
+    drop(helper);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn copies_go_from_helper_to_helper_and_belong_to_their_readers_group() {
+    let rig = ProcessRig::new().await;
+    for kind in [DatasetKind::Files, DatasetKind::Sqlite] {
+        let (home, far) = (Home::new(&rig, &format!("{kind:?}"), kind), Far::new(&rig, kind));
+        let db = (kind == DatasetKind::Sqlite).then(|| database(&home.db(), "one"));
+        fs::write(home.dir.join("a"), vec![7; 100_000]).unwrap();
+        let (mut near, mut there) = (home.open(&rig).await, far.open(&rig).await);
+        let first = carry(&mut near, &mut there, &far.set, 10).await;
+        match &db {
+            Some(db) => drop(db.execute("INSERT INTO t VALUES('two')", []).unwrap()),
+            None => fs::write(home.dir.join("a"), vec![8; 100_000]).unwrap(),
+        }
+        let (reply, changes) = ask(&mut near, Request::Look { now_ms: 100 }, b"").await.unwrap();
+        assert!(matches!(reply, Reply::Delta { as_of } if as_of > first), "{kind:?}: {reply:?}");
+        let changed = ask(&mut there, Request::Change { set: far.set.clone() }, &changes).await.unwrap();
+        assert_eq!(changed.0, Reply::At { at: Watermark { generation: 1, as_of_ms: 100 } });
+        let file = if db.is_some() { "db.sqlite" } else { "a" };
+        let meta = fs::metadata(far.copy().join(file)).unwrap();
+        if is_root() {
+            assert_eq!((meta.mode() & 0o777, meta.gid()), (0o640, there.gid.unwrap()));
+            assert_ne!(meta.uid(), 0);
+            assert_eq!(fs::metadata(far.copy()).unwrap().mode() & 0o7777, 0o2750);
+            assert_eq!(fs::metadata(far.dir.join("work")).unwrap().mode() & 0o7777, 0o700);
+        }
+        drop((near, there));
+        fs::remove_dir_all(&far.dir).unwrap();
+    }
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shared_memory_file_cut_short_hurts_the_helper_alone() {
+    let rig = ProcessRig::new().await;
+    let home = Home::new(&rig, "a", DatasetKind::Sqlite);
+    let db = database(&home.db(), "one");
+    let mut helper = home.open(&rig).await;
+    let (reply, _) = ask(&mut helper, Request::Look { now_ms: 1 }, b"").await.unwrap();
+    assert_eq!(reply, Reply::NeedsBase);
+    ask(&mut helper, Request::Base { now_ms: 2 }, b"").await.unwrap();
+    // The connection of the application goes first: it would die with its own file.
+    std::mem::forget(db);
+    let shm = home.dir.join("db.sqlite-shm");
+    let stop = AtomicBool::new(false);
+    let mut ended = None;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let _ = fs::File::options().write(true).open(&shm).and_then(|f| f.set_len(0));
+            }
+        });
+        tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(async {
+                for now_ms in 3..20_000 {
+                    if ask(&mut helper, Request::Look { now_ms }, b"").await.is_err() {
+                        ended = Some(helper.child.wait().await.unwrap());
+                        break;
+                    }
+                }
+            })
+        });
+        stop.store(true, Ordering::Relaxed);
+    });
+    let signal = ended.and_then(|status| status.signal());
+    println!("ended by signal {signal:?}");
+    assert!(signal.is_none() || signal == Some(nix::libc::SIGBUS) || signal == Some(nix::libc::SIGSEGV));
+    // Another one starts, whatever is there.
+    let mut next = home.open(&rig).await;
+    assert!(ask(&mut next, Request::Look { now_ms: 30_000 }, b"").await.is_ok());
+    drop(next);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_killed_helper_leaves_a_copy_that_the_next_one_goes_on_with() {
+    let rig = ProcessRig::new().await;
+    let (home, far) = (Home::new(&rig, "a", DatasetKind::Files), Far::new(&rig, DatasetKind::Files));
+    fs::write(
+        home.dir.join("big"),
+        (0..20_000_000u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect::<Vec<_>>(),
+    )
+    .unwrap();
+    let (mut near, mut there) = (home.open(&rig).await, far.open(&rig).await);
+    ask(&mut near, Request::Look { now_ms: 1 }, b"").await.unwrap();
+    let (Reply::Base { as_of }, tree) = ask(&mut near, Request::Base { now_ms: 2 }, b"").await.unwrap() else {
+        panic!()
+    };
+    let (_, missing) = ask(&mut there, Request::Missing, &tree).await.unwrap();
+    let (_, pack) = ask(&mut near, Request::Pack, &missing).await.unwrap();
+    let pid = nix::unistd::Pid::from_raw(there.child.id().unwrap() as i32);
+    let killer = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(15));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    });
+    let received = ask(&mut there, Request::Receive, &pack).await;
+    killer.join().unwrap();
+    drop(there);
+    println!("killed while it received: {}", received.is_err());
+    let mut next = far.open(&rig).await;
+    let held = ask(&mut next, Request::Hold { sets: vec![far.set.clone()] }, b"").await.unwrap().0;
+    assert_eq!(held, Reply::Held { at: vec![(far.set.name.clone(), None)] });
+    let (_, missing) = ask(&mut next, Request::Missing, &tree).await.unwrap();
+    let (_, pack) = ask(&mut near, Request::Pack, &missing).await.unwrap();
+    ask(&mut next, Request::Receive, &pack).await.unwrap();
+    let put = ask(&mut next, Request::Put { set: far.set.clone(), to: as_of }, &tree).await.unwrap();
+    assert_eq!(put.0, Reply::At { at: as_of });
+    assert_eq!(fs::read(far.copy().join("big")).unwrap(), fs::read(home.dir.join("big")).unwrap());
+    drop((near, next));
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_database_that_is_a_link_gives_nothing_away() {
+    let rig = ProcessRig::new().await;
+    let (home, victim) = (Home::new(&rig, "a", DatasetKind::Sqlite), Home::new(&rig, "victim", DatasetKind::Sqlite));
+    let _db = database(&victim.db(), SECRET);
+    symlink(victim.db(), home.db()).unwrap();
+    let mut helper = home.open(&rig).await;
+    for now_ms in 1..5 {
+        let (reply, _) = ask(&mut helper, Request::Look { now_ms }, b"").await.unwrap();
+        assert!(matches!(reply, Reply::Refused(_)), "{reply:?}");
+        let (reply, body) = ask(&mut helper, Request::Base { now_ms }, b"").await.unwrap();
+        assert!(matches!(reply, Reply::Refused(_)) && body.is_empty(), "{reply:?}");
+    }
+    drop(helper);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn what_an_application_keeps_to_itself_is_given_once_it_is_asked_for() {
+    if !is_root() {
+        return;
+    }
+    let rig = ProcessRig::new().await;
+    let home = Home::new(&rig, "a", DatasetKind::Files);
+    let mut helper = home.open(&rig).await;
+    fs::write(home.dir.join("private"), "x").unwrap();
+    fs::set_permissions(home.dir.join("private"), fs::Permissions::from_mode(0o600)).unwrap();
+    let (reply, _) = ask(&mut helper, Request::Look { now_ms: 1 }, b"").await.unwrap();
+    assert!(matches!(&reply, Reply::Refused(r) if r.why == Why::Denied), "{reply:?}");
+    rig.process().give("service-a", &home.dir).await.unwrap();
+    assert_eq!(ask(&mut helper, Request::Look { now_ms: 2 }, b"").await.unwrap().0, Reply::NeedsBase);
+    drop(helper);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn hostile_databases_end_nothing_but_perhaps_their_helper() {
+    let rig = ProcessRig::new().await;
+    let home = Home::new(&rig, "a", DatasetKind::Sqlite);
+    drop(database(&home.db(), "one"));
+    let good = fs::read(home.db()).unwrap();
+    let mut seed = 7u64;
+    let mut ends = 0;
+    for round in 0..12u64 {
+        let mut bad = good.clone();
+        for _ in 0..40 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let at = (seed >> 33) as usize % bad.len();
+            // The magic stays: it shall be opened.
+            if at >= 16 {
+                bad[at] = seed as u8;
+            }
+        }
+        fs::write(home.db(), &bad).unwrap();
+        let mut helper = home.open(&rig).await;
+        for request in [Request::Look { now_ms: round * 10 + 1 }, Request::Base { now_ms: round * 10 + 2 }] {
+            let limit = Duration::from_secs(20);
+            match tokio::time::timeout(limit, ask(&mut helper, request, b"")).await.expect("it hangs") {
+                Ok(_) => {}
+                Err(_) => {
+                    ends += 1;
+                    break;
+                }
+            }
+        }
+    }
+    println!("{ends} helpers ended of hostile databases");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_helper_ends_with_its_daemon_or_at_the_next_ones_start() {
+    let mut rig = ProcessRig::new().await;
+    let home = Home::new(&rig, "a", DatasetKind::Files);
+    let helper = home.open(&rig).await;
+    let pid = helper.child.id().unwrap();
+    let alive = move || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        !(stat.is_empty() || stat.contains(") Z "))
+    };
+    assert!(alive());
+    if is_root() {
+        // It stands still, and so does not notice that its line is closed.
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGSTOP).unwrap();
+        std::mem::forget(helper);
+        rig.while_closed(|_| {}).await;
+    } else {
+        drop(helper);
+    }
+    let until = Instant::now() + Duration::from_secs(5);
+    while alive() && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(!alive());
+    rig.end().await;
+}
