@@ -42,6 +42,7 @@ async fn stage() -> Stage {
     config.cloud.data_dir = dir.clone();
     let (stop, stopping) = watch::channel(false);
     let ground = Ground {
+        hands: Default::default(),
         store: Store::open(dir.join("store/pumasi.sqlite"), clock::wall(), clock::entropy()).unwrap(),
         engine: Arc::new(SimEngine::new()),
         gateway: Arc::new(GatewayProcess::new(&dir, PathBuf::from("/nonexistent"))),

@@ -140,7 +140,8 @@ impl House {
         let hooks = Hooks { on_read: Some(on_read), ..Hooks::default() };
         let store = Store::open_inline(&self.disk, clock::wall(), clock::entropy(), Options::default(), hooks).unwrap();
         let (stop, stopping) = watch::channel(false);
-        let ground = Ground { store, engine: self.engine.clone(), gateway: self.gate.clone(), wire: None };
+        let (engine, gateway) = (self.engine.clone(), self.gate.clone());
+        let ground = Ground { store, engine, hands: Default::default(), gateway, wire: None };
         let node = serve::open(config, ground, stopping).await.unwrap();
         self.look(&node, 3).await;
         (node, stop)
