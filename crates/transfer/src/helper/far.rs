@@ -123,6 +123,10 @@ impl Far {
     }
 
     pub fn receive(&mut self, pack: &[u8]) -> Answer {
+        // What was asked for is known to this life of the helper only; to the sender it is no fault of its own.
+        if self.pending.is_empty() {
+            return Err(failed("nothing was asked for since this helper was started; ask again for what is missing"));
+        }
         let asked: BTreeSet<Digest> = self.pending.iter().flat_map(TreeManifest::digests).collect();
         receive_pack(pack, &mut self.chunks, &asked).map_err(|e| Refusal::new(Why::BadPack, e))?;
         Ok((Reply::Done, Vec::new()))
