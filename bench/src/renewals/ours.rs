@@ -223,6 +223,7 @@ impl Borrower {
             ttl_ms: LEASE_TTL_MS.min(grant.lease_ttl_ms_max),
             recall_notice_ms: grant.recall_notice_ms,
             application: Digest([7; 32]),
+            hosts: Vec::new(),
             datasets: Vec::new(),
             created_at: wall(),
         };

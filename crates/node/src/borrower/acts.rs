@@ -17,7 +17,7 @@ use pumasi_plan::Plan;
 use pumasi_store::Expect;
 use pumasi_terms::service::RouteMode;
 use pumasi_terms::{API_VERSION, BootMs, CloudName, Digest, JourneyId, LeaseId, ReservationId, Serial, ServiceName};
-use pumasi_transfer::{ChunkSource, TreeManifest, encode_pack};
+use pumasi_transfer::{TreeManifest, encode_pack};
 use pumasi_trust::SignedDocument;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
