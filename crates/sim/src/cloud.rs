@@ -407,9 +407,9 @@ impl Host {
         within(life, async move {
             let tree = pumasi_transfer::scan(&from, &mut ChunkCache::default(), ScanLimits::default())?;
             let bundles = bundles::of(&node);
-            let missing = bundles.missing(&tree)?;
-            bundles.receive(&encode_pack(&TreeChunks::new(from, &tree), &missing)?)?;
-            service.spec.application.bundle = BundleRef::Digest(bundles.complete(&tree)?.bundle);
+            let missing = bundles.missing(&node, "lab", &tree)?;
+            bundles.receive(&node, "lab", &encode_pack(&TreeChunks::new(from, &tree), &missing)?)?;
+            service.spec.application.bundle = BundleRef::Digest(bundles.complete(&node, "lab", &tree)?.bundle);
             let record = ServiceRecord { document: service, generation: 1, epoch: Epoch(1), deleting: false };
             let name = record.name().clone();
             node.transact(move |tx| Ok(tx.put(SERVICE, name.as_str(), &record, Expect::Any).map(|_| ())?)).await?;
