@@ -5,7 +5,8 @@ pub use pumasi_terms::Place;
 use pumasi_terms::pact::Terms;
 use pumasi_terms::service::Service;
 use pumasi_terms::{
-    CloudName, Digest, InstanceId, LeaseId, PrincipalName, Resources, Revision, ServiceName, TokenId, WallMs,
+    CloudName, CustomerName, Digest, InstanceId, LeaseId, PrincipalName, Resources, Revision, SecretName, ServiceId,
+    ServiceName, TokenId, WallMs,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -98,6 +99,71 @@ pub struct ServiceStatus {
     /// Rises with each new application or configuration of it.
     pub generation: u64,
     pub deleting: bool,
+    /// Whose it is.
+    #[serde(default = "CustomerName::default_customer")]
+    pub customer: CustomerName,
+    /// It stays the same over changes, and no later service of this name gets it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<ServiceId>,
+    /// What keeps other clouds from serving it, told before it matters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_lendable: Option<String>,
+}
+
+/// A secret's value on its way in.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewSecret {
+    pub value: String,
+}
+
+impl std::fmt::Debug for NewSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("NewSecret([secret])")
+    }
+}
+
+/// What may be told of a secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct SecretView {
+    pub name: SecretName,
+    pub customer: CustomerName,
+    /// Rises with each new value.
+    pub version: u64,
+    pub set_at: WallMs,
+    pub used_by: Vec<ServiceName>,
+}
+
+/// What an operator grants to a customer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CustomerGrant {
+    /// Host names that its services may claim: `shop.example`, or `*.shop.example` for all below it. Empty: any that is free.
+    pub hosts: Vec<String>,
+    /// Services at a time; 0: no limit.
+    pub services_max: u32,
+    /// Of its instances at home together, in each part; 0: no limit.
+    pub resources_max: Resources,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct CustomerView {
+    pub name: CustomerName,
+    pub grant: CustomerGrant,
+    pub services: Vec<ServiceName>,
+    pub tokens: u32,
+    /// Of its instances at home, as its manifests ask for.
+    pub used: Resources,
+}
+
+/// A service that was deleted and whose data are kept for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct RetiredView {
+    pub id: ServiceId,
+    pub name: ServiceName,
+    pub customer: CustomerName,
+    pub retired_at: WallMs,
+    pub erase_after: WallMs,
 }
 
 /// `GET /v1/traffic`: one service.
@@ -283,6 +349,9 @@ pub struct Invited {
 pub struct NewToken {
     pub name: PrincipalName,
     pub role: Role,
+    /// Whom a viewer or customer acts for; without it the default customer. An operator has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub customer: Option<CustomerName>,
     /// 0: does not expire.
     #[serde(default)]
     pub ttl_ms: u64,
@@ -293,6 +362,8 @@ pub struct TokenView {
     pub id: TokenId,
     pub name: PrincipalName,
     pub role: Role,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub customer: Option<CustomerName>,
     pub created_at: WallMs,
     pub expires_at: Option<WallMs>,
     /// Told once, when it is made.

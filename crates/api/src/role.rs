@@ -1,16 +1,16 @@
 //! Who may ask.
 
-use pumasi_terms::{CloudName, PrincipalName};
+use pumasi_terms::{CloudName, CustomerName, PrincipalName};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// Sees everything, changes nothing.
+    /// Sees what its customer owns, but no value of an environment; changes nothing.
     Viewer,
-    /// Owns services: applies, deletes, decides their plans.
+    /// Acts for its customer: applies and deletes services, reads their logs, decides their plans.
     Customer,
-    /// Runs the cloud.
+    /// Runs the cloud: sees and may do everything.
     Operator,
     /// The daemon of another member, by its certificate.
     Peer,
@@ -23,7 +23,13 @@ pub enum Role {
 #[serde(rename_all = "snake_case")]
 pub enum Principal {
     /// By token.
-    Person { name: PrincipalName, role: Role },
+    Person {
+        name: PrincipalName,
+        role: Role,
+        /// The tenant that it acts for; none: an operator, of the whole cloud.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        customer: Option<CustomerName>,
+    },
     /// By certificate: `spiffe://<cloud>/daemon`.
     Peer(CloudName),
     /// By certificate alone, of a cloud that is no member yet.
@@ -33,6 +39,14 @@ pub enum Principal {
 }
 
 impl Principal {
+    /// Whoever is no operator and names no customer acts for the default one, never for all.
+    pub fn person(name: PrincipalName, role: Role, customer: Option<CustomerName>) -> Self {
+        let customer = match role {
+            Role::Operator => None,
+            _ => Some(customer.unwrap_or_else(CustomerName::default_customer)),
+        };
+        Self::Person { name, role, customer }
+    }
     pub fn role(&self) -> Option<Role> {
         match self {
             Self::Person { role, .. } => Some(*role),

@@ -124,7 +124,37 @@ pub struct InstanceSpec {
     /// Runs for another organisation.
     #[serde(default)]
     pub lent: bool,
+    /// Goes from the driver to the shim and on to the application through pipes; no file holds it.
+    #[serde(skip)]
+    pub secrets: Secrets,
 }
+
+/// Variables whose values are written down nowhere. Two specs that differ in them only are the same: a new value is a new generation.
+#[derive(Clone, Default)]
+pub struct Secrets(BTreeMap<String, String>);
+
+impl Secrets {
+    pub fn new(values: BTreeMap<String, String>) -> Self {
+        Self(values)
+    }
+    /// The one way in, so that every use can be found by its name.
+    pub fn expose(&self) -> &BTreeMap<String, String> {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "[{} secrets]", self.0.len())
+    }
+}
+
+impl PartialEq for Secrets {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+impl Eq for Secrets {}
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataMount {

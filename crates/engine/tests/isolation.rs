@@ -114,6 +114,58 @@ fn parent_of(pid: u32) -> i32 {
     status.lines().find_map(|l| l.strip_prefix("PPid:")).unwrap().trim().parse().unwrap()
 }
 
+fn files_below(dir: &std::path::Path, all: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => files_below(&entry.path(), all),
+            Ok(kind) if kind.is_file() => all.push(entry.path()),
+            _ => {}
+        }
+    }
+}
+
+/// Where a secret's bytes are to be seen: files of the engine, and what the kernel tells of the processes that lead to the application.
+fn traces(rig: &ProcessRig, id: &InstanceId, application: u32, secret: &str) -> Vec<String> {
+    let mut places = Vec::new();
+    files_below(rig.dir.path(), &mut places);
+    for pid in [rig.shim_pid(id), parent_of(application)] {
+        places.extend(["cmdline", "environ"].map(|f| PathBuf::from(format!("/proc/{pid}/{f}"))));
+    }
+    places.push(format!("/proc/{application}/cmdline").into());
+    let holds =
+        |p: &PathBuf| std::fs::read(p).is_ok_and(|bytes| bytes.windows(secret.len()).any(|w| w == secret.as_bytes()));
+    places.iter().filter(|p| holds(p)).map(|p| p.display().to_string()).collect()
+}
+
+#[tokio::test]
+async fn a_secret_reaches_the_application_and_stands_nowhere_else() {
+    const SECRET: &str = "sk_live_4b7e\"\\\n눈";
+    let mut rig = ProcessRig::new().await;
+    let mut spec = rig.spec(1, App::Well);
+    let values = BTreeMap::from([("STRIPE_KEY".to_owned(), SECRET.to_owned()), ("PORT".to_owned(), "1".to_owned())]);
+    spec.secrets = pumasi_engine::Secrets::new(values);
+    assert!(!format!("{spec:?}").contains("sk_live"));
+    assert!(!serde_json::to_string(&spec).unwrap().contains("sk_live"));
+    let address = started(&rig, &spec).await;
+    let told = |address| shell(address, "printf %s \"$STRIPE_KEY\"");
+    assert!(told(address).contains(SECRET), "{:?}", told(address));
+    let pid = status(&rig, &spec.id).await.unwrap().pid.unwrap();
+    assert_eq!(traces(&rig, &spec.id, pid, "sk_live_4b7e"), Vec::<String>::new());
+    // The application's own restart: the shim has it still, also where another daemon has come since.
+    rig.reopen().await;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(parent_of(pid)), nix::sys::signal::Signal::SIGKILL).unwrap();
+    let again = wait(&rig, &spec.id, |s| s.restarts > 0 && s.state == InstanceState::Ready).await;
+    assert!(told(again.address.unwrap()).contains(SECRET));
+    // A shim that was killed gets it from whoever revives it.
+    rig.kill_shim(&spec.id).await;
+    wait(&rig, &spec.id, |s| matches!(s.state, InstanceState::Failed { .. })).await;
+    rig.engine().start(spec.clone()).await.unwrap();
+    let again = ready(&rig, &spec.id).await;
+    assert!(told(again.address.unwrap()).contains(SECRET));
+    assert_eq!(traces(&rig, &spec.id, again.pid.unwrap(), "sk_live_4b7e"), Vec::<String>::new());
+    rig.end().await;
+}
+
 #[tokio::test]
 async fn an_instance_outlives_a_daemon_that_was_killed() {
     let mut rig = ProcessRig::new().await;

@@ -5,7 +5,7 @@
 use crate::{Node, clock, quarantine};
 use pumasi_api::Problem;
 use pumasi_api::message::Uploaded;
-use pumasi_terms::Digest;
+use pumasi_terms::{CustomerName, Digest};
 use pumasi_transfer::{Access, Options, TreeManifest, build};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -18,15 +18,36 @@ pub fn short(digest: &Digest) -> String {
 #[derive(Debug, Clone)]
 pub struct Bundles {
     dir: PathBuf,
+    customer: CustomerName,
 }
 
+/// Of the default customer.
 pub fn of(node: &Node) -> Bundles {
-    Bundles { dir: node.dir("bundles") }
+    owned(node, &CustomerName::default_customer())
+}
+
+/// Each customer has chunks and bundles of its own: nobody learns what another one sent, or names a bundle without having all of it.
+pub fn owned(node: &Node, customer: &CustomerName) -> Bundles {
+    let all = node.dir("bundles");
+    let dir = if *customer == CustomerName::default_customer() { all } else { all.join("of").join(customer.as_str()) };
+    Bundles { dir, customer: customer.clone() }
+}
+
+/// Customers that have sent something.
+fn customers(node: &Node) -> Vec<CustomerName> {
+    let own = std::fs::read_dir(node.dir("bundles").join("of")).into_iter().flatten().flatten();
+    let named = own.filter_map(|e| CustomerName::parse(e.file_name().to_str()?).ok());
+    std::iter::once(CustomerName::default_customer()).chain(named).collect()
 }
 
 impl Bundles {
     fn is_whole(&self, digest: &Digest) -> bool {
         self.unpacked(digest).exists() && self.manifest_path(digest).exists()
+    }
+
+    /// One principal may upload for several customers.
+    fn uploader(&self, who: &str) -> String {
+        format!("{}/{who}", self.customer)
     }
 
     fn chunks_dir(&self) -> PathBuf {
@@ -52,7 +73,7 @@ impl Bundles {
         if self.is_whole(&tree.digest()) {
             return Ok(Vec::new());
         }
-        node.uploads.ask(who, tree, clock::boot())?;
+        node.uploads.ask(&self.uploader(who), tree, clock::boot())?;
         let store = node.uploads.store(self.chunks_dir())?;
         let missing = store.lock().missing(tree);
         Ok(missing.into_iter().map(|c| c.digest).collect())
@@ -60,7 +81,7 @@ impl Bundles {
 
     pub fn receive(&self, node: &Node, who: &str, pack: &[u8]) -> Result<(), Problem> {
         let store = node.uploads.store(self.chunks_dir())?;
-        node.uploads.receive(who, pack, &store, clock::boot())
+        node.uploads.receive(&self.uploader(who), pack, &store, clock::boot())
     }
 
     pub fn complete(&self, node: &Node, who: &str, tree: &TreeManifest) -> Result<Uploaded, Problem> {
@@ -82,7 +103,7 @@ impl Bundles {
         }
         self.write(self.manifest_path(&digest), &tree.to_bytes())?;
         drop(store);
-        node.uploads.done(who, &digest);
+        node.uploads.done(&self.uploader(who), &digest);
         Ok(Uploaded { bundle: digest, bytes: tree.total_bytes })
     }
 
@@ -102,21 +123,28 @@ impl Bundles {
 
 /// Sets bundles aside that no service names any more. Called seldom; `keep` is read first, so that a new one is not lost.
 pub async fn collect(node: &Node) -> Result<(), Problem> {
-    let bundles = of(node);
+    let due = node.uploads.due(clock::boot());
+    for customer in customers(node) {
+        collect_of(node, &customer, due).await?;
+    }
+    Ok(())
+}
+
+async fn collect_of(node: &Node, customer: &CustomerName, chunks_too: bool) -> Result<(), Problem> {
+    let bundles = owned(node, customer);
     let services = node.services()?;
     // A record that cannot be read may name any of them, and so may one that a store of old age does not have.
     if !services.unreadable().is_empty() || node.may_act().is_err() {
         return Ok(());
     }
-    let keep: BTreeSet<Digest> = services.iter().map(|s| s.bundle()).collect();
-    let now = clock::boot();
-    if node.uploads.due(now) {
+    let keep: BTreeSet<Digest> = services.iter().filter(|s| s.customer == *customer).map(|s| s.bundle()).collect();
+    if chunks_too {
         let in_use = keep.iter().filter_map(|d| bundles.tree(d).ok()).flat_map(|t| t.digests()).collect();
-        let (uploads, old) = (node.uploads.clone(), bundles.dir.join("pending"));
+        let (uploads, chunks, old) = (node.uploads.clone(), bundles.chunks_dir(), bundles.dir.join("pending"));
         let collected = crate::world::blocking(move || {
             // Manifests of uploads that versions of before kept on disk.
             let _ = std::fs::remove_dir_all(old);
-            uploads.collect(in_use, now)
+            uploads.collect(&chunks, in_use, clock::boot())
         });
         collected.await.map_err(|e| Problem::ours(e.to_string()))??;
     }

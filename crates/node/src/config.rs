@@ -232,10 +232,12 @@ pub struct Lend {
 #[serde(deny_unknown_fields, default)]
 pub struct Store {
     pub journal_rows_max: u64,
+    /// How long the data of a deleted service are kept for its owner before they are erased.
+    pub deleted_data_kept_hours: u32,
 }
 impl Default for Store {
     fn default() -> Self {
-        Self { journal_rows_max: 1_000_000 }
+        Self { journal_rows_max: 1_000_000, deleted_data_kept_hours: 168 }
     }
 }
 

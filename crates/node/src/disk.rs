@@ -233,7 +233,7 @@ fn places(node: &Node) -> Result<BTreeMap<String, Vec<Place>>, Problem> {
         let place =
             |what: String, dir, bytes_max, files_max| Place { what, dir, bytes_max, files_max, ..Place::default() };
         let sets = service.document.spec.datasets.iter().map(|set| {
-            let dir = home::data_dir(node, service.name(), &set.name);
+            let dir = home::data_dir(node, service, &set.name);
             place(format!("dataset {}", set.name), dir, set.bytes_max, set.files_max)
         });
         let owner = service.owner();
@@ -324,7 +324,7 @@ async fn enforce(
             }
             continue;
         }
-        let service = owner.strip_prefix("service-").unwrap_or(&owner).to_owned();
+        let service = crate::object::service_named_by(&owner).unwrap_or(&owner).to_owned();
         match (told.get(&owner), why) {
             (None, Some(why)) => {
                 node.note("daemon", Note::new("service_held", "service", service).because(why.clone())).await

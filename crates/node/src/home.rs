@@ -1,23 +1,18 @@
 //! Services at home: their data directories, their instances, their end.
 
 use crate::fleet::{self, Desired};
-use crate::node::Note;
-use crate::object::{SERVICE, ServiceRecord};
-use crate::{Node, borrower, bundles, clock, stray};
+use crate::object::{OWNER_OF_SERVICES, ServiceRecord, service_named_by};
+use crate::{Node, borrower, bundles, secrets, stray, tenancy};
 use pumasi_api::Problem;
 use pumasi_engine::{Access, DataMount, InstanceSpec};
-use pumasi_store::Expect;
-use pumasi_terms::{DatasetName, ServiceName};
+use pumasi_terms::DatasetName;
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-/// Of the instances of services.
-const OWNER: &str = "service-";
-
-/// Where a service's dataset lives. It stays when the service is deleted: people remove data, not daemons.
-pub fn data_dir(node: &Node, service: &ServiceName, dataset: &DatasetName) -> PathBuf {
-    node.dir("services").join(service.as_str()).join("data").join(dataset.as_str())
+/// Where a service's dataset lives: by the service's id, so that a later one of the same name does not inherit it.
+pub fn data_dir(node: &Node, service: &ServiceRecord, dataset: &DatasetName) -> PathBuf {
+    tenancy::service_dir(node, service).join("data").join(dataset.as_str())
 }
 
 pub fn wanted(service: &ServiceRecord) -> Desired {
@@ -37,18 +32,17 @@ pub async fn reconcile(node: &Node) -> Result<(), Problem> {
     }
     // Instances of services without a record. A record that cannot be read is one.
     let known = |owner: &str| {
-        services.iter().any(|s| s.owner() == owner)
-            || owner.strip_prefix(OWNER).is_some_and(|name| services.hides(name))
+        services.iter().any(|s| s.owner() == owner) || service_named_by(owner).is_some_and(|name| services.hides(name))
     };
     let owners: BTreeSet<String> = node.instances.lock().iter().map(|i| i.owner.clone()).collect();
     let mut strays = BTreeSet::new();
-    for owner in owners.into_iter().filter(|o| o.starts_with(OWNER) && !known(o)) {
+    for owner in owners.into_iter().filter(|o| o.starts_with(OWNER_OF_SERVICES) && !known(o)) {
         match stray::is_over(node, &owner)? && node.may_act().is_ok() {
             true => fleet::reconcile_to_nothing(node, &owner).await,
             false => drop(strays.insert(owner)),
         }
     }
-    stray::tell(node, stray::found(node, strays, OWNER)).await;
+    stray::tell(node, stray::found(node, strays, OWNER_OF_SERVICES)).await;
     done
 }
 
@@ -56,7 +50,7 @@ async fn run(node: &Node, service: &ServiceRecord) {
     let spec = &service.document.spec;
     let mut data = std::collections::BTreeMap::new();
     for set in &spec.datasets {
-        let path = data_dir(node, service.name(), &set.name);
+        let path = data_dir(node, service, &set.name);
         let made = std::fs::create_dir_all(&path).and_then(|()| match set.kind {
             // The daemon reads what the application writes; nobody else does.
             _ if path.metadata()?.permissions().mode() & 0o777 == 0o755 => {
@@ -71,7 +65,14 @@ async fn run(node: &Node, service: &ServiceRecord) {
         data.insert(fleet::data_suffix(&set.name), DataMount { path, access: Access::ReadWrite });
     }
     let app = &spec.application;
-    let bundle_dir = bundles::of(node).unpacked(&service.bundle());
+    let secrets = match secrets::of_service(node, service) {
+        Ok(secrets) => secrets,
+        Err(e) => {
+            tracing::error!(service = %service.name(), error = %e, "nothing is started or stopped until its secrets can be read");
+            return;
+        }
+    };
+    let bundle_dir = bundles::owned(node, &service.customer).unpacked(&service.bundle());
     fleet::reconcile(node, &wanted(service), |id| InstanceSpec {
         id,
         owner: service.owner(),
@@ -87,6 +88,7 @@ async fn run(node: &Node, service: &ServiceRecord) {
         data: data.clone(),
         listen_ip: node.config.engine.instance_ip,
         lent: false,
+        secrets: secrets.clone(),
     })
     .await;
 }
@@ -104,17 +106,9 @@ async fn finish_deletion(node: &Node, service: &ServiceRecord) -> Result<(), Pro
     if running || !open.is_empty() {
         return Ok(());
     }
-    let (name, owner) = (service.name().clone(), service.owner());
-    let kept = node.dir("services").join(name.as_str());
-    node.transact(move |tx| {
-        tx.delete(SERVICE, name.as_str(), Expect::Any)?;
-        stray::bury(tx, &owner, "the service was deleted")?;
-        let note =
-            Note::new("service_deleted", "service", &name).because(format!("its data stays in {}", kept.display()));
-        tx.journal(note.entry("daemon", clock::wall()))?;
-        Ok(())
-    })
-    .await
+    let kept_ms = u64::from(node.config.store.deleted_data_kept_hours) * 3_600_000;
+    let service = service.clone();
+    node.transact(move |tx| tenancy::retire(tx, &service, kept_ms)).await
 }
 
 /// The last lines of an owner's instances.

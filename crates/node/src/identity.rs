@@ -7,7 +7,7 @@ use crate::pact::PactView;
 use pumasi_lease::message::Receipt;
 use pumasi_terms::{CloudName, LeaseId};
 use pumasi_trust::{
-    Authority, Bundle, DocumentKey, ExpectPeer, Secret, SharedIdentity, SharedTrust, SpiffeId, Svid, TrustStore,
+    Authority, Bundle, DocumentKey, ExpectPeer, Secret, SharedIdentity, SharedTrust, SpiffeId, Svid, TrustStore, Vault,
     client_config, random_bytes,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +27,8 @@ pub struct Identity {
     /// From which keys are derived that nobody else verifies with: of tickets, one a lease, and of receipts. It lies outside
     /// the store, so that a store put back from a backup still knows its own receipts.
     tickets: Secret<[u8; 32]>,
+    /// Secrets of this cloud's customers.
+    pub vault: Vault,
     gateway_dir: PathBuf,
     pact: Locked<Option<Arc<PactView>>>,
 }
@@ -87,6 +89,7 @@ impl Identity {
             trust: SharedTrust::new(trust),
             key,
             tickets,
+            vault: Vault::open(&dir.join("secrets")).map_err(|e| fail(e.to_string()))?,
             gateway_dir: config.cloud.data_dir.join("gateway"),
             pact: Locked::new(None),
         })

@@ -2,8 +2,11 @@
 
 use pumasi_api::Role;
 use pumasi_api::message::Automation;
+use pumasi_api::message::CustomerGrant;
 use pumasi_terms::service::Service;
-use pumasi_terms::{BootMs, Digest, Epoch, LeaseId, PrincipalName, ServiceName, TokenId, WallMs};
+use pumasi_terms::{
+    BootMs, CustomerName, Digest, Epoch, LeaseId, PrincipalName, ServiceId, ServiceName, TokenId, WallMs,
+};
 use serde::{Deserialize, Serialize};
 
 pub const SERVICE: &str = "service";
@@ -26,6 +29,10 @@ pub const PACT: &str = "pact";
 /// `pumasi_pact::Invitations`, and for which clouds they were made.
 pub const INVITATION: &str = "invitation";
 pub const CLOUD: &str = "cloud";
+/// A [`CustomerRecord`].
+pub const CUSTOMER: &str = "customer";
+/// A [`Retired`], by the service's id.
+pub const RETIRED: &str = "retired";
 /// A [`Metered`].
 pub const METERED: &str = "metered";
 
@@ -66,9 +73,21 @@ pub struct ServiceRecord {
     pub generation: u64,
     pub epoch: Epoch,
     pub deleting: bool,
+    pub id: ServiceId,
+    pub customer: CustomerName,
+    /// The journal's head at its birth: rows of before are about another service of this name.
+    #[serde(default)]
+    pub born_seq: u64,
+    /// Made before services had ids: its directory and its instances carry its name.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kept_by_name: bool,
 }
 
 impl ServiceRecord {
+    pub fn new(document: Service, id: ServiceId, customer: CustomerName, born_seq: u64) -> Self {
+        let (generation, epoch) = (1, Epoch(1));
+        Self { document, generation, epoch, deleting: false, id, customer, born_seq, kept_by_name: false }
+    }
     pub fn name(&self) -> &ServiceName {
         &self.document.metadata.name
     }
@@ -79,10 +98,52 @@ impl ServiceRecord {
             pumasi_terms::service::BundleRef::Path(_) => Digest([0; 32]),
         }
     }
-    /// How the engine labels its instances.
+    /// How the engine labels its instances: never as those of another service that had or will have its name.
     pub fn owner(&self) -> String {
-        format!("service-{}", self.name())
+        let name = self.name();
+        if self.kept_by_name {
+            format!("{OWNER_OF_SERVICES}{name}")
+        } else {
+            format!("{OWNER_OF_SERVICES}{name}.{}", self.id)
+        }
     }
+    /// Its directory below `services/`.
+    pub fn place(&self) -> &str {
+        if self.kept_by_name { self.name().as_str() } else { self.id.as_str() }
+    }
+}
+
+/// How the labels of services' instances begin.
+pub const OWNER_OF_SERVICES: &str = "service-";
+
+/// The name in such a label: all that is known of a service whose record cannot be read.
+pub fn service_named_by(owner: &str) -> Option<&str> {
+    owner.strip_prefix(OWNER_OF_SERVICES)?.split('.').next()
+}
+
+/// A service that ended. Its data are kept until `erase_after`; this record is what allows to erase them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retired {
+    pub version: u32,
+    pub id: ServiceId,
+    pub name: ServiceName,
+    pub customer: CustomerName,
+    /// Its directory below `services/`.
+    pub place: String,
+    /// What the journal says of its name between these was about it.
+    pub born_seq: u64,
+    pub ended_seq: u64,
+    pub retired_at: WallMs,
+    pub erase_after: WallMs,
+}
+
+/// A tenant, as an operator made it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CustomerRecord {
+    pub version: u32,
+    pub name: CustomerName,
+    pub grant: CustomerGrant,
+    pub created_at: WallMs,
 }
 
 /// What this cloud is, over restarts.
@@ -125,6 +186,9 @@ pub struct TokenRecord {
     pub id: TokenId,
     pub name: PrincipalName,
     pub role: Role,
+    /// Of a viewer or customer; an operator has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub customer: Option<CustomerName>,
     /// BLAKE3 of the secret, which has 256 bits of entropy: no slow hash is needed.
     pub secret_digest: Digest,
     pub created_at: WallMs,
@@ -160,6 +224,11 @@ impl Dispute {
     }
 }
 
+/// Whom a token speaks for.
+pub fn principal_of(token: &TokenRecord) -> pumasi_api::Principal {
+    pumasi_api::Principal::person(token.name.clone(), token.role, token.customer.clone())
+}
+
 /// The application of a lent lease, as the borrower sent it last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LentApplication {
@@ -182,6 +251,9 @@ pub struct PlanRecord {
     pub state: PlanState,
     pub decided_by: Option<String>,
     pub why: String,
+    /// The service that it is for; none in records of before services had ids.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_id: Option<ServiceId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]

@@ -2,7 +2,7 @@
 
 use crate::fleet::{self, Desired};
 use crate::node::Locked;
-use crate::object::{LENT_APPLICATION, LentApplication, ServiceRecord, owner_of_lease};
+use crate::object::{LENT_APPLICATION, LentApplication, ServiceRecord, owner_of_lease, service_named_by};
 use crate::{Node, clock, home, lender};
 use pumasi_api::Problem;
 use pumasi_engine::InstanceState;
@@ -172,7 +172,13 @@ fn aside(
 ) -> Result<Aside, Problem> {
     let mut aside = Aside::default();
     for name in services.unreadable().iter().filter_map(|u| ServiceName::parse(u.name.clone()).ok()) {
-        let home = ready_of(node, &format!("service-{name}"));
+        // Its id cannot be read. Instances of one service alone may be meant.
+        let owners: BTreeSet<String> = node.instances.lock().iter().map(|i| i.owner.clone()).collect();
+        let mut named = owners.iter().filter(|o| service_named_by(o) == Some(name.as_str()));
+        let home = match (named.next(), named.next()) {
+            (Some(owner), None) => ready_of(node, owner),
+            _ => Vec::new(),
+        };
         aside.services.insert(name, home);
     }
     let (hidden, vague) = node.lents.with(&node.store, |s| {

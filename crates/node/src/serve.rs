@@ -8,7 +8,7 @@ use crate::object::{CLOUD, CloudRecord, ONLY};
 use crate::supervise::Task;
 use crate::{
     Node, api, borrower, bundles, clock, disk, fleet, gateway, home, lender, pact, peers, quarantine, routes, sensing,
-    supervise, world,
+    supervise, tenancy, world,
 };
 use axum::Router;
 use pumasi_api::Door;
@@ -275,6 +275,9 @@ async fn keep(node: Arc<Node>) {
         }
         if let Err(e) = quarantine::expire(&node).await {
             tracing::warn!(error = %e, "what has lain its day in quarantine was not erased; tried again");
+        }
+        if let Err(e) = tenancy::erase_retired(&node).await {
+            tracing::warn!(error = %e, "data of deleted services were not erased; tried again");
         }
         node.health.set_aside(&node).await;
         tokio::select! {

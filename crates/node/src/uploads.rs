@@ -1,4 +1,4 @@
-//! Uploads of bundles under way: who asked for which chunks, and the one store that they come into.
+//! Uploads of bundles under way: who asked for which chunks, and the store of each customer that they come into.
 //!
 //! Enters: manifests and packs of principals. Leaves: chunks that were asked for.
 //! Always holds: what one principal asks for never stands in the way of another; everything asked for ends after a while; chunks
@@ -9,10 +9,10 @@ use pumasi_api::{Fault, Problem};
 use pumasi_terms::{BootMs, Digest};
 use pumasi_transfer::{ChunkStore, TreeManifest, receive_pack};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Of all chunks together.
+/// Of the chunks of one customer.
 const BYTES_MAX: u64 = 64 << 30;
 /// Of what one principal has asked for and not completed.
 const BYTES_EACH_MAX: u64 = 16 << 30;
@@ -37,19 +37,19 @@ struct Pending {
 #[derive(Debug, Default)]
 pub struct Uploads {
     pending: Locked<BTreeMap<String, Vec<Pending>>>,
-    store: Locked<Option<Arc<Locked<ChunkStore>>>>,
+    stores: Locked<BTreeMap<PathBuf, Arc<Locked<ChunkStore>>>>,
     collected_at: Locked<Option<BootMs>>,
 }
 
 impl Uploads {
-    /// Opened once: whoever opens it anew would take away what others are just writing.
+    /// Each is opened once: whoever opens it anew would take away what others are just writing.
     pub fn store(&self, dir: PathBuf) -> Result<Arc<Locked<ChunkStore>>, Problem> {
-        let mut held = self.store.lock();
-        if let Some(store) = &*held {
+        let mut held = self.stores.lock();
+        if let Some(store) = held.get(&dir) {
             return Ok(store.clone());
         }
-        let store = ChunkStore::open(dir, BYTES_MAX).map_err(|e| Problem::ours(e.to_string()))?;
-        Ok(held.insert(Arc::new(Locked::new(store))).clone())
+        let store = ChunkStore::open(&dir, BYTES_MAX).map_err(|e| Problem::ours(e.to_string()))?;
+        Ok(held.entry(dir).or_insert(Arc::new(Locked::new(store))).clone())
     }
 
     /// Remembers what a principal asks for.
@@ -116,8 +116,8 @@ impl Uploads {
 
     /// Removes chunks that neither an upload under way waits for nor a bundle in use is made of: the next version of that
     /// finds them. Unpacked bundles hold their own bytes.
-    pub fn collect(&self, in_use: BTreeSet<Digest>, now: BootMs) -> Result<u64, Problem> {
-        let Some(store) = self.store.lock().clone() else { return Ok(0) };
+    pub fn collect(&self, dir: &Path, in_use: BTreeSet<Digest>, now: BootMs) -> Result<u64, Problem> {
+        let Some(store) = self.stores.lock().get(dir).cloned() else { return Ok(0) };
         // The store first: whoever asks meanwhile finds missing what went, and sends it.
         let mut store = store.lock();
         let mut keep = in_use;
@@ -170,12 +170,12 @@ mod tests {
         assert!(uploads.receive("eve", &pack, &store, now).is_err(), "nobody sends what another asked for");
         uploads.receive("kim", &pack, &store, now).unwrap();
         assert!(store.lock().missing(&mine).is_empty());
-        assert_eq!(uploads.collect(BTreeSet::new(), now).unwrap(), 0, "what is waited for stays");
+        assert_eq!(uploads.collect(&dir, BTreeSet::new(), now).unwrap(), 0, "what is waited for stays");
         uploads.done("kim", &mine.digest());
-        assert!(uploads.collect(BTreeSet::new(), now).unwrap() > 0);
+        assert!(uploads.collect(&dir, BTreeSet::new(), now).unwrap() > 0);
         assert_eq!(store.lock().usage().chunks, 0);
         // And what nobody goes on with ends by itself.
-        uploads.collect(BTreeSet::new(), BootMs(1 + PENDING_MS)).unwrap();
+        uploads.collect(&dir, BTreeSet::new(), BootMs(1 + PENDING_MS)).unwrap();
         assert!(uploads.pending.lock().is_empty());
         assert!(uploads.receive("eve", &pack, &store, BootMs(1 + PENDING_MS)).is_err());
         std::fs::remove_dir_all(dir).unwrap();

@@ -37,6 +37,7 @@ fn service() -> Service {
                 bundle: BundleRef::Digest(Digest([1; 32])),
                 command: vec!["serve".into()],
                 env: Default::default(),
+                secrets: Default::default(),
                 platform: Platform::default(),
                 resources: Resources { cpu_millis: 250, memory_mib: 128 },
                 readiness: Default::default(),

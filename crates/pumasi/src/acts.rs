@@ -95,13 +95,13 @@ pub async fn token(session: &Session, command: &TokenCommand) -> Result<(), Fail
             let answer: Value = session.client.delete(&format!("/v1/tokens/{id}")).await?;
             session.done(&format!("token/{id}"), "revoked", &answer)
         }
-        TokenCommand::Create { name, role, ttl } => {
+        TokenCommand::Create { name, role, customer, ttl } => {
             let role = match role {
                 PersonRole::Viewer => Role::Viewer,
                 PersonRole::Customer => Role::Customer,
                 PersonRole::Operator => Role::Operator,
             };
-            let body = NewToken { name: name.clone(), role, ttl_ms: ttl.unwrap_or(0) };
+            let body = NewToken { name: name.clone(), role, customer: customer.clone(), ttl_ms: ttl.unwrap_or(0) };
             let made: TokenView = session.client.post("/v1/tokens", &body).await?;
             match session.global.output {
                 Format::Json => output::print(&output::json(&made)?),

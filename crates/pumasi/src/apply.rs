@@ -6,10 +6,11 @@ use crate::failure::Failure;
 use crate::output::{self, Format};
 use crate::session::Session;
 use pumasi_api::message::ServiceView;
+use pumasi_terms::CustomerName;
 use pumasi_terms::manifest::{self, MANIFEST_BYTES_MAX};
 use pumasi_terms::service::{BundleRef, Service};
-use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -101,6 +102,14 @@ async fn stored(session: &Session, service: &Service) -> Result<Option<ServiceVi
     }
 }
 
+/// What tells the daemon whose something is: of the default customer nothing need be said.
+fn whose(customer: Option<&CustomerName>) -> String {
+    match customer {
+        Some(customer) if *customer != CustomerName::default_customer() => format!("?customer={customer}"),
+        _ => String::new(),
+    }
+}
+
 pub async fn apply(session: &Session, args: &Apply) -> Result<(), Failure> {
     let mut items = items(&args.file)?;
     // Two services of one directory send it once.
@@ -115,23 +124,31 @@ pub async fn apply(session: &Session, args: &Apply) -> Result<(), Failure> {
         }
     }
     let mut outcomes = Vec::with_capacity(items.len());
+    let mut queries = Vec::with_capacity(items.len());
     for item in &items {
-        outcomes.push(outcome(&item.service, stored(session, &item.service).await?.as_ref()));
+        let stored = stored(session, &item.service).await?;
+        outcomes.push(outcome(&item.service, stored.as_ref()));
+        queries.push(whose(args.customer.as_ref().or(stored.as_ref().map(|s| &s.status.customer))));
     }
     if !args.dry_run {
-        let changed = |dir: &PathBuf| {
-            items.iter().zip(&outcomes).any(|(i, o)| i.bundle.as_ref() == Some(dir) && *o != Outcome::Unchanged)
-        };
-        for (dir, packed) in packed.iter().filter(|(dir, _)| changed(dir)) {
-            bundle::upload(session, dir, packed).await?;
+        // Each customer keeps bundles of its own: one directory goes once to each that has a service of it.
+        let mut sent = BTreeSet::new();
+        for ((item, outcome), query) in items.iter().zip(&outcomes).zip(&queries) {
+            let Some(dir) = item.bundle.as_ref().filter(|_| *outcome != Outcome::Unchanged) else { continue };
+            if let (Some(packed), true) = (packed.get(dir), sent.insert((dir, query))) {
+                bundle::upload(session, dir, packed, query).await?;
+            }
         }
     }
     let mut told = Vec::new();
-    for (item, outcome) in items.iter().zip(outcomes) {
+    for ((item, outcome), query) in items.iter().zip(outcomes).zip(&queries) {
         let name = &item.service.metadata.name;
         if !args.dry_run && outcome != Outcome::Unchanged {
-            let put = session.client.put::<Value>(&format!("/v1/services/{name}"), &item.service).await;
-            put.map_err(|e| Failure::from(e).during(format!("service {name}")))?;
+            let put = session.client.put::<ServiceView>(&format!("/v1/services/{name}{query}"), &item.service).await;
+            let view = put.map_err(|e| Failure::from(e).during(format!("service {name}")))?;
+            if let Some(why) = view.status.not_lendable {
+                output::note(&format!("service {name} cannot be lent: {why}"));
+            }
         }
         let tail = if args.dry_run { " (dry run)" } else { "" };
         match session.global.output {

@@ -3,7 +3,7 @@
 use crate::output::Format;
 use crate::units::parse_ms;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use pumasi_terms::{CloudName, Money, PrincipalName, Resources, ServiceName};
+use pumasi_terms::{CloudName, CustomerName, Money, PrincipalName, Resources, SecretName, ServiceName};
 use std::path::PathBuf;
 
 const EXIT_CODES: &str = "\
@@ -241,6 +241,34 @@ Examples:
   pumasi quarantine empty --all"
     )]
     Quarantine(QuarantineCommand),
+    /// Customers of this cloud: what each may have
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  pumasi customer set acme --host '*.acme.example' --services 10 --cpu 8000 --memory 16384
+  pumasi customer list
+  pumasi token create acme-deploy --role customer --customer acme
+  pumasi customer delete acme"
+    )]
+    Customer(CustomerCommand),
+    /// Secrets that services use: values go in and never come out
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  pumasi secret set stripe --file stripe.key
+  pass show stripe | pumasi secret set stripe
+  pumasi secret list
+  pumasi secret delete stripe"
+    )]
+    Secret(SecretCommand),
+    /// Erase the data of a deleted service now, instead of when their time is over
+    #[command(after_help = "Examples:\n  pumasi get retired\n  pumasi erase svc-4f1c")]
+    Erase {
+        /// The id of the deleted service, or its beginning
+        id: String,
+    },
     /// Have the daemon write a consistent copy of its store beside it
     #[command(after_help = "Example:\n  pumasi backup")]
     Backup,
@@ -312,6 +340,9 @@ pub struct Apply {
     /// Read, check and compare; change nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Whose new services are; for operators, since a customer's are its own. Without it the default customer's
+    #[arg(long, value_name = "NAME")]
+    pub customer: Option<CustomerName>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -334,6 +365,10 @@ pub enum Kind {
     Events,
     #[value(alias = "token")]
     Tokens,
+    #[value(alias = "customer")]
+    Customers,
+    /// Deleted services whose data are still kept
+    Retired,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -557,12 +592,15 @@ impl TermsArgs {
 pub enum TokenCommand {
     /// Make a token; its secret is printed once
     #[command(
-        after_help = "Examples:\n  pumasi token create ci --role customer --ttl 30d > ci.token\n  pumasi token create wall --role viewer"
+        after_help = "Examples:\n  pumasi token create ci --role customer --customer acme --ttl 30d > ci.token\n  pumasi token create wall --role viewer"
     )]
     Create {
         name: PrincipalName,
         #[arg(long, value_enum)]
         role: PersonRole,
+        /// The customer that it acts for; without it the default customer. An operator's token is for the whole cloud
+        #[arg(long, value_name = "NAME")]
+        customer: Option<CustomerName>,
         /// How long it is good, as 12h or 30d; without it until it is revoked
         #[arg(long, value_name = "TIME", value_parser = parse_ms)]
         ttl: Option<u64>,
@@ -596,11 +634,76 @@ pub enum QuarantineCommand {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub enum CustomerCommand {
+    /// Make a customer, or change what it may have; what is not named has no limit
+    #[command(
+        after_help = "Examples:\n  pumasi customer set acme\n  pumasi customer set acme --host '*.acme.example' --services 10"
+    )]
+    Set {
+        name: CustomerName,
+        /// Host name that its services may claim, or '*.' and a domain for all below it; may be repeated. Without it any that is free
+        #[arg(long, value_name = "HOST")]
+        host: Vec<String>,
+        /// Services at a time
+        #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+        services: u32,
+        /// CPU of its instances at home together, in thousandths of a CPU
+        #[arg(long, value_name = "MILLIS", default_value_t = 0, hide_default_value = true)]
+        cpu: u32,
+        /// Memory of its instances at home together, in MiB
+        #[arg(long, value_name = "MIB", default_value_t = 0, hide_default_value = true)]
+        memory: u32,
+    },
+    /// List customers: what they may have, have and use
+    #[command(after_help = "Example:\n  pumasi customer list")]
+    List,
+    /// Remove a customer that has no service, no kept data and no token left
+    #[command(after_help = "Example:\n  pumasi customer delete acme")]
+    Delete { name: CustomerName },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SecretCommand {
+    /// Set a value, from a file or standard input; instances of services that use it are exchanged
+    #[command(
+        after_help = "Examples:\n  pumasi secret set stripe --file stripe.key\n  pass show stripe | pumasi secret set stripe\n\nOne line end at the end is not part of the value."
+    )]
+    Set {
+        name: SecretName,
+        /// File that holds the value; without it standard input
+        #[arg(long, value_name = "PATH")]
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        whose: Whose,
+    },
+    /// List secrets by name
+    #[command(after_help = "Example:\n  pumasi secret list")]
+    List {
+        #[command(flatten)]
+        whose: Whose,
+    },
+    /// Delete a secret that no service uses
+    #[command(after_help = "Example:\n  pumasi secret delete stripe")]
+    Delete {
+        name: SecretName,
+        #[command(flatten)]
+        whose: Whose,
+    },
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct Whose {
+    /// Whose it is; for operators, since a customer's are its own. Without it the default customer's
+    #[arg(long, value_name = "NAME")]
+    pub customer: Option<CustomerName>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum PersonRole {
-    /// Sees everything, changes nothing
+    /// Sees what its customer has, without values of environments; changes nothing
     Viewer,
-    /// Owns services
+    /// Acts for its customer
     Customer,
     /// Runs the cloud
     Operator,

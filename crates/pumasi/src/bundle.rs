@@ -59,10 +59,12 @@ async fn send<A: DeserializeOwned>(session: &Session, path: &str, body: Bytes) -
     session.client.send_bytes("POST", path, body).await
 }
 
-pub async fn upload(session: &Session, dir: &Path, packed: &Packed) -> Result<(), Failure> {
+/// `query` says whose it is, where that is not plain from the token.
+pub async fn upload(session: &Session, dir: &Path, packed: &Packed, query: &str) -> Result<(), Failure> {
     let during = |e: CallError| Failure::from(e).during(format!("sending the bundle {}", dir.display()));
     let manifest = Bytes::from(packed.tree.to_bytes());
-    let missing: Missing = send(session, "/v1/bundles/missing", manifest.clone()).await.map_err(during)?;
+    let missing: Missing =
+        send(session, &format!("/v1/bundles/missing{query}"), manifest.clone()).await.map_err(during)?;
     let known: BTreeMap<Digest, ChunkRef> = packed.tree.chunks().map(|c| (c.digest, *c)).collect();
     // What the daemon asks for is believed only as far as it is in this bundle.
     let mut left: Vec<ChunkRef> = missing.chunks.iter().filter_map(|d| known.get(d).copied()).collect();
@@ -74,11 +76,11 @@ pub async fn upload(session: &Session, dir: &Path, packed: &Packed) -> Result<()
         let (batch, after) = rest.split_at(batch_len(rest));
         rest = after;
         let bytes = encode(dir.to_owned(), packed.tree.clone(), batch.to_vec()).await?;
-        send::<serde_json::Value>(session, "/v1/bundles/chunks", bytes).await.map_err(during)?;
+        send::<serde_json::Value>(session, &format!("/v1/bundles/chunks{query}"), bytes).await.map_err(during)?;
         bar.inc(batch.iter().map(|c| u64::from(c.len)).sum());
     }
     bar.finish_and_clear();
-    let done: Uploaded = send(session, "/v1/bundles", manifest).await.map_err(during)?;
+    let done: Uploaded = send(session, &format!("/v1/bundles{query}"), manifest).await.map_err(during)?;
     if done.bundle != packed.digest {
         let told = format!(
             "the daemon keeps the bundle {} under {}, which is not its digest {}",

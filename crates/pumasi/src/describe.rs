@@ -17,7 +17,9 @@ pub async fn describe(session: &Session, kind: Kind, name: &str) -> Result<(), F
     let item = session.one(kind, name).await?;
     let name = kind.name_of(&item);
     let events = match kind {
-        Kind::Events | Kind::Tokens => List { revision: Default::default(), items: Vec::new() },
+        Kind::Events | Kind::Tokens | Kind::Customers | Kind::Retired => {
+            List { revision: Default::default(), items: Vec::new() }
+        }
         _ => recent(session, Some(&name), EVENTS_SHOWN).await?,
     };
     let extra = if kind == Kind::Services { Some(around_service(session, &name).await?) } else { None };

@@ -98,8 +98,16 @@ fn samples(kind: Kind) -> Value {
              "cause": "overload", "reasons": ["best of 3", "5.2 ms away"], "trace_id": null, "data": {}},
         ]),
         Kind::Tokens => json!([
-            {"id": id("tok", "6"), "name": "ci", "role": "customer", "created_at": NOW - 7_200_000, "expires_at": NOW + 86_400_000},
+            {"id": id("tok", "6"), "name": "ci", "role": "customer", "customer": "acme", "created_at": NOW - 7_200_000, "expires_at": NOW + 86_400_000},
             {"id": id("tok", "7"), "name": "wall", "role": "viewer", "created_at": NOW - 1_000, "expires_at": null},
+        ]),
+        Kind::Customers => json!([
+            {"name": "default", "grant": {}, "services": ["notes"], "tokens": 1, "used": {"cpu_millis": 250, "memory_mib": 128}},
+            {"name": "acme", "grant": {"hosts": ["*.acme.example"], "services_max": 5, "resources_max": {"cpu_millis": 4000, "memory_mib": 0}},
+             "services": [], "tokens": 2, "used": {"cpu_millis": 0, "memory_mib": 0}},
+        ]),
+        Kind::Retired => json!([
+            {"id": id("svc", "8"), "name": "notes", "customer": "acme", "retired_at": NOW - 3_600_000, "erase_after": NOW + 86_400_000},
         ]),
     }
 }

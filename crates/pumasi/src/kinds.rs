@@ -4,7 +4,9 @@ use crate::args::Kind;
 use crate::failure::Failure;
 use crate::output::{Cell, Table, Tone};
 use crate::units::{age, bytes, cpu, duration_ms, duration_us, money, resources, short_id};
-use pumasi_api::message::{Event, InstanceView, LeaseView, MemberStatus, ServiceView, TokenView};
+use pumasi_api::message::{
+    CustomerView, Event, InstanceView, LeaseView, MemberStatus, RetiredView, ServiceView, TokenView,
+};
 use pumasi_terms::offer::Offer;
 use pumasi_terms::{Money, WallMs};
 use serde::de::DeserializeOwned;
@@ -22,6 +24,8 @@ impl Kind {
             Self::Members => "members",
             Self::Events => "events",
             Self::Tokens => "tokens",
+            Self::Customers => "customers",
+            Self::Retired => "retired",
         }
     }
     pub fn singular(self) -> &'static str {
@@ -37,7 +41,7 @@ impl Kind {
         }
     }
     pub fn has_ids(self) -> bool {
-        matches!(self, Self::Instances | Self::Journeys | Self::Plans | Self::Leases | Self::Tokens)
+        matches!(self, Self::Instances | Self::Journeys | Self::Plans | Self::Leases | Self::Tokens | Self::Retired)
     }
     /// 32 hex digits after the kind: nothing is left to look up.
     pub fn is_whole_id(self, name: &str) -> bool {
@@ -52,7 +56,8 @@ impl Kind {
             Self::Plans => &["id", "plan.id"],
             Self::Journeys => &["id", "journey.id"],
             Self::Leases => &["id", "lease.id"],
-            Self::Instances | Self::Tokens => &["id"],
+            Self::Instances | Self::Tokens | Self::Retired => &["id"],
+            Self::Customers => &["name"],
         };
         text(item, paths)
     }
@@ -140,7 +145,7 @@ fn brief(text: &str) -> Cell {
 /// The table of `items`, as seen at `now`.
 pub fn table(kind: Kind, items: &[Value], now: WallMs) -> Result<Table, Failure> {
     let (head, row): (&[&'static str], Row) = match kind {
-        Kind::Services => (&["NAME", "PHASE", "HOME", "BORROWED", "HOST", "GENERATION", "WHY"], service),
+        Kind::Services => (&["NAME", "PHASE", "HOME", "BORROWED", "HOST", "CUSTOMER", "GENERATION", "WHY"], service),
         Kind::Instances => {
             (&["ID", "SERVICE", "OF", "LEASE", "STATE", "GENERATION", "RESTARTS", "CPU", "MEMORY", "WHY"], instance)
         }
@@ -153,7 +158,9 @@ pub fn table(kind: Kind, items: &[Value], now: WallMs) -> Result<Table, Failure>
         Kind::Offers => (&["CLOUD", "FREE CPU", "FREE MEMORY", "STORAGE", "CPU-HOUR", "RECALL", "RUNS", "AGE"], offer),
         Kind::Members => (&["CLOUD", "CITY", "HEARD", "RTT", "LENDS", "FREE", "TROUBLE"], member),
         Kind::Events => (&["SEQ", "AT", "ACTOR", "ACTION", "SUBJECT", "CAUSE", "REASONS"], event),
-        Kind::Tokens => (&["ID", "NAME", "ROLE", "AGE", "EXPIRES"], token),
+        Kind::Tokens => (&["ID", "NAME", "ROLE", "CUSTOMER", "AGE", "EXPIRES"], token),
+        Kind::Customers => (&["NAME", "SERVICES", "AT MOST", "HOSTS", "USES", "MAY USE", "TOKENS"], customer),
+        Kind::Retired => (&["ID", "NAME", "CUSTOMER", "DELETED", "ERASED IN"], retired),
     };
     let mut table = Table::new(head);
     for item in items {
@@ -173,6 +180,7 @@ fn service(item: &Value, _: WallMs) -> Result<Vec<Cell>, Failure> {
         of(v.status.home_ready, v.status.home_wanted),
         of(v.status.borrowed_ready, v.status.borrowed_wanted),
         host.into(),
+        v.status.customer.as_str().into(),
         v.status.generation.to_string().into(),
         brief(&v.status.why),
     ])
@@ -297,11 +305,43 @@ fn token(item: &Value, now: WallMs) -> Result<Vec<Cell>, Failure> {
         short_id(v.id.as_str()).into(),
         v.name.as_str().into(),
         role.into(),
+        v.customer.as_ref().map_or("-", |c| c.as_str()).into(),
         age(now, v.created_at).into(),
         match v.expires_at {
             None => "never".into(),
             Some(at) if at <= now => Cell::toned("expired", Tone::Faint),
             Some(at) => duration_ms(at.since(now)).into(),
         },
+    ])
+}
+
+fn customer(item: &Value, _: WallMs) -> Result<Vec<Cell>, Failure> {
+    let v: CustomerView = typed(Kind::Customers, item)?;
+    let max = v.grant.resources_max;
+    let limit = |n: u32, shown: String| if n == 0 { "-".to_owned() } else { shown };
+    Ok(vec![
+        v.name.as_str().into(),
+        v.services.len().to_string().into(),
+        limit(v.grant.services_max, v.grant.services_max.to_string()).into(),
+        if v.grant.hosts.is_empty() { "any that is free".into() } else { v.grant.hosts.join(" ").into() },
+        resources(v.used).into(),
+        format!(
+            "{} {}",
+            limit(max.cpu_millis, cpu(max.cpu_millis)),
+            limit(max.memory_mib, bytes(u64::from(max.memory_mib) << 20))
+        )
+        .into(),
+        v.tokens.to_string().into(),
+    ])
+}
+
+fn retired(item: &Value, now: WallMs) -> Result<Vec<Cell>, Failure> {
+    let v: RetiredView = typed(Kind::Retired, item)?;
+    Ok(vec![
+        short_id(v.id.as_str()).into(),
+        v.name.as_str().into(),
+        v.customer.as_str().into(),
+        age(now, v.retired_at).into(),
+        duration_ms(v.erase_after.since(now)).into(),
     ])
 }

@@ -7,6 +7,7 @@ mod apply;
 mod args;
 mod bundle;
 mod connect;
+mod customer;
 mod describe;
 mod events;
 mod failure;
@@ -23,6 +24,7 @@ mod plan;
 mod quarantine;
 mod replay;
 mod roles;
+mod secret;
 mod session;
 mod sim;
 mod top;
@@ -118,6 +120,9 @@ async fn ask(session: &Session, command: &Command) -> Result<(), Failure> {
         Command::Pact(command) => pact::pact(session, command).await,
         Command::Token(command) => acts::token(session, command).await,
         Command::Quarantine(command) => quarantine::quarantine(session, command).await,
+        Command::Customer(command) => customer::customer(session, command).await,
+        Command::Secret(command) => secret::secret(session, command).await,
+        Command::Erase { id } => customer::erase(session, id).await,
         Command::Backup => acts::backup(session).await,
         Command::AcceptRestored { why, without } => acts::accept_restored(session, &why.why, without).await,
         Command::Console { port } => acts::console(session, *port).await,

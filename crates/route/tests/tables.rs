@@ -25,6 +25,7 @@ fn service(name: &str) -> Service {
                 bundle: BundleRef::Digest(Digest([1; 32])),
                 command: vec!["serve".into()],
                 env: Default::default(),
+                secrets: Default::default(),
                 platform: Platform::default(),
                 resources: Resources { cpu_millis: 250, memory_mib: 128 },
                 readiness: Default::default(),

@@ -18,8 +18,8 @@ use pumasi_node::world::{World, within};
 use pumasi_node::{Config, Node, api, bundles, serve};
 use pumasi_store::sim::{CommitInfo, Fate, Hooks, MemoryDisk, Snapshot, Verdict};
 use pumasi_store::{Expect, Options, Store};
+use pumasi_terms::CloudName;
 use pumasi_terms::service::{BundleRef, Service};
-use pumasi_terms::{CloudName, Epoch};
 use pumasi_transfer::{ChunkCache, ScanLimits, TreeChunks, encode_pack};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -410,7 +410,9 @@ impl Host {
             let missing = bundles.missing(&node, "lab", &tree)?;
             bundles.receive(&node, "lab", &encode_pack(&TreeChunks::new(from, &tree), &missing)?)?;
             service.spec.application.bundle = BundleRef::Digest(bundles.complete(&node, "lab", &tree)?.bundle);
-            let record = ServiceRecord { document: service, generation: 1, epoch: Epoch(1), deleting: false };
+            let id = pumasi_terms::ServiceId::from_entropy(pumasi_node::clock::entropy());
+            let owner = pumasi_terms::CustomerName::default_customer();
+            let record = ServiceRecord::new(service, id, owner, 0);
             let name = record.name().clone();
             node.transact(move |tx| Ok(tx.put(SERVICE, name.as_str(), &record, Expect::Any).map(|_| ())?)).await?;
             Ok(())
@@ -438,7 +440,7 @@ async fn ended(life: &Life) {
 
 pub fn operator() -> Principal {
     match "operator".parse() {
-        Ok(name) => Principal::Person { name, role: Role::Operator },
+        Ok(name) => Principal::Person { name, role: Role::Operator, customer: None },
         Err(_) => Principal::Daemon,
     }
 }

@@ -17,7 +17,7 @@ pub const SCHEMA_VERSION: i64 = STEPS.len() as i64;
 
 /// Step `i` brings version `i` to `i + 1`. A released step never changes; a new need is a new step.
 type Step = fn(&Transaction<'_>) -> rusqlite::Result<()>;
-const STEPS: &[Step] = &[version_1];
+const STEPS: &[Step] = &[version_1, version_2];
 
 fn version_1(tx: &Transaction<'_>) -> rusqlite::Result<()> {
     tx.execute_batch(
@@ -105,6 +105,18 @@ fn version_1(tx: &Transaction<'_>) -> rusqlite::Result<()> {
              sealed_at INTEGER NOT NULL,
              link BLOB NOT NULL
          ) STRICT;",
+    )
+}
+
+/// Services get an id and an owner, tokens of customers and viewers a tenant: what was there belongs to the customer `default`.
+/// A service of before keeps the directory that bears its name, so that nothing on disk has to move along with the record.
+fn version_2(tx: &Transaction<'_>) -> rusqlite::Result<()> {
+    tx.execute_batch(
+        "UPDATE objects SET body = json_set(body, '$.id', 'svc-' || lower(hex(randomblob(16))),
+                '$.customer', 'default', '$.kept_by_name', json('true'))
+             WHERE kind = 'service' AND json_valid(body) AND json_extract(body, '$.id') IS NULL;
+         UPDATE objects SET body = json_set(body, '$.customer', 'default')
+             WHERE kind = 'token' AND json_valid(body) AND json_extract(body, '$.role') IN ('viewer', 'customer');",
     )
 }
 

@@ -81,4 +81,69 @@ fn version_1_still_opens_with_everything_in_it() {
     assert_eq!(version, SCHEMA_VERSION);
 }
 
+/// What version 1 kept of services and tokens, put into its golden file.
+fn with_services(dir: &tempfile::TempDir) {
+    std::fs::copy(golden(), path(dir)).unwrap();
+    let conn = rusqlite::Connection::open(path(dir)).unwrap();
+    let service = |name: &str| json!({ "document": { "metadata": { "name": name } }, "generation": 3, "epoch": 1, "deleting": false });
+    let token = |role: &str| json!({ "id": "tok-1", "name": "x", "role": role, "created_at": 1, "expires_at": null });
+    for (id, kind, name, body) in [
+        (101, "service", "notes", service("notes").to_string()),
+        (102, "service", "shop", service("shop").to_string()),
+        (103, "service", "torn", "not json".to_owned()),
+        (104, "token", "tok-1", token("operator").to_string()),
+        (105, "token", "tok-2", token("customer").to_string()),
+        (106, "token", "tok-3", token("viewer").to_string()),
+    ] {
+        let done = conn
+            .execute("INSERT INTO objects VALUES (?1, ?2, ?3, 1, 1, 1, ?4)", rusqlite::params![id, kind, name, body]);
+        done.unwrap();
+    }
+}
+
+#[test]
+fn services_of_version_1_get_an_id_and_an_owner_once() {
+    let dir = tempfile::tempdir().unwrap();
+    with_services(&dir);
+    let read = |kind: &str, name: &str| {
+        let store = common::open(&dir);
+        store.get::<serde_json::Value>(kind, name).unwrap().unwrap().body
+    };
+    let (notes, shop) = (read("service", "notes"), read("service", "shop"));
+    for service in [&notes, &shop] {
+        let id = service["id"].as_str().unwrap();
+        assert!(id.starts_with("svc-") && id.len() == 36, "{id}");
+        assert_eq!((&service["customer"], &service["kept_by_name"]), (&json!("default"), &json!(true)));
+        assert_eq!((&service["generation"], &service["deleting"]), (&json!(3), &json!(false)), "the rest stays");
+    }
+    assert_ne!(notes["id"], shop["id"]);
+    assert_eq!(read("service", "notes"), notes, "another start gives no other id");
+    assert_eq!(read("token", "tok-1").get("customer"), None);
+    assert_eq!(read("token", "tok-2")["customer"], "default");
+    assert_eq!(read("token", "tok-3")["customer"], "default");
+    let conn = rusqlite::Connection::open(path(&dir)).unwrap();
+    let torn: String = conn.query_row("SELECT body FROM objects WHERE name = 'torn'", [], |r| r.get(0)).unwrap();
+    assert_eq!(torn, "not json", "what cannot be read is left as it is");
+}
+
+#[test]
+fn a_migration_that_is_cut_off_begins_again() {
+    let dir = tempfile::tempdir().unwrap();
+    with_services(&dir);
+    // Whoever is killed in the middle leaves a transaction that was not committed: the file is of version 1 still.
+    let mut conn = rusqlite::Connection::open(path(&dir)).unwrap();
+    let tx = conn.transaction().unwrap();
+    tx.execute(
+        "UPDATE objects SET body = json_set(body, '$.id', 'svc-half') WHERE kind = 'service' AND name = 'notes'",
+        [],
+    )
+    .unwrap();
+    drop(tx);
+    drop(conn);
+    let store = common::open(&dir);
+    let notes = store.get::<serde_json::Value>("service", "notes").unwrap().unwrap().body;
+    assert_ne!(notes["id"], "svc-half");
+    assert_eq!(notes["customer"], "default");
+}
+
 const LINK: &str = "72ad900ea3f4963723d23dad07d4bd342ca142f0ad67710cf8026b53e5c2ee14";

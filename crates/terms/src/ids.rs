@@ -115,8 +115,22 @@ name_type!(
     /// A dataset, unique within its service.
     DatasetName, "dataset name");
 name_type!(
-    /// A customer (CSC) or another holder of a token.
+    /// Who holds a token: a person or a program.
     PrincipalName, "principal name");
+name_type!(
+    /// A customer (CSC): the tenant that owns services, hosts, bundles, data and logs.
+    CustomerName, "customer name");
+
+name_type!(
+    /// A secret of a customer, that its services name.
+    SecretName, "secret name");
+
+impl CustomerName {
+    /// Who owns what was made before customers were told apart, and what an operator makes for nobody in particular.
+    pub fn default_customer() -> Self {
+        Self("default".to_owned())
+    }
+}
 
 id_type!(PactId, "pact id", "pact");
 id_type!(
@@ -129,6 +143,9 @@ id_type!(PlanId, "plan id", "plan");
 id_type!(
     /// One journey of one service: sense to release.
     JourneyId, "journey id", "jrn");
+id_type!(
+    /// A service, for good: made at its birth. Its name may be given to another one after its end, its id never.
+    ServiceId, "service id", "svc");
 id_type!(InstanceId, "instance id", "inst");
 id_type!(TokenId, "token id", "tok");
 

@@ -1,7 +1,7 @@
 //! The Service document: what a customer owns, promises and allows.
 
 use crate::document::{Document, FieldError, Validate, fault};
-use crate::{CloudName, DatasetName, Digest, Money, Resources, ServiceName};
+use crate::{CloudName, DatasetName, Digest, Money, Resources, SecretName, ServiceName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -46,6 +46,9 @@ pub struct Application {
     /// Environment of the application; nothing is inherited from the daemon. The same names are filled in.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// Variables whose values are secrets of the customer, by the secrets' names. They reach the application and stand in no document.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, SecretName>,
     #[serde(default)]
     pub platform: Platform,
     #[serde(default = "default_resources")]
@@ -393,6 +396,14 @@ impl Validate for ServiceSpec {
     }
 }
 
+/// Secrets of one service.
+pub const SECRETS_MAX: usize = 64;
+
+/// Variables that the engine fills in.
+fn is_given(key: &str) -> bool {
+    ["PORT", "HOST", "BUNDLE", "HOME", "PATH", "LANG", "TMPDIR"].contains(&key) || key.starts_with("DATA_")
+}
+
 impl Validate for Application {
     fn validate(&self, at: &str, e: &mut Vec<FieldError>) {
         if self.command.is_empty() || self.command.len() > 256 {
@@ -401,7 +412,13 @@ impl Validate for Application {
         if self.command.iter().chain(self.env.values()).any(|a| a.contains('\0') || a.len() > 32 << 10) {
             fault(e, at, "command", "arguments and values are at most 32 KiB and hold no NUL");
         }
-        for key in self.env.keys() {
+        if self.secrets.len() > SECRETS_MAX {
+            fault(e, at, "secrets", format!("at most {SECRETS_MAX}"));
+        }
+        for key in self.secrets.keys().filter(|k| self.env.contains_key(*k) || is_given(k)) {
+            fault(e, at, "secrets", format!("{key} is set elsewhere already"));
+        }
+        for key in self.env.keys().chain(self.secrets.keys()) {
             let fine = !key.is_empty()
                 && !key.starts_with(|c: char| c.is_ascii_digit())
                 && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');

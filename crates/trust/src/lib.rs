@@ -25,6 +25,7 @@ mod spiffe;
 mod store;
 mod svid;
 mod tls;
+mod vault;
 mod x509;
 
 pub use authority::{Authority, AuthorityError, CA_LIFETIME_MS, SVID_TTL_MS_MAX};
@@ -42,6 +43,7 @@ pub use tls::{
     ExpectPeer, TlsError, client_config, client_config_anonymous, client_config_pinned, provider, refusal,
     server_config, server_config_open, server_config_public,
 };
+pub use vault::{Label, VALUE_BYTES_MAX, Vault, VaultError};
 pub use x509::{peer_identity, peer_leaf};
 
 /// BLAKE3 of some bytes.

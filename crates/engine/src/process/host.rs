@@ -6,7 +6,7 @@ use super::processes::{end_all, processes_by_home, processes_by_uid, signal_all,
 use super::slots::{self, Slots};
 use super::{ProcessConfig, data, helper, launch, logs, ranges, shim, trial};
 use crate::rules::{Here, Start, on_start};
-use crate::{Capabilities, EngineError, InstanceSpec, InstanceState, InstanceStatus, Isolation, Remains};
+use crate::{Capabilities, EngineError, InstanceSpec, InstanceState, InstanceStatus, Isolation, Remains, Secrets};
 use pumasi_terms::InstanceId;
 use pumasi_terms::service::Platform;
 use std::collections::BTreeSet;
@@ -220,6 +220,7 @@ impl Host {
             }
             None => None,
         };
+        let secrets = spec.secrets.clone();
         let known = match (on_start(&spec, here.as_ref())?, old) {
             (Start::Keep, _) => return Ok(()),
             (Start::StopOlder, Some(old)) => {
@@ -242,7 +243,7 @@ impl Host {
                 let record = self.new_record(spec, None)?;
                 let known = Known { layout, record };
                 self.create(&known.layout, &known.record)?;
-                return self.launch(&known, &mut shims);
+                return self.launch(&known, &secrets, &mut shims);
             }
             (_, Some(old)) => {
                 self.check(&spec)?;
@@ -255,7 +256,7 @@ impl Host {
                 Known { layout, record }
             }
         };
-        self.bring_up(&known, &mut shims)
+        self.bring_up(&known, &secrets, &mut shims)
     }
 
     fn check(&self, spec: &InstanceSpec) -> Result<(), EngineError> {
@@ -302,7 +303,7 @@ impl Host {
     }
 
     /// Everything here may be done twice.
-    fn bring_up(&self, known: &Known, shims: &mut Vec<Child>) -> Result<(), EngineError> {
+    fn bring_up(&self, known: &Known, secrets: &Secrets, shims: &mut Vec<Child>) -> Result<(), EngineError> {
         let record = &known.record;
         let id = &record.spec.id;
         kill_as_one(known);
@@ -310,17 +311,17 @@ impl Host {
             let problem = "processes of an earlier run do not end".into();
             return Err(EngineError::Shim { id: id.clone(), problem });
         }
-        self.launch(known, shims)
+        self.launch(known, secrets, shims)
     }
 
-    fn launch(&self, known: &Known, shims: &mut Vec<Child>) -> Result<(), EngineError> {
+    fn launch(&self, known: &Known, secrets: &Secrets, shims: &mut Vec<Child>) -> Result<(), EngineError> {
         let Known { layout, record } = known;
         if let Some(gid) = record.gid {
             for mount in record.spec.data.values() {
                 data::give(mount, gid)?;
             }
         }
-        let (child, said) = self.spawn_shim(layout)?;
+        let (child, said) = self.spawn_shim(layout, secrets)?;
         shims.push(child);
         if said.trim() == shim::UP {
             Ok(())
@@ -330,21 +331,26 @@ impl Host {
         }
     }
 
-    fn spawn_shim(&self, layout: &Layout) -> Result<(Child, String), EngineError> {
+    fn spawn_shim(&self, layout: &Layout, secrets: &Secrets) -> Result<(Child, String), EngineError> {
         let err = |e| EngineError::at("start a shim for", &layout.dir)(e);
         let (ours, theirs) = UnixStream::pair().map_err(err)?;
         ours.set_read_timeout(Some(Duration::from_millis(ANSWER_MS_MAX))).map_err(err)?;
         let log = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(layout.shim_log());
+        let (mut hands, takes) = UnixStream::pair().map_err(err)?;
+        hands.set_write_timeout(Some(Duration::from_millis(ANSWER_MS_MAX))).map_err(err)?;
         let child = Command::new(&self.config.executable)
             .args(["shim", "--dir"])
             .arg(&layout.dir)
             .env_clear()
             .current_dir("/")
-            .stdin(Stdio::null())
+            .stdin(Stdio::from(OwnedFd::from(takes)))
             .stdout(Stdio::from(OwnedFd::from(theirs)))
             .stderr(log.map_err(err)?)
             .spawn()
             .map_err(err)?;
+        // One that ended early says why itself; it needs none of this.
+        let _ = shim::hand_secrets(&mut hands, secrets);
+        drop(hands);
         let mut said = String::new();
         let read = BufReader::new(ours).read_line(&mut said);
         if let Err(e) = read {

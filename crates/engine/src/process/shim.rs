@@ -13,12 +13,13 @@ use super::layout::{Desired, Layout, Record, Status, VERSION, make_private, wall
 use super::logs::LogWriter;
 use super::net::{INSIDE, Net};
 use crate::rules::BackOff;
-use crate::{Exit, InstanceState};
+use crate::{Exit, InstanceState, Secrets};
 use health::{Finding, Health};
 use nix::sys::stat::{Mode, umask};
 use pumasi_door::Place;
 use running::{Running, choose_address, hand_over, start_init};
 use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -33,6 +34,9 @@ const STAGE_MS_MAX: u64 = 10_000;
 /// `desired.json` is read so often even if nobody wakes the shim.
 const LOOK_MS: u64 = 1_000;
 
+/// Escaped as JSON; more than any service may have.
+const SECRETS_BYTES_MAX: u64 = 16 << 20;
+
 /// What the driver reads on the shim's standard output before it lets go of it.
 pub(super) const UP: &str = "up";
 
@@ -42,6 +46,10 @@ pub fn shim_main(dir: &Path) -> ExitCode {
     umask(Mode::from_bits_truncate(0o022));
     // Fails only for a group leader, which is detached enough.
     let _ = nix::unistd::setsid();
+    let secrets = match take_secrets(std::io::stdin().lock()) {
+        Ok(secrets) => secrets,
+        Err(e) => return fail(e),
+    };
     let layout = Layout::new(dir);
     let lock = match layout.hold() {
         Ok(Some(lock)) => lock,
@@ -61,7 +69,7 @@ pub fn shim_main(dir: &Path) -> ExitCode {
         Err(e) => return fail(e),
     };
     let done = runtime.block_on(async {
-        Shim::open(layout, record)?.run().await;
+        Shim::open(layout, record, secrets)?.run().await;
         Ok::<(), String>(())
     });
     drop(lock);
@@ -75,6 +83,22 @@ fn fail(why: impl std::fmt::Display) -> ExitCode {
     println!("{why}");
     eprintln!("shim: {why}");
     ExitCode::FAILURE
+}
+
+/// What the driver writes to a new shim's standard input: one document, then the end. It is empty where there are none.
+pub(super) fn hand_secrets(to: &mut impl Write, secrets: &Secrets) -> std::io::Result<()> {
+    let bytes = serde_json::to_vec(secrets.expose())?;
+    to.write_all(&bytes)
+}
+
+fn take_secrets(from: impl Read) -> Result<Secrets, String> {
+    let mut bytes = Vec::new();
+    from.take(SECRETS_BYTES_MAX).read_to_end(&mut bytes).map_err(|e| format!("standard input: {e}"))?;
+    if bytes.is_empty() {
+        return Ok(Secrets::default());
+    }
+    // The error's own text would quote what was read.
+    serde_json::from_slice(&bytes).map(Secrets::new).map_err(|_| "the secrets did not come whole".to_owned())
 }
 
 /// Called before anything of our own is open.
@@ -94,6 +118,8 @@ fn close_inherited() {
 struct Shim {
     layout: Layout,
     record: Record,
+    /// In this process's memory only: one that was killed gets them again from the daemon that revives it.
+    secrets: Secrets,
     status: Status,
     wake: pipe::Receiver,
     log: LogWriter,
@@ -124,7 +150,7 @@ enum End {
 }
 
 impl Shim {
-    fn open(layout: Layout, record: Record) -> Result<Self, String> {
+    fn open(layout: Layout, record: Record, secrets: Secrets) -> Result<Self, String> {
         let wake = layout.wake();
         match nix::unistd::mkfifo(&wake, Mode::from_bits_truncate(0o600)) {
             Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
@@ -147,6 +173,7 @@ impl Shim {
         Ok(Self {
             layout,
             record,
+            secrets,
             status,
             wake,
             log,
@@ -251,7 +278,11 @@ impl Shim {
         self.status.door = place.door.as_deref().map(Path::to_owned);
         self.status.started_at = Some(wall_now());
         self.say(InstanceState::Starting);
-        let plan = launch::plan(&self.record, &self.layout, place.address)?;
+        let mut plan = launch::plan(&self.record, &self.layout, place.address)?;
+        for (key, value) in self.secrets.expose() {
+            // Not what the engine fills in: probes and mounts rely on that.
+            plan.env.entry(key.clone()).or_insert_with(|| value.clone());
+        }
         if plan.view.is_none() {
             make_private(&self.layout, self.record.uid, self.record.gid).map_err(|e| e.to_string())?;
         }

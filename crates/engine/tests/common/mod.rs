@@ -57,6 +57,7 @@ fn spec(number: u32, bundle_dir: PathBuf, command: Vec<String>) -> InstanceSpec 
         data: BTreeMap::new(),
         listen_ip: "127.0.0.1".parse().unwrap(),
         lent: false,
+        secrets: Default::default(),
     }
 }
 

@@ -226,6 +226,7 @@ pub fn manifest(options: &ManifestOptions) -> Result<Service, pumasi_terms::ids:
         command: command.into_iter().chain(options.args.iter().cloned()).collect(),
         // PORT, HOST and DATA_<DATASET> are the engine's to set.
         env: BTreeMap::new(),
+        secrets: BTreeMap::new(),
         platform: Platform { arch: std::env::consts::ARCH.into(), ..Platform::default() },
         resources: options.resources,
         readiness: Probe { path: "/healthz".into(), interval_ms: 50, ..Probe::default() },

@@ -259,6 +259,7 @@ fn service(home: u32) -> anyhow::Result<Service> {
                 bundle: BundleRef::Digest(Digest([1; 32])),
                 command: vec!["serve".into()],
                 env: BTreeMap::new(),
+                secrets: BTreeMap::new(),
                 platform: Platform::default(),
                 resources: Resources { cpu_millis: 1, memory_mib: 1 },
                 readiness: Default::default(),

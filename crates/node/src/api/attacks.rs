@@ -31,7 +31,7 @@ impl Drop for Stage {
 }
 
 fn person(role: Role) -> Principal {
-    Principal::Person { name: "somebody".parse().unwrap(), role }
+    Principal::person("somebody".parse().unwrap(), role, None)
 }
 
 async fn stage() -> Stage {

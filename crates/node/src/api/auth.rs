@@ -68,7 +68,7 @@ fn principal(node: &Node, request: &Request) -> Result<Option<Principal>, Proble
     let known = tokens
         .iter()
         .find(|t| constant_time_eq(&t.secret_digest.0, &digest.0) && t.expires_at.is_none_or(|end| now < end));
-    Ok(known.map(|t| Principal::Person { name: t.name.clone(), role: t.role }))
+    Ok(known.map(|t| object::principal_of(t)))
 }
 
 /// Refuses what the table does not allow; puts the principal into the request.

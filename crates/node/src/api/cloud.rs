@@ -3,6 +3,7 @@
 use super::body::{Answer, Json};
 use crate::node::Note;
 use crate::object::{CLOUD, CloudRecord, ONLY};
+use crate::tenancy::Estate;
 use crate::{Node, clock, disk, lender, metrics};
 use axum::Extension;
 use axum::extract::State;
@@ -91,9 +92,13 @@ pub async fn status(State(node): State<Arc<Node>>) -> Answer<CloudStatus> {
     }))
 }
 
-pub async fn traffic(State(node): State<Arc<Node>>) -> Answer<Traffic> {
-    let objectives: BTreeMap<_, _> =
-        node.services()?.iter().map(|s| (s.name().clone(), s.document.spec.objective.clone())).collect();
+pub async fn traffic(State(node): State<Arc<Node>>, Extension(who): Extension<Principal>) -> Answer<Traffic> {
+    let (services, estate) = (node.services()?, Estate::of(&node, &who)?);
+    let objectives: BTreeMap<_, _> = services
+        .iter()
+        .filter(|s| estate.record(s))
+        .map(|s| (s.name().clone(), s.document.spec.objective.clone()))
+        .collect();
     let mut services = BTreeMap::new();
     for (name, (seen, judgement)) in node.sensing.latest() {
         let Some(objective) = objectives.get(&name) else { continue };

@@ -4,6 +4,7 @@ use super::body::{Answer, Json};
 use super::params::Path;
 use crate::node::Note;
 use crate::object::{JOURNEY, PLAN, PlanRecord};
+use crate::tenancy::Estate;
 use crate::{Node, borrower, clock};
 use axum::Extension;
 use axum::extract::State;
@@ -16,16 +17,25 @@ use pumasi_terms::offer::Offer;
 use pumasi_terms::{JourneyId, LeaseId, PlanId};
 use std::sync::Arc;
 
-pub async fn list(State(node): State<Arc<Node>>) -> Answer<List<Journey>> {
-    let listing = node.store.listing::<Journey>(JOURNEY)?;
-    let mut items: Vec<Journey> = listing.items.into_iter().map(|j| j.body).collect();
+pub async fn list(State(node): State<Arc<Node>>, Extension(who): Extension<Principal>) -> Answer<List<Journey>> {
+    let (listing, estate) = (node.store.listing::<Journey>(JOURNEY)?, Estate::of(&node, &who)?);
+    let mut items: Vec<Journey> = listing.items.into_iter().map(|j| j.body).filter(|j| estate.journey(j)).collect();
     items.sort_by_key(|j| std::cmp::Reverse(j.opened_at));
     Ok(axum::Json(List { revision: listing.revision, items }))
 }
 
-pub async fn get(State(node): State<Arc<Node>>, Path(id): Path<JourneyId>) -> Answer<Journey> {
-    let stored = node.store.get::<Journey>(JOURNEY, id.as_str())?.ok_or_else(|| Problem::not_found("journey", &id))?;
-    Ok(axum::Json(stored.body))
+fn journey(node: &Node, who: &Principal, id: &JourneyId) -> Result<Journey, Problem> {
+    let estate = Estate::of(node, who)?;
+    let found = node.get::<Journey>(JOURNEY, id.as_str())?.filter(|j| estate.journey(j));
+    found.ok_or_else(|| Problem::not_found("journey", id))
+}
+
+pub async fn get(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Path(id): Path<JourneyId>,
+) -> Answer<Journey> {
+    Ok(axum::Json(journey(&node, &who, &id)?))
 }
 
 pub async fn cancel(
@@ -34,29 +44,38 @@ pub async fn cancel(
     Path(id): Path<JourneyId>,
     Json(why): Json<Why>,
 ) -> Answer<Journey> {
-    let stored = node.store.get::<Journey>(JOURNEY, id.as_str())?.ok_or_else(|| Problem::not_found("journey", &id))?;
-    if !stored.body.is_open() {
+    let found = journey(&node, &who, &id)?;
+    if !found.is_open() {
         return Err(Problem::conflict(format!("{id} is over already")).into());
     }
     node.note(
         &who.to_string(),
-        Note::new("cancel_asked", "journey", &id).caused_by(&stored.body.service).because(why.why.clone()),
+        Note::new("cancel_asked", "journey", &id).caused_by(&found.service).because(why.why.clone()),
     )
     .await;
     borrower::cancel(&node, &who.to_string(), &id, &why.why).await?;
-    get(State(node), Path(id)).await
+    get(State(node), Extension(who), Path(id)).await
 }
 
-pub async fn plans(State(node): State<Arc<Node>>) -> Answer<List<PlanRecord>> {
-    let listing = node.store.listing::<PlanRecord>(PLAN)?;
-    let mut items: Vec<PlanRecord> = listing.items.into_iter().map(|p| p.body).collect();
+pub async fn plans(State(node): State<Arc<Node>>, Extension(who): Extension<Principal>) -> Answer<List<PlanRecord>> {
+    let (listing, estate) = (node.store.listing::<PlanRecord>(PLAN)?, Estate::of(&node, &who)?);
+    let mut items: Vec<PlanRecord> = listing.items.into_iter().map(|p| p.body).filter(|p| estate.plan(p)).collect();
     items.sort_by_key(|p| std::cmp::Reverse(p.plan.created_at));
     Ok(axum::Json(List { revision: listing.revision, items }))
 }
 
-pub async fn plan(State(node): State<Arc<Node>>, Path(id): Path<PlanId>) -> Answer<PlanRecord> {
-    let stored = node.store.get::<PlanRecord>(PLAN, id.as_str())?.ok_or_else(|| Problem::not_found("plan", &id))?;
-    Ok(axum::Json(stored.body))
+fn plan_of(node: &Node, who: &Principal, id: &PlanId) -> Result<PlanRecord, Problem> {
+    let estate = Estate::of(node, who)?;
+    let found = node.get::<PlanRecord>(PLAN, id.as_str())?.filter(|p| estate.plan(p));
+    found.ok_or_else(|| Problem::not_found("plan", id))
+}
+
+pub async fn plan(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Path(id): Path<PlanId>,
+) -> Answer<PlanRecord> {
+    Ok(axum::Json(plan_of(&node, &who, &id)?))
 }
 
 pub async fn approve(
@@ -65,6 +84,7 @@ pub async fn approve(
     Path(id): Path<PlanId>,
     Json(why): Json<Why>,
 ) -> Answer<PlanRecord> {
+    plan_of(&node, &who, &id)?;
     Ok(axum::Json(borrower::decide(&node, who.to_string(), id, true, why.why).await?))
 }
 
@@ -74,6 +94,7 @@ pub async fn refuse(
     Path(id): Path<PlanId>,
     Json(why): Json<Why>,
 ) -> Answer<PlanRecord> {
+    plan_of(&node, &who, &id)?;
     Ok(axum::Json(borrower::decide(&node, who.to_string(), id, false, why.why).await?))
 }
 
@@ -140,20 +161,28 @@ fn lent(node: &Node, lent: &LentLease) -> LeaseView {
     }
 }
 
-fn all(node: &Node) -> Result<Vec<LeaseView>, Problem> {
-    let journeys = node.journeys()?;
-    let mut items: Vec<LeaseView> = journeys.iter().flat_map(|j| j.parts.iter().map(|p| rented(node, j, p))).collect();
-    items.extend(crate::lender::lents(node)?.iter().map(|l| lent(node, l)));
+/// A customer sees what is rented for its services; what is lent to other clouds is the operator's.
+fn all(node: &Node, who: &Principal) -> Result<Vec<LeaseView>, Problem> {
+    let (journeys, estate) = (node.journeys()?, Estate::of(node, who)?);
+    let theirs = journeys.iter().filter(|j| estate.journey(j));
+    let mut items: Vec<LeaseView> = theirs.flat_map(|j| j.parts.iter().map(|p| rented(node, j, p))).collect();
+    if estate.is_operator() {
+        items.extend(crate::lender::lents(node)?.iter().map(|l| lent(node, l)));
+    }
     items.sort_by_key(|l| std::cmp::Reverse(l.since));
     Ok(items)
 }
 
-pub async fn leases(State(node): State<Arc<Node>>) -> Answer<List<LeaseView>> {
-    Ok(axum::Json(List { revision: node.store.revision(), items: all(&node)? }))
+pub async fn leases(State(node): State<Arc<Node>>, Extension(who): Extension<Principal>) -> Answer<List<LeaseView>> {
+    Ok(axum::Json(List { revision: node.store.revision(), items: all(&node, &who)? }))
 }
 
-pub async fn lease(State(node): State<Arc<Node>>, Path(id): Path<LeaseId>) -> Answer<LeaseView> {
-    let found = all(&node)?.into_iter().find(|l| l.id == id);
+pub async fn lease(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Path(id): Path<LeaseId>,
+) -> Answer<LeaseView> {
+    let found = all(&node, &who)?.into_iter().find(|l| l.id == id);
     Ok(axum::Json(found.ok_or_else(|| Problem::not_found("lease", &id))?))
 }
 

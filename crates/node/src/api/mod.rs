@@ -7,6 +7,7 @@ mod auth;
 mod body;
 mod certificate;
 mod cloud;
+mod customers;
 mod idle;
 mod journeys;
 mod listen;
@@ -17,7 +18,10 @@ mod peers;
 mod places;
 mod quarantine;
 mod rates;
+mod secrets;
 mod services;
+#[cfg(test)]
+mod tenant_tests;
 mod tokens;
 mod users;
 mod watch;
@@ -86,6 +90,14 @@ fn table(door: Door) -> Table {
         .on(Get, "/v1/tokens", tokens::list)
         .on(Post, "/v1/tokens", tokens::create)
         .on(Delete, "/v1/tokens/{id}", tokens::revoke)
+        .on(Get, "/v1/customers", customers::list)
+        .on(Put, "/v1/customers/{name}", customers::put)
+        .on(Delete, "/v1/customers/{name}", customers::delete)
+        .on(Get, "/v1/secrets", secrets::list)
+        .on(Put, "/v1/secrets/{name}", secrets::set)
+        .on(Delete, "/v1/secrets/{name}", secrets::delete)
+        .on(Get, "/v1/retired", customers::retired)
+        .on(Delete, "/v1/retired/{id}", customers::erase)
         .on(Get, "/v1/services", services::list)
         .on(Get, "/v1/services/{name}", services::get)
         .on(Put, "/v1/services/{name}", services::put)

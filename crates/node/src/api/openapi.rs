@@ -30,6 +30,11 @@ fn shapes(g: &mut SchemaGenerator, method: Method, path: &str) -> Shapes {
         (Get, "/v1/quarantine") => (None, of::<m::List<m::Quarantined>>(g)),
         (Get, "/v1/tokens") => (None, of::<m::List<m::TokenView>>(g)),
         (Post, "/v1/tokens") => (Some(of::<m::NewToken>(g)), of::<m::TokenView>(g)),
+        (Get, "/v1/customers") => (None, of::<m::List<m::CustomerView>>(g)),
+        (Put, "/v1/customers/{name}") => (Some(of::<m::CustomerGrant>(g)), of::<m::CustomerView>(g)),
+        (Get, "/v1/secrets") => (None, of::<m::List<m::SecretView>>(g)),
+        (Put, "/v1/secrets/{name}") => (Some(of::<m::NewSecret>(g)), of::<m::SecretView>(g)),
+        (Get, "/v1/retired") => (None, of::<m::List<m::RetiredView>>(g)),
         (Get, "/v1/services") => (None, of::<m::List<m::ServiceView>>(g)),
         (Get, "/v1/services/{name}") => (None, of::<m::ServiceView>(g)),
         (Put, "/v1/services/{name}") => (Some(of::<pumasi_terms::service::Service>(g)), of::<m::ServiceView>(g)),
@@ -78,6 +83,7 @@ fn parameters(path: &str) -> Vec<Value> {
     let form = |name: &str| {
         let id = match path.split('/').nth(2).filter(|_| name == "id") {
             Some("tokens") => "tok",
+            Some("retired") => "svc",
             Some("journeys") => "jrn",
             Some("plans") => "plan",
             Some("leases") => "lease",
@@ -94,6 +100,14 @@ fn parameters(path: &str) -> Vec<Value> {
     let number = || json!({ "type": "integer", "minimum": 0, "maximum": u64::MAX });
     match path {
         "/v1/watch" => list.extend([query("kind", text()), query("after", number())]),
+        "/v1/services/{name}"
+        | "/v1/secrets"
+        | "/v1/secrets/{name}"
+        | "/v1/bundles"
+        | "/v1/bundles/missing"
+        | "/v1/bundles/chunks" => {
+            list.push(query("customer", json!({ "type": "string", "pattern": form("name") })));
+        }
         "/v1/events" => list.extend([
             query("after", number()),
             query("limit", number()),

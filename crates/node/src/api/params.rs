@@ -5,6 +5,7 @@ use axum::extract::FromRequestParts;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use pumasi_api::Problem;
+use pumasi_terms::CustomerName;
 use serde::de::DeserializeOwned;
 
 /// The names and ids in the path.
@@ -14,6 +15,13 @@ pub struct Path<T>(pub T);
 /// The query.
 #[derive(Debug)]
 pub struct Query<T>(pub T);
+
+/// Whom an operator acts for.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct For {
+    pub customer: Option<CustomerName>,
+}
 
 fn problem(status: StatusCode, text: String) -> ApiError {
     ApiError(match status.is_server_error() {

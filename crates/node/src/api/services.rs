@@ -1,10 +1,11 @@
 //! What customers own: services, their bundles, their logs.
 
 use super::body::{Answer, ApiError, Json, Raw, blocking};
-use super::params::Path;
-use crate::node::Note;
-use crate::object::{SERVICE, ServiceRecord};
-use crate::{Node, borrower, bundles, clock, home};
+use super::params::{For, Path, Query};
+use crate::node::{Note, TxError, store_problem};
+use crate::object::{SERVICE, ServiceRecord, service_named_by};
+use crate::tenancy::{self, Estate};
+use crate::{Node, borrower, bundles, clock, home, secrets};
 use axum::Extension;
 use axum::extract::State;
 use pumasi_api::message::{InstanceView, List, Missing, ServiceStatus, ServiceView, Uploaded};
@@ -12,11 +13,11 @@ use pumasi_api::{Principal, Problem};
 use pumasi_engine::{InstanceState, InstanceStatus};
 use pumasi_journey::{Journey, PartState};
 use pumasi_lease::LentLease;
-use pumasi_store::Expect;
+use pumasi_store::{Expect, Stored, Tx};
 use pumasi_terms::document::Validate;
 use pumasi_terms::egress::check_home;
 use pumasi_terms::service::{BundleRef, KIND, Service};
-use pumasi_terms::{Epoch, LeaseId, ServiceName};
+use pumasi_terms::{CustomerName, LeaseId, ServiceId, ServiceName};
 use pumasi_transfer::TreeManifest;
 use std::sync::Arc;
 
@@ -46,6 +47,8 @@ fn view(node: &Node, record: ServiceRecord, revision: pumasi_terms::Revision, op
         (_, _, false) => ("borrowing", own.iter().map(|j| j.id.to_string()).collect::<Vec<_>>().join(", ")),
         _ => ("serving", String::new()),
     };
+    let (customer, id) = (record.customer, Some(record.id));
+    let not_lendable = secrets::not_lendable(&record.document);
     let mut service = record.document;
     service.metadata.revision = Some(revision);
     ServiceView {
@@ -59,20 +62,42 @@ fn view(node: &Node, record: ServiceRecord, revision: pumasi_terms::Revision, op
             borrowed_wanted,
             generation: record.generation,
             deleting: record.deleting,
+            customer,
+            id,
+            not_lendable,
         },
     }
 }
 
-pub async fn list(State(node): State<Arc<Node>>) -> Answer<List<ServiceView>> {
+pub async fn list(State(node): State<Arc<Node>>, Extension(who): Extension<Principal>) -> Answer<List<ServiceView>> {
     let listing = node.store.listing::<ServiceRecord>(SERVICE)?;
-    let journeys = node.open_journeys()?;
-    let items = listing.items.into_iter().map(|s| view(&node, s.body, s.revision, &journeys)).collect();
-    Ok(axum::Json(List { revision: listing.revision, items }))
+    let (journeys, estate) = (node.open_journeys()?, Estate::of(&node, &who)?);
+    let theirs = listing.items.into_iter().filter(|s| estate.record(&s.body));
+    let items = theirs.map(|mut s| {
+        if !estate.shows_values(&who, &s.body, true) {
+            tenancy::redact(&mut s.body.document);
+        }
+        view(&node, s.body, s.revision, &journeys)
+    });
+    Ok(axum::Json(List { revision: listing.revision, items: items.collect() }))
 }
 
-pub async fn get(State(node): State<Arc<Node>>, Path(name): Path<ServiceName>) -> Answer<ServiceView> {
-    let stored =
-        node.store.get::<ServiceRecord>(SERVICE, name.as_str())?.ok_or_else(|| Problem::not_found("service", &name))?;
+/// The stored record, if it is theirs; what is not does not exist.
+fn theirs(node: &Node, who: &Principal, name: &ServiceName) -> Result<Stored<ServiceRecord>, Problem> {
+    let estate = Estate::of(node, who)?;
+    let stored = node.store.get::<ServiceRecord>(SERVICE, name.as_str()).map_err(|e| store_problem(&e))?;
+    stored.filter(|s| estate.record(&s.body)).ok_or_else(|| Problem::not_found("service", name))
+}
+
+pub async fn get(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Path(name): Path<ServiceName>,
+) -> Answer<ServiceView> {
+    let mut stored = theirs(&node, &who, &name)?;
+    if !Estate::of(&node, &who)?.shows_values(&who, &stored.body, false) {
+        tenancy::redact(&mut stored.body.document);
+    }
     let journeys = node.open_journeys()?;
     Ok(axum::Json(view(&node, stored.body, stored.revision, &journeys)))
 }
@@ -108,13 +133,39 @@ fn may_call(node: &Node, service: &Service) -> Result<(), Problem> {
     Err(Problem::fields("this cloud's operator does not let the application call what it lists", faults))
 }
 
+/// Whether the engine here can run it at all.
+fn check_platform(node: &Node, service: &Service) -> Result<(), Problem> {
+    let platforms = node.engine.capabilities().platforms;
+    let need = &service.spec.application.platform;
+    let runs = platforms
+        .iter()
+        .any(|p| p.os == need.os && p.arch == need.arch && need.runtimes.iter().all(|r| p.runtimes.contains(r)));
+    if runs {
+        return Ok(());
+    }
+    Err(Problem::fields(
+        "this cloud cannot run the application",
+        vec![pumasi_terms::FieldError {
+            field: "spec.application.platform".into(),
+            problem: format!("{} {} with {:?} is not among {:?}", need.os, need.arch, need.runtimes, platforms),
+        }],
+    ))
+}
+
+/// Names are unique on a cloud, whoever's they are: one that is taken by somebody else is told to be so, and nothing more.
+fn taken(name: &ServiceName) -> Problem {
+    Problem::conflict(format!("the name {name} is taken on this cloud; choose another one"))
+}
+
 pub async fn put(
     State(node): State<Arc<Node>>,
     Extension(who): Extension<Principal>,
     Path(name): Path<ServiceName>,
-    Json(mut service): Json<Service>,
+    Query(asked): Query<For>,
+    Json(service): Json<Service>,
 ) -> Answer<ServiceView> {
     check(&name, &service)?;
+    tenancy::refuse_redacted(&service)?;
     let digest = match &service.spec.application.bundle {
         BundleRef::Digest(digest) => *digest,
         BundleRef::Path(path) => {
@@ -124,62 +175,79 @@ pub async fn put(
             .into());
         }
     };
-    bundles::of(&node).tree(&digest)?;
-    may_call(&node, &service)?;
-    let platforms = node.engine.capabilities().platforms;
-    let need = &service.spec.application.platform;
-    let runs = platforms
-        .iter()
-        .any(|p| p.os == need.os && p.arch == need.arch && need.runtimes.iter().all(|r| p.runtimes.contains(r)));
-    if !runs {
-        return Err(Problem::fields(
-            "this cloud cannot run the application",
-            vec![pumasi_terms::FieldError {
-                field: "spec.application.platform".into(),
-                problem: format!("{} {} with {:?} is not among {:?}", need.os, need.arch, need.runtimes, platforms),
-            }],
-        )
-        .into());
-    }
-    let expected = service.metadata.revision.take();
-    let read = name.clone();
-    node.transact(move |tx| {
-        let now = clock::now();
-        for other in tx.list::<ServiceRecord>(SERVICE)?.into_iter().filter(|s| s.name != name.as_str()) {
-            if let Some(host) = service.spec.hosts.iter().find(|h| other.body.document.spec.hosts.contains(h)) {
-                return Err(Problem::conflict(format!("spec.hosts: {host} belongs to service {}", other.name)).into());
-            }
-        }
-        let old = tx.get::<ServiceRecord>(SERVICE, name.as_str())?;
-        let expect = match (&old, expected) {
-            (_, Some(revision)) => Expect::Revision(revision),
-            (Some(old), None) => Expect::Revision(old.revision),
-            (None, None) => Expect::Absent,
-        };
-        if old.as_ref().is_some_and(|o| o.body.deleting) {
+    let old = node.get::<ServiceRecord>(SERVICE, name.as_str())?;
+    let customer = match (&old, asked.customer) {
+        (Some(old), _) if !Estate::of(&node, &who)?.record(old) => return Err(taken(&name).into()),
+        (Some(old), Some(other)) if other != old.customer => {
             return Err(
-                Problem::conflict(format!("service {name} is being deleted; apply it again when it is gone")).into()
+                Problem::conflict(format!("service {name} belongs to customer {} for good", old.customer)).into()
             );
         }
-        let (generation, epoch) = old.as_ref().map_or((1, Epoch(1)), |o| {
-            let same = makes_same_instances(&o.body.document, &service);
-            (o.body.generation + u64::from(!same), o.body.epoch)
-        });
-        if old.as_ref().is_some_and(|o| o.body.document == service && expect == Expect::Revision(o.revision)) {
-            return Ok(());
-        }
-        let record = ServiceRecord { document: service, generation, epoch, deleting: false };
-        tx.put(SERVICE, name.as_str(), &record, expect)?;
-        let action = if old.is_none() { "service_created" } else { "service_changed" };
-        tx.journal(
-            Note::new(action, "service", &name)
-                .because(format!("generation {generation}, bundle {digest}"))
-                .entry(&who.to_string(), now.wall),
-        )?;
-        Ok(())
-    })
-    .await?;
-    get(State(node), Path(read)).await
+        (Some(old), _) => old.customer.clone(),
+        (None, asked) => tenancy::named(&who, asked)?,
+    };
+    bundles::owned(&node, &customer).tree(&digest)?;
+    may_call(&node, &service)?;
+    check_platform(&node, &service)?;
+    secrets::check(&node, &customer, &service)?;
+    let wish = Wish { service, customer, digest, who: who.to_string(), id: ServiceId::from_entropy(clock::entropy()) };
+    node.transact(move |tx| store(tx, wish)).await?;
+    get(State(node), Extension(who), Path(name)).await
+}
+
+/// A service as it shall be.
+struct Wish {
+    service: Service,
+    customer: CustomerName,
+    digest: pumasi_terms::Digest,
+    who: String,
+    /// If it is a new one.
+    id: ServiceId,
+}
+
+fn store(tx: &mut Tx<'_>, mut wish: Wish) -> Result<(), TxError> {
+    let (now, name) = (clock::now(), wish.service.metadata.name.clone());
+    let expected = wish.service.metadata.revision.take();
+    let old = tx.get::<ServiceRecord>(SERVICE, name.as_str())?;
+    let expect = match (&old, expected) {
+        (_, Some(revision)) => Expect::Revision(revision),
+        (Some(old), None) => Expect::Revision(old.revision),
+        (None, None) => Expect::Absent,
+    };
+    // Looked at again: it may have been made by somebody else since.
+    if old.as_ref().is_some_and(|o| o.body.customer != wish.customer) {
+        return Err(taken(&name).into());
+    }
+    if old.as_ref().is_some_and(|o| o.body.deleting) {
+        return Err(
+            Problem::conflict(format!("service {name} is being deleted; apply it again when it is gone")).into()
+        );
+    }
+    if old.as_ref().is_some_and(|o| o.body.document == wish.service && expect == Expect::Revision(o.revision)) {
+        return Ok(());
+    }
+    let all = tx.list::<ServiceRecord>(SERVICE)?;
+    let claims = |h: &String| !old.as_ref().is_some_and(|o| o.body.document.spec.hosts.contains(h));
+    if !all.unreadable.is_empty() && wish.service.spec.hosts.iter().any(claims) {
+        let text =
+            "the record of a service cannot be read, so that it is not known which host names are free; see /readyz";
+        return Err(Problem::unavailable(text).into());
+    }
+    let others: Vec<ServiceRecord> = all.into_iter().map(|s| s.body).filter(|s| *s.name() != name).collect();
+    let grant = tenancy::grant(tx, &wish.customer)?;
+    tenancy::admit(&grant, &wish.customer, &wish.service, old.as_ref().map(|o| &o.body.document), &others)?;
+    let action = if old.is_none() { "service_created" } else { "service_changed" };
+    let generation = old
+        .as_ref()
+        .map_or(1, |o| o.body.generation + u64::from(!makes_same_instances(&o.body.document, &wish.service)));
+    let note = Note::new(action, "service", &name).because(format!("generation {generation}, bundle {}", wish.digest));
+    let seq = tx.journal(note.entry(&wish.who, now.wall))?;
+    let record = match old {
+        Some(old) => ServiceRecord { document: wish.service, generation, ..old.body },
+        None => ServiceRecord::new(wish.service, wish.id, wish.customer, seq.saturating_sub(1)),
+    };
+    tx.put(SERVICE, name.as_str(), &record, expect)?;
+    Ok(())
 }
 
 /// Whether running instances can stay as they are.
@@ -192,9 +260,10 @@ pub async fn delete(
     Extension(who): Extension<Principal>,
     Path(name): Path<ServiceName>,
 ) -> Answer<()> {
+    let id = theirs(&node, &who, &name)?.body.id;
     node.transact(move |tx| {
-        let stored =
-            tx.get::<ServiceRecord>(SERVICE, name.as_str())?.ok_or_else(|| Problem::not_found("service", &name))?;
+        let stored = tx.get::<ServiceRecord>(SERVICE, name.as_str())?.filter(|s| s.body.id == id);
+        let stored = stored.ok_or_else(|| Problem::not_found("service", &name))?;
         if stored.body.deleting {
             return Ok(());
         }
@@ -211,19 +280,23 @@ pub async fn delete(
     Ok(axum::Json(()))
 }
 
-pub async fn logs(State(node): State<Arc<Node>>, Path(name): Path<ServiceName>) -> Result<String, ApiError> {
-    let record =
-        node.get::<ServiceRecord>(SERVICE, name.as_str())?.ok_or_else(|| Problem::not_found("service", &name))?;
+pub async fn logs(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Path(name): Path<ServiceName>,
+) -> Result<String, ApiError> {
+    let record = theirs(&node, &who, &name)?.body;
+    let estate = Estate::of(&node, &who)?;
     let mut text = home::logs_of(&node, &record.owner(), LOG_BYTES_MAX).await;
     let journeys = node.journeys()?;
-    for part in journeys.iter().filter(|j| j.service == name).flat_map(|j| &j.parts) {
+    for part in journeys.iter().filter(|j| j.service == name && estate.journey(j)).flat_map(|j| &j.parts) {
         if !part.is_over() {
             let asked = match node.peers.clients.of(&node, &part.lender) {
                 Ok(client) => client.text(&format!("/v1/leases/{}/logs", part.lease)).await.map_err(|e| e.to_string()),
                 Err(e) => Err(e.to_string()),
             };
             text.push_str(&asked.unwrap_or_else(|e| format!("== {} at {}: not read: {e}\n", part.lease, part.lender)));
-        } else if let Ok(kept) = std::fs::read_to_string(borrower::returned_log(&node, &name, &part.lease))
+        } else if let Ok(kept) = std::fs::read_to_string(borrower::returned_log(&node, &record, &part.lease))
             && text.len() < 4 * LOG_BYTES_MAX
         {
             text.push_str(&kept);
@@ -232,49 +305,70 @@ pub async fn logs(State(node): State<Arc<Node>>, Path(name): Path<ServiceName>) 
     Ok(text)
 }
 
+fn store_of(node: &Node, who: &Principal, asked: For) -> Result<bundles::Bundles, Problem> {
+    Ok(bundles::owned(node, &tenancy::named_here(node, who, asked.customer)?))
+}
+
 pub async fn bundle_missing(
     State(node): State<Arc<Node>>,
     Extension(who): Extension<Principal>,
+    Query(asked): Query<For>,
     Json(tree): Json<TreeManifest>,
 ) -> Answer<Missing> {
     node.disk.admits(tree.total_bytes)?;
-    let chunks = blocking(move || bundles::of(&node).missing(&node, &who.to_string(), &tree)).await?;
-    Ok(axum::Json(Missing { chunks }))
+    let bundles = store_of(&node, &who, asked)?;
+    Ok(axum::Json(Missing { chunks: blocking(move || bundles.missing(&node, &who.to_string(), &tree)).await? }))
 }
 
 pub async fn bundle_chunks(
     State(node): State<Arc<Node>>,
     Extension(who): Extension<Principal>,
+    Query(asked): Query<For>,
     Raw(pack): Raw,
 ) -> Answer<()> {
     node.disk.admits(pack.len() as u64)?;
-    blocking(move || bundles::of(&node).receive(&node, &who.to_string(), &pack)).await?;
+    let bundles = store_of(&node, &who, asked)?;
+    blocking(move || bundles.receive(&node, &who.to_string(), &pack)).await?;
     Ok(axum::Json(()))
 }
 
 pub async fn bundle_complete(
     State(node): State<Arc<Node>>,
     Extension(who): Extension<Principal>,
+    Query(asked): Query<For>,
     Json(tree): Json<TreeManifest>,
 ) -> Answer<Uploaded> {
     node.disk.admits(tree.total_bytes)?;
-    Ok(axum::Json(blocking(move || bundles::of(&node).complete(&node, &who.to_string(), &tree)).await?))
+    let bundles = store_of(&node, &who, asked)?;
+    Ok(axum::Json(blocking(move || bundles.complete(&node, &who.to_string(), &tree)).await?))
 }
 
-pub async fn instances(State(node): State<Arc<Node>>) -> Answer<List<InstanceView>> {
-    let lents = crate::lender::lents(&node)?;
-    let items = node.instances.lock().iter().filter_map(|i| instance(&node, i, &lents)).collect();
+pub async fn instances(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+) -> Answer<List<InstanceView>> {
+    let (lents, services, estate) = (crate::lender::lents(&node)?, node.services()?, Estate::of(&node, &who)?);
+    let shown = |i: &InstanceStatus| {
+        let own = services.iter().find(|s| s.owner() == i.owner);
+        let name = own.map(|s| s.name().clone()).or_else(|| ServiceName::parse(service_named_by(&i.owner)?).ok());
+        if !estate.is_operator() && !own.is_some_and(|s| estate.record(s)) {
+            return None;
+        }
+        instance(&node, i, &lents, name)
+    };
+    let items = node.instances.lock().iter().filter_map(shown).collect();
     Ok(axum::Json(List { revision: node.store.revision(), items }))
 }
 
-fn instance(node: &Node, i: &InstanceStatus, lents: &[Arc<LentLease>]) -> Option<InstanceView> {
+fn instance(
+    node: &Node,
+    i: &InstanceStatus,
+    lents: &[Arc<LentLease>],
+    own: Option<ServiceName>,
+) -> Option<InstanceView> {
     let lease = LeaseId::parse(i.owner.clone()).ok();
     let lent = lents.iter().find(|l| l.id().as_str() == i.owner);
-    let service = match (lent, i.owner.strip_prefix("service-")) {
-        (Some(lent), _) => lent.lease.service.clone(),
-        (None, Some(name)) => ServiceName::parse(name).ok()?,
-        (None, None) => return None,
-    };
+    let service = lent.map(|l| l.lease.service.clone()).or(own)?;
     let (state, why) = match &i.state {
         InstanceState::Starting => ("starting", String::new()),
         InstanceState::Ready => ("ready", String::new()),

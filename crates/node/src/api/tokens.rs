@@ -5,13 +5,13 @@ use super::body::{Answer, Json};
 use super::params::Path;
 use crate::node::Note;
 use crate::object::{TOKEN, TokenRecord};
-use crate::{Node, clock};
+use crate::{Node, clock, tenancy};
 use axum::Extension;
 use axum::extract::State;
 use pumasi_api::message::{List, NewToken, TokenView};
 use pumasi_api::{Principal, Problem, Role};
 use pumasi_store::Expect;
-use pumasi_terms::{PrincipalName, TokenId};
+use pumasi_terms::{CustomerName, PrincipalName, TokenId};
 use pumasi_trust::random_bytes;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -29,6 +29,7 @@ fn view(record: &TokenRecord, secret: Option<String>) -> TokenView {
         id: record.id.clone(),
         name: record.name.clone(),
         role: record.role,
+        customer: record.customer.clone(),
         created_at: record.created_at,
         expires_at: record.expires_at,
         secret,
@@ -41,6 +42,10 @@ fn record(new: &NewToken, secret: &str) -> TokenRecord {
         id: TokenId::from_entropy(clock::entropy()),
         name: new.name.clone(),
         role: new.role,
+        customer: match new.role {
+            Role::Operator => None,
+            _ => Some(new.customer.clone().unwrap_or_else(CustomerName::default_customer)),
+        },
         secret_digest: digest_of_secret(secret),
         created_at: now,
         expires_at: (new.ttl_ms > 0).then(|| now.after(new.ttl_ms)),
@@ -57,7 +62,7 @@ pub async fn bootstrap(node: &Node) -> Result<(), Problem> {
     }
     let name = PrincipalName::parse("operator").map_err(|e| Problem::ours(e.to_string()))?;
     let secret = secret()?;
-    let record = record(&NewToken { name, role: Role::Operator, ttl_ms: 0 }, &secret);
+    let record = record(&NewToken { name, role: Role::Operator, customer: None, ttl_ms: 0 }, &secret);
     let write = || -> std::io::Result<()> {
         let partial = path.with_extension("token.new");
         let _ = std::fs::remove_file(&partial);
@@ -94,6 +99,9 @@ pub async fn create(
     if matches!(new.role, Role::Peer | Role::Invited) {
         return Err(Problem::bad_request("role: a token is for people: viewer, customer or operator").into());
     }
+    if new.role == Role::Operator && new.customer.is_some() {
+        return Err(Problem::bad_request("customer: an operator's token is for the whole cloud").into());
+    }
     let secret = secret()?;
     let record = record(&new, &secret);
     let answer = view(&record, Some(secret));
@@ -101,10 +109,13 @@ pub async fn create(
         if tx.list::<TokenRecord>(TOKEN)?.len() >= TOKENS_MAX {
             return Err(Problem::conflict(format!("there are {TOKENS_MAX} tokens already; revoke some")).into());
         }
+        if let Some(customer) = &record.customer {
+            tenancy::grant(tx, customer)?;
+        }
         tx.put(TOKEN, record.id.as_str(), &record, Expect::Absent)?;
         tx.journal(
             Note::new("token_created", "token", &record.id)
-                .with(serde_json::json!({"name": record.name, "role": record.role}))
+                .with(serde_json::json!({"name": record.name, "role": record.role, "customer": record.customer}))
                 .entry(&who.to_string(), clock::wall()),
         )?;
         Ok(())

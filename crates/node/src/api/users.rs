@@ -41,7 +41,7 @@ impl Users {
 
     /// Nobody in particular: then only a token tells who it is.
     pub fn of(&self, uid: u32) -> Option<Principal> {
-        self.by_uid.get(&uid).map(|(name, role)| Principal::Person { name: name.clone(), role: *role })
+        self.by_uid.get(&uid).map(|(name, role)| Principal::person(name.clone(), *role, None))
     }
 }
 

@@ -255,8 +255,13 @@ async fn send(node: &Arc<Node>, journey: &Journey, part: &Part, generation: u64)
         return Err(Problem::conflict("a newer application is there; that one is sent"));
     }
     let spec = &service.document.spec;
+    // It began to use secrets while it was lent.
+    if let Some(why) = crate::secrets::not_lendable(&service.document) {
+        let event = Event::NotSent { lease: part.lease.clone(), fatal: true, why };
+        return retry_or_end(node, journey, event).await;
+    }
     let digest = service.bundle();
-    let bundles = bundles::of(node);
+    let bundles = bundles::owned(node, &service.customer);
     let tree = bundles.tree(&digest)?;
     let client = client(node, &part.lender)?;
     let trouble = |e: CallError| Event::NotSent { lease: part.lease.clone(), fatal: is_final(&e), why: e.to_string() };
@@ -332,7 +337,11 @@ async fn bring_logs(node: &Node, journey: &Journey, part: &Part) -> Result<Vec<E
     let text = client(node, &part.lender)?.text(&format!("/v1/leases/{}/logs", part.lease)).await;
     match text {
         Ok(text) => {
-            let path = super::returned_log(node, &journey.service, &part.lease);
+            // A service's record outlives its journeys.
+            let Some(service) = node.get::<ServiceRecord>(SERVICE, journey.service.as_str())? else {
+                return Err(Problem::not_found("service", &journey.service));
+            };
+            let path = super::returned_log(node, &service, &part.lease);
             let write = || {
                 path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
                 std::fs::write(&path, text)

@@ -23,7 +23,7 @@ use pumasi_plan::make::{CurrentPart, Ids, Parent, PlanInput, Spent};
 use pumasi_plan::{NoPlan, Plan, plan};
 use pumasi_store::{Expect, Tx};
 use pumasi_terms::service::AutomationMode;
-use pumasi_terms::{CloudName, JourneyId, LeaseId, Now, PlanId, ReservationId, ServiceName};
+use pumasi_terms::{CloudName, JourneyId, LeaseId, Now, PlanId, ReservationId};
 use pumasi_trust::SignedDocument;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,7 +42,8 @@ const CLOSED_MAX: usize = 200;
 /// Turns a verdict into a plan and lets it begin, wait or only be seen, as the service says.
 pub async fn judged(node: &Node, service: &ServiceRecord, verdict: Verdict) -> Result<(), Problem> {
     let growing = verdict.cause != Cause::Recovery;
-    if let Err(why) = allowed(node) {
+    let stays = crate::secrets::not_lendable(&service.document).filter(|_| growing);
+    if let Err(why) = stays.map_or_else(|| allowed(node), Err) {
         if growing {
             node.acts
                 .tell_seldom(
@@ -78,7 +79,7 @@ pub async fn judged(node: &Node, service: &ServiceRecord, verdict: Verdict) -> R
         }
         Err(problem) => return Err(problem),
     };
-    begin(node, made, open, growing).await
+    begin(node, service, made, open, growing).await
 }
 
 fn allowed(node: &Node) -> Result<(), String> {
@@ -111,8 +112,8 @@ async fn input(
     journeys: &[&Journey],
 ) -> Result<PlanInput, Problem> {
     let now = clock::now();
-    let bundle_bytes = bundles::of(node).tree(&service.bundle())?.total_bytes;
-    let data = node.dir("services").join(service.name().as_str()).join("data");
+    let bundle_bytes = bundles::owned(node, &service.customer).tree(&service.bundle())?.total_bytes;
+    let data = crate::tenancy::service_dir(node, service).join("data");
     let dataset_bytes = crate::world::blocking(move || bytes_in(&data)).await.unwrap_or(0);
     let part = |p: &Part| CurrentPart {
         lease: p.lease.clone(),
@@ -169,7 +170,14 @@ fn bytes_in(dir: &Path) -> u64 {
 }
 
 /// Stores the plan and lets it begin as its mode says. Giving back needs nobody's approval: it is what was agreed.
-async fn begin(node: &Node, mut made: Plan, open: Option<Journey>, growing: bool) -> Result<(), Problem> {
+async fn begin(
+    node: &Node,
+    service: &ServiceRecord,
+    mut made: Plan,
+    open: Option<Journey>,
+    growing: bool,
+) -> Result<(), Problem> {
+    let service_id = Some(service.id.clone());
     if let Some(borrow) = &mut made.borrow {
         borrow.lease_ttl_ms = borrow.lease_ttl_ms.min(node.config.timing.lease_ttl_ms);
         borrow.hold_ttl_ms = borrow.hold_ttl_ms.min(node.config.timing.hold_ttl_ms);
@@ -190,7 +198,7 @@ async fn begin(node: &Node, mut made: Plan, open: Option<Journey>, growing: bool
         let mut made_note = Note::new("plan_made", "plan", &made.id).caused_by(&made.service);
         made_note.reasons = pumasi_plan::describe(&made).lines().map(str::to_owned).collect();
         tx.journal(made_note.entry("daemon", now.wall))?;
-        let record = PlanRecord { plan: made, state, decided_by: None, why: String::new() };
+        let record = PlanRecord { plan: made, state, decided_by: None, why: String::new(), service_id };
         tx.put(PLAN, record.plan.id.as_str(), &record, Expect::Absent)?;
         if state == PlanState::Observed {
             return Ok(());
@@ -351,7 +359,8 @@ pub async fn reconcile(node: &Arc<Node>) -> Result<(), Problem> {
     let services = node.services()?;
     let mut done = Ok(());
     for journey in node.open_journeys()? {
-        let facts = facts(node, &journey);
+        let service = services.iter().find(|s| s.name() == &journey.service);
+        let facts = facts(node, &journey, service.map(|s| s.owner()));
         let plan = match node.item::<PlanRecord>(PLAN, journey.plan.as_str()) {
             Ok(Some(plan)) => plan,
             Ok(None) => {
@@ -381,17 +390,19 @@ pub async fn reconcile(node: &Arc<Node>) -> Result<(), Problem> {
             continue;
         }
         let Some(journey) = node.item::<Journey>(JOURNEY, journey.id.as_str())? else { continue };
-        let service = services.iter().find(|s| s.name() == &journey.service);
         acts::begin(node, &journey, service.map_or(0, |s| s.generation));
         ship::keep_shipping(node, &journey);
     }
     done
 }
 
-fn facts(node: &Node, journey: &Journey) -> Facts {
-    let owner = format!("service-{}", journey.service);
-    let home_ready =
-        node.instances.lock().iter().filter(|i| i.owner == owner && i.state == InstanceState::Ready).count() as u32;
+fn facts(node: &Node, journey: &Journey, owner: Option<String>) -> Facts {
+    let home_ready = node
+        .instances
+        .lock()
+        .iter()
+        .filter(|i| Some(&i.owner) == owner.as_ref() && i.state == InstanceState::Ready)
+        .count() as u32;
     let part = |p: &Part| {
         let facts = PartFacts {
             drained: gateway::lease_is_quiet(node, &p.lease),
@@ -466,8 +477,8 @@ async fn prune(node: &Node) -> Result<(), Problem> {
 }
 
 /// Where logs of rented instances are kept when they have come home.
-pub fn returned_log(node: &Node, service: &ServiceName, lease: &LeaseId) -> PathBuf {
-    node.dir("services").join(service.as_str()).join("logs").join(format!("{lease}.log"))
+pub fn returned_log(node: &Node, service: &ServiceRecord, lease: &LeaseId) -> PathBuf {
+    crate::tenancy::service_dir(node, service).join("logs").join(format!("{lease}.log"))
 }
 
 /// After a reboot: boot times in the records are void, so nothing that was rented counts as valid any more. It is given back in

@@ -275,11 +275,11 @@ impl Ship {
     }
 
     fn dir(&self) -> PathBuf {
-        data_dir(&self.node, self.service.name(), &self.set.name)
+        data_dir(&self.node, &self.service, &self.set.name)
     }
 
     fn scratch(&self) -> PathBuf {
-        let ship = self.node.dir("services").join(self.service.name().as_str()).join("ship");
+        let ship = crate::tenancy::service_dir(&self.node, &self.service).join("ship");
         ship.join(self.lease.as_str()).join(self.set.name.as_str())
     }
 

@@ -199,7 +199,7 @@ fn service(name: &str, bundle: u8) -> ServiceRecord {
     );
     let mut document = manifest::services("s.yaml", &text).unwrap().remove(0);
     document.spec.application.bundle = BundleRef::Digest(Digest([bundle; 32]));
-    ServiceRecord { document, generation: 1, epoch: Epoch(1), deleting: false }
+    ServiceRecord::new(document, ServiceId::from_entropy(clock::entropy()), CustomerName::default_customer(), 0)
 }
 
 async fn put<T: serde::Serialize + Send + 'static>(node: &Node, kind: &'static str, name: &str, body: T) {
@@ -344,7 +344,9 @@ async fn a_lease_whose_record_cannot_be_read_keeps_its_copies_and_so_does_its_ne
 async fn instances_that_no_record_explains_run_on_without_requests_until_a_person_says_otherwise() {
     let house = House::new();
     let (node, _stop) = house.open().await;
-    put(&node, SERVICE, "ghost", service("ghost", 1)).await;
+    let ghost = service("ghost", 1);
+    let owner = ghost.owner();
+    put(&node, SERVICE, "ghost", ghost).await;
     house.look(&node, 4).await;
     let before = ids(&house).await;
     assert_eq!(before.len(), 1);
@@ -354,9 +356,9 @@ async fn instances_that_no_record_explains_run_on_without_requests_until_a_perso
     assert_eq!((ids(&house).await, house.served()), (before, BTreeMap::new()));
     assert_eq!(told(&node, "stray_instances").await, 1);
     let held = quarantine::list(&node).unwrap();
-    assert_eq!((held.len(), held[0].name.as_str(), held[0].until), (1, "service-ghost", None));
+    assert_eq!((held.len(), held[0].name.as_str(), held[0].until), (1, owner.as_str(), None));
     quarantine::expire(&node).await.unwrap();
-    quarantine::empty(&node, "an operator", "service-ghost").await.unwrap();
+    quarantine::empty(&node, "an operator", &owner).await.unwrap();
     house.look(&node, 6).await;
     assert!(ids(&house).await.is_empty() && quarantine::list(&node).unwrap().is_empty());
 }

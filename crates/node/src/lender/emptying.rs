@@ -113,6 +113,7 @@ async fn run(node: &Node, lent: &LentLease, application: Option<&LentApplication
             .collect(),
         listen_ip: node.config.engine.instance_ip,
         lent: true,
+        secrets: Default::default(),
     };
     fleet::reconcile(
         node,

@@ -29,7 +29,7 @@ fn free_port() -> u16 {
 }
 
 pub(super) fn operator() -> Principal {
-    Principal::Person { name: "operator".parse().unwrap(), role: pumasi_api::Role::Operator }
+    Principal::Person { name: "operator".parse().unwrap(), role: pumasi_api::Role::Operator, customer: None }
 }
 
 impl Cloud {

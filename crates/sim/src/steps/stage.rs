@@ -356,11 +356,13 @@ impl Stage {
 
     /// The application at home writes.
     fn write(&self, now_ms: u64) {
-        let (Ok(service), Ok(set)) = ("shop-0".parse(), "notes".parse()) else { return };
+        let Ok(set) = "notes".parse() else { return };
         if let Some(node) = self.hosts[0].node()
             && (now_ms / TICK_MS).is_multiple_of(5)
+            && let Ok(services) = node.services()
+            && let Some(service) = services.iter().find(|s| s.name().as_str() == "shop-0")
         {
-            let path = data_dir(&node, &service, &set).join("notes.txt");
+            let path = data_dir(&node, service, &set).join("notes.txt");
             let _ = std::fs::write(path, format!("it is {now_ms}\n").repeat(20));
         }
     }
