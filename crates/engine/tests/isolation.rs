@@ -7,9 +7,10 @@ mod common;
 
 use common::{App, At, ProcessRig, Rig, get, id, is_root, ready, shell, status, wait};
 use pumasi_engine::*;
+use pumasi_terms::InstanceId;
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 async fn started(rig: &ProcessRig, spec: &InstanceSpec) -> At {
@@ -114,7 +115,7 @@ fn parent_of(pid: u32) -> i32 {
     status.lines().find_map(|l| l.strip_prefix("PPid:")).unwrap().trim().parse().unwrap()
 }
 
-fn files_below(dir: &std::path::Path, all: &mut Vec<PathBuf>) {
+fn files_below(dir: &Path, all: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         match entry.file_type() {
             Ok(kind) if kind.is_dir() => files_below(&entry.path(), all),
@@ -155,13 +156,13 @@ async fn a_secret_reaches_the_application_and_stands_nowhere_else() {
     rig.reopen().await;
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(parent_of(pid)), nix::sys::signal::Signal::SIGKILL).unwrap();
     let again = wait(&rig, &spec.id, |s| s.restarts > 0 && s.state == InstanceState::Ready).await;
-    assert!(told(again.address.unwrap()).contains(SECRET));
+    assert!(told(At::of(&again)).contains(SECRET));
     // A shim that was killed gets it from whoever revives it.
     rig.kill_shim(&spec.id).await;
     wait(&rig, &spec.id, |s| matches!(s.state, InstanceState::Failed { .. })).await;
     rig.engine().start(spec.clone()).await.unwrap();
     let again = ready(&rig, &spec.id).await;
-    assert!(told(again.address.unwrap()).contains(SECRET));
+    assert!(told(At::of(&again)).contains(SECRET));
     assert_eq!(traces(&rig, &spec.id, again.pid.unwrap(), "sk_live_4b7e"), Vec::<String>::new());
     rig.end().await;
 }

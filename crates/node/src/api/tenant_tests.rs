@@ -61,6 +61,7 @@ impl Rig {
             engine: engine.clone(),
             gateway: Arc::new(GatewayProcess::new(&dir, PathBuf::from("/nonexistent"))),
             wire: None,
+            hands: Default::default(),
         };
         let node = Node::new(config.clone(), Identity::load(&config).unwrap(), ground, 1, stopping);
         let router = router(node.clone(), Door::People, Router::new());
