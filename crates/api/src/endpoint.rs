@@ -158,6 +158,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
     on(Post, "/v1/leases", PEERS, 256 * KIB, "Sign a lease over a hold; the answer carries both signatures"),
     on(Post, "/v1/leases/{id}/chunks/missing", PEERS, 64 * MIB, "Which chunks of a tree are not there yet"),
     on(Post, "/v1/leases/{id}/chunks", PEERS, 64 * MIB, "Send a pack of chunks"),
+    on(Get, "/v1/leases/{id}/sealing-key", PEERS, 0, "What a lease's secrets are sealed to"),
     on(Put, "/v1/leases/{id}/application", PEERS, 64 * MIB, "Complete the application and say how it runs"),
     on(
         Put,

@@ -105,9 +105,6 @@ pub struct ServiceStatus {
     /// It stays the same over changes, and no later service of this name gets it again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<ServiceId>,
-    /// What keeps other clouds from serving it, told before it matters.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub not_lendable: Option<String>,
 }
 
 /// A secret's value on its way in.

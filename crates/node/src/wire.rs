@@ -5,6 +5,7 @@ use pumasi_route::table::{Admission, Position};
 use pumasi_terms::service::{Application, DatasetKind};
 use pumasi_terms::{DatasetName, Digest, Epoch};
 use pumasi_transfer::TreeManifest;
+use pumasi_trust::Sealed;
 use serde::{Deserialize, Serialize};
 
 /// The protocol between daemons; an answer in another is refused with this number.
@@ -32,6 +33,16 @@ pub struct SendApplication {
     pub admission: Admission,
     pub datasets: Vec<SentDataset>,
     pub ticket_key: Option<String>,
+    /// Values of `application.secrets`, by variable, as JSON sealed to the lease's key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<Sealed>,
+}
+
+/// `GET /v1/leases/{id}/sealing-key`: what the secrets of a lease are sealed to, by the suite of [`Sealed`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct SealingKey {
+    /// In hexadecimal digits.
+    pub public: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -145,10 +145,7 @@ pub async fn apply(session: &Session, args: &Apply) -> Result<(), Failure> {
         let name = &item.service.metadata.name;
         if !args.dry_run && outcome != Outcome::Unchanged {
             let put = session.client.put::<ServiceView>(&format!("/v1/services/{name}{query}"), &item.service).await;
-            let view = put.map_err(|e| Failure::from(e).during(format!("service {name}")))?;
-            if let Some(why) = view.status.not_lendable {
-                output::note(&format!("service {name} cannot be lent: {why}"));
-            }
+            put.map_err(|e| Failure::from(e).during(format!("service {name}")))?;
         }
         let tail = if args.dry_run { " (dry run)" } else { "" };
         match session.global.output {

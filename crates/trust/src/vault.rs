@@ -4,7 +4,7 @@
 //! Always holds: a file opens only as the secret that it was written for, so that none can be put in another's place; no value is logged.
 
 use crate::files::{create, make_private_dir, read_private, replace};
-use crate::{FileError, SealError, Sealer, Secret, random_bytes};
+use crate::{FileError, HpkeError, SealError, Sealer, Secret, random_bytes};
 use pumasi_terms::{CustomerName, SecretName, WallMs};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -29,6 +29,8 @@ pub enum VaultError {
     TooMany(CustomerName),
     #[error(transparent)]
     Seal(#[from] SealError),
+    #[error(transparent)]
+    Hpke(#[from] HpkeError),
 }
 
 /// What may be told of a secret.
@@ -51,8 +53,8 @@ struct Kept {
 
 #[derive(Debug)]
 pub struct Vault {
-    dir: PathBuf,
-    sealer: Sealer,
+    pub(crate) dir: PathBuf,
+    pub(crate) sealer: Sealer,
 }
 
 impl Vault {

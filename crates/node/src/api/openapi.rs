@@ -66,6 +66,7 @@ fn shapes(g: &mut SchemaGenerator, method: Method, path: &str) -> Shapes {
         (Put, "/v1/pact/terms") => (Some(of::<pumasi_terms::pact::Terms>(g)), any()),
         (Post, "/v1/heartbeat") => (Some(of::<l::Heartbeat>(g)), of::<l::HeartbeatAnswer>(g)),
         (Post, "/v1/reservations") => (Some(of::<l::ReservationRequest>(g)), of::<l::ReservationGrant>(g)),
+        (Get, "/v1/leases/{id}/sealing-key") => (None, of::<crate::wire::SealingKey>(g)),
         (Post, "/v1/leases/{id}/release") => (Some(any()), any()),
         (Get, "/healthz" | "/readyz" | "/metrics" | "/v1/services/{name}/logs" | "/v1/leases/{id}/logs") => {
             (None, text())

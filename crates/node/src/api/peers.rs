@@ -3,8 +3,8 @@
 use super::body::{Answer, ApiError, Json, Raw};
 use super::params::Path;
 use crate::object::{LENT_APPLICATION, LentApplication};
-use crate::wire::{AskMissing, CopyState, PROTOCOL, SendApplication, SendTree, Signed};
-use crate::{Node, lender};
+use crate::wire::{AskMissing, CopyState, PROTOCOL, SealingKey, SendApplication, SendTree, Signed};
+use crate::{Node, lender, secrets};
 use axum::Extension;
 use axum::extract::State;
 use pumasi_api::message::{List, Missing, SettlementView, Why};
@@ -108,6 +108,16 @@ pub async fn chunks(
     Ok(axum::Json(()))
 }
 
+pub async fn sealing_key(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Path(id): Path<LeaseId>,
+) -> Answer<SealingKey> {
+    let lent = lender::usable(&node, &peer(who)?, &id)?;
+    let public = node.identity.vault.lease_key(lent.id()).map_err(|e| secrets::problem(&e))?;
+    Ok(axum::Json(SealingKey { public }))
+}
+
 pub async fn application(
     State(node): State<Arc<Node>>,
     Extension(who): Extension<Principal>,
@@ -140,6 +150,7 @@ pub async fn application(
     }
     node.disk.admits(sent.tree.total_bytes)?;
     lender::check_sent(&node, &lent.lease, &sent)?;
+    secrets::of_lease(&node, &lent.lease, &sent)?;
     // Nothing is unpacked that would be refused afterwards.
     let current = lender::check_generation(&node, &id, &sent)?;
     node.copies.unpack(&node, &lent, &sent.tree, &sent.digest, current.as_ref()).await?;

@@ -48,7 +48,6 @@ fn view(node: &Node, record: ServiceRecord, revision: pumasi_terms::Revision, op
         _ => ("serving", String::new()),
     };
     let (customer, id) = (record.customer, Some(record.id));
-    let not_lendable = secrets::not_lendable(&record.document);
     let mut service = record.document;
     service.metadata.revision = Some(revision);
     ServiceView {
@@ -64,7 +63,6 @@ fn view(node: &Node, record: ServiceRecord, revision: pumasi_terms::Revision, op
             deleting: record.deleting,
             customer,
             id,
-            not_lendable,
         },
     }
 }

@@ -5,7 +5,7 @@ use super::ship;
 use crate::node::{Locked, Note};
 use crate::object::{DISPUTE, Dispute, JOURNEY, PLAN, PlanRecord, SERVICE, SETTLEMENT, SIGNED_LEASE, ServiceRecord};
 use crate::wire::{AskMissing, SendApplication, SentDataset, Signed};
-use crate::{Node, bundles, clock, lender, routes, sensing, trace};
+use crate::{Node, bundles, clock, lender, routes, secrets, sensing, trace};
 use bytes::Bytes;
 use pumasi_api::message::Missing;
 use pumasi_api::{CallError, Client, Problem};
@@ -255,11 +255,6 @@ async fn send(node: &Arc<Node>, journey: &Journey, part: &Part, generation: u64)
         return Err(Problem::conflict("a newer application is there; that one is sent"));
     }
     let spec = &service.document.spec;
-    // It began to use secrets while it was lent.
-    if let Some(why) = crate::secrets::not_lendable(&service.document) {
-        let event = Event::NotSent { lease: part.lease.clone(), fatal: true, why };
-        return retry_or_end(node, journey, event).await;
-    }
     let digest = service.bundle();
     let bundles = bundles::owned(node, &service.customer);
     let tree = bundles.tree(&digest)?;
@@ -267,7 +262,7 @@ async fn send(node: &Arc<Node>, journey: &Journey, part: &Part, generation: u64)
     let trouble = |e: CallError| Event::NotSent { lease: part.lease.clone(), fatal: is_final(&e), why: e.to_string() };
     let source = Arc::new(pumasi_transfer::TreeChunks::new(bundles.unpacked(&digest), &tree));
     let redirect = spec.routing.mode == RouteMode::Redirect;
-    let sent = SendApplication {
+    let mut sent = SendApplication {
         epoch: journey.epoch,
         generation,
         digest,
@@ -284,6 +279,7 @@ async fn send(node: &Arc<Node>, journey: &Journey, part: &Part, generation: u64)
             .collect(),
         ticket_key: redirect.then(|| node.identity.ticket_key(&part.lease)),
         tree: tree.clone(),
+        secrets: None,
     };
     let pack = |digests: Vec<Digest>| {
         let from = source.clone();
@@ -294,6 +290,15 @@ async fn send(node: &Arc<Node>, journey: &Journey, part: &Part, generation: u64)
     };
     if let Err(e) = send_chunks(&client, &part.lease, &tree, pack).await {
         return retry_or_end(node, journey, trouble(e)).await;
+    }
+    if secrets::are_used(&service) {
+        let key = client.get(&format!("/v1/leases/{}/sealing-key", part.lease)).await;
+        let key = match key {
+            Ok(key) => key,
+            Err(e) => return retry_or_end(node, journey, trouble(e)).await,
+        };
+        let lease = signed_lease(node, &part.lease)?.map_or_else(|| lease_of(node, journey, part), Ok)?;
+        sent.secrets = Some(secrets::seal(node, &service, &lease, &key)?);
     }
     let put: Result<(), CallError> =
         client.with_timeout(PACK_TIMEOUT).put(&format!("/v1/leases/{}/application", part.lease), &sent).await;
@@ -391,6 +396,12 @@ fn journey_of(node: &Node, lease: &LeaseId) -> Result<JourneyId, Problem> {
         .ok_or_else(|| Problem::not_found("journey of", lease))
 }
 
+/// A lease as both signed it. What this store holds was verified before.
+pub fn signed_lease(node: &Node, id: &LeaseId) -> Result<Option<Lease>, Problem> {
+    let Some(signed) = node.get::<SignedDocument>(SIGNED_LEASE, id.as_str())? else { return Ok(None) };
+    serde_json::from_slice(signed.unverified_payload()).map(Some).map_err(|e| Problem::ours(format!("lease {id}: {e}")))
+}
+
 async fn settle(node: &Node, journey: &Journey, part: &Part) -> Result<Vec<Event>, Problem> {
     if is_gone(node, part) {
         return Ok(vec![Event::Settled { lease: part.lease.clone(), agreed: false }]);
@@ -400,13 +411,8 @@ async fn settle(node: &Node, journey: &Journey, part: &Part) -> Result<Vec<Event
         .get::<Journey>(JOURNEY, journey.id.as_str())?
         .and_then(|j| j.part(&part.lease).cloned())
         .unwrap_or_else(|| part.clone());
-    let lease: Lease = match node.get::<SignedDocument>(SIGNED_LEASE, part.lease.as_str())? {
-        Some(signed) => {
-            serde_json::from_slice(signed.unverified_payload()).map_err(|e| Problem::ours(e.to_string()))?
-        }
-        // The lender signed, and its answer never came: it is settled over what was offered.
-        None => lease_of(node, journey, &fresh)?,
-    };
+    // Without one the lender signed, and its answer never came: it is settled over what was offered.
+    let lease = signed_lease(node, &part.lease)?.map_or_else(|| lease_of(node, journey, &fresh), Ok)?;
     let settlement = meter::settlement(&lease, fresh.lender_usage, fresh.usage, clock::wall());
     let payload = serde_json::to_vec(&settlement).map_err(|e| Problem::ours(e.to_string()))?;
     let document = SignedDocument::sign_new(&payload, "settlement", node.name(), Serial(1), &node.identity.key)

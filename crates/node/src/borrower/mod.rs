@@ -42,8 +42,7 @@ const CLOSED_MAX: usize = 200;
 /// Turns a verdict into a plan and lets it begin, wait or only be seen, as the service says.
 pub async fn judged(node: &Node, service: &ServiceRecord, verdict: Verdict) -> Result<(), Problem> {
     let growing = verdict.cause != Cause::Recovery;
-    let stays = crate::secrets::not_lendable(&service.document).filter(|_| growing);
-    if let Err(why) = stays.map_or_else(|| allowed(node), Err) {
+    if let Err(why) = allowed(node) {
         if growing {
             node.acts
                 .tell_seldom(

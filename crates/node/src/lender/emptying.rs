@@ -4,7 +4,7 @@ use super::record;
 use crate::fleet::{self, Desired};
 use crate::node::Note;
 use crate::object::{HOLD, LENT, LENT_APPLICATION, LENT_RENEWAL, LentApplication, owner_of_lease};
-use crate::{Node, clock, quarantine, stray};
+use crate::{Node, clock, quarantine, secrets, stray};
 use pumasi_api::Problem;
 use pumasi_engine::{Access, DataMount, InstanceSpec};
 use pumasi_lease::message::Emptiness;
@@ -88,6 +88,13 @@ async fn run(node: &Node, lent: &LentLease, application: Option<&LentApplication
     let copied = application.sent.datasets.iter().all(|d| node.copies.ready(&dir, &d.name));
     let count = if copied { lent.instances_wanted.min(lent.lease.instances) } else { 0 };
     let app = &application.sent.application;
+    let secrets = match secrets::of_lease(node, &lent.lease, &application.sent) {
+        Ok(secrets) => secrets,
+        Err(e) => {
+            tracing::error!(lease = %id, error = %e, "nothing of it is started or stopped until its secrets can be opened");
+            return;
+        }
+    };
     let spec = |instance| InstanceSpec {
         id: instance,
         owner: owner_of_lease(id),
@@ -113,7 +120,7 @@ async fn run(node: &Node, lent: &LentLease, application: Option<&LentApplication
             .collect(),
         listen_ip: node.config.engine.instance_ip,
         lent: true,
-        secrets: Default::default(),
+        secrets: secrets.clone(),
     };
     fleet::reconcile(
         node,
@@ -131,6 +138,7 @@ async fn empty(node: &Node, lent: &LentLease) -> Result<(), Problem> {
     let left = node.engine.remains(Some(&owner_of_lease(&id))).await.map(|r| r.processes + r.directories + r.cgroups);
     if left.is_ok_and(|n| n == 0) {
         node.copies.close(&id).await;
+        node.identity.vault.forget_lease(&id).map_err(|e| secrets::problem(&e))?;
         let dir = node.lease_dir(&id);
         let erased = crate::world::blocking(move || crate::world::erase(&dir)).await;
         if let Ok(Err(e)) = erased {
@@ -178,7 +186,8 @@ pub async fn emptiness(node: &Node, id: &LeaseId) -> Emptiness {
         files,
         bytes,
         // What cannot be read is not proven gone.
-        keys: node.exists(LENT_APPLICATION, id.as_str()).map_or(1, u64::from),
+        keys: node.exists(LENT_APPLICATION, id.as_str()).map_or(1, u64::from)
+            + u64::from(node.identity.vault.has_lease_key(id)),
         holds: 0,
     }
 }
