@@ -90,8 +90,8 @@ mod tests {
         let sealed = Sealed {
             version: 1,
             enc: "37fda3567bdbd628e88668c3c8d7e97d1d1253b6d4ea6d44c150f741f1bf4431".into(),
-            ciphertext:
-                "f938558b5d72f1a23810b4be2ab4f84331acc02fc97babc53a52ae8218a355a96d8770ac83d07bea87e13c512a".into(),
+            ciphertext: "f938558b5d72f1a23810b4be2ab4f84331acc02fc97babc53a52ae8218a355a96d8770ac83d07bea87e13c512a"
+                .into(),
         };
         let private = Secret::new(of_hex("4612c550263fc8ad58375df3f557aac531d26850903e55a9f23f21d8534e8ac8"));
         let opened = sealed.open(&private, b"Ode on a Grecian Urn", b"Count-0").unwrap();
@@ -106,11 +106,9 @@ mod tests {
         let sealed = Sealed::to(&public, b"info", b"lease-1", &value).unwrap();
         assert_eq!(sealed.open(&private, b"info", b"lease-1").unwrap(), value);
         assert_ne!(Sealed::to(&public, b"info", b"lease-1", &value).unwrap(), sealed, "a fresh key each time");
-        for (key, info, aad) in [
-            (&other, &b"info"[..], &b"lease-1"[..]),
-            (&private, b"other", b"lease-1"),
-            (&private, b"info", b"lease-2"),
-        ] {
+        for (key, info, aad) in
+            [(&other, &b"info"[..], &b"lease-1"[..]), (&private, b"other", b"lease-1"), (&private, b"info", b"lease-2")]
+        {
             assert_eq!(sealed.open(key, info, aad).unwrap_err(), HpkeError::DoesNotOpen);
         }
         let mut bytes = of_hex(&sealed.ciphertext);
