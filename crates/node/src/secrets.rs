@@ -13,7 +13,7 @@ use pumasi_engine::Secrets;
 use pumasi_lease::Lease;
 use pumasi_store::{Expect, Tx};
 use pumasi_terms::{CustomerName, Digest, SecretName, ServiceName};
-use pumasi_trust::{HpkeError, Sealed, Secret, VALUE_BYTES_MAX, VaultError};
+use pumasi_trust::{HpkeError, Sealed, Secret, VALUE_BYTES_MAX, Vault, VaultError};
 use std::collections::BTreeMap;
 
 pub fn problem(e: &VaultError) -> Problem {
@@ -62,11 +62,16 @@ pub fn are_used(service: &ServiceRecord) -> bool {
     !service.document.spec.application.secrets.is_empty()
 }
 
-/// At the borrower: the values of a service, for the lender of this lease alone.
-pub fn seal(node: &Node, service: &ServiceRecord, lease: &Lease, key: &SealingKey) -> Result<Sealed, Problem> {
-    let values = of_service(node, service)?;
+/// At the borrower: the values of a service of this generation, for the lender of this lease alone.
+pub fn seal(
+    values: &Secrets,
+    lease: &Lease,
+    generation: u64,
+    bundle: &Digest,
+    key: &SealingKey,
+) -> Result<Sealed, Problem> {
     let bytes = serde_json::to_vec(values.expose()).map_err(|e| Problem::ours(e.to_string()))?;
-    let aad = bound_to(lease, service.generation, &service.bundle());
+    let aad = bound_to(lease, generation, bundle);
     Sealed::to(&key.public, SEALED_FOR, &aad, &Secret::new(bytes)).map_err(|e| match e {
         HpkeError::BadKey => Problem::new(422, "bad_sealing_key", Fault::Peer, format!("{}: {e}", lease.lender)),
         _ => Problem::ours(format!("sealing the service's secrets: {e}")),
@@ -74,7 +79,7 @@ pub fn seal(node: &Node, service: &ServiceRecord, lease: &Lease, key: &SealingKe
 }
 
 /// At the lender: the values that the instances of a lease get. Exactly those that the application names.
-pub fn of_lease(node: &Node, lease: &Lease, sent: &SendApplication) -> Result<Secrets, Problem> {
+pub fn of_lease(vault: &Vault, lease: &Lease, sent: &SendApplication) -> Result<Secrets, Problem> {
     let bad = |text: String| Problem::new(422, "bad_secrets", Fault::Peer, text);
     let named = &sent.application.secrets;
     let Some(sealed) = &sent.secrets else {
@@ -84,7 +89,7 @@ pub fn of_lease(node: &Node, lease: &Lease, sent: &SendApplication) -> Result<Se
         };
     };
     let aad = bound_to(lease, sent.generation, &sent.digest);
-    let opened = node.identity.vault.open_for_lease(&lease.id, sealed, SEALED_FOR, &aad).map_err(|e| match e {
+    let opened = vault.open_for_lease(&lease.id, sealed, SEALED_FOR, &aad).map_err(|e| match e {
         VaultError::Hpke(e) => bad(e.to_string()),
         e => problem(&e),
     })?;
@@ -131,4 +136,71 @@ pub fn users(node: &Node, customer: &CustomerName, name: &SecretName) -> Result<
     let services = node.services()?;
     let using = services.iter().filter(|s| s.customer == *customer && names(s, name));
     Ok(using.map(|s| s.name().clone()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn lease(n: u128) -> Lease {
+        serde_json::from_value(json!({
+            "apiVersion": "pumasi/v1", "kind": "Lease", "id": pumasi_terms::LeaseId::from_entropy(n), "serial": 1,
+            "pact": pumasi_terms::PactId::from_entropy(1), "pact_serial": 1, "reservation": pumasi_terms::ReservationId::from_entropy(n),
+            "borrower": "city-a", "lender": "city-b", "service": "shop", "epoch": 1,
+            "requirement": {
+                "service": "shop", "platform": { "os": "linux", "arch": "x86_64", "runtimes": [] },
+                "resources": { "cpu_millis": 250, "memory_mib": 128 }, "instances": 1, "instances_min": 1,
+                "storage_bytes": 0, "price_per_instance_hour_max": 1
+            },
+            "instances": 1, "price_per_instance_hour": 1, "ttl_ms": 10_000, "recall_notice_ms": 5_000,
+            "application": pumasi_trust::digest(b"app"), "datasets": [], "created_at": 1
+        }))
+        .unwrap()
+    }
+
+    fn sent(generation: u64, named: Value, secrets: Option<Sealed>) -> SendApplication {
+        let tree = pumasi_transfer::TreeManifest::new(Vec::new()).unwrap();
+        serde_json::from_value(json!({
+            "epoch": 1, "generation": generation, "digest": tree.digest(), "tree": tree, "hosts": [], "aliases": [], "home_only": [],
+            "user_cookie": null, "admission": pumasi_route::table::Admission::default(), "datasets": [], "ticket_key": null,
+            "application": { "bundle": tree.digest().to_string(), "command": ["app"], "secrets": named },
+            "secrets": secrets,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_lender_opens_what_was_sealed_for_this_lease_and_generation_and_nothing_else() {
+        let dir = std::env::temp_dir().join(format!("pumasi-sealing-{:032x}", clock::entropy()));
+        let vault = Vault::open(&dir).unwrap();
+        let values = |of: &[(&str, &str)]| {
+            Secrets::new(of.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<BTreeMap<_, _>>())
+        };
+        let key = |n| SealingKey { public: vault.lease_key(&lease(n).id).unwrap() };
+        let digest = sent(1, json!({}), None).digest;
+        let good = values(&[("API_KEY", "sk_live"), ("EMPTY", "")]);
+        let sealed = |v: &Secrets, n| Some(seal(v, &lease(n), 3, &digest, &key(n)).unwrap());
+        let named = json!({ "API_KEY": "stripe", "EMPTY": "none" });
+        let opened = of_lease(&vault, &lease(1), &sent(3, named.clone(), sealed(&good, 1))).unwrap();
+        assert_eq!(opened.expose(), good.expose());
+        assert!(of_lease(&vault, &lease(1), &sent(3, json!({}), None)).unwrap().expose().is_empty());
+        let huge = "x".repeat(VALUE_BYTES_MAX + 1);
+        for (what, lease_of, told) in [
+            ("none came", 1, sent(3, named.clone(), None)),
+            ("of another generation", 1, sent(4, named.clone(), sealed(&good, 1))),
+            ("of another lease", 2, sent(3, named.clone(), sealed(&good, 1))),
+            ("to a key that never was", 9, sent(3, named.clone(), sealed(&good, 1))),
+            ("one less", 1, sent(3, named.clone(), sealed(&values(&[("API_KEY", "a")]), 1))),
+            ("one more", 1, sent(3, json!({ "API_KEY": "stripe" }), sealed(&good, 1))),
+            ("not named at all", 1, sent(3, json!({}), sealed(&values(&[("LD_PRELOAD", "/x")]), 1))),
+            ("a NUL", 1, sent(3, named.clone(), sealed(&values(&[("API_KEY", "a\0b"), ("EMPTY", "")]), 1))),
+            ("too long", 1, sent(3, named.clone(), sealed(&values(&[("API_KEY", &huge), ("EMPTY", "")]), 1))),
+        ] {
+            let refused = of_lease(&vault, &lease(lease_of), &told).unwrap_err();
+            assert_eq!((refused.code.as_str(), refused.fault), ("bad_secrets", Fault::Peer), "{what}: {refused:?}");
+            assert!(!format!("{refused:?}").contains("sk_live"), "{what}");
+        }
+        std::fs::remove_dir_all(dir).unwrap();
+    }
 }

@@ -150,7 +150,7 @@ pub async fn application(
     }
     node.disk.admits(sent.tree.total_bytes)?;
     lender::check_sent(&node, &lent.lease, &sent)?;
-    secrets::of_lease(&node, &lent.lease, &sent)?;
+    secrets::of_lease(&node.identity.vault, &lent.lease, &sent)?;
     // Nothing is unpacked that would be refused afterwards.
     let current = lender::check_generation(&node, &id, &sent)?;
     node.copies.unpack(&node, &lent, &sent.tree, &sent.digest, current.as_ref()).await?;

@@ -298,7 +298,8 @@ async fn send(node: &Arc<Node>, journey: &Journey, part: &Part, generation: u64)
             Err(e) => return retry_or_end(node, journey, trouble(e)).await,
         };
         let lease = signed_lease(node, &part.lease)?.map_or_else(|| lease_of(node, journey, part), Ok)?;
-        sent.secrets = Some(secrets::seal(node, &service, &lease, &key)?);
+        let values = secrets::of_service(node, &service)?;
+        sent.secrets = Some(secrets::seal(&values, &lease, generation, &digest, &key)?);
     }
     let put: Result<(), CallError> =
         client.with_timeout(PACK_TIMEOUT).put(&format!("/v1/leases/{}/application", part.lease), &sent).await;

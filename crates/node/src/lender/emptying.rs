@@ -88,7 +88,7 @@ async fn run(node: &Node, lent: &LentLease, application: Option<&LentApplication
     let copied = application.sent.datasets.iter().all(|d| node.copies.ready(&dir, &d.name));
     let count = if copied { lent.instances_wanted.min(lent.lease.instances) } else { 0 };
     let app = &application.sent.application;
-    let secrets = match secrets::of_lease(node, &lent.lease, &application.sent) {
+    let secrets = match secrets::of_lease(&node.identity.vault, &lent.lease, &application.sent) {
         Ok(secrets) => secrets,
         Err(e) => {
             tracing::error!(lease = %id, error = %e, "nothing of it is started or stopped until its secrets can be opened");

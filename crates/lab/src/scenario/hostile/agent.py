@@ -412,9 +412,14 @@ def forks(args):
     return f"{made} processes", ""
 
 
+def own_secret(args):
+    """Not an attack: it must have what its owner gave it, wherever it runs."""
+    return (None, "has it") if os.environ.get("API_KEY") == args["is"][0] else ("something else, or nothing", "")
+
+
 ATTACKS = {f.__name__.replace("_", "-"): f for f in (
     walk, marker, others, write_root, devices, rights, calls, families, connect, abstract, listen, turn_tmp, tmp, link_database,
-    own_database, flap, odd, even, truncate_shm, fill, inodes, tidy, log, memory, forks)}
+    own_database, flap, odd, even, truncate_shm, fill, inodes, tidy, log, memory, forks, own_secret)}
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -24,6 +24,7 @@ pub async fn play(stage: &mut Stage, report: &mut Report) -> anyhow::Result<()> 
     for (name, attack) in &attacks {
         stage.attack(report, "at home", name, attack).await?;
     }
+    own_secret(stage, report, "at home").await?;
     open_door(stage, report, "at home", &[HOME]).await?;
     stage.ask(ATTACKER, "turn-tmp").await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -39,6 +40,7 @@ pub async fn play(stage: &mut Stage, report: &mut Report) -> anyhow::Result<()> 
         stage.judge(report, "rented", name, &told);
     }
     stage.story.tell(lease.lender.as_str(), "lease", &lease.id);
+    own_secret(stage, report, "rented").await?;
     open_door(stage, report, "rented", &LENDERS).await?;
     stage.alone_again(crowd).await?;
     let _ = std::fs::remove_file(&host_mark);
@@ -70,6 +72,24 @@ fn attacks(stage: &Stage, token: &str, loopback_port: u16) -> anyhow::Result<Vec
         ("addresses of the host, the clouds, metadata and the world", format!("connect?{}", list("to", &addresses))),
         ("abstract sockets and connections of others", format!("abstract?name={token}")),
     ])
+}
+
+/// The application has its secret, and no file of any cloud does: not a store, a message kept, a log, an engine's description.
+async fn own_secret(stage: &Stage, report: &mut Report, place: &str) -> anyhow::Result<()> {
+    let attack = format!("own-secret?is={}", stage.secrets[0]);
+    let told = if place == "rented" { ask_rented(stage, &attack).await? } else { stage.ask(ATTACKER, &attack).await? };
+    stage.judge(report, place, "its secret is another's, or lost", &told);
+    let root = stage.everything();
+    let held: Vec<String> = stage
+        .secrets
+        .iter()
+        .flat_map(|secret| Stage::holding(&root, secret.as_bytes()))
+        .map(|path| path.display().to_string())
+        .collect();
+    let got = (!held.is_empty()).then(|| held.join(", "));
+    let told = Told { got, how: "no file holds a secret".into(), at: told.at };
+    stage.judge(report, place, "secrets in the files of all clouds", &told);
+    Ok(())
 }
 
 /// A listener on all addresses inside must not be there outside.

@@ -36,6 +36,8 @@ pub struct Stage {
     pub story: Story,
     /// Stands in the victim's database, in its bundle and in its environment, and nowhere else.
     pub mark: String,
+    /// The attacker's own secret, and its victim's: known to their instances, and in no file.
+    pub secrets: [String; 2],
     pids: Vec<(&'static str, u32)>,
     _chronicle: Chronicle,
 }
@@ -74,6 +76,7 @@ spec:
     bundle: {bundle}
     command: [python3, "${{BUNDLE}}/agent.py"]
     env: {{ NOTE: "{mark}" }}
+    secrets: {{ API_KEY: {name}-key }}
     platform: {{ runtimes: [python3] }}
     resources: {{ cpu_millis: 200, memory_mib: 192 }}
     readiness: {{ path: /, interval_ms: 200 }}
@@ -109,7 +112,16 @@ impl Stage {
             chronicle.follow(cloud.name, cluster.client(cloud.name)?, told);
         }
         let mark = format!("VICTIM-{:016x}", rand::random::<u64>());
-        let mut stage = Self { cluster, story: story.clone(), mark, pids: Vec::new(), _chronicle: chronicle };
+        let secrets = [ATTACKER, VICTIM].map(|of| format!("SECRET-{of}-{:016x}", rand::random::<u64>()));
+        for (name, value) in [ATTACKER, VICTIM].iter().zip(&secrets) {
+            let set = serde_json::json!({ "value": value });
+            let _: serde_json::Value = cluster
+                .client(HOME)?
+                .put(&format!("/v1/secrets/{name}-key"), &set)
+                .await
+                .context("setting a secret")?;
+        }
+        let mut stage = Self { cluster, story: story.clone(), mark, secrets, pids: Vec::new(), _chronicle: chronicle };
         for name in [VICTIM, ATTACKER] {
             let bundle = stage.cluster.supervisor.dir().join(format!("bundle-{name}"));
             std::fs::create_dir_all(&bundle)?;
@@ -252,6 +264,11 @@ impl Stage {
         crowd.wait().await?;
         ensure!(self.cluster.wait_all_over(Duration::from_secs(120)).await?, "what was rented did not come back");
         Ok(())
+    }
+
+    /// The scenario's directory: data of all clouds, their instances' files and logs.
+    pub fn everything(&self) -> PathBuf {
+        self.cluster.supervisor.dir().to_owned()
     }
 
     /// Files below `root` that hold `needle`.
