@@ -127,7 +127,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
     on(Get, "/v1/leases", PEOPLE, 0, "Leases, rented and lent"),
     on(Get, "/v1/leases/{id}", PEOPLE, 0, "One lease"),
     on(Post, "/v1/leases/{id}/recall", OPERATORS, 4 * KIB, "Call a lent lease back, with notice"),
-    on(Get, "/v1/settlements", PEOPLE, 0, "Settlements whose readings differ, which wait for a person"),
+    on(Get, "/v1/settlements", OPERATORS, 0, "Settlements whose readings differ, which wait for a person"),
     on(
         Post,
         "/v1/settlements/{id}/accept",

@@ -31,6 +31,8 @@ pub mod serve;
 pub mod stray;
 pub mod supervise;
 pub mod tenancy;
+#[cfg(test)]
+mod testing;
 pub mod trace;
 mod uploads;
 pub mod wire;

@@ -1,12 +1,13 @@
 //! Every endpoint that shows or changes what a customer owns, asked by its owner, another customer, viewers of both, and the operator.
 
 use super::*;
-use crate::ground::{GatewayProcess, Ground};
+use crate::ground::{GatewayPort, Ground};
 use crate::identity::Identity;
 use crate::object::{
     JOURNEY, LENT, PLAN, PlanRecord, PlanState, RETIRED, Retired, SERVICE, ServiceRecord, TOKEN, TokenRecord,
 };
-use crate::{clock, home, tenancy};
+use crate::testing::Gate;
+use crate::{clock, home, serve, tenancy};
 use axum::body::Body;
 use axum::http::Request;
 use pumasi_api::Role;
@@ -29,6 +30,7 @@ struct Rig {
     node: Arc<Node>,
     router: Router,
     engine: Arc<SimEngine>,
+    gate: Arc<Gate>,
     dir: PathBuf,
     _stop: watch::Sender<bool>,
 }
@@ -55,17 +57,17 @@ impl Rig {
         let mut config = crate::Config::parse("version = 1\n[cloud]\nname = \"city-a\"\n", std::iter::empty()).unwrap();
         config.cloud.data_dir = dir.clone();
         let (stop, stopping) = watch::channel(false);
-        let engine = Arc::new(SimEngine::new());
+        let (engine, gate) = (Arc::new(SimEngine::new()), Arc::<Gate>::default());
         let ground = Ground {
             store: Store::open(dir.join("store/pumasi.sqlite"), clock::wall(), clock::entropy()).unwrap(),
             engine: engine.clone(),
-            gateway: Arc::new(GatewayProcess::new(&dir, PathBuf::from("/nonexistent"))),
+            gateway: gate.clone(),
             wire: None,
             hands: Default::default(),
         };
         let node = Node::new(config.clone(), Identity::load(&config).unwrap(), ground, 1, stopping);
         let router = router(node.clone(), Door::People, Router::new());
-        let rig = Self { node, router, engine, dir, _stop: stop };
+        let rig = Self { node, router, engine, gate, dir, _stop: stop };
         for (token, role, customer) in [
             ("operator", Role::Operator, None),
             ("acme", Role::Customer, Some("acme")),
@@ -183,8 +185,8 @@ impl Rig {
     async fn end(&self, who: &str, name: &str) {
         assert_eq!(self.ask(who, "DELETE", &format!("/v1/services/{name}"), Value::Null).await.0, 200);
         for _ in 0..1_000 {
-            crate::fleet::refresh(&self.node).await;
-            home::reconcile(&self.node).await.unwrap();
+            self.node.gateway_status.set(Some(self.gate.status().await.unwrap()));
+            serve::look(&self.node).await;
             if self.record(name).is_none() {
                 return;
             }

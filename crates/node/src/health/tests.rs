@@ -2,76 +2,25 @@
 
 use super::*;
 use crate::config::Config;
-use crate::ground::{Asked, GatewayPort, Ground};
+use crate::ground::{GatewayPort, Ground};
+use crate::testing::Gate;
 use crate::{clock, lender, quarantine, serve};
 use pumasi_engine::{
     BoxFuture, Capabilities, Engine, EngineError, InstanceSpec, InstanceStatus, Remains, SimApp, SimEngine,
 };
-use pumasi_gateway::{ControlError, GatewayStatus, MeterReport};
 use pumasi_lease::LentState;
 use pumasi_lease::document::{KIND, Lease};
 use pumasi_lease::record::Usage;
-use pumasi_route::table::{Positions, RouteTable};
+use pumasi_route::table::RouteTable;
 use pumasi_store::sim::{Hooks, MemoryDisk};
 use pumasi_store::{Expect, JournalFilter, Options};
 use pumasi_terms::offer::Requirement;
 use pumasi_terms::service::{BundleRef, Platform};
 use pumasi_terms::*;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
-
-#[derive(Default)]
-struct Gate(Mutex<Option<RouteTable>>);
-
-impl GatewayPort for Gate {
-    fn put_table<'a>(&'a self, table: &'a RouteTable) -> Asked<'a, ()> {
-        *self.0.lock().unwrap() = Some(table.clone());
-        Box::pin(async { Ok(()) })
-    }
-    fn table(&self) -> Pin<Box<dyn Future<Output = Option<RouteTable>> + Send + '_>> {
-        Box::pin(async { self.0.lock().unwrap().clone() })
-    }
-    fn put_positions<'a>(&'a self, _: &'a Positions) -> Asked<'a, ()> {
-        Box::pin(async { Ok(()) })
-    }
-    fn meter(&self, _: u64) -> Asked<'_, MeterReport> {
-        Box::pin(async {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            Err(ControlError::Unreachable { socket: PathBuf::new(), problem: "no window".into() })
-        })
-    }
-    fn status(&self) -> Asked<'_, GatewayStatus> {
-        let table_revision = self.0.lock().unwrap().as_ref().map_or(0, |t| t.revision);
-        let status = GatewayStatus {
-            version: 1,
-            cloud: "city-a".parse().unwrap(),
-            gateway_run: 1,
-            pid: 1,
-            table_revision,
-            at: clock::boot(),
-            uptime_ms: 1,
-            stopping: false,
-            listening: Vec::new(),
-            peer_listening: None,
-            connections: 0,
-            tunnels: 0,
-            services: Vec::new(),
-            leases: Vec::new(),
-            leaving: Vec::new(),
-        };
-        Box::pin(async move { Ok(status) })
-    }
-    fn reload_identity(&self) -> Asked<'_, ()> {
-        Box::pin(async { Ok(()) })
-    }
-    fn metrics(&self) -> Asked<'_, String> {
-        Box::pin(async { Ok(String::new()) })
-    }
-    fn look_after(&self, _: bool) {}
-}
 
 /// Panics while it is asked to: a bug of the reconciler, planted.
 struct Fragile(SimEngine, AtomicBool);
@@ -168,7 +117,7 @@ impl House {
     }
 
     fn table(&self) -> RouteTable {
-        self.gate.0.lock().unwrap().clone().unwrap()
+        self.gate.in_force().unwrap()
     }
 
     /// Ready instances in the table in force, by service.
@@ -199,7 +148,10 @@ fn service(name: &str, bundle: u8) -> ServiceRecord {
     );
     let mut document = manifest::services("s.yaml", &text).unwrap().remove(0);
     document.spec.application.bundle = BundleRef::Digest(Digest([bundle; 32]));
-    ServiceRecord::new(document, ServiceId::from_entropy(clock::entropy()), CustomerName::default_customer(), 0)
+    // Of the name, so that it is the same service whenever it is made again.
+    let id =
+        ServiceId::from_entropy(u128::from_le_bytes(*blake3::hash(name.as_bytes()).as_bytes().first_chunk().unwrap()));
+    ServiceRecord::new(document, id, CustomerName::default_customer(), 0)
 }
 
 async fn put<T: serde::Serialize + Send + 'static>(node: &Node, kind: &'static str, name: &str, body: T) {
