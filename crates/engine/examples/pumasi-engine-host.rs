@@ -4,6 +4,10 @@ use pumasi_engine::{Engine, InstanceSpec, ProcessConfig, ProcessEngine};
 use std::path::Path;
 use std::process::ExitCode;
 
+// The daemon's: what an allocator reserves ahead counts against a helper's bounds.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {

@@ -18,6 +18,8 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
 const READY_MS_MAX: u64 = 10_000;
+/// Of address space, at a time.
+const ARENA_KIB: &str = "32768";
 const LINE_BYTES_MAX: usize = 8 << 10;
 const DEPTH_MAX: u32 = 64;
 
@@ -149,6 +151,8 @@ pub(super) async fn start(executable: &Path, cell: &Cell) -> Result<Helper, Engi
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .env_clear()
+        // Else the allocator reserves a gibibyte ahead, all that the cell may have.
+        .env("MIMALLOC_ARENA_RESERVE", ARENA_KIB)
         .current_dir("/")
         .kill_on_drop(true)
         .spawn()

@@ -1,0 +1,69 @@
+//! What tests of a whole node stand on.
+
+#![allow(clippy::unwrap_used)]
+
+use crate::clock;
+use crate::ground::{Asked, GatewayPort};
+use pumasi_gateway::{ControlError, GatewayStatus, MeterReport};
+use pumasi_route::table::{Positions, RouteTable};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// A gateway that does at once what it is told, and to which nobody comes.
+#[derive(Default)]
+pub struct Gate(Mutex<Option<RouteTable>>);
+
+impl Gate {
+    pub fn in_force(&self) -> Option<RouteTable> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+impl GatewayPort for Gate {
+    fn put_table<'a>(&'a self, table: &'a RouteTable) -> Asked<'a, ()> {
+        *self.0.lock().unwrap() = Some(table.clone());
+        Box::pin(async { Ok(()) })
+    }
+    fn table(&self) -> Pin<Box<dyn Future<Output = Option<RouteTable>> + Send + '_>> {
+        Box::pin(async { self.0.lock().unwrap().clone() })
+    }
+    fn put_positions<'a>(&'a self, _: &'a Positions) -> Asked<'a, ()> {
+        Box::pin(async { Ok(()) })
+    }
+    fn meter(&self, _: u64) -> Asked<'_, MeterReport> {
+        Box::pin(async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            Err(ControlError::Unreachable { socket: PathBuf::new(), problem: "no window".into() })
+        })
+    }
+    fn status(&self) -> Asked<'_, GatewayStatus> {
+        let table_revision = self.0.lock().unwrap().as_ref().map_or(0, |t| t.revision);
+        let status = GatewayStatus {
+            version: 1,
+            cloud: "city-a".parse().unwrap(),
+            gateway_run: 1,
+            pid: 1,
+            table_revision,
+            at: clock::boot(),
+            uptime_ms: 1,
+            stopping: false,
+            listening: Vec::new(),
+            peer_listening: None,
+            connections: 0,
+            tunnels: 0,
+            services: Vec::new(),
+            leases: Vec::new(),
+            leaving: Vec::new(),
+        };
+        Box::pin(async move { Ok(status) })
+    }
+    fn reload_identity(&self) -> Asked<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+    fn metrics(&self) -> Asked<'_, String> {
+        Box::pin(async { Ok(String::new()) })
+    }
+    fn look_after(&self, _: bool) {}
+}
