@@ -352,4 +352,37 @@ mod tests {
         assert!(secret.is_dir());
         std::fs::remove_dir_all(tmp).unwrap();
     }
+
+    #[test]
+    fn what_would_not_fit_when_it_is_unpacked_is_refused_before() {
+        use pumasi_transfer::{ChunkRef, Entry, EntryKind};
+        let chunk = ChunkRef { digest: Digest([7; 32]), len: 1 << 20 };
+        let bytes = |n: usize| TreeManifest::of_file("a", vec![chunk; n]).unwrap();
+        // One chunk, named a thousand times: a mebibyte on the wire, a gibibyte on disk.
+        assert!(has_room(None, &bytes(100), 100 << 20).is_ok());
+        assert_eq!(has_room(None, &bytes(1_024), 100 << 20).unwrap_err().code, "no_storage");
+        assert_eq!(has_room(Some(&bytes(60)), &bytes(60), 100 << 20).unwrap_err().code, "no_storage");
+        assert!(has_room(Some(&bytes(50)), &bytes(50), 100 << 20).is_ok());
+        let empty = |n: usize| {
+            TreeManifest::new((0..n).map(|i| Entry { path: format!("d{i:06}"), kind: EntryKind::Dir }).collect())
+                .unwrap()
+        };
+        assert!(has_room(None, &empty(1_000), 0).is_ok());
+        assert_eq!(has_room(None, &empty(2_000), 0).unwrap_err().code, "no_storage");
+        assert_eq!(has_room(Some(&empty(600)), &empty(600), 0).unwrap_err().code, "no_storage");
+    }
+
+    #[test]
+    fn older_bundles_go_and_the_current_one_stays() {
+        let place = std::env::temp_dir().join(format!("pumasi-only-{:032x}", crate::clock::entropy()));
+        only(&place, Some("a")).unwrap();
+        for name in ["a", "b", "c.new"] {
+            std::fs::create_dir_all(place.join(name).join("below")).unwrap();
+        }
+        std::os::unix::fs::symlink("/", place.join("link")).unwrap();
+        only(&place, Some("a")).unwrap();
+        let left: Vec<_> = std::fs::read_dir(&place).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left, ["a"]);
+        std::fs::remove_dir_all(place).unwrap();
+    }
 }
