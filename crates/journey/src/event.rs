@@ -329,6 +329,7 @@ mod tests {
             recalled: None,
             trouble: None,
             usage: Usage::default(),
+            unmetered_ms: 0,
             lender_usage: Usage::default(),
         };
         let journey = Journey {

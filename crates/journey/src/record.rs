@@ -118,6 +118,9 @@ pub struct Part {
     pub trouble: Option<String>,
     /// As metered here.
     pub usage: Usage,
+    /// This daemon was away for so long while the lease lasted: its own reading may lack that time.
+    #[serde(default)]
+    pub unmetered_ms: u64,
     /// As the lender says.
     pub lender_usage: Usage,
 }

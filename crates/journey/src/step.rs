@@ -227,6 +227,7 @@ fn choose(journey: &mut Journey, plan: &Plan, borrow: &Borrow, now: Now, told: &
                     recalled: None,
                     trouble: None,
                     usage: Default::default(),
+                    unmetered_ms: 0,
                     lender_usage: Default::default(),
                 });
                 t.state = TryState::Chosen;

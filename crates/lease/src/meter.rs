@@ -48,6 +48,20 @@ pub fn agree(instances: u32, lender: &Usage, borrower: &Usage) -> bool {
         && within(lender.bytes_out, borrower.bytes_out, BYTES_SLACK, BYTES_PER_MILLE)
 }
 
+/// A borrower's own reading of a lease of `instances`. Of the `unmetered_ms` for which its daemon was away it knows nothing, and takes the
+/// lender's word for them, which cannot be more than all instances all the time.
+#[must_use]
+pub fn claim(own: Usage, lender: &Usage, instances: u32, unmetered_ms: u64) -> Usage {
+    let most = own.ran(instances, unmetered_ms);
+    Usage { instance_ms: lender.instance_ms.clamp(own.instance_ms, most.instance_ms), ..own }
+}
+
+/// Whether the borrower's reading would pay the lender less than its own, beyond the tolerance. A lender that reads less itself (it was away,
+/// and what it served meanwhile is lost to it) loses nothing by signing.
+pub fn falls_short(settlement: &Settlement) -> bool {
+    !settlement.agreed && settlement.borrower_usage.instance_ms < settlement.lender_usage.instance_ms
+}
+
 /// What both sides sign. It is paid by the lesser reading of instance time, agreed or not.
 pub fn settlement(lease: &Lease, lender: Usage, borrower: Usage, at: WallMs) -> Settlement {
     Settlement {
@@ -78,6 +92,18 @@ mod tests {
         assert!(!agree(1, &a, &Usage { requests: 9_981, ..a }));
         assert!(!agree(1, &a, &Usage { bytes_out: 1 << 29, ..a }));
         assert!(agree(1, &Usage { requests: 3, ..Usage::default() }, &Usage::default()));
+    }
+
+    #[test]
+    fn a_borrower_that_was_away_believes_the_lender_for_that_time_and_no_further() {
+        let own = Usage { instance_ms: 10_000, requests: 5, bytes_out: 9 };
+        let there = |instance_ms| Usage { instance_ms, ..Usage::default() };
+        for (lender, away_ms, claimed) in
+            [(13_000, 0, 10_000), (13_000, 1_000, 13_000), (19_000, 1_000, 13_000), (4_000, 1_000, 10_000)]
+        {
+            assert_eq!(claim(own, &there(lender), 3, away_ms), Usage { instance_ms: claimed, ..own });
+        }
+        assert_eq!(claim(own, &there(u64::MAX), u32::MAX, u64::MAX).instance_ms, u64::MAX);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use pumasi_store::{Expect, Options, Store};
 use pumasi_terms::CloudName;
 use pumasi_terms::service::{BundleRef, Service};
 use pumasi_transfer::{ChunkCache, ScanLimits, TreeChunks, encode_pack};
+use pumasi_trust::Secret;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -412,6 +413,10 @@ impl Host {
             service.spec.application.bundle = BundleRef::Digest(bundles.complete(&node, "lab", &tree)?.bundle);
             let id = pumasi_terms::ServiceId::from_entropy(pumasi_node::clock::entropy());
             let owner = pumasi_terms::CustomerName::default_customer();
+            for name in service.spec.application.secrets.values() {
+                let value = Secret::new(format!("value of {name}"));
+                node.identity.vault.set(&owner, name, &value, pumasi_node::clock::wall())?;
+            }
             let record = ServiceRecord::new(service, id, owner, 0);
             let name = record.name().clone();
             node.transact(move |tx| Ok(tx.put(SERVICE, name.as_str(), &record, Expect::Any).map(|_| ())?)).await?;

@@ -414,7 +414,8 @@ async fn settle(node: &Node, journey: &Journey, part: &Part) -> Result<Vec<Event
         .unwrap_or_else(|| part.clone());
     // Without one the lender signed, and its answer never came: it is settled over what was offered.
     let lease = signed_lease(node, &part.lease)?.map_or_else(|| lease_of(node, journey, &fresh), Ok)?;
-    let settlement = meter::settlement(&lease, fresh.lender_usage, fresh.usage, clock::wall());
+    let own = meter::claim(fresh.usage, &fresh.lender_usage, fresh.granted, fresh.unmetered_ms);
+    let settlement = meter::settlement(&lease, fresh.lender_usage, own, clock::wall());
     let payload = serde_json::to_vec(&settlement).map_err(|e| Problem::ours(e.to_string()))?;
     let document = SignedDocument::sign_new(&payload, "settlement", node.name(), Serial(1), &node.identity.key)
         .map_err(|e| Problem::ours(e.to_string()))?;

@@ -356,9 +356,9 @@ mod tests {
     #[test]
     fn what_would_not_fit_when_it_is_unpacked_is_refused_before() {
         use pumasi_transfer::{ChunkRef, Entry, EntryKind};
-        let chunk = ChunkRef { digest: Digest([7; 32]), len: 1 << 20 };
-        let bytes = |n: usize| TreeManifest::of_file("a", vec![chunk; n]).unwrap();
-        // One chunk, named a thousand times: a mebibyte on the wire, a gibibyte on disk.
+        let chunk = ChunkRef { digest: Digest([7; 32]), len: 1 << 18 };
+        let bytes = |mib: usize| TreeManifest::of_file("a", vec![chunk; 4 * mib]).unwrap();
+        // One chunk, named again and again: a quarter of a mebibyte on the wire, a gibibyte on disk.
         assert!(has_room(None, &bytes(100), 100 << 20).is_ok());
         assert_eq!(has_room(None, &bytes(1_024), 100 << 20).unwrap_err().code, "no_storage");
         assert_eq!(has_room(Some(&bytes(60)), &bytes(60), 100 << 20).unwrap_err().code, "no_storage");

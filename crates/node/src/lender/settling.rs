@@ -1,8 +1,8 @@
 //! The bill at the lender: signed by itself where both ledgers agree, by a person where they do not.
 //!
 //! Enters: a borrower's settlement, an operator's word. Leaves: the settlement that both signed.
-//! Always holds: a reading that differs beyond the tolerance is never countersigned by the daemon alone, and its borrower gets
-//! nothing more here until an operator has accepted it.
+//! Always holds: a reading that falls short of ours beyond the tolerance is never countersigned by the daemon alone, and its borrower
+//! gets nothing more here until an operator has accepted it.
 
 use super::{owned, pact, refused};
 use crate::node::{Note, TxError};
@@ -45,7 +45,7 @@ pub async fn settle(
         ));
     }
     let actor = Principal::Peer(borrower.clone()).to_string();
-    if !ours.agreed {
+    if meter::falls_short(&ours) {
         return Err(hold_back(node, &lent, &ours, document, &actor).await?);
     }
     sign(node, &actor, &lent, &ours, document, None).await

@@ -201,7 +201,9 @@ impl End {
                 }
             }
             for i in node.instances.lock().iter().filter(|i| i.owner.starts_with("service-")) {
-                *end.home_ready.entry(i.owner.clone()).or_default() += u32::from(i.state == InstanceState::Ready);
+                // Ids of services are drawn afresh each time.
+                let service = i.owner.split('.').next().unwrap_or_default();
+                *end.home_ready.entry(service.to_owned()).or_default() += u32::from(i.state == InstanceState::Ready);
             }
         }
         end

@@ -121,10 +121,12 @@ pub(super) struct Script {
 fn service(name: &str, datasets: bool, real: bool) -> anyhow::Result<Service> {
     let text = format!(
         "apiVersion: pumasi/v1\nkind: Service\nmetadata:\n  name: {name}\nspec:\n  hosts: [{name}.example]\n  application:\n    bundle: ./bundle\n    command: [{}]\n\
-         \x20   platform: {{ os: linux, arch: {} }}\n    resources: {{ cpu_millis: 500, memory_mib: 128 }}\n    readiness: {{ path: /, interval_ms: 50 }}\n    stop_grace_ms: 500\n\
+         \x20   platform: {{ os: linux, arch: {} }}\n    resources: {{ cpu_millis: 500, memory_mib: 128 }}\n    readiness: {{ path: /, interval_ms: 50 }}\n    stop_grace_ms: 500\n{}\
          \x20 instances: {{ home: 1 }}\n  borrowing: {{ mode: automatic, instances_max: 6 }}\n{}",
         if real { "./shop" } else { "shop" },
         std::env::consts::ARCH,
+        // Of the one that borrows.
+        if datasets { "    secrets: { API_KEY: key }\n" } else { "" },
         if datasets { "  datasets:\n    - { name: notes, kind: files }\n" } else { "" },
     );
     let services = pumasi_terms::manifest::services("service.yaml", &text).context("the simulator's own manifest")?;

@@ -214,6 +214,7 @@ pub const STEPS: &[Step] = &[
     message("sign", Some("Sign"), "POST", "/v1/leases"),
     message("ask missing chunks", Some("Send"), "POST", "/v1/leases/{id}/chunks/missing"),
     message("send chunks", Some("Send"), "POST", "/v1/leases/{id}/chunks"),
+    message("ask sealing key", Some("Send"), "GET", "/v1/leases/{id}/sealing-key"),
     message("send application", Some("Send"), "PUT", "/v1/leases/{id}/application"),
     message("send first copy", Some("Send"), "PUT", "/v1/leases/{id}/datasets/{name}"),
     message("bring copy forward", None, "POST", "/v1/leases/{id}/datasets/{name}/batches"),
