@@ -119,10 +119,15 @@ pub struct Part {
     /// As metered here.
     pub usage: Usage,
     /// This daemon was away for so long while the lease lasted: its own reading may lack that time.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub unmetered_ms: u64,
     /// As the lender says.
     pub lender_usage: Usage,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]

@@ -37,13 +37,18 @@ fn within(a: u64, b: u64, slack: u64, per_mille: u64) -> bool {
     u128::from(a.abs_diff(b)) <= allowed.max(u128::from(slack))
 }
 
+/// What is paid for.
+fn same_time(instances: u32, lender: &Usage, borrower: &Usage) -> bool {
+    let slack_ms = INSTANCE_MS_SLACK.saturating_mul(u64::from(instances.max(1)));
+    within(lender.instance_ms, borrower.instance_ms, slack_ms, INSTANCE_MS_PERCENT * 10)
+}
+
 /// Whether two readings of one lease of `instances` agree: instance time within 2 s an instance or 2 %, requests within
 /// 0.1 % and 8, bytes within 1 % or 1 MiB.
 pub fn agree(instances: u32, lender: &Usage, borrower: &Usage) -> bool {
-    let slack_ms = INSTANCE_MS_SLACK.saturating_mul(u64::from(instances.max(1)));
     let requests_slack =
         REQUESTS_SLACK.saturating_add(lender.requests.max(borrower.requests) / 1_000 * REQUESTS_PER_MILLE);
-    within(lender.instance_ms, borrower.instance_ms, slack_ms, INSTANCE_MS_PERCENT * 10)
+    same_time(instances, lender, borrower)
         && lender.requests.abs_diff(borrower.requests) <= requests_slack
         && within(lender.bytes_out, borrower.bytes_out, BYTES_SLACK, BYTES_PER_MILLE)
 }
@@ -57,9 +62,9 @@ pub fn claim(own: Usage, lender: &Usage, instances: u32, unmetered_ms: u64) -> U
 }
 
 /// Whether the borrower's reading would pay the lender less than its own, beyond the tolerance. A lender that reads less itself (it was away,
-/// and what it served meanwhile is lost to it) loses nothing by signing.
-pub fn falls_short(settlement: &Settlement) -> bool {
-    !settlement.agreed && settlement.borrower_usage.instance_ms < settlement.lender_usage.instance_ms
+/// and what it served meanwhile is lost to it) loses nothing by signing, nor does anybody by requests that only one side counted.
+pub fn falls_short(instances: u32, lender: &Usage, borrower: &Usage) -> bool {
+    borrower.instance_ms < lender.instance_ms && !same_time(instances, lender, borrower)
 }
 
 /// What both sides sign. It is paid by the lesser reading of instance time, agreed or not.
@@ -104,6 +109,15 @@ mod tests {
             assert_eq!(claim(own, &there(lender), 3, away_ms), Usage { instance_ms: claimed, ..own });
         }
         assert_eq!(claim(own, &there(u64::MAX), u32::MAX, u64::MAX).instance_ms, u64::MAX);
+    }
+
+    #[test]
+    fn only_time_that_is_not_paid_falls_short() {
+        let a = Usage { instance_ms: 100_000, requests: 10_000, bytes_out: 1 << 30 };
+        let less = |instance_ms| Usage { instance_ms, ..a };
+        assert!(falls_short(1, &a, &less(97_000)) && falls_short(1, &a, &less(0)));
+        assert!(!falls_short(1, &a, &less(98_000)) && !falls_short(2, &a, &less(97_000)));
+        assert!(!falls_short(1, &less(0), &a) && !falls_short(1, &a, &Usage { requests: 0, bytes_out: 0, ..a }));
     }
 
     #[test]

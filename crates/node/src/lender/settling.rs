@@ -45,7 +45,7 @@ pub async fn settle(
         ));
     }
     let actor = Principal::Peer(borrower.clone()).to_string();
-    if meter::falls_short(&ours) {
+    if meter::falls_short(lent.lease.instances, &ours.lender_usage, &ours.borrower_usage) {
         return Err(hold_back(node, &lent, &ours, document, &actor).await?);
     }
     sign(node, &actor, &lent, &ours, document, None).await
