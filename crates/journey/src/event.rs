@@ -2,6 +2,7 @@
 
 use crate::record::{Journey, Part, PartState, Told, TryState};
 use pumasi_lease::message::{Emptiness, LeaseStatus, ReservationGrant};
+use pumasi_lease::meter::INSTANCE_MS_SLACK;
 use pumasi_lease::{LentState, Usage};
 use pumasi_plan::{Borrow, Plan};
 use pumasi_terms::{BootMs, LeaseId, Now, Ppm, ReservationId};
@@ -109,6 +110,7 @@ pub fn apply(journey: &Journey, plan: &Plan, event: Event, now: Now) -> (Journey
         Event::Returned { lease } => on_release(&mut next, &lease, |r| r.returned = true),
         Event::Emptied { lease, left, usage } => {
             if let Some(part) = next.part_mut(&lease) {
+                hear(part, now);
                 part.lender_usage = usage;
             }
             on_release(&mut next, &lease, |r| r.emptiness = Some(left));
@@ -213,13 +215,22 @@ fn not_sent(journey: &mut Journey, lease: &LeaseId, why: String, fatal: bool, no
     }
 }
 
+/// A silence that is longer than readings may differ is written down.
+fn hear(part: &mut Part, now: Now) {
+    let silent_ms = now.boot.since(part.heard_at);
+    if silent_ms > INSTANCE_MS_SLACK {
+        part.unmetered_ms = part.unmetered_ms.saturating_add(silent_ms);
+    }
+    part.heard_at = now.boot;
+}
+
 fn heard(journey: &mut Journey, status: LeaseStatus, sent_at: BootMs, now: Now, told: &mut Vec<Told>) {
     let lease = status.lease.clone();
     let Some(part) = journey.part_mut(&lease) else { return };
     if part.is_over() || part.state == PartState::Signing {
         return;
     }
-    part.heard_at = now.boot;
+    hear(part, now);
     // While it is sent to, the lender knows of no trouble, and its word must not hide ours.
     if part.state != PartState::Sending || status.trouble.is_some() {
         part.trouble = status.trouble;

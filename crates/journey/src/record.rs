@@ -118,7 +118,7 @@ pub struct Part {
     pub trouble: Option<String>,
     /// As metered here.
     pub usage: Usage,
-    /// This daemon was away for so long while the lease lasted: its own reading may lack that time.
+    /// For so long nothing was heard of the lease, because of a link or of this daemon: our own reading may lack that time.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub unmetered_ms: u64,
     /// As the lender says.

@@ -53,7 +53,7 @@ pub fn agree(instances: u32, lender: &Usage, borrower: &Usage) -> bool {
         && within(lender.bytes_out, borrower.bytes_out, BYTES_SLACK, BYTES_PER_MILLE)
 }
 
-/// A borrower's own reading of a lease of `instances`. Of the `unmetered_ms` for which its daemon was away it knows nothing, and takes the
+/// A borrower's own reading of a lease of `instances`. Of the `unmetered_ms` for which it heard nothing it knows nothing, and takes the
 /// lender's word for them, which cannot be more than all instances all the time.
 #[must_use]
 pub fn claim(own: Usage, lender: &Usage, instances: u32, unmetered_ms: u64) -> Usage {

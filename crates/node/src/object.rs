@@ -162,14 +162,11 @@ pub struct Metered {
     pub version: u32,
     pub gateway_run: u64,
     pub seq: u64,
-    /// When that was.
-    #[serde(default)]
-    pub at: Option<WallMs>,
 }
 
 impl Metered {
     pub fn of(window: &pumasi_sense::MeterWindow) -> Self {
-        Self { version: 1, gateway_run: window.gateway_run, seq: window.seq, at: Some(crate::clock::wall()) }
+        Self { version: 1, gateway_run: window.gateway_run, seq: window.seq }
     }
     pub fn covers(&self, window: &pumasi_sense::MeterWindow) -> bool {
         self.gateway_run == window.gateway_run && window.seq <= self.seq

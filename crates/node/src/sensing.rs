@@ -99,26 +99,6 @@ pub async fn run(node: Arc<Node>) {
     flush(&node).await;
 }
 
-/// At a start: what is rented went on while no daemon looked, and part of that may be metered nowhere here. It is written down once, so that
-/// the other side's reading can be believed that far.
-pub async fn count_absence(node: &Node) -> Result<(), Problem> {
-    let last = node.get::<Metered>(METERED, ONLY).ok().flatten().and_then(|m| m.at);
-    let now = clock::wall();
-    let open: Vec<_> = node.open_journeys()?.iter().map(|j| j.id.clone()).collect();
-    node.transact(move |tx| {
-        for id in open {
-            let Some(mut journey) = tx.get::<Journey>(JOURNEY, id.as_str())? else { continue };
-            let since = last.map_or(journey.body.opened_at, |at| at.max(journey.body.opened_at));
-            for part in journey.body.parts.iter_mut().filter(|p| p.is_leased()) {
-                part.unmetered_ms = part.unmetered_ms.saturating_add(now.since(since));
-            }
-            tx.put(JOURNEY, &journey.name, &journey.body, Expect::Any)?;
-        }
-        Ok(())
-    })
-    .await
-}
-
 /// Takes windows in until one cannot be: that one comes again.
 async fn take_all(
     node: &Node,
