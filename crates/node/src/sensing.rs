@@ -4,7 +4,7 @@ use crate::node::{Locked, Note, UNREADABLE};
 use crate::object::{JOURNEY, LENT, METERED, Metered, ONLY, ServiceRecord};
 use crate::{Node, borrower, clock, lender};
 use pumasi_api::Problem;
-use pumasi_engine::InstanceState;
+use pumasi_engine::{InstanceState, InstanceStatus};
 use pumasi_journey::Journey;
 use pumasi_judge::{Judgement, Memory, Policy, Refusal, Situation, judge};
 use pumasi_lease::{LentLease, LentState, Usage};
@@ -126,9 +126,12 @@ async fn take(node: &Node, window: &MeterWindow) -> Result<(), Problem> {
     let now = clock::now();
     let journeys = node.open_journeys()?;
     let lents = lender::lents(node)?;
+    // A new daemon reads windows from before an instance was there.
+    let ended_ms_ago = now.boot.since(window.at);
+    let was_there = |i: &InstanceStatus| i.started_at.is_none_or(|at| now.wall.since(at) >= ended_ms_ago);
     let ready_here = |lease: &LeaseId| {
-        node.instances.lock().iter().filter(|i| i.owner == lease.as_str() && i.state == InstanceState::Ready).count()
-            as u32
+        let of = |i: &&InstanceStatus| i.owner == lease.as_str() && i.state == InstanceState::Ready && was_there(i);
+        node.instances.lock().iter().filter(of).count() as u32
     };
     let mut inner = node.sensing.inner.lock();
     if let Err(e) = inner.sense.ingest(window) {

@@ -120,7 +120,7 @@ impl Host {
         let clock = Arc::new(clock);
         let sim = SimEngine::new();
         sim.teach("shop", SimApp { ready_after_ms: 300, stops_in_ms: Some(50), ..SimApp::default() });
-        let engine = Arc::new(TimedEngine::new(common.begin, sim, common.mutant));
+        let engine = Arc::new(TimedEngine::new(clock.clone(), sim, common.mutant));
         let own = name.as_str().bytes().fold(common.seed, |s, b| s.wrapping_mul(31).wrapping_add(u64::from(b)));
         let (net, witness) = (common.net.clone(), common.witness.clone());
         let gateway =

@@ -1,17 +1,17 @@
 //! A host's engine: the `sim` driver, brought up to the host's time before each answer. It outlives daemons.
 
+use crate::life::HostClock;
 use crate::mutant::Mutant;
 use pumasi_engine::BoxFuture;
 use pumasi_engine::{Capabilities, Engine, EngineError, InstanceSpec, InstanceStatus, Remains, SimEngine};
-use pumasi_terms::InstanceId;
+use pumasi_terms::{InstanceId, WallMs};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
-use tokio::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
 
 #[derive(Debug)]
 pub struct TimedEngine {
-    begin: Instant,
+    clock: Arc<HostClock>,
     at_ms: AtomicU64,
     pub inner: SimEngine,
     mutant: Option<Mutant>,
@@ -22,8 +22,8 @@ pub struct TimedEngine {
 }
 
 impl TimedEngine {
-    pub fn new(begin: Instant, inner: SimEngine, mutant: Option<Mutant>) -> Self {
-        Self { begin, at_ms: AtomicU64::new(0), inner, mutant, stopped: Mutex::default(), shown: Mutex::default() }
+    pub fn new(clock: Arc<HostClock>, inner: SimEngine, mutant: Option<Mutant>) -> Self {
+        Self { clock, at_ms: AtomicU64::new(0), inner, mutant, stopped: Mutex::default(), shown: Mutex::default() }
     }
 
     fn lent(&self, id: &InstanceId) -> bool {
@@ -36,7 +36,7 @@ impl TimedEngine {
     }
 
     pub fn catch_up(&self) -> &SimEngine {
-        let now_ms = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now_ms = self.clock.true_ms();
         let before_ms = self.at_ms.swap(now_ms, Ordering::Relaxed);
         self.inner.advance(now_ms.saturating_sub(before_ms));
         &self.inner
@@ -56,11 +56,17 @@ impl Engine for TimedEngine {
             return Box::pin(async { Ok(shown) });
         }
         let listed = self.catch_up().list();
-        if !matches!(self.mutant, Some(Mutant::Zombie | Mutant::Leftover)) {
-            return listed;
-        }
         Box::pin(async move {
             let mut all = listed.await?;
+            // The driver knows the world's time, and a host tells its own.
+            let (now_ms, wall) = (self.clock.true_ms(), self.clock.now().wall);
+            for i in &mut all {
+                let age_ms = i.started_at.map(|at| now_ms.saturating_sub(u64::try_from(at.0).unwrap_or(0)));
+                i.started_at = age_ms.map(|ms| WallMs(wall.0.saturating_sub_unsigned(ms)));
+            }
+            if !matches!(self.mutant, Some(Mutant::Zombie | Mutant::Leftover)) {
+                return Ok(all);
+            }
             let stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
             all.retain(|i| !stopped.contains(&i.id));
             Ok(all)
