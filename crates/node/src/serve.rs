@@ -154,7 +154,10 @@ async fn lay(config: &Config, executable: PathBuf) -> Result<Ground, ServeError>
 /// Everything that must be there before anything is served.
 pub async fn open(config: Config, ground: Ground, stopping: watch::Receiver<bool>) -> Result<Arc<Node>, ServeError> {
     let data = &config.cloud.data_dir;
-    prepare(data).map_err(|e| failed(format!("preparing {}", data.display()))(e.to_string()))?;
+    let isolation = ground.engine.capabilities().isolation;
+    prepare(data)
+        .and_then(|()| shut(data, isolation.namespaces || !isolation.own_uid))
+        .map_err(|e| failed(format!("preparing {}", data.display()))(e.to_string()))?;
     let identity = Identity::load(&config).map_err(|e| failed("identity")(e.to_string()))?;
     identity.renew().map_err(failed("certificates"))?;
     let boot_count = record_boot(&ground.store, &clock::boot_id()).await.map_err(failed("recording this start"))?;
@@ -177,8 +180,6 @@ pub async fn open(config: Config, ground: Ground, stopping: watch::Receiver<bool
 
 fn prepare(data: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(data)?;
-    // Instances have uids of their own and must get through to their bundle and data, and no further.
-    std::fs::set_permissions(data, std::fs::Permissions::from_mode(0o711))?;
     for (part, mode) in [
         ("store", 0o700),
         ("trust", 0o700),
@@ -194,6 +195,11 @@ fn prepare(data: &Path) -> std::io::Result<()> {
         std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(mode))?;
     }
     Ok(())
+}
+
+/// Nobody else gets in, except where instances with uids of their own have no root of their own: they go through to their bundle and data.
+fn shut(data: &Path, whole: bool) -> std::io::Result<()> {
+    std::fs::set_permissions(data, std::fs::Permissions::from_mode(if whole { 0o700 } else { 0o711 }))
 }
 
 /// After a reboot everything that was lent is forfeit and positions of datasets begin anew.

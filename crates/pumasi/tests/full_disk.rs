@@ -212,7 +212,14 @@ fn a_service_beyond_its_bounds_stands_still_alone_and_goes_on_when_it_is_under_a
     let fat = cloud.journal_says(&["service_held", "fat", "over its quota"]);
     let many = cloud.journal_says(&["service_held", "many", "over its quota"]);
     println!("{fat}\n{many}");
-    let data = |name: &str| cloud.disk().join("data/services").join(name).join("data/notes");
+    // Data hang on a service's id.
+    let data = |name: &str| {
+        let told: serde_json::Value =
+            serde_json::from_str(&cloud.read(&["get", "services", name, "-o", "json"])).unwrap();
+        let id = |v: &serde_json::Value| v["status"]["id"].as_str().map(str::to_owned);
+        let id = id(&told).or_else(|| id(&told["items"][0])).unwrap_or_else(|| panic!("no id: {told}"));
+        cloud.disk().join("data/services").join(id).join("data/notes")
+    };
     let count = |name: &str| std::fs::read_dir(data(name)).unwrap().count();
     std::thread::sleep(Duration::from_millis(500));
     let before = (count("fat"), count("many"));

@@ -158,7 +158,11 @@ fn build() -> Value {
         if let Some(body) = body {
             let kind = if binary { "application/octet-stream" } else { "application/json" };
             // A reason may be left out, and with it the body: none is read as `{}`.
-            let optional = ["#/components/schemas/Why", "#/components/schemas/AcceptRestored"];
+            let optional = [
+                "#/components/schemas/Why",
+                "#/components/schemas/AcceptRestored",
+                "#/components/schemas/CustomerGrant",
+            ];
             let required = !optional.iter().any(|name| body["$ref"] == *name);
             operation["requestBody"] = json!({ "required": required, "content": { kind: { "schema": body } } });
         }

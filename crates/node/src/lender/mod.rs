@@ -151,7 +151,7 @@ pub async fn reserve(
     let (lents, told) = (node.lents.clone(), node.holds_told.clone());
     let hold = node
         .transact(move |tx| {
-            settling::none_open(tx, &borrower)?;
+            settling::within_trust(tx, &borrower)?;
             let now = clock::now();
             let hold =
                 lents.book(tx, |book| ledger::reserve(book, &capacity, &borrower, &request, now))?.map_err(refused)?;
@@ -211,7 +211,7 @@ pub async fn sign(node: &Node, borrower: CloudName, document: SignedDocument) ->
         let now = clock::now();
         let known = tx.get::<LentLease>(LENT, lease.id.as_str())?.is_some();
         if !known {
-            settling::none_open(tx, &borrower)?;
+            settling::within_trust(tx, &borrower)?;
         }
         let lent = lents.book(tx, |book| ledger::confirm(book, &capacity, &lease, now))?.map_err(refused)?;
         record(tx, Transition::Lease(Box::new(lent)))?;

@@ -1,8 +1,8 @@
 //! The bill at the lender: signed by itself where both ledgers agree, by a person where they do not.
 //!
 //! Enters: a borrower's settlement, an operator's word. Leaves: the settlement that both signed.
-//! Always holds: a reading that falls short of ours beyond the tolerance is never countersigned by the daemon alone, and its borrower
-//! gets nothing more here until an operator has accepted it.
+//! Always holds: a reading that falls short of ours beyond the tolerance is never countersigned by the daemon alone; a borrower whose open
+//! ones fall short by more than an instance-hour gets nothing more here until an operator has accepted them.
 
 use super::{owned, pact, refused};
 use crate::node::{Note, TxError};
@@ -80,7 +80,7 @@ async fn hold_back(
         if tx.get::<Dispute>(DISPUTE, id.as_str())?.is_none() {
             tx.put(DISPUTE, id.as_str(), &dispute, Expect::Any)?;
             let note = Note::new("settlement_open", "lease", &id).caused_by(cause).because(text);
-            let hint = format!("`pumasi settlement accept {id}` or `pumasi settlement dispute {id}`; until it is accepted {} gets no lease here", dispute.said.borrower);
+            let hint = format!("`pumasi settlement accept {id}` or `pumasi settlement dispute {id}`; what is open of {} may fall short by one instance-hour, then it gets no lease here", dispute.said.borrower);
             tx.journal(note.because(hint).entry(&actor, clock::wall()))?;
         }
         Ok(())
@@ -123,16 +123,25 @@ async fn sign(
     Ok(document)
 }
 
-/// A borrower with an open settlement gets nothing more.
-pub(super) fn none_open(tx: &Tx<'_>, borrower: &CloudName) -> Result<(), TxError> {
+/// What a borrower's open settlements may fall short by, all together, before it gets nothing more: one instance for one hour. Without it
+/// a crash on either side would part honest neighbours; with more, not paying would pay.
+const SHORTFALL_MS_MAX: u64 = 3_600_000;
+
+/// A borrower whose open settlements fall short by too much gets nothing more.
+pub(super) fn within_trust(tx: &Tx<'_>, borrower: &CloudName) -> Result<(), TxError> {
     let open = tx.list::<Dispute>(DISPUTE)?;
-    match open.iter().find(|d| &d.body.said.borrower == borrower) {
-        None => Ok(()),
-        Some(d) => {
-            let text =
-                format!("the settlement of {} is open: this cloud's operator has not accepted it", d.body.said.lease);
+    let short_by = |said: &Settlement| said.lender_usage.instance_ms.saturating_sub(said.borrower_usage.instance_ms);
+    let theirs = || open.iter().map(|d| &d.body.said).filter(|said| &said.borrower == borrower);
+    let shortfall_ms = theirs().fold(0u64, |sum, said| sum.saturating_add(short_by(said)));
+    match theirs().next() {
+        Some(said) if shortfall_ms > SHORTFALL_MS_MAX => {
+            let text = format!(
+                "settlements are open that fall short by {shortfall_ms} ms of instance time, that of {} among them: this cloud's operator has not accepted them",
+                said.lease
+            );
             Err(Problem::new(403, "settlement_open", Fault::Peer, text).into())
         }
+        _ => Ok(()),
     }
 }
 

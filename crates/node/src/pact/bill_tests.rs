@@ -42,8 +42,8 @@ async fn usage_that_differs_waits_for_a_person_and_stops_further_leases() {
     let a = founded().await;
     let b = Cloud::start("city-b").await;
     join(&b, &operator(), &a.invites(&b).await, Terms::default()).await.unwrap();
-    let (honest, cheat) = (ended(&a, &b, 1, 60_000), ended(&a, &b, 2, 60_000));
-    let kept = [honest.clone(), cheat.clone()];
+    let (honest, crashed, cheat) = (ended(&a, &b, 1, 60_000), ended(&a, &b, 3, 600_000), ended(&a, &b, 2, 3_600_000));
+    let kept = [honest.clone(), crashed.clone(), cheat.clone()];
     a.transact(move |tx| {
         for lent in &kept {
             tx.put(LENT, lent.id().as_str(), lent, Expect::Any)?;
@@ -55,25 +55,29 @@ async fn usage_that_differs_waits_for_a_person_and_stops_further_leases() {
     let settle = |lent: &LentLease, ms| lender::settle(&a, b.name().clone(), lent.id().clone(), bill(&b, lent, ms));
     // Within the tolerance nobody is asked.
     assert!(settle(&honest, 59_500).await.unwrap().signed_by(a.name()));
+    // A little is missing: a person is told, and the neighbour is helped on.
+    assert_eq!(settle(&crashed, 500_000).await.unwrap_err().code, "settlement_open");
+    let requirement = cheat.lease.requirement.clone();
+    let request = ReservationRequest { id: ReservationId::from_entropy(9), requirement, ttl_ms: 4_000 };
+    let reserve = || lender::reserve(&a, b.name().clone(), request.clone());
+    assert!(reserve().await.err().is_none_or(|p| p.code != "settlement_open"));
     // Nothing was used, says the borrower: no signature, however often it asks.
     for _ in 0..3 {
         let refused = settle(&cheat, 0).await.unwrap_err();
         assert_eq!((refused.status, refused.code.as_str()), (409, "settlement_open"), "{refused}");
     }
     let open = lender::open_settlements(&a).unwrap();
-    assert_eq!((open.len(), open[0].lender_instance_ms, open[0].borrower_instance_ms), (1, 60_000, 0));
+    let open: Vec<_> = open.iter().filter(|o| &o.lease == cheat.id()).collect();
+    assert_eq!((open.len(), open[0].lender_instance_ms, open[0].borrower_instance_ms), (1, 3_600_000, 0));
     assert!(a.get::<SignedDocument>(SETTLEMENT, cheat.id().as_str()).unwrap().is_none());
     // It gets nothing more here.
-    let requirement = cheat.lease.requirement.clone();
-    let request = ReservationRequest { id: ReservationId::from_entropy(9), requirement, ttl_ms: 4_000 };
-    let reserve = || lender::reserve(&a, b.name().clone(), request.clone());
     assert_eq!(reserve().await.unwrap_err().code, "settlement_open");
     lender::dispute_settlement(&a, &operator(), cheat.id().clone(), "they report nothing".into()).await.unwrap();
     assert_eq!(reserve().await.unwrap_err().code, "settlement_open");
     // A person accepts the lesser reading: now it is signed, and the borrower gets that when it asks again.
     lender::accept_settlement(&a, &operator(), cheat.id().clone(), String::new()).await.unwrap();
     assert!(settle(&cheat, 0).await.unwrap().signed_by(a.name()));
-    assert!(a.store.list_raw(DISPUTE).unwrap().is_empty());
+    assert_eq!(a.store.list_raw(DISPUTE).unwrap().len(), 1);
     let after = reserve().await;
     assert!(after.as_ref().err().is_none_or(|p| p.code != "settlement_open"), "{after:?}");
 }

@@ -68,7 +68,10 @@ pub async fn play(stage: &mut Stage, report: &mut Report) -> anyhow::Result<()> 
         report.promise(Promise::within_ms(&format!("{name}: commit p99"), Some(seen.commit_p99_ms), COMMIT_P99_MS));
         // One that stands still cannot make room itself: its operator does.
         for path in named(&stage.data(HOME), &["filler", "many"]) {
-            if path.is_dir() { std::fs::remove_dir_all(&path)? } else { std::fs::remove_file(&path)? }
+            // Out of its way first: it may still be writing there.
+            let aside = path.with_extension("gone");
+            std::fs::rename(&path, &aside)?;
+            if aside.is_dir() { std::fs::remove_dir_all(&aside)? } else { std::fs::remove_file(&aside)? }
         }
         let goes_on = stage.ask(ATTACKER, "tidy").await;
         let told = goes_on.as_ref().map_or_else(ToString::to_string, |t| t.how.clone());

@@ -105,7 +105,13 @@ impl Stage {
         let told = |e: &pumasi_api::message::Event| {
             !matches!(
                 e.action.as_str(),
-                "plan_made" | "token_created" | "service_changed" | "hold_granted" | "hold_let_go"
+                "plan_made"
+                    | "token_created"
+                    | "automation_stopped"
+                    | "automation_resumed"
+                    | "service_changed"
+                    | "hold_granted"
+                    | "hold_let_go"
             )
         };
         for cloud in cluster.clouds() {

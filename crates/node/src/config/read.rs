@@ -1,0 +1,321 @@
+//! Reading the configuration: defaults, then the file, then the environment. Every wrong field is named with its line.
+
+use super::*;
+
+const CONFIG_BYTES_MAX: usize = 1 << 20;
+/// They travel in every heartbeat.
+const EGRESS_RULES_MAX: usize = 64;
+const ENV_PREFIX: &str = "PUMASI__";
+
+/// One wrong place in the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigFault {
+    /// 0: not in the file (the environment, or a default).
+    pub line: usize,
+    pub field: String,
+    pub problem: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{path}: {source}; write one, or name another with --config", path = .path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("{path}: more than {CONFIG_BYTES_MAX} bytes", path = .path.display())]
+    TooLarge { path: PathBuf },
+    #[error("{}", list(.path, .faults))]
+    Faults { path: PathBuf, faults: Vec<ConfigFault> },
+}
+
+fn list(path: &Path, faults: &[ConfigFault]) -> String {
+    let line = |f: &ConfigFault| match (f.line, f.field.is_empty()) {
+        (0, _) => format!("{}: {}: {}", path.display(), f.field, f.problem),
+        (n, true) => format!("{}:{n}: {}", path.display(), f.problem),
+        (n, false) => format!("{}:{n}: {}: {}", path.display(), f.field, f.problem),
+    };
+    faults.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+impl Config {
+    /// Reads and checks; relative paths become relative to the file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        if text.len() > CONFIG_BYTES_MAX {
+            return Err(ConfigError::TooLarge { path: path.to_owned() });
+        }
+        let mut config = Self::parse(&text, std::env::vars())
+            .map_err(|faults| ConfigError::Faults { path: path.to_owned(), faults })?;
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let base = path.parent().unwrap_or(Path::new("/"));
+        config.cloud.data_dir = base.join(&config.cloud.data_dir);
+        let Self { gateway, api, .. } = &mut config;
+        let files =
+            [&mut gateway.tls_certificate, &mut gateway.tls_key, &mut api.socket, &mut api.certificate, &mut api.key];
+        for file in files.into_iter().flatten() {
+            *file = base.join(&*file);
+        }
+        Ok(config)
+    }
+
+    /// `env`: `PUMASI__SECTION__KEY=value` stands over the file.
+    pub fn parse(text: &str, env: impl Iterator<Item = (String, String)>) -> Result<Self, Vec<ConfigFault>> {
+        let mut faults = Vec::new();
+        let Some(mut table) = readable(text, &mut faults) else {
+            faults.sort_by_key(|f| f.line);
+            return Err(faults);
+        };
+        for (name, value) in env {
+            let Some(rest) = name.strip_prefix(ENV_PREFIX) else { continue };
+            let Some((section, key)) = rest.split_once("__") else {
+                faults.push(ConfigFault { line: 0, field: name.clone(), problem: "write PUMASI__SECTION__KEY".into() });
+                continue;
+            };
+            let value = value.parse::<toml::Value>().unwrap_or(toml::Value::String(value));
+            let section = table.entry(section.to_lowercase()).or_insert_with(|| toml::Table::new().into());
+            if let Some(section) = section.as_table_mut() {
+                section.insert(key.to_lowercase(), value);
+            }
+        }
+        let config: Config = match table.try_into() {
+            Ok(config) => config,
+            Err(e) => {
+                let problem = e.message().to_owned();
+                if faults.is_empty() {
+                    faults.push(ConfigFault { line: 0, field: "environment or file".into(), problem });
+                }
+                return Err(faults);
+            }
+        };
+        config.check(text, &mut faults);
+        if faults.is_empty() { Ok(config) } else { Err(faults) }
+    }
+
+    fn check(&self, text: &str, faults: &mut Vec<ConfigFault>) {
+        let mut fault = |field: &str, problem: String| {
+            faults.push(ConfigFault { line: line_of(text, field), field: field.to_owned(), problem });
+        };
+        if self.version != CONFIG_VERSION {
+            fault("version", format!("{} is not known; this program reads {CONFIG_VERSION}", self.version));
+        }
+        self.check_doors(&mut fault);
+        for (field, address) in
+            [("peer.advertise", &self.peer.advertise), ("gateway.peer_advertise", &self.gateway.peer_advertise)]
+        {
+            let fine = address.is_empty()
+                || address.rsplit_once(':').is_some_and(|(h, p)| !h.is_empty() && p.parse::<u16>().is_ok());
+            if !fine {
+                fault(field, format!("{address:?} is not host:port"));
+            }
+        }
+        if !self.gateway.listen_tls.is_empty()
+            && (self.gateway.tls_certificate.is_none() || self.gateway.tls_key.is_none())
+        {
+            fault("gateway.listen_tls", "needs gateway.tls_certificate and gateway.tls_key".into());
+        }
+        if self.gateway.workers == 0 || self.gateway.workers > 64 {
+            fault("gateway.workers", "must be 1 to 64".into());
+        }
+        let e = &self.engine;
+        if !e.lend_without_isolation.is_empty() && e.lend_without_isolation != ACCEPT_RISK {
+            fault("engine.lend_without_isolation", format!("leave it out, or sign for it with {ACCEPT_RISK:?}"));
+        }
+        if e.uid_base.is_some_and(|base| base < 1_000 || base.checked_add(1_024).is_none()) {
+            fault("engine.uid_base", "must be at least 1000, and leave room for 1024".into());
+        }
+        if let Some(whose) = e.uid_base.and_then(pumasi_engine::uids_of_others) {
+            fault("engine.uid_base", format!("{whose}: choose another one, or leave it out to get a free range"));
+        }
+        for path in &e.view {
+            if let Some(why) = unfit_for_view(path, &self.cloud.data_dir) {
+                fault("engine.view", format!("{}: {why}", path.display()));
+            }
+        }
+        if self.lend.egress.len() > EGRESS_RULES_MAX {
+            fault("lend.egress", format!("at most {EGRESS_RULES_MAX} rules: members are told them with every offer"));
+        }
+        let (l, d) = (&self.instances, &self.disk);
+        for (field, value, least, most) in [
+            ("instances.log_kib_per_s", l.log_kib_per_s, 1, 1 << 20),
+            ("instances.disk_write_mib_per_s", l.disk_write_mib_per_s, 1, 1 << 20),
+            ("instances.tasks", u64::from(l.tasks), 16, 1 << 20),
+            ("disk.reserve_mib", d.reserve_mib, 4, 1 << 20),
+            ("disk.home_mib_max", d.home_mib_max, 1, 1 << 30),
+            ("disk.home_files_max", d.home_files_max, 16, 1 << 30),
+        ] {
+            if !(least..=most).contains(&value) {
+                fault(field, format!("must be {least} to {most}"));
+            }
+        }
+        let t = &self.timing;
+        if !(10..=1_000).contains(&t.tick_ms) {
+            fault("timing.tick_ms", "must be 10 to 1000".into());
+        }
+        if !(100..=60_000).contains(&t.heartbeat_ms) {
+            fault("timing.heartbeat_ms", "must be 100 to 60000".into());
+        }
+        if t.lease_ttl_ms < t.heartbeat_ms.saturating_mul(3) {
+            fault(
+                "timing.lease_ttl_ms",
+                format!(
+                    "must be at least three heartbeats ({} ms), or one lost renewal ends a lease",
+                    t.heartbeat_ms.saturating_mul(3)
+                ),
+            );
+        }
+        if !(1_000..=60_000).contains(&t.hold_ttl_ms) {
+            fault("timing.hold_ttl_ms", "must be 1000 to 60000".into());
+        }
+        if !(500..=86_400_000).contains(&t.calm_ms) {
+            fault("timing.calm_ms", "must be 500 to 86400000".into());
+        }
+        if !(5..=60_000).contains(&t.ship_ms) {
+            fault("timing.ship_ms", "must be 5 to 60000".into());
+        }
+    }
+
+    fn check_doors(&self, fault: &mut impl FnMut(&str, String)) {
+        if self.metrics.listen.is_some_and(|at| !at.ip().is_loopback()) {
+            fault("metrics.listen", "plain HTTP is served on a loopback address only".into());
+        }
+        let api = &self.api;
+        if api.certificate.is_some() != api.key.is_some() {
+            fault("api.certificate", "api.certificate and api.key belong together".into());
+        }
+        if let Some((name, _)) = api.users.iter().find(|(_, role)| matches!(role, Role::Peer | Role::Invited)) {
+            fault("api.users", format!("{name}: viewer, customer or operator"));
+        }
+        for (field, rate) in [
+            ("limits.acts_per_second", self.limits.acts_per_second),
+            ("limits.heartbeats_per_second", self.limits.heartbeats_per_second),
+        ] {
+            if !(1..=1_000_000).contains(&rate) {
+                fault(field, "must be 1 to 1000000".into());
+            }
+        }
+    }
+}
+
+/// Parses what can be parsed: a wrong line is noted and left out, and the rest is read again, so that all are found at once.
+fn readable(text: &str, faults: &mut Vec<ConfigFault>) -> Option<toml::Table> {
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    for _ in 0..64 {
+        let joined = lines.join("\n");
+        let error = match toml::from_str::<Config>(&joined) {
+            Ok(_) if !faults.is_empty() => return None,
+            // A number may fit its field and still none of TOML's, which ends at 2^63 - 1.
+            Ok(_) => match toml::from_str::<toml::Table>(&joined) {
+                Ok(table) => return Some(table),
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
+        let line = error.span().map_or(0, |s| joined[..s.start.min(joined.len())].matches('\n').count() + 1);
+        let problem = error.message().lines().collect::<Vec<_>>().join(" ");
+        let missing = problem.starts_with("missing field");
+        // Left out because it was wrong: its own line says so already.
+        if missing && !faults.is_empty() {
+            return None;
+        }
+        faults.push(ConfigFault {
+            line: if missing { 0 } else { line },
+            field: if missing { "configuration".into() } else { String::new() },
+            problem,
+        });
+        match lines.get_mut(line.wrapping_sub(1)) {
+            // A section's head cannot be left out alone, and what is missing cannot be skipped.
+            Some(wrong) if !missing && !wrong.trim().is_empty() && !wrong.trim_start().starts_with('[') => {
+                wrong.clear()
+            }
+            _ => return None,
+        }
+    }
+    None
+}
+
+/// The line that sets `section.key`; 0 where the file does not.
+fn line_of(text: &str, field: &str) -> usize {
+    let (section, key) = field.split_once('.').unwrap_or(("", field));
+    let mut current = String::new();
+    for (i, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if let Some(head) = line.strip_prefix('[') {
+            current = head.trim_end_matches(']').trim().to_owned();
+        } else if let Some((k, _)) = line.split_once('=')
+            && current == section
+            && k.trim() == key
+        {
+            return i + 1;
+        }
+    }
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, Vec<ConfigFault>> {
+        Config::parse(text, std::iter::empty())
+    }
+
+    #[test]
+    fn a_name_is_enough() {
+        let config = parse("version = 1\n[cloud]\nname = \"city-a\"\n").unwrap();
+        assert_eq!(config.api_socket(), PathBuf::from("pumasi-data/api.sock"));
+        assert_eq!((config.api.listen, config.metrics.listen), (None, None));
+        assert_eq!(config.api_address(), "127.0.0.1:7443");
+    }
+
+    #[test]
+    fn every_wrong_line_is_named_at_once() {
+        let faults = parse(
+            "version = 1\n[cloud]\nname = \"city-a\"\n[api]\nlisten = 7\nlissten = 8\n[timing]\ntick_ms = \"x\"\n",
+        )
+        .unwrap_err();
+        let lines: Vec<usize> = faults.iter().map(|f| f.line).collect();
+        assert_eq!(lines, [5, 6, 8], "{faults:?}");
+    }
+
+    #[test]
+    fn values_are_checked_against_each_other() {
+        let faults = parse(
+            "version = 1\n[cloud]\nname = \"city-a\"\n[timing]\nlease_ttl_ms = 2000\n[metrics]\nlisten = \"0.0.0.0:1\"\n",
+        )
+        .unwrap_err();
+        let named: Vec<(usize, &str)> = faults.iter().map(|f| (f.line, f.field.as_str())).collect();
+        assert_eq!(named, [(7, "metrics.listen"), (5, "timing.lease_ttl_ms")]);
+    }
+
+    #[test]
+    fn a_number_beyond_all_bounds_is_named_too() {
+        for (line, field) in [("tick_ms = 18446744073709551615", 5), ("heartbeat_ms = 9223372036854775807", 5)] {
+            let faults = parse(&format!("version = 1\n[cloud]\nname = \"city-a\"\n[timing]\n{line}\n")).unwrap_err();
+            assert_eq!(faults[0].line, field, "{faults:?}");
+        }
+    }
+
+    #[test]
+    fn egress_rules_are_read_and_wrong_ones_named() {
+        let head = "version = 1\n[cloud]\nname = \"city-a\"\n";
+        let config = parse(&format!(
+            "{head}[lend]\negress = [\"203.0.113.0/24:443\"]\n[engine]\nhome_egress = [\"10.0.0.0/8:5432\"]\n"
+        ));
+        let config = config.unwrap();
+        assert!(config.lend.egress[0].covers("203.0.113.7:443".parse().unwrap()));
+        assert!(config.engine.home_egress[0].covers("10.0.0.7:5432".parse().unwrap()));
+        assert_eq!(config.own_addresses(), ["127.0.0.1".parse::<IpAddr>().unwrap()]);
+        let faults = parse(&format!("{head}[lend]\negress = [\"example.org:443\"]\n")).unwrap_err();
+        assert_eq!(faults[0].line, 5, "{faults:?}");
+        assert!(faults[0].problem.contains("egress rule"), "{faults:?}");
+    }
+
+    #[test]
+    fn the_environment_stands_over_the_file() {
+        let env = [
+            ("PUMASI__API__LISTEN".to_owned(), "127.0.0.1:9".to_owned()),
+            ("PUMASI__TIMING__TICK_MS".to_owned(), "50".to_owned()),
+        ];
+        let config = Config::parse("version = 1\n[cloud]\nname = \"city-a\"\n", env.into_iter()).unwrap();
+        assert_eq!((config.api.listen.map(|at| at.port()), config.timing.tick_ms), (Some(9), 50));
+    }
+}

@@ -1,0 +1,335 @@
+//! Subcommands about one kind of object each.
+
+use super::*;
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Name every wrong field and its line
+    #[command(after_help = "Example:\n  pumasi config check --config cloud.toml")]
+    Check,
+    /// Print the configuration as it is used, with its defaults
+    #[command(after_help = "Example:\n  pumasi config show --config cloud.toml -o json")]
+    Show,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PlanCommand {
+    /// Print a plan with its reasons
+    #[command(after_help = "Examples:\n  pumasi plan show plan-4f1c\n  pumasi plan show plan-4f1c -o json")]
+    Show { id: String },
+    /// Let a waiting plan be executed
+    #[command(after_help = "Example:\n  pumasi plan approve plan-4f1c")]
+    Approve {
+        id: String,
+        #[command(flatten)]
+        why: WhyArgs,
+    },
+    /// Refuse a waiting plan
+    #[command(after_help = "Example:\n  pumasi plan refuse plan-4f1c --why 'too dear'")]
+    Refuse {
+        id: String,
+        #[command(flatten)]
+        why: WhyArgs,
+    },
+    /// What a plan changes against the plan before it
+    #[command(after_help = "Examples:\n  pumasi plan diff plan-4f1c\n  pumasi plan diff plan-4f1c --against plan-07aa")]
+    Diff {
+        id: String,
+        /// Another plan than its parent
+        #[arg(long, value_name = "ID")]
+        against: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum LeaseCommand {
+    /// Call a lent lease back, with the notice that was agreed
+    #[command(after_help = "Example:\n  pumasi lease recall lease-4f1c --why 'our own peak'")]
+    Recall {
+        id: String,
+        /// The reason, for both journals
+        #[arg(long, value_name = "TEXT")]
+        why: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SettlementCommand {
+    /// Those that wait
+    #[command(after_help = "Example:\n  pumasi settlement list")]
+    List,
+    /// Sign it by the lesser reading all the same; the borrower may rent here again
+    #[command(after_help = "Example:\n  pumasi settlement accept lease-4f1c --why 'their gateway was down'")]
+    Accept {
+        lease: String,
+        #[command(flatten)]
+        why: WhyArgs,
+    },
+    /// Leave it open; the borrower gets no lease here
+    #[command(after_help = "Example:\n  pumasi settlement dispute lease-4f1c --why 'they report nothing'")]
+    Dispute {
+        lease: String,
+        /// The reason, for the journal
+        #[arg(long, value_name = "TEXT")]
+        why: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum JourneyCommand {
+    /// Give back everything of a journey, in order
+    #[command(after_help = "Example:\n  pumasi journey cancel jrn-4f1c --why 'not needed'")]
+    Cancel {
+        id: String,
+        #[command(flatten)]
+        why: WhyArgs,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PactCommand {
+    /// Found a pact of one
+    #[command(after_help = "Example:\n  pumasi pact init --currency EUR --lends-cpu 4000 --lends-memory 8192")]
+    Init {
+        /// ISO 4217 code in which prices are meant
+        #[arg(long, value_name = "CODE", default_value = "EUR")]
+        currency: String,
+        #[command(flatten)]
+        terms: TermsArgs,
+    },
+    /// Print an invitation for one cloud, good once
+    #[command(after_help = "Example:\n  pumasi pact invite city-b --ttl 1h > invitation")]
+    Invite {
+        cloud: CloudName,
+        /// How long it is good, as 30m or 1d
+        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_ms)]
+        ttl: u64,
+    },
+    /// Join a pact by an invitation
+    #[command(after_help = "\
+Examples:
+  pumasi pact join --invitation-file invitation --lends-cpu 2000 --lends-memory 4096
+  ssh city-a pumasi pact invite city-b | pumasi pact join --invitation-file -")]
+    Join {
+        /// File with the invitation, - for standard input: it is a secret, so not on the command line
+        #[arg(long, value_name = "PATH", default_value = "-")]
+        invitation_file: PathBuf,
+        #[command(flatten)]
+        terms: TermsArgs,
+    },
+    /// Print the pact as all have signed it
+    #[command(after_help = "Examples:\n  pumasi pact show\n  pumasi pact show -o yaml")]
+    Show,
+    /// Leave the pact, by this cloud's word alone; leases are given back first
+    #[command(after_help = "Example:\n  pumasi pact leave --why 'moving to another federation'")]
+    Leave(WhyArgs),
+    /// Part from a member: the operators of all others are asked
+    #[command(after_help = "\
+Example:
+  pumasi pact dismiss city-c --why 'it pays nothing'
+
+Where another operator must agree, this daemon asks again by itself; pumasi pact show tells how far it is.")]
+    Dismiss {
+        cloud: CloudName,
+        #[command(flatten)]
+        why: WhyArgs,
+    },
+    /// Agree to a newcomer or a dismissal that another member proposes
+    #[command(after_help = "Example:\n  pumasi pact approve 4f1c09a2b7e1")]
+    Approve {
+        /// As pumasi pact show prints it
+        proposal: String,
+        #[command(flatten)]
+        why: WhyArgs,
+    },
+    /// Refuse a newcomer or a dismissal that another member proposes
+    #[command(after_help = "Example:\n  pumasi pact refuse 4f1c09a2b7e1 --why 'we do not know them'")]
+    Refuse {
+        /// As pumasi pact show prints it
+        proposal: String,
+        #[command(flatten)]
+        why: WhyArgs,
+    },
+    /// Print what this cloud lends, or change it
+    #[command(after_help = "Examples:\n  pumasi pact terms\n  pumasi pact terms --lends-cpu 1000 --price 0.04")]
+    Terms(TermsArgs),
+}
+
+/// What a cloud lends. Flags that are left out keep what was agreed before.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct TermsArgs {
+    /// Most CPU lent at one time, thousandths of one CPU
+    #[arg(long, value_name = "MILLIS")]
+    pub lends_cpu: Option<u32>,
+    /// Most memory lent at one time, MiB
+    #[arg(long, value_name = "MIB")]
+    pub lends_memory: Option<u32>,
+    /// Most storage lent at one time, MiB
+    #[arg(long, value_name = "MIB")]
+    pub storage: Option<u64>,
+    /// Most that one borrower may hold, percent of what is lent
+    #[arg(long, value_name = "PERCENT")]
+    pub share_per_borrower: Option<u32>,
+    /// Holds that one borrower may have open
+    #[arg(long, value_name = "N")]
+    pub holds_per_borrower: Option<u32>,
+    /// Price of a CPU-hour in the pact's currency, as 0.05
+    #[arg(long, value_name = "AMOUNT", value_parser = crate::units::parse_money)]
+    pub price: Option<Money>,
+    /// Warning before a lease is called back
+    #[arg(long, value_name = "TIME", value_parser = parse_ms)]
+    pub recall_notice: Option<u64>,
+    /// Longest that a hold lasts
+    #[arg(long, value_name = "TIME", value_parser = parse_ms)]
+    pub hold_ttl_max: Option<u64>,
+    /// Longest that a lease lasts after its last renewal
+    #[arg(long, value_name = "TIME", value_parser = parse_ms)]
+    pub lease_ttl_max: Option<u64>,
+    /// Member that may ask; may be repeated, 'all' for every member
+    #[arg(long, value_name = "CLOUD")]
+    pub borrower: Vec<String>,
+}
+
+impl TermsArgs {
+    /// These flags over `base`.
+    pub fn over(&self, base: &pumasi_terms::pact::Terms) -> Result<pumasi_terms::pact::Terms, pumasi_terms::BadId> {
+        let mut terms = base.clone();
+        terms.lends = Resources {
+            cpu_millis: self.lends_cpu.unwrap_or(base.lends.cpu_millis),
+            memory_mib: self.lends_memory.unwrap_or(base.lends.memory_mib),
+        };
+        terms.storage_bytes = self.storage.map_or(base.storage_bytes, |mib| mib.saturating_mul(1 << 20));
+        terms.share_per_borrower_percent = self.share_per_borrower.unwrap_or(base.share_per_borrower_percent);
+        terms.holds_per_borrower = self.holds_per_borrower.unwrap_or(base.holds_per_borrower);
+        terms.price_per_cpu_hour = self.price.unwrap_or(base.price_per_cpu_hour);
+        terms.recall_notice_ms = self.recall_notice.unwrap_or(base.recall_notice_ms);
+        terms.hold_ttl_ms_max = self.hold_ttl_max.unwrap_or(base.hold_ttl_ms_max);
+        terms.lease_ttl_ms_max = self.lease_ttl_max.unwrap_or(base.lease_ttl_ms_max);
+        if !self.borrower.is_empty() {
+            let named = self.borrower.iter().filter(|b| *b != "all");
+            terms.borrowers = named.map(|b| CloudName::parse(b.as_str())).collect::<Result<_, _>>()?;
+        }
+        Ok(terms)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a token; its secret is printed once
+    #[command(
+        after_help = "Examples:\n  pumasi token create ci --role customer --customer acme --ttl 30d > ci.token\n  pumasi token create wall --role viewer"
+    )]
+    Create {
+        name: PrincipalName,
+        #[arg(long, value_enum)]
+        role: PersonRole,
+        /// The customer that it acts for; without it the default customer. An operator's token is for the whole cloud
+        #[arg(long, value_name = "NAME")]
+        customer: Option<CustomerName>,
+        /// How long it is good, as 12h or 30d; without it until it is revoked
+        #[arg(long, value_name = "TIME", value_parser = parse_ms)]
+        ttl: Option<u64>,
+    },
+    /// List tokens, without their secrets
+    #[command(after_help = "Example:\n  pumasi token list")]
+    List,
+    /// Revoke a token
+    #[command(after_help = "Example:\n  pumasi token revoke tok-4f1c")]
+    Revoke { id: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum QuarantineCommand {
+    /// List what is there, oldest first
+    #[command(after_help = "Example:\n  pumasi quarantine list")]
+    List,
+    /// Put a directory back where it was
+    #[command(after_help = "Example:\n  pumasi quarantine restore 1764380000000-lease-4f1c")]
+    Restore { name: String },
+    /// Erase a directory now, or let the stray instances of an owner be stopped
+    #[command(
+        after_help = "Examples:\n  pumasi quarantine empty 1764380000000-lease-4f1c\n  pumasi quarantine empty --all"
+    )]
+    Empty {
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        name: Option<String>,
+        /// Every directory; stray instances are named one by one
+        #[arg(long)]
+        all: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CustomerCommand {
+    /// Make a customer, or change what it may have; what is not named has no limit
+    #[command(
+        after_help = "Examples:\n  pumasi customer set acme\n  pumasi customer set acme --host '*.acme.example' --services 10"
+    )]
+    Set {
+        name: CustomerName,
+        /// Host name that its services may claim, or '*.' and a domain for all below it; may be repeated. Without it any that is free
+        #[arg(long, value_name = "HOST")]
+        host: Vec<String>,
+        /// Services at a time
+        #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+        services: u32,
+        /// CPU of its instances at home together, in thousandths of a CPU
+        #[arg(long, value_name = "MILLIS", default_value_t = 0, hide_default_value = true)]
+        cpu: u32,
+        /// Memory of its instances at home together, in MiB
+        #[arg(long, value_name = "MIB", default_value_t = 0, hide_default_value = true)]
+        memory: u32,
+    },
+    /// List customers: what they may have, have and use
+    #[command(after_help = "Example:\n  pumasi customer list")]
+    List,
+    /// Remove a customer that has no service, no kept data and no token left
+    #[command(after_help = "Example:\n  pumasi customer delete acme")]
+    Delete { name: CustomerName },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SecretCommand {
+    /// Set a value, from a file or standard input; instances of services that use it are exchanged
+    #[command(
+        after_help = "Examples:\n  pumasi secret set stripe --file stripe.key\n  pass show stripe | pumasi secret set stripe\n\nOne line end at the end is not part of the value."
+    )]
+    Set {
+        name: SecretName,
+        /// File that holds the value; without it standard input
+        #[arg(long, value_name = "PATH")]
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        whose: Whose,
+    },
+    /// List secrets by name
+    #[command(after_help = "Example:\n  pumasi secret list")]
+    List {
+        #[command(flatten)]
+        whose: Whose,
+    },
+    /// Delete a secret that no service uses
+    #[command(after_help = "Example:\n  pumasi secret delete stripe")]
+    Delete {
+        name: SecretName,
+        #[command(flatten)]
+        whose: Whose,
+    },
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct Whose {
+    /// Whose it is; for operators, since a customer's are its own. Without it the default customer's
+    #[arg(long, value_name = "NAME")]
+    pub customer: Option<CustomerName>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PersonRole {
+    /// Sees what its customer has, without values of environments; changes nothing
+    Viewer,
+    /// Acts for its customer
+    Customer,
+    /// Runs the cloud
+    Operator,
+}
