@@ -99,6 +99,22 @@ pub async fn run(node: Arc<Node>) {
     flush(&node).await;
 }
 
+/// At a start: what the daemon before metered last may not have been written down.
+pub async fn admit_loss(node: &Node) -> Result<(), Problem> {
+    let open: Vec<_> = node.open_journeys()?.iter().map(|j| j.id.clone()).collect();
+    node.transact(move |tx| {
+        for id in open {
+            let Some(mut journey) = tx.get::<Journey>(JOURNEY, id.as_str())? else { continue };
+            for part in journey.body.parts.iter_mut().filter(|p| p.is_leased()) {
+                part.unmetered_ms = part.unmetered_ms.saturating_add(FLUSH_MS);
+            }
+            tx.put(JOURNEY, &journey.name, &journey.body, Expect::Any)?;
+        }
+        Ok(())
+    })
+    .await
+}
+
 /// Takes windows in until one cannot be: that one comes again.
 async fn take_all(
     node: &Node,

@@ -167,6 +167,9 @@ pub async fn open(config: Config, ground: Ground, stopping: watch::Receiver<bool
     pact::load(&node).map_err(|e| failed("the pact")(e.to_string()))?;
     api::bootstrap_operator_token(&node).await.map_err(|e| failed("the operator's token")(e.to_string()))?;
     node.health.set_aside(&node).await;
+    if let Err(e) = sensing::admit_loss(&node).await {
+        tracing::warn!(error = %e, "what the daemon before may not have metered of rented instances was not written down");
+    }
     node.note(
         "daemon",
         Note::new("daemon_started", "cloud", node.name()).because(format!("version {}", env!("CARGO_PKG_VERSION"))),
