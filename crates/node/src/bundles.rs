@@ -28,9 +28,12 @@ pub fn of(node: &Node) -> Bundles {
 
 /// Each customer has chunks and bundles of its own: nobody learns what another one sent, or names a bundle without having all of it.
 pub fn owned(node: &Node, customer: &CustomerName) -> Bundles {
+    Bundles { dir: dir_of(node, customer), customer: customer.clone() }
+}
+
+pub fn dir_of(node: &Node, customer: &CustomerName) -> PathBuf {
     let all = node.dir("bundles");
-    let dir = if *customer == CustomerName::default_customer() { all } else { all.join("of").join(customer.as_str()) };
-    Bundles { dir, customer: customer.clone() }
+    if *customer == CustomerName::default_customer() { all } else { all.join("of").join(customer.as_str()) }
 }
 
 /// Customers that have sent something.

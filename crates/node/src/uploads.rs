@@ -52,6 +52,11 @@ impl Uploads {
         Ok(held.entry(dir).or_insert(Arc::new(Locked::new(store))).clone())
     }
 
+    /// What lies below `dir` is over.
+    pub fn forget(&self, dir: &Path) {
+        self.stores.lock().retain(|at, _| !at.starts_with(dir));
+    }
+
     /// Remembers what a principal asks for.
     pub fn ask(&self, who: &str, tree: &TreeManifest, now: BootMs) -> Result<(), Problem> {
         let mut pending = self.pending.lock();

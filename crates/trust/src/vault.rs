@@ -153,6 +153,15 @@ impl Vault {
         Ok(labels)
     }
 
+    /// All of a customer that is no more.
+    pub fn clear(&self, customer: &CustomerName) -> Result<(), VaultError> {
+        let path = self.of(customer);
+        match std::fs::remove_dir_all(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(VaultError::Remove { path, source }),
+            _ => Ok(()),
+        }
+    }
+
     /// False where there was none.
     pub fn delete(&self, customer: &CustomerName, name: &SecretName) -> Result<bool, VaultError> {
         let path = self.path(customer, name);

@@ -1,11 +1,11 @@
 //! Customers of this cloud, as its operator grants them room; and what is kept of services that they deleted.
 
-use super::body::{Answer, Json};
+use super::body::{Answer, Json, blocking};
 use super::params::Path;
 use crate::node::Note;
 use crate::object::{CUSTOMER, CustomerRecord, RETIRED, Retired, SERVICE, ServiceRecord, TOKEN, TokenRecord};
 use crate::tenancy::{self, Estate};
-use crate::{Node, clock};
+use crate::{Node, bundles, clock, quarantine, secrets};
 use axum::Extension;
 use axum::extract::State;
 use pumasi_api::message::{CustomerGrant, CustomerView, List, RetiredView};
@@ -49,6 +49,9 @@ pub async fn put(
     Json(grant): Json<CustomerGrant>,
 ) -> Answer<CustomerView> {
     tenancy::check_grant(&grant)?;
+    if name != CustomerName::default_customer() && node.item::<CustomerRecord>(CUSTOMER, name.as_str())?.is_none() {
+        begin_anew(&node, &name).await?;
+    }
     let (stored, granted) = (name.clone(), grant.clone());
     node.transact(move |tx| {
         let now = clock::wall();
@@ -68,12 +71,34 @@ pub async fn put(
     Ok(axum::Json(view(&node, &name, grant)?))
 }
 
+/// A customer inherits nothing from one that had its name: neither bundles nor secrets.
+async fn begin_anew(node: &Arc<Node>, name: &CustomerName) -> Result<(), Problem> {
+    let bundles = bundles::dir_of(node, name);
+    if bundles.symlink_metadata().is_ok() {
+        node.uploads.forget(&bundles);
+        let what = format!("bundles-of-{name}");
+        quarantine::put(node, &what, &[&bundles], "they were an earlier customer's of this name").await?;
+    }
+    let (node, name) = (node.clone(), name.clone());
+    blocking(move || node.identity.vault.clear(&name).map_err(|e| secrets::problem(&e))).await
+}
+
 /// Only one that has nothing left here: nothing is destroyed on the way.
 pub async fn delete(
     State(node): State<Arc<Node>>,
     Extension(who): Extension<Principal>,
     Path(name): Path<CustomerName>,
 ) -> Answer<()> {
+    let kept = node.identity.vault.list(&name).map_err(|e| secrets::problem(&e))?;
+    if let Some(secret) = kept.first() {
+        return Err(Problem::conflict(format!(
+            "customer {name} still has {} secrets; 'pumasi secret delete {} --customer {name}' deletes one",
+            kept.len(),
+            secret.name
+        ))
+        .into());
+    }
+    let gone = name.clone();
     node.transact(move |tx| {
         let services = tx.list::<ServiceRecord>(SERVICE)?.iter().filter(|s| s.body.customer == name).count();
         let retired = tx.list::<Retired>(RETIRED)?.iter().filter(|r| r.body.customer == name).count();
@@ -91,6 +116,7 @@ pub async fn delete(
         Ok(())
     })
     .await?;
+    begin_anew(&node, &gone).await?;
     Ok(axum::Json(()))
 }
 

@@ -627,6 +627,32 @@ async fn secrets_go_in_and_never_come_out() {
     assert!(files > 10, "{files} files were looked at");
 }
 
+#[tokio::test]
+async fn a_customer_inherits_nothing_from_one_that_had_its_name() {
+    let rig = Rig::new().await;
+    let digest = rig.upload("acme", "acme's application").await;
+    assert_eq!(rig.ask("acme", "PUT", "/v1/secrets/stripe", json!({"value": "sk_live"})).await.0, 200);
+    for token in ["acme", "acme-viewer"] {
+        let named =
+            rig.node.items::<TokenRecord>(TOKEN).unwrap().iter().find(|t| t.name.as_str() == token).unwrap().id.clone();
+        assert_eq!(rig.ask("operator", "DELETE", &format!("/v1/tokens/{named}"), Value::Null).await.0, 200);
+    }
+    let kept = rig.ask("operator", "DELETE", "/v1/customers/acme", Value::Null).await;
+    assert!(kept.0 == 409 && kept.1.contains("pumasi secret delete stripe --customer acme"), "{kept:?}");
+    assert_eq!(rig.ask("operator", "DELETE", "/v1/secrets/stripe?customer=acme", Value::Null).await.0, 200);
+    assert_eq!(rig.ask("operator", "DELETE", "/v1/customers/acme", Value::Null).await.0, 200);
+    // As a crash in the middle of a deletion leaves it.
+    let value = pumasi_trust::Secret::new("sk_live".to_owned());
+    rig.node.identity.vault.set(&"acme".parse().unwrap(), &"stripe".parse().unwrap(), &value, clock::wall()).unwrap();
+    assert_eq!(rig.ask("operator", "PUT", "/v1/customers/acme", json!({})).await.0, 200);
+    rig.token("new-acme", Role::Customer, Some("acme")).await;
+    let secrets = rig.get("new-acme", "/v1/secrets").await;
+    assert!(secrets.0 == 200 && !secrets.1.contains("stripe"), "{secrets:?}");
+    let named = rig.ask("new-acme", "PUT", "/v1/services/shop", service("shop", "shop.example", digest)).await;
+    assert_eq!(named.0, 404, "it names a bundle that the earlier one sent: {named:?}");
+    assert!(!crate::quarantine::list(&rig.node).unwrap().is_empty(), "the operator has what there was for a day");
+}
+
 #[test]
 fn every_endpoint_for_customers_is_in_the_matrix_or_tells_nothing_of_them() {
     // A new endpoint that viewers or customers may call must be attacked above, and then be named here.
