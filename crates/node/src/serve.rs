@@ -155,8 +155,11 @@ async fn lay(config: &Config, executable: PathBuf) -> Result<Ground, ServeError>
 pub async fn open(config: Config, ground: Ground, stopping: watch::Receiver<bool>) -> Result<Arc<Node>, ServeError> {
     let data = &config.cloud.data_dir;
     let isolation = ground.engine.capabilities().isolation;
+    // People of `api.group` go through to a socket that lies there.
+    let passed = config.api.group.is_some() && config.api_socket().starts_with(data);
+    let whole = !passed && (isolation.namespaces || !isolation.own_uid);
     prepare(data)
-        .and_then(|()| shut(data, isolation.namespaces || !isolation.own_uid))
+        .and_then(|()| shut(data, whole))
         .map_err(|e| failed(format!("preparing {}", data.display()))(e.to_string()))?;
     let identity = Identity::load(&config).map_err(|e| failed("identity")(e.to_string()))?;
     identity.renew().map_err(failed("certificates"))?;
@@ -201,6 +204,7 @@ fn prepare(data: &Path) -> std::io::Result<()> {
 }
 
 /// Nobody else gets in, except where instances with uids of their own have no root of their own: they go through to their bundle and data.
+/// What lies there shuts its own doors.
 fn shut(data: &Path, whole: bool) -> std::io::Result<()> {
     std::fs::set_permissions(data, std::fs::Permissions::from_mode(if whole { 0o700 } else { 0o711 }))
 }
