@@ -10,8 +10,8 @@ use anyhow::{Context, bail, ensure};
 use pumasi_api::Client;
 use pumasi_api::message::{CloudStatus, LeaseView, List, ServiceView, Traffic};
 use pumasi_console::Forwarder;
-use pumasi_terms::Resources;
 use pumasi_terms::service::Service;
+use pumasi_terms::{Resources, ServiceName};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -241,6 +241,13 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+
+    /// Where a service at home keeps what is its own: by its id.
+    pub async fn service_dir(&self, cloud: &str, name: &ServiceName) -> anyhow::Result<PathBuf> {
+        let view: ServiceView = self.client(cloud)?.get(&format!("/v1/services/{name}")).await?;
+        let id = view.status.id.with_context(|| format!("{cloud} tells no id of {name}"))?;
+        Ok(self.dir(cloud).join("data/services").join(id.as_str()))
     }
 
     /// Writes the manifest and applies it as a customer would; returns when its instances at home are ready.

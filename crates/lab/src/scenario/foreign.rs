@@ -193,17 +193,16 @@ async fn play_one(app: App, options: &Options, story: &Story, report: &mut Repor
     story.chapter("Everything comes back");
     wait_for_return(report, &cluster).await?;
     judge_return(report, &cluster, story).await?;
-    let (found, sound) = users::found(app, &data_dir(&cluster, &service)?).await?;
+    let (found, sound) = users::found(app, &data_dir(&cluster, &service).await?).await?;
     report.promise(Promise::holds("the data at home is sound", sound, if sound { "yes" } else { "no" }, "yes"));
     judge_data(report, story, &users.audit(&found), found.len());
     report.validity(&format!("{} campaign", app.name()), &played.run.validity, &ValidityBounds::default());
     Ok(())
 }
 
-fn data_dir(cluster: &Cluster, service: &Service) -> anyhow::Result<PathBuf> {
+async fn data_dir(cluster: &Cluster, service: &Service) -> anyhow::Result<PathBuf> {
     let dataset = service.spec.datasets.first().context("the service keeps data")?;
-    let data = cluster.dir(HOME).join("data/services").join(service.metadata.name.as_str());
-    Ok(data.join("data").join(dataset.name.as_str()))
+    Ok(cluster.service_dir(HOME, &service.metadata.name).await?.join("data").join(dataset.name.as_str()))
 }
 
 async fn seed(cluster: &Cluster, app: App, host: &str) -> anyhow::Result<()> {

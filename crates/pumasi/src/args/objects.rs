@@ -283,7 +283,7 @@ pub enum CustomerCommand {
     /// List customers: what they may have, have and use
     #[command(after_help = "Example:\n  pumasi customer list")]
     List,
-    /// Remove a customer that has no service, no kept data and no token left
+    /// Remove a customer that has no service, no kept data, no secret and no token left
     #[command(after_help = "Example:\n  pumasi customer delete acme")]
     Delete { name: CustomerName },
 }

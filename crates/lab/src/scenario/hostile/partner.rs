@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 /// Who lies.
 const LIAR: &str = "city-c";
 const HOLDS: usize = 3_000;
-const LIES_FOR: Duration = Duration::from_secs(6);
+const LIES_FOR: Duration = Duration::from_secs(4);
 
 pub async fn play(stage: &mut Stage, report: &mut Report) -> anyhow::Result<()> {
     stage.story.chapter("A member that floods, lies and redirects");
