@@ -325,12 +325,12 @@ fn customer(item: &Value, _: WallMs) -> Result<Vec<Cell>, Failure> {
         limit(v.grant.services_max, v.grant.services_max.to_string()).into(),
         if v.grant.hosts.is_empty() { "any that is free".into() } else { v.grant.hosts.join(" ").into() },
         resources(v.used).into(),
-        format!(
-            "{} {}",
-            limit(max.cpu_millis, cpu(max.cpu_millis)),
-            limit(max.memory_mib, bytes(u64::from(max.memory_mib) << 20))
-        )
-        .into(),
+        match (max.cpu_millis, max.memory_mib) {
+            (0, 0) => "no limit".into(),
+            (0, mib) => format!("any CPU, {}", bytes(u64::from(mib) << 20)).into(),
+            (cpus, 0) => format!("{} CPU, any memory", cpu(cpus)).into(),
+            _ => resources(max).into(),
+        },
         v.tokens.to_string().into(),
     ])
 }

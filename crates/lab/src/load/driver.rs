@@ -98,7 +98,7 @@ async fn drive(
     publish: watch::Sender<Progress>,
 ) -> Run {
     let shared = Rc::new(Shared {
-        users: RefCell::new((0..options.users).map(User::new).collect()),
+        users: RefCell::new((0..options.users).map(|n| User::new(n, &options.jars)).collect()),
         rng: RefCell::new(SmallRng::seed_from_u64(options.seed)),
         options,
         workload,
@@ -300,7 +300,7 @@ impl Shared {
                 Err(Fault::Broken(problem)) => return Ended::without_answer(Outcome::Broken, problem),
             };
             if let Some(user) = self.users.borrow_mut().get_mut(planned.user as usize) {
-                user.take_cookies(&answered.headers);
+                user.take_cookies(&answered.headers, &self.options.jars);
             }
             let follows = redirects < REDIRECTS_MAX && self.workload.follows(planned);
             let next = if follows { self.follow(&answered) } else { None };

@@ -20,6 +20,7 @@ use rand::rngs::SmallRng;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Carried by a 503 that the gateway gave at admission.
@@ -93,7 +94,12 @@ pub struct LoadOptions {
     pub outstanding_max: usize,
     pub timeout: Duration,
     pub seed: u64,
+    /// Users that come again bring what they had: a load that goes on after another one shares its jars.
+    pub jars: Jars,
 }
+
+/// Cookies by user.
+pub type Jars = Arc<Mutex<BTreeMap<u32, Vec<(String, String)>>>>;
 
 impl LoadOptions {
     pub fn new(schedule: Schedule, target: SocketAddr, host: impl Into<String>) -> Self {
@@ -107,6 +113,7 @@ impl LoadOptions {
             outstanding_max: 4000,
             timeout: Duration::from_secs(10),
             seed: 1,
+            jars: Jars::default(),
         }
     }
 }

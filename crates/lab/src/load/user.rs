@@ -1,10 +1,12 @@
 //! What one user keeps between requests: cookies and idle connections.
 
+use super::Jars;
 use bytes::Bytes;
 use http::header::{HeaderMap, SET_COOKIE};
 use http_body_util::Full;
 use hyper::client::conn::http1::SendRequest;
 use std::net::SocketAddr;
+use std::sync::PoisonError;
 
 /// Names the user to the service and to the gateway; see `routing.user_cookie` of the Service document.
 pub const USER_COOKIE: &str = "user";
@@ -15,13 +17,16 @@ const IDLE_MAX: usize = 4;
 
 #[derive(Debug)]
 pub(super) struct User {
+    number: u32,
     cookies: Vec<(String, String)>,
     idle: Vec<(SocketAddr, SendRequest<Full<Bytes>>)>,
 }
 
 impl User {
-    pub fn new(number: u32) -> Self {
-        Self { cookies: vec![(USER_COOKIE.into(), format!("u{number}"))], idle: Vec::new() }
+    pub fn new(number: u32, jars: &Jars) -> Self {
+        let kept = jars.lock().unwrap_or_else(PoisonError::into_inner).get(&number).cloned();
+        let cookies = kept.unwrap_or_else(|| vec![(USER_COOKIE.into(), format!("u{number}"))]);
+        Self { number, cookies, idle: Vec::new() }
     }
 
     pub fn cookie_header(&self) -> String {
@@ -38,7 +43,10 @@ impl User {
     }
 
     /// Keeps and drops cookies as an answer says. The whole service counts as one site.
-    pub fn take_cookies(&mut self, headers: &HeaderMap) {
+    pub fn take_cookies(&mut self, headers: &HeaderMap, jars: &Jars) {
+        if !headers.contains_key(SET_COOKIE) {
+            return;
+        }
         for line in headers.get_all(SET_COOKIE).iter().filter_map(|v| v.to_str().ok()) {
             let mut parts = line.split(';').map(str::trim);
             let Some((name, value)) = parts.next().and_then(|p| p.split_once('=')) else { continue };
@@ -48,6 +56,7 @@ impl User {
                 self.cookies.push((name.into(), value.into()));
             }
         }
+        jars.lock().unwrap_or_else(PoisonError::into_inner).insert(self.number, self.cookies.clone());
     }
 
     pub fn take_idle(&mut self, to: SocketAddr) -> Option<SendRequest<Full<Bytes>>> {
@@ -69,7 +78,8 @@ mod tests {
 
     #[test]
     fn cookies_are_kept_replaced_and_dropped() {
-        let mut user = User::new(7);
+        let jars = Jars::default();
+        let mut user = User::new(7, &jars);
         let answer = |lines: &[&str]| {
             let mut headers = HeaderMap::new();
             lines.iter().for_each(|l| {
@@ -77,8 +87,10 @@ mod tests {
             });
             headers
         };
-        user.take_cookies(&answer(&["pumasi_pos=a=1; Path=/; HttpOnly", "x=1"]));
-        user.take_cookies(&answer(&["pumasi_pos=b", "x=; Max-Age=0", "nonsense"]));
+        user.take_cookies(&answer(&["pumasi_pos=a=1; Path=/; HttpOnly", "x=1"]), &jars);
+        user.take_cookies(&answer(&["pumasi_pos=b", "x=; Max-Age=0", "nonsense"]), &jars);
         assert_eq!(user.cookie_header(), "user=u7; pumasi_pos=b");
+        assert_eq!(User::new(7, &jars).cookie_header(), "user=u7; pumasi_pos=b", "it comes again");
+        assert_eq!(User::new(8, &jars).cookie_header(), "user=u8");
     }
 }

@@ -38,6 +38,8 @@ pub struct Tenant {
     /// Of steady load, requests a second.
     rate: f64,
     workload: Arc<dyn Workload>,
+    /// Its users stay the same over all phases, and bring what they were given.
+    jars: load::Jars,
 }
 
 impl std::fmt::Debug for Tenant {
@@ -110,6 +112,7 @@ impl World {
             kind,
             rate,
             workload,
+            jars: load::Jars::default(),
         };
         let tenants = vec![
             tenant("notes", "city-a", Kind::Notes, 45.0, notes.clone() as Arc<dyn Workload>),
@@ -175,6 +178,7 @@ impl World {
             timeout: TIMEOUT,
             outstanding_max: 2_000,
             seed,
+            jars: tenant.jars.clone(),
             ..LoadOptions::new(schedule(phase, tenant.rate, seed), place.users, tenant.host.clone())
         };
         Ok(load::start(options, tenant.workload.clone())?)
