@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::time::Instant;
 
 const REST_MS: u64 = 200;
@@ -20,6 +20,13 @@ const REST_MS_MAX: u64 = 30_000;
 /// One that lived so long did not end of what it was started with.
 const LIVED_MS: u64 = 60_000;
 const ANSWER_MS_MAX: u64 = 300_000;
+const GONE_MS_MAX: u64 = 5_000;
+/// Of opening what is there.
+const OPENED_MS_MAX: u64 = 30_000;
+/// Questions of one helper: more datasets than a service has.
+const WAITING_MAX: usize = 32;
+/// Of an answer that has no body to speak of.
+const SMALL_BYTES_MAX: usize = 64 << 10;
 /// A batch, decoded, is the most that one holds at a time.
 pub const MEMORY_BYTES_MAX: u64 = 1 << 30;
 
@@ -75,6 +82,7 @@ pub struct Hand {
     spec: HelperSpec,
     place: Place,
     state: Mutex<State>,
+    places: Semaphore,
     over: watch::Sender<bool>,
 }
 
@@ -86,6 +94,8 @@ struct State {
     ends: u32,
     not_before: Option<Instant>,
     starts: u64,
+    /// Of the process that runs, or ran last.
+    pid: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -96,7 +106,14 @@ enum Running {
 
 impl Hand {
     pub fn new(hands: Hands, spec: HelperSpec, place: Place) -> Arc<Self> {
-        Arc::new(Self { hands, spec, place, state: Mutex::default(), over: watch::channel(false).0 })
+        Arc::new(Self {
+            hands,
+            spec,
+            place,
+            state: Mutex::default(),
+            places: Semaphore::new(WAITING_MAX),
+            over: watch::channel(false).0,
+        })
     }
 
     /// How it is, without waiting for what it does. Notices one that ended by itself.
@@ -111,13 +128,21 @@ impl Hand {
     }
 
     pub async fn ask(&self, request: Request, body: Vec<u8>) -> Result<(Reply, Vec<u8>), Trouble> {
+        // What waits holds its body.
+        let Ok(_place) = self.places.try_acquire() else {
+            return Err(Trouble::Resting(format!("{WAITING_MAX} questions wait for its data helper already")));
+        };
         let mut state = self.state.lock().await;
         let mut over = self.over.subscribe();
         if *over.borrow() {
             return Err(Trouble::Ended("its helper is not needed any more".into()));
         }
         if state.running.is_none() {
-            self.start(&mut state).await?;
+            tokio::select! {
+                biased;
+                _ = over.wait_for(|over| *over) => return Err(Trouble::Ended("its helper is not needed any more".into())),
+                started = self.start(&mut state) => started?,
+            }
         }
         // Taken out: if nobody waits for the answer any more, the line would be out of step.
         let Some(running) = state.running.take() else { return Err(Trouble::Ended("it did not start".into())) };
@@ -153,6 +178,7 @@ impl Hand {
             Hands::Apart(engine) => match engine.helper(self.spec.clone()).await {
                 Ok(helper) => {
                     let (confined, gid) = (helper.confined, helper.gid);
+                    state.pid = helper.child.id();
                     (Running::Apart(Box::new(helper)), confined, gid)
                 }
                 Err(e) => return Err(state.fell(&e.to_string())),
@@ -175,11 +201,21 @@ impl Hand {
     /// After this no process of it is left.
     pub async fn end(&self) {
         self.over.send_replace(true);
-        let running = self.state.lock().await.running.take();
-        if let Some(Running::Apart(mut helper)) = running
+        let mut state = self.state.lock().await;
+        if let Some(Running::Apart(mut helper)) = state.running.take()
             && let Err(e) = helper.child.kill().await
         {
             tracing::debug!(error = %e, "a helper was gone already");
+        }
+        // One that was busy was killed when its question was dropped, and is waited for here.
+        let Some(pid) = state.pid.take() else { return };
+        let runs = || {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+        };
+        let until = Instant::now() + Duration::from_millis(GONE_MS_MAX);
+        while runs() && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
 }
@@ -206,7 +242,8 @@ impl Running {
             .await
             .map_err(|e| e.to_string()),
             Self::Apart(mut helper) => {
-                let limit = Duration::from_millis(ANSWER_MS_MAX);
+                let opens = matches!(request, Request::Hold { .. } | Request::OpenHome(_) | Request::OpenFar(_));
+                let limit = Duration::from_millis(if opens { OPENED_MS_MAX } else { ANSWER_MS_MAX });
                 let answered = tokio::time::timeout(limit, exchange(&mut helper, &request, &body)).await;
                 match answered.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                     Ok((reply, body)) => Ok((Self::Apart(helper), reply, body)),
@@ -224,6 +261,12 @@ async fn exchange(helper: &mut Helper, request: &Request, body: &[u8]) -> io::Re
     let mut before = [0; 8];
     line.read_exact(&mut before).await?;
     let (head_len, body_len) = lengths(&before)?;
+    let carries = matches!(request, Request::Look { .. } | Request::Base { .. } | Request::Pack | Request::Missing);
+    // A list of what is missing is no longer than the manifest that it is about.
+    let most = if *request == Request::Missing { body.len() } else { usize::MAX };
+    if body_len > if carries { most } else { SMALL_BYTES_MAX } {
+        return Err(io::Error::other("it says more than it was asked"));
+    }
     let mut head = vec![0; head_len];
     line.read_exact(&mut head).await?;
     let reply = serde_json::from_slice(&head)?;

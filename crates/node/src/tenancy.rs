@@ -321,19 +321,21 @@ pub async fn erase_retired(node: &Node) -> Result<(), Problem> {
     let now = clock::wall();
     let due: Vec<Arc<Retired>> =
         node.items::<Retired>(RETIRED)?.iter().filter(|r| r.erase_after <= now).cloned().collect();
+    let mut done = Ok(());
     for retired in due {
         let services = node.services()?;
         if !services.unreadable().is_empty() || services.iter().any(|s| s.place() == retired.place) {
-            return Err(Problem::ours(format!(
-                "the data of the ended service {} are in use, or may be; they are kept",
-                retired.id
-            )));
+            let text = format!("the data of the ended service {} are in use, or may be; they are kept", retired.id);
+            done = done.and(Err(Problem::ours(text)));
+            continue;
         }
         let dir = node.dir("services").join(&retired.place);
-        world::blocking(move || world::erase(&dir))
-            .await
-            .map_err(|e| Problem::ours(e.to_string()))?
-            .map_err(|e| Problem::ours(e.to_string()))?;
+        let erased = world::blocking(move || world::erase(&dir)).await.map_err(|e| Problem::ours(e.to_string()))?;
+        // One that does not go stands in nobody else's way.
+        if let Err(e) = erased {
+            done = done.and(Err(Problem::ours(e.to_string())));
+            continue;
+        }
         node.transact(move |tx| {
             tx.delete(RETIRED, retired.id.as_str(), Expect::Any)?;
             let note = Note::new("service_erased", "service", &retired.name).because(retired.id.to_string());
@@ -342,7 +344,7 @@ pub async fn erase_retired(node: &Node) -> Result<(), Problem> {
         })
         .await?;
     }
-    Ok(())
+    done
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! The end of a lease's data: everything goes, and the emptiness is shown.
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -39,8 +41,12 @@ fn io(path: &Path) -> impl FnOnce(io::Error) -> EraseError {
     move |source| EraseError::Io { path, source }
 }
 
-/// Removes `dir` and all in it; success means that it is not there. A missing directory is success. Links are removed,
-/// never followed.
+/// Directories are gone into so deep. What lies deeper is brought up to be removed, and is not counted.
+const DEPTH_MAX: u32 = 64;
+const COUNTED_MAX: u64 = 10_000_000;
+
+/// Removes `dir` and all in it; success means that it is not there. A missing directory is success. Links are removed, never followed;
+/// handles and stack stay bounded, however deep somebody has built.
 pub fn erase(dir: &Path) -> Result<(), EraseError> {
     // One more round for what a process that was just stopped has still written.
     for _ in 0..3 {
@@ -48,11 +54,8 @@ pub fn erase(dir: &Path) -> Result<(), EraseError> {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(io(dir)(e)),
             Ok(m) if !m.is_dir() => fs::remove_file(dir).map_err(io(dir))?,
-            Ok(_) => match fs::remove_dir_all(dir) {
+            Ok(_) => match remove(dir) {
                 Ok(()) => {}
-                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-                    unlock(rustix::fs::CWD, dir).map_err(io(dir))?
-                }
                 Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {}
                 Err(e) => return Err(io(dir)(e)),
             },
@@ -65,44 +68,114 @@ pub fn erase(dir: &Path) -> Result<(), EraseError> {
     Ok(())
 }
 
-/// Counts what is in `dir`, itself included; a missing directory has nothing.
-pub fn remains(dir: &Path) -> Result<Remains, EraseError> {
-    let mut out = Remains::default();
-    let mut todo = vec![dir.to_owned()];
-    while let Some(path) = todo.pop() {
-        let meta = match fs::symlink_metadata(&path) {
-            Ok(m) => m,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            Err(e) => return Err(io(&path)(e)),
-        };
-        if !meta.is_dir() {
-            (out.files, out.bytes) = (out.files + 1, out.bytes + meta.len());
-            continue;
+const INTO: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// Opens a directory below another, with the right to change it. `None`: it is none, or no more.
+fn enter(parent: impl AsFd + Copy, name: &OsStr) -> io::Result<Option<OwnedFd>> {
+    match rustix::fs::openat(parent, name, INTO, Mode::empty()) {
+        Err(Errno::NOTDIR | Errno::LOOP | Errno::NOENT) => Ok(None),
+        // Its owner may give itself the right back.
+        Err(Errno::ACCESS) => {
+            let flags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+            unlock(&rustix::fs::openat(parent, name, flags, Mode::empty())?)?;
+            Ok(Some(rustix::fs::openat(parent, name, INTO, Mode::empty())?))
         }
-        out.dirs += 1;
-        let list = match fs::read_dir(&path) {
-            Ok(l) => l,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            Err(e) => return Err(io(&path)(e)),
-        };
-        for item in list {
-            todo.push(item.map_err(io(&path))?.path());
-        }
+        opened => Ok(Some(opened?)),
     }
-    Ok(out)
 }
 
-/// Gives the owner back the right to remove what is in the directories. By handles: what was a directory may be a link by now.
-fn unlock(parent: impl AsFd, name: &Path) -> io::Result<()> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let dir = match rustix::fs::openat(parent, name, flags, Mode::empty()) {
-        Err(Errno::NOTDIR | Errno::LOOP | Errno::NOENT) => return Ok(()),
-        dir => dir?,
+fn unlock(dir: &OwnedFd) -> io::Result<()> {
+    fs::set_permissions(format!("/proc/self/fd/{}", dir.as_raw_fd()), fs::Permissions::from_mode(0o700))
+}
+
+fn names(dir: &OwnedFd) -> io::Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if !matches!(name, b"." | b"..") {
+            names.push(OsStr::from_bytes(name).to_owned());
+        }
+    }
+    Ok(names)
+}
+
+fn remove(dir: &Path) -> io::Result<()> {
+    let Some(top) = enter(rustix::fs::CWD, dir.as_os_str())? else { return Ok(()) };
+    let mut brought = 0u64;
+    loop {
+        let before = brought;
+        empty(&top, &top, 0, &mut brought)?;
+        if brought == before {
+            return Ok(rustix::fs::rmdir(dir)?);
+        }
+    }
+}
+
+fn empty(top: &OwnedFd, dir: &OwnedFd, depth: u32, brought: &mut u64) -> io::Result<()> {
+    let mut unlocked = false;
+    for name in names(dir)? {
+        loop {
+            let gone = match enter(dir, &name)? {
+                None => rustix::fs::unlinkat(dir, &name, AtFlags::empty()),
+                Some(below) if depth < DEPTH_MAX => {
+                    empty(top, &below, depth + 1, brought)?;
+                    rustix::fs::unlinkat(dir, &name, AtFlags::REMOVEDIR)
+                }
+                Some(_) => {
+                    *brought += 1;
+                    rustix::fs::renameat(dir, &name, top, format!(".deep-{brought}"))
+                }
+            };
+            match gone {
+                Ok(()) | Err(Errno::NOENT) => break,
+                Err(Errno::ACCESS) if !unlocked => {
+                    unlock(dir)?;
+                    unlocked = true;
+                }
+                // Something of that name is there: the next one.
+                Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) if depth >= DEPTH_MAX => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Counts what is in `dir`, itself included; a missing directory has nothing. By handles: a tenant may still be building there.
+pub fn remains(dir: &Path) -> Result<Remains, EraseError> {
+    let mut out = Remains::default();
+    let counted = match fs::symlink_metadata(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
+        Ok(m) if !m.is_dir() => {
+            (out.files, out.bytes) = (1, m.len());
+            Ok(())
+        }
+        Ok(_) => enter(rustix::fs::CWD, dir.as_os_str()).and_then(|top| match top {
+            Some(top) => count(&top, 0, &mut out),
+            None => Ok(()),
+        }),
     };
-    let by_handle = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
-    fs::set_permissions(&by_handle, fs::Permissions::from_mode(0o700))?;
-    for item in fs::read_dir(&by_handle)? {
-        unlock(&dir, Path::new(&item?.file_name()))?;
+    counted.map(|()| out).map_err(io(dir))
+}
+
+fn count(dir: &OwnedFd, depth: u32, out: &mut Remains) -> io::Result<()> {
+    out.dirs += 1;
+    for name in names(dir)? {
+        if out.files + out.dirs >= COUNTED_MAX {
+            return Ok(());
+        }
+        let stat = match rustix::fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => continue,
+            stat => stat?,
+        };
+        let is_dir = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory;
+        let below = if is_dir && depth < DEPTH_MAX { enter(dir, &name)? } else { None };
+        match below {
+            Some(below) => count(&below, depth + 1, out)?,
+            None => (out.files, out.bytes) = (out.files + 1, out.bytes + u64::try_from(stat.st_size).unwrap_or(0)),
+        }
     }
     Ok(())
 }
@@ -127,5 +200,23 @@ mod tests {
         assert!(remains(&lease).unwrap().is_nothing());
         assert!(other.join("kept").exists());
         erase(&lease).unwrap();
+    }
+
+    #[test]
+    fn a_tree_of_any_depth_goes_with_few_handles_and_little_stack() {
+        let tmp = tempfile::tempdir().unwrap();
+        let top = tmp.path().join("lease");
+        fs::create_dir(&top).unwrap();
+        fs::write(top.join(".deep-1"), b"in the way").unwrap();
+        // By handles: no path is that long.
+        let mut at = rustix::fs::open(&top, INTO, Mode::empty()).unwrap();
+        for _ in 0..3_000 {
+            rustix::fs::mkdirat(&at, "d", Mode::from_raw_mode(0o700)).unwrap();
+            at = rustix::fs::openat(&at, "d", INTO, Mode::empty()).unwrap();
+        }
+        drop(at);
+        assert!(remains(&top).unwrap().dirs > 60);
+        std::thread::Builder::new().stack_size(256 << 10).spawn(move || erase(&top).unwrap()).unwrap().join().unwrap();
+        assert_eq!(fs::read_dir(tmp.path()).unwrap().count(), 0);
     }
 }

@@ -153,10 +153,12 @@ impl Vault {
         Ok(labels)
     }
 
-    /// All of a customer that is no more.
-    pub fn clear(&self, customer: &CustomerName) -> Result<(), VaultError> {
+    /// Sets aside what a customer of this name had: nobody gets it by the name, and an operator who restored a store has it still.
+    pub fn set_aside(&self, customer: &CustomerName, now: WallMs) -> Result<(), VaultError> {
         let path = self.of(customer);
-        match std::fs::remove_dir_all(&path) {
+        let aside = self.dir.join("aside");
+        make_private_dir(&aside)?;
+        match std::fs::rename(&path, aside.join(format!("{customer}-{}", now.0))) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(VaultError::Remove { path, source }),
             _ => Ok(()),
         }

@@ -80,7 +80,7 @@ async fn begin_anew(node: &Arc<Node>, name: &CustomerName) -> Result<(), Problem
         quarantine::put(node, &what, &[&bundles], "they were an earlier customer's of this name").await?;
     }
     let (node, name) = (node.clone(), name.clone());
-    blocking(move || node.identity.vault.clear(&name).map_err(|e| secrets::problem(&e))).await
+    blocking(move || node.identity.vault.set_aside(&name, clock::wall()).map_err(|e| secrets::problem(&e))).await
 }
 
 /// Only one that has nothing left here: nothing is destroyed on the way.

@@ -1,6 +1,6 @@
 //! The public API's server: one router for people and peers, made from the table of endpoints.
 
-mod allowance;
+pub(crate) mod allowance;
 #[cfg(test)]
 mod attacks;
 mod auth;

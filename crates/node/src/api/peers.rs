@@ -1,5 +1,6 @@
 //! What members may ask of a lender.
 
+use super::allowance::Allowance;
 use super::body::{Answer, ApiError, Json, Raw};
 use super::params::Path;
 use crate::object::{LENT_APPLICATION, LentApplication};
@@ -100,11 +101,12 @@ pub async fn chunks(
     State(node): State<Arc<Node>>,
     Extension(who): Extension<Principal>,
     Path(id): Path<LeaseId>,
+    allowance: Option<Extension<Arc<Allowance>>>,
     Raw(pack): Raw,
 ) -> Answer<()> {
     let lent = lender::usable(&node, &peer(who)?, &id)?;
     node.disk.admits(pack.len() as u64)?;
-    node.copies.receive(&node, &lent, pack.into()).await?;
+    node.copies.receive(&node, &lent, pack.into(), allowance.map(|a| a.0)).await?;
     Ok(axum::Json(()))
 }
 
@@ -188,12 +190,13 @@ pub async fn batch(
     State(node): State<Arc<Node>>,
     Extension(who): Extension<Principal>,
     Path((id, name)): Path<(LeaseId, DatasetName)>,
+    allowance: Option<Extension<Arc<Allowance>>>,
     Raw(bytes): Raw,
 ) -> Answer<CopyState> {
     let lent = lender::usable(&node, &peer(who)?, &id)?;
     let set = dataset_of(&node, &id, &name)?;
     node.disk.admits(bytes.len() as u64)?;
-    Ok(axum::Json(node.copies.batch(&node, &lent, &set, bytes.into()).await?))
+    Ok(axum::Json(node.copies.batch(&node, &lent, &set, bytes.into(), allowance.map(|a| a.0)).await?))
 }
 
 pub async fn logs(

@@ -3,7 +3,7 @@
 use super::body::{Answer, ApiError, Json, Raw, blocking};
 use super::params::{For, Path, Query};
 use crate::node::{Note, TxError, store_problem};
-use crate::object::{SERVICE, ServiceRecord, service_named_by};
+use crate::object::{LENT, SERVICE, ServiceRecord, service_named_by};
 use crate::tenancy::{self, Estate};
 use crate::{Node, borrower, bundles, clock, home, secrets};
 use axum::Extension;
@@ -17,8 +17,9 @@ use pumasi_store::{Expect, Stored, Tx};
 use pumasi_terms::document::Validate;
 use pumasi_terms::egress::check_home;
 use pumasi_terms::service::{BundleRef, KIND, Service};
-use pumasi_terms::{CustomerName, LeaseId, ServiceId, ServiceName};
+use pumasi_terms::{CloudName, CustomerName, LeaseId, ServiceId, ServiceName};
 use pumasi_transfer::TreeManifest;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 const LOG_BYTES_MAX: usize = 256 << 10;
@@ -188,13 +189,16 @@ pub async fn put(
     may_call(&node, &service)?;
     check_platform(&node, &service)?;
     secrets::check(&node, &customer, &service)?;
-    let wish = Wish { service, customer, digest, who: who.to_string(), id: ServiceId::from_entropy(clock::entropy()) };
+    let cloud = node.name().clone();
+    let wish =
+        Wish { cloud, service, customer, digest, who: who.to_string(), id: ServiceId::from_entropy(clock::entropy()) };
     node.transact(move |tx| store(tx, wish)).await?;
     get(State(node), Extension(who), Path(name)).await
 }
 
 /// A service as it shall be.
 struct Wish {
+    cloud: CloudName,
     service: Service,
     customer: CustomerName,
     digest: pumasi_terms::Digest,
@@ -232,6 +236,17 @@ fn store(tx: &mut Tx<'_>, mut wish: Wish) -> Result<(), TxError> {
         return Err(Problem::unavailable(text).into());
     }
     let others: Vec<ServiceRecord> = all.into_iter().map(|s| s.body).filter(|s| *s.name() != name).collect();
+    let lent = tx.list::<LentLease>(LENT)?;
+    let binding = lent.iter().map(|l| &l.body).filter(|l| l.binds());
+    let lent_out: BTreeSet<String> = binding
+        .flat_map(|l| &l.lease.hosts)
+        .flat_map(|h| [h.to_ascii_lowercase(), crate::routes::alias(h, &wish.cloud).to_ascii_lowercase()])
+        .collect();
+    if let Some(host) = wish.service.spec.hosts.iter().find(|h| claims(h) && lent_out.contains(&h.to_ascii_lowercase()))
+    {
+        let text = format!("spec.hosts: {host} is answered here for another cloud's service while that is lent to");
+        return Err(Problem::conflict(text).into());
+    }
     let grant = tenancy::grant(tx, &wish.customer)?;
     tenancy::admit(&grant, &wish.customer, &wish.service, old.as_ref().map(|o| &o.body.document), &others)?;
     let action = if old.is_none() { "service_created" } else { "service_changed" };

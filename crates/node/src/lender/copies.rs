@@ -4,6 +4,7 @@
 //! Always holds: a helper of the lease's own does the work (`transfer::helper`), and what it says is checked; how far copies are is
 //! known without waiting for it; a copy whose helper ended claims nothing until it was opened again.
 
+use crate::api::allowance::Allowance;
 use crate::bundles::short;
 use crate::hands::{Hand, Hands, Life, MEMORY_BYTES_MAX, Place, Trouble};
 use crate::node::{Locked, Note};
@@ -22,6 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Beside what a lease may store: a copy's log grows while readers hold it.
 const LOG_BYTES_MAX: u64 = 1 << 30;
@@ -35,6 +37,7 @@ struct Held {
     dir: PathBuf,
     hand: Arc<Hand>,
     positions: Locked<BTreeMap<DatasetName, Position>>,
+    opening: AtomicBool,
     /// One bundle at a time.
     unpacking: tokio::sync::Mutex<()>,
     /// Which life of the helper has opened the copies.
@@ -104,13 +107,36 @@ impl Held {
         let lock = matches!(node.hands, Hands::Apart(_));
         let place = FarPlace { version: VERSION, work, lock, data, bytes_max, access: Access::Everyone };
         let hand = Hand::new(node.hands.clone(), spec, Place::Far(place));
-        Self { dir, hand, positions: Locked::default(), unpacking: Default::default(), opened: Locked::default() }
+        Self {
+            dir,
+            hand,
+            positions: Locked::default(),
+            opening: AtomicBool::new(false),
+            unpacking: Default::default(),
+            opened: Locked::default(),
+        }
     }
 
     async fn ask(&self, node: &Node, request: Request, body: Vec<u8>) -> Result<(Reply, Vec<u8>), Problem> {
+        self.ask_with(node, request, body, None).await
+    }
+
+    /// `allowance`: of the body, for as long as it is kept here.
+    async fn ask_with(
+        &self,
+        node: &Node,
+        request: Request,
+        body: Vec<u8>,
+        allowance: Option<Arc<Allowance>>,
+    ) -> Result<(Reply, Vec<u8>), Problem> {
         let hand = self.hand.clone();
         // A task of its own: a borrower that breaks off must not take the helper down in the middle of its work.
-        let answer = world::spawn(async move { hand.ask(request, body).await }).await;
+        let answer = world::spawn(async move {
+            let answer = hand.ask(request, body).await;
+            drop(allowance);
+            answer
+        })
+        .await;
         match answer.map_err(|e| Problem::unavailable(format!("the work on a copy was cut off: {e}")))? {
             Ok(answer) => Ok(answer),
             Err(trouble) => {
@@ -130,8 +156,28 @@ impl Held {
         node.note("daemon", note.because(format!("{why}; readers of its copies are sent home meanwhile"))).await;
     }
 
-    async fn at(&self, node: &Node, set: &SentDataset, request: Request, body: Vec<u8>) -> Result<CopyState, Problem> {
-        let (Reply::At { at }, _) = self.ask(node, request, body).await? else { return Err(strange()) };
+    async fn at(
+        &self,
+        node: &Node,
+        set: &SentDataset,
+        request: Request,
+        body: Vec<u8>,
+        allowance: Option<Arc<Allowance>>,
+    ) -> Result<CopyState, Problem> {
+        let to = match &request {
+            Request::Put { to, .. } => Some(*to),
+            _ => None,
+        };
+        let (Reply::At { at }, _) = self.ask_with(node, request, body, allowance).await? else { return Err(strange()) };
+        // A whole state is where it was said to be; what changes it stays within this life of the home.
+        let held = self.positions.lock().get(&set.name).copied();
+        let plausible = match to {
+            Some(to) => at == to,
+            None => held.is_none_or(|held| held == Position::default() || held.generation == at.generation),
+        };
+        if !plausible {
+            return Err(strange());
+        }
         self.positions.lock().insert(set.name.clone(), position(at));
         Ok(CopyState { position: position(at) })
     }
@@ -152,8 +198,21 @@ impl Copies {
         marker(lease_dir, name).symlink_metadata().is_ok_and(|m| m.is_file())
     }
 
-    /// After a restart of this daemon or of the helper: readers of a database need somebody to hold it open as well.
-    pub async fn reopen(&self, node: &Node, lent: &LentLease, sets: &[SentDataset]) {
+    /// After a restart of this daemon or of the helper: readers of a database need somebody to hold it open as well. Nobody waits for it:
+    /// a helper that does not answer holds up its own lease alone.
+    pub fn reopen_beside(node: &Arc<Node>, lent: &LentLease, sets: &[SentDataset]) {
+        let held = node.copies.held(node, lent);
+        if held.opening.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let (node, lent, sets) = (node.clone(), lent.clone(), sets.to_vec());
+        world::spawn(async move {
+            node.copies.reopen(&node, &lent, &sets).await;
+            held.opening.store(false, Ordering::SeqCst);
+        });
+    }
+
+    async fn reopen(&self, node: &Node, lent: &LentLease, sets: &[SentDataset]) {
         let dir = node.lease_dir(lent.id());
         let ready: Vec<Set> = sets.iter().filter(|s| self.ready(&dir, &s.name)).map(set_of).collect();
         if ready.is_empty() {
@@ -198,8 +257,14 @@ impl Copies {
         missing.ok_or_else(strange)
     }
 
-    pub async fn receive(&self, node: &Node, lent: &LentLease, pack: Vec<u8>) -> Result<(), Problem> {
-        self.held(node, lent).ask(node, Request::Receive, pack).await.map(|_| ())
+    pub async fn receive(
+        &self,
+        node: &Node,
+        lent: &LentLease,
+        pack: Vec<u8>,
+        allowance: Option<Arc<Allowance>>,
+    ) -> Result<(), Problem> {
+        self.held(node, lent).ask_with(node, Request::Receive, pack, allowance).await.map(|_| ())
     }
 
     /// Unpacks a bundle beside the `current` one, whose instances may still run. Whatever else lies there goes, and both together
@@ -251,7 +316,7 @@ impl Copies {
         sent.tree.check().map_err(|e| peer("bad_tree", e.to_string()))?;
         let held = self.held(node, lent);
         let request = Request::Put { set: set_of(set), to: watermark(sent.position) };
-        let state = held.at(node, set, request, sent.tree.to_bytes()).await?;
+        let state = held.at(node, set, request, sent.tree.to_bytes(), None).await?;
         let path = marker(&held.dir, &set.name);
         if !self.ready(&held.dir, &set.name) {
             std::fs::write(&path, b"").map_err(|e| Problem::ours(format!("{}: {e}", path.display())))?;
@@ -265,8 +330,9 @@ impl Copies {
         lent: &LentLease,
         set: &SentDataset,
         bytes: Vec<u8>,
+        allowance: Option<Arc<Allowance>>,
     ) -> Result<CopyState, Problem> {
-        self.held(node, lent).at(node, set, Request::Change { set: set_of(set) }, bytes).await
+        self.held(node, lent).at(node, set, Request::Change { set: set_of(set) }, bytes, allowance).await
     }
 }
 

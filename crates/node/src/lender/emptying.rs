@@ -1,5 +1,6 @@
 //! Reconciles what was lent: ends what ran out, runs what is wanted, empties what is over and proves it.
 
+use super::Copies;
 use super::record;
 use crate::fleet::{self, Desired};
 use crate::node::Note;
@@ -12,8 +13,9 @@ use pumasi_lease::{Hold, LentLease, LentState, Transition, ledger};
 use pumasi_store::Expect;
 use pumasi_terms::{CloudName, LeaseId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-pub async fn reconcile(node: &Node) -> Result<(), Problem> {
+pub async fn reconcile(node: &Arc<Node>) -> Result<(), Problem> {
     // A store that may be old does not know what was lent since, nor what was renewed: instances go on as they are.
     if node.may_act().is_err() {
         return Ok(());
@@ -80,11 +82,11 @@ async fn expire(node: &Node) -> Result<(), Problem> {
 }
 
 /// Keeps as many instances as the borrower wants, of the application it sent last.
-async fn run(node: &Node, lent: &LentLease, application: Option<&LentApplication>) {
+async fn run(node: &Arc<Node>, lent: &LentLease, application: Option<&LentApplication>) {
     let id = lent.id();
     let Some(application) = application else { return };
     let dir = node.lease_dir(id);
-    node.copies.reopen(node, lent, &application.sent.datasets).await;
+    Copies::reopen_beside(node, lent, &application.sent.datasets);
     let copied = application.sent.datasets.iter().all(|d| node.copies.ready(&dir, &d.name));
     let count = if copied { lent.instances_wanted.min(lent.lease.instances) } else { 0 };
     let app = &application.sent.application;

@@ -212,6 +212,11 @@ pub async fn sign(node: &Node, borrower: CloudName, document: SignedDocument) ->
         let known = tx.get::<LentLease>(LENT, lease.id.as_str())?.is_some();
         if !known {
             settling::within_trust(tx, &borrower)?;
+            // The borrower chooses the id: it must not be that of a lease that this cloud rents, or another's that is over.
+            if tx.get::<SignedDocument>(SIGNED_LEASE, lease.id.as_str())?.is_some() {
+                let text = format!("{} is the id of another lease; choose a new one", lease.id);
+                return Err(Problem::new(409, "id_conflict", Fault::Peer, text).into());
+            }
         }
         let lent = lents.book(tx, |book| ledger::confirm(book, &capacity, &lease, now))?.map_err(refused)?;
         record(tx, Transition::Lease(Box::new(lent)))?;

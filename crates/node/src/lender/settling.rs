@@ -28,6 +28,8 @@ pub async fn settle(
     if let Some(done) = node.get::<SignedDocument>(SETTLEMENT, id.as_str())? {
         return Ok(done);
     }
+    // Before it has ended both readings still grow: a word about it now would stand for all that comes.
+    ledger::settle(&lent, clock::now()).map_err(refused)?;
     let view = pact(node)?;
     let verified = document
         .verify("settlement", &view.keys, &BTreeSet::from([borrower.clone()]))
@@ -77,7 +79,12 @@ async fn hold_back(
     );
     let cause = lent.lease.service.clone();
     node.transact(move |tx| {
-        if tx.get::<Dispute>(DISPUTE, id.as_str())?.is_none() {
+        let old = tx.get::<Dispute>(DISPUTE, id.as_str())?.map(|d| d.body);
+        if let Some(old) = old.as_ref().filter(|o| o.said != dispute.said) {
+            let newer = Dispute { since: old.since, disputed: old.disputed.clone(), ..dispute.clone() };
+            tx.put(DISPUTE, id.as_str(), &newer, Expect::Any)?;
+        }
+        if old.is_none() {
             tx.put(DISPUTE, id.as_str(), &dispute, Expect::Any)?;
             let note = Note::new("settlement_open", "lease", &id).caused_by(cause).because(text);
             let hint = format!("`pumasi settlement accept {id}` or `pumasi settlement dispute {id}`; what is open of {} may fall short by one instance-hour, then it gets no lease here", dispute.said.borrower);
