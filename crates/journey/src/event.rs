@@ -217,8 +217,8 @@ fn not_sent(journey: &mut Journey, lease: &LeaseId, why: String, fatal: bool, no
 
 /// A silence that is longer than readings may differ is written down.
 fn hear(part: &mut Part, now: Now) {
-    // What is over by our own clock is not paid for, whatever was heard.
-    let silent_ms = now.boot.min(part.expires_at).since(part.heard_at);
+    // A lender that hears nothing holds it for a time to live after the last renewal, which may have been sent since we heard.
+    let silent_ms = now.boot.since(part.heard_at).min(part.ttl_ms.saturating_mul(2));
     if silent_ms > INSTANCE_MS_SLACK {
         part.unmetered_ms = part.unmetered_ms.saturating_add(silent_ms);
     }
