@@ -68,6 +68,12 @@ pub enum Trouble {
     Resting(String),
 }
 
+impl Trouble {
+    fn not_needed() -> Self {
+        Self::Ended("its helper is not needed any more".into())
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Life {
     None,
@@ -135,12 +141,12 @@ impl Hand {
         let mut state = self.state.lock().await;
         let mut over = self.over.subscribe();
         if *over.borrow() {
-            return Err(Trouble::Ended("its helper is not needed any more".into()));
+            return Err(Trouble::not_needed());
         }
         if state.running.is_none() {
             tokio::select! {
                 biased;
-                _ = over.wait_for(|over| *over) => return Err(Trouble::Ended("its helper is not needed any more".into())),
+                _ = over.wait_for(|over| *over) => return Err(Trouble::not_needed()),
                 started = self.start(&mut state) => started?,
             }
         }
@@ -148,7 +154,7 @@ impl Hand {
         let Some(running) = state.running.take() else { return Err(Trouble::Ended("it did not start".into())) };
         let answered = tokio::select! {
             biased;
-            _ = over.wait_for(|over| *over) => return Err(Trouble::Ended("its helper is not needed any more".into())),
+            _ = over.wait_for(|over| *over) => return Err(Trouble::not_needed()),
             answered = running.ask(request, body) => answered,
         };
         match answered {

@@ -5,7 +5,7 @@ use super::params::{For, Path, Query};
 use crate::node::{Note, TxError, store_problem};
 use crate::object::{LENT, SERVICE, ServiceRecord, service_named_by};
 use crate::tenancy::{self, Estate};
-use crate::{Node, borrower, bundles, clock, home, secrets};
+use crate::{Node, borrower, bundles, clock, home, lender, secrets};
 use axum::Extension;
 use axum::extract::State;
 use pumasi_api::message::{InstanceView, List, Missing, ServiceStatus, ServiceView, Uploaded};
@@ -238,10 +238,7 @@ fn store(tx: &mut Tx<'_>, mut wish: Wish) -> Result<(), TxError> {
     let others: Vec<ServiceRecord> = all.into_iter().map(|s| s.body).filter(|s| *s.name() != name).collect();
     let lent = tx.list::<LentLease>(LENT)?;
     let binding = lent.iter().map(|l| &l.body).filter(|l| l.binds());
-    let lent_out: BTreeSet<String> = binding
-        .flat_map(|l| &l.lease.hosts)
-        .flat_map(|h| [h.to_ascii_lowercase(), crate::routes::alias(h, &wish.cloud).to_ascii_lowercase()])
-        .collect();
+    let lent_out: BTreeSet<String> = binding.flat_map(|l| lender::names(&l.lease, &wish.cloud)).collect();
     if let Some(host) = wish.service.spec.hosts.iter().find(|h| claims(h) && lent_out.contains(&h.to_ascii_lowercase()))
     {
         let text = format!("spec.hosts: {host} is answered here for another cloud's service while that is lent to");

@@ -10,21 +10,19 @@ pub use acts::{Acts, settle_open};
 pub use ship::{Shipping, pump_positions};
 
 use crate::node::{Note, TxError};
-use crate::object::{JOURNEY, PLAN, PlanRecord, PlanState, SERVICE, SIGNED_LEASE, ServiceRecord};
+use crate::object::{JOURNEY, PLAN, PlanRecord, PlanState, SERVICE, ServiceRecord};
 use crate::{Node, bundles, clock, gateway};
 use pumasi_api::Problem;
 use pumasi_engine::InstanceState;
 use pumasi_journey::record::{Outcome, Phase};
 use pumasi_journey::{Event, Facts, Journey, Part, PartFacts, Told, step};
 use pumasi_judge::{Cause, Reason, Verdict};
-use pumasi_lease::Lease;
 use pumasi_lease::message::{LeaseStatus, Renewal};
 use pumasi_plan::make::{CurrentPart, Ids, Parent, PlanInput, Spent};
 use pumasi_plan::{NoPlan, Plan, plan};
 use pumasi_store::{Expect, Tx};
 use pumasi_terms::service::AutomationMode;
 use pumasi_terms::{CloudName, JourneyId, LeaseId, Now, PlanId, ReservationId};
-use pumasi_trust::SignedDocument;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -441,8 +439,7 @@ pub async fn disown(node: &Node, lender: &CloudName, status: &LeaseStatus) -> Op
 }
 
 fn renewal(node: &Node, lender: &CloudName, status: &LeaseStatus) -> Option<Renewal> {
-    let signed = node.get::<SignedDocument>(SIGNED_LEASE, status.lease.as_str()).ok().flatten()?;
-    let lease: Lease = serde_json::from_slice(signed.unverified_payload()).ok()?;
+    let lease = acts::signed_lease(node, &status.lease).ok().flatten()?;
     let ours = lease.id == status.lease && &lease.lender == lender && &lease.borrower == node.name();
     let instances = status.instances_ready.saturating_add(status.instances_starting).min(lease.instances);
     ours.then_some(Renewal { lease: lease.id, epoch: lease.epoch, instances })

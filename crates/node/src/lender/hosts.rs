@@ -9,6 +9,7 @@ use crate::wire::SendApplication;
 use crate::{Node, routes};
 use pumasi_api::{Fault, Problem};
 use pumasi_lease::{Lease, LentLease};
+use pumasi_terms::CloudName;
 use std::collections::BTreeSet;
 
 const HOSTS_MAX: usize = 64;
@@ -17,9 +18,9 @@ fn lower(host: &str) -> String {
     host.to_ascii_lowercase()
 }
 
-/// Names that the lease would bring here: the service's own, and the aliases below them.
-fn names(node: &Node, lease: &Lease) -> BTreeSet<String> {
-    lease.hosts.iter().flat_map(|h| [lower(h), lower(&routes::alias(h, node.name()))]).collect()
+/// Names that the lease brings to its lender: the service's own, and the aliases below them.
+pub fn names(lease: &Lease, lender: &CloudName) -> BTreeSet<String> {
+    lease.hosts.iter().flat_map(|h| [lower(h), lower(&routes::alias(h, lender))]).collect()
 }
 
 /// The hosts of a lease that is to be signed.
@@ -28,7 +29,7 @@ pub(super) fn check_agreed(node: &Node, lease: &Lease) -> Result<(), Problem> {
     if lease.hosts.len() > HOSTS_MAX || lease.hosts.iter().any(|h| !pumasi_terms::service::is_host(h)) {
         return Err(Problem::bad_request(format!("the lease names more than {HOSTS_MAX} hosts, or one that is none")));
     }
-    let wanted = names(node, lease);
+    let wanted = names(lease, node.name());
     for service in node.services()?.iter() {
         if let Some(host) = service.document.spec.hosts.iter().find(|h| wanted.contains(&lower(h))) {
             return refuse(format!(

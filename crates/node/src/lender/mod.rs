@@ -12,7 +12,7 @@ mod told;
 
 pub use copies::Copies;
 pub use emptying::{emptiness, reconcile};
-pub use hosts::check_sent;
+pub use hosts::{check_sent, names};
 pub use lents::{Lents, Stand};
 pub use settling::{accept_settlement, dispute_settlement, open_settlements, settle};
 pub use told::Told;
