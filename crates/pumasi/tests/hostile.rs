@@ -1,7 +1,7 @@
 //! Everything foreign attacks: an application at home and rented, its files, what it uses up, a member that lies, strangers; as
 //! `pumasi lab play hostile` plays it. Without root there is no isolation to attack: such a host lends nothing unless its operator signs.
 
-use std::process::Command;
+mod played;
 
 /// Every promise kept; one of time was not; the machine was too busy for a word about time.
 const CORRECT: [i32; 3] = [0, 1, 3];
@@ -12,21 +12,15 @@ fn nothing_foreign_gets_what_is_not_its_own() {
         eprintln!("not root: the isolation of instances cannot be attacked here");
         return;
     }
-    let done = Command::new(env!("CARGO_BIN_EXE_pumasi"))
-        .args(["lab", "play", "hostile", "--json"])
-        .output()
-        .expect("the lab starts");
-    let (story, report) = (String::from_utf8_lossy(&done.stderr), String::from_utf8_lossy(&done.stdout));
-    let parsed: serde_json::Value =
-        serde_json::from_slice(&done.stdout).unwrap_or_else(|e| panic!("no report: {e}\n{story}\n{report}"));
-    let promises = parsed["promises"].as_array().expect("a report has promises");
-    let broken: Vec<_> = promises.iter().filter(|p| p["kept"] == false && p["about"] == "correctness").collect();
+    let played = played::lab(&["play", "hostile"]);
+    let (story, report, promises) = (&played.story, &played.report, played.promises());
+    let broken = played.wrong();
     assert!(broken.is_empty(), "{broken:#?}\n{story}\n{report}");
     for part in ["at home: ", "rented: ", "files: ", "processes: ", "partner: ", "stranger: "] {
         let judged = promises.iter().any(|p| p["name"].as_str().is_some_and(|n| n.starts_with(part)));
         assert!(judged, "{part} was not judged:\n{report}");
     }
-    let code = done.status.code();
+    let code = played.code;
     assert!(code.is_some_and(|c| CORRECT.contains(&c)), "exit {code:?}\n{story}\n{report}");
 }
 
