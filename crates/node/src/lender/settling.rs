@@ -175,7 +175,7 @@ pub async fn accept_settlement(
     Ok(dispute.view())
 }
 
-/// An operator does not: nothing is signed, and the borrower gets nothing here until it is settled between people.
+/// An operator does not: nothing is signed, and it counts against the borrower until it is settled between people.
 pub async fn dispute_settlement(
     node: &Node,
     who: &Principal,

@@ -65,7 +65,7 @@ pub enum SettlementCommand {
         #[command(flatten)]
         why: WhyArgs,
     },
-    /// Leave it open; the borrower gets no lease here
+    /// Leave it open; beyond one open instance-hour the borrower gets no lease here
     #[command(after_help = "Example:\n  pumasi settlement dispute lease-4f1c --why 'they report nothing'")]
     Dispute {
         lease: String,
