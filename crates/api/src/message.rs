@@ -238,7 +238,8 @@ pub struct SettlementView {
     pub borrower: CloudName,
     pub lender: CloudName,
     pub lender_instance_ms: u64,
-    pub borrower_instance_ms: u64,
+    /// None: the borrower proposed nothing within an hour after the lease was over.
+    pub borrower_instance_ms: Option<u64>,
     /// By the lesser reading.
     pub amount: pumasi_terms::Money,
     pub since: WallMs,

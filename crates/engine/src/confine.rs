@@ -10,6 +10,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, chdir, dup2_stdin, pivot_root, setgroups, setresgid, setresuid, setsid};
 use serde::{Deserialize, Serialize};
@@ -36,13 +37,16 @@ pub(crate) struct Cell {
     pub ids: Option<(u32, u32)>,
     /// None: the daemon's view.
     pub view: Option<Vec<(PathBuf, PathBuf)>>,
+    /// Directories of the view that are empty in it, by the paths that they have there.
+    #[serde(default)]
+    pub hidden: Vec<PathBuf>,
     pub memory_bytes_max: u64,
     pub file_bytes_max: u64,
 }
 
 impl Cell {
     pub(crate) fn new(memory_bytes_max: u64, file_bytes_max: u64) -> Self {
-        Self { version: VERSION, ids: None, view: None, memory_bytes_max, file_bytes_max }
+        Self { version: VERSION, ids: None, view: None, hidden: Vec::new(), memory_bytes_max, file_bytes_max }
     }
 }
 
@@ -103,7 +107,7 @@ fn close(cell: &Cell) -> Result<(), String> {
     setsid().map_err(err("own session"))?;
     umask(Mode::from_bits_truncate(0o077));
     if let Some(view) = &cell.view {
-        leave_all_but(view)?;
+        leave_all_but(view, &cell.hidden)?;
     }
     for (what, most) in [
         (Resource::RLIMIT_CORE, 0),
@@ -125,6 +129,8 @@ fn close(cell: &Cell) -> Result<(), String> {
             return Err("the change of uid could be undone".into());
         }
     }
+    // After the change of ids, which would undo it: it does not outlive the daemon, whatever became of it.
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(err("end with the daemon"))?;
     prctl::set_no_new_privs().map_err(err("no_new_privs"))?;
     calls::allow_few()
 }
@@ -147,7 +153,7 @@ fn close_strays() -> io::Result<()> {
 
 const NONE: Option<&str> = None;
 
-fn leave_all_but(view: &[(PathBuf, PathBuf)]) -> Result<(), String> {
+fn leave_all_but(view: &[(PathBuf, PathBuf)], hidden: &[PathBuf]) -> Result<(), String> {
     let files = FILES.iter().map(|f| (PathBuf::from(f), PathBuf::from(f))).filter(|(f, _)| f.exists());
     let files: Vec<(PathBuf, PathBuf)> = files.collect();
     let away = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWNET;
@@ -164,6 +170,11 @@ fn leave_all_but(view: &[(PathBuf, PathBuf)]) -> Result<(), String> {
         .map_err(err("make a root"))?;
     for (source, to) in sources {
         place(&source, &root.join(to.strip_prefix("/").unwrap_or(to)))?;
+    }
+    for path in hidden {
+        let at = root.join(path.strip_prefix("/").unwrap_or(path));
+        mount(Some("tmpfs"), &at, Some("tmpfs"), plain | MsFlags::MS_RDONLY, Some("size=4k,nr_inodes=1,mode=0755"))
+            .map_err(err(format!("hide {}", path.display())))?;
     }
     chdir(root).map_err(err("enter the root"))?;
     pivot_root(".", ".").map_err(err("change the root"))?;
@@ -206,7 +217,10 @@ fn place(source: &File, at: &Path) -> Result<(), String> {
 /// no programs, no mounts, no signals to others.
 mod calls {
     use nix::libc;
-    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+    use seccompiler::{
+        BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+        TargetArch,
+    };
     use std::collections::BTreeMap;
 
     const ALLOWED: &[libc::c_long] = &[
@@ -227,7 +241,6 @@ mod calls {
         libc::SYS_fchmodat,
         libc::SYS_fchown,
         libc::SYS_fchownat,
-        libc::SYS_fcntl,
         libc::SYS_fdatasync,
         libc::SYS_flock,
         libc::SYS_fstat,
@@ -305,13 +318,34 @@ mod calls {
     #[cfg(not(target_arch = "x86_64"))]
     const ALLOWED_HERE: &[libc::c_long] = &[];
 
+    /// Of fcntl: flags and locks. Not the owner of a descriptor, to whom the kernel sends the signal that its holder chooses.
+    const FCNTL: &[libc::c_int] = &[
+        libc::F_DUPFD,
+        libc::F_DUPFD_CLOEXEC,
+        libc::F_GETFD,
+        libc::F_SETFD,
+        libc::F_GETFL,
+        libc::F_SETFL,
+        libc::F_GETLK,
+        libc::F_SETLK,
+        libc::F_SETLKW,
+        libc::F_OFD_GETLK,
+        libc::F_OFD_SETLK,
+        libc::F_OFD_SETLKW,
+    ];
+
     fn program() -> Result<BpfProgram, String> {
-        let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|e| format!("seccomp: {e}"))?;
-        let rules: BTreeMap<i64, Vec<_>> = ALLOWED.iter().chain(ALLOWED_HERE).map(|c| (*c, Vec::new())).collect();
+        let fault = |e: seccompiler::BackendError| format!("seccomp: {e}");
+        let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(fault)?;
+        let mut rules: BTreeMap<i64, Vec<_>> = ALLOWED.iter().chain(ALLOWED_HERE).map(|c| (*c, Vec::new())).collect();
+        for command in FCNTL {
+            let is =
+                SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, u64::from(command.unsigned_abs()));
+            let rule = is.and_then(|is| SeccompRule::new(vec![is])).map_err(fault)?;
+            rules.entry(libc::SYS_fcntl).or_default().push(rule);
+        }
         let refused = SeccompAction::Errno(libc::EPERM.unsigned_abs());
-        SeccompFilter::new(rules, refused, SeccompAction::Allow, arch)
-            .and_then(BpfProgram::try_from)
-            .map_err(|e| format!("seccomp: {e}"))
+        SeccompFilter::new(rules, refused, SeccompAction::Allow, arch).and_then(BpfProgram::try_from).map_err(fault)
     }
 
     pub(super) fn allow_few() -> Result<(), String> {

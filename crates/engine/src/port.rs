@@ -246,13 +246,15 @@ pub struct Remains {
     pub processes: u32,
     pub directories: u32,
     pub cgroups: u32,
+    /// Processes that handle the owner's bytes; of all owners they are not counted.
+    pub helpers: u32,
     /// At most 100 of them.
     pub names: Vec<String>,
 }
 
 impl Remains {
     pub fn is_empty(&self) -> bool {
-        self.processes + self.directories + self.cgroups == 0
+        self.processes + self.directories + self.cgroups + self.helpers == 0
     }
 
     pub(crate) fn name(&mut self, what: impl Into<String>) {

@@ -6,7 +6,7 @@
 mod common;
 
 use common::{ProcessRig, is_root};
-use pumasi_engine::{Helper, HelperSpec, Room};
+use pumasi_engine::{Engine, Helper, HelperSpec, Room};
 use pumasi_terms::service::DatasetKind;
 use pumasi_transfer::helper::{FarPlace, HomePlace, Reply, Request, Set, VERSION, Why, head_of, lengths};
 use pumasi_transfer::{Access, TreeManifest, Watermark};
@@ -56,6 +56,7 @@ impl Home {
             owner: "service-a".into(),
             rooms: vec![(self.dir.clone(), Room::Shared), (self.scratch.clone(), Room::Private)],
             view: vec![(self.dir.clone(), "/data".into()), (self.scratch.clone(), "/work".into())],
+            hidden: Vec::new(),
             memory_bytes_max: 256 << 20,
             file_bytes_max: 64 << 20,
         };
@@ -93,8 +94,13 @@ impl Far {
         let (work, data) = (self.dir.join("work"), self.dir.join("data"));
         let spec = HelperSpec {
             owner: "lease-b".into(),
-            rooms: vec![(work.clone(), Room::Private), (self.copy(), Room::Copy)],
+            rooms: vec![
+                (work.clone(), Room::Private),
+                (self.dir.join("application"), Room::Kept),
+                (self.copy(), Room::Copy),
+            ],
             view: vec![(self.dir.clone(), "/lease".into())],
+            hidden: vec!["/lease/application".into()],
             memory_bytes_max: 256 << 20,
             file_bytes_max: 256 << 20,
         };
@@ -252,6 +258,38 @@ async fn a_shared_memory_file_cut_short_hurts_the_helper_alone() {
     let mut next = home.open(&rig).await;
     assert!(ask(&mut next, Request::Look { now_ms: 30_000 }, b"").await.is_ok());
     drop(next);
+    rig.end().await;
+}
+
+/// As root, what it sees can be looked at from outside.
+#[tokio::test]
+async fn a_helper_sees_no_application_and_has_bounds_of_its_own() {
+    let rig = ProcessRig::new().await;
+    let far = Far::new(&rig, DatasetKind::Files);
+    fs::create_dir_all(far.dir.join("application/bundle")).unwrap();
+    let helper = far.open(&rig).await;
+    if !helper.confined {
+        println!("not root: the helper has the daemon's view");
+        return rig.end().await;
+    }
+    let pid = helper.child.id().unwrap();
+    let seen = std::path::PathBuf::from(format!("/proc/{pid}/root/lease"));
+    let names = |dir: &std::path::Path| -> Vec<String> {
+        let entries = fs::read_dir(dir).unwrap();
+        let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&seen), ["application", "data", "work"]);
+    assert_eq!(names(&seen.join("application")), [""; 0]);
+    assert_eq!(names(&far.dir.join("application")), ["bundle"]);
+    assert!(fs::write(seen.join("application/x"), b"").is_err(), "it is closed");
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    assert!(groups.contains("/helper-"), "{groups}");
+    let left = rig.process().remains(Some("lease-b")).await.unwrap();
+    assert_eq!((left.helpers, left.processes, left.cgroups), (1, 0, 0), "{left:?}");
+    assert_eq!(rig.process().remains(Some("lease-c")).await.unwrap().helpers, 0);
+    drop(helper);
     rig.end().await;
 }
 

@@ -110,7 +110,7 @@ pub fn apply(journey: &Journey, plan: &Plan, event: Event, now: Now) -> (Journey
         Event::Returned { lease } => on_release(&mut next, &lease, |r| r.returned = true),
         Event::Emptied { lease, left, usage } => {
             if let Some(part) = next.part_mut(&lease) {
-                hear(part, now);
+                hear(part, 0, now);
                 part.lender_usage = usage;
             }
             on_release(&mut next, &lease, |r| r.emptiness = Some(left));
@@ -215,12 +215,12 @@ fn not_sent(journey: &mut Journey, lease: &LeaseId, why: String, fatal: bool, no
     }
 }
 
-/// A silence that is longer than readings may differ is written down.
-fn hear(part: &mut Part, now: Now) {
+/// A silence that is longer than readings may differ is written down, for the instances that ran at one of its ends.
+fn hear(part: &mut Part, ready: u32, now: Now) {
     // A lender that hears nothing holds it for a time to live after the last renewal, which may have been sent since we heard.
     let silent_ms = now.boot.since(part.heard_at).min(part.ttl_ms.saturating_mul(2));
     if silent_ms > INSTANCE_MS_SLACK {
-        part.unmetered_ms = part.unmetered_ms.saturating_add(silent_ms);
+        part.lose_sight(part.ready.max(ready).min(part.granted), silent_ms);
     }
     part.heard_at = now.boot;
 }
@@ -231,7 +231,7 @@ fn heard(journey: &mut Journey, status: LeaseStatus, sent_at: BootMs, now: Now, 
     if part.is_over() || part.state == PartState::Signing {
         return;
     }
-    hear(part, now);
+    hear(part, status.instances_ready, now);
     // While it is sent to, the lender knows of no trouble, and its word must not hide ours.
     if part.state != PartState::Sending || status.trouble.is_some() {
         part.trouble = status.trouble;

@@ -118,7 +118,7 @@ pub struct Part {
     pub trouble: Option<String>,
     /// As metered here.
     pub usage: Usage,
-    /// For so long nothing was heard of the lease, because of a link or of this daemon: our own reading may lack that time.
+    /// Instance time for which nothing was heard of the lease, because of a link or of this daemon: our own reading may lack it.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub unmetered_ms: u64,
     /// As the lender says.
@@ -153,6 +153,11 @@ pub enum PartState {
 const STOPPING_MS: u64 = 1_500;
 
 impl Part {
+    /// What `instances` used in the last `span_ms` is known to the lender only.
+    pub fn lose_sight(&mut self, instances: u32, span_ms: u64) {
+        let lost_ms = u64::from(instances).saturating_mul(span_ms);
+        self.unmetered_ms = self.unmetered_ms.saturating_add(lost_ms);
+    }
     /// Whether the lender should go on holding it.
     pub fn is_leased(&self) -> bool {
         !matches!(self.state, PartState::Signing | PartState::Ended { .. })

@@ -130,6 +130,7 @@ pub fn after_reboot(journey: &Journey, now: Now) -> Journey {
     for part in &mut next.parts {
         part.expires_at = BootMs(0);
         part.heard_at = BootMs(0);
+        part.lose_sight(part.ready, part.ttl_ms.saturating_mul(2));
         part.since = now.boot;
         part.stepped_at = now.boot;
         part.ready = 0;

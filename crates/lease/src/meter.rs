@@ -53,12 +53,12 @@ pub fn agree(instances: u32, lender: &Usage, borrower: &Usage) -> bool {
         && within(lender.bytes_out, borrower.bytes_out, BYTES_SLACK, BYTES_PER_MILLE)
 }
 
-/// A borrower's own reading of a lease of `instances`. Of the `unmetered_ms` for which it heard nothing it knows nothing, and takes the
-/// lender's word for them, which cannot be more than all instances all the time.
+/// A borrower's own reading of a lease. Of `unmetered_ms` of instance time, for which it heard nothing, it knows nothing, and takes the
+/// lender's word for as much.
 #[must_use]
-pub fn claim(own: Usage, lender: &Usage, instances: u32, unmetered_ms: u64) -> Usage {
-    let most = own.ran(instances, unmetered_ms);
-    Usage { instance_ms: lender.instance_ms.clamp(own.instance_ms, most.instance_ms), ..own }
+pub fn claim(own: Usage, lender: &Usage, unmetered_ms: u64) -> Usage {
+    let most = own.instance_ms.saturating_add(unmetered_ms);
+    Usage { instance_ms: lender.instance_ms.clamp(own.instance_ms, most), ..own }
 }
 
 /// Whether the borrower's reading would pay the lender less than its own, beyond the tolerance. A lender that reads less itself (it was away,
@@ -104,11 +104,11 @@ mod tests {
         let own = Usage { instance_ms: 10_000, requests: 5, bytes_out: 9 };
         let there = |instance_ms| Usage { instance_ms, ..Usage::default() };
         for (lender, away_ms, claimed) in
-            [(13_000, 0, 10_000), (13_000, 1_000, 13_000), (19_000, 1_000, 13_000), (4_000, 1_000, 10_000)]
+            [(13_000, 0, 10_000), (13_000, 3_000, 13_000), (19_000, 3_000, 13_000), (4_000, 3_000, 10_000)]
         {
-            assert_eq!(claim(own, &there(lender), 3, away_ms), Usage { instance_ms: claimed, ..own });
+            assert_eq!(claim(own, &there(lender), away_ms), Usage { instance_ms: claimed, ..own });
         }
-        assert_eq!(claim(own, &there(u64::MAX), u32::MAX, u64::MAX).instance_ms, u64::MAX);
+        assert_eq!(claim(own, &there(u64::MAX), u64::MAX).instance_ms, u64::MAX);
     }
 
     #[test]

@@ -2,12 +2,13 @@
 //!
 //! Always holds: a bundle is complete and verified before a service can name it; an unpacked tree is made whole or not at all.
 
+use crate::uploads::Size;
 use crate::{Node, clock, quarantine};
 use pumasi_api::Problem;
 use pumasi_api::message::Uploaded;
-use pumasi_terms::{CustomerName, Digest};
+use pumasi_terms::{BootMs, CustomerName, Digest};
 use pumasi_transfer::{Access, Options, TreeManifest, build};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 /// A directory name for a digest.
@@ -92,14 +93,25 @@ impl Bundles {
         let digest = tree.digest();
         let held = node.uploads.store(self.chunks_dir())?;
         let store = held.lock();
-        let missing = store.missing(tree);
-        if !missing.is_empty() && !self.is_whole(&digest) {
-            return Err(Problem::conflict(format!(
-                "{} chunks of {digest} are not here yet; send them first",
-                missing.len()
-            )));
+        let now = clock::boot();
+        if !self.is_whole(&digest) {
+            let who = self.uploader(who);
+            if !node.uploads.asked(&who, &digest, now) {
+                return Err(Problem::conflict(format!(
+                    "{digest} is not under way: ask which of its chunks are missing"
+                )));
+            }
+            let missing = store.missing(tree).len();
+            if missing > 0 {
+                return Err(Problem::conflict(format!(
+                    "{missing} chunks of {digest} are not here yet; send them first"
+                )));
+            }
         }
         if !self.unpacked(&digest).exists() {
+            let stands = |d: &Digest| self.unpacked(d).exists();
+            node.uploads.admit(&self.dir, (digest, Size::of(tree, now)), stands, || self.standing(now))?;
+            let _room = node.disk.promise(tree.total_bytes)?;
             // Instances run under uids of their own and only read.
             let options = Options { access: Access::Everyone, ..Options::default() };
             build(tree, &*store, &self.unpacked(&digest), &options).map_err(|e| Problem::ours(e.to_string()))?;
@@ -108,6 +120,13 @@ impl Bundles {
         drop(store);
         node.uploads.done(&self.uploader(who), &digest);
         Ok(Uploaded { bundle: digest, bytes: tree.total_bytes })
+    }
+
+    /// Bundles that are unpacked here, as their manifests say.
+    fn standing(&self, now: BootMs) -> BTreeMap<Digest, Size> {
+        let manifests = std::fs::read_dir(self.dir.join("trees")).into_iter().flatten().flatten();
+        let trees = manifests.filter_map(|e| TreeManifest::parse(&std::fs::read(e.path()).ok()?).ok());
+        trees.map(|tree| (tree.digest(), Size::of(&tree, now))).collect()
     }
 
     fn write(&self, path: PathBuf, bytes: &[u8]) -> Result<(), Problem> {

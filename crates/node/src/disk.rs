@@ -7,14 +7,17 @@
 
 use crate::clock;
 use crate::node::{Locked, Note};
-use crate::{Node, home, world};
+use crate::object::owner_of_lease;
+use crate::{Node, borrower, home, lender, world};
 use pumasi_api::{Fault, Problem};
 use pumasi_engine::{Measured, measure};
 use pumasi_store::{Expect, ReserveState};
-use pumasi_terms::BootMs;
+use pumasi_terms::service::Dataset;
+use pumasi_terms::{BootMs, LeaseId};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 const LOOK_MS: u64 = 250;
@@ -25,6 +28,8 @@ const GROWTH_BYTES_MIN: u64 = 1 << 20;
 const GROWTH_FILES_MIN: u64 = 1_000;
 /// Few of these on a file system stop everybody as well as few bytes do.
 const FREE_FILES_MIN: u64 = 4_096;
+/// What shipping may keep beside copies of what it ships.
+const SHIP_BYTES_MIN: u64 = 256 << 20;
 const WRITE_MS_MAX: u64 = 2_000;
 const WRITE_EVERY_MS: u64 = 1_000;
 
@@ -120,9 +125,40 @@ pub struct Disk {
     room: Locked<Option<Room>>,
     /// The last real write, and how it went.
     written: Locked<Option<(BootMs, Result<(), String>)>>,
+    /// Bytes of what is being written under promises.
+    promised: AtomicU64,
+    /// Owners that stand still, and why.
+    held: Locked<BTreeMap<String, String>>,
+}
+
+/// Room that is kept for one writer until it is done.
+#[derive(Debug)]
+pub struct Promise<'a> {
+    of: &'a Disk,
+    bytes: u64,
+}
+
+impl Drop for Promise<'_> {
+    fn drop(&mut self) {
+        self.of.promised.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 impl Disk {
+    /// Keeps room for so much: two who ask at once are not promised the same.
+    pub fn promise(&self, bytes: u64) -> Result<Promise<'_>, Problem> {
+        // Counted first, so that one of two sees the other. What one has written already counts twice until it is done.
+        let promise = Promise { of: self, bytes };
+        let others = self.promised.fetch_add(bytes, Ordering::Relaxed);
+        self.admits(bytes.saturating_add(others))?;
+        Ok(promise)
+    }
+
+    /// Why an owner stands still: nothing more is written for it either.
+    pub fn held(&self, owner: &str) -> Option<String> {
+        self.held.lock().get(owner).cloned()
+    }
+
     /// Whether so much more may be taken in without touching what is kept for the daemon.
     pub fn admits(&self, bytes: u64) -> Result<(), Problem> {
         let Some(room) = *self.room.lock() else { return Ok(()) };
@@ -182,7 +218,12 @@ pub async fn run(node: Arc<Node>) {
                 tell_room(node.disk.room.lock().replace(room), room);
                 reserve_whole = tell_reserve(&reserve, reserve_whole);
                 match look(&node, room, &mut known, held.as_ref()).await {
-                    Ok(wanted) => held = Some(enforce(&node, held.as_ref(), wanted).await),
+                    Ok(wanted) => {
+                        let now = enforce(&node, held.as_ref(), wanted).await;
+                        node.disk.held.set(now.clone());
+                        end_helpers(&node, held.as_ref(), &now).await;
+                        held = Some(now);
+                    }
                     Err(e) => tracing::warn!(error = %e, "the owners' quotas were not looked at; tried again"),
                 }
             }
@@ -226,27 +267,53 @@ fn room(node: &Node) -> std::io::Result<Room> {
     })
 }
 
-/// Where services write: their datasets, and their instances' homes.
+/// Where owners write: datasets of services and what ships them, directories of lent leases, and the homes of instances.
 fn places(node: &Node) -> Result<BTreeMap<String, Vec<Place>>, Problem> {
-    let mut owners = BTreeMap::new();
+    let place = |what: String, dir, bytes_max, files_max| Place { what, dir, bytes_max, files_max, ..Place::default() };
+    let mut owners: BTreeMap<String, Vec<Place>> = BTreeMap::new();
     for service in node.services()?.iter() {
-        let place =
-            |what: String, dir, bytes_max, files_max| Place { what, dir, bytes_max, files_max, ..Place::default() };
-        let sets = service.document.spec.datasets.iter().map(|set| {
+        let sets = &service.document.spec.datasets;
+        let dataset = |set: &Dataset| {
             let dir = home::data_dir(node, service, &set.name);
             place(format!("dataset {}", set.name), dir, set.bytes_max, set.files_max)
-        });
-        let owner = service.owner();
-        let instances: Vec<_> =
-            node.instances.lock().iter().filter(|i| i.owner == owner).map(|i| i.id.clone()).collect();
-        let (bytes_max, files_max) = (node.config.disk.home_bytes(), node.config.disk.home_files_max);
-        let homes = instances.into_iter().map(|id| {
-            let dir = node.dir("engine").join(id.as_str()).join("private");
-            place(format!("the home of {id}"), dir, bytes_max, files_max)
-        });
-        owners.insert(owner, sets.chain(homes).collect());
+        };
+        let own: Vec<Place> = sets.iter().map(dataset).collect();
+        let (ship, leases) = borrower::shipping(node, service);
+        // A helper keeps what it has sent of each dataset, and what it sends.
+        let each =
+            |of: fn(&Dataset) -> u64| sets.iter().map(of).fold(0, u64::saturating_add).saturating_mul(2 * leases);
+        let (bytes, files) = (each(|s| s.bytes_max), each(|s| s.files_max));
+        let (bytes, files) = (bytes.saturating_add(SHIP_BYTES_MIN), files.saturating_add(GROWTH_FILES_MIN));
+        let shipping = place("what ships its data".into(), ship, bytes, files);
+        owners.insert(shipping_of(&service.owner()), vec![shipping]);
+        owners.insert(service.owner(), own);
+    }
+    for lent in lender::lents(node)?.iter().filter(|l| l.binds()) {
+        let (bytes, files) = lender::copies::room_of(lent);
+        let whole = place("the lease's directory".into(), node.lease_dir(lent.id()), bytes, files);
+        owners.insert(owner_of_lease(lent.id()), vec![whole]);
+    }
+    let (bytes_max, files_max) = (node.config.disk.home_bytes(), node.config.disk.home_files_max);
+    for instance in node.instances.lock().iter() {
+        let dir = node.dir("engine").join(instance.id.as_str()).join("private");
+        let home = place(format!("the home of {}", instance.id), dir, bytes_max, files_max);
+        owners.entry(instance.owner.clone()).or_default().push(home);
     }
     Ok(owners)
+}
+
+/// Under which name the helpers of an owner's data are held: its instances may go on when those do not.
+pub fn shipping_of(owner: &str) -> String {
+    format!("{owner}/shipping")
+}
+
+/// Of leases that have come to stand still: they begin again, with whatever they had open, when there is room.
+async fn end_helpers(node: &Node, before: Option<&BTreeMap<String, String>>, now: &BTreeMap<String, String>) {
+    for owner in now.keys().filter(|o| before.is_none_or(|b| !b.contains_key(*o))) {
+        if let Ok(lease) = LeaseId::parse(owner.clone()) {
+            node.copies.close(&lease).await;
+        }
+    }
 }
 
 /// Measures those whose turn it is, and all when the disk runs full.
@@ -324,14 +391,15 @@ async fn enforce(
             }
             continue;
         }
-        let service = crate::object::service_named_by(&owner).unwrap_or(&owner).to_owned();
+        let service = crate::object::service_named_by(&owner).map(str::to_owned);
+        let (kind_of, subject) = service.map_or(("lease", owner.clone()), |service| ("service", service));
         match (told.get(&owner), why) {
             (None, Some(why)) => {
-                node.note("daemon", Note::new("service_held", "service", service).because(why.clone())).await
+                node.note("daemon", Note::new("service_held", kind_of, subject).because(why.clone())).await
             }
             (Some(old), None) => {
                 let over = format!("no longer so: {old}");
-                node.note("daemon", Note::new("service_let_go", "service", service).because(over)).await;
+                node.note("daemon", Note::new("service_let_go", kind_of, subject).because(over)).await;
             }
             _ => {}
         }
@@ -409,6 +477,10 @@ mod tests {
         disk.room.set(Some(with(100)));
         disk.admits(36 * MIB).unwrap();
         let refused = disk.admits(37 * MIB).unwrap_err();
+        let first = disk.promise(30 * MIB).unwrap();
+        assert!(disk.promise(7 * MIB).is_err() && disk.promise(6 * MIB).is_ok());
+        drop(first);
+        disk.promise(36 * MIB).unwrap();
         assert_eq!((refused.status, refused.code.as_str(), refused.retry), (507, "disk_full", true));
     }
 }

@@ -122,6 +122,10 @@ impl Hand {
         })
     }
 
+    pub fn spec(&self) -> &HelperSpec {
+        &self.spec
+    }
+
     /// How it is, without waiting for what it does. Notices one that ended by itself.
     pub fn life(&self) -> Result<Life, Trouble> {
         let Ok(mut state) = self.state.try_lock() else { return Ok(Life::Busy) };

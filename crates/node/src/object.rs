@@ -216,7 +216,7 @@ impl Dispute {
             borrower: self.said.borrower.clone(),
             lender: self.said.lender.clone(),
             lender_instance_ms: self.said.lender_usage.instance_ms,
-            borrower_instance_ms: self.said.borrower_usage.instance_ms,
+            borrower_instance_ms: Some(self.said.borrower_usage.instance_ms),
             amount: self.said.amount,
             since: self.since,
             disputed: self.disputed.clone(),

@@ -106,7 +106,7 @@ pub async fn admit_loss(node: &Node) -> Result<(), Problem> {
         for id in open {
             let Some(mut journey) = tx.get::<Journey>(JOURNEY, id.as_str())? else { continue };
             for part in journey.body.parts.iter_mut().filter(|p| p.is_leased()) {
-                part.unmetered_ms = part.unmetered_ms.saturating_add(FLUSH_MS);
+                part.lose_sight(part.granted, FLUSH_MS);
             }
             tx.put(JOURNEY, &journey.name, &journey.body, Expect::Any)?;
         }

@@ -199,9 +199,12 @@ pub fn named(who: &Principal, asked: Option<CustomerName>) -> Result<CustomerNam
 /// The same, of a customer that this cloud has.
 pub fn named_here(node: &Node, who: &Principal, asked: Option<CustomerName>) -> Result<CustomerName, Problem> {
     let customer = named(who, asked)?;
-    let known = customer == CustomerName::default_customer()
-        || node.item::<CustomerRecord>(CUSTOMER, customer.as_str())?.is_some();
-    if known { Ok(customer) } else { Err(Problem::not_found("customer", customer)) }
+    if is_known(node, &customer)? { Ok(customer) } else { Err(Problem::not_found("customer", customer)) }
+}
+
+pub fn is_known(node: &Node, customer: &CustomerName) -> Result<bool, Problem> {
+    let is_default = *customer == CustomerName::default_customer();
+    Ok(is_default || node.item::<CustomerRecord>(CUSTOMER, customer.as_str())?.is_some())
 }
 
 /// `*.shop.example` covers what is below it, not itself.

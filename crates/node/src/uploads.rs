@@ -2,7 +2,7 @@
 //!
 //! Enters: manifests and packs of principals. Leaves: chunks that were asked for.
 //! Always holds: what one principal asks for never stands in the way of another; everything asked for ends after a while; chunks
-//! that nobody waits for go.
+//! that nobody waits for go; nobody completes what it did not ask for, or more than its customer's share.
 
 use crate::node::Locked;
 use pumasi_api::{Fault, Problem};
@@ -14,6 +14,11 @@ use std::sync::Arc;
 
 /// Of the chunks of one customer.
 const BYTES_MAX: u64 = 64 << 30;
+/// Of the unpacked bundles of one customer, with those of the last day that nothing names any more.
+const UNPACKED_BYTES_MAX: u64 = 64 << 30;
+const UNPACKED_FILES_MAX: u64 = 4 << 20;
+/// So long a bundle that was set aside counts still.
+const UNPACKED_MS: u64 = 24 * 3_600_000;
 /// Of what one principal has asked for and not completed.
 const BYTES_EACH_MAX: u64 = 16 << 30;
 /// Uploads of one principal at a time; its oldest goes first.
@@ -34,8 +39,24 @@ struct Pending {
     at: BootMs,
 }
 
+/// What unpacking a bundle takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    bytes: u64,
+    files: u64,
+    at: BootMs,
+}
+
+impl Size {
+    pub fn of(tree: &TreeManifest, at: BootMs) -> Self {
+        Self { bytes: tree.total_bytes, files: tree.entries.len() as u64, at }
+    }
+}
+
 #[derive(Debug, Default)]
 pub struct Uploads {
+    /// Of each customer's directory.
+    unpacked: Locked<BTreeMap<PathBuf, BTreeMap<Digest, Size>>>,
     pending: Locked<BTreeMap<String, Vec<Pending>>>,
     stores: Locked<BTreeMap<PathBuf, Arc<Locked<ChunkStore>>>>,
     collected_at: Locked<Option<BootMs>>,
@@ -55,6 +76,39 @@ impl Uploads {
     /// What lies below `dir` is over.
     pub fn forget(&self, dir: &Path) {
         self.stores.lock().retain(|at, _| !at.starts_with(dir));
+        self.unpacked.lock().retain(|at, _| !at.starts_with(dir));
+    }
+
+    /// Whether this principal asked for it, and not too long ago.
+    pub fn asked(&self, who: &str, tree: &Digest, now: BootMs) -> bool {
+        let mut pending = self.pending.lock();
+        drop_old(&mut pending, now);
+        pending.get(who).is_some_and(|own| own.iter().any(|p| p.tree == *tree))
+    }
+
+    /// Counts a bundle that is to be unpacked below `dir`, or refuses it. `stands`: whether one is there; `standing`: those that a daemon
+    /// before unpacked.
+    pub fn admit(
+        &self,
+        dir: &Path,
+        (digest, size): (Digest, Size),
+        stands: impl Fn(&Digest) -> bool,
+        standing: impl FnOnce() -> BTreeMap<Digest, Size>,
+    ) -> Result<(), Problem> {
+        let mut all = self.unpacked.lock();
+        let own = all.entry(dir.to_owned()).or_insert_with(standing);
+        own.retain(|d, s| *d != digest && (stands(d) || size.at.since(s.at) < UNPACKED_MS));
+        let (bytes, files) = own
+            .values()
+            .fold((size.bytes, size.files), |(b, f), s| (b.saturating_add(s.bytes), f.saturating_add(s.files)));
+        if bytes > UNPACKED_BYTES_MAX || files > UNPACKED_FILES_MAX {
+            let text = format!(
+                "with this bundle the customer's would have {bytes} bytes in {files} files; at most {UNPACKED_BYTES_MAX} in {UNPACKED_FILES_MAX}, with those that were replaced in the last day"
+            );
+            return Err(Problem::new(422, "too_large", Fault::Input, text));
+        }
+        own.insert(digest, size);
+        Ok(())
     }
 
     /// Remembers what a principal asks for.
@@ -175,6 +229,7 @@ mod tests {
         assert!(uploads.receive("eve", &pack, &store, now).is_err(), "nobody sends what another asked for");
         uploads.receive("kim", &pack, &store, now).unwrap();
         assert!(store.lock().missing(&mine).is_empty());
+        assert!(uploads.asked("kim", &mine.digest(), now) && !uploads.asked("eve", &mine.digest(), now));
         assert_eq!(uploads.collect(&dir, BTreeSet::new(), now).unwrap(), 0, "what is waited for stays");
         uploads.done("kim", &mine.digest());
         assert!(uploads.collect(&dir, BTreeSet::new(), now).unwrap() > 0);
@@ -184,6 +239,25 @@ mod tests {
         assert!(uploads.pending.lock().is_empty());
         assert!(uploads.receive("eve", &pack, &store, BootMs(1 + PENDING_MS)).is_err());
         std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn what_a_customer_unpacks_is_bounded_and_what_was_replaced_counts_for_a_day() {
+        let (uploads, dir) = (Uploads::default(), Path::new("bundles/of/acme"));
+        let digest = |n: u8| Digest([n; 32]);
+        let size = |bytes, at| Size { bytes, files: 1, at: BootMs(at) };
+        let admit = |n, bytes, at, stands: bool| {
+            uploads.admit(dir, (digest(n), size(bytes, at)), |_| stands, || [(digest(0), size(1 << 30, 0))].into())
+        };
+        admit(1, 62 << 30, 1, true).unwrap();
+        let refused = admit(2, 2 << 30, 2, true).unwrap_err();
+        assert!(refused.detail.contains("at most"), "{refused}");
+        admit(1, 62 << 30, 3, true).unwrap();
+        admit(2, 1 << 30, 3, false).unwrap();
+        assert!(admit(3, 1, 4, false).is_err(), "set aside is not gone");
+        admit(3, 1, 3 + UNPACKED_MS, false).unwrap();
+        let many = Size { bytes: 1, files: UNPACKED_FILES_MAX, at: BootMs(9 + UNPACKED_MS) };
+        assert!(uploads.admit(dir, (digest(4), many), |_| true, BTreeMap::new).is_err());
     }
 
     #[test]

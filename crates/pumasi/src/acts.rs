@@ -64,7 +64,7 @@ async fn settlements(session: &Session) -> Result<(), Failure> {
                 s.borrower.as_str().into(),
                 s.lender.as_str().into(),
                 duration_ms(s.lender_instance_ms).into(),
-                duration_ms(s.borrower_instance_ms).into(),
+                s.borrower_instance_ms.map_or("nothing".to_owned(), duration_ms).into(),
                 money(s.amount).into(),
                 s.disputed.clone().unwrap_or_default().into(),
             ]);

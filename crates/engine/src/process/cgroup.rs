@@ -2,7 +2,7 @@
 //!
 //! One parent per engine root, one group per instance, and in it two: the application's, which has the limits of the spec, and that of
 //! its keepers (shim and init), so that whatever the application exhausts, they live and tell it. Both enter by themselves, the
-//! application before it drops root.
+//! application before it drops root. Each helper has a group of its own beside them, which the daemon puts it into.
 
 use crate::{CgroupVersion, EngineError};
 use pumasi_terms::Resources;
@@ -19,6 +19,11 @@ const APP: &str = "app";
 const KEEPERS: &str = "keepers";
 /// Key of the second hierarchy on a host with v1 controllers: without any, but what is in it can be frozen and killed as one.
 const UNIFIED: &str = "unified";
+/// How the groups of helpers begin.
+const HELPER: &str = "helper-";
+/// One processor; reading and hashing a first copy may take all of it.
+const HELPER_CPU_MILLIS: u64 = 1_000;
+const HELPER_TASKS_MAX: u32 = 8;
 /// The keepers need some MiB, for relayed connections too, and ten threads; an application cannot make them need more.
 const KEEPERS_MEMORY_BYTES: u64 = 128 << 20;
 const KEEPERS_TASKS_MAX: u32 = 64;
@@ -126,8 +131,31 @@ impl Tree {
         dir.is_some_and(|d| d.join("cgroup.freeze").exists())
     }
 
+    /// A new group for one helper.
+    pub(super) fn helper(&self, name: &str, memory_bytes: u64) -> Result<Place, EngineError> {
+        let place = self.place(&format!("{HELPER}{name}"));
+        place.make()?;
+        place.limit(APP, quota(HELPER_CPU_MILLIS), memory_bytes, HELPER_TASKS_MAX)?;
+        Ok(place)
+    }
+
+    /// Takes away the groups of helpers that have ended.
+    pub(super) fn remove_ended_helpers(&self) {
+        for name in self.all_names().into_iter().filter(|name| name.starts_with(HELPER)) {
+            let place = self.place(&name);
+            if place.dirs.values().all(|d| is_old(d)) {
+                // Fails while a process is in it.
+                let _ = place.remove();
+            }
+        }
+    }
+
     /// Names of the cgroups of instances, whether or not the instance is still known.
     pub(super) fn names(&self) -> BTreeSet<String> {
+        self.all_names().into_iter().filter(|name| !name.starts_with(HELPER)).collect()
+    }
+
+    pub(super) fn all_names(&self) -> BTreeSet<String> {
         let mut names = BTreeSet::new();
         for parent in self.parents.values() {
             for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
@@ -212,11 +240,15 @@ impl Place {
         Some(if app.is_dir() { app } else { dir.clone() })
     }
 
-    /// Makes it and sets its limits; repeated before every start of the application.
-    pub(super) fn prepare(&self, resources: Resources, memory_bytes: u64, tasks_max: u32) -> Result<(), EngineError> {
+    fn make(&self) -> Result<(), EngineError> {
         for dir in self.dirs.values() {
             if let Some(parent) = dir.parent() {
                 create(parent).map_err(EngineError::at("create cgroup", parent))?;
+                // It was taken away with its last instance, maybe.
+                if self.version == CgroupVersion::V2 {
+                    let to = parent.join("cgroup.subtree_control");
+                    fs::write(&to, "+cpu +memory +pids").map_err(EngineError::at("write", &to))?;
+                }
             }
             create(dir).map_err(EngineError::at("create cgroup", dir))?;
             if self.version == CgroupVersion::V2 {
@@ -227,6 +259,12 @@ impl Place {
                 create(&part).map_err(EngineError::at("create cgroup", &part))?;
             }
         }
+        Ok(())
+    }
+
+    /// Makes it and sets its limits; repeated before every start of the application.
+    pub(super) fn prepare(&self, resources: Resources, memory_bytes: u64, tasks_max: u32) -> Result<(), EngineError> {
+        self.make()?;
         let cpu_millis = u64::from(resources.cpu_millis);
         self.limit(APP, quota(cpu_millis), memory_bytes, tasks_max)?;
         // As much again as the instance has: its own requests are all that can keep them busy.
@@ -271,6 +309,14 @@ impl Place {
         for dir in self.dirs.values() {
             let to = dir.join(KEEPERS).join("cgroup.procs");
             fs::write(&to, "0").map_err(EngineError::at("enter", &to))?;
+        }
+        Ok(())
+    }
+
+    /// Puts a process into the application's part.
+    pub(super) fn take(&self, pid: u32) -> Result<(), EngineError> {
+        for to in self.entrances() {
+            fs::write(&to, pid.to_string()).map_err(EngineError::at("put a process into", &to))?;
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! Starts a process that handles a tenant's bytes, with directories that are its own or its tenant's.
 
+use super::cgroup::Place;
 use super::host::Host;
 use super::{data, slots};
 use crate::confine::{Cell, Said};
@@ -18,6 +19,8 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
 const READY_MS_MAX: u64 = 10_000;
+/// What the kernel keeps of files for a helper, beside its own memory.
+const FILES_BYTES: u64 = 512 << 20;
 /// Of address space, at a time.
 const ARENA_KIB: &str = "32768";
 const LINE_BYTES_MAX: usize = 8 << 10;
@@ -32,6 +35,8 @@ pub enum Room {
     Private,
     /// Written by the helper, read by the owner's group.
     Copy,
+    /// The daemon's; what lies there is not given to anybody.
+    Kept,
 }
 
 #[derive(Debug, Clone)]
@@ -41,6 +46,8 @@ pub struct HelperSpec {
     pub rooms: Vec<(PathBuf, Room)>,
     /// What the helper sees, and where; nothing else is there.
     pub view: Vec<(PathBuf, PathBuf)>,
+    /// Directories of the view that it sees empty, by its own paths.
+    pub hidden: Vec<PathBuf>,
     pub memory_bytes_max: u64,
     pub file_bytes_max: u64,
 }
@@ -66,16 +73,18 @@ impl HelperSpec {
 
 impl Host {
     /// Everything that must be there before the process starts.
-    pub(super) fn prepare(&self, spec: &HelperSpec) -> Result<Cell, EngineError> {
+    pub(super) fn prepare(&self, spec: &HelperSpec) -> Result<(Cell, Option<Place>), EngineError> {
         let mut cell = Cell::new(spec.memory_bytes_max, spec.file_bytes_max);
         cell.ids = self.helper_ids(&spec.owner)?;
         if cell.ids.is_some() && self.isolation().namespaces {
             cell.view = Some(spec.view.clone());
+            cell.hidden.clone_from(&spec.hidden);
         }
         for (path, room) in &spec.rooms {
             furnish(path, *room, cell.ids)?;
         }
-        Ok(cell)
+        let group = self.helper_group(spec.memory_bytes_max.saturating_add(FILES_BYTES))?;
+        Ok((cell, group))
     }
 
     /// Once more, for what the owner's instances have made since.
@@ -92,7 +101,7 @@ fn furnish(path: &Path, room: Room, ids: Option<(u32, u32)>) -> Result<(), Engin
         let make = |at: &Path, mode| fs::DirBuilder::new().recursive(true).mode(mode).create(at);
         path.parent().map_or(Ok(()), |parent| make(parent, 0o711))?;
         make(path, if room == Room::Private { 0o700 } else { 0o711 })?;
-        let Some((uid, gid)) = ids else { return Ok(()) };
+        let (Some((uid, gid)), false) = (ids, room == Room::Kept) else { return Ok(()) };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let top = rustix::fs::open(path, flags, Mode::empty())?;
         if fs::File::from(top.try_clone()?).metadata()?.uid() != uid {
@@ -141,7 +150,7 @@ fn host_fault(doing: &str) -> impl FnOnce(io::Error) -> EngineError {
 }
 
 /// Starts the process and waits until it is in its cell.
-pub(super) async fn start(executable: &Path, cell: &Cell) -> Result<Helper, EngineError> {
+pub(super) async fn start(executable: &Path, cell: &Cell, group: Option<Place>) -> Result<Helper, EngineError> {
     let fault = |e| host_fault("start a data helper")(e);
     let (ours, theirs) = StdStream::pair().map_err(fault)?;
     ours.set_nonblocking(true).map_err(fault)?;
@@ -157,6 +166,9 @@ pub(super) async fn start(executable: &Path, cell: &Cell) -> Result<Helper, Engi
         .kill_on_drop(true)
         .spawn()
         .map_err(fault)?;
+    if let (Some(group), Some(pid)) = (group, child.id()) {
+        group.take(pid)?;
+    }
     let mut line = UnixStream::from_std(ours).map_err(fault)?;
     let mut text = serde_json::to_vec(cell).map_err(|e| fault(e.into()))?;
     text.push(b'\n');

@@ -17,6 +17,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -40,6 +41,7 @@ pub(super) struct Host {
     foreign_uids: BTreeSet<u32>,
     /// One change at a time; also keeps our shims, to be reaped when they end before us.
     shims: Mutex<Vec<Child>>,
+    helpers_started: AtomicU64,
     _lock: File,
 }
 
@@ -86,6 +88,7 @@ impl Host {
             hide,
             slots,
             shims: Mutex::new(Vec::new()),
+            helpers_started: AtomicU64::new(0),
             foreign_uids: BTreeSet::new(),
             _lock: lock,
             config,
@@ -129,7 +132,17 @@ impl Host {
         }
         let _change = self.change();
         let owners = self.known()?.into_iter().map(|k| k.record.spec.owner).collect();
-        Ok(Some((self.slots.helper_uid(owner)?, self.slots.gid_for(owner, &owners)?)))
+        let busy = || processes_by_uid(self.slots.helpers()).into_keys().collect();
+        Ok(Some((self.slots.helper_uid(owner, busy)?, self.slots.gid_for(owner, &owners)?)))
+    }
+
+    /// A new group for a helper, where there are groups. Those of helpers that have ended go.
+    pub(super) fn helper_group(&self, memory_bytes: u64) -> Result<Option<Place>, EngineError> {
+        let Some(tree) = &self.tree else { return Ok(None) };
+        let _change = self.change();
+        tree.remove_ended_helpers();
+        let number = self.helpers_started.fetch_add(1, Ordering::Relaxed);
+        tree.helper(&number.to_string(), memory_bytes).map(Some)
     }
 
     fn change(&self) -> MutexGuard<'_, Vec<Child>> {
@@ -171,7 +184,7 @@ impl Host {
         }
         let ids: BTreeSet<String> = self.ids()?.into_iter().map(|id| id.to_string()).collect();
         if let Some(tree) = &self.tree {
-            for name in tree.names().difference(&ids) {
+            for name in tree.all_names().difference(&ids) {
                 let place = tree.place(name);
                 place.kill();
                 end_all(&|| place.all_processes());
@@ -191,6 +204,7 @@ impl Host {
             // Fails while a process is in it, which `remains` tells.
             let _ = tree.place(name).remove();
         }
+        tree.remove_ended_helpers();
         tree.remove_strangers();
         Ok(())
     }
@@ -540,6 +554,12 @@ impl Host {
             }
         }
         if self.isolation.own_uid {
+            if let Some(uid) = owner.map_or(Ok(None), |o| self.slots.helper_uid_of(o))? {
+                for pid in processes_by_uid(uid..uid.saturating_add(1)).into_values().flatten() {
+                    left.helpers += 1;
+                    left.name(format!("data helper {pid}"));
+                }
+            }
             for (uid, pids) in processes_by_uid(self.slots.range()) {
                 for pid in pids.difference(&counted).filter(|_| !others_uids.contains(&uid)) {
                     left.processes += 1;

@@ -99,8 +99,8 @@ impl ProcessEngine {
     /// Starts a process that handles an owner's bytes, and waits until it is where it can reach nothing else.
     pub async fn helper(&self, spec: HelperSpec) -> Result<Helper, EngineError> {
         let host = Arc::clone(&self.host);
-        let cell = blocking(move || host.prepare(&spec)).await?;
-        helper::start(self.host.executable(), &cell).await
+        let (cell, group) = blocking(move || host.prepare(&spec)).await?;
+        helper::start(self.host.executable(), &cell, group).await
     }
 
     /// Gives an owner's group its right to what its instances made in a dataset since.
@@ -129,8 +129,8 @@ pub fn forget(root_dir: &Path) {
     let Ok(root) = root_dir.canonicalize() else { return };
     let name = host::kernel_name(&root);
     if let Some(tree) = cgroup::Tree::open(&name) {
-        for instance in tree.names() {
-            if let Err(e) = tree.place(&instance).remove() {
+        for group in tree.all_names() {
+            if let Err(e) = tree.place(&group).remove() {
                 tracing::debug!(error = %e, "a cgroup stays");
             }
         }

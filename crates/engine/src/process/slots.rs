@@ -108,17 +108,24 @@ impl Slots {
         Ok(uid)
     }
 
-    /// The same for an owner as long as it is remembered; the one that was given first goes to another when there are too many, and
-    /// its directories are given anew if it comes back.
-    pub(super) fn helper_uid(&self, owner: &str) -> Result<u32, EngineError> {
+    /// Who handles the owner's bytes, if anybody does.
+    pub(super) fn helper_uid_of(&self, owner: &str) -> Result<Option<u32>, EngineError> {
+        Ok(self.read()?.helpers.get(owner).copied())
+    }
+
+    /// The same for an owner as long as it is remembered. When there are too many, the next one goes to another owner, unless a process
+    /// has it; the directories of the first are given anew if it comes back.
+    pub(super) fn helper_uid(&self, owner: &str, busy: impl FnOnce() -> BTreeSet<u32>) -> Result<u32, EngineError> {
         let mut table = self.read()?;
         if let Some(uid) = table.helpers.get(owner) {
             return Ok(*uid);
         }
         let range = self.helpers();
         if table.helpers.len() >= HELPERS as usize {
-            let next = range.start + table.next_helper % HELPERS;
-            table.helpers.retain(|_, uid| *uid != next);
+            let busy = busy();
+            if let Some((next, _)) = next_free(range.clone(), table.next_helper, |u| busy.contains(&u)) {
+                table.helpers.retain(|_, uid| *uid != next);
+            }
         }
         let taken: BTreeSet<u32> = table.helpers.values().copied().collect();
         let (uid, next) = next_free(range, table.next_helper, |u| taken.contains(&u))
@@ -183,13 +190,20 @@ mod tests {
     fn helpers_have_uids_that_no_instance_gets() {
         let dir = tempfile::tempdir().unwrap();
         let slots = Slots::open(dir.path(), Some(200_000), &[]).unwrap();
-        let uid = slots.helper_uid("lease-a").unwrap();
+        let given = |owner: &str, busy: &[u32]| slots.helper_uid(owner, || busy.iter().copied().collect());
+        let uid = given("lease-a", &[]).unwrap();
         assert!(slots.helpers().contains(&uid) && !slots.range().contains(&uid));
-        assert_eq!(slots.helper_uid("lease-a").unwrap(), uid);
-        for other in 0..HELPERS {
-            assert!(slots.helpers().contains(&slots.helper_uid(&format!("lease-{other}")).unwrap()));
+        assert_eq!(given("lease-a", &[]).unwrap(), uid);
+        assert_eq!(slots.helper_uid_of("lease-a").unwrap(), Some(uid));
+        for other in 1..HELPERS {
+            assert!(slots.helpers().contains(&given(&format!("lease-{other}"), &[]).unwrap()));
         }
-        assert_eq!(slots.helper_uid(&format!("lease-{}", HELPERS - 1)).unwrap(), uid);
+        // All are given. One that a process still has goes to nobody else.
+        assert_eq!(given("late-1", &[uid]).unwrap(), uid + 1);
+        assert_eq!(slots.helper_uid_of("lease-1").unwrap(), None);
+        assert_eq!(given("late-2", &[]).unwrap(), uid + 2);
+        let all: Vec<u32> = slots.helpers().collect();
+        assert!(matches!(given("late-3", &all), Err(EngineError::Exhausted { .. })));
     }
 
     #[test]

@@ -3,14 +3,14 @@
 use super::allowance::{BodyMax, STRANGER_BODY_BYTES_MAX};
 use super::body::ApiError;
 use super::rates::Rates;
-use crate::{Node, clock, object};
+use crate::{Node, clock, object, tenancy};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use pumasi_api::client::INVITATION_FIELD;
 use pumasi_api::{Fault, Principal, Problem};
-use pumasi_terms::Digest;
+use pumasi_terms::{Digest, TokenId, WallMs};
 use pumasi_trust::{Role as SpiffeRole, SpiffeId, constant_time_eq};
 use std::sync::Arc;
 
@@ -47,17 +47,48 @@ pub fn digest_of_secret(secret: &str) -> Digest {
     Digest(*blake3::hash(secret.as_bytes()).as_bytes())
 }
 
+/// Who calls, and the token that says so: what lasts longer than one answer looks again whether it still does.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    pub who: Principal,
+    token: Option<TokenId>,
+}
+
+impl Caller {
+    /// Refused once the token has expired or is revoked, or the customer is deleted.
+    pub fn check(&self, node: &Node) -> Result<(), Problem> {
+        let refuse = |text: String| Err(Problem::new(401, "unauthenticated", Fault::Input, text));
+        if let Some(id) = &self.token {
+            let token = node.item::<object::TokenRecord>(object::TOKEN, id.as_str())?;
+            if !token.is_some_and(|t| is_good(&t, clock::wall()) && object::principal_of(&t) == self.who) {
+                return refuse(format!("{id} was revoked or has expired"));
+            }
+        }
+        match &self.who {
+            Principal::Person { customer: Some(customer), .. } if !tenancy::is_known(node, customer)? => {
+                refuse(format!("customer {customer} was deleted"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn is_good(token: &object::TokenRecord, now: WallMs) -> bool {
+    token.expires_at.is_none_or(|end| now < end)
+}
+
 /// An error where the tokens cannot be read: nobody is told that a good token is none.
-fn principal(node: &Node, request: &Request) -> Result<Option<Principal>, Problem> {
+fn caller(node: &Node, request: &Request) -> Result<Option<Caller>, Problem> {
+    let untokened = |who| Caller { who, token: None };
     let user = match request.extensions().get::<Connection>() {
         Some(Connection::Peer(Some(id))) => {
             let member = id.role() == Some(SpiffeRole::Daemon)
                 && node.pact().is_some_and(|v| v.pact.member(id.trust_domain()).is_some());
-            return Ok(member.then(|| Principal::Peer(id.trust_domain().clone())));
+            return Ok(member.then(|| untokened(Principal::Peer(id.trust_domain().clone()))));
         }
         // No token counts among clouds: a stolen one must be worth nothing out there.
         None | Some(Connection::Peer(None) | Connection::Monitor) => return Ok(None),
-        Some(Connection::User(user)) => user.clone(),
+        Some(Connection::User(user)) => user.clone().map(untokened),
     };
     // Whoever shows a token is who the token says, and nobody if it says nothing.
     let Some(authorization) = request.headers().get(header::AUTHORIZATION) else { return Ok(user) };
@@ -65,10 +96,8 @@ fn principal(node: &Node, request: &Request) -> Result<Option<Principal>, Proble
     let digest = digest_of_secret(token.trim());
     let now = clock::wall();
     let tokens = node.items::<object::TokenRecord>(object::TOKEN)?;
-    let known = tokens
-        .iter()
-        .find(|t| constant_time_eq(&t.secret_digest.0, &digest.0) && t.expires_at.is_none_or(|end| now < end));
-    Ok(known.map(|t| object::principal_of(t)))
+    let known = tokens.iter().find(|t| constant_time_eq(&t.secret_digest.0, &digest.0) && is_good(t, now));
+    Ok(known.map(|t| Caller { who: object::principal_of(t), token: Some(t.id.clone()) }))
 }
 
 /// Refuses what the table does not allow; puts the principal into the request.
@@ -93,8 +122,8 @@ pub async fn authorise(State(guard): State<Guard>, path: MatchedPath, mut reques
         let text = "ask for metrics by the address that is listened on, as http://127.0.0.1:PORT/metrics";
         return ApiError(Problem::new(421, "other_host", Fault::Input, text)).into_response();
     }
-    let principal = match principal(node, &request) {
-        Ok(principal) => principal,
+    let caller = match caller(node, &request) {
+        Ok(caller) => caller,
         Err(e) if endpoint.roles.is_empty() => {
             tracing::debug!(error = %e, "who asks is not known, and need not be");
             None
@@ -102,11 +131,12 @@ pub async fn authorise(State(guard): State<Guard>, path: MatchedPath, mut reques
         Err(e) => return ApiError(e).into_response(),
     };
     let among_clouds = matches!(request.extensions().get::<Connection>(), Some(Connection::Peer(_)));
-    let principal = match principal {
-        Some(principal) => principal,
+    let stranger = || Caller { who: Principal::Stranger, token: None };
+    let caller = match caller {
+        Some(caller) => caller,
         // Whoever brings an invitation proves itself by the secret in the body.
-        None if among_clouds && endpoint.roles.contains(&pumasi_api::Role::Invited) => Principal::Stranger,
-        None if endpoint.roles.is_empty() => Principal::Stranger,
+        None if among_clouds && endpoint.roles.contains(&pumasi_api::Role::Invited) => stranger(),
+        None if endpoint.roles.is_empty() => stranger(),
         None => {
             let problem = Problem::new(
                 401,
@@ -122,6 +152,7 @@ pub async fn authorise(State(guard): State<Guard>, path: MatchedPath, mut reques
             return answer;
         }
     };
+    let principal = caller.who.clone();
     if !endpoint.roles.is_empty() && !principal.role().is_some_and(|r| endpoint.roles.contains(&r)) {
         let text = format!("{principal} may not: {}", endpoint.summary.to_lowercase());
         return ApiError(Problem::forbidden(text)).into_response();
@@ -141,6 +172,7 @@ pub async fn authorise(State(guard): State<Guard>, path: MatchedPath, mut reques
     }
     request.extensions_mut().insert(BodyMax(body_max));
     request.extensions_mut().insert(principal);
+    request.extensions_mut().insert(caller);
     next.run(request).await
 }
 

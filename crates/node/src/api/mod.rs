@@ -26,7 +26,7 @@ mod tokens;
 mod users;
 mod watch;
 
-pub use auth::{Connection, digest_of_secret};
+pub use auth::{Caller, Connection, digest_of_secret};
 pub use body::ApiError;
 pub use certificate::people_tls_config;
 pub use listen::{Listening, members, monitors, people, people_tls};

@@ -115,8 +115,15 @@ pub async fn sealing_key(
     Extension(who): Extension<Principal>,
     Path(id): Path<LeaseId>,
 ) -> Answer<SealingKey> {
-    let lent = lender::usable(&node, &peer(who)?, &id)?;
-    let public = node.identity.vault.lease_key(lent.id()).map_err(|e| secrets::problem(&e))?;
+    let borrower = peer(who)?;
+    let lent = lender::usable(&node, &borrower, &id)?;
+    let vault = &node.identity.vault;
+    let public = vault.lease_key(lent.id()).map_err(|e| secrets::problem(&e))?;
+    // It may have been emptied meanwhile, and its key with it: none is left behind.
+    if let Err(over) = lender::usable(&node, &borrower, &id) {
+        vault.forget_lease(&id).map_err(|e| secrets::problem(&e))?;
+        return Err(over.into());
+    }
     Ok(axum::Json(SealingKey { public }))
 }
 

@@ -558,6 +558,39 @@ async fn a_watch_tells_each_its_own() {
 }
 
 #[tokio::test]
+async fn a_watch_ends_with_the_token_that_began_it() {
+    use futures_util::StreamExt;
+    for ends_by in ["DELETE", "expiry"] {
+        let rig = Rig::new().await;
+        rig.token("leaver", Role::Customer, Some("acme")).await;
+        let request = Request::builder().uri("/v1/watch").header("authorization", "Bearer leaver");
+        let answer = rig.router.clone().oneshot(people(request.body(Body::empty()).unwrap())).await.unwrap();
+        let mut stream = answer.into_body().into_data_stream();
+        let tokens = rig.node.items::<TokenRecord>(TOKEN).unwrap();
+        let token = TokenRecord::clone(tokens.iter().find(|t| t.name.as_str() == "leaver").unwrap());
+        if ends_by == "expiry" {
+            let over = TokenRecord { expires_at: Some(WallMs(1)), ..token.clone() };
+            let put = move |tx: &mut pumasi_store::Tx<'_>| {
+                Ok(tx.put(TOKEN, over.id.as_str(), &over, Expect::Any).map(drop)?)
+            };
+            rig.node.transact(put).await.unwrap();
+        } else {
+            assert_eq!(rig.ask("operator", "DELETE", &format!("/v1/tokens/{}", token.id), json!({})).await.0, 200);
+        }
+        // What happens later is not told any more, and the stream ends by itself.
+        rig.victim().await;
+        let mut text = String::new();
+        let read = async {
+            while let Some(Ok(bytes)) = stream.next().await {
+                text.push_str(&String::from_utf8_lossy(&bytes));
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(20), read).await.expect("the stream ends");
+        assert!(text.contains("unauthenticated") && !text.contains("victim"), "{ends_by}: {text}");
+    }
+}
+
+#[tokio::test]
 async fn secrets_go_in_and_never_come_out() {
     const VALUE: &str = "sk_live_4b7e9d";
     let rig = Rig::new().await;

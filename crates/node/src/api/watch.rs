@@ -1,5 +1,6 @@
 //! Watching: changes of objects as server-sent events, and the journal in pages.
 
+use super::auth::Caller;
 use super::body::{Answer, ApiError};
 use super::params::Query;
 use crate::object::PlanRecord;
@@ -24,6 +25,8 @@ use std::time::Duration;
 const WATCHABLE: &[&str] =
     &[object::SERVICE, object::JOURNEY, object::PLAN, object::LENT, object::SETTLEMENT, object::CLOUD];
 const EVENTS_MAX: usize = 1_000;
+/// So long a stream may go on after its caller's token is revoked, if nothing changes meanwhile.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,14 +39,14 @@ pub struct Watching {
 /// What of the changes one principal is told.
 struct Watcher {
     node: Arc<Node>,
-    who: Principal,
+    caller: Caller,
     /// What it was shown and is still there, by kind and name: whose it was cannot be asked any more when it is gone.
     seen: BTreeSet<(String, String)>,
 }
 
 impl Watcher {
-    fn new(node: Arc<Node>, who: Principal) -> Result<Self, Problem> {
-        let estate = Estate::of(&node, &who)?;
+    fn new(node: Arc<Node>, caller: Caller) -> Result<Self, Problem> {
+        let estate = Estate::of(&node, &caller.who)?;
         let services = node.services()?;
         let own = services.iter().filter(|s| estate.record(s)).map(|s| (object::SERVICE, s.name().to_string()));
         let (plans, journeys) = (node.items::<PlanRecord>(object::PLAN)?, node.journeys()?);
@@ -51,12 +54,13 @@ impl Watcher {
         let journeys = journeys.iter().filter(|j| estate.journey(j)).map(|j| (object::JOURNEY, j.id.to_string()));
         let seen = own.chain(plans).chain(journeys).map(|(kind, name)| (kind.to_owned(), name)).collect();
         drop(estate);
-        Ok(Self { node, who, seen })
+        Ok(Self { node, caller, seen })
     }
 
     /// The change as this principal may see it; `None`: it is not its business.
     fn told(&mut self, change: &pumasi_store::Change) -> Result<Option<Change>, Problem> {
-        let estate = Estate::of(&self.node, &self.who)?;
+        self.caller.check(&self.node)?;
+        let estate = Estate::of(&self.node, &self.caller.who)?;
         let key = (change.kind.clone(), change.name.clone());
         let tell =
             |body| Change { revision: change.revision, kind: change.kind.clone(), name: change.name.clone(), body };
@@ -88,7 +92,7 @@ impl Watcher {
     fn service(&self, estate: &Estate, body: &mut serde_json::Value) -> bool {
         let record = object::ServiceRecord::deserialize(&*body).ok();
         let (theirs, values) = match &record {
-            Some(record) => (estate.record(record), estate.shows_values(&self.who, record, true)),
+            Some(record) => (estate.record(record), estate.shows_values(&self.caller.who, record, true)),
             None => (false, false),
         };
         if let (false, Some(env)) = (values, body.pointer_mut("/document/spec/application/env"))
@@ -102,7 +106,7 @@ impl Watcher {
 
 pub async fn watch(
     State(node): State<Arc<Node>>,
-    Extension(who): Extension<Principal>,
+    Extension(caller): Extension<Caller>,
     Query(query): Query<Watching>,
 ) -> Result<Sse<impl Stream<Item = Result<SseEvent, Infallible>>>, ApiError> {
     if let Some(kind) = &query.kind
@@ -112,18 +116,23 @@ pub async fn watch(
     }
     let after = query.after.map_or(node.store.revision(), Revision);
     let watch = node.store.watch(query.kind.as_deref(), after);
-    let watcher = Watcher::new(node.clone(), who)?;
+    let watcher = Watcher::new(node.clone(), caller)?;
     let stream = futures_util::stream::unfold(
         (watch, node.stopping.clone(), watcher, false),
         |(mut watch, mut stopping, mut watcher, ended)| async move {
             if ended {
                 return None;
             }
+            let mut check = tokio::time::interval_at(tokio::time::Instant::now() + CHECK_EVERY, CHECK_EVERY);
             loop {
                 let next = tokio::select! {
                     biased;
-                    next = watch.next() => next,
                     _ = stopping.changed() => return None,
+                    _ = check.tick() => match watcher.caller.check(&watcher.node) {
+                        Ok(()) => continue,
+                        Err(problem) => return Some((Ok(broken(&problem)), (watch, stopping, watcher, true))),
+                    },
+                    next = watch.next() => next,
                 };
                 match next {
                     Ok(change) if !WATCHABLE.contains(&change.kind.as_str()) => continue,

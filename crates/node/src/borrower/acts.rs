@@ -10,7 +10,7 @@ use bytes::Bytes;
 use pumasi_api::message::Missing;
 use pumasi_api::{CallError, Client, Problem};
 use pumasi_journey::{Act, Event, Journey, Part, acts};
-use pumasi_lease::document::{KIND, Lease};
+use pumasi_lease::document::{KIND, Lease, Settlement};
 use pumasi_lease::message::{ReservationGrant, ReservationRequest};
 use pumasi_lease::meter;
 use pumasi_plan::Plan;
@@ -414,16 +414,14 @@ async fn settle(node: &Node, journey: &Journey, part: &Part) -> Result<Vec<Event
         .unwrap_or_else(|| part.clone());
     // Without one the lender signed, and its answer never came: it is settled over what was offered.
     let lease = signed_lease(node, &part.lease)?.map_or_else(|| lease_of(node, journey, &fresh), Ok)?;
-    let own = meter::claim(fresh.usage, &fresh.lender_usage, fresh.granted, fresh.unmetered_ms);
+    let own = meter::claim(fresh.usage, &fresh.lender_usage, fresh.unmetered_ms);
     let settlement = meter::settlement(&lease, fresh.lender_usage, own, clock::wall());
     let payload = serde_json::to_vec(&settlement).map_err(|e| Problem::ours(e.to_string()))?;
     let document = SignedDocument::sign_new(&payload, "settlement", node.name(), Serial(1), &node.identity.key)
         .map_err(|e| Problem::ours(e.to_string()))?;
-    let view = lender::pact(node)?;
     let answer: Result<Signed, CallError> = client(node, &part.lender)?
         .post(&format!("/v1/leases/{}/settlement", part.lease), &Signed { document: document.clone() })
         .await;
-    let both = BTreeSet::from([node.name().clone(), part.lender.clone()]);
     let document = match answer {
         Ok(signed) => signed.document,
         // Its reading has moved since: ask for it again, and settle over that.
@@ -438,37 +436,48 @@ async fn settle(node: &Node, journey: &Journey, part: &Part) -> Result<Vec<Event
         }
         Err(e) => return Err(Problem::unavailable(e.to_string())),
     };
-    let verified = document
-        .verify("settlement", &view.keys, &both)
-        .map_err(|e| Problem::unavailable(format!("settlement by {}: {e}", part.lender)))?;
-    let said: pumasi_lease::document::Settlement =
-        serde_json::from_slice(&verified.payload).map_err(|e| Problem::unavailable(e.to_string()))?;
-    if said.lease != part.lease {
-        return Err(Problem::unavailable(format!("{} settled another lease", part.lender)));
-    }
+    let said = signed_by_both(node, &part.lease, &part.lender, &document)?;
     let id = part.lease.clone();
     node.transact(move |tx| Ok(tx.put(SETTLEMENT, id.as_str(), &document, Expect::Any).map(|_| ())?)).await?;
     Ok(vec![Event::Settled { lease: part.lease.clone(), agreed: said.agreed }])
 }
 
-/// Settlements that a lender's operator had to decide over: asked for again, seldom.
+/// What the lender countersigned: this cloud's own word about the lease, of now or of an earlier try.
+fn signed_by_both(
+    node: &Node,
+    lease: &LeaseId,
+    lender: &CloudName,
+    document: &SignedDocument,
+) -> Result<Settlement, Problem> {
+    let bad = |e: String| Problem::unavailable(format!("the settlement of {lease} by {lender}: {e}"));
+    let both = BTreeSet::from([node.name().clone(), lender.clone()]);
+    let view = lender::pact(node)?;
+    let verified = document.verify("settlement", &view.keys, &both).map_err(|e| bad(e.to_string()))?;
+    let said: Settlement = serde_json::from_slice(&verified.payload).map_err(|e| bad(e.to_string()))?;
+    if &said.lease == lease { Ok(said) } else { Err(bad(format!("it is about {}", said.lease))) }
+}
+
+/// Settlements that a lender's operator had to decide over: asked for again, seldom. A lender that is gone stands in no other's way.
 pub async fn settle_open(node: &Node) -> Result<(), Problem> {
     let open = node.store.list::<Dispute>(DISPUTE).map_err(|e| crate::node::store_problem(&e))?;
     for dispute in open.into_iter().map(|d| d.body).filter(|d| &d.said.borrower == node.name()) {
-        let lease = dispute.said.lease.clone();
-        let body = Signed { document: dispute.document.clone() };
-        let answer: Result<Signed, CallError> =
-            client(node, &dispute.said.lender)?.post(&format!("/v1/leases/{lease}/settlement"), &body).await;
-        let Ok(signed) = answer else { continue };
-        let both = BTreeSet::from([node.name().clone(), dispute.said.lender.clone()]);
-        let verified = signed.document.verify("settlement", &lender::pact(node)?.keys, &both);
-        if verified.is_ok_and(|v| v.payload == dispute.document.unverified_payload()) {
-            node.transact(move |tx| {
-                tx.put(SETTLEMENT, lease.as_str(), &signed.document, Expect::Any)?;
-                Ok(tx.delete(DISPUTE, lease.as_str(), Expect::Any).map(drop)?)
-            })
-            .await?;
+        if let Err(e) = settle_again(node, dispute).await {
+            tracing::debug!(error = %e, "a settlement is open still; asked for again");
         }
     }
     Ok(())
+}
+
+async fn settle_again(node: &Node, dispute: Dispute) -> Result<(), Problem> {
+    let (lease, lender) = (dispute.said.lease, dispute.said.lender);
+    let path = format!("/v1/leases/{lease}/settlement");
+    let answer: Result<Signed, CallError> =
+        client(node, &lender)?.post(&path, &Signed { document: dispute.document }).await;
+    let document = answer.map_err(|e| Problem::unavailable(e.to_string()))?.document;
+    signed_by_both(node, &lease, &lender, &document)?;
+    node.transact(move |tx| {
+        tx.put(SETTLEMENT, lease.as_str(), &document, Expect::Any)?;
+        Ok(tx.delete(DISPUTE, lease.as_str(), Expect::Any).map(drop)?)
+    })
+    .await
 }

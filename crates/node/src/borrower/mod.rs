@@ -7,7 +7,7 @@ mod acts;
 mod ship;
 
 pub use acts::{Acts, settle_open};
-pub use ship::{Shipping, pump_positions};
+pub use ship::{Shipping, pump_positions, shipping};
 
 use crate::node::{Note, TxError};
 use crate::object::{JOURNEY, PLAN, PlanRecord, PlanState, SERVICE, ServiceRecord};

@@ -10,7 +10,7 @@ use crate::home::data_dir;
 use crate::node::{Locked, Note};
 use crate::object::{SERVICE, ServiceRecord};
 use crate::wire::{CopyState, SendTree};
-use crate::{Node, clock};
+use crate::{Node, clock, disk};
 use bytes::Bytes;
 use pumasi_api::{CallError, Client};
 use pumasi_engine::{HelperSpec, Room};
@@ -83,6 +83,13 @@ impl Shipping {
         };
         self.running.lock().iter().map(|(key, s)| (key.clone(), lag(s.position))).collect()
     }
+}
+
+/// Where the helpers that ship a service's data keep what is theirs, and for how many leases they do.
+pub fn shipping(node: &Node, service: &ServiceRecord) -> (PathBuf, u64) {
+    let dir = crate::tenancy::service_dir(node, service).join("ship");
+    let leases = std::fs::read_dir(&dir).into_iter().flatten().count() as u64;
+    (dir, leases)
 }
 
 /// Ends the shipping of a lease, and what its helpers had for it.
@@ -189,12 +196,22 @@ fn strange() -> NotShipped {
 
 impl Ship {
     async fn run(self) {
-        let hand = self.hand();
+        let mut hand = self.hand();
         let mut failures = 0u32;
         let mut late = false;
         loop {
             let begun = tokio::time::Instant::now();
-            match self.step(&hand).await {
+            let held = self.node.disk.held(&disk::shipping_of(&self.service.owner()));
+            let step = match held {
+                None => self.step(&hand).await,
+                // With whatever it has open. It begins anew.
+                Some(why) => {
+                    hand.end().await;
+                    hand = self.hand();
+                    Err(NotShipped::Other(why))
+                }
+            };
+            match step {
                 Ok(at) => {
                     self.node.datasets.reached(&self.lease, &self.set.name, position(at));
                     failures = 0;
@@ -279,7 +296,7 @@ impl Ship {
     }
 
     fn scratch(&self) -> PathBuf {
-        let ship = crate::tenancy::service_dir(&self.node, &self.service).join("ship");
+        let (ship, _) = shipping(&self.node, &self.service);
         ship.join(self.lease.as_str()).join(self.set.name.as_str())
     }
 
@@ -289,6 +306,7 @@ impl Ship {
             owner: self.service.owner(),
             rooms: vec![(dir.clone(), Room::Shared), (scratch.clone(), Room::Private)],
             view: vec![(dir.clone(), "/data".into()), (scratch.clone(), "/work".into())],
+            hidden: Vec::new(),
             memory_bytes_max: MEMORY_BYTES_MAX,
             file_bytes_max: FILE_BYTES_MAX,
         };

@@ -25,8 +25,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// Where unpacked applications lie in a lease's directory.
+pub(super) const APPLICATION: &str = "application";
 /// Beside what a lease may store: a copy's log grows while readers hold it.
 const LOG_BYTES_MAX: u64 = 1 << 30;
+/// An application, copies and the chunks of both: each within what was agreed, in a directory that is one lease's.
+const STORES: u64 = 3;
+
+/// What a lease's directory may have, in bytes and in files.
+pub fn room_of(lent: &LentLease) -> (u64, u64) {
+    let agreed = lent.lease.requirement.storage_bytes;
+    (agreed.saturating_mul(STORES).saturating_add(LOG_BYTES_MAX), files_max(agreed).saturating_mul(STORES))
+}
 
 #[derive(Default)]
 pub struct Copies {
@@ -98,8 +108,13 @@ impl Held {
         let copies = lent.lease.datasets.iter().map(|name| (data.join(name.as_str()), Room::Copy));
         let spec = HelperSpec {
             owner: owner_of_lease(lent.id()),
-            rooms: std::iter::once((work.clone(), Room::Private)).chain(copies).collect(),
+            rooms: [(work.clone(), Room::Private), (dir.join(APPLICATION), Room::Kept)]
+                .into_iter()
+                .chain(copies)
+                .collect(),
             view: vec![(dir.clone(), "/lease".into())],
+            // Unpacked, an application is out of the hands that handle data.
+            hidden: vec![Path::new("/lease").join(APPLICATION)],
             memory_bytes_max: MEMORY_BYTES_MAX,
             file_bytes_max: bytes_max.saturating_add(LOG_BYTES_MAX),
         };
@@ -129,6 +144,9 @@ impl Held {
         body: Vec<u8>,
         allowance: Option<Arc<Allowance>>,
     ) -> Result<(Reply, Vec<u8>), Problem> {
+        if let Some(why) = node.disk.held(&self.hand.spec().owner) {
+            return Err(peer("no_storage", why));
+        }
         let hand = self.hand.clone();
         // A task of its own: a borrower that breaks off must not take the helper down in the middle of its work.
         let answer = world::spawn(async move {
@@ -283,7 +301,7 @@ impl Copies {
             return Err(peer("bad_digest", text));
         }
         let held = self.held(node, lent);
-        let place = held.dir.join("application");
+        let place = held.dir.join(APPLICATION);
         let dest = place.join(short(digest));
         let _alone = held.unpacking.lock().await;
         if dest.symlink_metadata().is_ok() {
@@ -301,7 +319,7 @@ impl Copies {
     pub async fn discard(&self, node: &Node, lent: &LentLease, digest: &Digest) -> Result<(), Problem> {
         let held = self.held(node, lent);
         let _alone = held.unpacking.lock().await;
-        let dest = held.dir.join("application").join(short(digest));
+        let dest = held.dir.join(APPLICATION).join(short(digest));
         on_disk("a refused bundle", move || pumasi_transfer::erase(&dest).map_err(io::Error::other)).await
     }
 
@@ -360,12 +378,16 @@ fn only(place: &Path, kept: Option<&str>) -> io::Result<()> {
 const BYTES_PER_FILE: u64 = 4 << 10;
 const FILES_MIN: u64 = 1_024;
 
+fn files_max(bytes_max: u64) -> u64 {
+    FILES_MIN.saturating_add(bytes_max / BYTES_PER_FILE)
+}
+
 /// Counted as unpacked: a chunk that repeats costs each time.
 fn has_room(current: Option<&TreeManifest>, tree: &TreeManifest, bytes_max: u64) -> Result<(), Problem> {
     let both = || current.into_iter().chain([tree]);
     let bytes = both().fold(0u64, |sum, t| sum.saturating_add(t.total_bytes));
     let files = both().fold(0u64, |sum, t| sum.saturating_add(t.entries.len() as u64));
-    let files_max = FILES_MIN.saturating_add(bytes_max / BYTES_PER_FILE);
+    let files_max = files_max(bytes_max);
     if bytes > bytes_max || files > files_max {
         let text = format!(
             "unpacked it would be {bytes} bytes in {files} files; the lease agreed on {bytes_max} bytes, {files_max} files"

@@ -101,7 +101,7 @@ async fn run(node: &Arc<Node>, lent: &LentLease, application: Option<&LentApplic
         id: instance,
         owner: owner_of_lease(id),
         generation: application.sent.generation,
-        bundle_dir: dir.join("application").join(crate::bundles::short(&application.digest)),
+        bundle_dir: dir.join(super::copies::APPLICATION).join(crate::bundles::short(&application.digest)),
         command: app.command.clone(),
         env: app.env.clone(),
         resources: lent.lease.requirement.resources,
@@ -183,7 +183,7 @@ pub async fn emptiness(node: &Node, id: &LeaseId) -> Emptiness {
         _ => (1, 0),
     };
     Emptiness {
-        processes: engine.map_or(1, |r| u64::from(r.processes + r.directories + r.cgroups)),
+        processes: engine.map_or(1, |r| u64::from(r.processes + r.directories + r.cgroups + r.helpers)),
         routes: u64::from(crate::gateway::has_route(node, id)),
         files,
         bytes,

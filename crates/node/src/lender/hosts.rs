@@ -4,7 +4,7 @@
 //! Always holds: a borrower gets no name that a service of this cloud or another borrower's lease has; what it asks for later is
 //! what both sides signed.
 
-use super::lents;
+use crate::object::ServiceRecord;
 use crate::wire::SendApplication;
 use crate::{Node, routes};
 use pumasi_api::{Fault, Problem};
@@ -23,31 +23,27 @@ pub fn names(lease: &Lease, lender: &CloudName) -> BTreeSet<String> {
     lease.hosts.iter().flat_map(|h| [lower(h), lower(&routes::alias(h, lender))]).collect()
 }
 
-/// The hosts of a lease that is to be signed.
-pub(super) fn check_agreed(node: &Node, lease: &Lease) -> Result<(), Problem> {
+/// The hosts of a lease that is to be signed, beside what this cloud and its other borrowers answer for.
+pub(super) fn check_agreed<'a>(
+    lease: &Lease,
+    mut services: impl Iterator<Item = &'a ServiceRecord>,
+    mut lents: impl Iterator<Item = &'a LentLease>,
+) -> Result<(), Problem> {
     let refuse = |text: String| Err(Problem::new(409, "host_claimed", Fault::Peer, text));
     if lease.hosts.len() > HOSTS_MAX || lease.hosts.iter().any(|h| !pumasi_terms::service::is_host(h)) {
         return Err(Problem::bad_request(format!("the lease names more than {HOSTS_MAX} hosts, or one that is none")));
     }
-    let wanted = names(lease, node.name());
-    for service in node.services()?.iter() {
-        if let Some(host) = service.document.spec.hosts.iter().find(|h| wanted.contains(&lower(h))) {
-            return refuse(format!(
-                "{host} is a host of this cloud's own service {}; nobody else answers for it",
-                service.name()
-            ));
-        }
+    let wanted = names(lease, &lease.lender);
+    let claimed = |hosts: &[String]| hosts.iter().find(|h| wanted.contains(&lower(h))).cloned();
+    if let Some((host, service)) = services.find_map(|s| Some((claimed(&s.document.spec.hosts)?, s.name()))) {
+        return refuse(format!("{host} is a host of this cloud's own service {service}; nobody else answers for it"));
     }
     let same = |l: &LentLease| l.lease.borrower == lease.borrower && l.lease.service == lease.service;
-    for lent in lents(node)?.iter().filter(|l| l.binds() && !same(l)) {
-        if let Some(host) = lent.lease.hosts.iter().find(|h| wanted.contains(&lower(h))) {
-            return refuse(format!(
-                "{host} is claimed by {} of {} here already",
-                lent.lease.service, lent.lease.borrower
-            ));
-        }
+    let other = |l: &&LentLease| l.binds() && !same(l);
+    match lents.by_ref().filter(other).find_map(|l| Some((claimed(&l.lease.hosts)?, &l.lease))) {
+        Some((host, of)) => refuse(format!("{host} is claimed by {} of {} here already", of.service, of.borrower)),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// The hosts and aliases of an application that is sent under a signed lease.

@@ -18,13 +18,13 @@ pub use settling::{accept_settlement, dispute_settlement, open_settlements, sett
 pub use told::Told;
 
 use crate::node::{Note, TxError, store_problem};
-use crate::object::{HOLD, LENT, LENT_APPLICATION, LentApplication, SIGNED_LEASE, ServiceRecord};
+use crate::object::{HOLD, LENT, LENT_APPLICATION, LentApplication, SERVICE, SIGNED_LEASE, ServiceRecord};
 use crate::pact::PactView;
 use crate::{Node, clock};
 use pumasi_api::{Fault, Principal, Problem};
 use pumasi_engine::InstanceState;
 use pumasi_lease::message::{LeaseStatus, ReservationGrant, ReservationRequest};
-use pumasi_lease::{Capacity, Code, Hold, Lease, LentLease, LentState, Refused, Transition, ledger};
+use pumasi_lease::{Book, Capacity, Code, Hold, Lease, LentLease, LentState, Refused, Transition, ledger};
 use pumasi_store::{Expect, Tx};
 use pumasi_terms::offer::Offer;
 use pumasi_terms::{CloudName, Digest, LeaseId, Now, ReservationId, Resources};
@@ -151,7 +151,7 @@ pub async fn reserve(
     let (lents, told) = (node.lents.clone(), node.holds_told.clone());
     let hold = node
         .transact(move |tx| {
-            settling::within_trust(tx, &borrower)?;
+            settling::within_trust(tx, &lents, &borrower)?;
             let now = clock::now();
             let hold =
                 lents.book(tx, |book| ledger::reserve(book, &capacity, &borrower, &request, now))?.map_err(refused)?;
@@ -199,7 +199,6 @@ pub async fn sign(node: &Node, borrower: CloudName, document: SignedDocument) ->
         );
         return Err(Problem { retry: true, ..Problem::new(409, "pact_differs", Fault::Peer, text) });
     }
-    hosts::check_agreed(node, &lease)?;
     let capacity = capacity(node, &view)?;
     let countersigned = match document.signed_by(node.name()) {
         true => document,
@@ -211,7 +210,10 @@ pub async fn sign(node: &Node, borrower: CloudName, document: SignedDocument) ->
         let now = clock::now();
         let known = tx.get::<LentLease>(LENT, lease.id.as_str())?.is_some();
         if !known {
-            settling::within_trust(tx, &borrower)?;
+            settling::within_trust(tx, &lents, &borrower)?;
+            let services: Vec<ServiceRecord> = tx.list(SERVICE)?.into_iter().map(|s| s.body).collect();
+            let leases = |book: &Book| hosts::check_agreed(&lease, services.iter(), book.leases().map(|l| &**l));
+            lents.book(tx, leases)??;
             // The borrower chooses the id: it must not be that of a lease that this cloud rents, or another's that is over.
             if tx.get::<SignedDocument>(SIGNED_LEASE, lease.id.as_str())?.is_some() {
                 let text = format!("{} is the id of another lease; choose a new one", lease.id);

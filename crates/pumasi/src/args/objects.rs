@@ -55,10 +55,10 @@ pub enum LeaseCommand {
 
 #[derive(Debug, Subcommand)]
 pub enum SettlementCommand {
-    /// Those that wait
+    /// Those that wait for an operator, or for a borrower that is late
     #[command(after_help = "Example:\n  pumasi settlement list")]
     List,
-    /// Sign it by the lesser reading all the same; the borrower may rent here again
+    /// Sign it by the lesser reading all the same, or write it off where none came; the borrower may rent here again
     #[command(after_help = "Example:\n  pumasi settlement accept lease-4f1c --why 'their gateway was down'")]
     Accept {
         lease: String,
