@@ -215,12 +215,18 @@ fn not_sent(journey: &mut Journey, lease: &LeaseId, why: String, fatal: bool, no
     }
 }
 
-/// A silence that is longer than readings may differ is written down, for the instances that ran at one of its ends.
+/// A silence that is longer than readings may differ is written down: for the instances that ran at one of its ends, and for all that were
+/// granted (the lender may have started and stopped them meanwhile) until a lease's silences are as long as one that a lender outlasts.
 fn hear(part: &mut Part, ready: u32, now: Now) {
     // A lender that hears nothing holds it for a time to live after the last renewal, which may have been sent since we heard.
-    let silent_ms = now.boot.since(part.heard_at).min(part.ttl_ms.saturating_mul(2));
+    let outlasts_ms = part.ttl_ms.saturating_mul(2);
+    let silent_ms = now.boot.since(part.heard_at).min(outlasts_ms);
     if silent_ms > INSTANCE_MS_SLACK {
-        part.lose_sight(part.ready.max(ready).min(part.granted), silent_ms);
+        let known = part.ready.max(ready).min(part.granted);
+        let blind_ms = silent_ms.min(outlasts_ms.saturating_sub(part.blind_ms));
+        part.blind_ms = part.blind_ms.saturating_add(blind_ms);
+        part.lose_sight(known, silent_ms);
+        part.lose_sight(part.granted.saturating_sub(known), blind_ms);
     }
     part.heard_at = now.boot;
 }
@@ -342,6 +348,7 @@ mod tests {
             trouble: None,
             usage: Usage::default(),
             unmetered_ms: 0,
+            blind_ms: 0,
             lender_usage: Usage::default(),
         };
         let journey = Journey {
@@ -400,6 +407,23 @@ mod tests {
         signed(&mut journey, &lease, now(3_000), &mut Vec::new());
         let part = journey.part(&lease).unwrap();
         assert_eq!((&part.state, part.expires_at), (&PartState::Sending, BootMs(5_000)));
+    }
+
+    #[test]
+    fn a_lender_that_answers_seldom_is_believed_for_what_it_said_was_ready_and_no_more_than_once_for_all() {
+        let (mut journey, lease) = sending();
+        journey.part_mut(&lease).unwrap().state = PartState::Serving;
+        let ask = |journey: &mut Journey, ms, ready| {
+            let status = LeaseStatus { instances_ready: ready, ..active(&lease, 4_000) };
+            heard(journey, status, BootMs(ms), now(ms), &mut Vec::new());
+            journey.part(&lease).unwrap().unmetered_ms
+        };
+        assert_eq!(ask(&mut journey, 1_000, 0), 0);
+        // Two granted, each silence 3 s, time to live 4 s: 8 s for both, whatever it says, and then what was ready.
+        assert_eq!([4_000, 7_000, 10_000, 13_000].map(|ms| ask(&mut journey, ms, 0)), [6_000, 12_000, 16_000, 16_000]);
+        assert_eq!([16_000, 19_000, 22_000].map(|ms| ask(&mut journey, ms, 1)), [19_000, 22_000, 25_000]);
+        assert_eq!(ask(&mut journey, 25_000, 0), 28_000);
+        assert_eq!(ask(&mut journey, 28_000, 0), 28_000);
     }
 
     #[test]

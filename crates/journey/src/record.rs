@@ -121,6 +121,9 @@ pub struct Part {
     /// Instance time for which nothing was heard of the lease, because of a link or of this daemon: our own reading may lack it.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub unmetered_ms: u64,
+    /// Silences for which all granted instances were taken to run, together.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub blind_ms: u64,
     /// As the lender says.
     pub lender_usage: Usage,
 }

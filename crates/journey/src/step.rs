@@ -130,7 +130,7 @@ pub fn after_reboot(journey: &Journey, now: Now) -> Journey {
     for part in &mut next.parts {
         part.expires_at = BootMs(0);
         part.heard_at = BootMs(0);
-        part.lose_sight(part.ready, part.ttl_ms.saturating_mul(2));
+        part.lose_sight(part.granted, part.ttl_ms.saturating_mul(2));
         part.since = now.boot;
         part.stepped_at = now.boot;
         part.ready = 0;
@@ -229,6 +229,7 @@ fn choose(journey: &mut Journey, plan: &Plan, borrow: &Borrow, now: Now, told: &
                     trouble: None,
                     usage: Default::default(),
                     unmetered_ms: 0,
+                    blind_ms: 0,
                     lender_usage: Default::default(),
                 });
                 t.state = TryState::Chosen;
