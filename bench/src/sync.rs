@@ -110,7 +110,7 @@ impl Ours {
         let mut turn = Turn::default();
         let (tree, as_of) = self.look()?;
         let update = self.source.update(&tree, as_of)?.context("the change was too large for an update")?;
-        let at = self.copy.bring_forward(&update, &mut self.store)?;
+        let at = self.copy.bring_forward(&update, &mut self.store, &BTreeSet::new())?;
         turn.call(update.len(), answer(at));
         self.source.acknowledged(Some(tree));
         turn.cpu_s = cpu_s(UsageWho::RUSAGE_SELF)? - begin;

@@ -6,7 +6,7 @@ use pumasi_terms::{CloudName, WallMs};
 use pumasi_transfer::delta::DeltaIndex;
 use pumasi_transfer::sqlite::{Delta, SourceOptions, SqliteSource};
 use pumasi_transfer::{
-    ChunkRef, ChunkSource, ChunkStore, Entry, EntryKind, PackWriter, Signatures, TreeManifest, Watermark, digest_of,
+    ChunkRef, ChunkSource, ChunkStore, Entry, PackWriter, Signatures, TreeManifest, Watermark, digest_of,
 };
 use pumasi_trust::{Authority, SpiffeId};
 use std::path::{Path, PathBuf};
@@ -54,22 +54,33 @@ fn write_updates() {
         signatures.sign(ChunkRef::of(bytes), bytes);
         ChunkRef::of(bytes)
     };
-    let file = |path: &str, chunks: Vec<ChunkRef>| Entry {
-        path: path.into(),
-        kind: EntryKind::File { size: chunks.iter().map(|c| u64::from(c.len)).sum(), executable: false, chunks },
-    };
+    let file = |path: &str, chunks: Vec<ChunkRef>| Entry::file(path, chunks);
     let (a, b) = (chunk(&held[0]), chunk(&held[1]));
     let mut changed = held[0].clone();
     changed.splice(1_000..1_010, *b"a few bytes more");
     let (c, new) = (chunk(&changed), chunk(b"new"));
-    let folder = |path: &str| Entry { path: path.into(), kind: EntryKind::Dir };
+    let folder = |path: &str| Entry::dir(path);
     let base = TreeManifest::new(vec![folder("d"), file("d/x", vec![a, b]), file("y", vec![b]), file("z", vec![a])]);
     let tree =
         TreeManifest::new(vec![folder("d"), file("d/n", vec![new]), file("d/x", vec![c, b]), file("z", vec![a])]);
     let (base, tree) = (base.unwrap(), tree.unwrap());
-    let line = |rest: &[u8]| [&base.to_bytes()[..], b"\n", rest].concat();
-    write("corpus/tree_delta/delta", &line(&pumasi_transfer::tree_delta::diff(&base, &tree)));
+    let pieces = |pieces: &[&[u8]]| -> Vec<u8> {
+        let len = |piece: &[u8]| u32::try_from(piece.len()).unwrap().to_le_bytes().to_vec();
+        [0].into_iter().chain(pieces.iter().flat_map(|p| [len(p), p.to_vec()].concat())).collect()
+    };
+    let line = |rest: &[u8]| pieces(&[&base.to_bytes(), rest]);
+    write("corpus/tree_delta/delta", &line(&pumasi_transfer::tree_delta::diff(&base, &tree).unwrap()));
     write("corpus/tree_delta/manifest", &line(&tree.to_bytes()));
+    let odd = TreeManifest::new(vec![
+        Entry { mode: 0o700, ..folder("d") },
+        Entry { mode: 0o640, modified_ns: -1, ..file("d/x", vec![ChunkRef::hole(70_000), a, ChunkRef::hole(4_096)]) },
+        Entry::hardlink("h", "d/x"),
+        Entry::symlink("l", "d/x"),
+        file(&"n".repeat(200), vec![]),
+    ]);
+    let odd = odd.unwrap().to_bytes();
+    write("corpus/tree/odd", &odd);
+    write("corpus/unpack/odd", &pieces(&[&tree.to_bytes(), &odd, &base.to_bytes()]));
     let to = Watermark { generation: 1, as_of_ms: 20 };
     let update = pumasi_transfer::update::encode(&base, &tree, to, &store, &signatures).unwrap().unwrap();
     write("corpus/tree_update/update", &line(&update));

@@ -122,7 +122,7 @@ impl Far {
 async fn carry(home: &mut Helper, far: &mut Helper, set: &Set, now_ms: u64) -> Watermark {
     let (reply, _) = ask(home, Request::Look { now_ms }, b"").await.unwrap();
     assert_eq!(reply, Reply::NeedsBase);
-    let (Reply::Base { as_of }, tree) = ask(home, Request::Base { now_ms: now_ms + 1 }, b"").await.unwrap() else {
+    let (Reply::Base { as_of, .. }, tree) = ask(home, Request::Base { now_ms: now_ms + 1 }, b"").await.unwrap() else {
         panic!("no base")
     };
     TreeManifest::parse(&tree).unwrap();
@@ -130,7 +130,8 @@ async fn carry(home: &mut Helper, far: &mut Helper, set: &Set, now_ms: u64) -> W
     let (reply, pack) = ask(home, Request::Pack, &missing).await.unwrap();
     assert_eq!(reply, Reply::Pack);
     assert_eq!(ask(far, Request::Receive, &pack).await.unwrap().0, Reply::Done);
-    let put = ask(far, Request::Put { set: set.clone(), to: as_of }, &tree).await.unwrap();
+    let digest = pumasi_transfer::digest_of(&tree);
+    let put = ask(far, Request::Put { set: set.clone(), to: as_of, digest }, b"").await.unwrap();
     assert_eq!(put.0, Reply::At { at: as_of });
     ask(home, Request::Told { held: true }, b"").await.unwrap();
     as_of
@@ -304,7 +305,7 @@ async fn a_killed_helper_leaves_a_copy_that_the_next_one_goes_on_with() {
     .unwrap();
     let (mut near, mut there) = (home.open(&rig).await, far.open(&rig).await);
     ask(&mut near, Request::Look { now_ms: 1 }, b"").await.unwrap();
-    let (Reply::Base { as_of }, tree) = ask(&mut near, Request::Base { now_ms: 2 }, b"").await.unwrap() else {
+    let (Reply::Base { as_of, .. }, tree) = ask(&mut near, Request::Base { now_ms: 2 }, b"").await.unwrap() else {
         panic!()
     };
     let (_, missing) = ask(&mut there, Request::Missing, &tree).await.unwrap();
@@ -324,7 +325,8 @@ async fn a_killed_helper_leaves_a_copy_that_the_next_one_goes_on_with() {
     let (_, missing) = ask(&mut next, Request::Missing, &tree).await.unwrap();
     let (_, pack) = ask(&mut near, Request::Pack, &missing).await.unwrap();
     ask(&mut next, Request::Receive, &pack).await.unwrap();
-    let put = ask(&mut next, Request::Put { set: far.set.clone(), to: as_of }, &tree).await.unwrap();
+    let digest = pumasi_transfer::digest_of(&tree);
+    let put = ask(&mut next, Request::Put { set: far.set.clone(), to: as_of, digest }, b"").await.unwrap();
     assert_eq!(put.0, Reply::At { at: as_of });
     assert_eq!(fs::read(far.copy().join("big")).unwrap(), fs::read(home.dir.join("big")).unwrap());
     drop((near, next));

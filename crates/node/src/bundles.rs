@@ -71,6 +71,11 @@ impl Bundles {
         TreeManifest::parse(&bytes).map_err(|e| Problem::ours(format!("bundle {digest}: {e}")))
     }
 
+    /// What a bundle takes that is whole here.
+    pub fn size(&self, node: &Node, digest: &Digest) -> Result<Size, Problem> {
+        node.uploads.size_of(&self.dir, digest, || self.tree(digest))
+    }
+
     /// Chunks that must be sent before the bundle can be completed.
     pub fn missing(&self, node: &Node, who: &str, tree: &TreeManifest) -> Result<Vec<Digest>, Problem> {
         tree.check().map_err(|e| Problem::bad_request(e.to_string()))?;

@@ -236,6 +236,11 @@ pub struct LentApplication {
     pub sent: crate::wire::SendApplication,
     /// Bundle directory is complete.
     pub digest: Digest,
+    /// As unpacked; nothing in records of before, which had the manifest.
+    #[serde(default)]
+    pub bundle_bytes: u64,
+    #[serde(default)]
+    pub bundle_files: u64,
     /// When the first copy of every dataset was complete.
     pub since: BootMs,
 }

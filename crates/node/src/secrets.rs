@@ -162,7 +162,7 @@ mod tests {
     fn sent(generation: u64, named: Value, secrets: Option<Sealed>) -> SendApplication {
         let tree = pumasi_transfer::TreeManifest::new(Vec::new()).unwrap();
         serde_json::from_value(json!({
-            "epoch": 1, "generation": generation, "digest": tree.digest(), "tree": tree, "hosts": [], "aliases": [], "home_only": [],
+            "epoch": 1, "generation": generation, "digest": tree.digest(), "hosts": [], "aliases": [], "home_only": [],
             "user_cookie": null, "admission": pumasi_route::table::Admission::default(), "datasets": [], "ticket_key": null,
             "application": { "bundle": tree.digest().to_string(), "command": ["app"], "secrets": named },
             "secrets": secrets,

@@ -17,6 +17,7 @@ const BYTES_MAX: u64 = 64 << 30;
 /// Of the unpacked bundles of one customer, with those of the last day that nothing names any more.
 const UNPACKED_BYTES_MAX: u64 = 64 << 30;
 const UNPACKED_FILES_MAX: u64 = 4 << 20;
+const SIZES_MAX: usize = 1_024;
 /// So long a bundle that was set aside counts still.
 const UNPACKED_MS: u64 = 24 * 3_600_000;
 /// Of what one principal has asked for and not completed.
@@ -42,8 +43,8 @@ struct Pending {
 /// What unpacking a bundle takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {
-    bytes: u64,
-    files: u64,
+    pub bytes: u64,
+    pub files: u64,
     at: BootMs,
 }
 
@@ -55,6 +56,8 @@ impl Size {
 
 #[derive(Debug, Default)]
 pub struct Uploads {
+    /// Of bundles that were asked about: a manifest of many files is not read each time.
+    sizes: Locked<BTreeMap<(PathBuf, Digest), Size>>,
     /// Of each customer's directory.
     unpacked: Locked<BTreeMap<PathBuf, BTreeMap<Digest, Size>>>,
     pending: Locked<BTreeMap<String, Vec<Pending>>>,
@@ -84,6 +87,26 @@ impl Uploads {
         let mut pending = self.pending.lock();
         drop_old(&mut pending, now);
         pending.get(who).is_some_and(|own| own.iter().any(|p| p.tree == *tree))
+    }
+
+    /// What unpacking a bundle took that stands below `dir`; `manifest` is read the first time.
+    pub fn size_of(
+        &self,
+        dir: &Path,
+        digest: &Digest,
+        manifest: impl FnOnce() -> Result<TreeManifest, Problem>,
+    ) -> Result<Size, Problem> {
+        let key = (dir.to_owned(), *digest);
+        if let Some(size) = self.sizes.lock().get(&key) {
+            return Ok(*size);
+        }
+        let size = Size::of(&manifest()?, BootMs(0));
+        let mut sizes = self.sizes.lock();
+        if sizes.len() >= SIZES_MAX {
+            sizes.clear();
+        }
+        sizes.insert(key, size);
+        Ok(size)
     }
 
     /// Counts a bundle that is to be unpacked below `dir`, or refuses it. `stands`: whether one is there; `standing`: those that a daemon

@@ -1,21 +1,15 @@
-//! Transfer messages between daemons. Protocol version 1, JSON over mutual TLS; chunk packs and page batches are binary.
+//! Transfer messages between daemons. Protocol version 1, JSON over mutual TLS; manifests, chunk packs and page batches are binary.
+//! Whatever is built there was asked for by its manifest before (`POST /v1/leases/{id}/chunks/missing`) and is named by its digest.
 //! A neighbouring version may add fields: those that are not known are passed over.
 
 use pumasi_route::table::{Admission, Position};
 use pumasi_terms::service::{Application, DatasetKind};
 use pumasi_terms::{DatasetName, Digest, Epoch};
-use pumasi_transfer::TreeManifest;
 use pumasi_trust::Sealed;
 use serde::{Deserialize, Serialize};
 
 /// The protocol between daemons; an answer in another is refused with this number.
 pub const PROTOCOL: u32 = 1;
-
-/// `POST /v1/leases/{id}/chunks/missing`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AskMissing {
-    pub tree: TreeManifest,
-}
 
 /// `PUT /v1/leases/{id}/application`: everything an instance there is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,7 +17,6 @@ pub struct SendApplication {
     pub epoch: Epoch,
     /// A lower one than the last is refused.
     pub generation: u64,
-    pub tree: TreeManifest,
     pub digest: Digest,
     pub application: Application,
     pub hosts: Vec<String>,
@@ -56,7 +49,7 @@ pub struct SentDataset {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SendTree {
     pub epoch: Epoch,
-    pub tree: TreeManifest,
+    pub digest: Digest,
     pub position: Position,
 }
 

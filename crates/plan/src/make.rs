@@ -87,6 +87,8 @@ pub struct PlanInput {
     pub bundle_bytes: u64,
     /// Size of all datasets as they are sent.
     pub dataset_bytes: u64,
+    /// Files and directories of both.
+    pub files: u64,
     /// Clouds that failed lately, with what happened.
     pub excluded: Vec<(CloudName, String)>,
     pub now: WallMs,
@@ -328,9 +330,13 @@ fn new_borrow(
     })
 }
 
-/// Copies grow, are unpacked beside what was sent, and an update needs room for the next one: three times what is sent.
+/// What an entry takes of a disk, whatever is in it.
+const FILE_BYTES: u64 = 4 << 10;
+
+/// Copies grow, are unpacked beside what was sent, and an update needs room for the next one: three times what is sent, as it lies there.
 fn storage_bytes(input: &PlanInput) -> u64 {
-    sent_bytes(input).saturating_mul(3).saturating_add(64 << 20)
+    let lies = sent_bytes(input).saturating_add(input.files.saturating_mul(FILE_BYTES));
+    lies.saturating_mul(3).saturating_add(64 << 20)
 }
 
 /// Score of an offer, lower is better: price (1 a millionth an instance-hour), round trip (1 a microsecond), and instances

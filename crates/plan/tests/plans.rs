@@ -85,6 +85,7 @@ fn input(wanted: u32) -> PlanInput {
         application: Digest([1; 32]),
         bundle_bytes: 10 << 20,
         dataset_bytes: 0,
+        files: 0,
         excluded: Vec::new(),
         now: WallMs(5),
     }

@@ -1,9 +1,12 @@
 //! Prints what moving data costs on this machine: `cargo run --release -p pumasi-transfer --example figures`.
+//! With a number behind it, of a directory of so many small files alone.
 
 use pumasi_transfer::sqlite::{Delta, Polled, ReplicaOptions, SourceOptions, SqliteReplica, SqliteSource};
 use pumasi_transfer::{
-    ChunkCache, ChunkStore, Options, ScanLimits, TreeChunks, build, encode_pack, receive_pack, scan,
+    ChunkCache, ChunkStore, FilesReplica, FilesSource, Options, Sample, ScanLimits, TreeChunks, TreeManifest, build,
+    encode_pack, receive_pack, scan,
 };
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -11,9 +14,87 @@ use std::time::{Duration, Instant};
 fn main() -> Result<(), Box<dyn Error>> {
     let dir: PathBuf = std::env::temp_dir().join(format!("pumasi-figures-{}", std::process::id()));
     std::fs::create_dir_all(dir.join("tree"))?;
-    let result = trees(&dir).and_then(|()| database(&dir, "WAL")).and_then(|()| database(&dir, "DELETE"));
+    let files = std::env::args().nth(1).map(|n| n.parse()).transpose()?;
+    let result = match files {
+        Some(files) => many_files(&dir, files),
+        None => all(&dir),
+    };
     pumasi_transfer::erase(&dir)?;
     result
+}
+
+fn all(dir: &std::path::Path) -> Result<(), Box<dyn Error>> {
+    trees(dir).and_then(|()| database(dir, "WAL")).and_then(|()| database(dir, "DELETE"))
+}
+
+/// The most memory that this process has had.
+fn peak_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap_or_default();
+    line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) >> 10
+}
+
+/// A copy of many small files, and an update of ten of them.
+fn many_files(dir: &std::path::Path, files: usize) -> Result<(), Box<dyn Error>> {
+    let (home, copy) = (dir.join("tree"), dir.join("copy"));
+    let content = |n: usize, k: usize| format!("{n:09} of version {k}\n");
+    for n in 0..files {
+        let at = home.join(format!("d{:04}", n / 1_000));
+        if n % 1_000 == 0 {
+            std::fs::create_dir(&at)?;
+        }
+        std::fs::write(at.join(format!("file-{n:09}.txt")), content(n, 0))?;
+    }
+    println!("{files} files, {} bytes", files * content(0, 0).len());
+    let told = |what: &str, begin: Instant| {
+        println!("{what:36}{:8.1} s, {:5} MiB of memory at most", begin.elapsed().as_secs_f64(), peak_mib());
+    };
+    let mut source = FilesSource::new(&home, 1, ScanLimits::of_dataset(4 << 30));
+    let look = |source: &mut FilesSource, at: u64| match source.sample(|| at)? {
+        Sample::Changed { as_of, tree } => Ok::<_, Box<dyn Error>>((as_of, tree)),
+        Sample::Unchanged { .. } => Err("nothing has changed".into()),
+    };
+    let begin = Instant::now();
+    let (as_of, tree) = look(&mut source, 1)?;
+    told("first scan", begin);
+    let manifest = tree.to_bytes();
+    println!("manifest                            {:8} bytes, {} a file", manifest.len(), manifest.len() / files);
+    let begin = Instant::now();
+    drop(TreeManifest::parse(&manifest)?);
+    told("manifest read", begin);
+    let mut store = ChunkStore::open(dir.join("chunks"), 4 << 30)?;
+    let mut replica = FilesReplica::open(&copy, Options::default());
+    let begin = Instant::now();
+    let chunks = source.chunks(&tree);
+    let mut sent = manifest.len();
+    for batch in store.missing(&tree).chunks(16_384) {
+        let digests: Vec<_> = batch.iter().map(|c| c.digest).collect();
+        let pack = encode_pack(&chunks, &digests)?;
+        sent += pack.len();
+        receive_pack(&pack[..], &mut store, &digests.into_iter().collect())?;
+    }
+    drop(chunks);
+    told("packed, sent, verified, kept", begin);
+    println!("sent                                {sent:8} bytes, {} a file", sent / files);
+    let begin = Instant::now();
+    replica.apply(tree.clone(), &store, as_of)?;
+    told("copy made", begin);
+    source.acknowledged(Some(tree));
+    for n in 0..10 {
+        let n = n * files / 10;
+        std::fs::write(home.join(format!("d{:04}/file-{n:09}.txt", n / 1_000)), content(n, 1))?;
+    }
+    let begin = Instant::now();
+    let (as_of, tree) = look(&mut source, 2)?;
+    told("second scan", begin);
+    let begin = Instant::now();
+    let update = source.update(&tree, as_of)?.ok_or("the update is too large")?;
+    told("update of ten files made", begin);
+    println!("sent                                {:8} bytes", update.len());
+    let begin = Instant::now();
+    replica.bring_forward(&update, &mut store, &BTreeSet::new())?;
+    told("update taken in", begin);
+    Ok(())
 }
 
 fn noise(len: usize) -> Vec<u8> {

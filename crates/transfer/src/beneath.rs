@@ -5,9 +5,11 @@
 
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 #[derive(Debug)]
@@ -25,21 +27,23 @@ impl Beneath {
     }
 
     /// What people call something in here.
-    pub fn name(&self, below: &str) -> PathBuf {
-        if below.is_empty() { self.path.clone() } else { self.path.join(below) }
+    pub fn name(&self, below: impl AsRef<Path>) -> PathBuf {
+        let below = below.as_ref();
+        if below.as_os_str().is_empty() { self.path.clone() } else { self.path.join(below) }
     }
 
     /// A regular file or whatever else is there, for reading. Does not wait for the writer of a pipe.
-    pub fn file(&self, below: &str) -> io::Result<File> {
-        Ok(self.step(below, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?.into())
+    pub fn file(&self, below: impl AsRef<OsStr>) -> io::Result<File> {
+        Ok(self.step(below.as_ref(), OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?.into())
     }
 
-    pub fn dir(&self, below: &str) -> io::Result<OpenDir> {
-        let at = if below.is_empty() { "." } else { below };
+    pub fn dir(&self, below: impl AsRef<OsStr>) -> io::Result<OpenDir> {
+        let below = below.as_ref();
+        let at = if below.is_empty() { OsStr::new(".") } else { below };
         Ok(OpenDir(self.step(at, OFlags::RDONLY | OFlags::DIRECTORY)?))
     }
 
-    fn step(&self, below: &str, flags: OFlags) -> io::Result<OwnedFd> {
+    fn step(&self, below: &OsStr, flags: OFlags) -> io::Result<OwnedFd> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         loop {
@@ -53,12 +57,12 @@ impl Beneath {
     }
 
     /// For kernels before 5.6.
-    fn step_by_step(&self, below: &str, flags: OFlags) -> io::Result<OwnedFd> {
+    fn step_by_step(&self, below: &OsStr, flags: OFlags) -> io::Result<OwnedFd> {
         let through = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut parts = below.split('/').peekable();
+        let mut parts = below.as_bytes().split(|b| *b == b'/').peekable();
         let mut at: Option<OwnedFd> = None;
         while let Some(part) = parts.next() {
-            if part == ".." || (part == "." && below != ".") || part.is_empty() {
+            if part == b".." || (part == b"." && below != ".") || part.is_empty() {
                 return Err(Errno::INVAL.into());
             }
             let flags = if parts.peek().is_some() { through } else { flags };
@@ -77,24 +81,22 @@ pub fn was_exchanged(e: &io::Error) -> bool {
 pub struct OpenDir(OwnedFd);
 
 impl OpenDir {
-    /// None for a name that is not UTF-8.
-    pub fn names(&self) -> io::Result<impl Iterator<Item = io::Result<Option<String>>>> {
+    pub fn names(&self) -> io::Result<impl Iterator<Item = io::Result<OsString>>> {
         Ok(Dir::read_from(&self.0)?.filter_map(|entry| match entry {
-            Ok(entry) => match entry.file_name().to_str() {
-                Ok("." | "..") => None,
-                name => Some(Ok(name.ok().map(str::to_owned))),
+            Ok(entry) => match entry.file_name().to_bytes() {
+                b"." | b".." => None,
+                name => Some(Ok(OsString::from_vec(name.to_vec()))),
             },
             Err(e) => Some(Err(e.into())),
         }))
     }
 
-    pub fn stat(&self, name: &str) -> io::Result<Stat> {
+    pub fn stat(&self, name: &OsStr) -> io::Result<Stat> {
         Ok(rustix::fs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
-    /// None for a target that is not UTF-8.
-    pub fn read_link(&self, name: &str) -> io::Result<Option<String>> {
-        Ok(rustix::fs::readlinkat(&self.0, name, Vec::new())?.into_string().ok())
+    pub fn read_link(&self, name: &OsStr) -> io::Result<OsString> {
+        Ok(OsString::from_vec(rustix::fs::readlinkat(&self.0, name, Vec::new())?.into_bytes()))
     }
 }
 
@@ -118,9 +120,9 @@ mod tests {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW;
         for bad in ["link/secret", "file", "../out/secret", "d/../../out/secret", "within/e/f", "/etc/passwd"] {
             assert!(top.file(bad).is_err(), "{bad}");
-            assert!(top.step_by_step(bad, flags).is_err(), "{bad} step by step");
+            assert!(top.step_by_step(bad.as_ref(), flags).is_err(), "{bad} step by step");
         }
-        assert!(top.file("d/e/f").is_ok() && top.step_by_step("d/e/f", flags).is_ok());
+        assert!(top.file("d/e/f").is_ok() && top.step_by_step("d/e/f".as_ref(), flags).is_ok());
         assert!(top.dir("").is_ok() && top.dir("d/e").is_ok() && top.dir("link").is_err());
         assert!(Beneath::open(&inside.join("link")).is_err());
     }

@@ -44,7 +44,17 @@ pub struct ChunkRef {
     pub len: u32,
 }
 
+/// What no chunk has: bytes with this digest are not known.
+const HOLE: Digest = Digest([0; 32]);
+
 impl ChunkRef {
+    /// So many zeros that the file system does not keep.
+    pub fn hole(len: u32) -> Self {
+        Self { digest: HOLE, len }
+    }
+    pub fn is_hole(&self) -> bool {
+        self.digest == HOLE
+    }
     pub fn of(bytes: &[u8]) -> Self {
         Self { digest: digest_of(bytes), len: u32::try_from(bytes.len()).unwrap_or(u32::MAX) }
     }

@@ -6,6 +6,7 @@
 //! Always holds: a delta gives at most the bytes it was asked for, from at most 8 bases; whether they are the right ones says the
 //! chunk's digest alone, which the caller checks.
 
+use crate::leb::{put_number, take_number};
 use crate::signature::{Signatures, Weak, key};
 use crate::store::{ChunkSource, StoreError};
 use pumasi_terms::Digest;
@@ -20,28 +21,6 @@ pub enum DeltaError {
     Invalid(&'static str),
     #[error("delta against a chunk that is not here: {0}")]
     Base(#[from] StoreError),
-}
-
-pub(crate) fn put_number(out: &mut Vec<u8>, mut n: u32) {
-    while n >= 0x80 {
-        out.push(n as u8 | 0x80);
-        n >>= 7;
-    }
-    out.push(n as u8);
-}
-
-/// Takes a number off the front; none if it is broken off or longer than 32 bits.
-pub(crate) fn take_number(input: &mut &[u8]) -> Option<u32> {
-    let mut n = 0u64;
-    for at in 0..5 {
-        let (first, rest) = input.split_first()?;
-        *input = rest;
-        n |= u64::from(first & 0x7f) << (7 * at);
-        if first & 0x80 == 0 {
-            return u32::try_from(n).ok();
-        }
-    }
-    None
 }
 
 /// Blocks of the chunks that a change may be based on, to be found by their bytes.
@@ -241,6 +220,7 @@ pub fn apply(mut delta: &[u8], len: usize, source: &dyn ChunkSource) -> Result<V
 mod tests {
     use super::*;
     use crate::chunk::{ChunkRef, digest_of};
+    use crate::leb::put_number;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 

@@ -5,18 +5,21 @@
 //! why such a dataset cannot claim mode `sync`.
 
 use crate::materialise::{MaterialiseError, Options, beside, update_apart};
-use crate::pack::{PackError, receive_pack};
-use crate::scan::{ChunkCache, ScanError, ScanLimits, TreeChunks, scan};
+use crate::pack::{PackError, receive_onto};
+use crate::scan::{ChunkCache, ScanError, ScanLimits, Skipped, TreeChunks, scan};
+use crate::shelf::{Holds, Shelf};
 use crate::store::{ChunkSource, ChunkStore};
 use crate::tree::TreeManifest;
 use crate::update::{self, TreeUpdate, UpdateError};
 use crate::watermark::Watermark;
 use pumasi_terms::Digest;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
@@ -79,6 +82,11 @@ impl FilesSource {
         Ok(Sample::Changed { as_of, tree })
     }
 
+    /// What the last sample left out.
+    pub fn skipped(&self) -> &Skipped {
+        &self.cache.skipped
+    }
+
     /// Makes the next sample a change, e.g. for a new copy.
     pub fn forget_shipped(&mut self) {
         self.shipped = None;
@@ -108,11 +116,27 @@ impl FilesSource {
     }
 }
 
+/// First line of a copy's state; the manifest follows. Of version 1 was one with the manifest in it: it counts as none.
 #[derive(Serialize, Deserialize)]
 struct State {
     version: u32,
     as_of: Watermark,
-    tree: TreeManifest,
+}
+
+const STATE_VERSION: u32 = 2;
+
+fn read_state(bytes: &[u8]) -> Option<(Watermark, TreeManifest)> {
+    let end = bytes.iter().position(|b| *b == b'\n')?;
+    let state: State = serde_json::from_slice(&bytes[..end]).ok().filter(|s: &State| s.version == STATE_VERSION)?;
+    Some((state.as_of, TreeManifest::parse(&bytes[end + 1..]).ok()?))
+}
+
+fn state_bytes(as_of: Watermark, tree: &TreeManifest) -> Vec<u8> {
+    let head = State { version: STATE_VERSION, as_of };
+    let mut bytes = serde_json::to_vec(&head).unwrap_or_default();
+    bytes.push(b'\n');
+    bytes.extend_from_slice(&tree.to_bytes());
+    bytes
 }
 
 /// A live copy. Its state lies beside the directory, where the application cannot see it.
@@ -122,7 +146,7 @@ pub struct FilesReplica {
     /// Beginning of the names of its state and of what is being written, on the same file system.
     apart: PathBuf,
     options: Options,
-    held: Option<(Watermark, TreeManifest)>,
+    held: Option<(Watermark, Arc<TreeManifest>)>,
 }
 
 impl FilesReplica {
@@ -137,11 +161,9 @@ impl FilesReplica {
     /// As `open`, where the directory above is not ours to write: state and staging are named `apart` and something.
     pub fn open_apart(dir: &Path, apart: &Path, options: Options) -> Self {
         let (dir, apart) = (dir.to_owned(), apart.to_owned());
-        let held = fs::read(beside(&apart, ".state"))
-            .ok()
-            .and_then(|b| serde_json::from_slice::<State>(&b).ok())
-            .filter(|s| s.version == 1 && s.tree.check().is_ok() && dir.is_dir())
-            .map(|s| (s.as_of, s.tree));
+        let state = fs::read(beside(&apart, ".state")).ok();
+        let held = state.and_then(|bytes| read_state(&bytes)).filter(|_| dir.is_dir());
+        let held = held.map(|(at, tree)| (at, Arc::new(tree)));
         Self { dir, apart, options, held }
     }
 
@@ -150,7 +172,7 @@ impl FilesReplica {
     }
 
     pub fn tree(&self) -> Option<&TreeManifest> {
-        self.held.as_ref().map(|(_, t)| t)
+        self.held.as_ref().map(|(_, t)| &**t)
     }
 
     /// The home says that nothing changed up to `as_of` since the tree with this digest.
@@ -175,16 +197,37 @@ impl FilesReplica {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(FilesError::State { path, source: e }),
             _ => {}
         }
-        update_apart(before.as_ref(), &tree, chunks, &self.dir, &beside(&self.apart, ".part"), &self.options)?;
-        let state = State { version: 1, as_of, tree };
-        write_state(&path, &serde_json::to_vec(&state).unwrap_or_default(), self.options.durable)
+        update_apart(before.as_deref(), &tree, chunks, &self.dir, &beside(&self.apart, ".part"), &self.options)?;
+        write_state(&path, &state_bytes(as_of, &tree), self.options.durable)
             .map_err(|source| FilesError::State { path, source })?;
-        self.held = Some((as_of, state.tree));
+        self.held = Some((as_of, Arc::new(tree)));
         Ok(())
     }
 
+    /// As `apply`, of chunks that were received into `store`, and of those that this copy or `others` have. They leave the store as
+    /// they are built in, but for those in `keep`.
+    pub(crate) fn apply_stored(
+        &mut self,
+        tree: TreeManifest,
+        (store, mut others): (&mut ChunkStore, Vec<Holds>),
+        keep: &BTreeSet<Digest>,
+        as_of: Watermark,
+    ) -> Result<(), FilesError> {
+        others.extend(self.holds());
+        self.apply(tree, &Shelf::new(store, others, keep), as_of)
+    }
+
+    pub(crate) fn holds(&self) -> Option<Holds> {
+        self.held.as_ref().map(|(_, tree)| (self.dir.clone(), tree.clone()))
+    }
+
     /// Brings the copy forward by an update. After an error it is as it was, or claims nothing; send a whole state then.
-    pub fn bring_forward(&mut self, update: &[u8], store: &mut ChunkStore) -> Result<Watermark, FilesError> {
+    pub fn bring_forward(
+        &mut self,
+        update: &[u8],
+        store: &mut ChunkStore,
+        keep: &BTreeSet<Digest>,
+    ) -> Result<Watermark, FilesError> {
         let update = TreeUpdate::decode(update)?;
         if self.advance(&update.tree, update.at) {
             // Its answer was lost, and it was sent again.
@@ -196,9 +239,10 @@ impl FilesReplica {
             let (bytes, bytes_max) = (tree.total_bytes, self.options.bytes_max);
             return Err(MaterialiseError::TooLarge { bytes, bytes_max }.into());
         }
-        receive_pack(update.pack, store, &tree.digests())?;
-        match store.missing(&tree).len() {
-            0 => self.apply(tree, store, update.at).map(|()| update.at),
+        let shelf = Shelf::new(store, self.holds().into_iter().collect(), keep);
+        receive_onto(update.pack, &shelf, &tree.digests())?;
+        match tree.chunks().filter(|c| !shelf.has(&c.digest)).count() {
+            0 => self.apply(tree, &shelf, update.at).map(|()| update.at),
             chunks => Err(FilesError::Incomplete { chunks }),
         }
     }

@@ -4,14 +4,18 @@
 //! by file, so that a reader has the old file or the new one, never a half.
 //! Always holds: nothing is written outside of the directory; every byte was verified.
 
+use crate::chunk::ChunkRef;
 use crate::store::{ChunkSource, StoreError};
 use crate::tree::{Entry, EntryKind, TreeError, TreeManifest};
+use pumasi_terms::Digest;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Who may read the copy. Nobody but the owner may ever write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +67,7 @@ fn io(path: &Path) -> impl FnOnce(io::Error) -> MaterialiseError {
 }
 
 impl Access {
+    /// What the owner may do of the original, its readers may do of the copy.
     pub(crate) fn file_mode(self, executable: bool) -> u32 {
         match (self, executable) {
             (Self::Everyone, false) => 0o644,
@@ -109,24 +114,54 @@ fn admit(tree: &TreeManifest, options: &Options) -> Result<(), MaterialiseError>
     Ok(())
 }
 
-fn write_file(path: &Path, entry: &Entry, source: &dyn ChunkSource, options: &Options) -> Result<(), MaterialiseError> {
-    let EntryKind::File { executable, chunks, .. } = &entry.kind else { return Ok(()) };
+/// `uses`: of chunks, after which the source need not have them any more.
+fn write_file(
+    path: &Path,
+    entry: &Entry,
+    source: &dyn ChunkSource,
+    options: &Options,
+    uses: &mut HashMap<Digest, u32>,
+) -> Result<(), MaterialiseError> {
+    let EntryKind::File { size, chunks } = &entry.kind else { return Ok(()) };
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io(path))?;
     for chunk in chunks {
+        if chunk.is_hole() {
+            file.seek(SeekFrom::Current(chunk.len.into())).map_err(io(path))?;
+            continue;
+        }
         let bytes = source
             .chunk(&chunk.digest)
             .and_then(|b| match b.len() == chunk.len as usize {
                 true => Ok(b),
                 false => Err(StoreError::Length { digest: chunk.digest, bytes: b.len() as u64 }),
             })
-            .map_err(|source| MaterialiseError::Chunk { path: entry.path.clone(), source })?;
+            .map_err(|source| MaterialiseError::Chunk { path: entry.path.display().to_string(), source })?;
         file.write_all(&bytes).map_err(io(path))?;
+        if let Some(left) = uses.get_mut(&chunk.digest) {
+            *left -= 1;
+            if *left == 0 {
+                uses.remove(&chunk.digest);
+                source.spent(&chunk.digest);
+            }
+        }
     }
-    options.access.set(path, options.access.file_mode(*executable)).map_err(io(path))?;
+    if chunks.last().is_some_and(ChunkRef::is_hole) {
+        file.set_len(*size).map_err(io(path))?;
+    }
+    options.access.set(path, options.access.file_mode(entry.is_executable())).map_err(io(path))?;
+    if entry.modified_ns != 0 {
+        file.set_modified(time(entry.modified_ns)).map_err(io(path))?;
+    }
     if options.durable {
         file.sync_all().map_err(io(path))?;
     }
     Ok(())
+}
+
+fn time(ns: i64) -> SystemTime {
+    let span = Duration::from_nanos(ns.unsigned_abs());
+    let there = if ns < 0 { UNIX_EPOCH.checked_sub(span) } else { UNIX_EPOCH.checked_add(span) };
+    there.unwrap_or(UNIX_EPOCH)
 }
 
 pub(crate) fn make_dir(path: &Path, options: &Options) -> Result<(), MaterialiseError> {
@@ -161,8 +196,9 @@ pub fn build(
             let path = part.join(&entry.path);
             match &entry.kind {
                 EntryKind::Dir => make_dir(&path, options)?,
-                EntryKind::File { .. } => write_file(&path, entry, source, options)?,
+                EntryKind::File { .. } => write_file(&path, entry, source, options, &mut HashMap::new())?,
                 EntryKind::Symlink { target } => std::os::unix::fs::symlink(target, &path).map_err(io(&path))?,
+                EntryKind::Hardlink { to } => fs::hard_link(part.join(to), &path).map_err(io(&path))?,
             }
         }
         fs::rename(&part, dest).map_err(io(dest))?;
@@ -202,57 +238,110 @@ pub(crate) fn update_apart(
         }
         make_dir(dest, options)?;
     }
-    let held: BTreeMap<&str, &EntryKind> =
-        before.iter().flat_map(|t| &t.entries).map(|e| (e.path.as_str(), &e.kind)).collect();
     fs::create_dir(staging).map_err(io(staging))?;
-    for (n, entry) in tree.entries.iter().enumerate() {
-        if held.get(entry.path.as_str()).is_some_and(|k| **k == entry.kind) {
-            continue;
+    let changed = |entry: &Entry| before.and_then(|b| b.get(&entry.path)) != Some(entry);
+    // Another name of a file that is written anew is another name of the new one.
+    let rewritten = |entry: &Entry| changed(entry) && only_retold(before, entry).is_none();
+    let todo: Vec<(usize, &Entry)> = tree
+        .entries
+        .iter()
+        .enumerate()
+        .filter(|(_, e)| match &e.kind {
+            EntryKind::Hardlink { to } => changed(e) || tree.get(to).is_none_or(rewritten),
+            _ => changed(e),
+        })
+        .collect();
+    let fresh = |n: usize| staging.join(n.to_string());
+    // All that is new is written before anything of the copy goes: chunks may be found in its files, under whatever name.
+    let mut uses = uses_of(todo.iter().map(|(_, e)| *e).filter(|e| rewritten(e)));
+    for (n, entry) in &todo {
+        let path = fresh(*n);
+        match &entry.kind {
+            EntryKind::File { .. } if rewritten(entry) => write_file(&path, entry, source, options, &mut uses)?,
+            EntryKind::Symlink { target } => std::os::unix::fs::symlink(target, &path).map_err(io(&path))?,
+            EntryKind::Hardlink { to } => {
+                let first = tree.entries.binary_search_by(|e| e.path.cmp(to)).unwrap_or(usize::MAX);
+                let staged = fresh(first);
+                let held = dest.join(to);
+                check_parents(dest, to)?;
+                let from = if staged.symlink_metadata().is_ok() { &staged } else { &held };
+                fs::hard_link(from, &path).map_err(io(&path))?;
+            }
+            EntryKind::File { .. } | EntryKind::Dir => {}
         }
-        let (path, fresh) = (dest.join(&entry.path), staging.join(n.to_string()));
+    }
+    for (n, entry) in todo {
+        let path = dest.join(&entry.path);
         check_parents(dest, &entry.path)?;
         let there = fs::symlink_metadata(&path).ok();
-        match &entry.kind {
-            EntryKind::Dir => {
-                if there.as_ref().is_some_and(|m| !m.is_dir()) {
-                    remove(&path)?;
-                }
-                if there.is_none_or(|m| !m.is_dir()) {
-                    make_dir(&path, options)?;
-                }
-                continue;
+        if entry.is_dir() {
+            if there.as_ref().is_some_and(|m| !m.is_dir()) {
+                remove(&path)?;
             }
-            EntryKind::File { .. } => write_file(&fresh, entry, source, options)?,
-            EntryKind::Symlink { target } => std::os::unix::fs::symlink(target, &fresh).map_err(io(&fresh))?,
+            if there.is_none_or(|m| !m.is_dir()) {
+                make_dir(&path, options)?;
+            }
+            continue;
         }
-        // Only a directory in the way makes a gap; a rename cannot replace it.
-        if there.is_some_and(|m| m.is_dir()) {
+        if only_retold(before, entry).is_some() {
+            retell(&path, entry, options)?;
+            continue;
+        }
+        // A rename cannot replace a directory, and between two names of one file it does nothing: only then there is a gap.
+        let linked = matches!(entry.kind, EntryKind::Hardlink { .. });
+        if there.is_some_and(|m| m.is_dir() || linked) {
             remove(&path)?;
         }
-        fs::rename(&fresh, &path).map_err(io(&path))?;
+        fs::rename(fresh(n), &path).map_err(io(&path))?;
     }
     remove(staging)?;
-    let wanted: BTreeMap<&str, bool> =
-        tree.entries.iter().map(|e| (e.path.as_str(), e.kind == EntryKind::Dir)).collect();
     match before {
         Some(before) => {
-            for entry in before.entries.iter().rev().filter(|e| !wanted.contains_key(e.path.as_str())) {
+            for entry in before.entries.iter().rev().filter(|e| tree.get(&e.path).is_none()) {
                 // Its directory may have become a file, and then it is gone already.
                 if check_parents(dest, &entry.path).is_ok() {
                     remove(&dest.join(&entry.path))?;
                 }
             }
         }
-        None => sweep(dest, &wanted)?,
+        None => sweep(dest, tree)?,
     }
     Ok(())
 }
 
+/// A file of which nothing but mode or time has changed.
+fn only_retold<'a>(before: Option<&'a TreeManifest>, entry: &Entry) -> Option<&'a Entry> {
+    let held = before?.get(&entry.path)?;
+    (matches!(held.kind, EntryKind::File { .. }) && held.kind == entry.kind && held != entry).then_some(held)
+}
+
+fn retell(path: &Path, entry: &Entry, options: &Options) -> Result<(), MaterialiseError> {
+    // Neither follows a link that was planted there, nor waits for a pipe.
+    let file = crate::scan::open_file(path).map_err(io(path))?;
+    if !file.metadata().map_err(io(path))?.is_file() {
+        return Err(MaterialiseError::Tampered { path: path.to_owned() });
+    }
+    let mode = options.access.file_mode(entry.is_executable());
+    file.set_permissions(fs::Permissions::from_mode(mode)).map_err(io(path))?;
+    file.set_modified(time(entry.modified_ns)).map_err(io(path))
+}
+
+/// How often each chunk is still to be read.
+fn uses_of<'a>(entries: impl Iterator<Item = &'a Entry>) -> HashMap<Digest, u32> {
+    let mut uses = HashMap::new();
+    for entry in entries {
+        if let EntryKind::File { chunks, .. } = &entry.kind {
+            chunks.iter().filter(|c| !c.is_hole()).for_each(|c| *uses.entry(c.digest).or_default() += 1);
+        }
+    }
+    uses
+}
+
 /// A link planted in the place of a directory would lead the write elsewhere.
-fn check_parents(dest: &Path, path: &str) -> Result<(), MaterialiseError> {
+fn check_parents(dest: &Path, path: &OsStr) -> Result<(), MaterialiseError> {
     let mut at = dest.to_owned();
-    let parts: Vec<&str> = path.split('/').collect();
-    for part in std::iter::once("").chain(parts[..parts.len() - 1].iter().copied()) {
+    let above = Path::new(path).parent().into_iter().flat_map(Path::iter);
+    for part in std::iter::once(OsStr::new("")).chain(above) {
         if !part.is_empty() {
             at.push(part);
         }
@@ -264,19 +353,16 @@ fn check_parents(dest: &Path, path: &str) -> Result<(), MaterialiseError> {
 }
 
 /// Removes whatever the tree does not name.
-fn sweep(dest: &Path, wanted: &BTreeMap<&str, bool>) -> Result<(), MaterialiseError> {
-    let mut todo = vec![(dest.to_owned(), String::new())];
+fn sweep(dest: &Path, tree: &TreeManifest) -> Result<(), MaterialiseError> {
+    let mut todo = vec![(dest.to_owned(), PathBuf::new())];
     while let Some((dir, prefix)) = todo.pop() {
         for item in fs::read_dir(&dir).map_err(io(&dir))? {
-            let path = item.map_err(io(&dir))?.path();
-            let at = path.file_name().and_then(|n| n.to_str()).map(|n| match prefix.is_empty() {
-                true => n.to_owned(),
-                false => format!("{prefix}/{n}"),
-            });
-            match at.as_deref().and_then(|a| wanted.get(a)) {
+            let item = item.map_err(io(&dir))?;
+            let (path, at) = (item.path(), prefix.join(item.file_name()));
+            match tree.get(at.as_os_str()) {
                 None => remove(&path)?,
-                Some(true) => todo.push((path, at.unwrap_or_default())),
-                Some(false) => {}
+                Some(entry) if entry.is_dir() => todo.push((path, at)),
+                Some(_) => {}
             }
         }
     }

@@ -8,6 +8,7 @@
 
 use crate::chunk::{CHUNK_BYTES_MAX, digest_of};
 use crate::delta::{self, DeltaError};
+use crate::shelf::Shelf;
 use crate::store::{ChunkSource, ChunkStore, StoreError};
 use pumasi_terms::Digest;
 use std::io::{self, Read, Write};
@@ -246,13 +247,23 @@ pub fn receive_pack(
     store: &mut ChunkStore,
     asked: &std::collections::BTreeSet<Digest>,
 ) -> Result<Received, PackError> {
+    let none = std::collections::BTreeSet::new();
+    receive_onto(input, &Shelf::new(store, Vec::new(), &none), asked)
+}
+
+/// As [`receive_pack`]; deltas may rest on chunks of the copy.
+pub(crate) fn receive_onto(
+    input: impl Read,
+    shelf: &Shelf<'_>,
+    asked: &std::collections::BTreeSet<Digest>,
+) -> Result<Received, PackError> {
     let mut pack = PackReader::new(input)?;
     let mut received = Received::default();
-    while let Some((digest, bytes)) = pack.next_chunk_over(&*store)? {
+    while let Some((digest, bytes)) = pack.next_chunk_over(shelf)? {
         if !asked.contains(&digest) {
             return Err(PackError::Unasked { chunk: received.chunks });
         }
-        store.put(digest, &bytes)?;
+        shelf.put(digest, &bytes)?;
         received = Received { chunks: received.chunks + 1, bytes: received.bytes + bytes.len() as u64 };
     }
     Ok(received)

@@ -1,17 +1,19 @@
 //! From a directory to its manifest, reading only what may have changed since the last time.
 //!
 //! Always holds: a file in the manifest was not changed while it was read; links are kept, never followed, on no step of any path,
-//! whatever is exchanged meanwhile; whatever is neither file, directory nor link is refused by name.
+//! whatever is exchanged meanwhile; whatever is not in the manifest is told by name.
 
 use crate::beneath::{Beneath, OpenDir, was_exchanged};
 use crate::chunk::{ChunkRef, cut, digest_of};
 use crate::signature::Signatures;
 use crate::store::{ChunkSource, StoreError};
-use crate::tree::{Entry, EntryKind, TreeError, TreeManifest, link_stays_inside};
+use crate::tree::{Entry, EntryKind, MODE_MAX, TreeError, TreeManifest, link_stays_inside};
 use nix::fcntl::OFlag;
 use pumasi_terms::Digest;
 use rustix::fs::FileType;
+use rustix::io::Errno;
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -23,18 +25,64 @@ const READS_MAX: u32 = 5;
 /// A stamp this fresh may be given to one more change, so that it proves nothing.
 const STAMP_SETTLED_NS: i128 = 2_000_000_000;
 
+/// What of a directory goes into its manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Of a bundle: contents, and whether they can be executed, so that the same files make the same manifest wherever they were put.
+    /// Files may have second names outside of it, as where packages are linked from a cache: its owner is the one who asks. What
+    /// cannot be moved is refused.
+    Contents,
+    /// Of a dataset: modes, times, second names and holes too. What has no content to be moved is left out and told, as rsync does
+    /// without `-D`.
+    Everything,
+}
+
 #[derive(Debug, Clone, Copy)]
 pub struct ScanLimits {
     pub bytes_max: u64,
     pub entries_max: usize,
-    /// Files may have a second name outside of the directory: fine where the directory's owner is the one who asks, as with a bundle
-    /// whose packages are linked from a cache.
-    pub names_outside: bool,
+    pub keep: Keep,
 }
 
 impl Default for ScanLimits {
     fn default() -> Self {
-        Self { bytes_max: 64 << 30, entries_max: crate::tree::ENTRIES_MAX, names_outside: true }
+        Self { bytes_max: 64 << 30, entries_max: crate::tree::ENTRIES_MAX, keep: Keep::Contents }
+    }
+}
+
+impl ScanLimits {
+    /// For a dataset of so many bytes at most.
+    pub fn of_dataset(bytes_max: u64) -> Self {
+        Self { bytes_max, keep: Keep::Everything, ..Self::default() }
+    }
+}
+
+/// What was left out of a manifest.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Skipped {
+    pub count: u64,
+    /// The first of them, and what they are.
+    pub first: Vec<(PathBuf, &'static str)>,
+}
+
+const SKIPPED_TOLD_MAX: usize = 8;
+
+impl Skipped {
+    fn add(&mut self, path: PathBuf, what: &'static str) {
+        self.count += 1;
+        if self.first.len() < SKIPPED_TOLD_MAX {
+            self.first.push((path, what));
+        }
+    }
+}
+
+impl std::fmt::Display for Skipped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<String> =
+            self.first.iter().map(|(path, what)| format!("{} (a {what})", path.display())).collect();
+        let more = self.count - self.first.len() as u64;
+        write!(f, "{} left out: {}", self.count, names.join(", "))?;
+        if more > 0 { write!(f, " and {more} more") } else { Ok(()) }
     }
 }
 
@@ -48,8 +96,6 @@ pub enum ScanError {
     LinkOutside { path: PathBuf, target: String },
     #[error("{path} has another name outside of its directory; a copy of it can be moved, a hard link cannot")]
     NameOutside { path: PathBuf },
-    #[error("{path}: names must be UTF-8 text")]
-    Name { path: PathBuf },
     #[error("{path} changed each of the {READS_MAX} times it was read; retry when it is quieter")]
     Changing { path: PathBuf },
     #[error("{dir} holds more than {max} {what}, the limit set for it")]
@@ -101,12 +147,14 @@ struct Known {
 /// What is known of a directory's files from earlier scans. It may be thrown away at any time.
 #[derive(Debug, Default)]
 pub struct ChunkCache {
-    known: BTreeMap<String, Known>,
+    known: BTreeMap<OsString, Known>,
     buffer: Vec<u8>,
     /// Of all chunks that were read, if they are wanted.
     pub(crate) signatures: Option<Signatures>,
     /// Bytes that the last scan had to read.
     pub last_read_bytes: u64,
+    /// What the last scan left out.
+    pub skipped: Skipped,
 }
 
 impl ChunkCache {
@@ -137,7 +185,8 @@ pub fn scan(dir: &Path, cache: &mut ChunkCache, limits: ScanLimits) -> Result<Tr
     let shared = BTreeMap::new();
     let mut scan = Scan { top: &top, limits, entries: Vec::new(), bytes: 0, known: BTreeMap::new(), shared, cache };
     scan.cache.last_read_bytes = 0;
-    let mut todo = vec![String::new()];
+    scan.cache.skipped = Skipped::default();
+    let mut todo = vec![OsString::new()];
     while let Some(at) = todo.pop() {
         let list = match top.dir(&at) {
             Ok(list) => list,
@@ -147,24 +196,15 @@ pub fn scan(dir: &Path, cache: &mut ChunkCache, limits: ScanLimits) -> Result<Tr
         };
         for name in list.names().map_err(io(&top.name(&at)))? {
             let name = name.map_err(io(&top.name(&at)))?;
-            let name = name.ok_or_else(|| ScanError::Name { path: top.name(&at) })?;
-            let below = if at.is_empty() { name.clone() } else { format!("{at}/{name}") };
+            let below = Path::new(&at).join(&name).into_os_string();
             if scan.take(&list, &name, &below)? {
                 todo.push(below);
             }
         }
     }
     scan.no_names_outside()?;
-    let Scan { entries, known, cache, .. } = scan;
-    cache.known = known;
-    TreeManifest::new(drop_orphans(entries)).map_err(|source| ScanError::Tree { dir: dir.to_owned(), source })
-}
-
-/// A directory that vanished and came back during the scan can leave entries twice or without their parent.
-fn drop_orphans(mut entries: Vec<Entry>) -> Vec<Entry> {
-    entries.sort_by(|a, b| a.path.cmp(&b.path));
-    entries.dedup_by(|a, b| a.path == b.path);
-    entries
+    let entries = scan.finish();
+    TreeManifest::new(entries).map_err(|source| ScanError::Tree { dir: dir.to_owned(), source })
 }
 
 struct Scan<'a> {
@@ -172,63 +212,104 @@ struct Scan<'a> {
     limits: ScanLimits,
     entries: Vec<Entry>,
     bytes: u64,
-    known: BTreeMap<String, Known>,
+    known: BTreeMap<OsString, Known>,
     /// Of files with more than one name, by device and inode: how many names they have, and those that were seen.
-    shared: BTreeMap<(u64, u64), (u64, Vec<String>)>,
+    shared: BTreeMap<(u64, u64), (u64, Vec<OsString>)>,
     cache: &'a mut ChunkCache,
 }
 
 impl Scan<'_> {
+    fn keeps_everything(&self) -> bool {
+        self.limits.keep == Keep::Everything
+    }
+
     /// Adds what is called `name` in `dir`; true if it is a directory to descend into.
-    fn take(&mut self, dir: &OpenDir, name: &str, at: &str) -> Result<bool, ScanError> {
+    fn take(&mut self, dir: &OpenDir, name: &OsStr, at: &OsStr) -> Result<bool, ScanError> {
         let path = self.top.name(at);
         let stat = match dir.stat(name) {
             Ok(stat) => stat,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(e) => return Err(io(&path)(e)),
         };
-        let unmovable = |what| Err(ScanError::Unmovable { path: path.clone(), what });
-        let kind = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => EntryKind::Dir,
+        let entry = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => Entry { mode: self.mode(stat.st_mode, true), ..Entry::dir(at) },
             FileType::Symlink => {
                 let target = match dir.read_link(name) {
-                    Ok(target) => target.ok_or_else(|| ScanError::Name { path: path.clone() })?,
+                    Ok(target) => target,
                     Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
                     Err(e) if e.kind() == io::ErrorKind::InvalidInput => return Err(ScanError::Changing { path }),
                     Err(e) => return Err(io(&path)(e)),
                 };
-                if !link_stays_inside(at, &target) {
-                    return Err(ScanError::LinkOutside { path, target });
+                match link_stays_inside(at, &target) {
+                    true => Entry::symlink(at, target),
+                    false if self.keeps_everything() => return self.skip(at, "link out of the directory"),
+                    false => return Err(ScanError::LinkOutside { path, target: target.display().to_string() }),
                 }
-                EntryKind::Symlink { target }
             }
             FileType::RegularFile => match self.file(&path, at)? {
-                Some(kind) => kind,
+                Some(entry) => entry,
                 None => return Ok(false),
             },
-            FileType::Fifo => return unmovable("pipe"),
-            FileType::Socket => return unmovable("socket"),
-            _ => return unmovable("device"),
+            FileType::Fifo => return self.skip(at, "pipe"),
+            FileType::Socket => return self.skip(at, "socket"),
+            _ => return self.skip(at, "device"),
         };
-        let descend = kind == EntryKind::Dir;
+        let descend = entry.is_dir();
         if self.entries.len() >= self.limits.entries_max {
             let max = self.limits.entries_max as u64;
             return Err(ScanError::Limit { dir: self.top.name(""), what: "entries", max });
         }
-        self.entries.push(Entry { path: at.to_owned(), kind });
+        self.entries.push(entry);
         Ok(descend)
+    }
+
+    fn skip(&mut self, at: &OsStr, what: &'static str) -> Result<bool, ScanError> {
+        if !self.keeps_everything() {
+            return Err(ScanError::Unmovable { path: self.top.name(at), what });
+        }
+        self.cache.skipped.add(PathBuf::from(at), what);
+        Ok(false)
+    }
+
+    fn mode(&self, mode: u32, is_dir: bool) -> u16 {
+        let plain = if is_dir || mode & 0o111 != 0 { 0o755 } else { 0o644 };
+        if self.keeps_everything() { (mode as u16) & MODE_MAX } else { plain }
     }
 
     /// A file whose other name is elsewhere could be somebody else's; one whose names are all in here cannot.
     fn no_names_outside(&self) -> Result<(), ScanError> {
         let outside = self.shared.values().find(|(names, seen)| (seen.len() as u64) < *names);
         match outside.and_then(|(_, seen)| seen.first()) {
-            Some(at) if !self.limits.names_outside => Err(ScanError::NameOutside { path: self.top.name(at) }),
+            Some(at) if self.keeps_everything() => Err(ScanError::NameOutside { path: self.top.name(at) }),
             _ => Ok(()),
         }
     }
 
-    fn file(&mut self, path: &Path, at: &str) -> Result<Option<EntryKind>, ScanError> {
+    /// The entries, sorted. The first name of a file has its content, the others name that one.
+    fn finish(self) -> Vec<Entry> {
+        let everything = self.keeps_everything();
+        let mut entries = self.entries;
+        // A directory that vanished and came back during the scan can leave entries twice or without their parent.
+        entries.sort_by(|a, b| a.path.cmp(&b.path));
+        entries.dedup_by(|a, b| a.path == b.path);
+        let mut second: BTreeMap<OsString, OsString> = BTreeMap::new();
+        for (_, mut names) in self.shared.into_values().filter(|_| everything) {
+            names.sort();
+            names.dedup();
+            let mut names = names.into_iter();
+            let Some(first) = names.next() else { continue };
+            second.extend(names.map(|name| (name, first.clone())));
+        }
+        for entry in &mut entries {
+            if let Some(to) = second.remove(&entry.path) {
+                *entry = Entry::hardlink(std::mem::take(&mut entry.path), to);
+            }
+        }
+        self.cache.known = self.known;
+        entries
+    }
+
+    fn file(&mut self, path: &Path, at: &OsStr) -> Result<Option<Entry>, ScanError> {
         for _ in 0..READS_MAX {
             let file = match self.top.file(at) {
                 Ok(file) => file,
@@ -240,9 +321,13 @@ impl Scan<'_> {
             if !meta.is_file() {
                 continue;
             }
-            let (stamp, executable) = (Stamp::of(&meta), meta.mode() & 0o111 != 0);
-            if self.bytes.saturating_add(stamp.size) > self.limits.bytes_max {
-                return Err(ScanError::Limit { dir: self.top.name(""), what: "bytes", max: self.limits.bytes_max });
+            let stamp = Stamp::of(&meta);
+            // Without its holes, about.
+            let sparse = self.keeps_everything() && meta.blocks().saturating_mul(512) < stamp.size;
+            let takes = if sparse { meta.blocks().saturating_mul(512) } else { stamp.size };
+            let max = self.limits.bytes_max;
+            if self.bytes.saturating_add(takes) > max || stamp.size > max {
+                return Err(ScanError::Limit { dir: self.top.name(""), what: "bytes", max });
             }
             let known = self.cache.known.get(at).filter(|k| {
                 k.stamp == stamp && stamp.modified_ns.max(stamp.changed_ns) + STAMP_SETTLED_NS < k.read_at_ns
@@ -251,36 +336,87 @@ impl Scan<'_> {
                 Some(known) => known.clone(),
                 None => {
                     let read_at_ns = wall_ns();
-                    let mut chunks = Vec::new();
-                    // One byte more than the size shows that the file grows, and nothing more is read then.
-                    let input = (&file).take(stamp.size + 1);
-                    let ChunkCache { buffer, signatures, .. } = &mut *self.cache;
-                    let read = cut::<io::Error>(input, buffer, |c, bytes| {
-                        chunks.push(c);
-                        if let Some(signatures) = signatures {
-                            signatures.sign(c, bytes);
-                        }
-                        Ok(())
-                    });
-                    let read = read.map_err(io(path))?;
-                    self.cache.last_read_bytes += read;
+                    let chunks = self.cache.read(&file, stamp.size, sparse).map_err(io(path))?;
+                    let read = chunks.iter().map(|c| u64::from(c.len)).sum::<u64>();
                     if read != stamp.size || Stamp::of(&file.metadata().map_err(io(path))?) != stamp {
                         continue;
                     }
                     Known { stamp, read_at_ns, chunks }
                 }
             };
-            self.bytes += stamp.size;
+            self.bytes += known.chunks.iter().filter(|c| !c.is_hole()).map(|c| u64::from(c.len)).sum::<u64>();
             if meta.nlink() > 1 {
                 let shared = self.shared.entry((stamp.device, stamp.inode)).or_default();
                 shared.0 = meta.nlink();
                 shared.1.push(at.to_owned());
             }
-            let kind = EntryKind::File { size: stamp.size, executable, chunks: known.chunks.clone() };
+            let modified_ns = match self.limits.keep {
+                Keep::Everything => i64::try_from(stamp.modified_ns).unwrap_or_default(),
+                Keep::Contents => 0,
+            };
+            let mode = self.mode(meta.mode(), false);
+            let entry = Entry { mode, modified_ns, ..Entry::file(at, known.chunks.clone()) };
             self.known.insert(at.to_owned(), known);
-            return Ok(Some(kind));
+            return Ok(Some(entry));
         }
         Err(ScanError::Changing { path: path.to_owned() })
+    }
+}
+
+impl ChunkCache {
+    /// A file of so many bytes, in chunks and (where it is `sparse`) holes. What it has grown by meanwhile shows as one byte more.
+    fn read(&mut self, file: &File, size: u64, sparse: bool) -> io::Result<Vec<ChunkRef>> {
+        let mut chunks = Vec::new();
+        let mut at = 0;
+        while at < size {
+            let (data, end) = if sparse { next_data(file, at, size)? } else { (at, size) };
+            let mut hole = data - at;
+            while hole > 0 {
+                let len = u32::try_from(hole).unwrap_or(u32::MAX);
+                chunks.push(ChunkRef::hole(len));
+                hole -= u64::from(len);
+            }
+            if end > data {
+                rustix::fs::seek(file, rustix::fs::SeekFrom::Start(data))?;
+                let input = file.take(end - data + u64::from(end == size));
+                let read = self.read_data(input, &mut chunks)?;
+                if read != end - data {
+                    // It shrank or grew: the sum of the chunks tells.
+                    return Ok(chunks);
+                }
+            }
+            at = end;
+        }
+        Ok(chunks)
+    }
+
+    fn read_data(&mut self, input: impl Read, chunks: &mut Vec<ChunkRef>) -> io::Result<u64> {
+        let Self { buffer, signatures, .. } = self;
+        let read = cut::<io::Error>(input, buffer, |c, bytes| {
+            chunks.push(c);
+            if let Some(signatures) = signatures {
+                signatures.sign(c, bytes);
+            }
+            Ok(())
+        })?;
+        self.last_read_bytes += read;
+        Ok(read)
+    }
+}
+
+/// Where the next data begin and end, at or after `at`.
+fn next_data(file: &File, at: u64, size: u64) -> io::Result<(u64, u64)> {
+    use rustix::fs::{SeekFrom, seek};
+    match seek(file, SeekFrom::Data(at)) {
+        Ok(data) => {
+            let end = seek(file, SeekFrom::Hole(data))?;
+            Ok((data.min(size), end.min(size)))
+        }
+        // Nothing but a hole to the end.
+        Err(Errno::NXIO) => Ok((size, size)),
+        // This file system cannot tell.
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok((at, size)),
+        Err(e) => Err(e.into()),
     }
 }
 
@@ -290,7 +426,7 @@ impl Scan<'_> {
 pub struct TreeChunks {
     /// None: the directory is not there any more.
     top: Option<Beneath>,
-    paths: Vec<String>,
+    paths: Vec<OsString>,
     places: BTreeMap<Digest, (u32, u64, u32)>,
 }
 
@@ -303,11 +439,19 @@ impl TreeChunks {
             let (index, mut offset) = (out.paths.len() as u32, 0u64);
             out.paths.push(entry.path.clone());
             for chunk in chunks {
-                out.places.entry(chunk.digest).or_insert((index, offset, chunk.len));
+                if !chunk.is_hole() {
+                    out.places.entry(chunk.digest).or_insert((index, offset, chunk.len));
+                }
                 offset += u64::from(chunk.len);
             }
         }
         out
+    }
+}
+
+impl TreeChunks {
+    pub(crate) fn has(&self, digest: &Digest) -> bool {
+        self.top.is_some() && self.places.contains_key(digest)
     }
 }
 

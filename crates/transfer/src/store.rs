@@ -33,6 +33,8 @@ pub enum StoreError {
 pub trait ChunkSource {
     /// The bytes of a chunk, verified.
     fn chunk(&self, digest: &Digest) -> Result<Vec<u8>, StoreError>;
+    /// It is not asked for again.
+    fn spent(&self, _: &Digest) {}
 }
 
 /// What a store holds.

@@ -1,19 +1,22 @@
 //! Tree deltas: a manifest told by what it has in common with another.
 //!
 //! Form: steps along the entries of the base, each beginning with a tag. 1: keep so many; 2: drop so many; 3: a new entry: path,
-//! kind (0 directory, 1 file, 2 executable file, 3 link), and its chunks or its target; 4: the next entry, a file, keeps its path:
-//! kind and chunks; 0: the end, the rest of the base is dropped. Chunks are steps along those of the base's file (of none for a new
+//! kind (0 directory, 1 file, 2 executable file, 3 link; in version 2 of manifests 4 directory: mode, 5 file: mode and time, 6 hard
+//! link, instead of the first three), and its chunks or its target; 4: the next entry, a file, keeps its path: kind and chunks; 0: the
+//! end, the rest of the base is dropped. Chunks are steps along those of the base's file (of none for a new
 //! entry): 1: keep so many; 2: drop so many; 3: a chunk, digest (32) and length; 0: the end. Numbers are LEB128, texts a number
 //! and so many bytes.
 //! Always holds: each entry and chunk of the base is used once at most, so that what comes out is no larger than base and delta
 //! together; what comes out passes the checks of a manifest.
 
 use crate::chunk::ChunkRef;
-use crate::delta::{put_number, take_number};
+use crate::leb::{put_number, put_signed, take_number, take_signed};
 use crate::tree::{CHUNKS_MAX, ENTRIES_MAX, Entry, EntryKind, TreeError, TreeManifest};
 use pumasi_terms::Digest;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 const END: u8 = 0;
 const KEEP: u8 = 1;
@@ -25,6 +28,9 @@ const DIR: u8 = 0;
 const FILE: u8 = 1;
 const EXECUTABLE: u8 = 2;
 const LINK: u8 = 3;
+const DIR_MODE: u8 = 4;
+const FILE_MODE: u8 = 5;
+const HARDLINK: u8 = 6;
 
 /// Chunks that recur further on are taken from there only this near, or if the one after them fits too.
 const SKIP_CHUNKS_MAX: usize = 32;
@@ -68,20 +74,35 @@ impl Runs {
         self.out.push(tag);
     }
 
-    fn text(&mut self, text: &str) {
+    fn text(&mut self, text: &OsStr) {
         put_number(&mut self.out, text.len() as u32);
         self.out.extend_from_slice(text.as_bytes());
     }
 
-    fn kind(&mut self, kind: &EntryKind, base: &[ChunkRef]) {
-        match kind {
-            EntryKind::Dir => self.out.push(DIR),
+    /// All of an entry but its path.
+    fn rest(&mut self, version: u32, entry: &Entry, base: &[ChunkRef]) {
+        match &entry.kind {
+            EntryKind::Dir if version == 1 => self.out.push(DIR),
+            EntryKind::Dir => {
+                self.out.push(DIR_MODE);
+                put_number(&mut self.out, entry.mode.into());
+            }
             EntryKind::Symlink { target } => {
                 self.out.push(LINK);
                 self.text(target);
             }
-            EntryKind::File { executable, chunks, .. } => {
-                self.out.push(if *executable { EXECUTABLE } else { FILE });
+            EntryKind::Hardlink { to } => {
+                self.out.push(HARDLINK);
+                self.text(to);
+            }
+            EntryKind::File { chunks, .. } => {
+                if version == 1 {
+                    self.out.push(if entry.is_executable() { EXECUTABLE } else { FILE });
+                } else {
+                    self.out.push(FILE_MODE);
+                    put_number(&mut self.out, entry.mode.into());
+                    put_signed(&mut self.out, entry.modified_ns);
+                }
                 self.chunks(base, chunks);
                 self.tag(END);
             }
@@ -121,9 +142,18 @@ impl Runs {
     }
 }
 
-/// What turns `base` into `tree`.
-pub fn diff(base: &TreeManifest, tree: &TreeManifest) -> Vec<u8> {
+/// What turns `base` into `tree`; none where they are of different versions.
+pub fn diff(base: &TreeManifest, tree: &TreeManifest) -> Option<Vec<u8>> {
+    if base.version != tree.version {
+        return None;
+    }
+    let version = tree.version;
     let mut runs = Runs::default();
+    let put = |runs: &mut Runs, entry: &Entry| {
+        runs.tag(PUT);
+        runs.text(&entry.path);
+        runs.rest(version, entry, &[]);
+    };
     let (mut old, mut new) = (base.entries.iter().peekable(), tree.entries.iter().peekable());
     while let Some(entry) = new.peek().copied() {
         match old.peek().map(|o| o.path.cmp(&entry.path)) {
@@ -132,32 +162,25 @@ pub fn diff(base: &TreeManifest, tree: &TreeManifest) -> Vec<u8> {
                 old.next();
                 continue;
             }
-            Some(Ordering::Equal) => {
-                let before = old.next().map_or(&EntryKind::Dir, |o| &o.kind);
-                match (before, &entry.kind) {
-                    (before, kind) if before == kind => runs.step(KEEP, 1),
-                    (EntryKind::File { chunks, .. }, EntryKind::File { .. }) => {
-                        runs.tag(EDIT);
-                        runs.kind(&entry.kind, chunks);
-                    }
-                    _ => {
-                        runs.step(DROP, 1);
-                        runs.tag(PUT);
-                        runs.text(&entry.path);
-                        runs.kind(&entry.kind, &[]);
-                    }
+            Some(Ordering::Equal) => match old.next() {
+                Some(before) if before == entry => runs.step(KEEP, 1),
+                Some(Entry { kind: EntryKind::File { chunks, .. }, .. })
+                    if matches!(entry.kind, EntryKind::File { .. }) =>
+                {
+                    runs.tag(EDIT);
+                    runs.rest(version, entry, chunks);
                 }
-            }
-            Some(Ordering::Greater) | None => {
-                runs.tag(PUT);
-                runs.text(&entry.path);
-                runs.kind(&entry.kind, &[]);
-            }
+                _ => {
+                    runs.step(DROP, 1);
+                    put(&mut runs, entry);
+                }
+            },
+            Some(Ordering::Greater) | None => put(&mut runs, entry),
         }
         new.next();
     }
     runs.tag(END);
-    runs.out
+    Some(runs.out)
 }
 
 struct Reader<'a> {
@@ -177,21 +200,31 @@ impl Reader<'_> {
         Ok(n as usize)
     }
 
-    fn text(&mut self) -> Result<String, TreeDeltaError> {
+    fn text(&mut self) -> Result<OsString, TreeDeltaError> {
         let len = self.number()?;
         let (text, rest) = self.input.split_at_checked(len).ok_or(TreeDeltaError::Invalid("a text is broken off"))?;
         self.input = rest;
-        String::from_utf8(text.to_vec()).map_err(|_| TreeDeltaError::Invalid("a text is not UTF-8"))
+        Ok(OsString::from_vec(text.to_vec()))
     }
 
-    fn kind(&mut self, base: &[ChunkRef]) -> Result<EntryKind, TreeDeltaError> {
+    fn mode(&mut self) -> Result<u16, TreeDeltaError> {
+        u16::try_from(self.number()?).map_err(|_| TreeDeltaError::Invalid("a mode is too large"))
+    }
+
+    /// All of an entry but its path.
+    fn rest(&mut self, path: OsString, base: &[ChunkRef]) -> Result<Entry, TreeDeltaError> {
         match self.byte()? {
-            DIR => Ok(EntryKind::Dir),
-            LINK => Ok(EntryKind::Symlink { target: self.text()? }),
-            kind @ (FILE | EXECUTABLE) => {
-                let chunks = self.chunks(base)?;
-                let size = chunks.iter().map(|c| u64::from(c.len)).sum();
-                Ok(EntryKind::File { size, executable: kind == EXECUTABLE, chunks })
+            DIR => Ok(Entry::dir(path)),
+            DIR_MODE => Ok(Entry { mode: self.mode()?, ..Entry::dir(path) }),
+            LINK => Ok(Entry::symlink(path, self.text()?)),
+            HARDLINK => Ok(Entry::hardlink(path, self.text()?)),
+            FILE => Ok(Entry::file(path, self.chunks(base)?)),
+            EXECUTABLE => Ok(Entry { mode: 0o755, ..Entry::file(path, self.chunks(base)?) }),
+            FILE_MODE => {
+                let mode = self.mode()?;
+                let time = take_signed(&mut self.input);
+                let modified_ns = time.ok_or(TreeDeltaError::Invalid("a time is broken off or too large"))?;
+                Ok(Entry { mode, modified_ns, ..Entry::file(path, self.chunks(base)?) })
             }
             _ => Err(TreeDeltaError::Invalid("an entry of unknown kind")),
         }
@@ -242,14 +275,17 @@ pub fn patch(base: &TreeManifest, delta: &[u8]) -> Result<TreeManifest, TreeDelt
                 rest = after;
                 entries.extend_from_slice(if tag == KEEP { next } else { &[] });
             }
-            PUT => entries.push(Entry { path: reader.text()?, kind: reader.kind(&[])? }),
+            PUT => {
+                let path = reader.text()?;
+                entries.push(reader.rest(path, &[])?);
+            }
             EDIT => {
                 let (next, after) = split(rest, 1)?;
                 rest = after;
-                let [Entry { path, kind: EntryKind::File { chunks, .. } }] = next else {
+                let [Entry { path, kind: EntryKind::File { chunks, .. }, .. }] = next else {
                     return Err(TreeDeltaError::Invalid("it edits what is no file"));
                 };
-                entries.push(Entry { path: path.clone(), kind: reader.kind(chunks)? });
+                entries.push(reader.rest(path.clone(), chunks)?);
             }
             _ => return Err(TreeDeltaError::Invalid("an unknown step")),
         }
@@ -257,7 +293,7 @@ pub fn patch(base: &TreeManifest, delta: &[u8]) -> Result<TreeManifest, TreeDelt
             return Err(TreeError::TooMany { what: "entries", max: ENTRIES_MAX }.into());
         }
     }
-    Ok(TreeManifest::new(entries)?)
+    Ok(TreeManifest::of_version(base.version, entries)?)
 }
 
 #[cfg(test)]
@@ -271,17 +307,19 @@ mod tests {
 
     fn tree(entries: &[(u8, u8, Vec<u8>)]) -> TreeManifest {
         let mut seen = BTreeMap::new();
-        for (path, kind, chunks) in entries {
-            let chunks: Vec<_> = chunks.iter().map(|n| chunk(*n)).collect();
-            let size = chunks.iter().map(|c| u64::from(c.len)).sum();
-            let kind = match kind {
-                0 => EntryKind::Dir,
-                3 => EntryKind::Symlink { target: "p0".into() },
-                n => EntryKind::File { size, executable: *n == 2, chunks },
+        for (n, kind, chunks) in entries {
+            let (path, chunks) = (format!("p{n}"), chunks.iter().map(|n| chunk(*n)).collect());
+            let entry = match kind {
+                0 => Entry { mode: 0o700 + u16::from(*n), ..Entry::dir(&path) },
+                3 => Entry::symlink(&path, "p0"),
+                2 => Entry { mode: 0o755, modified_ns: i64::from(*n) - 4, ..Entry::file(&path, chunks) },
+                _ => Entry::file(&path, chunks),
             };
-            seen.insert(format!("p{path}"), kind);
+            seen.insert(path, entry);
         }
-        TreeManifest::new(seen.into_iter().map(|(path, kind)| Entry { path, kind }).collect()).unwrap()
+        let first = seen.values().find(|e| matches!(e.kind, EntryKind::File { .. })).map(|e| e.path.clone());
+        let second = first.map(|to| Entry::hardlink("q", to));
+        TreeManifest::new(seen.into_values().chain(second).collect()).unwrap()
     }
 
     fn trees() -> impl Strategy<Value = TreeManifest> {
@@ -300,8 +338,7 @@ mod tests {
                 let mut digest = [0; 32];
                 digest[..4].copy_from_slice(&n.to_le_bytes());
                 let chunks = vec![ChunkRef { digest: Digest(digest), len: 5 }; 4];
-                let kind = EntryKind::File { size: 20, executable: false, chunks };
-                Entry { path: format!("file-{n:05}"), kind }
+                Entry::file(format!("file-{n:05}"), chunks)
             })
             .collect();
         let base = TreeManifest::new(entries.clone()).unwrap();
@@ -311,15 +348,17 @@ mod tests {
         }
         fresh.remove(7);
         let fresh = TreeManifest::new(fresh).unwrap();
-        let delta = diff(&base, &fresh);
+        let delta = diff(&base, &fresh).unwrap();
         assert!(delta.len() <= 60, "{}", delta.len());
         assert_eq!(patch(&base, &delta), Ok(fresh));
-        assert_eq!(diff(&base, &base).len(), 4);
+        assert_eq!(diff(&base, &base).unwrap().len(), 4);
+        assert_eq!(diff(&TreeManifest::of_version(1, Vec::new()).unwrap(), &base), None);
     }
 
     #[test]
     fn hostile_deltas_are_refused() {
-        let base = tree(&[(1, 1, vec![1, 2, 3]), (2, 0, vec![])]);
+        let base =
+            TreeManifest::new(vec![Entry::file("p1", vec![chunk(1), chunk(2), chunk(3)]), Entry::dir("p2")]).unwrap();
         for (delta, why) in [
             (&[][..], "broken off"),
             (&[KEEP, 3, END], "more than its base"),
@@ -331,7 +370,8 @@ mod tests {
             (&[7], "unknown step"),
             (&[END, END], "follow"),
             (&[PUT, 0xff, 0xff, 0xff, 0xff, 0x0f, b'a'], "text"),
-            (&[PUT, 1, 0xff, DIR, END], "UTF-8"),
+            (&[PUT, 1, 0xff, DIR_MODE, 0xff, 0xff, 0xff, 0x7f, END], "mode"),
+            (&[PUT, 1, b'z', HARDLINK, 1, b'y', END], "another name"),
             (&[PUT, 3, b'.', b'.', b'/', DIR, END], "stays inside"),
             (&[PUT, 1, b'a', LINK, 2, b'.', b'.', END], "out of the tree"),
             (&[KEEP, 0xff, 0xff, 0xff, 0xff, 0x7f, END], "number"),
@@ -344,7 +384,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_tree_comes_out_again(base in trees(), fresh in trees()) {
-            prop_assert_eq!(patch(&base, &diff(&base, &fresh)), Ok(fresh));
+            prop_assert_eq!(patch(&base, &diff(&base, &fresh).unwrap()), Ok(fresh));
         }
 
         #[test]
@@ -356,7 +396,7 @@ mod tests {
 
         #[test]
         fn damaged_deltas_never_panic(base in trees(), fresh in trees(), at in any::<usize>(), byte in any::<u8>()) {
-            let mut delta = diff(&base, &fresh);
+            let mut delta = diff(&base, &fresh).unwrap();
             let at = at % delta.len();
             delta[at] = byte;
             let _ = patch(&base, &delta);

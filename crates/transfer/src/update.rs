@@ -14,7 +14,7 @@ use crate::tree::{EntryKind, TreeManifest};
 use crate::tree_delta::{TreeDeltaError, diff, patch};
 use crate::watermark::Watermark;
 use pumasi_terms::Digest;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 const MAGIC: &[u8; 4] = b"PMTU";
 const VERSION: u8 = 1;
@@ -50,17 +50,17 @@ pub struct TreeUpdate<'a> {
 
 /// Old chunks that their files do not have any more: what a changed chunk is likely to resemble.
 fn replaced(base: &TreeManifest, tree: &TreeManifest) -> BTreeSet<Digest> {
-    let fresh: BTreeMap<&str, &EntryKind> = tree.entries.iter().map(|e| (e.path.as_str(), &e.kind)).collect();
     let mut out = BTreeSet::new();
     for entry in &base.entries {
         let EntryKind::File { chunks, .. } = &entry.kind else { continue };
-        match fresh.get(entry.path.as_str()) {
-            Some(kind) if **kind == entry.kind => {}
+        let chunks = chunks.iter().filter(|c| !c.is_hole());
+        match tree.get(&entry.path).map(|e| &e.kind) {
+            Some(kind) if *kind == entry.kind => {}
             Some(EntryKind::File { chunks: now, .. }) => {
                 let now: BTreeSet<Digest> = now.iter().map(|c| c.digest).collect();
-                out.extend(chunks.iter().map(|c| c.digest).filter(|d| !now.contains(d)));
+                out.extend(chunks.map(|c| c.digest).filter(|d| !now.contains(d)));
             }
-            _ => out.extend(chunks.iter().map(|c| c.digest)),
+            _ => out.extend(chunks.map(|c| c.digest)),
         }
     }
     out
@@ -74,7 +74,7 @@ pub fn encode(
     source: &dyn ChunkSource,
     signatures: &Signatures,
 ) -> Result<Option<Vec<u8>>, PackError> {
-    let delta = diff(base, tree);
+    let Some(delta) = diff(base, tree) else { return Ok(None) };
     let mut out = Vec::with_capacity(HEAD_BYTES + delta.len());
     out.extend_from_slice(MAGIC);
     out.push(VERSION);

@@ -17,11 +17,11 @@ use std::time::{Duration, Instant};
 const SECRET: &[u8] = b"the authority's key";
 
 fn strict() -> ScanLimits {
-    ScanLimits { names_outside: false, bytes_max: 1 << 30, ..ScanLimits::default() }
+    ScanLimits::of_dataset(1 << 30)
 }
 
 fn names(tree: &TreeManifest) -> Vec<&str> {
-    tree.entries.iter().map(|e| e.path.as_str()).collect()
+    tree.entries.iter().map(|e| e.path.to_str().unwrap()).collect()
 }
 
 /// Every chunk that can be read, joined.
@@ -140,16 +140,26 @@ fn a_second_name_outside_is_refused_and_one_inside_is_not() {
 }
 
 #[test]
-fn pipes_and_sockets_are_refused_by_name_and_nobody_waits_for_their_writers() {
+fn pipes_sockets_and_links_that_lead_away_are_left_out_by_name_and_nobody_waits_for_their_writers() {
     let tmp = tempfile::tempdir().unwrap();
     let begun = Instant::now();
     nix::unistd::mkfifo(&tmp.path().join("p"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    let refused = scan(tmp.path(), &mut ChunkCache::default(), strict());
-    assert!(matches!(refused, Err(ScanError::Unmovable { what: "pipe", .. })));
-    fs::remove_file(tmp.path().join("p")).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(tmp.path().join("s")).unwrap();
-    let refused = scan(tmp.path(), &mut ChunkCache::default(), strict());
-    assert!(matches!(refused, Err(ScanError::Unmovable { what: "socket", .. })));
+    symlink("/etc/passwd", tmp.path().join("l")).unwrap();
+    fs::write(tmp.path().join("f"), "content").unwrap();
+    let mut cache = ChunkCache::default();
+    assert_eq!(names(&scan(tmp.path(), &mut cache, strict()).unwrap()), ["f"]);
+    let told = cache.skipped.to_string();
+    assert!(told.starts_with("3 left out: "), "{told}");
+    for part in ["p (a pipe)", "s (a socket)", "l (a link out of the directory)"] {
+        assert!(told.contains(part), "{told}");
+    }
+    (0..20).for_each(|n| symlink("/", tmp.path().join(format!("l{n}"))).unwrap());
+    scan(tmp.path(), &mut cache, strict()).unwrap();
+    assert!(cache.skipped.to_string().ends_with("and 15 more"), "{}", cache.skipped);
+    // A bundle says what it is: nothing of it is left out in silence.
+    let refused = scan(tmp.path(), &mut ChunkCache::default(), ScanLimits::default());
+    assert!(matches!(refused, Err(ScanError::Unmovable { .. } | ScanError::LinkOutside { .. })));
     assert!(begun.elapsed() < Duration::from_secs(2));
 }
 
@@ -159,8 +169,7 @@ fn a_file_exchanged_for_a_pipe_keeps_nobody_waiting() {
     let (file, pipe) = (tmp.path().join("f"), tmp.path().join("f.pipe"));
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
     fs::write(&file, "mine").unwrap();
-    let tree = scan(tmp.path(), &mut ChunkCache::default(), strict());
-    assert!(tree.is_err());
+    assert_eq!(names(&scan(tmp.path(), &mut ChunkCache::default(), strict()).unwrap()), ["f"]);
     fs::remove_file(&pipe).unwrap();
     let tree = scan(tmp.path(), &mut ChunkCache::default(), strict()).unwrap();
     let chunks = TreeChunks::new(tmp.path(), &tree);

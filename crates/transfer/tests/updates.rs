@@ -6,10 +6,10 @@ use proptest::prelude::*;
 use pumasi_transfer::pack::PackWriter;
 use pumasi_transfer::tree_delta::TreeDeltaError;
 use pumasi_transfer::{
-    ChunkRef, ChunkStore, Entry, EntryKind, FilesError, FilesReplica, FilesSource, Options, PackError, PackReader,
-    Sample, ScanLimits, Signatures, TreeManifest, TreeUpdate, UpdateError, Watermark, digest_of, encode_pack,
-    receive_pack,
+    ChunkRef, ChunkStore, Entry, FilesError, FilesReplica, FilesSource, Options, PackError, PackReader, Sample,
+    ScanLimits, Signatures, TreeManifest, TreeUpdate, UpdateError, Watermark, digest_of, encode_pack, receive_pack,
 };
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
@@ -103,7 +103,7 @@ fn a_change_costs_little_more_than_itself() {
     let update = pair.update();
     let changed = 100 + 4096 + 1000;
     assert!(update.len() < changed + changed / 2, "{} bytes for {changed}", update.len());
-    pair.replica.bring_forward(&update, &mut pair.store).unwrap();
+    pair.replica.bring_forward(&update, &mut pair.store, &BTreeSet::new()).unwrap();
     assert!(pair.is_same("big"));
     // Renamed and changed: the old chunks are found under their new name.
     fs::remove_file(pair.home("big")).unwrap();
@@ -113,7 +113,7 @@ fn a_change_costs_little_more_than_itself() {
     pair.source.acknowledged(Some(tree));
     let update = pair.update();
     assert!(update.len() < 5000, "{} bytes for 1", update.len());
-    pair.replica.bring_forward(&update, &mut pair.store).unwrap();
+    pair.replica.bring_forward(&update, &mut pair.store, &BTreeSet::new()).unwrap();
     assert!(pair.is_same("new") && !pair.tmp.path().join("copy/big").exists());
 }
 
@@ -126,15 +126,15 @@ fn an_update_for_another_state_is_refused_and_changes_nothing() {
     // The copy went on without the sender's knowing.
     let (tree, as_of) = pair.look();
     let beside = pair.source.update(&tree, as_of).unwrap().unwrap();
-    pair.replica.bring_forward(&beside, &mut pair.store).unwrap();
-    let e = pair.replica.bring_forward(&first, &mut pair.store).unwrap_err();
+    pair.replica.bring_forward(&beside, &mut pair.store, &BTreeSet::new()).unwrap();
+    let e = pair.replica.bring_forward(&first, &mut pair.store, &BTreeSet::new()).unwrap_err();
     assert!(matches!(e, FilesError::Update(UpdateError::OtherBase { .. })), "{e}");
     assert_eq!(pair.replica.watermark(), Some(as_of));
     assert!(pair.is_same("a"));
     // The answer was lost and it comes again.
-    assert_eq!(pair.replica.bring_forward(&beside, &mut pair.store).unwrap(), as_of);
+    assert_eq!(pair.replica.bring_forward(&beside, &mut pair.store, &BTreeSet::new()).unwrap(), as_of);
     let mut empty = FilesReplica::open(pair.tmp.path().join("none"), Options::default());
-    let e = empty.bring_forward(&beside, &mut pair.store).unwrap_err();
+    let e = empty.bring_forward(&beside, &mut pair.store, &BTreeSet::new()).unwrap_err();
     assert!(matches!(e, FilesError::Update(UpdateError::OtherBase { .. })), "{e}");
 }
 
@@ -146,7 +146,9 @@ fn a_base_that_is_gone_or_too_large_a_tree_is_refused_and_a_whole_state_mends_it
     fs::write(pair.home("a"), &bytes).unwrap();
     let update = pair.update();
     pair.store.forget(&digest_of(&noise(60_000, 1))).unwrap();
-    let e = pair.replica.bring_forward(&update, &mut pair.store).unwrap_err();
+    // Its bytes stand in the copy too.
+    fs::write(pair.tmp.path().join("copy/a"), "spoiled").unwrap();
+    let e = pair.replica.bring_forward(&update, &mut pair.store, &BTreeSet::new()).unwrap_err();
     assert!(matches!(e, FilesError::Pack(PackError::Delta { .. })), "{e}");
     pair.source.forget_shipped();
     pair.whole();
@@ -155,7 +157,7 @@ fn a_base_that_is_gone_or_too_large_a_tree_is_refused_and_a_whole_state_mends_it
     let update = pair.update();
     let small = Options { bytes_max: 1000, ..Options::default() };
     let mut tight = FilesReplica::open(pair.tmp.path().join("copy"), small);
-    assert!(matches!(tight.bring_forward(&update, &mut pair.store), Err(FilesError::Materialise(_))));
+    assert!(matches!(tight.bring_forward(&update, &mut pair.store, &BTreeSet::new()), Err(FilesError::Materialise(_))));
 }
 
 #[test]
@@ -171,7 +173,7 @@ fn after_a_restart_there_are_no_signatures_and_whole_chunks_go() {
     pair.source.acknowledged(Some(base));
     let update = pair.source.update(&tree, as_of).unwrap().unwrap();
     assert!((50_000..600_000).contains(&update.len()), "{}", update.len());
-    pair.replica.bring_forward(&update, &mut pair.store).unwrap();
+    pair.replica.bring_forward(&update, &mut pair.store, &BTreeSet::new()).unwrap();
     assert!(pair.is_same("a"));
 }
 
@@ -180,61 +182,69 @@ fn golden(name: &str) -> Vec<u8> {
 }
 
 /// One state and the next, of bytes that do not compress, so that no version of zstd shows.
-fn example() -> (TreeManifest, TreeManifest, Vec<u8>, Vec<u8>) {
+fn example(version: u32) -> (TreeManifest, TreeManifest, Vec<u8>, Vec<u8>) {
     let old = noise(2000, 7);
     let mut new = old.clone();
     new.splice(1000..1000, noise(10, 8));
-    let file = |path: &str, chunk: &[u8]| {
-        let kind = EntryKind::File { size: chunk.len() as u64, executable: false, chunks: vec![ChunkRef::of(chunk)] };
-        Entry { path: path.into(), kind }
+    let file = |path: &str, chunk: &[u8]| Entry::file(path, vec![ChunkRef::of(chunk)]);
+    let odd = |entry: Entry| match version {
+        1 => entry,
+        _ => Entry { mode: 0o640, modified_ns: 1_700_000_000_123_456_789, ..entry },
     };
-    let dir = |path: &str| Entry { path: path.into(), kind: EntryKind::Dir };
-    let link = Entry { path: "d/link".into(), kind: EntryKind::Symlink { target: "file".into() } };
-    let base = TreeManifest::new(vec![dir("d"), file("d/file", &old), file("gone", &old)]).unwrap();
-    let tree = TreeManifest::new(vec![dir("d"), file("d/file", &new), link, file("z", &noise(40, 9))]).unwrap();
-    (base, tree, old, new)
+    let link = Entry::symlink("d/link", "file");
+    let more = (version > 1).then(|| Entry::hardlink("d/second", "d/file"));
+    let base = vec![Entry::dir("d"), odd(file("d/file", &old)), file("gone", &old)];
+    let tree = [Entry::dir("d"), odd(file("d/file", &new)), link, file("z", &noise(40, 9))];
+    let of = |entries| TreeManifest::of_version(version, entries).unwrap();
+    (of(base), of(tree.into_iter().chain(more).collect()), old, new)
 }
 
 #[test]
 fn what_is_spoken_is_as_in_the_golden_files() {
-    let (base, tree, old, new) = example();
-    let tmp = tempfile::tempdir().unwrap();
-    let mut store = ChunkStore::open(tmp.path(), 1 << 20).unwrap();
-    for chunk in [&old, &new, &noise(40, 9)] {
-        store.put(digest_of(chunk), chunk).unwrap();
+    for version in [1, 2] {
+        let (base, tree, old, new) = example(version);
+        let tmp = tempfile::tempdir().unwrap();
+        let mut store = ChunkStore::open(tmp.path(), 1 << 20).unwrap();
+        for chunk in [&old, &new, &noise(40, 9)] {
+            store.put(digest_of(chunk), chunk).unwrap();
+        }
+        let mut signatures = Signatures::for_dataset(1 << 20);
+        signatures.sign(ChunkRef::of(&old), &old);
+        let update = pumasi_transfer::update::encode(&base, &tree, mark(5), &store, &signatures).unwrap().unwrap();
+        let mut pack = PackWriter::new(Vec::new()).unwrap();
+        pack.write(&digest_of(&noise(40, 9)), &noise(40, 9)).unwrap();
+        let pack = pack.finish().unwrap();
+        let (tree_file, update_file) = match version {
+            1 => ("tree-v1.json", "update-v1.bin"),
+            _ => ("tree-v2.bin", "update-v2.bin"),
+        };
+        if std::env::var_os("PUMASI_WRITE_GOLDEN").is_some() {
+            let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join(tree_file), tree.to_bytes()).unwrap();
+            fs::write(dir.join(update_file), &update).unwrap();
+            fs::write(dir.join("pack-v1.bin"), &pack).unwrap();
+        }
+        assert_eq!(TreeManifest::parse(&golden(tree_file)).as_ref(), Ok(&tree));
+        assert_eq!(tree.to_bytes(), golden(tree_file));
+        assert_eq!(pack, golden("pack-v1.bin"));
+        assert_eq!(update, golden(update_file));
+        let read = TreeUpdate::decode(&update).unwrap();
+        assert_eq!((read.base, read.tree, read.at), (base.digest(), tree.digest(), mark(5)));
+        assert_eq!(read.tree(&base).unwrap(), tree);
+        let mut chunks = PackReader::new(read.pack).unwrap();
+        let mut lens = Vec::new();
+        while let Some((_, bytes)) = chunks.next_chunk_over(&store).unwrap() {
+            lens.push(bytes.len());
+        }
+        assert_eq!(lens, [2010, 40]);
+        assert!(update.len() < 1000, "{} bytes: no delta was made", update.len());
     }
-    let mut signatures = Signatures::for_dataset(1 << 20);
-    signatures.sign(ChunkRef::of(&old), &old);
-    let update = pumasi_transfer::update::encode(&base, &tree, mark(5), &store, &signatures).unwrap().unwrap();
-    let mut pack = PackWriter::new(Vec::new()).unwrap();
-    pack.write(&digest_of(&noise(40, 9)), &noise(40, 9)).unwrap();
-    let pack = pack.finish().unwrap();
-    if std::env::var_os("PUMASI_WRITE_GOLDEN").is_some() {
-        let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-        fs::create_dir_all(&dir).unwrap();
-        fs::write(dir.join("tree-v1.json"), tree.to_bytes()).unwrap();
-        fs::write(dir.join("update-v1.bin"), &update).unwrap();
-        fs::write(dir.join("pack-v1.bin"), &pack).unwrap();
-    }
-    assert_eq!(TreeManifest::parse(&golden("tree-v1.json")).as_ref(), Ok(&tree));
-    assert_eq!(tree.to_bytes(), golden("tree-v1.json"));
-    assert_eq!(pack, golden("pack-v1.bin"));
-    assert_eq!(update, golden("update-v1.bin"));
-    let read = TreeUpdate::decode(&update).unwrap();
-    assert_eq!((read.base, read.tree, read.at), (base.digest(), tree.digest(), mark(5)));
-    assert_eq!(read.tree(&base).unwrap(), tree);
-    let mut chunks = PackReader::new(read.pack).unwrap();
-    let mut lens = Vec::new();
-    while let Some((_, bytes)) = chunks.next_chunk_over(&store).unwrap() {
-        lens.push(bytes.len());
-    }
-    assert_eq!(lens, [2010, 40]);
-    assert!(update.len() < 1000, "{} bytes: no delta was made", update.len());
 }
 
 #[test]
 fn other_versions_and_broken_updates_are_refused() {
-    let (base, ..) = example();
+    let (base, ..) = example(1);
     let good = golden("update-v1.bin");
     let mut newer = good.clone();
     newer[4] = 2;
@@ -259,8 +269,8 @@ fn other_versions_and_broken_updates_are_refused() {
 proptest! {
     #[test]
     fn a_damaged_update_never_gives_another_tree(at in any::<usize>(), byte in any::<u8>()) {
-        let (base, tree, old, _) = example();
-        let mut update = golden("update-v1.bin");
+        let (base, tree, old, _) = example(2);
+        let mut update = golden("update-v2.bin");
         let at = at % update.len();
         update[at] = byte;
         let tmp = tempfile::tempdir().unwrap();

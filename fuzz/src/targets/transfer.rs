@@ -9,6 +9,7 @@ use pumasi_transfer::{
     update,
 };
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::Path;
 
 /// Trees beyond this are not built: the bound under test is another.
@@ -19,7 +20,9 @@ const BUILT_ENTRIES_MAX: usize = 64;
 pub fn tree(input: &[u8]) {
     if let Ok(tree) = TreeManifest::parse(input) {
         assert_eq!(tree.to_bytes(), input);
-        assert_eq!(TreeManifest::new(tree.entries.clone()).as_ref(), Ok(&tree));
+        // The same in today's form.
+        let today = TreeManifest::new(tree.entries.clone()).expect("what was taken is taken again");
+        assert_eq!(TreeManifest::parse(&today.to_bytes()).as_ref(), Ok(&today));
         let named: u64 = tree.chunks().map(|c| u64::from(c.len)).sum();
         assert_eq!(named, tree.total_bytes);
     }
@@ -36,12 +39,12 @@ impl ChunkSource for Filler {
 }
 
 /// What stands in a directory: path to whether it is a directory, a file of so many bytes, or a link.
-fn listing(dir: &Path, at: &Path, out: &mut BTreeMap<String, String>) {
+fn listing(dir: &Path, at: &Path, out: &mut BTreeMap<OsString, String>) {
     let mut items: Vec<_> = std::fs::read_dir(dir).unwrap().map(|i| i.unwrap().path()).collect();
     items.sort();
     for path in items {
         let meta = std::fs::symlink_metadata(&path).unwrap();
-        let name = path.strip_prefix(at).unwrap().to_str().unwrap().to_owned();
+        let name = path.strip_prefix(at).unwrap().as_os_str().to_owned();
         if meta.is_symlink() {
             let target = std::fs::read_link(&path).unwrap();
             out.insert(name, format!("link to {}", target.display()));
@@ -54,20 +57,36 @@ fn listing(dir: &Path, at: &Path, out: &mut BTreeMap<String, String>) {
     }
 }
 
-fn wanted(tree: &TreeManifest) -> BTreeMap<String, String> {
+fn wanted(tree: &TreeManifest) -> BTreeMap<OsString, String> {
     let told = |kind: &EntryKind| match kind {
         EntryKind::Dir => "directory".to_owned(),
         EntryKind::File { size, .. } => format!("{size} bytes"),
-        EntryKind::Symlink { target } => format!("link to {target}"),
+        EntryKind::Symlink { target } => format!("link to {}", target.display()),
+        EntryKind::Hardlink { to } => match tree.get(to).map(|e| &e.kind) {
+            Some(EntryKind::File { size, .. }) => format!("{size} bytes"),
+            other => panic!("{} is a name of {other:?}", to.display()),
+        },
     };
     tree.entries.iter().map(|e| (e.path.clone(), told(&e.kind))).collect()
 }
 
-/// Two manifests, one a line: the first is built, the second takes its place, and both over a directory that somebody has
+/// Pieces of an input: a line each, or where it begins with a zero, each with its length before it (u32 LE).
+pub(crate) fn pieces(input: &[u8]) -> Vec<&[u8]> {
+    let Some(mut rest) = input.strip_prefix(&[0]) else { return input.split(|&b| b == b'\n').collect() };
+    let mut out = Vec::new();
+    while let Some((len, after)) = rest.split_first_chunk::<4>() {
+        let Some((piece, after)) = after.split_at_checked(u32::from_le_bytes(*len) as usize) else { break };
+        out.push(piece);
+        rest = after;
+    }
+    out
+}
+
+/// Two manifests: the first is built, the second takes its place, and both over a directory that somebody has
 /// spoiled with links. Nothing appears beside the copy, and the copy is what the manifest says.
 pub fn unpack(input: &[u8]) {
     let trees: Vec<TreeManifest> =
-        input.split(|&b| b == b'\n').take(3).filter_map(|line| TreeManifest::parse(line).ok()).collect();
+        pieces(input).into_iter().take(3).filter_map(|piece| TreeManifest::parse(piece).ok()).collect();
     let fits = |t: &TreeManifest| t.total_bytes <= BUILT_BYTES_MAX && t.entries.len() <= BUILT_ENTRIES_MAX;
     if trees.is_empty() || !trees.iter().all(fits) {
         return;
@@ -87,16 +106,12 @@ pub fn unpack(input: &[u8]) {
         for (name, _) in found.iter().filter(|(_, kind)| kind.starts_with("link")) {
             // A link may lead nowhere, or round; where it leads somewhere, that is within the copy.
             if let Ok(end) = std::fs::canonicalize(dest.join(name)) {
-                assert!(end.starts_with(std::fs::canonicalize(&dest).unwrap()), "{name} leads to {}", end.display());
+                assert!(end.starts_with(std::fs::canonicalize(&dest).unwrap()), "{name:?} leads to {}", end.display());
             }
         }
         let mut beside = BTreeMap::new();
         listing(&outside, &outside, &mut beside);
-        assert_eq!(
-            beside,
-            BTreeMap::from([("kept".to_owned(), "4 bytes".to_owned())]),
-            "something was written outside"
-        );
+        assert_eq!(beside, BTreeMap::from([("kept".into(), "4 bytes".to_owned())]), "something was written outside");
         let names: Vec<_> = std::fs::read_dir(&inside).unwrap().map(|i| i.unwrap().file_name()).collect();
         assert_eq!(names, ["copy"], "something is left beside the copy");
     };

@@ -1,5 +1,6 @@
 //! Deltas: of chunks, of manifests, and whole updates of a tree, over bases that the receiver holds.
 
+use super::transfer::pieces;
 use pumasi_terms::Digest;
 use pumasi_transfer::delta::{self, DeltaIndex};
 use pumasi_transfer::store::ChunkSource;
@@ -45,23 +46,22 @@ pub fn chunk_delta(input: &[u8]) {
     }
 }
 
-/// A manifest on a line, then what changes it: a delta, or another manifest to which one leads.
+/// A manifest, then what changes it: a delta, or another manifest to which one leads.
 pub fn tree_delta(input: &[u8]) {
-    let Some(end) = input.iter().position(|&b| b == b'\n') else { return };
-    let Ok(base) = TreeManifest::parse(&input[..end]) else { return };
-    let rest = &input[end + 1..];
+    let [base, rest] = pieces(input)[..] else { return };
+    let Ok(base) = TreeManifest::parse(base) else { return };
     for tree in [TreeManifest::parse(rest).ok(), patch(&base, rest).ok()].into_iter().flatten() {
         assert_eq!(TreeManifest::parse(&tree.to_bytes()).as_ref(), Ok(&tree), "a manifest that would be refused");
-        let again = patch(&base, &diff(&base, &tree)).unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(again, tree);
+        let Some(delta) = diff(&base, &tree) else { continue };
+        assert_eq!(patch(&base, &delta).unwrap_or_else(|e| panic!("{e}")), tree);
     }
 }
 
-/// The base's manifest on a line, then an update.
+/// The base's manifest, then an update.
 pub fn tree_update(input: &[u8]) {
-    let Some(end) = input.iter().position(|&b| b == b'\n') else { return };
-    let Ok(base) = TreeManifest::parse(&input[..end]) else { return };
-    let Ok(update) = TreeUpdate::decode(&input[end + 1..]) else { return };
+    let [base, update] = pieces(input)[..] else { return };
+    let Ok(base) = TreeManifest::parse(base) else { return };
+    let Ok(update) = TreeUpdate::decode(update) else { return };
     let Ok(tree) = update.tree(&base) else { return };
     assert_eq!(tree.digest(), update.tree);
     assert!(tree.check().is_ok());

@@ -205,6 +205,7 @@ impl Ours {
             application: Digest([1; 32]),
             bundle_bytes: 1 << 20,
             dataset_bytes: 0,
+            files: 0,
             excluded: Vec::new(),
             now: now.wall,
         };

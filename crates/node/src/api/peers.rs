@@ -4,7 +4,7 @@ use super::allowance::Allowance;
 use super::body::{Answer, ApiError, Json, Raw};
 use super::params::Path;
 use crate::object::{LENT_APPLICATION, LentApplication};
-use crate::wire::{AskMissing, CopyState, PROTOCOL, SealingKey, SendApplication, SendTree, Signed};
+use crate::wire::{CopyState, PROTOCOL, SealingKey, SendApplication, SendTree, Signed};
 use crate::{Node, lender, secrets};
 use axum::Extension;
 use axum::extract::State;
@@ -90,10 +90,10 @@ pub async fn missing(
     State(node): State<Arc<Node>>,
     Extension(who): Extension<Principal>,
     Path(id): Path<LeaseId>,
-    Json(ask): Json<AskMissing>,
+    Raw(manifest): Raw,
 ) -> Answer<Missing> {
     let lent = lender::usable(&node, &peer(who)?, &id)?;
-    let chunks = node.copies.missing(&node, &lent, ask.tree).await?;
+    let chunks = node.copies.missing(&node, &lent, manifest.into()).await?;
     Ok(axum::Json(Missing { chunks }))
 }
 
@@ -157,14 +157,15 @@ pub async fn application(
         let text = format!("egress {to} is not covered by the signed lease; it names {covered:?}");
         return Err(Problem::new(409, pumasi_lease::Code::Egress.as_str(), Fault::Peer, text).into());
     }
-    node.disk.admits(sent.tree.total_bytes)?;
+    let size = node.copies.asked(&lent, &sent.digest)?;
+    node.disk.admits(size.bytes)?;
     lender::check_sent(&node, &lent.lease, &sent)?;
     secrets::of_lease(&node.identity.vault, &lent.lease, &sent)?;
     // Nothing is unpacked that would be refused afterwards.
     let current = lender::check_generation(&node, &id, &sent)?;
-    node.copies.unpack(&node, &lent, &sent.tree, &sent.digest, current.as_ref()).await?;
+    node.copies.unpack(&node, &lent, (&sent.digest, size), current.as_ref()).await?;
     let digest = sent.digest;
-    let taken = lender::set_application(&node, borrower, id.clone(), sent).await;
+    let taken = lender::set_application(&node, borrower, id.clone(), sent, size).await;
     if taken.is_err() && lender::current_application(&node, &id)? != Some(digest) {
         node.copies.discard(&node, &lent, &digest).await?;
     }
@@ -187,7 +188,7 @@ pub async fn dataset(
 ) -> Answer<CopyState> {
     let lent = lender::usable(&node, &peer(who)?, &id)?;
     let set = dataset_of(&node, &id, &name)?;
-    node.disk.admits(sent.tree.total_bytes)?;
+    node.disk.admits(node.copies.asked(&lent, &sent.digest)?.bytes)?;
     let state = node.copies.put(&node, &lent, &set, sent).await?;
     node.wake.notify_one();
     Ok(axum::Json(state))

@@ -8,6 +8,7 @@ use crate::tenancy::{self, Estate};
 use crate::{Node, borrower, bundles, clock, home, lender, secrets};
 use axum::Extension;
 use axum::extract::State;
+use bytes::Bytes;
 use pumasi_api::message::{InstanceView, List, Missing, ServiceStatus, ServiceView, Uploaded};
 use pumasi_api::{Principal, Problem};
 use pumasi_engine::{InstanceState, InstanceStatus};
@@ -185,7 +186,7 @@ pub async fn put(
         (Some(old), _) => old.customer.clone(),
         (None, asked) => tenancy::named(&who, asked)?,
     };
-    bundles::owned(&node, &customer).tree(&digest)?;
+    bundles::owned(&node, &customer).size(&node, &digest)?;
     may_call(&node, &service)?;
     check_platform(&node, &service)?;
     secrets::check(&node, &customer, &service)?;
@@ -319,12 +320,19 @@ fn store_of(node: &Node, who: &Principal, asked: For) -> Result<bundles::Bundles
     Ok(bundles::owned(node, &tenancy::named_here(node, who, asked.customer)?))
 }
 
+/// A manifest may be of a million files.
+async fn manifest(body: Bytes) -> Result<TreeManifest, Problem> {
+    let parse = move || TreeManifest::parse(&body).map_err(|e| Problem::bad_request(format!("the manifest: {e}")));
+    blocking(parse).await
+}
+
 pub async fn bundle_missing(
     State(node): State<Arc<Node>>,
     Extension(who): Extension<Principal>,
     Query(asked): Query<For>,
-    Json(tree): Json<TreeManifest>,
+    Raw(body): Raw,
 ) -> Answer<Missing> {
+    let tree = manifest(body).await?;
     node.disk.admits(tree.total_bytes)?;
     let bundles = store_of(&node, &who, asked)?;
     Ok(axum::Json(Missing { chunks: blocking(move || bundles.missing(&node, &who.to_string(), &tree)).await? }))
@@ -346,8 +354,9 @@ pub async fn bundle_complete(
     State(node): State<Arc<Node>>,
     Extension(who): Extension<Principal>,
     Query(asked): Query<For>,
-    Json(tree): Json<TreeManifest>,
+    Raw(body): Raw,
 ) -> Answer<Uploaded> {
+    let tree = manifest(body).await?;
     node.disk.admits(tree.total_bytes)?;
     let bundles = store_of(&node, &who, asked)?;
     Ok(axum::Json(blocking(move || bundles.complete(&node, &who.to_string(), &tree)).await?))

@@ -4,7 +4,7 @@
 use super::ship;
 use crate::node::{Locked, Note};
 use crate::object::{DISPUTE, Dispute, JOURNEY, PLAN, PlanRecord, SERVICE, SETTLEMENT, SIGNED_LEASE, ServiceRecord};
-use crate::wire::{AskMissing, SendApplication, SentDataset, Signed};
+use crate::wire::{SendApplication, SentDataset, Signed};
 use crate::{Node, bundles, clock, lender, routes, secrets, sensing, trace};
 use bytes::Bytes;
 use pumasi_api::message::Missing;
@@ -27,6 +27,10 @@ const RETRY_MS: u64 = 100;
 const RETRY_MS_MAX: u64 = 2_000;
 /// Chunks are sent in packs of about so many bytes.
 const PACK_BYTES: usize = 4 << 20;
+/// Small files have a chunk each.
+const PACK_CHUNKS: usize = 16_384;
+/// Of asking what is missing and sending it.
+const ROUNDS_MAX: usize = 64;
 /// For one pack, also on a slow link.
 const PACK_TIMEOUT: Duration = Duration::from_secs(60);
 /// First copies of all datasets.
@@ -216,35 +220,43 @@ async fn sign(node: &Node, journey: &Journey, part: &Part) -> Result<Vec<Event>,
     Ok(vec![Event::Signed { lease: part.lease.clone() }])
 }
 
-/// Chunks that the lender has not, then whatever `what` is for.
-pub async fn send_chunks<F, P>(client: &Client, lease: &LeaseId, tree: &TreeManifest, pack: F) -> Result<u64, CallError>
+/// Brings a manifest to the lender, and the chunks that it has not. What is so complete there can be named by its digest.
+pub async fn send_chunks<F, P>(
+    client: &Client,
+    lease: &LeaseId,
+    (manifest, tree): (Bytes, &TreeManifest),
+    pack: F,
+) -> Result<u64, CallError>
 where
     F: Fn(Vec<Digest>) -> P,
     P: Future<Output = Result<Vec<u8>, String>>,
 {
-    let missing: Missing = client
-        .with_timeout(PACK_TIMEOUT)
-        .post(&format!("/v1/leases/{lease}/chunks/missing"), &AskMissing { tree: tree.clone() })
-        .await?;
+    let client = client.with_timeout(PACK_TIMEOUT);
+    let garbled = |problem: String| CallError::Garbled { url: client.base().to_owned(), problem };
     let lens: BTreeMap<Digest, u64> = tree.chunks().map(|c| (c.digest, u64::from(c.len))).collect();
     let mut sent = 0;
-    let mut rest = missing.chunks.into_iter().peekable();
-    while rest.peek().is_some() {
-        let mut bytes = 0;
-        let mut batch = Vec::new();
-        while let Some(digest) = rest.next_if(|_| bytes < PACK_BYTES) {
-            bytes += lens.get(&digest).copied().unwrap_or(0) as usize;
-            batch.push(digest);
+    // Of very many it names some at a time.
+    for _ in 0..ROUNDS_MAX {
+        let path = format!("/v1/leases/{lease}/chunks/missing");
+        let missing: Missing = client.send_bytes("POST", &path, manifest.clone()).await?;
+        if missing.chunks.is_empty() {
+            return Ok(sent);
         }
-        let garbled = |problem: String| CallError::Garbled { url: client.base().to_owned(), problem };
-        let pack = pack(batch).await.map_err(|e| garbled(format!("reading what is to be sent: {e}")))?;
-        sent += pack.len() as u64;
-        let () = client
-            .with_timeout(PACK_TIMEOUT)
-            .send_bytes("POST", &format!("/v1/leases/{lease}/chunks"), Bytes::from(pack))
-            .await?;
+        let mut rest = missing.chunks.into_iter().peekable();
+        while rest.peek().is_some() {
+            let mut bytes = 0;
+            let mut batch = Vec::new();
+            while let Some(digest) = rest.next_if(|_| bytes < PACK_BYTES && batch.len() < PACK_CHUNKS) {
+                bytes += lens.get(&digest).copied().unwrap_or(0) as usize;
+                batch.push(digest);
+            }
+            let pack = pack(batch).await.map_err(|e| garbled(format!("reading what is to be sent: {e}")))?;
+            sent += pack.len() as u64;
+            let path = format!("/v1/leases/{lease}/chunks");
+            let () = client.send_bytes("POST", &path, Bytes::from(pack)).await?;
+        }
     }
-    Ok(sent)
+    Err(garbled(format!("after {ROUNDS_MAX} rounds chunks are missing still")))
 }
 
 async fn send(node: &Arc<Node>, journey: &Journey, part: &Part, generation: u64) -> Result<Vec<Event>, Problem> {
@@ -257,10 +269,15 @@ async fn send(node: &Arc<Node>, journey: &Journey, part: &Part, generation: u64)
     let spec = &service.document.spec;
     let digest = service.bundle();
     let bundles = bundles::owned(node, &service.customer);
-    let tree = bundles.tree(&digest)?;
+    let (bundle, unpacked) = (bundles.clone(), bundles.unpacked(&digest));
+    let read = move || {
+        let tree = bundle.tree(&digest)?;
+        let source = pumasi_transfer::TreeChunks::new(unpacked, &tree);
+        Ok::<_, Problem>((Bytes::from(tree.to_bytes()), tree, Arc::new(source)))
+    };
+    let (manifest, tree, source) = crate::world::blocking(read).await.map_err(|e| Problem::ours(e.to_string()))??;
     let client = client(node, &part.lender)?;
     let trouble = |e: CallError| Event::NotSent { lease: part.lease.clone(), fatal: is_final(&e), why: e.to_string() };
-    let source = Arc::new(pumasi_transfer::TreeChunks::new(bundles.unpacked(&digest), &tree));
     let redirect = spec.routing.mode == RouteMode::Redirect;
     let mut sent = SendApplication {
         epoch: journey.epoch,
@@ -278,7 +295,6 @@ async fn send(node: &Arc<Node>, journey: &Journey, part: &Part, generation: u64)
             .map(|d| SentDataset { name: d.name.clone(), kind: d.kind, file: d.file.clone() })
             .collect(),
         ticket_key: redirect.then(|| node.identity.ticket_key(&part.lease)),
-        tree: tree.clone(),
         secrets: None,
     };
     let pack = |digests: Vec<Digest>| {
@@ -288,7 +304,7 @@ async fn send(node: &Arc<Node>, journey: &Journey, part: &Part, generation: u64)
             pack.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
         }
     };
-    if let Err(e) = send_chunks(&client, &part.lease, &tree, pack).await {
+    if let Err(e) = send_chunks(&client, &part.lease, (manifest, &tree), pack).await {
         return retry_or_end(node, journey, trouble(e)).await;
     }
     if secrets::are_used(&service) {

@@ -23,6 +23,7 @@ use pumasi_plan::{NoPlan, Plan, plan};
 use pumasi_store::{Expect, Tx};
 use pumasi_terms::service::AutomationMode;
 use pumasi_terms::{CloudName, JourneyId, LeaseId, Now, PlanId, ReservationId};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -109,9 +110,9 @@ async fn input(
     journeys: &[&Journey],
 ) -> Result<PlanInput, Problem> {
     let now = clock::now();
-    let bundle_bytes = bundles::owned(node, &service.customer).tree(&service.bundle())?.total_bytes;
+    let bundle = bundles::owned(node, &service.customer).size(node, &service.bundle())?;
     let data = crate::tenancy::service_dir(node, service).join("data");
-    let dataset_bytes = crate::world::blocking(move || bytes_in(&data)).await.unwrap_or(0);
+    let (dataset_bytes, files) = crate::world::blocking(move || measure(&data)).await.unwrap_or_default();
     let part = |p: &Part| CurrentPart {
         lease: p.lease.clone(),
         cloud: p.lender.clone(),
@@ -149,21 +150,24 @@ async fn input(
             holds: (0..pumasi_plan::make::CANDIDATES_MAX).map(hold).collect(),
         },
         application: service.bundle(),
-        bundle_bytes,
+        bundle_bytes: bundle.bytes,
         dataset_bytes,
+        files: files.saturating_add(bundle.files),
         excluded: excluded.collect(),
         now: now.wall,
     })
 }
 
-fn bytes_in(dir: &Path) -> u64 {
+/// Bytes and entries of a directory.
+fn measure(dir: &Path) -> (u64, u64) {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let size = |e: std::fs::DirEntry| match e.metadata() {
-        Ok(m) if m.is_dir() => bytes_in(&e.path()),
-        Ok(m) if m.is_file() => m.len(),
-        _ => 0,
+        Ok(m) if m.is_dir() => measure(&e.path()),
+        // Without holes.
+        Ok(m) if m.is_file() => (m.len().min(m.blocks().saturating_mul(512)), 0),
+        _ => (0, 0),
     };
-    entries.map(size).fold(0, u64::saturating_add)
+    entries.map(size).fold((0, 0), |(bytes, files), (b, f)| (bytes.saturating_add(b), files.saturating_add(f + 1)))
 }
 
 /// Stores the plan and lets it begin as its mode says. Giving back needs nobody's approval: it is what was agreed.

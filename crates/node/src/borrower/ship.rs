@@ -17,7 +17,7 @@ use pumasi_engine::{HelperSpec, Room};
 use pumasi_journey::{Journey, Part, PartState};
 use pumasi_route::table::{Position, Positions};
 use pumasi_terms::service::{Dataset, DatasetKind};
-use pumasi_terms::{CloudName, DatasetName, LeaseId};
+use pumasi_terms::{CloudName, DatasetName, Digest, LeaseId};
 use pumasi_transfer::helper::{HomePlace, Reply, Request, VERSION, Why, digests_to_bytes};
 use pumasi_transfer::{TreeManifest, Watermark};
 use std::collections::BTreeMap;
@@ -334,7 +334,9 @@ impl Ship {
             (Reply::Absent, _) => {
                 let tree = TreeManifest::new(Vec::new()).map_err(|e| NotShipped::Other(e.to_string()))?;
                 let as_of = Watermark { generation: self.node.boot_count, as_of_ms: now_ms };
-                Ok(self.no_later(self.put_tree(tree, as_of).await?, now_ms))
+                let nothing = |_| std::future::ready(Err("nothing has no chunks".to_owned()));
+                let at = self.send_tree(Bytes::from(tree.to_bytes()), &tree, as_of, nothing).await?;
+                Ok(self.no_later(at, now_ms))
             }
             (Reply::Delta { .. }, changes) => match self.send_changes(changes).await {
                 Ok(at) => {
@@ -364,13 +366,22 @@ impl Ship {
     }
 
     async fn try_send_base(&self, hand: &Hand, now_ms: u64) -> Result<Watermark, NotShipped> {
-        let (Reply::Base { as_of }, manifest) = hand.ask(Request::Base { now_ms }, Vec::new()).await? else {
+        let (Reply::Base { as_of, skipped }, manifest) = hand.ask(Request::Base { now_ms }, Vec::new()).await? else {
             return Err(strange());
         };
-        let tree = TreeManifest::parse(&manifest).map_err(|e| NotShipped::Other(e.to_string()))?;
+        let manifest = Bytes::from(manifest);
+        let parsed = manifest.clone();
+        let tree = crate::world::blocking(move || TreeManifest::parse(&parsed)).await;
+        let tree = tree.map_err(|e| NotShipped::Other(e.to_string()))?;
+        let tree = tree.map_err(|e| NotShipped::Other(e.to_string()))?;
         if tree.total_bytes > self.set.bytes_max {
             let text = format!("it has {} bytes, {} are agreed", tree.total_bytes, self.set.bytes_max);
             return Err(NotShipped::Other(text));
+        }
+        if let Some(skipped) = skipped {
+            let note = Note::new("dataset_incomplete", "service", self.service.name());
+            let text = format!("dataset {} as copied for {}: {skipped}", self.set.name, self.lease);
+            self.node.note("daemon", note.because(text)).await;
         }
         let pack = |digests| async move {
             match hand.ask(Request::Pack, digests_to_bytes(digests)).await {
@@ -379,14 +390,26 @@ impl Ship {
                 Err(e) => Err(e.to_string()),
             }
         };
-        send_chunks(&self.client().map_err(NotShipped::Other)?, &self.lease, &tree, pack).await?;
-        self.put_tree(tree, self.no_later(as_of, now_ms)).await
+        self.send_tree(manifest, &tree, self.no_later(as_of, now_ms), pack).await
     }
 
-    async fn put_tree(&self, tree: TreeManifest, as_of: Watermark) -> Result<Watermark, NotShipped> {
-        let sent = SendTree { epoch: self.service.epoch, tree, position: position(as_of) };
+    async fn send_tree<F, P>(
+        &self,
+        manifest: Bytes,
+        tree: &TreeManifest,
+        as_of: Watermark,
+        pack: F,
+    ) -> Result<Watermark, NotShipped>
+    where
+        F: Fn(Vec<Digest>) -> P,
+        P: Future<Output = Result<Vec<u8>, String>>,
+    {
+        let digest = pumasi_transfer::digest_of(&manifest);
+        let client = self.client().map_err(NotShipped::Other)?;
+        send_chunks(&client, &self.lease, (manifest, tree), pack).await?;
+        let sent = SendTree { epoch: self.service.epoch, digest, position: position(as_of) };
         let path = format!("/v1/leases/{}/datasets/{}", self.lease, self.set.name);
-        let state: CopyState = self.client().map_err(NotShipped::Other)?.put(&path, &sent).await?;
+        let state: CopyState = client.put(&path, &sent).await?;
         Ok(Watermark { generation: state.position.generation, as_of_ms: state.position.as_of_ms })
     }
 

@@ -9,8 +9,9 @@ use crate::bundles::short;
 use crate::hands::{Hand, Hands, Life, MEMORY_BYTES_MAX, Place, Trouble};
 use crate::node::{Locked, Note};
 use crate::object::{LentApplication, owner_of_lease};
+use crate::uploads::Size;
 use crate::wire::{CopyState, SendTree, SentDataset};
-use crate::{Node, world};
+use crate::{Node, clock, world};
 use pumasi_api::{Fault, Problem};
 use pumasi_engine::{HelperSpec, Room};
 use pumasi_lease::LentLease;
@@ -29,6 +30,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(super) const APPLICATION: &str = "application";
 /// Beside what a lease may store: a copy's log grows while readers hold it.
 const LOG_BYTES_MAX: u64 = 1 << 30;
+/// Manifests of one lease whose chunks are being sent, as its helper keeps them.
+const PENDING_MAX: usize = 8;
+/// Of one answer.
+const MISSING_MAX: usize = 500_000;
 /// An application, copies and the chunks of both: each within what was agreed, in a directory that is one lease's.
 const STORES: u64 = 3;
 
@@ -47,6 +52,8 @@ struct Held {
     dir: PathBuf,
     hand: Arc<Hand>,
     positions: Locked<BTreeMap<DatasetName, Position>>,
+    /// Manifests that the helper was given, the newest last, and what they take.
+    asked: Locked<Vec<(Digest, Size)>>,
     opening: AtomicBool,
     /// One bundle at a time.
     unpacking: tokio::sync::Mutex<()>,
@@ -126,6 +133,7 @@ impl Held {
             dir,
             hand,
             positions: Locked::default(),
+            asked: Locked::default(),
             opening: AtomicBool::new(false),
             unpacking: Default::default(),
             opened: Locked::default(),
@@ -267,12 +275,38 @@ impl Copies {
         }
     }
 
-    pub async fn missing(&self, node: &Node, lent: &LentLease, tree: TreeManifest) -> Result<Vec<Digest>, Problem> {
-        tree.check().map_err(|e| peer("bad_tree", e.to_string()))?;
-        let (reply, body) = self.held(node, lent).ask(node, Request::Missing, tree.to_bytes()).await?;
-        let known = tree.digests();
+    /// What of a manifest is not here yet. What was asked for can be built afterwards, by its digest.
+    pub async fn missing(&self, node: &Node, lent: &LentLease, manifest: Vec<u8>) -> Result<Vec<Digest>, Problem> {
+        let parsed = world::blocking(move || {
+            let tree = TreeManifest::parse(&manifest).map_err(|e| peer("bad_tree", e.to_string()))?;
+            Ok::<_, Problem>((manifest, tree.digests(), Size::of(&tree, clock::boot())))
+        });
+        let (manifest, known, size) = parsed.await.map_err(|e| Problem::ours(e.to_string()))??;
+        node.disk.admits(size.bytes)?;
+        let digest = pumasi_transfer::digest_of(&manifest);
+        let held = self.held(node, lent);
+        let (reply, body) = held.ask(node, Request::Missing, manifest).await?;
         let missing = digests_of(&body).filter(|m| reply == Reply::Digests && m.iter().all(|d| known.contains(d)));
-        missing.ok_or_else(strange)
+        let mut missing = missing.ok_or_else(strange)?;
+        // The rest is told when these have come.
+        missing.truncate(MISSING_MAX);
+        let mut asked = held.asked.lock();
+        asked.retain(|(d, _)| *d != digest);
+        if asked.len() >= PENDING_MAX {
+            asked.remove(0);
+        }
+        asked.push((digest, size));
+        Ok(missing)
+    }
+
+    /// What a manifest that was asked for takes. Where this daemon was started again since, it has to be asked for once more.
+    pub fn asked(&self, lent: &LentLease, digest: &Digest) -> Result<Size, Problem> {
+        let held = self.leases.lock().get(lent.id()).cloned();
+        let size = held.and_then(|h| h.asked.lock().iter().find(|(d, _)| d == digest).map(|(_, size)| *size));
+        size.ok_or_else(|| {
+            let text = format!("{digest} was not asked for here lately; ask which of its chunks are missing");
+            Problem { retry: true, ..Problem::new(409, "not_asked", Fault::Peer, text) }
+        })
     }
 
     pub async fn receive(
@@ -291,15 +325,9 @@ impl Copies {
         &self,
         node: &Node,
         lent: &LentLease,
-        tree: &TreeManifest,
-        digest: &Digest,
+        (digest, size): (&Digest, Size),
         current: Option<&LentApplication>,
     ) -> Result<(), Problem> {
-        tree.check().map_err(|e| peer("bad_tree", e.to_string()))?;
-        if tree.digest() != *digest {
-            let text = format!("the manifest has digest {}, {digest} was announced", tree.digest());
-            return Err(peer("bad_digest", text));
-        }
         let held = self.held(node, lent);
         let place = held.dir.join(APPLICATION);
         let dest = place.join(short(digest));
@@ -308,9 +336,10 @@ impl Copies {
             return Ok(());
         }
         let kept = current.map(|a| short(&a.digest));
-        has_room(current.map(|a| &a.sent.tree), tree, lent.lease.requirement.storage_bytes)?;
+        let running = current.map_or((0, 0), |a| (a.bundle_bytes, a.bundle_files));
+        has_room(running, size, lent.lease.requirement.storage_bytes)?;
         on_disk("older bundles", move || only(&place, kept.as_deref())).await?;
-        held.ask(node, Request::Unpack { digest: *digest }, tree.to_bytes()).await?;
+        held.ask(node, Request::Unpack { digest: *digest }, Vec::new()).await?;
         let (work, name) = (held.dir.join("work"), unpacked(digest));
         on_disk("putting the unpacked application in place", move || adopt(&work, &name, &dest)).await
     }
@@ -331,10 +360,9 @@ impl Copies {
         set: &SentDataset,
         sent: SendTree,
     ) -> Result<CopyState, Problem> {
-        sent.tree.check().map_err(|e| peer("bad_tree", e.to_string()))?;
         let held = self.held(node, lent);
-        let request = Request::Put { set: set_of(set), to: watermark(sent.position) };
-        let state = held.at(node, set, request, sent.tree.to_bytes(), None).await?;
+        let request = Request::Put { set: set_of(set), to: watermark(sent.position), digest: sent.digest };
+        let state = held.at(node, set, request, Vec::new(), None).await?;
         let path = marker(&held.dir, &set.name);
         if !self.ready(&held.dir, &set.name) {
             std::fs::write(&path, b"").map_err(|e| Problem::ours(format!("{}: {e}", path.display())))?;
@@ -382,11 +410,9 @@ fn files_max(bytes_max: u64) -> u64 {
     FILES_MIN.saturating_add(bytes_max / BYTES_PER_FILE)
 }
 
-/// Counted as unpacked: a chunk that repeats costs each time.
-fn has_room(current: Option<&TreeManifest>, tree: &TreeManifest, bytes_max: u64) -> Result<(), Problem> {
-    let both = || current.into_iter().chain([tree]);
-    let bytes = both().fold(0u64, |sum, t| sum.saturating_add(t.total_bytes));
-    let files = both().fold(0u64, |sum, t| sum.saturating_add(t.entries.len() as u64));
+/// Counted as unpacked, with what runs (bytes, files): a chunk that repeats costs each time.
+fn has_room(running: (u64, u64), size: Size, bytes_max: u64) -> Result<(), Problem> {
+    let (bytes, files) = (running.0.saturating_add(size.bytes), running.1.saturating_add(size.files));
     let files_max = files_max(bytes_max);
     if bytes > bytes_max || files > files_max {
         let text = format!(
@@ -417,6 +443,7 @@ fn adopt(work: &Path, name: &str, dest: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pumasi_terms::BootMs;
 
     #[test]
     fn what_a_helper_exchanged_is_not_adopted() {
@@ -443,21 +470,22 @@ mod tests {
 
     #[test]
     fn what_would_not_fit_when_it_is_unpacked_is_refused_before() {
-        use pumasi_transfer::{ChunkRef, Entry, EntryKind};
+        use pumasi_transfer::ChunkRef;
         let chunk = ChunkRef { digest: Digest([7; 32]), len: 1 << 18 };
-        let bytes = |mib: usize| TreeManifest::of_file("a", vec![chunk; 4 * mib]).unwrap();
-        // One chunk, named again and again: a quarter of a mebibyte on the wire, a gibibyte on disk.
-        assert!(has_room(None, &bytes(100), 100 << 20).is_ok());
-        assert_eq!(has_room(None, &bytes(1_024), 100 << 20).unwrap_err().code, "no_storage");
-        assert_eq!(has_room(Some(&bytes(60)), &bytes(60), 100 << 20).unwrap_err().code, "no_storage");
-        assert!(has_room(Some(&bytes(50)), &bytes(50), 100 << 20).is_ok());
-        let empty = |n: usize| {
-            TreeManifest::new((0..n).map(|i| Entry { path: format!("d{i:06}"), kind: EntryKind::Dir }).collect())
-                .unwrap()
+        let mut none = Size::of(&TreeManifest::new(Vec::new()).unwrap(), BootMs(0));
+        let mut size = |bytes, files| {
+            (none.bytes, none.files) = (bytes, files);
+            none
         };
-        assert!(has_room(None, &empty(1_000), 0).is_ok());
-        assert_eq!(has_room(None, &empty(2_000), 0).unwrap_err().code, "no_storage");
-        assert_eq!(has_room(Some(&empty(600)), &empty(600), 0).unwrap_err().code, "no_storage");
+        let of = |mib: usize| Size::of(&TreeManifest::of_file("a", vec![chunk; 4 * mib]).unwrap(), BootMs(0));
+        let refused = |running, size, max| has_room(running, size, max).unwrap_err().code == "no_storage";
+        // One chunk, named again and again: a quarter of a mebibyte on the wire, a gibibyte on disk.
+        assert!(has_room((0, 0), of(100), 100 << 20).is_ok());
+        assert!(refused((0, 0), of(1_024), 100 << 20));
+        assert!(refused((60 << 20, 1), of(60), 100 << 20));
+        assert!(has_room((50 << 20, 1), of(50), 100 << 20).is_ok());
+        assert!(has_room((0, 0), size(0, 1_000), 0).is_ok());
+        assert!(refused((0, 0), size(0, 2_000), 0) && refused((0, 600), size(0, 600), 0));
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub use told::Told;
 use crate::node::{Note, TxError, store_problem};
 use crate::object::{HOLD, LENT, LENT_APPLICATION, LentApplication, SERVICE, SIGNED_LEASE, ServiceRecord};
 use crate::pact::PactView;
+use crate::uploads::Size;
 use crate::{Node, clock};
 use pumasi_api::{Fault, Principal, Problem};
 use pumasi_engine::InstanceState;
@@ -395,8 +396,16 @@ pub async fn set_application(
     borrower: CloudName,
     id: LeaseId,
     sent: crate::wire::SendApplication,
+    size: Size,
 ) -> Result<(), Problem> {
-    let record = LentApplication { lease: id.clone(), digest: sent.digest, sent, since: clock::boot() };
+    let record = LentApplication {
+        lease: id.clone(),
+        digest: sent.digest,
+        bundle_bytes: size.bytes,
+        bundle_files: size.files,
+        sent,
+        since: clock::boot(),
+    };
     node.transact(move |tx| {
         let lent = tx.get::<LentLease>(LENT, id.as_str())?.map(|l| l.body);
         if !lent.as_ref().is_some_and(LentLease::usable) {
@@ -411,7 +420,7 @@ pub async fn set_application(
         if news {
             let note = Note::new("application_received", "lease", &id).because(format!(
                 "generation {}, {}, {} bytes",
-                record.sent.generation, record.digest, record.sent.tree.total_bytes
+                record.sent.generation, record.digest, record.bundle_bytes
             ));
             tx.journal(note.entry(&Principal::Peer(borrower).to_string(), clock::wall()))?;
         }

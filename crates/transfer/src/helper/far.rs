@@ -5,9 +5,11 @@
 
 use super::home::plain_file;
 use super::words::{FarPlace, Refusal, Reply, Set, Why, digests_to_bytes};
+use crate::chunk::digest_of;
 use crate::files::{FilesError, FilesReplica};
 use crate::materialise::{Access, MaterialiseError, Options, build};
 use crate::pack::receive_pack;
+use crate::shelf::{Holds, Shelf};
 use crate::sqlite::{PageBatch, ReplicaError, ReplicaOptions, SqliteReplica};
 use crate::store::ChunkStore;
 use crate::tree::TreeManifest;
@@ -25,7 +27,7 @@ const PENDING_MAX: usize = 8;
 pub struct Far {
     place: FarPlace,
     chunks: ChunkStore,
-    pending: Vec<TreeManifest>,
+    pending: Vec<(Digest, TreeManifest)>,
     sets: BTreeMap<DatasetName, Copy>,
     /// Two helpers in one place would take each other's chunks away.
     _lock: File,
@@ -71,10 +73,6 @@ fn files_refusal(e: FilesError) -> Refusal {
     }
 }
 
-fn manifest(bytes: &[u8]) -> Result<TreeManifest, Refusal> {
-    TreeManifest::parse(bytes).map_err(|e| Refusal::new(Why::BadTree, e))
-}
-
 /// Where `Unpack` builds, below `work`.
 pub fn unpacked(digest: &Digest) -> String {
     format!("unpacked-{}", digest.to_string().trim_start_matches("blake3:"))
@@ -90,6 +88,19 @@ impl Far {
         }
         let chunks = ChunkStore::open(place.work.join("chunks"), place.bytes_max).map_err(failed)?;
         Ok(Self { place, chunks, pending: Vec::new(), sets: BTreeMap::new(), _lock: lock })
+    }
+
+    /// What the copies of files hold.
+    fn holds(&self) -> Vec<Holds> {
+        let files = self.sets.values().filter_map(|copy| match &copy.replica {
+            Replica::Files(replica) => replica.holds(),
+            _ => None,
+        });
+        files.collect()
+    }
+
+    fn waited_for(&self) -> BTreeSet<Digest> {
+        self.pending.iter().flat_map(|(_, tree)| tree.digests()).collect()
     }
 
     fn access(&self) -> Access {
@@ -108,17 +119,22 @@ impl Far {
         self.place.data.join(set.name.as_str())
     }
 
-    pub fn missing(&mut self, tree: &[u8]) -> Answer {
-        let tree = manifest(tree)?;
+    pub fn missing(&mut self, bytes: &[u8]) -> Answer {
+        let tree = TreeManifest::parse(bytes).map_err(|e| Refusal::new(Why::BadTree, e))?;
+        let digest = digest_of(bytes);
         if tree.total_bytes > self.place.bytes_max {
             let text = format!("{} bytes; the lease agreed on {}", tree.total_bytes, self.place.bytes_max);
             return Err(Refusal::new(Why::NoStorage, text));
         }
-        let missing = digests_to_bytes(self.chunks.missing(&tree).into_iter().map(|c| c.digest));
+        let missing = self.chunks.missing(&tree).into_iter().map(|c| c.digest);
+        // What copies have need not come again.
+        let held: BTreeSet<Digest> = self.holds().iter().flat_map(|(_, tree)| tree.digests()).collect();
+        let missing = digests_to_bytes(missing.filter(|d| !held.contains(d)));
+        self.pending.retain(|(d, _)| *d != digest);
         if self.pending.len() >= PENDING_MAX {
             self.pending.remove(0);
         }
-        self.pending.push(tree);
+        self.pending.push((digest, tree));
         Ok((Reply::Digests, missing))
     }
 
@@ -127,23 +143,29 @@ impl Far {
         if self.pending.is_empty() {
             return Err(failed("nothing was asked for since this helper was started; ask again for what is missing"));
         }
-        let asked: BTreeSet<Digest> = self.pending.iter().flat_map(TreeManifest::digests).collect();
+        let asked = self.waited_for();
         receive_pack(pack, &mut self.chunks, &asked).map_err(|e| Refusal::new(Why::BadPack, e))?;
         Ok((Reply::Done, Vec::new()))
     }
 
+    /// A manifest whose chunks were asked for; that is over with it.
+    fn asked(&mut self, digest: &Digest) -> Result<TreeManifest, Refusal> {
+        let at = self.pending.iter().position(|(d, _)| d == digest);
+        // To the sender it is no fault of its own.
+        let at = at.ok_or_else(|| failed("this helper was started since; ask again for what is missing"))?;
+        Ok(self.pending.remove(at).1)
+    }
+
     /// Beside what an earlier crash left; whoever asked moves it to where it shall be.
-    pub fn unpack(&mut self, tree: &[u8], digest: &Digest) -> Answer {
-        let tree = manifest(tree)?;
-        if tree.digest() != *digest {
-            let text = format!("the manifest has digest {}, {digest} was announced", tree.digest());
-            return Err(Refusal::new(Why::BadDigest, text));
-        }
+    pub fn unpack(&mut self, digest: &Digest) -> Answer {
+        let tree = self.asked(digest)?;
         let dest = self.place.work.join(unpacked(digest));
         crate::erase::erase(&dest).map_err(failed)?;
         let options = Options { durable: Options::default().durable, ..self.options() };
-        build(&tree, &self.chunks, &dest, &options).map_err(|e| Refusal::new(Why::BadTree, e))?;
-        self.pending.retain(|p| p.digest() != *digest);
+        // Its chunks stay, for the next one that has many of them.
+        let (holds, keep) = (self.holds(), tree.digests());
+        let shelf = Shelf::new(&mut self.chunks, holds, &keep);
+        build(&tree, &shelf, &dest, &options).map_err(|e| Refusal::new(Why::BadTree, e))?;
         Ok((Reply::Done, Vec::new()))
     }
 
@@ -189,19 +211,17 @@ impl Far {
     }
 
     /// A whole state of a dataset: the first copy, or any later one.
-    pub fn put(&mut self, set: &Set, tree: &[u8], to: Watermark) -> Answer {
-        let tree = manifest(tree)?;
-        let digest = tree.digest();
+    pub fn put(&mut self, set: &Set, digest: &Digest, to: Watermark) -> Answer {
+        let tree = self.asked(digest)?;
         let mut copy = self.take(set)?.unwrap_or(Copy { replica: Replica::Empty, position: None });
         let result = self.bring_to(&mut copy, set, tree, to);
-        self.pending.retain(|p| p.digest() != digest);
-        self.tidy(&copy);
+        self.tidy();
         let at = copy.position.unwrap_or_default();
         self.sets.insert(set.name.clone(), copy);
         result.map(|()| (Reply::At { at }, Vec::new()))
     }
 
-    fn bring_to(&self, copy: &mut Copy, set: &Set, tree: TreeManifest, to: Watermark) -> Result<(), Refusal> {
+    fn bring_to(&mut self, copy: &mut Copy, set: &Set, tree: TreeManifest, to: Watermark) -> Result<(), Refusal> {
         if let Some(held) = copy.position.filter(|held| *held > to) {
             return Err(Refusal::new(Why::Older, format!("the copy is at {held} already")));
         }
@@ -212,11 +232,18 @@ impl Far {
                     copy.replica = Replica::Files(Box::new(replica));
                 }
                 if let Replica::Files(replica) = &mut copy.replica {
-                    replica.apply(tree, &self.chunks, to).map_err(|e| Refusal::new(Why::BadTree, e))?;
+                    let (keep, others) = (self.waited_for(), self.holds());
+                    let applied = replica.apply_stored(tree, (&mut self.chunks, others), &keep, to);
+                    applied.map_err(|e| Refusal::new(Why::BadTree, e))?;
                 }
             }
             DatasetKind::Sqlite if tree.entries.is_empty() => {}
-            DatasetKind::Sqlite => self.put_database(copy, set, &tree, to)?,
+            DatasetKind::Sqlite => {
+                self.put_database(copy, set, &tree, to)?;
+                let keep = self.waited_for();
+                let spent = tree.chunks().map(|c| c.digest).filter(|d| !keep.contains(d));
+                spent.collect::<Vec<_>>().iter().try_for_each(|d| self.chunks.forget(d)).map_err(failed)?;
+            }
         }
         copy.position = Some(to);
         Ok(())
@@ -235,8 +262,9 @@ impl Far {
 
     pub fn change(&mut self, set: &Set, bytes: &[u8]) -> Answer {
         let mut copy = self.take(set)?.ok_or_else(|| needs_base("there is no copy yet"))?;
+        let keep = self.waited_for();
         let changed = match &mut copy.replica {
-            Replica::Files(replica) => replica.bring_forward(bytes, &mut self.chunks).map_err(files_refusal),
+            Replica::Files(replica) => replica.bring_forward(bytes, &mut self.chunks, &keep).map_err(files_refusal),
             Replica::Sqlite(replica) => PageBatch::decode(bytes)
                 .map_err(|e| Refusal::new(Why::BadBatch, e))
                 .and_then(|batch| replica.apply(&batch).map(|applied| applied.at).map_err(replica_refusal)),
@@ -245,23 +273,18 @@ impl Far {
         if let Ok(at) = &changed {
             copy.position = Some(*at);
         }
-        self.tidy(&copy);
+        self.tidy();
         self.sets.insert(set.name.clone(), copy);
         changed.map(|at| (Reply::At { at }, Vec::new()))
     }
 
-    /// Chunks that only older states used make room, when there is little.
-    fn tidy(&mut self, fresh: &Copy) {
+    /// Chunks that nothing waits for make room, when there is little: those of the bundle, of which the next one may have many.
+    fn tidy(&mut self) {
         let usage = self.chunks.usage();
         if usage.bytes * 2 < usage.bytes_max {
             return;
         }
-        let mut keep: BTreeSet<Digest> = self.pending.iter().flat_map(TreeManifest::digests).collect();
-        for copy in self.sets.values().chain([fresh]) {
-            if let Replica::Files(replica) = &copy.replica {
-                keep.extend(replica.tree().into_iter().flat_map(TreeManifest::digests));
-            }
-        }
+        let keep = self.waited_for();
         if let Err(e) = self.chunks.gc(&keep) {
             tracing::warn!(error = %e, "chunks that nothing uses were not removed");
         }

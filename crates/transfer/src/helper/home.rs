@@ -49,7 +49,7 @@ impl Source {
     fn open(place: &HomePlace) -> Result<Self, Refusal> {
         Ok(match place.kind {
             DatasetKind::Files => {
-                let limits = ScanLimits { bytes_max: place.bytes_max, names_outside: false, ..ScanLimits::default() };
+                let limits = ScanLimits::of_dataset(place.bytes_max);
                 let source = Box::new(FilesSource::new(&place.dir, place.generation, limits));
                 Self::Files { source, seen: None, large: false }
             }
@@ -117,7 +117,11 @@ impl Home {
     pub fn base(&mut self, now_ms: u64) -> Result<(Reply, Vec<u8>), Refusal> {
         let dir = self.chunks_dir();
         match &mut self.source {
-            Source::Files { seen: Some((tree, as_of)), .. } => Ok((Reply::Base { as_of: *as_of }, tree.to_bytes())),
+            Source::Files { source, seen: Some((tree, as_of)), .. } => {
+                let skipped = source.skipped();
+                let skipped = (skipped.count > 0).then(|| skipped.to_string());
+                Ok((Reply::Base { as_of: *as_of, skipped }, tree.to_bytes()))
+            }
             Source::Files { .. } => Err(Refusal::new(Why::Unasked, "a look comes before a whole state")),
             Source::Sqlite { source, base } => {
                 *base = None;
@@ -125,7 +129,7 @@ impl Home {
                 let made = source.snapshot(move || now_ms, &mut store).map_err(|e| sqlite_refusal(&e))?;
                 let made = made.ok_or_else(|| failed("there is no database yet"))?;
                 *base = Some(store);
-                Ok((Reply::Base { as_of: made.at }, made.tree.to_bytes()))
+                Ok((Reply::Base { as_of: made.at, skipped: None }, made.tree.to_bytes()))
             }
         }
     }

@@ -1,6 +1,6 @@
 //! What a daemon and its helper say to each other: a head in JSON and a body of bytes, each with its length before it.
 //!
-//! Version 1 is said in `Open`; both sides are the same program, but a helper that an earlier daemon started may be an older one.
+//! The version is said in `Open`; both sides are the same program, but a helper that an earlier daemon started may be an older one.
 //! Always holds: a length is checked before memory is taken for it; what the helper answers is believed no more than a peer.
 
 use crate::materialise::Access;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 pub const HEAD_BYTES_MAX: usize = 1 << 20;
 /// A batch of pages is the longest of what is said.
 pub const BODY_BYTES_MAX: usize = BATCH_BYTES_MAX + (16 << 20);
@@ -78,14 +78,15 @@ pub enum Request {
     Missing,
     /// At the lender: the body is a pack.
     Receive,
-    /// At the lender: builds the manifest in the body in a directory of the helper's own.
+    /// At the lender: builds what `Missing` was asked about, in a directory of the helper's own.
     Unpack {
         digest: Digest,
     },
-    /// At the lender: a whole state, whose manifest is the body.
+    /// At the lender: a whole state, which `Missing` was asked about.
     Put {
         set: Set,
         to: Watermark,
+        digest: Digest,
     },
     /// At the lender: the body is a batch of pages or an update.
     Change {
@@ -110,9 +111,10 @@ pub enum Reply {
         as_of: Watermark,
     },
     NeedsBase,
-    /// The body is the manifest.
+    /// The body is the manifest; what of the dataset is not in it.
     Base {
         as_of: Watermark,
+        skipped: Option<String>,
     },
     /// The body is a pack.
     Pack,
