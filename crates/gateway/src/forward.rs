@@ -87,7 +87,7 @@ impl Outgoing {
         }
         let upgrade = wants_upgrade(&request).map(|to| (to, hyper::upgrade::on(&mut request)));
         let (parts, incoming) = request.into_parts();
-        let safe = !task.writes && parts.method.is_safe() && upgrade.is_none();
+        let safe = !task.writes && upgrade.is_none();
         let empty = hyper::body::Body::is_end_stream(&incoming);
         let (body, verdict) = if empty || upgrade.is_some() {
             (RequestBody::Empty, None)

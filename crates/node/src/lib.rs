@@ -34,6 +34,7 @@ pub mod tenancy;
 #[cfg(test)]
 mod testing;
 pub mod trace;
+pub mod trouble;
 mod uploads;
 pub mod wire;
 pub mod world;

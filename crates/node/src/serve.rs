@@ -8,7 +8,7 @@ use crate::object::{CLOUD, CloudRecord, ONLY};
 use crate::supervise::Task;
 use crate::{
     Node, api, borrower, bundles, clock, disk, fleet, gateway, home, lender, pact, peers, quarantine, routes, sensing,
-    supervise, tenancy, world,
+    supervise, tenancy, trouble, world,
 };
 use axum::Router;
 use pumasi_api::Door;
@@ -252,6 +252,7 @@ pub async fn look(node: &Arc<Node>) {
     node.health.saw("what is lent", lender::reconcile(node).await);
     node.health.saw("what is rented", borrower::reconcile(node).await);
     node.health.saw("the route table", routes::reconcile(node).await);
+    node.health.saw("what is not ready", trouble::tell(node).await);
 }
 
 async fn keep(node: Arc<Node>) {

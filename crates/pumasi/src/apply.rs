@@ -121,6 +121,10 @@ pub async fn apply(session: &Session, args: &Apply) -> Result<(), Failure> {
         }
         if let Some(packed) = packed.get(dir) {
             item.service.spec.application.bundle = BundleRef::Digest(packed.digest);
+            let command = &item.service.spec.application.command;
+            pumasi_node::bundles::check_program(&packed.tree, command).map_err(|fault| {
+                Failure::input(format!("service {}: {}: {}", item.service.metadata.name, fault.field, fault.problem))
+            })?;
         }
     }
     let mut outcomes = Vec::with_capacity(items.len());

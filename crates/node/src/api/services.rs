@@ -5,7 +5,7 @@ use super::params::{For, Path, Query};
 use crate::node::{Note, TxError, store_problem};
 use crate::object::{LENT, SERVICE, ServiceRecord, service_named_by};
 use crate::tenancy::{self, Estate};
-use crate::{Node, borrower, bundles, clock, home, lender, secrets};
+use crate::{Node, borrower, bundles, clock, home, lender, secrets, trouble};
 use axum::Extension;
 use axum::extract::State;
 use pumasi_api::message::{InstanceView, List, Missing, ServiceStatus, ServiceView, Uploaded};
@@ -24,7 +24,13 @@ use std::sync::Arc;
 
 const LOG_BYTES_MAX: usize = 256 << 10;
 
-fn view(node: &Node, record: ServiceRecord, revision: pumasi_terms::Revision, open: &[Arc<Journey>]) -> ServiceView {
+fn view(
+    node: &Node,
+    who: &Principal,
+    record: ServiceRecord,
+    revision: pumasi_terms::Revision,
+    open: &[Arc<Journey>],
+) -> ServiceView {
     let owner = record.owner();
     let ready =
         node.instances.lock().iter().filter(|i| i.owner == owner && i.state == InstanceState::Ready).count() as u32;
@@ -33,21 +39,27 @@ fn view(node: &Node, record: ServiceRecord, revision: pumasi_terms::Revision, op
     let borrowed_ready =
         own.iter().flat_map(|j| &j.parts).filter(|p| p.state == PartState::Serving).map(|p| p.ready).sum();
     let borrowed_wanted = own.iter().flat_map(|j| &j.parts).filter(|p| p.is_hopeful()).map(|p| p.wanted).sum();
-    let trouble = node.instances.lock().iter().filter(|i| i.owner == owner).find_map(|i| match &i.state {
-        InstanceState::Failed { why } | InstanceState::BackingOff { why, .. } | InstanceState::Unready { why } => {
-            Some(why.clone())
-        }
-        _ => None,
-    });
-    let (phase, why) = match (record.deleting, ready, own.is_empty()) {
-        (true, ..) => ("deleting", "what it rented is given back first".to_owned()),
-        (_, 0, _) => ("starting", trouble.unwrap_or_default()),
-        (_, n, _) if n < wanted => {
-            ("degraded", trouble.unwrap_or_else(|| format!("{n} of {wanted} instances at home are ready")))
-        }
-        (_, _, false) => ("borrowing", own.iter().map(|j| j.id.to_string()).collect::<Vec<_>>().join(", ")),
-        _ => ("serving", String::new()),
+    // Also where enough of an older generation are ready: else nobody learns that the new one is not.
+    let lines = trouble::reads_logs(who);
+    let mut why: Vec<String> =
+        node.troubles.of(&owner, &node.instances.get()).map(|t| trouble::words(&t, lines)).into_iter().collect();
+    let phase = match (record.deleting, ready, own.is_empty()) {
+        (true, ..) => "deleting",
+        (_, 0, _) => "starting",
+        (_, n, _) if n < wanted => "degraded",
+        (_, _, false) => "borrowing",
+        _ => "serving",
     };
+    match phase {
+        "deleting" => why.insert(0, "what it rented is given back first".to_owned()),
+        "degraded" if why.is_empty() => why.push(format!("{ready} of {wanted} instances at home are ready")),
+        "borrowing" => why.extend(own.iter().map(|j| j.id.to_string())),
+        _ => {}
+    }
+    for part in own.iter().flat_map(|j| &j.parts).filter(|p| p.is_hopeful()) {
+        why.extend(node.troubles.of_part(part).map(|t| format!("{}: {}", part.lender, trouble::words(&t, lines))));
+    }
+    let why = why.join("; ");
     let (customer, id) = (record.customer, Some(record.id));
     let mut service = record.document;
     service.metadata.revision = Some(revision);
@@ -76,7 +88,7 @@ pub async fn list(State(node): State<Arc<Node>>, Extension(who): Extension<Princ
         if !estate.shows_values(&who, &s.body, true) {
             tenancy::redact(&mut s.body.document);
         }
-        view(&node, s.body, s.revision, &journeys)
+        view(&node, &who, s.body, s.revision, &journeys)
     });
     Ok(axum::Json(List { revision: listing.revision, items: items.collect() }))
 }
@@ -98,7 +110,7 @@ pub async fn get(
         tenancy::redact(&mut stored.body.document);
     }
     let journeys = node.open_journeys()?;
-    Ok(axum::Json(view(&node, stored.body, stored.revision, &journeys)))
+    Ok(axum::Json(view(&node, &who, stored.body, stored.revision, &journeys)))
 }
 
 fn check(name: &ServiceName, service: &Service) -> Result<(), Problem> {
@@ -185,7 +197,9 @@ pub async fn put(
         (Some(old), _) => old.customer.clone(),
         (None, asked) => tenancy::named(&who, asked)?,
     };
-    bundles::owned(&node, &customer).tree(&digest)?;
+    let tree = bundles::owned(&node, &customer).tree(&digest)?;
+    bundles::check_program(&tree, &service.spec.application.command)
+        .map_err(|fault| Problem::fields(format!("service {name} cannot run"), vec![fault]))?;
     may_call(&node, &service)?;
     check_platform(&node, &service)?;
     secrets::check(&node, &customer, &service)?;
@@ -364,7 +378,7 @@ pub async fn instances(
         if !estate.is_operator() && !own.is_some_and(|s| estate.record(s)) {
             return None;
         }
-        instance(&node, i, &lents, name)
+        instance(&node, &who, i, &lents, name)
     };
     let items = node.instances.lock().iter().filter_map(shown).collect();
     Ok(axum::Json(List { revision: node.store.revision(), items }))
@@ -372,6 +386,7 @@ pub async fn instances(
 
 fn instance(
     node: &Node,
+    who: &Principal,
     i: &InstanceStatus,
     lents: &[Arc<LentLease>],
     own: Option<ServiceName>,
@@ -387,6 +402,7 @@ fn instance(
         InstanceState::Stopped { exit } => ("stopped", exit.as_ref().map(ToString::to_string).unwrap_or_default()),
         InstanceState::Failed { why } => ("failed", why.clone()),
     };
+    let why = i.trouble.as_ref().map_or(why, |t| trouble::words(t, trouble::reads_logs(who)));
     Some(InstanceView {
         id: i.id.clone(),
         lease,

@@ -1,5 +1,7 @@
 //! Every endpoint that shows or changes what a customer owns, asked by its owner, another customer, viewers of both, and the operator.
 
+mod reasons;
+
 use super::*;
 use crate::ground::{GatewayPort, Ground};
 use crate::identity::Identity;
