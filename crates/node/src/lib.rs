@@ -17,6 +17,7 @@ pub mod hands;
 mod health;
 pub mod home;
 pub mod identity;
+pub mod lendable;
 pub mod lender;
 pub mod metrics;
 pub mod node;

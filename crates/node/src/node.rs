@@ -49,6 +49,8 @@ pub struct Node {
     pub health: crate::health::Health,
     /// Why instances do not get ready, and when a refused start is tried again.
     pub troubles: crate::trouble::Troubles,
+    /// Whether services could be lent, as found last.
+    pub lendable: crate::lendable::Known,
     /// Looks at the store again, soon.
     pub wake: Notify,
     pub stopping: watch::Receiver<bool>,
@@ -201,6 +203,7 @@ impl Node {
             disk: Default::default(),
             health: Default::default(),
             troubles: Default::default(),
+            lendable: Default::default(),
             wake: Notify::new(),
             stopping,
             config,

@@ -174,6 +174,19 @@ pub fn plan(input: &PlanInput) -> Result<Plan, NoPlan> {
     })
 }
 
+/// What stands against borrowing whatever the load is: not that others have no room now, nor what failed lately.
+pub fn lendable(input: &PlanInput) -> Result<(), NoPlan> {
+    let mut asked = input.clone();
+    asked.parts.clear();
+    asked.excluded.clear();
+    asked.spent = Spent::default();
+    asked.verdict.borrowed_wanted = 1;
+    for (offer, _) in &mut asked.offers {
+        offer.free = Resources { cpu_millis: u32::MAX, memory_mib: u32::MAX };
+    }
+    plan(&asked).map(|_| ())
+}
+
 fn as_is(now: &CurrentPart) -> Part {
     Part { lease: now.lease.clone(), cloud: now.cloud.clone(), instances: now.instances }
 }
@@ -315,7 +328,7 @@ fn new_borrow(
         resources,
         instances,
         instances_min: 1,
-        storage_bytes: storage_bytes(input),
+        storage_bytes: storage_bytes(sent_bytes(input)),
         price_per_instance_hour_max: price_max,
         egress: spec.application.destinations(),
     };
@@ -329,8 +342,8 @@ fn new_borrow(
 }
 
 /// Copies grow, are unpacked beside what was sent, and an update needs room for the next one: three times what is sent.
-fn storage_bytes(input: &PlanInput) -> u64 {
-    sent_bytes(input).saturating_mul(3).saturating_add(64 << 20)
+pub fn storage_bytes(sent_bytes: u64) -> u64 {
+    sent_bytes.saturating_mul(3).saturating_add(64 << 20)
 }
 
 /// Score of an offer, lower is better: price (1 a millionth an instance-hour), round trip (1 a microsecond), and instances
@@ -364,7 +377,7 @@ fn weigh(
     }
     let one: Resources = spec.application.resources;
     let room = one.count_in(offer.free).min(missing);
-    let storage = storage_bytes(input);
+    let storage = storage_bytes(sent_bytes(input));
     if offer.lease_ttl_ms_max < LEASE_TTL_MS_MIN {
         return Err(obstacle("no_room", format!("{cloud} lends for {} ms only", offer.lease_ttl_ms_max)));
     }

@@ -20,6 +20,7 @@ pub mod scan;
 pub mod signature;
 pub mod sqlite;
 pub mod store;
+pub mod survey;
 pub mod tree;
 pub mod tree_delta;
 pub mod update;
@@ -33,6 +34,7 @@ pub use pack::{PackError, PackReader, PackWriter, Received, encode_pack, receive
 pub use scan::{ChunkCache, ScanError, ScanLimits, TreeChunks, scan};
 pub use signature::Signatures;
 pub use store::{ChunkSource, ChunkStore, StoreError, Usage};
+pub use survey::{Survey, survey};
 pub use tree::{Entry, EntryKind, TreeError, TreeManifest};
 pub use update::{TreeUpdate, UpdateError};
 pub use watermark::Watermark;

@@ -5,10 +5,12 @@ use super::params::{For, Path, Query};
 use crate::node::{Note, TxError, store_problem};
 use crate::object::{LENT, SERVICE, ServiceRecord, service_named_by};
 use crate::tenancy::{self, Estate};
-use crate::{Node, borrower, bundles, clock, home, lender, secrets, trouble};
+use crate::{Node, borrower, bundles, clock, home, lendable, lender, secrets, trouble};
 use axum::Extension;
 use axum::extract::State;
-use pumasi_api::message::{InstanceView, List, Missing, ServiceStatus, ServiceView, Uploaded};
+use pumasi_api::message::{
+    CheckService, InstanceView, Lending, LendingState, List, Missing, ServiceStatus, ServiceView, Uploaded,
+};
 use pumasi_api::{Principal, Problem};
 use pumasi_engine::{InstanceState, InstanceStatus};
 use pumasi_journey::{Journey, PartState};
@@ -59,6 +61,10 @@ fn view(
     for part in own.iter().flat_map(|j| &j.parts).filter(|p| p.is_hopeful()) {
         why.extend(node.troubles.of_part(part).map(|t| format!("{}: {}", part.lender, trouble::words(&t, lines))));
     }
+    let lending = node.lendable.of(&record);
+    if lending.state == LendingState::No {
+        why.extend(lending.why.iter().map(|why| format!("cannot be lent: {why}")));
+    }
     let why = why.join("; ");
     let (customer, id) = (record.customer, Some(record.id));
     let mut service = record.document;
@@ -74,6 +80,7 @@ fn view(
             borrowed_wanted,
             generation: record.generation,
             deleting: record.deleting,
+            lending,
             customer,
             id,
         },
@@ -168,6 +175,59 @@ fn taken(name: &ServiceName) -> Problem {
     Problem::conflict(format!("the name {name} is taken on this cloud; choose another one"))
 }
 
+/// Who asks for a service, for whom, and what it was.
+struct Asked {
+    digest: pumasi_terms::Digest,
+    customer: CustomerName,
+    old: Option<ServiceRecord>,
+}
+
+/// Everything that is checked before a service is stored, but its bundle and what depends on the others.
+fn admitted(node: &Node, who: &Principal, name: &ServiceName, asked: For, service: &Service) -> Result<Asked, Problem> {
+    check(name, service)?;
+    tenancy::refuse_redacted(service)?;
+    let digest = match &service.spec.application.bundle {
+        BundleRef::Digest(digest) => *digest,
+        BundleRef::Path(path) => {
+            return Err(Problem::bad_request(format!(
+                "spec.application.bundle: the daemon takes a digest; upload {path:?} first, as 'pumasi apply' does"
+            )));
+        }
+    };
+    let old = node.get::<ServiceRecord>(SERVICE, name.as_str())?;
+    let customer = match (&old, asked.customer) {
+        (Some(old), _) if !Estate::of(node, who)?.record(old) => return Err(taken(name)),
+        (Some(old), Some(other)) if other != old.customer => {
+            return Err(Problem::conflict(format!("service {name} belongs to customer {} for good", old.customer)));
+        }
+        (Some(old), _) => old.customer.clone(),
+        (None, asked) => tenancy::named(who, asked)?,
+    };
+    may_call(node, service)?;
+    check_platform(node, service)?;
+    secrets::check(node, &customer, service)?;
+    Ok(Asked { digest, customer, old })
+}
+
+/// As `put`, and nothing is stored. The bundle need not be here.
+pub async fn check_only(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Path(name): Path<ServiceName>,
+    Query(asked): Query<For>,
+    Json(asked_for): Json<CheckService>,
+) -> Answer<Lending> {
+    let CheckService { service, bundle_bytes, bundle_files } = asked_for;
+    let Asked { digest, old, customer } = admitted(&node, &who, &name, asked, &service)?;
+    let mut bundle = lendable::Bundle { digest, bytes: bundle_bytes, files: bundle_files };
+    if let Ok(tree) = bundles::owned(&node, &customer).tree(&digest) {
+        bundles::check_program(&tree, &service.spec.application.command)
+            .map_err(|fault| Problem::fields(format!("service {name} cannot run"), vec![fault]))?;
+        (bundle.bytes, bundle.files) = (tree.total_bytes, tree.entries.len() as u64);
+    }
+    Ok(axum::Json(lendable::would_be(&node, old.as_ref(), &service, bundle).await?))
+}
+
 pub async fn put(
     State(node): State<Arc<Node>>,
     Extension(who): Extension<Principal>,
@@ -175,38 +235,17 @@ pub async fn put(
     Query(asked): Query<For>,
     Json(service): Json<Service>,
 ) -> Answer<ServiceView> {
-    check(&name, &service)?;
-    tenancy::refuse_redacted(&service)?;
-    let digest = match &service.spec.application.bundle {
-        BundleRef::Digest(digest) => *digest,
-        BundleRef::Path(path) => {
-            return Err(Problem::bad_request(format!(
-                "spec.application.bundle: the daemon takes a digest; upload {path:?} first, as 'pumasi apply' does"
-            ))
-            .into());
-        }
-    };
-    let old = node.get::<ServiceRecord>(SERVICE, name.as_str())?;
-    let customer = match (&old, asked.customer) {
-        (Some(old), _) if !Estate::of(&node, &who)?.record(old) => return Err(taken(&name).into()),
-        (Some(old), Some(other)) if other != old.customer => {
-            return Err(
-                Problem::conflict(format!("service {name} belongs to customer {} for good", old.customer)).into()
-            );
-        }
-        (Some(old), _) => old.customer.clone(),
-        (None, asked) => tenancy::named(&who, asked)?,
-    };
+    let Asked { digest, customer, .. } = admitted(&node, &who, &name, asked, &service)?;
     let tree = bundles::owned(&node, &customer).tree(&digest)?;
     bundles::check_program(&tree, &service.spec.application.command)
         .map_err(|fault| Problem::fields(format!("service {name} cannot run"), vec![fault]))?;
-    may_call(&node, &service)?;
-    check_platform(&node, &service)?;
-    secrets::check(&node, &customer, &service)?;
     let cloud = node.name().clone();
     let wish =
         Wish { cloud, service, customer, digest, who: who.to_string(), id: ServiceId::from_entropy(clock::entropy()) };
     node.transact(move |tx| store(tx, wish)).await?;
+    if let Some(record) = node.get::<ServiceRecord>(SERVICE, name.as_str())? {
+        lendable::told(&node, &record).await;
+    }
     get(State(node), Extension(who), Path(name)).await
 }
 

@@ -390,6 +390,12 @@ fn only(place: &Path, kept: Option<&str>) -> io::Result<()> {
 const BYTES_PER_FILE: u64 = 4 << 10;
 const FILES_MIN: u64 = 1_024;
 
+/// Files that a lender keeps for a lease of so much storage: in all, and of one bundle.
+pub fn files_of(storage_bytes: u64) -> (u64, u64) {
+    let one = files_max(storage_bytes);
+    (one.saturating_mul(STORES), one)
+}
+
 fn files_max(bytes_max: u64) -> u64 {
     FILES_MIN.saturating_add(bytes_max / BYTES_PER_FILE)
 }
