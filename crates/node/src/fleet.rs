@@ -95,11 +95,13 @@ async fn start_all(
     spec: impl Fn(InstanceId) -> InstanceSpec,
 ) -> Result<(), EngineError> {
     for id in ids {
-        let started = node.engine.start(spec(id)).await;
+        let started = node.engine.start(spec(id.clone())).await;
         refresh(node).await;
         match started {
             Ok(()) => node.wake.notify_one(),
             Err(EngineError::Replacing { .. }) => {}
+            // Its shim is gone, and its spec was made by another version of this daemon: another instance takes its place.
+            Err(EngineError::Conflict { .. }) => node.engine.stop(&id).await?,
             Err(e) => return Err(e),
         }
     }

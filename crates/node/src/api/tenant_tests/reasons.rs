@@ -44,7 +44,7 @@ async fn a_refused_start_is_told_once_and_tried_ever_less_often() {
     changed["spec"]["application"]["env"]["A"] = json!("b");
     assert_eq!(rig.ask("acme", "PUT", "/v1/services/victim", changed).await.0, 200);
     rig.looks(3).await;
-    assert_eq!(rig.why("acme").await, "jrn-00000000000000000000000000000001");
+    assert_eq!(rig.why("acme").await, JOURNEY_ID);
 }
 
 #[tokio::test]
@@ -80,7 +80,7 @@ async fn what_cannot_be_prepared_is_a_reason_too() {
     assert_eq!(rig.told("acme", "instances_not_ready").await.len(), 1);
     std::fs::remove_file(&data).unwrap();
     rig.looks(3).await;
-    assert_eq!(rig.why("acme").await, "jrn-00000000000000000000000000000001");
+    assert_eq!(rig.why("acme").await, JOURNEY_ID);
 }
 
 #[tokio::test]
@@ -99,4 +99,38 @@ async fn a_program_that_the_bundle_lacks_is_told_when_the_service_is_applied() {
         assert_eq!(status, 422, "{command}: {text}");
         assert!(text.contains("spec.application.command[0]") && text.contains(problem), "{command}: {text}");
     }
+}
+
+#[tokio::test]
+async fn a_dead_instance_that_another_version_made_is_replaced_and_not_tried_for_ever() {
+    use pumasi_engine::{Engine, InstanceSpec, InstanceState};
+    let rig = Rig::new().await;
+    rig.victim().await;
+    let record = rig.record("victim").unwrap();
+    let id = pumasi_terms::InstanceId::from_entropy(5);
+    let old = InstanceSpec {
+        id: id.clone(),
+        owner: record.owner(),
+        generation: record.generation,
+        bundle_dir: "/bundle".into(),
+        command: vec!["as it was".into()],
+        env: Default::default(),
+        resources: pumasi_terms::Resources { cpu_millis: 250, memory_mib: 128 },
+        readiness: Default::default(),
+        liveness: None,
+        stop_grace_ms: 1,
+        egress: Vec::new(),
+        data: Default::default(),
+        listen_ip: "127.0.0.1".parse().unwrap(),
+        lent: false,
+        secrets: Default::default(),
+    };
+    rig.engine.start(old).await.unwrap();
+    rig.looks(2).await;
+    assert_eq!(rig.node.instances.get().len(), 1, "what runs stays");
+    assert!(rig.engine.kill_shim(&id));
+    rig.looks(10).await;
+    let now = rig.node.instances.get();
+    assert!(now.len() == 1 && now[0].id != id && now[0].state == InstanceState::Ready, "{now:?}");
+    assert_eq!(rig.why("acme").await, JOURNEY_ID);
 }
