@@ -174,6 +174,7 @@ fn table(cloud: CloudName, backend: SocketAddr) -> anyhow::Result<RouteTable> {
         writable_until: None,
         mode: RouteMode::Proxy,
         home_only: Vec::new(),
+        safe_methods: Vec::new(),
         user_cookie: None,
         underscored_fields: false,
         home: vec![home],

@@ -99,12 +99,46 @@ pub struct ServiceStatus {
     /// Rises with each new application or configuration of it.
     pub generation: u64,
     pub deleting: bool,
+    /// Whether a partner could take it, were it overloaded now.
+    #[serde(default)]
+    pub lending: Lending,
     /// Whose it is.
     #[serde(default = "CustomerName::default_customer")]
     pub customer: CustomerName,
     /// It stays the same over changes, and no later service of this name gets it again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<ServiceId>,
+}
+
+/// Whether a service could be lent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Lending {
+    pub state: LendingState,
+    /// What stands against it, and what to do.
+    #[serde(default)]
+    pub why: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LendingState {
+    /// Not found out yet, or there is nobody to ask.
+    #[default]
+    Unknown,
+    Yes,
+    No,
+    /// The service borrows nothing.
+    Unasked,
+}
+
+/// `POST /v1/services/{name}/check`: what would come of applying it. Nothing is changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CheckService {
+    pub service: pumasi_terms::service::Service,
+    /// Of the bundle, which need not have been sent.
+    pub bundle_bytes: u64,
+    pub bundle_files: u64,
 }
 
 /// A secret's value on its way in.

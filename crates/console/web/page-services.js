@@ -43,12 +43,13 @@ function card({ service, status }) {
         figure("requests", f.rate(t.arrivals_mps), "/s"), figure("shed", f.rate(t.shed_mps), "/s", t.shed_mps > 0 ? "bad" : "faint"),
         figure("failed", f.rate(t.failed_mps), "/s", t.failed_mps > 0 ? "bad" : "faint"), figure("application p95", f.us(t.app_time_p95_us)), figure("users' network", f.us(t.user_rtt_p50_us))),
       shareBar(t.served_by)),
-    (t.judgement || status.why) && h("p.judged", {}, h("span", {}, "Judged"), t.judgement || status.why),
+    status.why && h("p.judged", {}, h("span", {}, "Why"), status.why),
+    t.judgement && h("p.judged", {}, h("span", {}, "Judged"), t.judgement),
     h("details", { "data-key": `more-${name}` }, h("summary", {}, "Terms, instances, leases"),
       h("div.more", {},
         h("dl", {},
           fact("Hosts", service.spec.hosts.join(", ")), fact("Each instance", f.room(service.spec.application.resources ?? { cpu_millis: 250, memory_mib: 128 })),
-          fact("In flight", `${t.in_flight} of ${t.limit}`), fact("Borrowing", borrowing(service.spec.borrowing)), fact("Generation", status.generation), fact("Recovery", service.spec.recovery_class ?? "deferred")),
+          fact("In flight", `${t.in_flight} of ${t.limit}`), fact("Borrowing", borrowing(service.spec.borrowing)), fact("Lendable", [{ yes: "yes", no: "no", unasked: "not asked for" }[status.lending?.state] ?? "not known", ...(status.lending?.why ?? [])].join("; ")), fact("Generation", status.generation), fact("Recovery", service.spec.recovery_class ?? "deferred")),
         h("ul.list", {}, own.map((i) => h("li", {}, h("code", {}, f.shortId(i.id)), chip(i.state), h("span.faint", {}, `${f.bytes(i.memory_bytes)} · ${i.restarts} restarts`), i.why && h("span", {}, i.why)))),
         h("ul.list", {}, leases.map((l) => h("li", {}, cloudName(l.lender), chip(l.state), h("span", {}, `${l.instances_ready} of ${l.instances_wanted} instances · ${f.money(l.price_per_instance_hour)} an hour each`)))))));
 }

@@ -53,6 +53,22 @@ impl EngineError {
         matches!(self, Self::Replacing { .. } | Self::Running { .. } | Self::Shim { .. } | Self::Host { .. })
     }
 
+    /// The same words for each instance: for whoever does not know it by its id.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Spec { problem, .. } => format!("{problem}; correct the service's application"),
+            Self::Shim { problem, .. } => format!("its shim did not come up: {problem}"),
+            Self::NotIsolated { missing, .. } => format!("this cloud cannot isolate what is lent to it ({missing})"),
+            Self::Stale { id, .. }
+            | Self::Conflict { id, .. }
+            | Self::Ended { id, .. }
+            | Self::Replacing { id, .. }
+            | Self::Running { id, .. }
+            | Self::Unknown { id } => self.to_string().replace(id.as_str(), "of it"),
+            other => other.to_string(),
+        }
+    }
+
     pub(crate) fn host(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let doing = doing.into();
         move |source| Self::Host { doing, source }

@@ -29,6 +29,9 @@ pub trait Engine: Send + Sync {
     /// The owner's instances stand still, or go on with `None`: their data, logs and places stay. Whoever reads their status is told why.
     fn hold<'a>(&'a self, owner: &'a str, why: Option<&'a str>) -> BoxFuture<'a, Result<(), EngineError>>;
 
+    /// The data that the owner's instances see through layers have changed: returns when all of them see what is there now.
+    fn renew_layers<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<(), EngineError>>;
+
     /// Erases a stopped instance: directory, cgroup. An unknown id is already removed.
     fn remove<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<(), EngineError>>;
 
@@ -65,6 +68,9 @@ pub struct Isolation {
     /// cgroup v2; with v1 controllers where that hierarchy is mounted beside them). Without it such an instance is stopped.
     #[serde(default)]
     pub freezer: bool,
+    /// Copies of data can be given to an instance under a layer that it may write.
+    #[serde(default)]
+    pub layers: bool,
     /// Somebody else on this host can take these uids as well.
     #[serde(default)]
     pub uids_of_others: bool,
@@ -170,6 +176,9 @@ pub enum Access {
     /// The top directory may be entered and read by the owner's group; modes below stay as whoever made the copy set them, so it must
     /// make files that the group can read.
     ReadOnly,
+    /// As `ReadOnly`, through a layer of the instance's own (`Isolation::layers`): it may write, and what it wrote is seen by nobody else
+    /// and is gone when the instance starts again or the copy has changed ([`Engine::renew_layers`]).
+    Layered,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -178,6 +187,9 @@ pub struct InstanceStatus {
     pub owner: String,
     pub generation: u64,
     pub state: InstanceState,
+    /// Why it is not ready; of one that is starting again, why it was not before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<Trouble>,
     /// Where it listens (or will, while starting): on this host or, with a door, in a network of its own.
     pub address: Option<SocketAddr>,
     /// The only way into an instance that has a network of its own (`pumasi-door`).
@@ -193,12 +205,28 @@ pub struct InstanceStatus {
     pub memory_max_bytes: u64,
 }
 
+/// Why an instance is not ready.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// What the engine found. It says the same for as long as it is the same.
+    pub why: String,
+    /// The end of what the application said, for whoever may read its log; empty if it said nothing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub last_line: String,
+}
+
+impl Trouble {
+    pub fn new(why: impl Into<String>) -> Self {
+        Self { why: why.into(), last_line: String::new() }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "is")]
 pub enum InstanceState {
     Starting,
     Ready,
-    /// Alive, but not to be given requests: its readiness probe fails, or it is stopping.
+    /// Alive, but not to be given requests: its readiness probe fails (at its start: for a while), or it is stopping.
     Unready {
         why: String,
     },

@@ -7,7 +7,7 @@ use crate::port::BoxFuture;
 use crate::rules::{BackOff, Here, Start, on_start};
 use crate::{
     Capabilities, CgroupVersion, Engine, EngineError, Exit, InstanceSpec, InstanceState, InstanceStatus, Isolation,
-    Remains,
+    Remains, Trouble,
 };
 use pumasi_terms::service::Platform;
 use pumasi_terms::{InstanceId, WallMs};
@@ -59,6 +59,9 @@ pub struct SimEngine {
 struct World {
     now_ms: u64,
     apps: BTreeMap<String, SimApp>,
+    /// Programs whose specs are refused, and why.
+    refused: BTreeMap<String, String>,
+    starts_asked: u64,
     instances: BTreeMap<InstanceId, SimInstance>,
     next_port: u16,
     next_pid: u32,
@@ -78,6 +81,8 @@ struct SimInstance {
     cpu_used_us: u64,
     log: Vec<u8>,
     held_why: Option<String>,
+    /// Why it ended last, until it is ready.
+    trouble: Option<Trouble>,
 }
 
 #[derive(Debug, Clone)]
@@ -107,6 +112,7 @@ impl SimEngine {
             network: true,
             egress: true,
             freezer: true,
+            layers: false,
             uids_of_others: false,
             why: Vec::new(),
         };
@@ -114,6 +120,8 @@ impl SimEngine {
             world: Arc::new(Mutex::new(World {
                 now_ms: 0,
                 apps: BTreeMap::new(),
+                refused: BTreeMap::new(),
+                starts_asked: 0,
                 instances: BTreeMap::new(),
                 next_port: 20_000,
                 next_pid: 1_000,
@@ -131,6 +139,20 @@ impl SimEngine {
     /// From now on a command that begins with `program` behaves so; a program never taught is well.
     pub fn teach(&self, program: impl Into<String>, app: SimApp) {
         self.world().apps.insert(program.into(), app);
+    }
+
+    /// From now on a spec whose command begins with `program` is refused, or with `None` no longer.
+    pub fn refuse(&self, program: &str, problem: Option<&str>) {
+        let refused = &mut self.world().refused;
+        match problem {
+            Some(problem) => drop(refused.insert(program.to_owned(), problem.to_owned())),
+            None => drop(refused.remove(program)),
+        }
+    }
+
+    /// How often a start was asked for.
+    pub fn starts(&self) -> u64 {
+        self.world().starts_asked
     }
 
     /// Virtual time goes on, and with it every instance.
@@ -167,6 +189,7 @@ impl SimEngine {
 
     fn start_now(&self, spec: InstanceSpec) -> Result<(), EngineError> {
         let mut world = self.world();
+        world.starts_asked += 1;
         let missing = world.capabilities.isolation.missing_for_lending();
         if spec.lent && !missing.is_empty() {
             return Err(EngineError::NotIsolated { id: spec.id, missing: missing.join(", ") });
@@ -191,6 +214,9 @@ impl SimEngine {
                 let program = spec.command.first().cloned().unwrap_or_default();
                 if program.is_empty() {
                     return Err(EngineError::Spec { id: spec.id, problem: "command is empty".into() });
+                }
+                if let Some(problem) = world.refused.get(&program) {
+                    return Err(EngineError::Spec { id: spec.id, problem: problem.clone() });
                 }
                 let app = world.apps.get(&program).copied().unwrap_or_default();
                 let (port, pid) = (world.next_port, world.next_pid);
@@ -243,6 +269,7 @@ impl SimInstance {
             cpu_used_us: 0,
             log: format!("start at {now_ms} ms\n").into_bytes(),
             held_why: None,
+            trouble: None,
         }
     }
 
@@ -275,6 +302,7 @@ impl SimInstance {
                         self.back_off.was_well_for((at_ms - since_ms).saturating_sub(self.app.ready_after_ms));
                         self.restarts += 1;
                         self.log.extend(format!("{why} at {at_ms} ms\n").into_bytes());
+                        self.trouble = Some(self.ended(&why));
                         self.phase = Phase::Resting { until_ms: at_ms + self.back_off.take_ms(), why };
                     }
                     _ => return,
@@ -289,6 +317,11 @@ impl SimInstance {
                 _ => return,
             }
         }
+    }
+
+    fn ended(&self, why: &str) -> Trouble {
+        let log = String::from_utf8_lossy(&self.log);
+        Trouble { why: why.to_owned(), last_line: log.lines().next_back().unwrap_or_default().to_owned() }
     }
 
     fn used(&mut self, ms: u64) {
@@ -333,6 +366,14 @@ impl SimInstance {
             id: self.spec.id.clone(),
             owner: self.spec.owner.clone(),
             generation: self.spec.generation,
+            trouble: match &state {
+                _ if !self.run => None,
+                InstanceState::Failed { why }
+                | InstanceState::BackingOff { why, .. }
+                | InstanceState::Unready { why } => Some(self.ended(why)),
+                InstanceState::Starting => self.trouble.clone(),
+                InstanceState::Ready | InstanceState::Stopped { .. } => None,
+            },
             state,
             address: self.held().then(|| SocketAddr::new(self.spec.listen_ip, self.port)),
             door: None,
@@ -376,6 +417,9 @@ impl Engine for SimEngine {
             }
             Ok(())
         })
+    }
+    fn renew_layers<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(async { Ok(()) })
     }
     fn remove<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<(), EngineError>> {
         Box::pin(async move { self.remove_now(id) })

@@ -5,8 +5,8 @@
 
 mod common;
 
-use common::{ProcessRig, is_root};
-use pumasi_engine::{Engine, Helper, HelperSpec, Room};
+use common::{At, ProcessRig, Rig, is_root, ready, shell, status, wait};
+use pumasi_engine::{DataMount, Engine, Helper, HelperSpec, InstanceState, Room};
 use pumasi_terms::service::DatasetKind;
 use pumasi_transfer::helper::{FarPlace, HomePlace, Reply, Request, Set, VERSION, Why, head_of, lengths};
 use pumasi_transfer::{Access, TreeManifest, Watermark};
@@ -112,6 +112,7 @@ impl Far {
             lock: true,
             bytes_max: 64 << 20,
             access: helper.gid.map_or(Access::Owner, Access::Group),
+            layers: rig.process().capabilities().isolation.layers,
         };
         assert_eq!(ask(&mut helper, Request::OpenFar(place), b"").await.unwrap().0, Reply::Done);
         helper
@@ -209,7 +210,10 @@ async fn copies_go_from_helper_to_helper_and_belong_to_their_readers_group() {
         let file = if db.is_some() { "db.sqlite" } else { "a" };
         let meta = fs::metadata(far.copy().join(file)).unwrap();
         if is_root() {
-            assert_eq!((meta.mode() & 0o777, meta.gid()), (0o640, there.gid.unwrap()));
+            // What instances see through a layer they may write: there, and never here.
+            let layered = db.is_none() && rig.process().capabilities().isolation.layers;
+            let mode = if layered { 0o660 } else { 0o640 };
+            assert_eq!((meta.mode() & 0o777, meta.gid()), (mode, there.gid.unwrap()));
             assert_ne!(meta.uid(), 0);
             assert_eq!(fs::metadata(far.copy()).unwrap().mode() & 0o7777, 0o2750);
             assert_eq!(fs::metadata(far.dir.join("work")).unwrap().mode() & 0o7777, 0o700);
@@ -217,6 +221,93 @@ async fn copies_go_from_helper_to_helper_and_belong_to_their_readers_group() {
         drop((near, there));
         fs::remove_dir_all(&far.dir).unwrap();
     }
+    rig.end().await;
+}
+
+/// As an application that makes lock files and caches in its data directory, changes files in place and deletes some.
+#[tokio::test]
+async fn what_an_instance_writes_over_a_copy_stays_in_its_layer_and_ends_with_it() {
+    let mut rig = ProcessRig::new().await;
+    if !rig.process().capabilities().isolation.layers {
+        println!("this host makes no layers: {:?}", rig.process().capabilities().isolation.why);
+        return rig.end().await;
+    }
+    let (home, far) = (Home::new(&rig, "a", DatasetKind::Files), Far::new(&rig, DatasetKind::Files));
+    fs::create_dir(home.dir.join("sub")).unwrap();
+    for (name, text) in [("a", "one"), (".lock", "home's"), ("sub/b", "below")] {
+        fs::write(home.dir.join(name), text).unwrap();
+    }
+    let (mut near, mut there) = (home.open(&rig).await, far.open(&rig).await);
+    carry(&mut near, &mut there, &far.set, 1).await;
+
+    let lent = |number: u32| {
+        let mut spec = rig.spec_with(number, &[]);
+        (spec.owner, spec.lent) = ("lease-b".into(), true);
+        spec.data.insert("DS".into(), DataMount { path: far.copy(), access: pumasi_engine::Access::Layered });
+        spec
+    };
+    let (first, second) = (lent(1), lent(2));
+    let mut at = Vec::new();
+    for spec in [&first, &second] {
+        rig.engine().start(spec.clone()).await.unwrap();
+        at.push(At::of(&ready(&rig, &spec.id).await));
+    }
+    let write = "cd $DATA_DS && echo mine > .lock && mkdir sub/.cache && echo x > sub/.cache/c && echo over >> a && rm sub/b \
+                 && mv a a2 && find . | sort | tr '\\n' ' '";
+    assert_eq!(shell(at[0], write).trim(), ". ./.lock ./a2 ./sub ./sub/.cache ./sub/.cache/c");
+    assert_eq!(shell(at[0], "cd $DATA_DS; cat .lock a2").trim(), "mine\noneover");
+    // Nobody else sees it: not its neighbour, not the copy.
+    let list = "cd $DATA_DS && find . | sort | tr '\\n' ' ' && cat .lock a";
+    assert_eq!(shell(at[1], list), ". ./.lock ./a ./sub ./sub/b home'sone");
+    let names = || {
+        let mut all: Vec<_> = fs::read_dir(far.copy()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        all.sort();
+        (all, fs::read_to_string(far.copy().join("a")).unwrap(), fs::read(far.copy().join(".lock")).unwrap())
+    };
+    assert_eq!(names(), (vec![".lock".into(), "a".into(), "sub".into()], "one".into(), b"home's".to_vec()));
+    // It is memory of a bounded size, no program is run from it, and nothing of the host's is reached through it.
+    let full = shell(at[0], "dd if=/dev/zero of=$DATA_DS/big bs=1M count=200 2>&1; rm $DATA_DS/big");
+    assert!(full.contains("No space left"), "{full}");
+    let run = shell(at[0], "cd $DATA_DS; printf '#!/bin/sh\\necho ran' > p; chmod +x p; ./p 2>&1; rm p");
+    assert!(run.contains("ermission denied"), "{run}");
+
+    // Real updates: files change, come and go; each time the layer goes, and what is there is all that is seen.
+    for (now_ms, text) in [(100, "two"), (200, "three")] {
+        fs::write(home.dir.join("a"), text).unwrap();
+        fs::write(home.dir.join(format!("new-{now_ms}")), "n").unwrap();
+        fs::write(home.dir.join("sub/b"), text).unwrap();
+        let (reply, changes) = ask(&mut near, Request::Look { now_ms }, b"").await.unwrap();
+        assert!(matches!(reply, Reply::Delta { .. }), "{reply:?}");
+        // Looked up before, so that the kernel would know better.
+        shell(at[0], "cat $DATA_DS/a $DATA_DS/sub/b; ls -R $DATA_DS");
+        ask(&mut there, Request::Change { set: far.set.clone() }, &changes).await.unwrap();
+        ask(&mut near, Request::Told { held: true }, b"").await.unwrap();
+        let begun = Instant::now();
+        rig.engine().renew_layers("lease-b").await.unwrap();
+        println!("two instances have a new layer after {:?}", begun.elapsed());
+        for at in &at {
+            assert_eq!(
+                shell(*at, "cd $DATA_DS; cat a sub/b .lock; find . | grep -c -e cache -e a2"),
+                format!("{text}{text}home's0\n")
+            );
+            assert_eq!(shell(*at, &format!("cat $DATA_DS/new-{now_ms}")), "n");
+        }
+        shell(at[0], write);
+    }
+    let found = status(&rig, &first.id).await.unwrap();
+    assert_eq!((found.restarts, found.trouble), (0, None), "nothing was restarted for it");
+    // It goes on under the next daemon, and an instance that starts anew begins without.
+    rig.reopen().await;
+    fs::write(far.copy().join("a"), "by hand").unwrap();
+    rig.engine().renew_layers("lease-b").await.unwrap();
+    assert_eq!(shell(at[0], "cat $DATA_DS/a"), "by hand");
+    shell(at[0], "cd $DATA_DS; echo mine > .lock");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(found.pid.unwrap() as i32), nix::sys::signal::Signal::SIGKILL)
+        .unwrap();
+    let again = wait(&rig, &first.id, |s| s.restarts == 1 && s.state == InstanceState::Ready).await;
+    assert_eq!(shell(At::of(&again), "cat $DATA_DS/.lock"), "home's");
+    rig.engine().renew_layers("lease-b").await.unwrap();
+    drop((near, there));
     rig.end().await;
 }
 

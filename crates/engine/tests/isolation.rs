@@ -35,13 +35,62 @@ async fn start_to_ready_is_fast() {
     rig.end().await;
 }
 
+/// Waits until there is trouble that is told, and says after how long.
+async fn troubled(rig: &ProcessRig, spec: &InstanceSpec, is_it: impl Fn(&Trouble) -> bool) -> (Trouble, Duration) {
+    let begun = Instant::now();
+    rig.engine().start(spec.clone()).await.unwrap();
+    let found = wait(rig, &spec.id, |s| s.trouble.as_ref().is_some_and(&is_it)).await;
+    (found.trouble.unwrap(), begun.elapsed())
+}
+
+#[tokio::test]
+async fn why_an_instance_is_not_ready_is_told_with_its_last_line() {
+    let rig = ProcessRig::new().await;
+    let script = |number: u32, text: &str| {
+        let mut spec = rig.spec(number, App::Well);
+        spec.command = vec!["/bin/sh".into(), "-c".into(), text.into()];
+        spec
+    };
+    // It runs and does not listen.
+    let silent = script(1, "echo waiting for the database; exec sleep 1000");
+    let (trouble, took) = troubled(&rig, &silent, |_| true).await;
+    assert!(trouble.why.starts_with("GET /: "), "{trouble:?}");
+    assert_eq!(trouble.last_line, "waiting for the database");
+    assert!(took < Duration::from_millis(1_500), "{took:?}");
+    // What it says later is told as well, under the same reason.
+    let talks = script(2, "echo one; sleep 1; echo two; exec sleep 1000");
+    let (later, _) = troubled(&rig, &talks, |t| t.last_line == "two").await;
+    assert_eq!(later.why, trouble.why);
+    // It ends: the reason stays while it is started again.
+    let ends = script(3, "echo no key >&2; exit 9");
+    let (trouble, _) = troubled(&rig, &ends, |_| true).await;
+    assert_eq!(trouble, Trouble { why: "exited with code 9".into(), last_line: "no key".into() });
+    for _ in 0..50 {
+        let now = status(&rig, &ends.id).await.unwrap();
+        assert_eq!(now.trouble.unwrap().why, "exited with code 9");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // One that gets ready has none any more, and one that stops neither.
+    let slow = script(4, "sleep 1; exec ${BUNDLE}/app");
+    troubled(&rig, &slow, |t| t.why.starts_with("GET /: ")).await;
+    assert_eq!(ready(&rig, &slow.id).await.trouble, None);
+    rig.engine().stop(&ends.id).await.unwrap();
+    assert_eq!(status(&rig, &ends.id).await.unwrap().trouble, None);
+    rig.end().await;
+}
+
 #[tokio::test]
 async fn the_environment_holds_what_was_given_and_no_more() {
     let rig = ProcessRig::new().await;
     let data = rig.dir.path().join("notes");
     std::fs::create_dir(&data).unwrap();
     let mut spec = rig.spec(1, App::Well);
-    spec.env = BTreeMap::from([("GREETING".into(), "port ${PORT} in ${DATA_NOTES}".into())]);
+    spec.env = BTreeMap::from([
+        ("GREETING".into(), "port ${PORT} in ${DATA_NOTES}".into()),
+        ("CACHE".into(), "${TMPDIR}/cache in ${HOME}".into()),
+        ("PATH".into(), "${BUNDLE}/bin:${PATH}".into()),
+        ("TMPDIR".into(), "${HOME}/t".into()),
+    ]);
     spec.data = BTreeMap::from([("NOTES".into(), DataMount { path: data, access: Access::ReadWrite })]);
     let address = started(&rig, &spec).await;
     let env: BTreeMap<String, String> = get(address, "/env")
@@ -51,12 +100,16 @@ async fn the_environment_holds_what_was_given_and_no_more() {
         .map(|(k, v)| (k.to_owned(), v.to_owned()))
         .collect();
     let names: Vec<&str> = env.keys().map(String::as_str).collect();
-    assert_eq!(names, ["BUNDLE", "DATA_NOTES", "GREETING", "HOME", "HOST", "LANG", "PATH", "PORT", "TMPDIR"]);
+    assert_eq!(names, ["BUNDLE", "CACHE", "DATA_NOTES", "GREETING", "HOME", "HOST", "LANG", "PATH", "PORT", "TMPDIR"]);
     assert_eq!(env["GREETING"], format!("port {} in {}", address.port(), env["DATA_NOTES"]));
+    // Every variable is a name; one that the service set itself stands for what the application finds.
+    assert_eq!(env["CACHE"], format!("{}/t/cache in {}", env["HOME"], env["HOME"]));
+    assert_eq!(env["TMPDIR"], format!("{}/t", env["HOME"]));
+    assert_eq!(env["PATH"], format!("{}/bin:/usr/local/bin:/usr/bin:/bin", env["BUNDLE"]));
     // Nor does the environment of what is between the daemon and it.
     let shim = std::fs::read(format!("/proc/{}/environ", rig.shim_pid(&spec.id))).unwrap();
     assert!(shim.is_empty(), "{}", String::from_utf8_lossy(&shim));
-    assert_eq!(shell(address, "cd && touch a && touch $TMPDIR/b && pwd").trim(), env["HOME"]);
+    assert_eq!(shell(address, "cd && touch a && mkdir t && touch $TMPDIR/b && pwd").trim(), env["HOME"]);
     rig.end().await;
 }
 

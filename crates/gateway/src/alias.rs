@@ -16,6 +16,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use pumasi_route::table::Position;
+use pumasi_terms::method;
 use std::sync::Arc;
 
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
@@ -92,7 +93,8 @@ pub async fn serve(
     headers::strip_cookie(request.headers_mut(), position::COOKIE);
     let behind = !lease.route.datasets.is_empty()
         && seen.is_some_and(|seen| worker.gateway.tables.position(&lease.id).is_none_or(|at| at < seen));
-    let writes = !request.method().is_safe() || headers::under_prefix(request.uri().path(), &lease.route.home_only);
+    let writes = !method::is_safe_or(request.method().as_str(), &lease.route.safe_methods)
+        || headers::under_prefix(request.uri().path(), &lease.route.home_only);
     let home = behind || writes || forward::is_upgrade(&request);
     let bounds = &lease.route.admission;
     if !home {

@@ -1,4 +1,4 @@
-//! Bodies on their way through: counted, bounded in size and in standstill, never buffered whole.
+//! Bodies on their way through: counted, bounded in size and in standstill; none is buffered whole but short ones of requests that read.
 
 use crate::admission::Permit;
 use crate::plain;
@@ -76,6 +76,8 @@ impl Verdict {
 #[derive(Debug)]
 pub enum RequestBody {
     Empty,
+    /// Whole, so that it can be sent again.
+    Kept(Option<Bytes>),
     Stream(Box<RequestStream>),
 }
 
@@ -101,7 +103,11 @@ impl Body for RequestBody {
     type Error = BodyFault;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
-        let Self::Stream(s) = self.get_mut() else { return Poll::Ready(None) };
+        let s = match self.get_mut() {
+            Self::Stream(s) => s,
+            Self::Kept(bytes) => return Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
+            Self::Empty => return Poll::Ready(None),
+        };
         match Pin::new(&mut s.inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 s.standstill.moved();
@@ -129,12 +135,14 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
+            Self::Kept(bytes) => bytes.is_none(),
             Self::Stream(s) => s.inner.is_end_stream(),
         }
     }
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
+            Self::Kept(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Self::Stream(s) => s.inner.size_hint(),
         }
     }

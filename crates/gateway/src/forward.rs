@@ -12,8 +12,10 @@ use crate::headers;
 use crate::plain::RequestHead;
 use crate::tunnel::{self, TunnelSlot};
 use crate::upstream::SendFault;
+use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use pumasi_terms::{Epoch, ServiceName};
@@ -25,6 +27,8 @@ const ATTEMPTS_MAX: u32 = 6;
 const REPLAYS_MAX: u32 = 2;
 /// A kept connection that was idle for longer is not used where a broken one cannot be retried, ms.
 const FRESH_MS: u64 = 1_000;
+/// The body of a request that only reads is kept up to so much: a peer that is full, or an instance that fails, is not the end of it.
+const KEPT_BYTES_MAX: u64 = 64 << 10;
 
 /// What is asked of the application, apart from where.
 pub struct Task<'a> {
@@ -72,8 +76,9 @@ struct Outgoing {
     verdict: Option<Arc<Verdict>>,
     upgrade: Option<(HeaderValue, OnUpgrade)>,
     safe: bool,
-    /// Safe and without a body: may be sent again after it was sent.
+    /// Safe, without a body or with one that is kept: may be sent again after it was sent.
     replayable: bool,
+    kept: Option<Bytes>,
     replays: u32,
 }
 
@@ -87,7 +92,7 @@ impl Outgoing {
         }
         let upgrade = wants_upgrade(&request).map(|to| (to, hyper::upgrade::on(&mut request)));
         let (parts, incoming) = request.into_parts();
-        let safe = !task.writes && parts.method.is_safe() && upgrade.is_none();
+        let safe = !task.writes && upgrade.is_none();
         let empty = hyper::body::Body::is_end_stream(&incoming);
         let (body, verdict) = if empty || upgrade.is_some() {
             (RequestBody::Empty, None)
@@ -105,11 +110,26 @@ impl Outgoing {
         let replayable = safe && empty;
         // A peer's gateway knows better where else to send it.
         let replays = if task.refuse_when_full { 0 } else { REPLAYS_MAX };
-        Ok(Self { method: parts.method, uri, fields, body: Some(body), verdict, upgrade, safe, replayable, replays })
+        Ok(Self {
+            method: parts.method,
+            uri,
+            fields,
+            body: Some(body),
+            verdict,
+            upgrade,
+            safe,
+            replayable,
+            kept: None,
+            replays,
+        })
     }
 
     fn put_together(&mut self, task: &Task<'_>, permit: &Permit) -> Option<Request<RequestBody>> {
-        let body = if self.replayable { RequestBody::Empty } else { self.body.take()? };
+        let body = match &self.kept {
+            Some(bytes) => RequestBody::Kept(Some(bytes.clone())),
+            None if self.replayable => RequestBody::Empty,
+            None => self.body.take()?,
+        };
         let fields = if self.replayable || self.upgrade.is_some() {
             self.fields.clone()
         } else {
@@ -136,6 +156,22 @@ impl Outgoing {
             }
         }
         Some(request)
+    }
+
+    /// Keeps a short body of a request that only reads. `false`: its sender broke off.
+    async fn keep(&mut self) -> bool {
+        let length = self.fields.get(CONTENT_LENGTH).and_then(|l| l.to_str().ok()?.parse::<u64>().ok());
+        if !self.safe || self.replayable || length.is_none_or(|l| l > KEPT_BYTES_MAX) {
+            return true;
+        }
+        let Some(body) = self.body.take() else { return true };
+        match body.collect().await {
+            Ok(whole) => {
+                (self.kept, self.replayable) = (Some(whole.to_bytes()), true);
+                true
+            }
+            Err(_) => false,
+        }
     }
 
     /// What is sent is its head and nothing more.
@@ -192,6 +228,10 @@ pub async fn forward(worker: &Arc<Worker>, task: Task<'_>, request: Request<Inco
         Ok(out) => out,
         Err(TooLarge) => return Done::ours(too_large()),
     };
+    // Boxed, so that the usual way stays small.
+    if matches!(out.body, Some(RequestBody::Stream(_))) && !Box::pin(out.keep()).await {
+        return Done::ours(answer::problem(StatusCode::BAD_REQUEST, "body", "the body broke off"));
+    }
     let mut want = task.want;
     let mut last = None;
     for _ in 0..ATTEMPTS_MAX {

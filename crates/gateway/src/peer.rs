@@ -13,6 +13,7 @@ use crate::public::{self, From};
 use http::header::{HOST, HeaderName};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use pumasi_terms::method;
 use pumasi_terms::service::RouteMode;
 use pumasi_terms::{CloudName, LeaseId, ServiceName};
 use pumasi_trust::SpiffeId;
@@ -72,7 +73,8 @@ async fn serve_lease(
         return answer::refused(StatusCode::CONFLICT, "epoch");
     }
     let home_only = headers::under_prefix(request.uri().path(), &here.route.home_only);
-    if home_only || !request.method().is_safe() || forward::is_upgrade(&request) {
+    let safe = method::is_safe_or(request.method().as_str(), &here.route.safe_methods);
+    if home_only || !safe || forward::is_upgrade(&request) {
         return answer::refused(StatusCode::FORBIDDEN, "home-only");
     }
     headers::strip_ours(request.headers_mut());

@@ -13,6 +13,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use pumasi_route::table::Position;
+use pumasi_terms::method;
 use pumasi_terms::service::RouteMode;
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -181,7 +182,7 @@ pub async fn serve_service(
     let gateway = &worker.gateway;
     let name = service.name.as_str();
     // Safe methods write too where the service says so.
-    let writes = !request.method().is_safe()
+    let writes = !method::is_safe_or(request.method().as_str(), &service.route.safe_methods)
         || forward::is_upgrade(&request)
         || headers::under_prefix(request.uri().path(), &service.route.home_only);
     service.admission.arrived(writes);

@@ -75,6 +75,7 @@ fn here(borrower: &Cloud, instances: &[std::net::SocketAddr]) -> LeaseRoute {
         instances: instances.iter().map(|&a| instance(a)).collect(),
         expires_at: BootMs(boot_ms() + 600_000),
         home_only: vec!["/admin".into()],
+        safe_methods: Vec::new(),
         admission: Admission::default(),
         ticket_key: Some(TICKET_KEY.into()),
         datasets: Vec::new(),
@@ -154,6 +155,52 @@ async fn users_are_shared_by_weight_and_stay_put() {
     until("the lender's meter", || async {
         let report = pair.b.gateway.control.meter(0).await.unwrap();
         report.windows.iter().map(|w| w.leases.get(&lease()).map_or(0, |l| l.completed)).sum::<u64>() as usize > away
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn methods_are_safe_as_the_registry_says_and_as_the_service_says() {
+    let mut pair = Pair::start().await;
+    pair.own(|r| r.home_weight = Ppm(0)).await;
+    let mut c = pair.connect().await;
+    let ask = |method: &str, path: &str| {
+        format!(
+            "{method} {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/xml\r\nContent-Length: 3\r\n\r\n<a>"
+        )
+    };
+    for (method, by) in [
+        ("PROPFIND", "rented"),
+        ("REPORT", "rented"),
+        ("SEARCH", "rented"),
+        ("QUERY", "rented"),
+        ("OPTIONS", "rented"),
+        ("PROPPATCH", "home"),
+        ("MKCALENDAR", "home"),
+        ("LOCK", "home"),
+        ("POST", "home"),
+        ("PUT", "home"),
+        ("FETCH", "home"),
+    ] {
+        let answer = c.ask(&ask(method, "/cal/")).await;
+        assert_eq!((answer.status, answer.backend()), (200, by), "{method}");
+    }
+    assert_eq!(c.ask(&ask("REPORT", "/admin/")).await.backend(), "home");
+    // The service says more. Until its lender knows, the home still answers.
+    let own = || vec!["POST".to_owned(), "FETCH".to_owned()];
+    pair.own(|r| (r.home_weight, r.safe_methods) = (Ppm(0), own())).await;
+    assert_eq!(c.ask(&ask("FETCH", "/")).await.backend(), "home");
+    pair.lend(|t| t.leases.get_mut(&lease()).unwrap().safe_methods = own()).await;
+    for method in ["POST", "FETCH"] {
+        assert_eq!(c.ask(&ask(method, "/")).await.backend(), "rented", "{method}");
+    }
+    assert_eq!(c.ask(&ask("PUT", "/")).await.backend(), "home");
+    // What was met at home as a write is counted so, for whoever judges whether renting helps.
+    // Six unsafe methods, one path, and the last PUT.
+    until("eight writes are counted", || async {
+        let report = pair.a.gateway.control.meter(0).await.unwrap();
+        let of = report.windows.iter().filter_map(|w| w.services.get(&shop()));
+        of.map(|m| m.arrivals_home_only).sum::<u64>() == 8
     })
     .await;
 }

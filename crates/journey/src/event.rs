@@ -7,6 +7,10 @@ use pumasi_lease::{LentState, Usage};
 use pumasi_plan::{Borrow, Plan};
 use pumasi_terms::{BootMs, LeaseId, Now, Ppm, ReservationId};
 
+/// Reasons of one lender that are told, and what is kept of each.
+const TROUBLES_TOLD_MAX: usize = 16;
+const TROUBLE_CHARS_MAX: usize = 1_000;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     Granted {
@@ -170,7 +174,13 @@ fn granted(
         Some(lie) => ("hold_distrusted", lie.clone(), TryState::Refused { why: lie }),
     };
     t.state = state;
-    told.push(Told { action, subject_kind: "reservation", subject: reservation.to_string(), reasons: vec![why] });
+    told.push(Told {
+        action,
+        subject_kind: "reservation",
+        subject: reservation.to_string(),
+        reasons: vec![why],
+        last_line: String::new(),
+    });
 }
 
 fn signed(journey: &mut Journey, lease: &LeaseId, now: Now, told: &mut Vec<Told>) {
@@ -198,6 +208,7 @@ fn not_granted(journey: &mut Journey, reservation: &ReservationId, why: String, 
         subject_kind: "reservation",
         subject: reservation.to_string(),
         reasons: vec![text],
+        last_line: String::new(),
     });
     journey.failed.push(t.candidate.cloud.clone());
     t.state = TryState::Refused { why };
@@ -212,6 +223,21 @@ fn not_sent(journey: &mut Journey, lease: &LeaseId, why: String, fatal: bool, no
     part.trouble = Some(why.clone());
     if fatal {
         give_back(journey, lease, why, now, told);
+    }
+}
+
+/// Another cloud's words are kept in a record and in the journal.
+fn bounded(text: &str) -> String {
+    text.chars().take(TROUBLE_CHARS_MAX).collect()
+}
+
+/// Why rented instances are not ready stands here as well, within a heartbeat of when it was found there.
+fn not_ready(part: &mut Part, last_line: &str, told: &mut Vec<Told>) {
+    let Some(why) = part.trouble.clone().filter(|why| !part.troubles_told.contains(why)) else { return };
+    if part.troubles_told.len() < TROUBLES_TOLD_MAX {
+        let text = format!("{}: {why}", part.lender);
+        told.push(Told { last_line: bounded(last_line), ..Told::lease(part, "rented_not_ready", text) });
+        part.troubles_told.insert(why);
     }
 }
 
@@ -240,7 +266,8 @@ fn heard(journey: &mut Journey, status: LeaseStatus, sent_at: BootMs, now: Now, 
     hear(part, status.instances_ready, now);
     // While it is sent to, the lender knows of no trouble, and its word must not hide ours.
     if part.state != PartState::Sending || status.trouble.is_some() {
-        part.trouble = status.trouble;
+        part.trouble = status.trouble.map(|why| bounded(&why));
+        not_ready(part, &status.last_line, told);
     }
     match status.state {
         Some(LentState::Active) => {
@@ -346,6 +373,7 @@ mod tests {
             stepped_at: BootMs(0),
             recalled: None,
             trouble: None,
+            troubles_told: Default::default(),
             usage: Usage::default(),
             unmetered_ms: 0,
             blind_ms: 0,
@@ -377,6 +405,7 @@ mod tests {
             instances_ready: 0,
             instances_starting: 0,
             trouble: None,
+            last_line: String::new(),
             generation: 0,
             usage: Usage::default(),
         }
@@ -424,6 +453,39 @@ mod tests {
         assert_eq!([16_000, 19_000, 22_000].map(|ms| ask(&mut journey, ms, 1)), [19_000, 22_000, 25_000]);
         assert_eq!(ask(&mut journey, 25_000, 0), 28_000);
         assert_eq!(ask(&mut journey, 28_000, 0), 28_000);
+    }
+
+    #[test]
+    fn why_rented_instances_are_not_ready_stands_here_as_well_each_reason_once() {
+        let (mut journey, lease) = sending();
+        journey.part_mut(&lease).unwrap().state = PartState::Starting;
+        let mut say = |trouble: Option<&str>, last_line: &str| {
+            let mut told = Vec::new();
+            let status = LeaseStatus {
+                trouble: trouble.map(str::to_owned),
+                last_line: last_line.into(),
+                ..active(&lease, 4_000)
+            };
+            heard(&mut journey, status, BootMs(1_000), now(1_000), &mut told);
+            (told, journey.part(&lease).unwrap().trouble.clone())
+        };
+        let (told, trouble) = say(Some("exited with code 1"), "no key");
+        assert_eq!(trouble.as_deref(), Some("exited with code 1"));
+        assert_eq!((told.len(), told[0].action, told[0].last_line.as_str()), (1, "rented_not_ready", "no key"));
+        assert_eq!(told[0].reasons, ["city-b: exited with code 1"]);
+        // However often it comes and goes.
+        for why in [None, Some("exited with code 1"), Some("GET / answered 503"), Some("exited with code 1")] {
+            let (told, trouble) = say(why, "");
+            assert_eq!(told.len(), usize::from(why == Some("GET / answered 503")), "{why:?}");
+            assert_eq!(trouble.as_deref(), why);
+        }
+        // A lender that invents reasons fills neither the record nor the journal.
+        let invented: usize = (0..1_000).map(|n| say(Some(&format!("{n}{}", "x".repeat(9_000))), "").0.len()).sum();
+        assert!(invented < TROUBLES_TOLD_MAX);
+        let part = journey.part(&lease).unwrap();
+        assert!(
+            part.trouble.as_ref().unwrap().len() <= TROUBLE_CHARS_MAX && part.troubles_told.len() <= TROUBLES_TOLD_MAX
+        );
     }
 
     #[test]

@@ -9,6 +9,7 @@ use pumasi_terms::{
     BootMs, CloudName, Epoch, JourneyId, LeaseId, Money, PlanId, Ppm, ReservationId, ServiceName, WallMs,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 pub const JOURNEY_VERSION: u32 = 1;
 
@@ -116,6 +117,9 @@ pub struct Part {
     /// Called back: gone by then.
     pub recalled: Option<BootMs>,
     pub trouble: Option<String>,
+    /// Reasons of the lender for instances that are not ready, each of which is told once.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub troubles_told: BTreeSet<String>,
     /// As metered here.
     pub usage: Usage,
     /// Instance time for which nothing was heard of the lease, because of a link or of this daemon: our own reading may lack it.
@@ -234,13 +238,27 @@ pub struct Told {
     pub subject_kind: &'static str,
     pub subject: String,
     pub reasons: Vec<String>,
+    /// The end of an application's log.
+    pub last_line: String,
 }
 
 impl Told {
     pub(crate) fn journey(journey: &Journey, action: &'static str, why: impl Into<String>) -> Self {
-        Self { action, subject_kind: "journey", subject: journey.id.to_string(), reasons: vec![why.into()] }
+        Self {
+            action,
+            subject_kind: "journey",
+            subject: journey.id.to_string(),
+            reasons: vec![why.into()],
+            last_line: String::new(),
+        }
     }
     pub(crate) fn lease(part: &Part, action: &'static str, why: impl Into<String>) -> Self {
-        Self { action, subject_kind: "lease", subject: part.lease.to_string(), reasons: vec![why.into()] }
+        Self {
+            action,
+            subject_kind: "lease",
+            subject: part.lease.to_string(),
+            reasons: vec![why.into()],
+            last_line: String::new(),
+        }
     }
 }

@@ -188,6 +188,7 @@ fn seek(journey: &mut Journey, plan: &Plan, now: Now, told: &mut Vec<Told>) {
             subject_kind: "reservation",
             subject: t.candidate.reservation.to_string(),
             reasons: vec![why],
+            last_line: String::new(),
         });
         let_go(t, now);
     }
@@ -227,6 +228,7 @@ fn choose(journey: &mut Journey, plan: &Plan, borrow: &Borrow, now: Now, told: &
                     stepped_at: now.boot,
                     recalled: None,
                     trouble: None,
+                    troubles_told: Default::default(),
                     usage: Default::default(),
                     unmetered_ms: 0,
                     blind_ms: 0,

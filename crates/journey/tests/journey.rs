@@ -93,6 +93,7 @@ fn status(lease: &LeaseId, state: Option<LentState>, ready: u32) -> LeaseStatus 
         instances_ready: ready,
         instances_starting: 0,
         trouble: None,
+        last_line: String::new(),
         generation: 1,
         usage: Usage::default(),
     }

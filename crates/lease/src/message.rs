@@ -101,6 +101,9 @@ pub struct LeaseStatus {
     pub instances_starting: u32,
     /// Why instances do not get ready.
     pub trouble: Option<String>,
+    /// The end of what the application said, where there is trouble: for whoever may read its log.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub last_line: String,
     /// Application generation that runs there.
     pub generation: u64,
     pub usage: Usage,

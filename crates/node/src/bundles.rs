@@ -6,14 +6,41 @@ use crate::uploads::Size;
 use crate::{Node, clock, quarantine};
 use pumasi_api::Problem;
 use pumasi_api::message::Uploaded;
-use pumasi_terms::{BootMs, CustomerName, Digest};
-use pumasi_transfer::{Access, Options, TreeManifest, build};
+use pumasi_terms::{BootMs, CustomerName, Digest, FieldError};
+use pumasi_transfer::{Access, EntryKind, Options, TreeManifest, build};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A directory name for a digest.
 pub fn short(digest: &Digest) -> String {
     digest.to_string().trim_start_matches("blake3:").to_owned()
+}
+
+/// The program of a command, where it is to lie in the bundle. A link is taken at its word; the engine looks where it leads.
+pub fn check_program(tree: &TreeManifest, command: &[String]) -> Result<(), FieldError> {
+    let fault = |problem: String| Err(FieldError { field: "spec.application.command[0]".into(), problem });
+    let Some(program) = command.first().filter(|p| p.contains('/') && !p.starts_with('/') && !p.contains("${")) else {
+        return Ok(());
+    };
+    let parts: Vec<&str> = program.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+    if parts.contains(&"..") {
+        return fault(format!("{program:?} leads out of the bundle"));
+    }
+    let path = parts.join("/");
+    match tree.get(path.as_ref()) {
+        Some(entry) if matches!(entry.kind, EntryKind::Symlink { .. }) => Ok(()),
+        Some(entry) if !entry.is_dir() && entry.is_executable() => Ok(()),
+        Some(_) => fault(format!("{program:?} is not an executable file (chmod +x)")),
+        // Below a link to a directory.
+        None if tree
+            .entries
+            .iter()
+            .any(|e| matches!(e.kind, EntryKind::Symlink { .. }) && Path::new(&path).starts_with(&e.path)) =>
+        {
+            Ok(())
+        }
+        None => fault(format!("{program:?} is not in the bundle")),
+    }
 }
 
 #[derive(Debug, Clone)]

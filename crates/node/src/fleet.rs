@@ -6,7 +6,7 @@
 
 use crate::{Node, clock, gateway};
 use pumasi_engine::{EngineError, InstanceSpec, InstanceState, InstanceStatus};
-use pumasi_terms::{DatasetName, InstanceId};
+use pumasi_terms::InstanceId;
 use std::collections::BTreeSet;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,19 +68,17 @@ pub fn routable<'a>(want: &Desired, actual: &'a [InstanceStatus]) -> Vec<(&'a In
         .collect()
 }
 
-pub fn data_suffix(name: &DatasetName) -> String {
-    name.as_str().to_uppercase().replace('-', "_")
-}
-
 /// Does what `decide` says; safe to be cut off and called again.
 pub async fn reconcile(node: &Node, want: &Desired, spec: impl Fn(InstanceId) -> InstanceSpec) {
     let actual = node.instances.get();
     let decision = decide(want, &actual);
-    for _ in 0..decision.start {
-        start(node, spec(InstanceId::from_entropy(clock::entropy()))).await;
-    }
-    for id in &decision.revive {
-        start(node, spec(id.clone())).await;
+    if node.troubles.may_start(&want.owner, want.generation, clock::boot()) {
+        let fresh = (0..decision.start).map(|_| InstanceId::from_entropy(clock::entropy()));
+        let ids: Vec<InstanceId> = fresh.chain(decision.revive.iter().cloned()).collect();
+        match start_all(node, ids, spec).await {
+            Ok(()) => node.troubles.accepted(&want.owner),
+            Err(e) => node.troubles.refused(&want.owner, want.generation, e.reason(), clock::boot()),
+        }
     }
     end(node, &decision).await;
 }
@@ -90,14 +88,24 @@ pub async fn reconcile_to_nothing(node: &Node, owner: &str) {
     end(node, &decide(&Desired { owner: owner.to_owned(), count: 0, generation: 0 }, &actual)).await;
 }
 
-async fn start(node: &Node, spec: InstanceSpec) {
-    let (id, owner) = (spec.id.clone(), spec.owner.clone());
-    match node.engine.start(spec).await {
-        Ok(()) => node.wake.notify_one(),
-        Err(EngineError::Replacing { .. }) => {}
-        Err(e) => tracing::warn!(instance = %id, %owner, error = %e, "an instance was not started; tried again"),
+/// The first that is refused ends it: the others are of the same spec.
+async fn start_all(
+    node: &Node,
+    ids: Vec<InstanceId>,
+    spec: impl Fn(InstanceId) -> InstanceSpec,
+) -> Result<(), EngineError> {
+    for id in ids {
+        let started = node.engine.start(spec(id.clone())).await;
+        refresh(node).await;
+        match started {
+            Ok(()) => node.wake.notify_one(),
+            Err(EngineError::Replacing { .. }) => {}
+            // Its shim is gone, and its spec was made by another version of this daemon: another instance takes its place.
+            Err(EngineError::Conflict { .. }) => node.engine.stop(&id).await?,
+            Err(e) => return Err(e),
+        }
     }
-    refresh(node).await;
+    Ok(())
 }
 
 async fn end(node: &Node, decision: &Decision) {
@@ -133,6 +141,7 @@ mod tests {
             owner: "service-x".into(),
             generation,
             state,
+            trouble: None,
             address: None,
             door: None,
             pid: None,

@@ -2,10 +2,11 @@
 
 use crate::fleet::{self, Desired};
 use crate::object::{OWNER_OF_SERVICES, ServiceRecord, service_named_by};
-use crate::{Node, borrower, bundles, secrets, stray, tenancy};
+use crate::{Node, borrower, bundles, clock, secrets, stray, tenancy};
 use pumasi_api::Problem;
 use pumasi_engine::{Access, DataMount, InstanceSpec};
 use pumasi_terms::DatasetName;
+use pumasi_terms::template::data_suffix;
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -59,17 +60,15 @@ async fn run(node: &Node, service: &ServiceRecord) {
             _ => Ok(()),
         });
         if let Err(e) = made {
-            tracing::error!(service = %service.name(), error = %e, path = %path.display(), "a dataset's directory could not be made");
-            return;
+            return refuse(node, service, format!("the directory of dataset {} could not be made: {e}", set.name));
         }
-        data.insert(fleet::data_suffix(&set.name), DataMount { path, access: Access::ReadWrite });
+        data.insert(data_suffix(set.name.as_str()), DataMount { path, access: Access::ReadWrite });
     }
     let app = &spec.application;
     let secrets = match secrets::of_service(node, service) {
         Ok(secrets) => secrets,
         Err(e) => {
-            tracing::error!(service = %service.name(), error = %e, "nothing is started or stopped until its secrets can be read");
-            return;
+            return refuse(node, service, format!("nothing is started until its secrets can be read: {e}"));
         }
     };
     let bundle_dir = bundles::owned(node, &service.customer).unpacked(&service.bundle());
@@ -91,6 +90,10 @@ async fn run(node: &Node, service: &ServiceRecord) {
         secrets: secrets.clone(),
     })
     .await;
+}
+
+fn refuse(node: &Node, service: &ServiceRecord, why: String) {
+    node.troubles.refused(&service.owner(), service.generation, why, clock::boot());
 }
 
 /// What is rented comes back first, then the instances end, then the record goes.

@@ -17,6 +17,7 @@ pub mod hands;
 mod health;
 pub mod home;
 pub mod identity;
+pub mod lendable;
 pub mod lender;
 pub mod metrics;
 pub mod node;
@@ -34,6 +35,7 @@ pub mod tenancy;
 #[cfg(test)]
 mod testing;
 pub mod trace;
+pub mod trouble;
 mod uploads;
 pub mod wire;
 pub mod world;

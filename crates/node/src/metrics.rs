@@ -3,6 +3,7 @@
 use crate::object::HOLD;
 use crate::{Node, clock};
 use pumasi_api::Problem;
+use pumasi_api::message::LendingState;
 use pumasi_lease::Hold;
 use std::fmt::Write;
 
@@ -53,6 +54,26 @@ pub async fn text(node: &Node) -> String {
             "pumasi_copy_lag_seconds{{lease=\"{lease}\",dataset=\"{dataset}\"}} {}",
             if lag.is_finite() { lag.to_string() } else { "+Inf".into() }
         );
+    }
+    if let Ok(services) = node.services() {
+        family(
+            &mut t,
+            "pumasi_service_lendable",
+            "gauge",
+            "0 where something stands against lending a service; left out where that is not known",
+        );
+        family(&mut t, "pumasi_service_in_trouble", "gauge", "1 while instances at home do not start or are not ready");
+        let instances = node.instances.get();
+        for service in services.iter() {
+            let name = service.name();
+            match node.lendable.of(service).state {
+                LendingState::Yes => drop(writeln!(t, "pumasi_service_lendable{{service=\"{name}\"}} 1")),
+                LendingState::No => drop(writeln!(t, "pumasi_service_lendable{{service=\"{name}\"}} 0")),
+                LendingState::Unknown | LendingState::Unasked => {}
+            }
+            let trouble = node.troubles.of(&service.owner(), &instances).is_some();
+            let _ = writeln!(t, "pumasi_service_in_trouble{{service=\"{name}\"}} {}", u8::from(trouble));
+        }
     }
     let per_second = |mps: u64| mps as f64 / 1e3;
     family(&mut t, "pumasi_service_arrivals_per_second", "gauge", "Requests that came in, over the last half second");

@@ -47,6 +47,10 @@ pub struct Node {
     pub disk: crate::disk::Disk,
     /// What cannot be done now and why, as `/readyz` tells it.
     pub health: crate::health::Health,
+    /// Why instances do not get ready, and when a refused start is tried again.
+    pub troubles: crate::trouble::Troubles,
+    /// Whether services could be lent, as found last.
+    pub lendable: crate::lendable::Known,
     /// Looks at the store again, soon.
     pub wake: Notify,
     pub stopping: watch::Receiver<bool>,
@@ -80,6 +84,9 @@ impl std::fmt::Debug for Node {
     }
 }
 
+/// The field of an entry's personal payload.
+pub const LAST_LINE: &str = "last_line";
+
 /// Who did something and why, for the journal.
 #[derive(Debug, Clone, Default)]
 pub struct Note {
@@ -89,6 +96,8 @@ pub struct Note {
     pub cause: Option<String>,
     pub reasons: Vec<String>,
     pub data: serde_json::Value,
+    /// The end of an application's log. It may speak of persons: it can be erased, and viewers are not shown it.
+    pub last_line: String,
 }
 
 impl Note {
@@ -118,7 +127,7 @@ impl Note {
             reasons: self.reasons,
             trace_id: crate::trace::current(),
             data: self.data,
-            personal: None,
+            personal: Some(self.last_line).filter(|l| !l.is_empty()).map(|l| serde_json::json!({ LAST_LINE: l })),
         }
     }
 }
@@ -193,6 +202,8 @@ impl Node {
             gateway_status: Locked::new(None),
             disk: Default::default(),
             health: Default::default(),
+            troubles: Default::default(),
+            lendable: Default::default(),
             wake: Notify::new(),
             stopping,
             config,

@@ -287,7 +287,10 @@ async fn heard(node: &Node, cloud: &CloudName, journeys: &[Arc<Journey>], answer
     for status in answer.leases {
         let of = journeys.iter().find(|j| j.part(&status.lease).is_some_and(|p| &p.lender == cloud));
         match of {
-            Some(journey) => borrower::happened(node, &journey.id, Event::Heard { status, sent_at }).await,
+            Some(journey) => {
+                node.troubles.lender_says(&status.lease, &status.last_line);
+                borrower::happened(node, &journey.id, Event::Heard { status, sent_at }).await
+            }
             // A lease that this store does not know: it was forgotten (an old backup), and must not go on costing.
             None if status.state.as_ref().is_some_and(|s| matches!(s, pumasi_lease::LentState::Active)) => {
                 if let Some(renewal) = borrower::disown(node, cloud, &status).await {

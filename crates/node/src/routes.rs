@@ -276,6 +276,7 @@ fn lent(node: &Node, lent: &LentLease, applications: &BTreeMap<&LeaseId, &LentAp
         hosts: sent.hosts.clone(),
         aliases: sent.aliases.clone(),
         home_only: sent.home_only.clone(),
+        safe_methods: sent.safe_methods.clone(),
         admission: sent.admission.clone(),
         ticket_key: sent.ticket_key.clone(),
         lent: lent.clone(),

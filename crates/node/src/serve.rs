@@ -7,8 +7,8 @@ use crate::node::Note;
 use crate::object::{CLOUD, CloudRecord, ONLY};
 use crate::supervise::Task;
 use crate::{
-    Node, api, borrower, bundles, clock, disk, fleet, gateway, home, lender, pact, peers, quarantine, routes, sensing,
-    supervise, tenancy, world,
+    Node, api, borrower, bundles, clock, disk, fleet, gateway, home, lendable, lender, pact, peers, quarantine, routes,
+    sensing, supervise, tenancy, trouble, world,
 };
 use axum::Router;
 use pumasi_api::Door;
@@ -58,6 +58,7 @@ pub async fn serve(
     let mut tasks = work(&node);
     // Not in `work`: it is about this host.
     tasks.push(supervise::keep(&node, Task::new("looking after the disk", disk::run)));
+    tasks.push(supervise::keep(&node, Task::new("finding what could be lent", lendable::run)));
     let failed = tokio::select! {
         () = stop => None,
         why = node.health.failed() => Some(why),
@@ -252,6 +253,7 @@ pub async fn look(node: &Arc<Node>) {
     node.health.saw("what is lent", lender::reconcile(node).await);
     node.health.saw("what is rented", borrower::reconcile(node).await);
     node.health.saw("the route table", routes::reconcile(node).await);
+    node.health.saw("what is not ready", trouble::tell(node).await);
 }
 
 async fn keep(node: Arc<Node>) {

@@ -22,6 +22,8 @@ pub struct SendApplication {
     pub hosts: Vec<String>,
     pub aliases: Vec<String>,
     pub home_only: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub safe_methods: Vec<String>,
     pub user_cookie: Option<String>,
     pub admission: Admission,
     pub datasets: Vec<SentDataset>,

@@ -176,6 +176,19 @@ pub fn plan(input: &PlanInput) -> Result<Plan, NoPlan> {
     })
 }
 
+/// What stands against borrowing whatever the load is: not that others have no room now, nor what failed lately.
+pub fn lendable(input: &PlanInput) -> Result<(), NoPlan> {
+    let mut asked = input.clone();
+    asked.parts.clear();
+    asked.excluded.clear();
+    asked.spent = Spent::default();
+    asked.verdict.borrowed_wanted = 1;
+    for (offer, _) in &mut asked.offers {
+        offer.free = Resources { cpu_millis: u32::MAX, memory_mib: u32::MAX };
+    }
+    plan(&asked).map(|_| ())
+}
+
 fn as_is(now: &CurrentPart) -> Part {
     Part { lease: now.lease.clone(), cloud: now.cloud.clone(), instances: now.instances }
 }
@@ -317,7 +330,7 @@ fn new_borrow(
         resources,
         instances,
         instances_min: 1,
-        storage_bytes: storage_bytes(input),
+        storage_bytes: storage_bytes(sent_bytes(input), input.files),
         price_per_instance_hour_max: price_max,
         egress: spec.application.destinations(),
     };
@@ -334,8 +347,8 @@ fn new_borrow(
 const FILE_BYTES: u64 = 4 << 10;
 
 /// Copies grow, are unpacked beside what was sent, and an update needs room for the next one: three times what is sent, as it lies there.
-fn storage_bytes(input: &PlanInput) -> u64 {
-    let lies = sent_bytes(input).saturating_add(input.files.saturating_mul(FILE_BYTES));
+pub fn storage_bytes(sent_bytes: u64, files: u64) -> u64 {
+    let lies = sent_bytes.saturating_add(files.saturating_mul(FILE_BYTES));
     lies.saturating_mul(3).saturating_add(64 << 20)
 }
 
@@ -370,7 +383,7 @@ fn weigh(
     }
     let one: Resources = spec.application.resources;
     let room = one.count_in(offer.free).min(missing);
-    let storage = storage_bytes(input);
+    let storage = storage_bytes(sent_bytes(input), input.files);
     if offer.lease_ttl_ms_max < LEASE_TTL_MS_MIN {
         return Err(obstacle("no_room", format!("{cloud} lends for {} ms only", offer.lease_ttl_ms_max)));
     }

@@ -296,3 +296,31 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn whether_a_service_can_be_lent_does_not_hang_on_the_load_of_now() {
+    let mut asked = input(0);
+    // No room anywhere, failed lately, as many journeys as are allowed: it could be lent all the same.
+    for (offer, _) in &mut asked.offers {
+        offer.free = Resources { cpu_millis: 0, memory_mib: 0 };
+        asked.excluded.push((offer.cloud.clone(), "failed".into()));
+    }
+    (asked.spent.moves_last_hour, asked.spent.new_journey) = (1_000, true);
+    assert!(plan(&asked).is_err());
+    make::lendable(&asked).unwrap();
+    let what = |asked: &PlanInput| -> Vec<String> {
+        make::lendable(asked).unwrap_err().reasons.into_iter().map(|r| r.what).collect()
+    };
+    let mut java = asked.clone();
+    java.service.spec.application.platform.runtimes = vec!["java".into()];
+    assert!(what(&java).contains(&"platform".to_owned()));
+    let mut calls = asked.clone();
+    calls.service.spec.application.egress = vec!["192.0.2.1:443".into()];
+    assert!(what(&calls).contains(&"egress".to_owned()));
+    let mut large = asked.clone();
+    large.dataset_bytes = large.service.spec.borrowing.bytes_max + 1;
+    assert_eq!(what(&large), ["bytes_ceiling"]);
+    let mut dear = asked;
+    dear.service.spec.borrowing.money_per_hour_max = Money(0);
+    assert!(what(&dear).contains(&"money_ceiling".to_owned()));
+}

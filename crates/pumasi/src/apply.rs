@@ -5,7 +5,8 @@ use crate::bundle::{self, Packed};
 use crate::failure::Failure;
 use crate::output::{self, Format};
 use crate::session::Session;
-use pumasi_api::message::ServiceView;
+use pumasi_api::CallError;
+use pumasi_api::message::{CheckService, Lending, LendingState, ServiceView};
 use pumasi_terms::CustomerName;
 use pumasi_terms::manifest::{self, MANIFEST_BYTES_MAX};
 use pumasi_terms::service::{BundleRef, Service};
@@ -102,6 +103,26 @@ async fn stored(session: &Session, service: &Service) -> Result<Option<ServiceVi
     }
 }
 
+/// What the daemon would say to it. Nothing from one that is older than this question, nor to a viewer; of a bundle
+/// that was sent before, it knows itself.
+async fn checked(
+    session: &Session,
+    service: &Service,
+    packed: Option<&Packed>,
+    query: &str,
+) -> Result<Option<Lending>, CallError> {
+    let ask = CheckService {
+        service: service.clone(),
+        bundle_bytes: packed.map_or(0, |p| p.tree.total_bytes),
+        bundle_files: packed.map_or(0, |p| p.tree.entries.len() as u64),
+    };
+    let path = format!("/v1/services/{}/check{query}", service.metadata.name);
+    match session.client.post::<Lending>(&path, &ask).await {
+        Err(error) if error.problem().is_some_and(|p| [403, 404, 405].contains(&p.status)) => Ok(None),
+        asked => asked.map(Some),
+    }
+}
+
 /// What tells the daemon whose something is: of the default customer nothing need be said.
 fn whose(customer: Option<&CustomerName>) -> String {
     match customer {
@@ -121,6 +142,10 @@ pub async fn apply(session: &Session, args: &Apply) -> Result<(), Failure> {
         }
         if let Some(packed) = packed.get(dir) {
             item.service.spec.application.bundle = BundleRef::Digest(packed.digest);
+            let command = &item.service.spec.application.command;
+            pumasi_node::bundles::check_program(&packed.tree, command).map_err(|fault| {
+                Failure::input(format!("service {}: {}: {}", item.service.metadata.name, fault.field, fault.problem))
+            })?;
         }
     }
     let mut outcomes = Vec::with_capacity(items.len());
@@ -143,9 +168,18 @@ pub async fn apply(session: &Session, args: &Apply) -> Result<(), Failure> {
     let mut told = Vec::new();
     for ((item, outcome), query) in items.iter().zip(outcomes).zip(&queries) {
         let name = &item.service.metadata.name;
-        if !args.dry_run && outcome != Outcome::Unchanged {
+        let during = |e: CallError| Failure::from(e).during(format!("service {name}"));
+        let lending = if args.dry_run {
+            let packed = item.bundle.as_ref().and_then(|dir| packed.get(dir));
+            checked(session, &item.service, packed, query).await.map_err(during)?
+        } else if outcome != Outcome::Unchanged {
             let put = session.client.put::<ServiceView>(&format!("/v1/services/{name}{query}"), &item.service).await;
-            put.map_err(|e| Failure::from(e).during(format!("service {name}")))?;
+            Some(put.map_err(during)?.status.lending)
+        } else {
+            None
+        };
+        for why in lending.iter().filter(|l| l.state == LendingState::No).flat_map(|l| &l.why) {
+            output::note(&format!("service {name} cannot be lent: {why}"));
         }
         let tail = if args.dry_run { " (dry run)" } else { "" };
         match session.global.output {
@@ -153,6 +187,7 @@ pub async fn apply(session: &Session, args: &Apply) -> Result<(), Failure> {
             Format::Name => output::print(&format!("service/{name}\n"))?,
             Format::Json | Format::Yaml => told.push(json!({
                 "name": name, "outcome": outcome.word(), "dry_run": args.dry_run, "bundle": item.service.spec.application.bundle,
+                "lending": lending,
             })),
         }
     }

@@ -23,7 +23,7 @@ const WAIT_FIRST: Duration = Duration::from_millis(250);
 
 pub struct Packed {
     pub digest: Digest,
-    tree: TreeManifest,
+    pub tree: TreeManifest,
 }
 
 fn input(error: impl std::fmt::Display) -> Failure {

@@ -7,7 +7,7 @@ use crate::kinds::{table, text, typed};
 use crate::output::{self, Format, Tone, paint};
 use crate::session::Session;
 use crate::units::{duration_ms, duration_us, money, rate, resources};
-use pumasi_api::message::{List, ServiceView, Traffic, TrafficView};
+use pumasi_api::message::{LendingState, List, ServiceView, Traffic, TrafficView};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -94,6 +94,14 @@ impl Page {
             "phase",
             if status.why.is_empty() { status.phase.clone() } else { format!("{}: {}", status.phase, status.why) },
         );
+        let lendable = match status.lending.state {
+            LendingState::Yes => "yes",
+            LendingState::No => "no",
+            LendingState::Unknown => "not known",
+            LendingState::Unasked => "not asked for",
+        };
+        let why = status.lending.why.join("; ");
+        self.line("lendable", if why.is_empty() { lendable.to_owned() } else { format!("{lendable}: {why}") });
         self.line("hosts", spec.hosts.join(", "));
         self.line(
             "instances",

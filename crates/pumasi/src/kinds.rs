@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::output::{Cell, Table, Tone};
 use crate::units::{age, bytes, cpu, duration_ms, duration_us, money, resources, short_id};
 use pumasi_api::message::{
-    CustomerView, Event, InstanceView, LeaseView, MemberStatus, RetiredView, ServiceView, TokenView,
+    CustomerView, Event, InstanceView, LeaseView, LendingState, MemberStatus, RetiredView, ServiceView, TokenView,
 };
 use pumasi_terms::offer::Offer;
 use pumasi_terms::{Money, WallMs};
@@ -128,6 +128,15 @@ fn of(ready: u32, wanted: u32) -> Cell {
     Cell::toned(format!("{ready}/{wanted}"), tone)
 }
 
+/// Whether a partner could take it.
+fn lendable(state: LendingState) -> Cell {
+    match state {
+        LendingState::Yes => "yes".into(),
+        LendingState::No => Cell::toned("no", Tone::Bad),
+        LendingState::Unknown | LendingState::Unasked => "-".into(),
+    }
+}
+
 fn or_dash(text: &str) -> Cell {
     if text.is_empty() { "-".into() } else { text.into() }
 }
@@ -145,7 +154,9 @@ fn brief(text: &str) -> Cell {
 /// The table of `items`, as seen at `now`.
 pub fn table(kind: Kind, items: &[Value], now: WallMs) -> Result<Table, Failure> {
     let (head, row): (&[&'static str], Row) = match kind {
-        Kind::Services => (&["NAME", "PHASE", "HOME", "BORROWED", "HOST", "CUSTOMER", "GENERATION", "WHY"], service),
+        Kind::Services => {
+            (&["NAME", "PHASE", "HOME", "BORROWED", "LENDABLE", "HOST", "CUSTOMER", "GENERATION", "WHY"], service)
+        }
         Kind::Instances => {
             (&["ID", "SERVICE", "OF", "LEASE", "STATE", "GENERATION", "RESTARTS", "CPU", "MEMORY", "WHY"], instance)
         }
@@ -179,6 +190,7 @@ fn service(item: &Value, _: WallMs) -> Result<Vec<Cell>, Failure> {
         state_cell(if v.status.deleting { "deleting" } else { &v.status.phase }),
         of(v.status.home_ready, v.status.home_wanted),
         of(v.status.borrowed_ready, v.status.borrowed_wanted),
+        lendable(v.status.lending.state),
         host.into(),
         v.status.customer.as_str().into(),
         v.status.generation.to_string().into(),

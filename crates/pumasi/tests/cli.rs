@@ -59,12 +59,25 @@ fn apply_sends_only_what_is_missing_and_changes_only_what_differs() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("app")).unwrap();
     std::fs::write(dir.path().join("app/notes"), "#!/bin/sh\n".repeat(20_000)).unwrap();
+    let executable = |yes: bool| {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(if yes { 0o755 } else { 0o644 });
+        std::fs::set_permissions(dir.path().join("app/notes"), mode).unwrap();
+    };
+    executable(false);
     let manifest = dir.path().join("service.yaml");
     let text = "apiVersion: pumasi/v1\nkind: Service\nmetadata: { name: notes }\nspec:\n  hosts: [notes.example]\n  application: { bundle: ./app, command: [./notes] }\n";
     std::fs::write(&manifest, text).unwrap();
     let file = manifest.to_str().unwrap();
 
     let dry = run(&fake, &["apply", "-f", file, "--dry-run"]);
+    assert!(
+        dry.code == 2 && dry.err.contains("spec.application.command[0]") && dry.err.contains("chmod +x"),
+        "{dry:?}"
+    );
+    executable(true);
+    let dry = run(&fake, &["apply", "-f", file, "--dry-run"]);
+    let remark = "service notes cannot be lent: dataset files: inbox/x is a socket\n";
+    assert_eq!(dry.err, remark, "{dry:?}");
     assert_eq!((dry.code, dry.out.as_str()), (0, "service/notes created (dry run)\n"), "{dry:?}");
     assert_eq!(fake.count("POST /v1/bundles/missing") + fake.count("PUT /v1/services/notes"), 0);
 
@@ -98,6 +111,7 @@ fn wrong_manifests_name_file_and_line_and_nothing_is_sent() {
         (good.replace("notes.example", "Notes"), "spec.hosts[0]"),
         (good.to_owned(), "is not a directory"),
         (good.replace("pumasi/v1", "pumasi/v2"), "update this program"),
+        (good.replace("[./notes]", "[./notes, \"${TEMPDIR}\"]"), "spec.application.command[1]"),
         (format!("{}\n---\n{}", good, good), "is not a directory"),
     ] {
         let file = dir.path().join("s.yaml");

@@ -73,6 +73,7 @@ pub struct LentInput {
     pub hosts: Vec<String>,
     pub aliases: Vec<String>,
     pub home_only: Vec<String>,
+    pub safe_methods: Vec<String>,
     pub admission: Admission,
     pub ticket_key: Option<String>,
 }
@@ -149,6 +150,7 @@ fn service_route(s: &ServiceInput, input: &RouteInput) -> ServiceRoute {
         writable_until: s.writable_until,
         mode: spec.routing.mode,
         home_only: spec.routing.home_only.clone(),
+        safe_methods: spec.routing.safe_methods.clone(),
         user_cookie: spec.routing.user_cookie.clone(),
         underscored_fields: spec.routing.underscored_fields,
         home_weight: share::home(ready),
@@ -187,6 +189,7 @@ fn lease_route(l: &LentInput) -> LeaseRoute {
         instances,
         expires_at: l.lent.expires_at,
         home_only: l.home_only.clone(),
+        safe_methods: l.safe_methods.clone(),
         admission: l.admission.clone(),
         ticket_key: l.ticket_key.clone(),
         datasets: lease.datasets.clone(),

@@ -108,6 +108,7 @@ mod tests {
             writable_until: None,
             mode: RouteMode::Proxy,
             home_only: Vec::new(),
+            safe_methods: Vec::new(),
             user_cookie: None,
             underscored_fields: false,
             home: vec![backend(1)],

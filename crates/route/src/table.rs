@@ -55,6 +55,9 @@ pub struct ServiceRoute {
     pub mode: RouteMode,
     /// Path prefixes that go home whatever their method.
     pub home_only: Vec<String>,
+    /// Methods that change nothing here, besides those of the registry.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub safe_methods: Vec<String>,
     pub user_cookie: Option<String>,
     /// Header fields whose names have an underscore are passed on.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -147,6 +150,9 @@ pub struct LeaseRoute {
     /// The lender's own end of the lease: nothing is served after it.
     pub expires_at: BootMs,
     pub home_only: Vec<String>,
+    /// As the borrower's own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub safe_methods: Vec<String>,
     pub admission: Admission,
     pub ticket_key: Option<String>,
     pub datasets: Vec<DatasetName>,

@@ -115,6 +115,7 @@ fn lent(n: u128, state: LentState, expires_at: u64) -> LentInput {
         hosts: vec!["wiki.example".into()],
         aliases: Vec::new(),
         home_only: Vec::new(),
+        safe_methods: Vec::new(),
         admission: Admission::default(),
         ticket_key: None,
     }

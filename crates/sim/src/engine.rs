@@ -89,6 +89,9 @@ impl Engine for TimedEngine {
         }
         self.catch_up().remove(id)
     }
+    fn renew_layers<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<(), EngineError>> {
+        self.catch_up().renew_layers(owner)
+    }
     fn logs<'a>(&'a self, id: &'a InstanceId, tail_bytes: usize) -> BoxFuture<'a, Result<Vec<u8>, EngineError>> {
         self.catch_up().logs(id, tail_bytes)
     }

@@ -9,11 +9,13 @@ pub mod egress;
 pub mod ids;
 pub mod instant;
 pub mod manifest;
+pub mod method;
 pub mod offer;
 pub mod pact;
 pub mod place;
 pub mod reach;
 pub mod service;
+pub mod template;
 pub mod units;
 
 pub use document::{API_VERSION, Document, FieldError, Metadata, Validate};

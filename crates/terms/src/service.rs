@@ -1,6 +1,7 @@
 //! The Service document: what a customer owns, promises and allows.
 
 use crate::document::{Document, FieldError, Validate, fault};
+use crate::template;
 use crate::{CloudName, DatasetName, Digest, Money, Resources, SecretName, ServiceName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -41,7 +42,7 @@ fn default_priority() -> u32 {
 #[serde(deny_unknown_fields)]
 pub struct Application {
     pub bundle: BundleRef,
-    /// Program and arguments. `${PORT}`, `${BUNDLE}` and `${DATA_<DATASET>}` are filled in (name in upper case, '-' as '_').
+    /// Program and arguments. The names of [`template`] are filled in, `${PORT}` and `${DATA_<DATASET>}` among them.
     pub command: Vec<String>,
     /// Environment of the application; nothing is inherited from the daemon. The same names are filled in.
     #[serde(default)]
@@ -237,6 +238,9 @@ pub struct Routing {
     /// Path prefixes whose safe methods write all the same: they go home only.
     #[serde(default)]
     pub home_only: Vec<String>,
+    /// Methods that change nothing in this service, besides those of [`crate::method::SAFE`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub safe_methods: Vec<String>,
     /// Cookie that keys a user, so that the user stays put; without one the client address does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_cookie: Option<String>,
@@ -356,7 +360,9 @@ impl Validate for ServiceSpec {
                 fault(e, at, &format!("hosts[{i}]"), format!("{host:?} is not a lower-case DNS name"));
             }
         }
-        self.application.validate(&format!("{at}.application"), e);
+        let application = format!("{at}.application");
+        self.application.validate(&application, e);
+        self.application.check_templates(&application, &self.datasets, e);
         if self.instances.home == 0 || self.instances.home > 256 {
             fault(e, at, "instances.home", "must be 1 to 256");
         }
@@ -390,18 +396,42 @@ impl Validate for ServiceSpec {
                 fault(e, at, &format!("routing.home_only[{i}]"), "a path prefix begins with '/'");
             }
         }
+        if self.routing.safe_methods.len() > SAFE_METHODS_MAX {
+            fault(e, at, "routing.safe_methods", format!("at most {SAFE_METHODS_MAX}"));
+        }
+        for (i, method) in self.routing.safe_methods.iter().enumerate() {
+            if let Err(problem) = crate::method::check_claim(method) {
+                fault(e, at, &format!("routing.safe_methods[{i}]"), problem);
+            }
+        }
         if self.borrowing.instances_max > 1_000 {
             fault(e, at, "borrowing.instances_max", "must be 0 to 1000");
         }
     }
 }
 
+/// Methods that one service calls safe.
+pub const SAFE_METHODS_MAX: usize = 16;
 /// Secrets of one service.
 pub const SECRETS_MAX: usize = 64;
 
-/// Variables that the engine fills in.
-fn is_given(key: &str) -> bool {
-    ["PORT", "HOST", "BUNDLE", "HOME", "PATH", "LANG", "TMPDIR"].contains(&key) || key.starts_with("DATA_")
+impl Application {
+    /// Whether all that is to be filled in has a name that the engine knows.
+    fn check_templates(&self, at: &str, datasets: &[Dataset], e: &mut Vec<FieldError>) {
+        let suffixes: Vec<String> = datasets.iter().map(|d| template::data_suffix(d.name.as_str())).collect();
+        let names = template::names(suffixes.iter().map(String::as_str));
+        let fixed = |key: &&String| names.contains_key(*key) && !template::DEFAULTED.contains(&key.as_str());
+        for key in self.env.keys().filter(fixed) {
+            fault(e, at, &format!("env.{key}"), "is set for every instance and cannot be another");
+        }
+        let words = self.command.iter().enumerate().map(|(i, word)| (format!("command[{i}]"), word));
+        let values = self.env.iter().map(|(key, value)| (format!("env.{key}"), value));
+        for (field, text) in words.chain(values) {
+            if let Err(problem) = template::fill(text, &names) {
+                fault(e, at, &field, problem);
+            }
+        }
+    }
 }
 
 impl Validate for Application {
@@ -409,13 +439,18 @@ impl Validate for Application {
         if self.command.is_empty() || self.command.len() > 256 {
             fault(e, at, "command", "name the program and at most 255 arguments");
         }
+        if self.command.first().is_some_and(String::is_empty) {
+            fault(e, at, "command[0]", "the program's name is empty");
+        }
         if self.command.iter().chain(self.env.values()).any(|a| a.contains('\0') || a.len() > 32 << 10) {
             fault(e, at, "command", "arguments and values are at most 32 KiB and hold no NUL");
         }
         if self.secrets.len() > SECRETS_MAX {
             fault(e, at, "secrets", format!("at most {SECRETS_MAX}"));
         }
-        for key in self.secrets.keys().filter(|k| self.env.contains_key(*k) || is_given(k)) {
+        let given =
+            |k: &str| template::FIXED.contains(&k) || template::DEFAULTED.contains(&k) || k.starts_with("DATA_");
+        for key in self.secrets.keys().filter(|k| self.env.contains_key(*k) || given(k)) {
             fault(e, at, "secrets", format!("{key} is set elsewhere already"));
         }
         for key in self.env.keys().chain(self.secrets.keys()) {
@@ -461,5 +496,42 @@ impl Validate for Application {
                 fault(e, at, &format!("egress[{i}]"), format!("{to:?} is not ip:port"));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(application: &str, datasets: &str) -> Vec<String> {
+        let text = format!(
+            r#"{{"hosts": ["a.example"], "application": {{"bundle": "app", {application}}}, "datasets": [{datasets}]}}"#
+        );
+        let spec: ServiceSpec = serde_json::from_str(&text).unwrap();
+        let mut e = Vec::new();
+        spec.validate("spec", &mut e);
+        e.into_iter().map(|f| format!("{}: {}", f.field, f.problem)).collect()
+    }
+
+    #[test]
+    fn a_name_that_nobody_fills_in_is_told_with_its_field_before_anything_starts() {
+        let found = faults(r#""command": ["./app", "--at=${DATA_FILES}"], "env": {"A": "${TEMPDIR}"}"#, "");
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].starts_with("spec.application.command[1]: ${DATA_FILES} is not known here"), "{found:?}");
+        assert!(found[1].starts_with("spec.application.env.A: ${TEMPDIR} is not known here"), "{found:?}");
+        assert!(found[1].contains("BUNDLE, HOME, HOST, LANG, PATH, PORT, TMPDIR"), "{found:?}");
+        assert_eq!(faults(r#""command": ["./app", "${PORT"]"#, "").len(), 1);
+    }
+
+    #[test]
+    fn every_variable_of_the_manual_is_filled_in_and_the_fixed_ones_are_nobodys() {
+        let all = r#""command": ["./app", "${PORT}${HOST}${BUNDLE}${DATA_MY_FILES}${HOME}${TMPDIR}${PATH}${LANG}"]"#;
+        let found = faults(all, r#"{"name": "my-files", "kind": "files"}"#);
+        assert!(found.is_empty(), "{found:?}");
+        let found = faults(r#""command": ["./app"], "env": {"PORT": "80", "TMPDIR": "${HOME}/t", "DATA_X": "/x"}"#, "");
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].starts_with("spec.application.env.PORT: "), "{found:?}");
+        let data = r#"{"name": "x", "kind": "files"}"#;
+        assert_eq!(faults(r#""command": ["./app"], "env": {"DATA_X": "/x"}"#, data).len(), 1);
     }
 }

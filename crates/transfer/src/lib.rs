@@ -22,6 +22,7 @@ mod shelf;
 pub mod signature;
 pub mod sqlite;
 pub mod store;
+pub mod survey;
 pub mod tree;
 pub mod tree_delta;
 mod tree_form;
@@ -36,6 +37,7 @@ pub use pack::{PackError, PackReader, PackWriter, Received, encode_pack, receive
 pub use scan::{ChunkCache, Keep, ScanError, ScanLimits, Skipped, TreeChunks, scan};
 pub use signature::Signatures;
 pub use store::{ChunkSource, ChunkStore, StoreError, Usage};
+pub use survey::{Survey, survey};
 pub use tree::{Entry, EntryKind, TreeError, TreeManifest};
 pub use update::{TreeUpdate, UpdateError};
 pub use watermark::Watermark;

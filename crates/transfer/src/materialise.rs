@@ -25,6 +25,8 @@ pub enum Access {
     Everyone,
     /// The owner and one group (a gid).
     Group(u32),
+    /// As `Group`, and its members see the copy through layers of their own only: what the modes let them write goes there.
+    Layered(u32),
     Owner,
 }
 
@@ -74,12 +76,14 @@ impl Access {
             (Self::Everyone, true) => 0o755,
             (Self::Group(_), false) => 0o640,
             (Self::Group(_), true) => 0o750,
+            (Self::Layered(_), false) => 0o660,
+            (Self::Layered(_), true) => 0o770,
             (Self::Owner, false) => 0o600,
             (Self::Owner, true) => 0o700,
         }
     }
     pub(crate) fn set(self, path: &Path, mode: u32) -> io::Result<()> {
-        if let Self::Group(gid) = self {
+        if let Self::Group(gid) | Self::Layered(gid) = self {
             std::os::unix::fs::lchown(path, None, Some(gid))?;
         }
         // After chown, which may clear bits.

@@ -57,6 +57,16 @@ impl ScanLimits {
     }
 }
 
+/// What no manifest has words for.
+pub(crate) fn odd(kind: FileType) -> Option<&'static str> {
+    match kind {
+        FileType::Directory | FileType::RegularFile | FileType::Symlink => None,
+        FileType::Fifo => Some("pipe"),
+        FileType::Socket => Some("socket"),
+        _ => Some("device"),
+    }
+}
+
 /// What was left out of a manifest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Skipped {
@@ -231,7 +241,8 @@ impl Scan<'_> {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(e) => return Err(io(&path)(e)),
         };
-        let entry = match FileType::from_raw_mode(stat.st_mode) {
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let entry = match kind {
             FileType::Directory => Entry { mode: self.mode(stat.st_mode, true), ..Entry::dir(at) },
             FileType::Symlink => {
                 let target = match dir.read_link(name) {
@@ -250,9 +261,7 @@ impl Scan<'_> {
                 Some(entry) => entry,
                 None => return Ok(false),
             },
-            FileType::Fifo => return self.skip(at, "pipe"),
-            FileType::Socket => return self.skip(at, "socket"),
-            _ => return self.skip(at, "device"),
+            _ => return self.skip(at, odd(kind).unwrap_or("device")),
         };
         let descend = entry.is_dir();
         if self.entries.len() >= self.limits.entries_max {

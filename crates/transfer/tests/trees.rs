@@ -363,6 +363,7 @@ fn a_copy_takes_its_own_size_once() {
         data: lease.join("data"),
         bytes_max: 1 << 30,
         access: Access::Owner,
+        layers: false,
     };
     let mut far = Work::default();
     let mut ask = |request, body: &[u8]| far.answer(request, body);

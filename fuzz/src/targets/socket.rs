@@ -149,6 +149,7 @@ fn gateway() -> SocketAddr {
             writable_until: None,
             mode: RouteMode::Proxy,
             home_only: vec!["/admin".into()],
+            safe_methods: Vec::new(),
             user_cookie: Some("session".into()),
             underscored_fields: false,
             home: vec![home],

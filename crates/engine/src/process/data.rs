@@ -21,7 +21,7 @@ pub(super) fn give(mount: &DataMount, gid: u32) -> Result<(), EngineError> {
         match mount.access {
             Access::ReadWrite => give_dir(&top, gid, 0),
             // Nothing below becomes writable: whoever could write a `-shm` file could truncate it under the daemon that maps it.
-            Access::ReadOnly => change(&top, gid, 0o2050),
+            Access::ReadOnly | Access::Layered => change(&top, gid, 0o2050),
         }
     };
     work().map_err(EngineError::at("give the owner's group its right to", &mount.path))

@@ -6,7 +6,10 @@ use super::processes::{end_all, processes_by_home, processes_by_uid, signal_all,
 use super::slots::{self, Slots};
 use super::{ProcessConfig, data, helper, launch, logs, ranges, shim, trial};
 use crate::rules::{Here, Start, on_start};
-use crate::{Capabilities, EngineError, InstanceSpec, InstanceState, InstanceStatus, Isolation, Remains, Secrets};
+use crate::{
+    Access, Capabilities, EngineError, InstanceSpec, InstanceState, InstanceStatus, Isolation, Remains, Secrets,
+    Trouble,
+};
 use pumasi_terms::InstanceId;
 use pumasi_terms::service::Platform;
 use std::collections::BTreeSet;
@@ -19,10 +22,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// For a shim to say that it is up.
 const ANSWER_MS_MAX: u64 = 10_000;
+/// For all shims of one owner to exchange their layers.
+const RENEW_MS_MAX: u64 = 5_000;
 /// Directories being made and being deleted.
 const NEW: &str = ".new-";
 const GONE: &str = ".gone-";
@@ -219,6 +224,10 @@ impl Host {
     }
 
     pub(super) fn start(&self, spec: InstanceSpec) -> Result<(), EngineError> {
+        if spec.data.values().any(|m| m.access == Access::Layered) && !self.isolation.layers {
+            let problem = "this host makes no layers over data".into();
+            return Err(EngineError::Spec { id: spec.id, problem });
+        }
         let missing = self.isolation.missing_for_lending();
         if spec.lent && !missing.is_empty() && !self.config.lend_without_isolation {
             return Err(EngineError::NotIsolated { id: spec.id, missing: missing.join(", ") });
@@ -311,7 +320,7 @@ impl Host {
         delete_tree(&new.dir)?;
         make_dir(&new.dir, 0o711)?;
         make_dir(&new.dir.join("logs"), 0o700)?;
-        write_json(&new.desired(), &Desired { version: VERSION, run: true, held: None }, false)?;
+        write_json(&new.desired(), &Desired { version: VERSION, run: true, held: None, layers: 0 }, false)?;
         write_json(&new.record(), record, true)?;
         fs::rename(&new.dir, &layout.dir).map_err(EngineError::at("create", &layout.dir))
     }
@@ -409,6 +418,15 @@ impl Host {
             (false, false, _) if processes_of(known).is_empty() => InstanceState::Stopped { exit: said.last_exit },
             (false, false, _) => stopping(),
         };
+        let last_line = said.trouble.as_ref().map(|t| t.last_line.clone()).unwrap_or_default();
+        let trouble = match &state {
+            _ if !desired.run => None,
+            InstanceState::Failed { why } | InstanceState::BackingOff { why, .. } | InstanceState::Unready { why } => {
+                Some(Trouble { why: why.clone(), last_line })
+            }
+            InstanceState::Starting => said.trouble,
+            InstanceState::Ready | InstanceState::Stopped { .. } => None,
+        };
         let pid = said.pid.filter(|_| held);
         let usage = match (&record.cgroup, pid) {
             (Some(place), _) => place.usage(),
@@ -428,6 +446,7 @@ impl Host {
             memory_bytes: usage.memory_bytes,
             memory_max_bytes: launch::memory_max_bytes(&record.spec),
             state,
+            trouble,
         })
     }
 
@@ -463,6 +482,40 @@ impl Host {
                 // Not durable: the disk may be full, and whoever asked asks again.
                 write_json(&known.layout.desired(), &desired, false)?;
                 known.layout.wake_shim();
+            }
+        }
+        Ok(())
+    }
+
+    /// Instances that are not running now see what is there when they start.
+    pub(super) fn renew_layers(&self, owner: &str) -> Result<(), EngineError> {
+        let mut asked = Vec::new();
+        {
+            let _change = self.change();
+            for known in self.known()?.into_iter().filter(|k| k.record.spec.owner == owner) {
+                let desired = known.layout.read_desired()?;
+                if launch::layers(&known.record).is_empty() || !desired.run || !known.layout.is_held()? {
+                    continue;
+                }
+                let layers = desired.layers + 1;
+                write_json(&known.layout.desired(), &Desired { layers, ..desired }, false)?;
+                known.layout.wake_shim();
+                asked.push((known, layers));
+            }
+        }
+        let until = Instant::now() + Duration::from_millis(RENEW_MS_MAX);
+        for (Known { layout, record }, layers) in asked {
+            loop {
+                let said = layout.read_status()?.unwrap_or_else(Status::fresh);
+                let runs = said.pid.is_some() || said.state == InstanceState::Starting;
+                if said.layers == layers || !runs || !layout.is_held()? {
+                    break;
+                }
+                if Instant::now() > until {
+                    let problem = format!("it has not renewed its data for {RENEW_MS_MAX} ms");
+                    return Err(EngineError::Shim { id: record.spec.id, problem });
+                }
+                std::thread::sleep(Duration::from_millis(1));
             }
         }
         Ok(())

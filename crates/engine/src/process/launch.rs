@@ -1,7 +1,8 @@
 //! From a spec to what is executed: names filled in, the program found, paths as the instance sees them.
 
 use super::layout::{Layout, Record};
-use crate::{Access, InstanceSpec};
+use crate::{Access, DataMount, InstanceSpec};
+use pumasi_terms::template::{self, fill};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -35,6 +36,8 @@ pub(super) struct Plan {
 pub(super) struct View {
     /// The instance's own things.
     pub binds: Vec<Bind>,
+    /// Copies that it sees through a layer of its own.
+    pub layers: Vec<Layer>,
     /// What else of the host the operator shows, each at its own path.
     pub more: Vec<PathBuf>,
     /// The daemon's directories, should they lie in what is shown.
@@ -56,6 +59,16 @@ pub(super) struct Bind {
     pub no_exec: bool,
 }
 
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Layer {
+    pub from: PathBuf,
+    pub to: PathBuf,
+    /// Of what is written into it.
+    pub bytes_max: u64,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+}
+
 /// Paths as the instance sees them.
 struct Places {
     bundle: PathBuf,
@@ -72,34 +85,41 @@ fn places(record: &Record, layout: &Layout) -> Places {
         return Places { bundle: spec.bundle_dir.clone(), home, tmp, data };
     }
     let view = Path::new(VIEW);
-    let data = spec.data.keys().map(|n| (n.clone(), view.join("data").join(n))).collect();
+    let data = spec.data.keys().map(|n| (n.clone(), data_in_view(n))).collect();
     Places { bundle: view.join("bundle"), home: view.join("home"), tmp: "/tmp".into(), data }
 }
 
 pub(super) fn plan(record: &Record, layout: &Layout, address: SocketAddr) -> Result<Plan, String> {
     let spec = &record.spec;
     let places = places(record, layout);
-    let mut names = BTreeMap::from([
+    let text = |path: &Path| path.display().to_string();
+    // Not the application's to choose: probes, mounts and the search for what is left rely on them.
+    let mut fixed = BTreeMap::from([
         ("PORT".to_owned(), address.port().to_string()),
         ("HOST".to_owned(), address.ip().to_string()),
-        ("BUNDLE".to_owned(), places.bundle.display().to_string()),
+        ("BUNDLE".to_owned(), text(&places.bundle)),
+        ("HOME".to_owned(), text(&places.home)),
     ]);
-    for (name, path) in &places.data {
-        names.insert(format!("DATA_{name}"), path.display().to_string());
-    }
-
-    let home = places.home.display().to_string();
-    let mut env = BTreeMap::from([
+    fixed.extend(places.data.iter().map(|(name, path)| (template::data_variable(name), text(path))));
+    let mut names = fixed.clone();
+    names.extend([
         ("PATH".to_owned(), PATH.to_owned()),
         ("LANG".to_owned(), "C.UTF-8".to_owned()),
-        ("TMPDIR".to_owned(), places.tmp.display().to_string()),
+        ("TMPDIR".to_owned(), text(&places.tmp)),
     ]);
-    for (key, value) in &spec.env {
+    // Those that the service sets itself come first: what is filled in elsewhere is what the application finds.
+    let mut own = BTreeMap::new();
+    for key in template::DEFAULTED {
+        if let Some(value) = spec.env.get(key) {
+            own.insert(key.to_owned(), fill(value, &names).map_err(|e| format!("env {key}: {e}"))?);
+        }
+    }
+    names.extend(own);
+    let mut env = names.clone();
+    for (key, value) in spec.env.iter().filter(|(key, _)| !template::DEFAULTED.contains(&key.as_str())) {
         env.insert(key.clone(), fill(value, &names).map_err(|e| format!("env {key}: {e}"))?);
     }
-    // Not the application's to choose: probes, mounts and the search for what is left rely on them.
-    env.extend(names.clone());
-    env.insert("HOME".to_owned(), home);
+    env.extend(fixed);
 
     let mut argv = Vec::new();
     for (i, part) in spec.command.iter().enumerate() {
@@ -132,12 +152,14 @@ pub(super) fn plan(record: &Record, layout: &Layout, address: SocketAddr) -> Res
 fn view(record: &Record, places: &Places, host_name: &str) -> View {
     let spec = &record.spec;
     let bundle = Bind { from: spec.bundle_dir.clone(), to: places.bundle.clone(), read_only: true, no_exec: false };
-    let data = spec.data.iter().filter_map(|(name, mount)| {
+    let bound = |mount: &&DataMount| mount.access != Access::Layered;
+    let data = spec.data.iter().filter(|(_, mount)| bound(mount)).filter_map(|(name, mount)| {
         let to = places.data.get(name)?.clone();
         Some(Bind { from: mount.path.clone(), to, read_only: mount.access == Access::ReadOnly, no_exec: true })
     });
     View {
         binds: std::iter::once(bundle).chain(data).collect(),
+        layers: layers(record),
         more: record.view.clone(),
         hide: record.hide.clone(),
         home: places.home.clone(),
@@ -148,10 +170,29 @@ fn view(record: &Record, places: &Places, host_name: &str) -> View {
     }
 }
 
+/// Where an instance sees a dataset, if it has a view of its own.
+fn data_in_view(name: &str) -> PathBuf {
+    Path::new(VIEW).join("data").join(name)
+}
+
+pub(super) fn layers(record: &Record) -> Vec<Layer> {
+    let layered = record.spec.data.iter().filter(|(_, mount)| mount.access == Access::Layered);
+    layered
+        .map(|(name, mount)| Layer {
+            from: mount.path.clone(),
+            to: data_in_view(name),
+            bytes_max: layer_bytes_max(&record.spec),
+            uid: record.uid,
+            gid: record.gid,
+        })
+        .collect()
+}
+
 /// For the probe of the host: a view as instances have it, without an instance.
 pub(super) fn empty_view(more: &[PathBuf], hide: &[PathBuf], uid: u32) -> View {
     View {
         binds: Vec::new(),
+        layers: Vec::new(),
         more: more.to_vec(),
         hide: hide.to_vec(),
         home: Path::new(VIEW).join("home"),
@@ -167,6 +208,11 @@ fn scratch_bytes_max(spec: &InstanceSpec) -> u64 {
     (memory_max_bytes(spec) / 2).max(SCRATCH_BYTES_MIN)
 }
 
+/// Beside the scratch space, so that a full layer leaves the application a quarter.
+fn layer_bytes_max(spec: &InstanceSpec) -> u64 {
+    (memory_max_bytes(spec) / 4).max(SCRATCH_BYTES_MIN)
+}
+
 pub(super) fn memory_max_bytes(spec: &InstanceSpec) -> u64 {
     u64::from(spec.resources.memory_mib) << 20
 }
@@ -178,9 +224,7 @@ pub(super) fn egress(spec: &InstanceSpec) -> Result<Vec<SocketAddr>, String> {
 
 /// What can be refused before anything is made.
 pub(super) fn check(spec: &InstanceSpec) -> Result<(), String> {
-    let names = ["PORT", "HOST", "BUNDLE"].into_iter().map(str::to_owned);
-    let data = spec.data.keys().map(|n| format!("DATA_{n}"));
-    let names: BTreeMap<_, _> = names.chain(data).map(|n| (n, String::new())).collect();
+    let names = template::names(spec.data.keys().map(String::as_str));
     for (i, part) in spec.command.iter().enumerate() {
         fill(part, &names).map_err(|e| format!("command[{i}]: {e}"))?;
     }
@@ -240,26 +284,6 @@ fn inside(program: &str) -> Result<PathBuf, String> {
     Ok(path)
 }
 
-/// `${NAME}` becomes its value; an unknown name is an error that says which are known.
-fn fill(text: &str, names: &BTreeMap<String, String>) -> Result<String, String> {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find("${") {
-        out.push_str(&rest[..at]);
-        let tail = &rest[at + 2..];
-        let end = tail.find('}').ok_or_else(|| format!("\"${{\" without \"}}\" in {text:?}"))?;
-        let name = &tail[..end];
-        let value = names.get(name).ok_or_else(|| {
-            let known: Vec<_> = names.keys().map(String::as_str).collect();
-            format!("${{{name}}} is not known here; known are {}", known.join(", "))
-        })?;
-        out.push_str(value);
-        rest = &tail[end + 1..];
-    }
-    out.push_str(rest);
-    Ok(out)
-}
-
 /// What execvp would take; searched here so that the error can say where it was looked for.
 pub(super) fn find_program(name: &str, path: &str) -> Result<PathBuf, String> {
     use std::os::unix::fs::PermissionsExt;
@@ -275,16 +299,6 @@ pub(super) fn find_program(name: &str, path: &str) -> Result<PathBuf, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_are_filled_and_unknown_ones_are_named() {
-        let names = BTreeMap::from([("PORT".to_owned(), "80".to_owned())]);
-        assert_eq!(fill("a${PORT}b$PORT ${PORT}", &names).unwrap(), "a80b$PORT 80");
-        let error = fill("${PROT}", &names).unwrap_err();
-        assert!(error.contains("PROT") && error.contains("PORT"), "{error}");
-        assert!(fill("${PORT", &names).is_err());
-        assert_eq!(fill("no names", &names).unwrap(), "no names");
-    }
 
     #[test]
     fn a_program_stays_in_its_bundle() {

@@ -4,7 +4,7 @@
 //! with it, never by a pid.
 
 use super::cgroup::Place;
-use crate::{EngineError, Exit, InstanceSpec, InstanceState, Isolation, Limits};
+use crate::{EngineError, Exit, InstanceSpec, InstanceState, Isolation, Limits, Trouble};
 use pumasi_terms::{InstanceId, WallMs};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,9 @@ pub(super) struct Desired {
     /// Why it is to stand still, for as long as this is said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<String>,
+    /// Rises whenever the data that it sees through layers have changed.
+    #[serde(default)]
+    pub layers: u64,
 }
 
 /// What the shim says.
@@ -60,6 +63,12 @@ pub(super) struct Status {
     pub started_at: Option<WallMs>,
     pub restarts: u32,
     pub last_exit: Option<Exit>,
+    /// Why it was last not ready; none once it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<Trouble>,
+    /// The number of [`Desired`] that its layers are as new as.
+    #[serde(default)]
+    pub layers: u64,
 }
 
 impl Status {
@@ -73,6 +82,8 @@ impl Status {
             started_at: None,
             restarts: 0,
             last_exit: None,
+            trouble: None,
+            layers: 0,
         }
     }
 }
@@ -131,13 +142,13 @@ impl Layout {
         read_versioned(&self.record())
     }
     pub(super) fn read_desired(&self) -> Result<Desired, EngineError> {
-        Ok(read_versioned(&self.desired())?.unwrap_or(Desired { version: VERSION, run: true, held: None }))
+        Ok(read_versioned(&self.desired())?.unwrap_or(Desired { version: VERSION, run: true, held: None, layers: 0 }))
     }
     pub(super) fn read_status(&self) -> Result<Option<Status>, EngineError> {
         read_versioned(&self.status())
     }
     pub(super) fn want(&self, run: bool) -> Result<(), EngineError> {
-        write_json(&self.desired(), &Desired { version: VERSION, run, held: None }, true)
+        write_json(&self.desired(), &Desired { version: VERSION, run, held: None, layers: 0 }, true)
     }
 
     /// Whether a shim holds this directory.

@@ -13,6 +13,9 @@ use std::path::Path;
 /// What lines of Pumasi's own begin with: the shim's, and the daemon's above each instance's log.
 const OURS: [&[u8]; 2] = [b"[pumasi]", b"== "];
 const MARK_BYTES_MAX: usize = 8;
+/// What is looked at for the last line, and what is told of it.
+const TAIL_BYTES: usize = 1_024;
+const LINE_CHARS_MAX: usize = 240;
 
 #[derive(Debug)]
 pub(super) struct LogWriter {
@@ -22,6 +25,8 @@ pub(super) struct LogWriter {
     /// Of one file: half of the whole.
     file_bytes_max: u64,
     marks: Marks,
+    /// The end of what the application wrote.
+    tail: Vec<u8>,
 }
 
 /// Keeps the application from writing lines that look like ours, however it cuts them into pieces.
@@ -79,13 +84,32 @@ impl LogWriter {
         // A shim that was killed may have left half a line.
         let at_start = tail_of(&path, 1)?.last().is_none_or(|b| *b == b'\n');
         let marks = Marks { at_start, pending: Vec::new() };
-        Ok(Self { layout: layout.clone(), file, written_bytes, file_bytes_max: (bytes_max / 2).max(4_096), marks })
+        Ok(Self {
+            layout: layout.clone(),
+            file,
+            written_bytes,
+            file_bytes_max: (bytes_max / 2).max(4_096),
+            marks,
+            tail: Vec::new(),
+        })
     }
 
     /// Of the application.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.tail.extend(&bytes[bytes.len().saturating_sub(TAIL_BYTES)..]);
+        self.tail.drain(..self.tail.len().saturating_sub(TAIL_BYTES));
         let passed = self.marks.pass(bytes);
         self.put(&passed)
+    }
+
+    /// The last line of the application that is not blank, as text for people; empty if it wrote none.
+    pub(super) fn last_line(&self) -> String {
+        let text = String::from_utf8_lossy(&self.tail);
+        let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+        let clean: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        // Its end: that is where an error says what is wrong.
+        let skipped = clean.chars().count().saturating_sub(LINE_CHARS_MAX);
+        if skipped == 0 { clean } else { format!("…{}", clean.chars().skip(skipped).collect::<String>()) }
     }
 
     fn put(&mut self, mut bytes: &[u8]) -> io::Result<()> {
@@ -201,6 +225,24 @@ mod tests {
         assert_eq!(written(&["[info] a\n=> b\n[p\n\n"]), "[info] a\n=> b\n[p\n\n[pumasi] end\n");
         // A line of ours is one line, whatever it tells.
         assert_eq!(written(&["note:a\n[pumasi] b\u{1b}[2J"]), "[pumasi] a [pumasi] b [2J\n[pumasi] end\n");
+    }
+
+    #[test]
+    fn the_last_line_is_the_applications_and_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path());
+        fs::create_dir(dir.path().join("logs")).unwrap();
+        let mut log = LogWriter::open(&layout, 10_000).unwrap();
+        assert_eq!(log.last_line(), "");
+        log.write(b"Traceback:\nKeyError: \x1b[31m'a'\n\n  \n").unwrap();
+        log.note("exited with code 1");
+        assert_eq!(log.last_line(), "KeyError:  [31m'a'");
+        log.write(b"half a li").unwrap();
+        assert_eq!(log.last_line(), "half a li");
+        log.write(&[b'x'; 5_000]).unwrap();
+        log.write(b" the end").unwrap();
+        let line = log.last_line();
+        assert!(line.ends_with("x the end") && line.chars().count() <= LINE_CHARS_MAX + 1, "{line}");
     }
 
     #[test]

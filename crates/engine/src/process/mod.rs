@@ -169,6 +169,10 @@ impl Engine for ProcessEngine {
         let (owner, why) = (owner.to_owned(), why.map(str::to_owned));
         self.run(move |host| host.hold(&owner, why.as_deref()))
     }
+    fn renew_layers<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<(), EngineError>> {
+        let owner = owner.to_owned();
+        self.run(move |host| host.renew_layers(&owner))
+    }
     fn logs<'a>(&'a self, id: &'a InstanceId, tail_bytes: usize) -> BoxFuture<'a, Result<Vec<u8>, EngineError>> {
         let id = id.clone();
         self.run(move |host| host.logs(&id, tail_bytes))

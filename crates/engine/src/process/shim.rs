@@ -12,8 +12,9 @@ use super::launch;
 use super::layout::{Desired, Layout, Record, Status, VERSION, make_private, wall_now, write_json};
 use super::logs::LogWriter;
 use super::net::{INSIDE, Net};
+use super::view;
 use crate::rules::BackOff;
-use crate::{Exit, InstanceState, Secrets};
+use crate::{Exit, InstanceState, Secrets, Trouble};
 use health::{Finding, Health};
 use nix::sys::stat::{Mode, umask};
 use pumasi_door::Place;
@@ -169,7 +170,7 @@ impl Shim {
         if let Some(before) = before {
             (status.address, status.restarts) = (before.address, before.restarts);
         }
-        let wish = Desired { version: VERSION, run: true, held: None };
+        let wish = Desired { version: VERSION, run: true, held: None, layers: 0 };
         Ok(Self {
             layout,
             record,
@@ -249,6 +250,14 @@ impl Shim {
 
     /// A full disk must not end a running application: what could not be written is written on the next change.
     fn say(&mut self, state: InstanceState) {
+        let why = match &state {
+            InstanceState::Ready | InstanceState::Stopped { .. } => None,
+            InstanceState::Starting => self.status.trouble.take().map(|t| t.why),
+            InstanceState::Unready { why } | InstanceState::BackingOff { why, .. } | InstanceState::Failed { why } => {
+                Some(why.clone())
+            }
+        };
+        self.status.trouble = why.map(|why| Trouble { why, last_line: self.log.last_line() });
         self.status.state = state;
         if let Err(e) = write_json(&self.layout.status(), &self.status, false) {
             eprintln!("shim: {e}");
@@ -274,6 +283,8 @@ impl Shim {
 
     async fn launch(&mut self) -> Result<Running, String> {
         let place = self.choose_place()?;
+        // The view is made after this was read: what changes from now on is asked for again.
+        self.status.layers = self.wish.layers;
         self.status.address = Some(place.address);
         self.status.door = place.door.as_deref().map(Path::to_owned);
         self.status.started_at = Some(wall_now());
@@ -329,7 +340,7 @@ impl Shim {
         let mut woken = [0u8; 64];
         let mut look_at = Instant::now() + Duration::from_millis(LOOK_MS);
         let mut kill_at: Option<Instant> = None;
-        let mut exit = None;
+        let (mut exit, mut started) = (None, false);
         loop {
             let stopping = kill_at.is_some();
             tokio::select! {
@@ -337,6 +348,8 @@ impl Shim {
                 heard = running.hear.next_line() => match heard.ok().flatten().and_then(|l| serde_json::from_str(&l).ok()) {
                     Some(Event::Started) => {
                         self.status.pid = running.application_pid();
+                        // Its data may have changed while its view was made.
+                        (started, look_at) = (true, Instant::now());
                         self.say(InstanceState::Starting);
                     }
                     Some(Event::Exited(e)) => exit = Some(e),
@@ -356,6 +369,12 @@ impl Shim {
                     if !stopping && desired.run {
                         if let Some(end) = self.hold(running, desired.held) {
                             return end;
+                        }
+                        if started && desired.layers != self.status.layers {
+                            // One that goes on showing older data must not serve.
+                            if let Err(why) = self.renew_layers(running, desired.layers) {
+                                return End::Ended { exit: None, why };
+                            }
                         }
                     } else if !stopping {
                         running.throttle.let_go();
@@ -386,6 +405,19 @@ impl Shim {
         }
     }
 
+    /// A few milliseconds, in which nothing else of this instance is looked at.
+    fn renew_layers(&mut self, running: &Running, number: u64) -> Result<(), String> {
+        let failed = |e: String| format!("its data were not renewed: {e}");
+        let layers = launch::layers(&self.record);
+        let init = running.init.id().ok_or_else(|| failed("its init is gone".into()))?;
+        let namespace = File::open(format!("/proc/{init}/ns/mnt")).map_err(|e| failed(e.to_string()))?;
+        let renewed = std::thread::spawn(move || view::layer::renew(&namespace, &layers)).join();
+        renewed.unwrap_or_else(|_| Err("its thread ended".into())).map_err(failed)?;
+        self.status.layers = number;
+        self.say(self.status.state.clone());
+        Ok(())
+    }
+
     /// Lets the application stand still or go on, as wished.
     fn hold(&mut self, running: &mut Running, wish: Option<String>) -> Option<End> {
         let was_held = std::mem::replace(&mut self.held, wish.is_some());
@@ -403,7 +435,8 @@ impl Shim {
             None if was_held => {
                 self.log.note("it goes on");
                 running.throttle.hold(false);
-                // Until a probe says better.
+                // Until a probe says better. That it stood still is no reason any more.
+                self.status.trouble = None;
                 self.tell(InstanceState::Starting);
             }
             None => {}
@@ -413,7 +446,8 @@ impl Shim {
 
     /// Only what is new is written.
     fn tell(&mut self, state: InstanceState) {
-        if self.status.state != state {
+        let other_line = |t: &Trouble| t.last_line != self.log.last_line();
+        if self.status.state != state || self.status.trouble.as_ref().is_some_and(other_line) {
             self.say(state);
         }
     }

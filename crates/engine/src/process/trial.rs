@@ -78,8 +78,11 @@ pub(super) fn answer() -> Result<(), String> {
         }
     };
     let (mut namespaces, mut network, mut capabilities, mut own_uid) = (false, false, false, false);
+    let mut layers = false;
     if geteuid().is_root() {
+        layers = tell("layers over copies", view::layer::try_it());
         namespaces = tell("namespaces", enter_view(&wish.view));
+        layers &= namespaces;
         network = namespaces && tell("network", net::try_it());
         runtimes = RUNTIMES.into_iter().filter(|r| find_program(r, launch::PATH).is_ok()).map(str::to_owned).collect();
         capabilities = tell("capabilities", rights::forbid_all());
@@ -90,7 +93,7 @@ pub(super) fn answer() -> Result<(), String> {
     }
     let no_new_privs = prctl::set_no_new_privs().map_err(|e| e.desc().to_owned());
     let seccomp = tell("seccomp", no_new_privs.and_then(|()| seccomp::apply()));
-    isolation = Isolation { namespaces, network, capabilities, own_uid, seccomp, ..isolation };
+    isolation = Isolation { namespaces, network, capabilities, own_uid, seccomp, layers, ..isolation };
     send(&mut io::stdout(), &Found { isolation, runtimes }).map_err(|e| e.to_string())
 }
 

@@ -111,6 +111,7 @@ pub fn service(home: &[SocketAddr]) -> ServiceRoute {
         writable_until: None,
         mode: RouteMode::Proxy,
         home_only: vec!["/admin".into()],
+        safe_methods: Vec::new(),
         user_cookie: Some("session".into()),
         underscored_fields: false,
         home: home.iter().map(|&address| instance(address)).collect(),

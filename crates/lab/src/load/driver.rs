@@ -242,7 +242,7 @@ impl Shared {
         self.outstanding.set(self.outstanding.get() + 1);
         let shared = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            let write = !planned.method.is_safe();
+            let write = !pumasi_terms::method::is_safe(planned.method.as_str());
             let ended = match timeout(shared.options.timeout, shared.ask(&planned)).await {
                 Ok(ended) => ended,
                 Err(_) => Ended::without_answer(Outcome::TimedOut, "no whole answer in time".into()),

@@ -3,9 +3,9 @@
 use super::body::{Answer, Json};
 use super::params::Path;
 use crate::node::Note;
-use crate::object::{JOURNEY, PLAN, PlanRecord};
+use crate::object::{JOURNEY, PLAN, PlanRecord, owner_of_lease};
 use crate::tenancy::Estate;
-use crate::{Node, borrower, clock};
+use crate::{Node, borrower, clock, trouble};
 use axum::Extension;
 use axum::extract::State;
 use pumasi_api::message::{LeaseView, List, Why};
@@ -98,13 +98,15 @@ pub async fn refuse(
     Ok(axum::Json(borrower::decide(&node, who.to_string(), id, false, why.why).await?))
 }
 
-fn rented(node: &Node, journey: &Journey, part: &Part) -> LeaseView {
+fn rented(node: &Node, who: &Principal, journey: &Journey, part: &Part) -> LeaseView {
+    let trouble =
+        || node.troubles.of_part(part).map(|t| trouble::words(&t, trouble::reads_logs(who))).unwrap_or_default();
     let (state, why) = match &part.state {
         PartState::Signing => ("signing", String::new()),
-        PartState::Sending => ("sending", part.trouble.clone().unwrap_or_default()),
-        PartState::Starting => ("starting", part.trouble.clone().unwrap_or_default()),
+        PartState::Sending => ("sending", trouble()),
+        PartState::Starting => ("starting", trouble()),
         PartState::Serving if part.recalled.is_some() => ("recalled", "the lender calls it back".into()),
-        PartState::Serving => ("serving", part.trouble.clone().unwrap_or_default()),
+        PartState::Serving => ("serving", trouble()),
         PartState::Ending { why, .. } => ("ending", why.clone()),
         PartState::Ended { why, proven: true, .. } => ("ended", why.clone()),
         PartState::Ended { why, .. } => ("ended_unproven", why.clone()),
@@ -130,7 +132,10 @@ fn rented(node: &Node, journey: &Journey, part: &Part) -> LeaseView {
 
 fn lent(node: &Node, lent: &LentLease) -> LeaseView {
     let (state, why) = match &lent.state {
-        LentState::Active => ("active", String::new()),
+        LentState::Active => {
+            let trouble = node.troubles.of(&owner_of_lease(lent.id()), &node.instances.get());
+            ("active", trouble.map(|t| t.why).unwrap_or_default())
+        }
         LentState::Recalled { why, .. } => ("recalled", why.clone()),
         LentState::Ending { why } => ("ending", format!("{why:?}").to_lowercase()),
         LentState::Ended { why, .. } => ("ended", format!("{why:?}").to_lowercase()),
@@ -165,7 +170,7 @@ fn lent(node: &Node, lent: &LentLease) -> LeaseView {
 fn all(node: &Node, who: &Principal) -> Result<Vec<LeaseView>, Problem> {
     let (journeys, estate) = (node.journeys()?, Estate::of(node, who)?);
     let theirs = journeys.iter().filter(|j| estate.journey(j));
-    let mut items: Vec<LeaseView> = theirs.flat_map(|j| j.parts.iter().map(|p| rented(node, j, p))).collect();
+    let mut items: Vec<LeaseView> = theirs.flat_map(|j| j.parts.iter().map(|p| rented(node, who, j, p))).collect();
     if estate.is_operator() {
         items.extend(crate::lender::lents(node)?.iter().map(|l| lent(node, l)));
     }

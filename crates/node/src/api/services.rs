@@ -5,11 +5,13 @@ use super::params::{For, Path, Query};
 use crate::node::{Note, TxError, store_problem};
 use crate::object::{LENT, SERVICE, ServiceRecord, service_named_by};
 use crate::tenancy::{self, Estate};
-use crate::{Node, borrower, bundles, clock, home, lender, secrets};
+use crate::{Node, borrower, bundles, clock, home, lendable, lender, secrets, trouble};
 use axum::Extension;
 use axum::extract::State;
 use bytes::Bytes;
-use pumasi_api::message::{InstanceView, List, Missing, ServiceStatus, ServiceView, Uploaded};
+use pumasi_api::message::{
+    CheckService, InstanceView, Lending, LendingState, List, Missing, ServiceStatus, ServiceView, Uploaded,
+};
 use pumasi_api::{Principal, Problem};
 use pumasi_engine::{InstanceState, InstanceStatus};
 use pumasi_journey::{Journey, PartState};
@@ -25,7 +27,13 @@ use std::sync::Arc;
 
 const LOG_BYTES_MAX: usize = 256 << 10;
 
-fn view(node: &Node, record: ServiceRecord, revision: pumasi_terms::Revision, open: &[Arc<Journey>]) -> ServiceView {
+fn view(
+    node: &Node,
+    who: &Principal,
+    record: ServiceRecord,
+    revision: pumasi_terms::Revision,
+    open: &[Arc<Journey>],
+) -> ServiceView {
     let owner = record.owner();
     let ready =
         node.instances.lock().iter().filter(|i| i.owner == owner && i.state == InstanceState::Ready).count() as u32;
@@ -34,21 +42,31 @@ fn view(node: &Node, record: ServiceRecord, revision: pumasi_terms::Revision, op
     let borrowed_ready =
         own.iter().flat_map(|j| &j.parts).filter(|p| p.state == PartState::Serving).map(|p| p.ready).sum();
     let borrowed_wanted = own.iter().flat_map(|j| &j.parts).filter(|p| p.is_hopeful()).map(|p| p.wanted).sum();
-    let trouble = node.instances.lock().iter().filter(|i| i.owner == owner).find_map(|i| match &i.state {
-        InstanceState::Failed { why } | InstanceState::BackingOff { why, .. } | InstanceState::Unready { why } => {
-            Some(why.clone())
-        }
-        _ => None,
-    });
-    let (phase, why) = match (record.deleting, ready, own.is_empty()) {
-        (true, ..) => ("deleting", "what it rented is given back first".to_owned()),
-        (_, 0, _) => ("starting", trouble.unwrap_or_default()),
-        (_, n, _) if n < wanted => {
-            ("degraded", trouble.unwrap_or_else(|| format!("{n} of {wanted} instances at home are ready")))
-        }
-        (_, _, false) => ("borrowing", own.iter().map(|j| j.id.to_string()).collect::<Vec<_>>().join(", ")),
-        _ => ("serving", String::new()),
+    // Also where enough of an older generation are ready: else nobody learns that the new one is not.
+    let lines = trouble::reads_logs(who);
+    let mut why: Vec<String> =
+        node.troubles.of(&owner, &node.instances.get()).map(|t| trouble::words(&t, lines)).into_iter().collect();
+    let phase = match (record.deleting, ready, own.is_empty()) {
+        (true, ..) => "deleting",
+        (_, 0, _) => "starting",
+        (_, n, _) if n < wanted => "degraded",
+        (_, _, false) => "borrowing",
+        _ => "serving",
     };
+    match phase {
+        "deleting" => why.insert(0, "what it rented is given back first".to_owned()),
+        "degraded" if why.is_empty() => why.push(format!("{ready} of {wanted} instances at home are ready")),
+        "borrowing" => why.extend(own.iter().map(|j| j.id.to_string())),
+        _ => {}
+    }
+    for part in own.iter().flat_map(|j| &j.parts).filter(|p| p.is_hopeful()) {
+        why.extend(node.troubles.of_part(part).map(|t| format!("{}: {}", part.lender, trouble::words(&t, lines))));
+    }
+    let lending = node.lendable.of(&record);
+    if lending.state == LendingState::No {
+        why.extend(lending.why.iter().map(|why| format!("cannot be lent: {why}")));
+    }
+    let why = why.join("; ");
     let (customer, id) = (record.customer, Some(record.id));
     let mut service = record.document;
     service.metadata.revision = Some(revision);
@@ -63,6 +81,7 @@ fn view(node: &Node, record: ServiceRecord, revision: pumasi_terms::Revision, op
             borrowed_wanted,
             generation: record.generation,
             deleting: record.deleting,
+            lending,
             customer,
             id,
         },
@@ -77,7 +96,7 @@ pub async fn list(State(node): State<Arc<Node>>, Extension(who): Extension<Princ
         if !estate.shows_values(&who, &s.body, true) {
             tenancy::redact(&mut s.body.document);
         }
-        view(&node, s.body, s.revision, &journeys)
+        view(&node, &who, s.body, s.revision, &journeys)
     });
     Ok(axum::Json(List { revision: listing.revision, items: items.collect() }))
 }
@@ -99,7 +118,7 @@ pub async fn get(
         tenancy::redact(&mut stored.body.document);
     }
     let journeys = node.open_journeys()?;
-    Ok(axum::Json(view(&node, stored.body, stored.revision, &journeys)))
+    Ok(axum::Json(view(&node, &who, stored.body, stored.revision, &journeys)))
 }
 
 fn check(name: &ServiceName, service: &Service) -> Result<(), Problem> {
@@ -157,6 +176,59 @@ fn taken(name: &ServiceName) -> Problem {
     Problem::conflict(format!("the name {name} is taken on this cloud; choose another one"))
 }
 
+/// Who asks for a service, for whom, and what it was.
+struct Asked {
+    digest: pumasi_terms::Digest,
+    customer: CustomerName,
+    old: Option<ServiceRecord>,
+}
+
+/// Everything that is checked before a service is stored, but its bundle and what depends on the others.
+fn admitted(node: &Node, who: &Principal, name: &ServiceName, asked: For, service: &Service) -> Result<Asked, Problem> {
+    check(name, service)?;
+    tenancy::refuse_redacted(service)?;
+    let digest = match &service.spec.application.bundle {
+        BundleRef::Digest(digest) => *digest,
+        BundleRef::Path(path) => {
+            return Err(Problem::bad_request(format!(
+                "spec.application.bundle: the daemon takes a digest; upload {path:?} first, as 'pumasi apply' does"
+            )));
+        }
+    };
+    let old = node.get::<ServiceRecord>(SERVICE, name.as_str())?;
+    let customer = match (&old, asked.customer) {
+        (Some(old), _) if !Estate::of(node, who)?.record(old) => return Err(taken(name)),
+        (Some(old), Some(other)) if other != old.customer => {
+            return Err(Problem::conflict(format!("service {name} belongs to customer {} for good", old.customer)));
+        }
+        (Some(old), _) => old.customer.clone(),
+        (None, asked) => tenancy::named(who, asked)?,
+    };
+    may_call(node, service)?;
+    check_platform(node, service)?;
+    secrets::check(node, &customer, service)?;
+    Ok(Asked { digest, customer, old })
+}
+
+/// As `put`, and nothing is stored. The bundle need not be here.
+pub async fn check_only(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Path(name): Path<ServiceName>,
+    Query(asked): Query<For>,
+    Json(asked_for): Json<CheckService>,
+) -> Answer<Lending> {
+    let CheckService { service, bundle_bytes, bundle_files } = asked_for;
+    let Asked { digest, old, customer } = admitted(&node, &who, &name, asked, &service)?;
+    let mut bundle = lendable::Bundle { digest, bytes: bundle_bytes, files: bundle_files };
+    if let Ok(tree) = bundles::owned(&node, &customer).tree(&digest) {
+        bundles::check_program(&tree, &service.spec.application.command)
+            .map_err(|fault| Problem::fields(format!("service {name} cannot run"), vec![fault]))?;
+        (bundle.bytes, bundle.files) = (tree.total_bytes, tree.entries.len() as u64);
+    }
+    Ok(axum::Json(lendable::would_be(&node, old.as_ref(), &service, bundle).await?))
+}
+
 pub async fn put(
     State(node): State<Arc<Node>>,
     Extension(who): Extension<Principal>,
@@ -164,36 +236,17 @@ pub async fn put(
     Query(asked): Query<For>,
     Json(service): Json<Service>,
 ) -> Answer<ServiceView> {
-    check(&name, &service)?;
-    tenancy::refuse_redacted(&service)?;
-    let digest = match &service.spec.application.bundle {
-        BundleRef::Digest(digest) => *digest,
-        BundleRef::Path(path) => {
-            return Err(Problem::bad_request(format!(
-                "spec.application.bundle: the daemon takes a digest; upload {path:?} first, as 'pumasi apply' does"
-            ))
-            .into());
-        }
-    };
-    let old = node.get::<ServiceRecord>(SERVICE, name.as_str())?;
-    let customer = match (&old, asked.customer) {
-        (Some(old), _) if !Estate::of(&node, &who)?.record(old) => return Err(taken(&name).into()),
-        (Some(old), Some(other)) if other != old.customer => {
-            return Err(
-                Problem::conflict(format!("service {name} belongs to customer {} for good", old.customer)).into()
-            );
-        }
-        (Some(old), _) => old.customer.clone(),
-        (None, asked) => tenancy::named(&who, asked)?,
-    };
-    bundles::owned(&node, &customer).size(&node, &digest)?;
-    may_call(&node, &service)?;
-    check_platform(&node, &service)?;
-    secrets::check(&node, &customer, &service)?;
+    let Asked { digest, customer, .. } = admitted(&node, &who, &name, asked, &service)?;
+    let tree = bundles::owned(&node, &customer).tree(&digest)?;
+    bundles::check_program(&tree, &service.spec.application.command)
+        .map_err(|fault| Problem::fields(format!("service {name} cannot run"), vec![fault]))?;
     let cloud = node.name().clone();
     let wish =
         Wish { cloud, service, customer, digest, who: who.to_string(), id: ServiceId::from_entropy(clock::entropy()) };
     node.transact(move |tx| store(tx, wish)).await?;
+    if let Some(record) = node.get::<ServiceRecord>(SERVICE, name.as_str())? {
+        lendable::told(&node, &record).await;
+    }
     get(State(node), Extension(who), Path(name)).await
 }
 
@@ -373,7 +426,7 @@ pub async fn instances(
         if !estate.is_operator() && !own.is_some_and(|s| estate.record(s)) {
             return None;
         }
-        instance(&node, i, &lents, name)
+        instance(&node, &who, i, &lents, name)
     };
     let items = node.instances.lock().iter().filter_map(shown).collect();
     Ok(axum::Json(List { revision: node.store.revision(), items }))
@@ -381,6 +434,7 @@ pub async fn instances(
 
 fn instance(
     node: &Node,
+    who: &Principal,
     i: &InstanceStatus,
     lents: &[Arc<LentLease>],
     own: Option<ServiceName>,
@@ -396,6 +450,7 @@ fn instance(
         InstanceState::Stopped { exit } => ("stopped", exit.as_ref().map(ToString::to_string).unwrap_or_default()),
         InstanceState::Failed { why } => ("failed", why.clone()),
     };
+    let why = i.trouble.as_ref().map_or(why, |t| trouble::words(t, trouble::reads_logs(who)));
     Some(InstanceView {
         id: i.id.clone(),
         lease,

@@ -1,5 +1,8 @@
 //! Every endpoint that shows or changes what a customer owns, asked by its owner, another customer, viewers of both, and the operator.
 
+mod lendable;
+mod reasons;
+
 use super::*;
 use crate::ground::{GatewayPort, Ground};
 use crate::identity::Identity;
@@ -696,6 +699,7 @@ fn every_endpoint_for_customers_is_in_the_matrix_or_tells_nothing_of_them() {
         "/v1/events",
         "/v1/services",
         "/v1/services/{name}",
+        "/v1/services/{name}/check",
         "/v1/services/{name}/logs",
         "/v1/retired",
         "/v1/retired/{id}",

@@ -3,9 +3,10 @@
 use super::auth::Caller;
 use super::body::{Answer, ApiError};
 use super::params::Query;
+use crate::node::LAST_LINE;
 use crate::object::PlanRecord;
 use crate::tenancy::{self, Estate, Subjects};
-use crate::{Node, object};
+use crate::{Node, object, trouble};
 use axum::Extension;
 use axum::extract::State;
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
@@ -233,6 +234,7 @@ fn rows_of(
     fitting: (usize, End),
     page: &Paging,
     subjects: Subjects,
+    with_personal: bool,
 ) -> Result<Vec<JournalRow>, ApiError> {
     let wanted = |asked: &Option<String>, found: &str| asked.as_deref().is_none_or(|a| a == found);
     let each: Vec<(String, String)> = subjects
@@ -243,7 +245,12 @@ fn rows_of(
     let shown = Some(subjects);
     let mut rows = Vec::new();
     for (kind, subject) in each {
-        let filter = JournalFilter { subject_kind: Some(kind), subject: Some(subject), ..JournalFilter::default() };
+        let filter = JournalFilter {
+            subject_kind: Some(kind),
+            subject: Some(subject),
+            with_personal,
+            ..JournalFilter::default()
+        };
         rows.extend(rows_after(node, after, fitting, &filter, &shown)?);
     }
     rows.sort_by_key(|r| r.seq);
@@ -258,10 +265,16 @@ pub async fn events(
 ) -> Answer<List<Event>> {
     let limit = page.limit.unwrap_or(100).clamp(1, EVENTS_MAX);
     let (after, end) = page.after.map_or((0, End::Newest), |after| (after, End::Oldest));
+    let with_personal = trouble::reads_logs(&who);
     let rows = match Estate::of(&node, &who)?.subjects() {
-        Some(subjects) => rows_of(&node, after, (limit, end), &page, subjects)?,
+        Some(subjects) => rows_of(&node, after, (limit, end), &page, subjects, with_personal)?,
         None => {
-            let filter = JournalFilter { subject_kind: page.kind, subject: page.subject, ..JournalFilter::default() };
+            let filter = JournalFilter {
+                subject_kind: page.kind,
+                subject: page.subject,
+                with_personal,
+                ..JournalFilter::default()
+            };
             match end {
                 End::Oldest => rows_after(&node, after, (limit, end), &filter, &None)?,
                 End::Newest => latest(&node, limit, &filter)?,
@@ -271,6 +284,7 @@ pub async fn events(
     let items = rows
         .into_iter()
         .map(|row| Event {
+            reasons: reasons(&row.entry),
             seq: row.seq,
             at: row.entry.at,
             actor: row.entry.actor,
@@ -278,10 +292,15 @@ pub async fn events(
             subject_kind: row.entry.subject_kind,
             subject: row.entry.subject,
             cause: row.entry.cause,
-            reasons: row.entry.reasons,
             trace_id: row.entry.trace_id,
             data: row.entry.data,
         })
         .collect();
     Ok(axum::Json(List { revision: node.store.revision(), items }))
+}
+
+/// The application's last line among them, where it is shown.
+fn reasons(entry: &pumasi_store::Entry) -> Vec<String> {
+    let line = entry.personal.as_ref().and_then(|p| p.get(LAST_LINE)?.as_str());
+    entry.reasons.iter().cloned().chain(line.map(|line| format!("its last line: {line}"))).collect()
 }

@@ -287,6 +287,7 @@ async fn send(node: &Arc<Node>, journey: &Journey, part: &Part, generation: u64)
         hosts: spec.hosts.clone(),
         aliases: spec.hosts.first().filter(|_| redirect).map(|h| routes::alias(h, &part.lender)).into_iter().collect(),
         home_only: spec.routing.home_only.clone(),
+        safe_methods: spec.routing.safe_methods.clone(),
         user_cookie: spec.routing.user_cookie.clone(),
         admission: Default::default(),
         datasets: spec

@@ -242,6 +242,7 @@ fn tell(tx: &mut Tx<'_>, journey: &JourneyId, told: Vec<Told>, now: Now) -> Resu
             cause: Some(journey.to_string()),
             reasons: t.reasons,
             data: serde_json::Value::Null,
+            last_line: t.last_line,
         };
         let entry = note.entry("daemon", now.wall);
         tx.journal(pumasi_store::Entry { trace_id: Some(crate::trace::of_journey(journey)), ..entry })?;

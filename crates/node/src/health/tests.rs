@@ -41,6 +41,9 @@ impl Engine for Fragile {
     fn remove<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<(), EngineError>> {
         self.0.remove(id)
     }
+    fn renew_layers<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<(), EngineError>> {
+        self.0.renew_layers(owner)
+    }
     fn list(&self) -> BoxFuture<'_, Result<Vec<InstanceStatus>, EngineError>> {
         assert!(!self.1.load(Ordering::SeqCst), "a planted bug");
         self.0.list()

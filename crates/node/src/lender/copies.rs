@@ -16,6 +16,7 @@ use pumasi_api::{Fault, Problem};
 use pumasi_engine::{HelperSpec, Room};
 use pumasi_lease::LentLease;
 use pumasi_route::table::Position;
+use pumasi_terms::service::DatasetKind;
 use pumasi_terms::{DatasetName, Digest, LeaseId};
 use pumasi_transfer::helper::{FarPlace, Reply, Request, Set, VERSION, Why, digests_of, unpacked};
 use pumasi_transfer::{Access, TreeManifest, Watermark};
@@ -78,6 +79,11 @@ fn peer(code: &str, detail: impl Into<String>) -> Problem {
     Problem::new(422, code, Fault::Peer, detail)
 }
 
+/// Whether instances here see copies of files through layers of their own.
+pub(super) fn layers(node: &Node) -> bool {
+    node.engine.capabilities().isolation.layers
+}
+
 fn set_of(set: &SentDataset) -> Set {
     Set { name: set.name.clone(), kind: set.kind, file: set.file.clone() }
 }
@@ -127,7 +133,8 @@ impl Held {
         };
         // Without groups of their own, instances of a simulator or of a host without root read as who they are.
         let lock = matches!(node.hands, Hands::Apart(_));
-        let place = FarPlace { version: VERSION, work, lock, data, bytes_max, access: Access::Everyone };
+        let layers = layers(node);
+        let place = FarPlace { version: VERSION, work, lock, data, bytes_max, access: Access::Everyone, layers };
         let hand = Hand::new(node.hands.clone(), spec, Place::Far(place));
         Self {
             dir,
@@ -203,6 +210,11 @@ impl Held {
         };
         if !plausible {
             return Err(strange());
+        }
+        if set.kind == DatasetKind::Files && layers(node) {
+            // Before anybody is told of the new position: readers must see what it promises.
+            let renewed = node.engine.renew_layers(&self.hand.spec().owner).await;
+            renewed.map_err(|e| Problem::unavailable(format!("instances do not see the new state yet: {e}")))?;
         }
         self.positions.lock().insert(set.name.clone(), position(at));
         Ok(CopyState { position: position(at) })

@@ -11,6 +11,8 @@ use pumasi_engine::{Access, DataMount, InstanceSpec};
 use pumasi_lease::message::Emptiness;
 use pumasi_lease::{Hold, LentLease, LentState, Transition, ledger};
 use pumasi_store::Expect;
+use pumasi_terms::service::DatasetKind;
+use pumasi_terms::template::data_suffix;
 use pumasi_terms::{CloudName, LeaseId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -93,9 +95,14 @@ async fn run(node: &Arc<Node>, lent: &LentLease, application: Option<&LentApplic
     let secrets = match secrets::of_lease(&node.identity.vault, &lent.lease, &application.sent) {
         Ok(secrets) => secrets,
         Err(e) => {
-            tracing::error!(lease = %id, error = %e, "nothing of it is started or stopped until its secrets can be opened");
-            return;
+            let why = format!("nothing is started until its secrets can be opened: {e}");
+            return node.troubles.refused(&owner_of_lease(id), application.sent.generation, why, clock::boot());
         }
+    };
+    let layers = super::copies::layers(node);
+    let access = |kind| match kind {
+        DatasetKind::Files if layers => Access::Layered,
+        _ => Access::ReadOnly,
     };
     let spec = |instance| InstanceSpec {
         id: instance,
@@ -115,8 +122,8 @@ async fn run(node: &Arc<Node>, lent: &LentLease, application: Option<&LentApplic
             .iter()
             .map(|d| {
                 (
-                    fleet::data_suffix(&d.name),
-                    DataMount { path: node.copies.dir(&dir, &d.name), access: Access::ReadOnly },
+                    data_suffix(d.name.as_str()),
+                    DataMount { path: node.copies.dir(&dir, &d.name), access: access(d.kind) },
                 )
             })
             .collect(),

@@ -18,12 +18,14 @@ pub use settling::{accept_settlement, dispute_settlement, open_settlements, sett
 pub use told::Told;
 
 use crate::node::{Note, TxError, store_problem};
-use crate::object::{HOLD, LENT, LENT_APPLICATION, LentApplication, SERVICE, SIGNED_LEASE, ServiceRecord};
+use crate::object::{
+    HOLD, LENT, LENT_APPLICATION, LentApplication, SERVICE, SIGNED_LEASE, ServiceRecord, owner_of_lease,
+};
 use crate::pact::PactView;
 use crate::uploads::Size;
 use crate::{Node, clock};
 use pumasi_api::{Fault, Principal, Problem};
-use pumasi_engine::InstanceState;
+use pumasi_engine::{InstanceState, InstanceStatus};
 use pumasi_lease::message::{LeaseStatus, ReservationGrant, ReservationRequest};
 use pumasi_lease::{Book, Capacity, Code, Hold, Lease, LentLease, LentState, Refused, Transition, ledger};
 use pumasi_store::{Expect, Tx};
@@ -273,6 +275,7 @@ pub async fn renew(
             instances_ready: 0,
             instances_starting: 0,
             trouble: None,
+            last_line: String::new(),
             generation: 0,
             usage: Default::default(),
         });
@@ -282,33 +285,27 @@ pub async fn renew(
 
 /// What runs of the lent leases.
 struct Running {
-    /// By owner: how many are starting, and why one is not well.
-    instances: BTreeMap<String, (u32, Option<String>)>,
+    instances: Vec<InstanceStatus>,
     generations: BTreeMap<LeaseId, u64>,
 }
 
 impl Running {
     fn of(node: &Node) -> Result<Self, Problem> {
-        let mut instances: BTreeMap<String, (u32, Option<String>)> = BTreeMap::new();
-        for i in node.instances.lock().iter() {
-            let (starting, trouble) = instances.entry(i.owner.clone()).or_default();
-            match &i.state {
-                InstanceState::Starting => *starting += 1,
-                InstanceState::Failed { why }
-                | InstanceState::BackingOff { why, .. }
-                | InstanceState::Unready { why } => {
-                    trouble.get_or_insert_with(|| why.clone());
-                }
-                _ => {}
-            }
-        }
         let applications = node.items::<LentApplication>(LENT_APPLICATION)?;
         let generations = applications.iter().map(|a| (a.lease.clone(), a.sent.generation)).collect();
-        Ok(Self { instances, generations })
+        Ok(Self { instances: node.instances.get(), generations })
     }
 
     fn status(&self, node: &Node, lent: &LentLease, now: Now) -> LeaseStatus {
-        let (instances_starting, trouble) = self.instances.get(lent.id().as_str()).cloned().unwrap_or_default();
+        let owner = owner_of_lease(lent.id());
+        // Also those whose probes find them not ready yet.
+        let starting = |i: &&InstanceStatus| match &i.state {
+            InstanceState::Starting => true,
+            InstanceState::Unready { .. } => i.trouble.is_some(),
+            _ => false,
+        };
+        let instances_starting = self.instances.iter().filter(|i| i.owner == owner).filter(starting).count() as u32;
+        let trouble = node.troubles.of(&owner, &self.instances);
         LeaseStatus {
             lease: lent.id().clone(),
             state: Some(lent.state.clone()),
@@ -321,7 +318,8 @@ impl Running {
             // refusals.
             instances_ready: node.routes.serving(lent.id()),
             instances_starting,
-            trouble,
+            last_line: trouble.as_ref().map(|t| t.last_line.clone()).unwrap_or_default(),
+            trouble: trouble.map(|t| t.why),
             generation: self.generations.get(lent.id()).copied().unwrap_or(0),
             usage: lent.usage,
         }

@@ -163,6 +163,9 @@ async fn answer(
             memory.services.remove(p.rsplit('/').next().unwrap());
             Value::Null
         }
+        ("POST", "/v1/services/notes/check") => {
+            json!({"state": "no", "why": ["dataset files: inbox/x is a socket"]})
+        }
         ("POST", "/v1/bundles/missing") => {
             let tree = TreeManifest::parse(&body).unwrap();
             let missing: Vec<Digest> = tree.digests().into_iter().filter(|d| !memory.chunks.contains(d)).collect();

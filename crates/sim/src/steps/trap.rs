@@ -370,6 +370,9 @@ impl Engine for TrappedEngine {
     fn remove<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<(), EngineError>> {
         Box::pin(self.call(Call::Remove, move || self.inner.remove(id)))
     }
+    fn renew_layers<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<(), EngineError>> {
+        self.inner.renew_layers(owner)
+    }
     fn logs<'a>(&'a self, id: &'a InstanceId, tail_bytes: usize) -> BoxFuture<'a, Result<Vec<u8>, EngineError>> {
         Box::pin(self.call(Call::Logs, move || self.inner.logs(id, tail_bytes)))
     }

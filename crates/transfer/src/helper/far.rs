@@ -111,6 +111,15 @@ impl Far {
         Options { access: self.access(), bytes_max: self.place.bytes_max, durable: false }
     }
 
+    /// Of a dataset of files. A database is never written by who reads it: it could cut a file off under whoever has it mapped.
+    fn files_options(&self) -> Options {
+        let access = match self.access() {
+            Access::Group(gid) if self.place.layers => Access::Layered(gid),
+            access => access,
+        };
+        Options { access, ..self.options() }
+    }
+
     fn replica_options(&self) -> ReplicaOptions {
         ReplicaOptions { access: self.access(), bytes_max: self.place.bytes_max, ..ReplicaOptions::default() }
     }
@@ -177,7 +186,7 @@ impl Far {
         let target = self.target(set);
         Ok(match set.kind {
             DatasetKind::Files => {
-                let replica = FilesReplica::open_apart(&target, &self.state_dir(set)?, self.options());
+                let replica = FilesReplica::open_apart(&target, &self.state_dir(set)?, self.files_options());
                 replica.watermark().map(|at| Copy { position: Some(at), replica: Replica::Files(Box::new(replica)) })
             }
             DatasetKind::Sqlite => {
@@ -228,7 +237,8 @@ impl Far {
         match set.kind {
             DatasetKind::Files => {
                 if !matches!(copy.replica, Replica::Files(_)) {
-                    let replica = FilesReplica::open_apart(&self.target(set), &self.state_dir(set)?, self.options());
+                    let replica =
+                        FilesReplica::open_apart(&self.target(set), &self.state_dir(set)?, self.files_options());
                     copy.replica = Replica::Files(Box::new(replica));
                 }
                 if let Replica::Files(replica) = &mut copy.replica {

@@ -44,6 +44,9 @@ pub struct FarPlace {
     pub bytes_max: u64,
     /// Who reads copies, besides their owner.
     pub access: Access,
+    /// Instances see files through layers of their own.
+    #[serde(default)]
+    pub layers: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -16,6 +16,8 @@ use tokio::time::{Instant, sleep_until};
 const FIRST_PROBE_MS: u64 = 5;
 const FAST_START_MS: u64 = 200;
 const STARTING_PROBE_MS_MAX: u64 = 50;
+/// After so long at its start, why it is not ready is told: a borrower hears of it a heartbeat and a look later.
+const START_UNTOLD_MS: u64 = 500;
 
 #[derive(Debug)]
 pub(super) enum Finding {
@@ -126,7 +128,10 @@ impl Health {
             }
             Err(why) => {
                 self.readiness_failures = self.readiness_failures.saturating_add(1);
-                let over = self.was_ready && self.readiness_failures >= self.readiness.failures;
+                let over = match self.was_ready {
+                    true => self.readiness_failures >= self.readiness.failures,
+                    false => self.began.elapsed() >= Duration::from_millis(START_UNTOLD_MS),
+                };
                 over.then_some(Finding::Unready { why })
             }
         };

@@ -2,10 +2,11 @@
 //!
 //! Enters: a plan's view. Leaves: this process with a root that holds the host's programs, read-only, and the instance's own things.
 //! Always holds: what is not named here is not there. Nothing of the old root can be reached, nothing below the daemon's directories is
-//! seen but what was bound on purpose, and what can be written is memory of the instance or its own data.
+//! seen but what was bound on purpose, and what can be written is memory of the instance or its own data, never a copy of another cloud's.
 
 mod dev;
 mod etc;
+pub(super) mod layer;
 mod scratch;
 
 use super::launch::{Bind, View};
@@ -28,6 +29,11 @@ const SYSTEM: [&str; 8] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx3
 /// An empty directory and an empty file that nobody can change, to be put over others.
 const EMPTY_DIR: &str = "run/pumasi/.nothing/dir";
 const EMPTY_FILE: &str = "run/pumasi/.nothing/file";
+
+/// Of memory that an instance writes to as files.
+const BYTES_PER_INODE: u64 = 4_096;
+const INODES_MIN: u64 = 1_024;
+const INODES_MAX: u64 = 65_536;
 
 /// Told to whoever may read /proc: the host's memory, keys, timers, symbols, and what its hardware is.
 const PROC_MASKED: [&str; 20] = [
@@ -147,6 +153,7 @@ pub(super) fn mount_view(view: &View) -> Result<(), String> {
     // What is made here is to be read by another user.
     umask(Mode::from_bits_truncate(0o022));
     let own = view.binds.iter().map(Source::own).collect::<Result<Vec<_>, _>>()?;
+    let layers = view.layers.iter().map(layer::open).collect::<Result<Vec<_>, _>>()?;
     let system = system_sources()?;
     let etc = etc::Etc::read(view)?;
     let more = with_mounts_below(&view.more)?;
@@ -162,6 +169,7 @@ pub(super) fn mount_view(view: &View) -> Result<(), String> {
     more.iter().try_for_each(Source::mount)?;
     hide(&view.hide, system.binds.iter().chain(&more))?;
     own.iter().try_for_each(Source::mount)?;
+    layers.iter().zip(&view.layers).try_for_each(|(lower, layer)| layer::mount_first(lower, layer))?;
     mount_proc()?;
     enter()
 }

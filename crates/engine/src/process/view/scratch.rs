@@ -3,14 +3,12 @@
 //! One file system under all of HOME, /tmp, /var/tmp and /dev/shm, so that one bound holds for them together. Its pages are charged to
 //! the control group of whoever writes them.
 
-use super::{MntFlags, MsFlags, View, bind_as_is, err, io_err, mount, new_root, umount2};
+use super::{
+    BYTES_PER_INODE, INODES_MAX, INODES_MIN, MntFlags, MsFlags, View, bind_as_is, err, io_err, mount, new_root, umount2,
+};
 use nix::unistd::{Gid, Uid, chown};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
-
-const BYTES_PER_INODE: u64 = 4_096;
-const INODES_MIN: u64 = 1_024;
-const INODES_MAX: u64 = 65_536;
 
 pub(super) fn make(view: &View) -> Result<(), String> {
     let bytes = view.scratch_bytes_max;
