@@ -1,6 +1,7 @@
 //! What all workers of one gateway share.
 
 use crate::config::GatewayConfig;
+use crate::link::Links;
 use crate::meter::Meter;
 use crate::peers::Peers;
 use crate::position::Positions;
@@ -45,6 +46,7 @@ pub struct Gateway {
 pub struct Worker {
     pub gateway: Arc<Gateway>,
     pub pool: Arc<Pool>,
+    pub links: Arc<Links>,
 }
 
 impl Worker {
@@ -56,6 +58,6 @@ impl Worker {
             source_ip: gateway.config.source_ip,
         };
         let pool = Pool::new(limits, gateway.peers.clone());
-        Arc::new(Self { gateway, pool })
+        Arc::new(Self { gateway, pool, links: Arc::default() })
     }
 }

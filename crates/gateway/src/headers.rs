@@ -195,34 +195,39 @@ pub fn join_cookies(fields: &mut HeaderMap) {
     }
 }
 
-/// The value of the first cookie of that name.
-pub fn cookie<'a>(fields: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    fields
-        .get_all(header::COOKIE)
-        .iter()
-        .filter_map(|v| v.to_str().ok())
-        .flat_map(|v| v.split(';'))
-        .find_map(|pair| pair.trim().split_once('=').filter(|(n, _)| *n == name).map(|(_, v)| v))
+/// The elements of a field that is a list (RFC 9110, 5.6.1).
+pub fn tokens<'a>(fields: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+    let values = fields.get_all(name).into_iter().map(HeaderValue::as_bytes);
+    values.flat_map(|v| v.split(|&b| b == b',')).map(<[u8]>::trim_ascii).filter(|t| !t.is_empty())
+}
+
+/// Name and value. Cookies are bytes: browsers send what others set in UTF-8 or anything else in the same field.
+fn pairs(field: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>, &[u8])> {
+    field.split(|&b| b == b';').map(<[u8]>::trim_ascii).filter(|pair| !pair.is_empty()).map(
+        |pair| match memchr::memchr(b'=', pair) {
+            Some(at) => (pair[..at].trim_ascii(), Some(&pair[at + 1..]), pair),
+            None => (pair, None, pair),
+        },
+    )
+}
+
+/// The values of all cookies of that name, in order.
+pub fn cookies<'a>(fields: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    let values = fields.get_all(header::COOKIE).into_iter().map(HeaderValue::as_bytes);
+    values.flat_map(pairs).filter(move |(n, ..)| *n == name.as_bytes()).filter_map(|(_, value, _)| value)
 }
 
 /// Takes every cookie of that name off.
 pub fn strip_cookie(fields: &mut HeaderMap, name: &str) {
-    if cookie(fields, name).is_none() {
+    if cookies(fields, name).next().is_none() {
         return;
     }
-    let kept: Vec<HeaderValue> = fields
-        .get_all(header::COOKIE)
-        .iter()
-        .filter_map(|v| {
-            let Ok(text) = v.to_str() else { return Some(v.clone()) };
-            let rest: Vec<&str> = text
-                .split(';')
-                .map(str::trim)
-                .filter(|pair| pair.split_once('=').is_none_or(|(n, _)| n != name) && !pair.is_empty())
-                .collect();
-            if rest.is_empty() { None } else { HeaderValue::from_str(&rest.join("; ")).ok() }
-        })
-        .collect();
+    let rest = |field: &HeaderValue| {
+        let kept = pairs(field.as_bytes()).filter(|(n, ..)| *n != name.as_bytes()).map(|(.., pair)| pair);
+        let kept: Vec<&[u8]> = kept.collect();
+        if kept.is_empty() { None } else { HeaderValue::from_bytes(&kept.join(&b"; "[..])).ok() }
+    };
+    let kept: Vec<HeaderValue> = fields.get_all(header::COOKIE).iter().filter_map(rest).collect();
     fields.remove(header::COOKIE);
     for value in kept {
         fields.append(header::COOKIE, value);
@@ -332,13 +337,27 @@ mod tests {
     #[test]
     fn cookies_are_found_and_taken_off() {
         let mut f = map(&[("cookie", "a=1; pumasi_pos=x; b=2"), ("cookie", "pumasi_pos=y")]);
-        assert_eq!(cookie(&f, "pumasi_pos"), Some("x"));
-        assert_eq!(cookie(&f, "c"), None);
+        assert_eq!(cookies(&f, "pumasi_pos").collect::<Vec<_>>(), [b"x", b"y"]);
+        assert_eq!(cookies(&f, "c").next(), None);
         strip_cookie(&mut f, "pumasi_pos");
         assert_eq!(f, map(&[("cookie", "a=1; b=2")]));
         let mut split = map(&[("cookie", "a=1"), ("cookie", "b=2")]);
         join_cookies(&mut split);
         assert_eq!(split, map(&[("cookie", "a=1; b=2")]));
+    }
+
+    #[test]
+    fn cookies_are_bytes() {
+        let field = "name=\u{d55c}\u{ae00}; pumasi_pos=x; b=\u{e9}".as_bytes();
+        let mut f = HeaderMap::new();
+        f.insert("cookie", HeaderValue::from_bytes(field).unwrap());
+        assert_eq!(cookies(&f, "pumasi_pos").next(), Some(&b"x"[..]));
+        assert_eq!(cookies(&f, "name").next(), Some("\u{d55c}\u{ae00}".as_bytes()));
+        strip_cookie(&mut f, "pumasi_pos");
+        assert_eq!(f["cookie"].as_bytes(), "name=\u{d55c}\u{ae00}; b=\u{e9}".as_bytes());
+        f.insert("cookie", HeaderValue::from_bytes(b"\xff=1; pumasi_pos =x").unwrap());
+        strip_cookie(&mut f, "pumasi_pos");
+        assert_eq!(f["cookie"].as_bytes(), b"\xff=1");
     }
 
     #[test]

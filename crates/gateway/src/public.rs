@@ -7,6 +7,7 @@ use crate::clock;
 use crate::forward::{self, Done, Task};
 use crate::gateway::Worker;
 use crate::io::Rtt;
+use crate::link::Link;
 use crate::table::{Service, Target};
 use crate::{alias, choose, headers, position};
 use http::header::{self, HeaderMap, HeaderValue};
@@ -24,8 +25,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct Client {
     address: IpAddr,
     field: HeaderValue,
-    scheme: &'static str,
-    rtt: Arc<Rtt>,
+    pub scheme: &'static str,
+    pub rtt: Arc<Rtt>,
+    pub link: Arc<Link>,
     /// The connection became a tunnel: what it carries is not HTTP any more.
     pub tunnelled: Arc<AtomicBool>,
     /// The host of the request before, and the `Forwarded` field for it.
@@ -33,9 +35,9 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(address: IpAddr, scheme: &'static str, rtt: Arc<Rtt>) -> Arc<Self> {
+    pub fn new(address: IpAddr, scheme: &'static str, rtt: Arc<Rtt>, link: Arc<Link>) -> Arc<Self> {
         let field = HeaderValue::try_from(address.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
-        Arc::new(Self { address, field, scheme, rtt, tunnelled: Arc::default(), forwarded: Mutex::default() })
+        Arc::new(Self { address, field, scheme, rtt, link, tunnelled: Arc::default(), forwarded: Mutex::default() })
     }
 
     fn forwarded(&self, host: &HeaderValue) -> Option<HeaderValue> {
@@ -91,17 +93,21 @@ pub async fn serve(
     client: Arc<Client>,
     mut request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Infallible> {
+    let _busy = client.link.busy();
     let answer = match enter(&worker, &client, &mut request) {
         Err(answer) => *answer,
         Ok(Target::Service(service)) => {
-            let from =
-                From { address: client.address, rtt_us: client.rtt.us(), homeward: false, scheme: client.scheme };
+            let from = From {
+                address: client.address,
+                rtt_us: client.rtt.us(),
+                homeward: false,
+                scheme: client.scheme,
+                link: &client.link,
+            };
             serve_service(&worker, &service, from, request).await.0
         }
         // Boxed, so that the usual way stays small.
-        Ok(Target::Alias(lease)) => {
-            Box::pin(alias::serve(&worker, &lease, client.scheme, client.rtt.us(), request)).await
-        }
+        Ok(Target::Alias(lease)) => Box::pin(alias::serve(&worker, &lease, &client, request)).await,
     };
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         client.tunnelled.store(true, Ordering::Relaxed);
@@ -116,6 +122,11 @@ fn enter(
     request: &mut Request<Incoming>,
 ) -> Result<Target, Box<Response<AnswerBody>>> {
     let host = host_of(request).map_err(bad)?;
+    if headers::tokens(request.headers(), &header::TRANSFER_ENCODING).any(|t| !t.eq_ignore_ascii_case(b"chunked")) {
+        // One that we take off would be missing at the application (RFC 9112, 6.1).
+        let detail = "no transfer coding but chunked is understood";
+        return Err(Box::new(answer::problem(StatusCode::NOT_IMPLEMENTED, "transfer-coding", detail)));
+    }
     if request.method() == Method::CONNECT {
         let detail = "this is not a forward proxy";
         return Err(Box::new(answer::problem(StatusCode::METHOD_NOT_ALLOWED, "connect", detail)));
@@ -153,9 +164,9 @@ fn enter(
 
 /// A number for the user, so that it stays where it is.
 fn user(service: &Service, fields: &HeaderMap, address: IpAddr) -> u64 {
-    let named = service.route.user_cookie.as_deref().and_then(|name| headers::cookie(fields, name));
+    let named = service.route.user_cookie.as_deref().and_then(|name| headers::cookies(fields, name).next());
     match (named, address) {
-        (Some(value), _) => choose::hash(value.as_bytes()),
+        (Some(value), _) => choose::hash(value),
         (None, IpAddr::V4(ip)) => choose::hash(&ip.octets()),
         // A household has a /64 of its own, and its hosts change address within it.
         (None, IpAddr::V6(ip)) => choose::hash(&ip.octets()[..8]),
@@ -163,19 +174,21 @@ fn user(service: &Service, fields: &HeaderMap, address: IpAddr) -> u64 {
 }
 
 /// Where a request for a service of this cloud comes from.
-pub struct From {
+pub struct From<'a> {
     pub address: IpAddr,
     pub rtt_us: Option<u32>,
     /// From a lender's gateway, for a user of an alias there: home instances only.
     pub homeward: bool,
     pub scheme: &'static str,
+    /// The connection that it came by.
+    pub link: &'a Arc<Link>,
 }
 
 /// Serves a request for a service of this cloud; with the position that the answer to one that writes gave out.
 pub async fn serve_service(
     worker: &Arc<Worker>,
     service: &Arc<Service>,
-    from: From,
+    from: From<'_>,
     mut request: Request<Incoming>,
 ) -> (Response<AnswerBody>, Option<Position>) {
     let gateway = &worker.gateway;
@@ -184,8 +197,8 @@ pub async fn serve_service(
     let writes = !request.method().is_safe()
         || forward::is_upgrade(&request)
         || headers::under_prefix(request.uri().path(), &service.route.home_only);
-    service.admission.arrived(writes);
     if writes && !service.writable() {
+        service.admission.arrived(writes);
         service.admission.count_error();
         let answer = answer::unavailable("not-writable", "this cloud may not write for the service now");
         return (answer, None);
@@ -196,7 +209,7 @@ pub async fn serve_service(
     if service.route.position_generation.is_some() {
         authorization = fields.get(header::AUTHORIZATION).cloned();
         let now_ms = clock::boot_ms().0;
-        let by_cookie = headers::cookie(fields, position::COOKIE).and_then(|c| gateway.positions.read(name, c));
+        let by_cookie = gateway.positions.furthest(name, headers::cookies(fields, position::COOKIE));
         let by_memory = authorization.as_ref().and_then(|a| gateway.positions.recall(name, a.as_bytes(), now_ms));
         want.position = by_cookie.max(by_memory);
     }
@@ -207,6 +220,7 @@ pub async fn serve_service(
     if service.route.mode == RouteMode::Redirect
         && let Some(answer) = alias::redirect(service, want, from.scheme, &request)
     {
+        service.admission.arrived(writes);
         return (answer, None);
     }
     let still_ours = || {
@@ -227,6 +241,7 @@ pub async fn serve_service(
         writes,
         still_ours: &still_ours,
         homeward: false,
+        link: from.link,
     };
     let Done { mut answer, from_home, from_backend } = forward::forward(worker, task, request).await;
     let mut given = None;
@@ -242,14 +257,16 @@ pub async fn serve_service(
             gateway.positions.remember(name, authorization.as_bytes(), at, clock::boot_ms().0);
         }
         if !from.homeward {
-            set_position(&mut answer, &gateway.positions.write(name, at));
+            set_position(&mut answer, &gateway.positions.write(name, at), from.scheme);
         }
     }
     (answer, given)
 }
 
-pub fn set_position(answer: &mut Response<AnswerBody>, value: &str) {
-    let cookie = format!("{}={value}; Path=/; HttpOnly; SameSite=Lax", position::COOKIE);
+/// Over TLS it stays there.
+pub fn set_position(answer: &mut Response<AnswerBody>, value: &str, scheme: &str) {
+    let secure = if scheme == "https" { "; Secure" } else { "" };
+    let cookie = format!("{}={value}; Path=/; HttpOnly; SameSite=Lax{secure}", position::COOKIE);
     if let Ok(cookie) = HeaderValue::try_from(cookie) {
         answer.headers_mut().append(header::SET_COOKIE, cookie);
     }

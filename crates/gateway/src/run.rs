@@ -57,6 +57,7 @@ type Bound = Vec<(std::net::TcpListener, Speaks)>;
 fn run(dir: &Path) -> Result<(), GatewayError> {
     let config = GatewayConfig::load(dir)?;
     let _lock = lock(dir)?;
+    open_more_files(&config);
     let gateway = Arc::new(build(dir, config)?);
     match gateway.tables.load() {
         Ok(true) => tracing::info!(revision = gateway.tables.live().revision, "serving by the table of the run before"),
@@ -97,6 +98,26 @@ fn run(dir: &Path) -> Result<(), GatewayError> {
     let _ = std::fs::remove_file(dir.join(control::CONTROL_SOCKET));
     main.shutdown_background();
     Ok(())
+}
+
+/// Each connection is a file, and so is the one to the instance behind it. The default of many systems is 1,024.
+fn open_more_files(config: &GatewayConfig) {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let limits = &config.limits;
+    let wanted = u64::from(config.workers) * 2 * u64::from(limits.connections_max + limits.peer_connections_max);
+    match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((soft, hard)) => {
+            let raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_or(soft, |()| hard);
+            if raised < wanted {
+                tracing::warn!(
+                    open_files_max = raised,
+                    wanted,
+                    "connections may run out of files; raise the hard limit (LimitNOFILE)"
+                );
+            }
+        }
+        Err(error) => tracing::warn!(%error, "the limit of open files was not read"),
+    }
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, GatewayError> {
@@ -193,6 +214,7 @@ fn work(gateway: Arc<Gateway>, share: Bound) {
                 sweeping.sweep();
             }
         });
+        tokio::spawn(worker.links.clone().run(gateway.config.limits.clone()));
         let mut phase = gateway.phase.subscribe();
         let _ = phase.wait_for(|p| *p == Phase::Stopping).await;
         let deadline = Duration::from_millis(gateway.config.limits.stop_ms);

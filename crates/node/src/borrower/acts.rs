@@ -271,7 +271,7 @@ async fn send(node: &Arc<Node>, journey: &Journey, part: &Part, generation: u64)
         aliases: spec.hosts.first().filter(|_| redirect).map(|h| routes::alias(h, &part.lender)).into_iter().collect(),
         home_only: spec.routing.home_only.clone(),
         user_cookie: spec.routing.user_cookie.clone(),
-        admission: Default::default(),
+        admission: node.config.gateway.admission.clone(),
         datasets: spec
             .datasets
             .iter()

@@ -115,6 +115,12 @@ impl Config {
         if self.gateway.workers == 0 || self.gateway.workers > 64 {
             fault("gateway.workers", "must be 1 to 64".into());
         }
+        if let Some((field, problem)) = self.gateway.limits.fault() {
+            fault(&format!("gateway.limits.{field}"), problem);
+        }
+        if let Some((field, problem)) = self.gateway.admission.fault() {
+            fault(&format!("gateway.admission.{field}"), problem);
+        }
         let e = &self.engine;
         if !e.lend_without_isolation.is_empty() && e.lend_without_isolation != ACCEPT_RISK {
             fault("engine.lend_without_isolation", format!("leave it out, or sign for it with {ACCEPT_RISK:?}"));
@@ -234,7 +240,7 @@ fn readable(text: &str, faults: &mut Vec<ConfigFault>) -> Option<toml::Table> {
 
 /// The line that sets `section.key`; 0 where the file does not.
 fn line_of(text: &str, field: &str) -> usize {
-    let (section, key) = field.split_once('.').unwrap_or(("", field));
+    let (section, key) = field.rsplit_once('.').unwrap_or(("", field));
     let mut current = String::new();
     for (i, line) in text.lines().enumerate() {
         let line = line.trim();
