@@ -18,6 +18,7 @@ mod ages;
 mod alias;
 mod answer;
 mod body;
+mod certificates;
 pub mod choose;
 mod chunks;
 mod client;
@@ -28,6 +29,7 @@ mod forward;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gateway;
+mod handover;
 mod headers;
 mod io;
 pub mod limiter;
