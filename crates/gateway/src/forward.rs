@@ -25,8 +25,8 @@ use std::time::Duration;
 
 /// How often one request is handed over at most.
 const ATTEMPTS_MAX: u32 = 6;
-/// How often a request is sent again after it broke at a backend.
-const REPLAYS_MAX: u32 = 2;
+/// How often a request is sent again after it broke at a backend: one that kills instances kills two.
+const REPLAYS_MAX: u32 = 1;
 /// A kept connection that was idle for longer is not used where a broken one cannot be retried, ms.
 const FRESH_MS: u64 = 1_000;
 /// A place is held for so long while its user still sends the body.

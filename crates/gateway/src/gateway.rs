@@ -27,6 +27,8 @@ pub struct Gateway {
     pub config: GatewayConfig,
     /// The name of this cloud, for users.
     pub served_by: HeaderValue,
+    /// To applications: the gateways that a request passed (RFC 9110, 7.6.3).
+    pub via: HeaderValue,
     pub run: u64,
     pub started_us: u64,
     pub tables: Arc<Tables>,

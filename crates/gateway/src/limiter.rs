@@ -401,6 +401,34 @@ mod tests {
     }
 
     #[test]
+    fn places_that_stand_still_are_doubled_and_taken_back_if_it_was_work() {
+        let mut limiter = Limiter::new(8, 256, 1);
+        (0..20).for_each(|i| limiter.sample(i * 30_000 + 1, 1, 10_000));
+        let before = limiter.limit();
+        assert!(!limiter.stands(50_000) && limiter.stands(100_000));
+        (0..4).for_each(|_| limiter.grow());
+        assert_eq!(limiter.limit(), before * 16);
+        assert!(
+            (0..10)
+                .fold(limiter.clone(), |mut l, _| {
+                    l.grow();
+                    l
+                })
+                .limit()
+                == 256,
+            "not beyond all bounds"
+        );
+        // They waited for the one processor.
+        let since = 2_000_000;
+        (0..8).for_each(|i| limiter.sample(since + i * 100_000, before * 16, 1_000_000));
+        assert!(limiter.limit() <= before * 3 / 2, "{} of {before}", limiter.limit());
+        // Slow answers take their time.
+        let mut slow = Limiter::new(8, 256, 1);
+        slow.sample(1, 1, 400_000);
+        assert!(!slow.stands(700_000) && slow.stands(800_000));
+    }
+
+    #[test]
     fn a_narrow_door_is_remembered_and_tried_again_later() {
         let mut limiter = Limiter::new(8, 256, 1);
         limiter.overrun(1, 7);

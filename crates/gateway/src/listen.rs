@@ -30,6 +30,9 @@ use tokio_rustls::TlsAcceptor;
 const BACKLOG: u32 = 4_096;
 /// A warning that would come with each connection comes so often.
 const SAID_EVERY: Duration = Duration::from_secs(10);
+/// hyper takes 100 fields of a user.
+const PEER_FIELDS_MAX: usize = 128;
+const PEER_HEAD_BYTES: usize = 8 << 10;
 const HTTP1: &[u8] = b"http/1.1";
 const HTTP2: &[u8] = b"h2";
 
@@ -236,7 +239,11 @@ where
         let answer = peer::serve(serving.clone(), serving_link.clone(), id.clone(), request);
         async move { Ok::<_, Infallible>(answer.await) }
     });
-    let connection = h1(&worker.gateway.config.limits).serve_connection(TokioIo::new(stream), service).with_upgrades();
+    let limits = &worker.gateway.config.limits;
+    let mut builder = h1(limits);
+    // What a user may say, and what gateways add to it.
+    builder.max_headers(PEER_FIELDS_MAX).max_header_size(limits.head_bytes_max as usize + PEER_HEAD_BYTES);
+    let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
     let mut connection = std::pin::pin!(connection);
     if until_stopping(phase, &link, connection.as_mut()).await.is_none() {
         connection.as_mut().graceful_shutdown();

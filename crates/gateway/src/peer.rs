@@ -11,7 +11,7 @@ use crate::gateway::Worker;
 use crate::headers;
 use crate::link::Link;
 use crate::public::{self, From};
-use http::header::{HOST, HeaderName};
+use http::header::{HOST, HeaderName, VIA};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use pumasi_terms::service::RouteMode;
@@ -84,6 +84,7 @@ async fn serve_lease(
         return answer::refused(StatusCode::FORBIDDEN, "home-only");
     }
     headers::strip_ours(request.headers_mut());
+    request.headers_mut().append(VIA, worker.gateway.via.clone());
     let bounds = &here.route.admission;
     let task = Task {
         service,
@@ -127,11 +128,8 @@ async fn homeward(
         return answer::refused(StatusCode::FORBIDDEN, "not-redirected");
     }
     let fields = request.headers_mut();
-    headers::strip_ours(fields);
-    if !service.route.underscored_fields {
-        headers::strip_underscored(fields);
-    }
     let address = headers::forwarded_for(fields).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    headers::strip_forged(fields, service.route.underscored_fields);
     mark_told(fields, address, peer);
     let from = From { address, rtt_us: None, homeward: true, scheme: "https", link };
     let (mut answer, given) = public::serve_service(worker, service, from, request).await;

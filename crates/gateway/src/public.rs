@@ -83,6 +83,9 @@ pub fn name_of(host: &str) -> Option<&str> {
     (!name.is_empty() && name.len() <= 253).then_some(name)
 }
 
+/// Of the gateway; an application may know more.
+const ALLOWED: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+
 fn bad(detail: &str) -> Box<Response<AnswerBody>> {
     Box::new(answer::problem(StatusCode::BAD_REQUEST, "bad-request", detail))
 }
@@ -115,6 +118,40 @@ pub async fn serve(
     Ok(answer)
 }
 
+/// Methods and targets that no application of a gateway is asked for.
+fn refused_by_method(request: &mut Request<Incoming>) -> Result<(), Box<Response<AnswerBody>>> {
+    let method = request.method();
+    if *method == Method::GET || *method == Method::POST {
+        // The two that nearly all are, at once.
+    } else if *method == Method::CONNECT {
+        let detail = "this is not a forward proxy";
+        return Err(Box::new(answer::problem(StatusCode::METHOD_NOT_ALLOWED, "connect", detail)));
+    } else if *method == Method::TRACE {
+        // It would show what gateways add (RFC 9110, 9.3.8).
+        let mut answer = answer::problem(StatusCode::METHOD_NOT_ALLOWED, "trace", "requests are not sent back");
+        answer.headers_mut().insert(header::ALLOW, ALLOWED);
+        return Err(Box::new(answer));
+    } else if *method == Method::OPTIONS {
+        let hops =
+            request.headers().get(header::MAX_FORWARDS).and_then(|v| v.to_str().ok()?.trim().parse::<u32>().ok());
+        if hops == Some(0) || request.uri().path() == "*" {
+            // Asked of the gateway itself (RFC 9110, 7.6.2 and 9.3.7).
+            let mut answer = Response::new(AnswerBody::Empty);
+            *answer.status_mut() = StatusCode::NO_CONTENT;
+            answer.headers_mut().insert(header::ALLOW, ALLOWED);
+            return Err(Box::new(answer));
+        }
+        if let Some(hops) = hops {
+            request.headers_mut().insert(header::MAX_FORWARDS, HeaderValue::from(hops - 1));
+        }
+    }
+    let uri = request.uri();
+    if (uri.authority().is_some() && uri.scheme().is_none()) || uri.path() == "*" {
+        return Err(bad("the target is no path"));
+    }
+    Ok(())
+}
+
 /// What the request is for, its fields made ready; or the answer that it has no business here.
 fn enter(
     worker: &Worker,
@@ -127,10 +164,7 @@ fn enter(
         let detail = "no transfer coding but chunked is understood";
         return Err(Box::new(answer::problem(StatusCode::NOT_IMPLEMENTED, "transfer-coding", detail)));
     }
-    if request.method() == Method::CONNECT {
-        let detail = "this is not a forward proxy";
-        return Err(Box::new(answer::problem(StatusCode::METHOD_NOT_ALLOWED, "connect", detail)));
-    }
+    refused_by_method(request)?;
     let target = {
         let name = host.to_str().ok().and_then(name_of).ok_or_else(|| bad("the Host field is malformed"))?;
         let live = worker.gateway.tables.live();
@@ -150,12 +184,11 @@ fn enter(
     if by_target {
         fields.insert(header::HOST, host.clone());
     }
-    headers::strip_ours(fields);
-    if !matches!(&target, Target::Service(service) if service.route.underscored_fields) {
-        headers::strip_underscored(fields);
-    }
+    let underscored = matches!(&target, Target::Service(service) if service.route.underscored_fields);
+    headers::strip_forged(fields, underscored);
     // For what is put on below, at once.
     fields.reserve(8);
+    fields.append(header::VIA, worker.gateway.via.clone());
     let forwarded = client.forwarded(&host);
     headers::put_forwarded(fields, &client.field, client.scheme, Some(host), forwarded);
     headers::set_trace(fields);

@@ -172,9 +172,12 @@ fn build(dir: &Path, config: GatewayConfig) -> Result<Gateway, GatewayError> {
     let run = rand::random::<u64>() >> 11;
     let served_by = http::HeaderValue::from_str(config.cloud.as_str());
     let served_by = served_by.unwrap_or(http::HeaderValue::from_static("unnamed"));
+    let via = http::HeaderValue::try_from(format!("1.1 {}", config.cloud));
+    let via = via.unwrap_or(http::HeaderValue::from_static("1.1 unnamed"));
     Ok(Gateway {
         run,
         served_by,
+        via,
         started_us: clock::boot_us(),
         tables: Arc::new(tables),
         peers,

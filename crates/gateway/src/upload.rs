@@ -5,6 +5,7 @@
 //! breaks off; an instance is not asked before it has something to read.
 
 use crate::body::BodyFault;
+use crate::headers;
 use crate::link::{Link, Taken, TooMany};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -191,7 +192,10 @@ impl Upload {
             self.waited += since.elapsed();
         }
         match polled {
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(fields) = frame.trailers_mut() {
+                    headers::strip_trailers(fields);
+                }
                 let length = frame.data_ref().map_or(0, |d| d.len() as u64);
                 if length > self.left {
                     self.verdict.fault.store(Verdict::TOO_LONG, Ordering::Relaxed);

@@ -89,14 +89,14 @@ async fn a_gateway_that_ends_hands_its_listeners_over_and_nobody_is_refused() {
     let first = spawn(dir.path());
     let address = status_of(&control).await.listening[0];
     control.put_table(&with("city-a", 1, service(&[backend.address]))).await.unwrap();
-    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let users: Vec<_> = (0..4).map(|_| tokio::spawn(new_users(address, stop.clone()))).collect();
     // Somebody whose request is under way when the older one ends.
-    backend.set(Conduct::Sleep { ms: 1_000 });
+    backend.set(Conduct::Sleep { ms: 2_000 });
     let mut slow = Connection::open(address).await;
     slow.send("POST / HTTP/1.1\r\nHost: shop.example\r\nContent-Length: 2\r\n\r\nhi").await;
     until("it is in flight", || async { control.status().await.unwrap().services[0].backends[0].in_flight >= 1 }).await;
     backend.set(Conduct::Answer);
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let users: Vec<_> = (0..4).map(|_| tokio::spawn(new_users(address, stop.clone()))).collect();
     let pid = first.id();
     kill(Pid::from_raw(pid as i32), Signal::SIGTERM).unwrap();
     until("it makes way", || async { control.status().await.is_err() }).await;

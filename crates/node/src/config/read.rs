@@ -293,6 +293,19 @@ mod tests {
     }
 
     #[test]
+    fn bounds_of_the_gateway_are_read_and_wrong_ones_named() {
+        let head = "version = 1\n[cloud]\nname = \"city-a\"\n";
+        let text = "[gateway.limits]\nstall_ms = 9000\n[gateway.admission]\nlimit_initial = 32\n";
+        let gateway = parse(&format!("{head}{text}")).unwrap().gateway;
+        assert_eq!((gateway.limits.stall_ms, gateway.limits.stop_ms), (9_000, 10_000));
+        assert_eq!((gateway.admission.limit_initial, gateway.admission.limit_max), (32, 256));
+        let text = "[gateway.limits]\nconnections_max = 0\n[gateway.admission]\nlimit_initial = 900\n";
+        let faults = parse(&format!("{head}{text}")).unwrap_err();
+        let named: Vec<(usize, &str)> = faults.iter().map(|f| (f.line, f.field.as_str())).collect();
+        assert_eq!(named, [(5, "gateway.limits.connections_max"), (7, "gateway.admission.limit_initial")]);
+    }
+
+    #[test]
     fn a_number_beyond_all_bounds_is_named_too() {
         for (line, field) in [("tick_ms = 18446744073709551615", 5), ("heartbeat_ms = 9223372036854775807", 5)] {
             let faults = parse(&format!("version = 1\n[cloud]\nname = \"city-a\"\n[timing]\n{line}\n")).unwrap_err();
