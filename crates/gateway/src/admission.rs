@@ -1,13 +1,15 @@
 //! Places at the backends of one service (or of one lease served here), and the queue for them.
 //!
 //! Enters: what a request wants, answers and failures of backends, new route tables. Leaves: a `Permit` for one backend, or
-//! a reason why there is none. Always holds: a backend has at most its limit in flight (probes of a failed one: one);
-//! at most `queue_max` wait, none longer than `wait_max_ms`; a place comes back exactly once, when its `Permit` goes.
+//! a reason why there is none. Always holds: a backend is given at most its limit of requests to work on (probes of a failed
+//! one: one), apart from those that it lets wait ([`crate::ages`]); at most `queue_max` wait here, none longer than
+//! `wait_max_ms`; a place comes back exactly once, at the head of the answer or when its `Permit` goes.
 
 use crate::choose;
 use crate::clock::boot_us;
+pub use crate::permit::{Permit, Stream};
+use crate::slot::Slot;
 pub use crate::slot::{BackendSpec, BackendStatus, Destination, Failure, Want};
-use crate::slot::{Health, Slot};
 use pumasi_route::table::{Admission as Bounds, Positions};
 use pumasi_sense::meter::{BackendKey, ServiceMeter};
 use pumasi_terms::LeaseId;
@@ -46,15 +48,15 @@ struct Waiter {
 }
 
 #[derive(Debug)]
-struct Inner {
-    slots: Vec<Slot>,
+pub(crate) struct Inner {
+    pub(crate) slots: Vec<Slot>,
     bounds: Bounds,
     home_weight: u32,
     queue: VecDeque<Waiter>,
     turn: usize,
     next_slot: u32,
     next_waiter: u64,
-    meter: ServiceMeter,
+    pub(crate) meter: ServiceMeter,
     totals: Totals,
     retry_tokens: f64,
 }
@@ -106,7 +108,7 @@ impl Admission {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -246,25 +248,12 @@ impl Admission {
     fn grant(self: &Arc<Self>, inner: &mut Inner, want: &Want, now_us: u64) -> Option<Permit> {
         let at = inner.pick(want, now_us)?;
         let slot = &mut inner.slots[at];
-        slot.in_flight += 1;
+        slot.enter(now_us);
         if slot.health.failures > 0 {
             slot.health.probing = true;
         }
-        if slot.in_flight >= slot.limiter.limit() && slot.full_since_us.is_none() {
-            slot.full_since_us = Some(now_us);
-        }
         inner.meter.admitted += 1;
-        let slot = &inner.slots[at];
-        Some(Permit {
-            admission: self.clone(),
-            slot: slot.id,
-            home: slot.spec.is_home(),
-            destination: slot.spec.destination.clone(),
-            entered_with: slot.in_flight,
-            since_us: now_us,
-            bytes_out: 0,
-            stage: Stage::Sent,
-        })
+        Some(Permit::new(self.clone(), &inner.slots[at], now_us))
     }
 
     /// Gives free places to those that wait. Permits whose receivers are gone are dropped by the caller, outside the lock.
@@ -292,13 +281,19 @@ impl Admission {
         }
     }
 
-    /// Called at each meter tick: failed backends whose time has come are probed by those that wait.
+    /// Called at each meter tick: failed backends whose time has come are probed by those that wait, and what only waits at a
+    /// backend no longer counts as work.
     pub fn tick(self: &Arc<Self>) {
         let mut undone = Vec::new();
         {
             let mut inner = self.lock();
-            if !inner.queue.is_empty() {
-                self.pump(&mut inner, boot_us(), &mut undone);
+            let now = boot_us();
+            let waited_for = !inner.queue.is_empty();
+            for slot in &mut inner.slots {
+                slot.tick(now, waited_for);
+            }
+            if waited_for {
+                self.pump(&mut inner, now, &mut undone);
             }
             inner.forget_ended();
         }
@@ -352,23 +347,19 @@ impl Admission {
     /// Whether nothing is in flight and nothing waits.
     pub fn is_idle(&self) -> bool {
         let inner = self.lock();
-        inner.queue.is_empty() && inner.slots.iter().all(|s| s.in_flight == 0 && s.tunnels == 0)
+        inner.queue.is_empty() && inner.slots.iter().all(Slot::is_idle)
     }
 
-    fn release(self: &Arc<Self>, slot: u32, tunnel: bool, bytes_out: u64) {
+    /// Changes what one backend has, and gives what came free to those that wait.
+    pub(crate) fn change(self: &Arc<Self>, slot: u32, change: impl FnOnce(&mut Slot, &mut ServiceMeter, u64)) {
         let now = boot_us();
         let mut undone = Vec::new();
         {
             let mut inner = self.lock();
-            if let Some(s) = inner.slots.iter_mut().find(|s| s.id == slot) {
-                s.meter.bytes_out += bytes_out;
-                if tunnel {
-                    s.tunnels = s.tunnels.saturating_sub(1);
-                } else {
-                    s.in_flight = s.in_flight.saturating_sub(1);
-                }
-                s.health.probing = false;
-                s.note_room(now);
+            let Inner { slots, meter, .. } = &mut *inner;
+            if let Some(slot) = slots.iter_mut().find(|s| s.id == slot) {
+                change(slot, meter, now);
+                slot.note_room(now);
             }
             inner.forget_ended();
             if !inner.queue.is_empty() {
@@ -396,7 +387,7 @@ impl Drop for Place<'_> {
 
 impl Inner {
     fn forget_ended(&mut self) {
-        self.slots.retain(|s| !s.gone || s.in_flight > 0 || s.tunnels > 0);
+        self.slots.retain(|s| !s.gone || !s.is_idle());
     }
 
     fn any_place(&self, now_us: u64) -> bool {
@@ -473,115 +464,6 @@ impl Inner {
             self.note_limited(want);
         }
         found
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Sent,
-    /// The head of the answer is there.
-    Answered,
-    Failed,
-    Tunnel,
-}
-
-/// A place at one backend. Dropping it gives the place back.
-#[derive(Debug)]
-pub struct Permit {
-    admission: Arc<Admission>,
-    slot: u32,
-    home: bool,
-    destination: Arc<Destination>,
-    entered_with: u32,
-    since_us: u64,
-    bytes_out: u64,
-    stage: Stage,
-}
-
-impl Permit {
-    pub fn destination(&self) -> &Arc<Destination> {
-        &self.destination
-    }
-    pub fn slot(&self) -> u32 {
-        self.slot
-    }
-    pub fn is_home(&self) -> bool {
-        self.home
-    }
-
-    /// The head of the answer came.
-    pub fn answered(&mut self, status: u16, user_rtt_us: Option<u32>) {
-        let now = boot_us();
-        let app_us = now.saturating_sub(self.since_us);
-        self.stage = Stage::Answered;
-        let mut inner = self.admission.lock();
-        let failed = status >= 500;
-        inner.meter.app_time.record(app_us);
-        inner.meter.completed += 1;
-        inner.meter.failed += u64::from(failed);
-        if let Some(rtt) = user_rtt_us {
-            inner.meter.user_rtt.record(u64::from(rtt));
-        }
-        if let Some(slot) = inner.slots.iter_mut().find(|s| s.id == self.slot) {
-            slot.health = Health::default();
-            slot.answered_us = now;
-            slot.meter.completed += 1;
-            slot.meter.failed += u64::from(failed);
-            slot.meter.app_time.record(app_us);
-            // A quick error says nothing about how long work takes.
-            if !failed {
-                slot.limiter.sample(now, self.entered_with, app_us);
-                slot.note_room(now);
-            }
-        }
-    }
-
-    /// The backend did not do its part.
-    pub fn failed(&mut self, failure: Failure) {
-        let now = boot_us();
-        self.stage = Stage::Failed;
-        let mut inner = self.admission.lock();
-        if failure == Failure::Broken {
-            inner.meter.failed += 1;
-        }
-        if let Some(slot) = inner.slots.iter_mut().find(|s| s.id == self.slot) {
-            slot.meter.failed += u64::from(matches!(failure, Failure::Connect | Failure::Broken));
-            match failure {
-                Failure::Connect | Failure::Refused => slot.set_aside(now),
-                // One that answers others is alive, and was given more than it takes.
-                Failure::Full if slot.answers(now) => slot.limiter.overrun(now, self.entered_with),
-                Failure::Full => {
-                    slot.meter.failed += 1;
-                    slot.set_aside(now);
-                }
-                Failure::Broken | Failure::Busy => {}
-            }
-        }
-    }
-
-    /// The request became an upgraded connection, which is no longer bounded by the limit.
-    pub fn into_tunnel(mut self) -> Self {
-        self.stage = Stage::Tunnel;
-        {
-            let mut inner = self.admission.lock();
-            if let Some(slot) = inner.slots.iter_mut().find(|s| s.id == self.slot) {
-                slot.in_flight = slot.in_flight.saturating_sub(1);
-                slot.tunnels += 1;
-                slot.note_room(boot_us());
-            }
-        }
-        self
-    }
-
-    /// What was sent of the answer, told when the place is given back.
-    pub fn add_bytes(&mut self, bytes: u64) {
-        self.bytes_out += bytes;
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.admission.release(self.slot, self.stage == Stage::Tunnel, self.bytes_out);
     }
 }
 

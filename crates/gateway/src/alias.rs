@@ -9,7 +9,7 @@ use crate::body::AnswerBody;
 use crate::forward::{self, Task};
 use crate::gateway::Worker;
 use crate::peer::POSITION;
-use crate::public::set_position;
+use crate::public::{Client, set_position};
 use crate::table::{LeaseHere, Service};
 use crate::{headers, position, ticket};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -69,7 +69,8 @@ pub fn redirect(
 }
 
 fn joined_cookies(fields: &HeaderMap) -> Option<String> {
-    let parts: Option<Vec<&str>> = fields.get_all(header::COOKIE).iter().map(|v| v.to_str().ok()).collect();
+    let parts: Option<Vec<&str>> =
+        fields.get_all(header::COOKIE).iter().map(|v| std::str::from_utf8(v.as_bytes()).ok()).collect();
     Some(parts?.join("; "))
 }
 
@@ -77,10 +78,10 @@ fn joined_cookies(fields: &HeaderMap) -> Option<String> {
 pub async fn serve(
     worker: &Arc<Worker>,
     lease: &Arc<LeaseHere>,
-    scheme: &'static str,
-    user_rtt_us: Option<u32>,
+    client: &Client,
     mut request: Request<Incoming>,
 ) -> Response<AnswerBody> {
+    let scheme = client.scheme;
     if let Some((clean, text)) = ticket::detach(path_of(&request)) {
         return welcome(worker, lease, scheme, &clean, text);
     }
@@ -89,7 +90,7 @@ pub async fn serve(
     }
     let positions = &worker.gateway.positions;
     let scope = lease.id.as_str();
-    let seen = headers::cookie(request.headers(), position::COOKIE).and_then(|c| positions.read(scope, c));
+    let seen = positions.furthest(scope, headers::cookies(request.headers(), position::COOKIE));
     headers::strip_cookie(request.headers_mut(), position::COOKIE);
     let behind = !lease.route.datasets.is_empty()
         && seen.is_some_and(|seen| worker.gateway.tables.position(&lease.id).is_none_or(|at| at < seen));
@@ -97,9 +98,6 @@ pub async fn serve(
         || headers::under_prefix(request.uri().path(), &lease.route.home_only);
     let home = behind || writes || forward::is_upgrade(&request);
     let bounds = &lease.route.admission;
-    if !home {
-        lease.admission.arrived(false);
-    }
     let task = Task {
         service: &lease.route.service,
         epoch: lease.route.epoch,
@@ -107,12 +105,13 @@ pub async fn serve(
         want: Want::default(),
         answer_timeout_ms: bounds.answer_timeout_ms,
         body_bytes_max: bounds.body_bytes_max,
-        user_rtt_us,
+        user_rtt_us: client.rtt.us(),
         for_peer: false,
         refuse_when_full: false,
         writes,
         still_ours: &|| true,
         homeward: home,
+        link: &client.link,
     };
     let mut answer = forward::forward(worker, task, request).await.answer;
     if home {
@@ -124,7 +123,7 @@ pub async fn serve(
             fields.insert(name, value);
         }
         if let Some(at) = given {
-            set_position(&mut answer, &positions.write(scope, at));
+            set_position(&mut answer, &positions.write(scope, at), scheme);
         }
     }
     answer
@@ -159,7 +158,7 @@ fn welcome(worker: &Arc<Worker>, lease: &LeaseHere, scheme: &str, clean: &str, t
         }
     }
     if let Some(at) = ticket.position {
-        set_position(&mut answer, &worker.gateway.positions.write(lease.id.as_str(), at));
+        set_position(&mut answer, &worker.gateway.positions.write(lease.id.as_str(), at), scheme);
     }
     answer
 }

@@ -52,22 +52,33 @@ pub struct TlsFiles {
     pub key_path: PathBuf,
 }
 
+/// Bounds in number and time; those that are a worker's hold for each thread.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Connections of users at one time, a worker.
     pub connections_max: u32,
+    /// Of these, connections of one address (IPv6: of one /64).
+    pub connections_per_address_max: u32,
     /// Connections of peers at one time, a worker.
     pub peer_connections_max: u32,
+    /// Bodies of one address that are slow to come or to leave, and its upgraded connections, at one time, a worker.
+    pub streams_per_address_max: u32,
+    /// Bodies that go on at one time at one instance.
+    pub streams_per_instance_max: u32,
     /// Head of a request: start line and fields.
     pub head_bytes_max: u32,
-    /// A head must be complete within this time after the connection opened or the answer before it ended.
+    /// A head that began must be complete within this time.
     pub head_timeout_ms: u64,
     pub tls_handshake_ms: u64,
-    /// A body that stands still for longer is broken off.
+    /// A connection without a request ends after this time.
+    pub keep_alive_ms: u64,
+    /// An answer of which the instance sends nothing more for so long is broken off.
     pub body_idle_ms: u64,
-    /// Bytes sent and not acknowledged for longer break the connection (TCP_USER_TIMEOUT).
-    pub send_stall_ms: u64,
+    /// A user who sends, or takes, nothing of a body for so long is given up.
+    pub stall_ms: u64,
+    /// The same for one who sends or takes less on average; what is already under way to a reader counts as taken.
+    pub rate_min_bytes_per_s: u32,
     pub connect_timeout_ms: u64,
     /// Idle connections kept to one backend, a worker.
     pub idle_connections_max: u32,
@@ -85,12 +96,17 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 8_000,
+            connections_per_address_max: 2_000,
             peer_connections_max: 2_000,
+            streams_per_address_max: 1_500,
+            streams_per_instance_max: 4_000,
             head_bytes_max: 32 << 10,
-            head_timeout_ms: 60_000,
+            head_timeout_ms: 10_000,
             tls_handshake_ms: 10_000,
+            keep_alive_ms: 60_000,
             body_idle_ms: 300_000,
-            send_stall_ms: 30_000,
+            stall_ms: 30_000,
+            rate_min_bytes_per_s: 1_024,
             connect_timeout_ms: 2_000,
             idle_connections_max: 256,
             idle_connection_ms: 4_000,
@@ -101,6 +117,49 @@ impl Default for Limits {
         }
     }
 }
+
+impl Limits {
+    /// The first that is of no use, and why.
+    pub fn fault(&self) -> Option<(&'static str, String)> {
+        let counts = [
+            ("connections_max", self.connections_max),
+            ("connections_per_address_max", self.connections_per_address_max),
+            ("peer_connections_max", self.peer_connections_max),
+            ("streams_per_address_max", self.streams_per_address_max),
+            ("streams_per_instance_max", self.streams_per_instance_max),
+            ("http2_streams_max", self.http2_streams_max),
+            ("tunnels_max", self.tunnels_max),
+            ("rate_min_bytes_per_s", self.rate_min_bytes_per_s),
+        ];
+        if let Some((field, _)) = counts.into_iter().find(|(_, n)| !(1..=COUNT_MAX).contains(n)) {
+            return Some((field, format!("must be 1 to {COUNT_MAX}")));
+        }
+        let times = [
+            ("head_timeout_ms", self.head_timeout_ms),
+            ("tls_handshake_ms", self.tls_handshake_ms),
+            ("keep_alive_ms", self.keep_alive_ms),
+            ("body_idle_ms", self.body_idle_ms),
+            ("stall_ms", self.stall_ms),
+            ("connect_timeout_ms", self.connect_timeout_ms),
+            ("tunnel_idle_ms", self.tunnel_idle_ms),
+        ];
+        if let Some((field, _)) = times.into_iter().find(|(_, ms)| !(1..=TIME_MS_MAX).contains(ms)) {
+            return Some((field, format!("must be 1 to {TIME_MS_MAX}")));
+        }
+        if self.stop_ms > TIME_MS_MAX {
+            return Some(("stop_ms", format!("must be at most {TIME_MS_MAX}")));
+        }
+        let heads = HEAD_BYTES_MIN..=HEAD_BYTES_MAX;
+        (!heads.contains(&self.head_bytes_max))
+            .then(|| ("head_bytes_max", format!("must be {HEAD_BYTES_MIN} to {HEAD_BYTES_MAX}")))
+    }
+}
+
+const COUNT_MAX: u32 = 1_000_000;
+/// A day.
+const TIME_MS_MAX: u64 = 86_400_000;
+const HEAD_BYTES_MIN: u32 = 1 << 10;
+const HEAD_BYTES_MAX: u32 = 1 << 20;
 
 fn one() -> u32 {
     1
@@ -158,13 +217,6 @@ impl GatewayConfig {
         if self.peer_listen.is_some() && self.svid_path.is_none() {
             return Some(("svid_path", "peer_listen needs the gateway's SVID".into()));
         }
-        let l = &self.limits;
-        if !(1_024..=1 << 20).contains(&l.head_bytes_max) {
-            return Some(("limits.head_bytes_max", "must be 1024 to 1048576".into()));
-        }
-        if l.connections_max == 0 || l.peer_connections_max == 0 {
-            return Some(("limits.connections_max", "must be at least 1".into()));
-        }
-        None
+        self.limits.fault()
     }
 }

@@ -4,11 +4,11 @@
 //! `POST /v1/reload-identity`, `POST /v1/stop`, `GET /metrics`.
 
 use crate::admission::BackendStatus;
+use crate::certificates::{self, Reloadable};
 use crate::gateway::{Gateway, Phase};
-use crate::listen::Speaks;
 use crate::meter::MeterReport;
 use crate::table::{TABLE_BYTES_MAX, TableError};
-use crate::{clock, listen, metrics};
+use crate::{clock, metrics};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
@@ -77,9 +77,6 @@ pub struct ControlProblem {
 }
 
 type Answer = Response<Full<Bytes>>;
-
-/// Public listeners whose certificates are read again on `reload-identity`.
-pub type Reloadable = Vec<(crate::config::Listener, Speaks)>;
 
 /// Binds the socket; the lock on the directory says that no other gateway serves it.
 pub fn bind(dir: &Path) -> std::io::Result<UnixListener> {
@@ -208,17 +205,10 @@ async fn put_table(gateway: &Arc<Gateway>, bytes: Bytes) -> Answer {
 }
 
 fn reload(gateway: &Gateway, public: &Reloadable) -> Answer {
-    if let Err(e) = gateway.peers.reload() {
-        return problem(StatusCode::INTERNAL_SERVER_ERROR, e);
+    match certificates::reload(gateway, public) {
+        Ok(()) => json(StatusCode::OK, &serde_json::json!({})),
+        Err(e) => problem(StatusCode::INTERNAL_SERVER_ERROR, e),
     }
-    for (listener, speaks) in public {
-        let (Some(files), Speaks::Tls { acceptor }) = (&listener.tls, speaks) else { continue };
-        match listen::public_tls(files, listener.http2) {
-            Ok(new) => *acceptor.write().unwrap_or_else(std::sync::PoisonError::into_inner) = new,
-            Err(e) => return problem(StatusCode::INTERNAL_SERVER_ERROR, e),
-        }
-    }
-    json(StatusCode::OK, &serde_json::json!({}))
 }
 
 pub fn status(gateway: &Gateway) -> GatewayStatus {

@@ -6,29 +6,32 @@
 
 use crate::admission::{Admission, Destination, Failure, Permit, Refusal, Want};
 use crate::answer;
-use crate::body::{AnswerBody, RequestBody, Source, Verdict};
+use crate::body::{AnswerBody, BodyFault, Came, Source};
 use crate::gateway::Worker;
 use crate::headers;
+use crate::link::Link;
+use crate::permit::TooManyStreams;
 use crate::plain::RequestHead;
 use crate::tunnel::{self, TunnelSlot};
+use crate::upload::{Least, NotThere, RequestBody, Upload, Verdict};
 use crate::upstream::SendFault;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use pumasi_terms::{Epoch, ServiceName};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How often one request is handed over at most.
 const ATTEMPTS_MAX: u32 = 6;
-/// How often a request is sent again after it broke at a backend.
-const REPLAYS_MAX: u32 = 2;
+/// How often a request is sent again after it broke at a backend: one that kills instances kills two.
+const REPLAYS_MAX: u32 = 1;
 /// A kept connection that was idle for longer is not used where a broken one cannot be retried, ms.
 const FRESH_MS: u64 = 1_000;
-/// The body of a request that only reads is kept up to so much: a peer that is full, or an instance that fails, is not the end of it.
-const KEPT_BYTES_MAX: u64 = 64 << 10;
+/// A place is held for so long while its user still sends the body.
+const UPLOAD_HELD: Duration = Duration::from_millis(500);
 
 /// What is asked of the application, apart from where.
 pub struct Task<'a> {
@@ -49,6 +52,8 @@ pub struct Task<'a> {
     pub still_ours: &'a (dyn Fn() -> bool + Sync),
     /// A user of an alias whose request goes home: the peer link is told so.
     pub homeward: bool,
+    /// The connection that it came by.
+    pub link: &'a Arc<Link>,
 }
 
 /// The answer, and whether an instance of this cloud gave it.
@@ -83,7 +88,7 @@ struct Outgoing {
 }
 
 impl Outgoing {
-    fn take(mut request: Request<Incoming>, task: &Task<'_>, idle_ms: u64) -> Result<Self, TooLarge> {
+    fn take(mut request: Request<Incoming>, task: &Task<'_>, least: Least) -> Result<Self, TooLarge> {
         let too_long = |length: &HeaderValue| {
             length.to_str().ok().and_then(|l| l.parse::<u64>().ok()).is_some_and(|l| l > task.body_bytes_max)
         };
@@ -97,8 +102,8 @@ impl Outgoing {
         let (body, verdict) = if empty || upgrade.is_some() {
             (RequestBody::Empty, None)
         } else {
-            let (body, verdict) = RequestBody::stream(incoming, task.body_bytes_max, idle_ms);
-            (body, Some(verdict))
+            let (upload, verdict) = Upload::new(incoming, task.body_bytes_max, least);
+            (RequestBody::Stream(upload), Some(verdict))
         };
         let mut fields = parts.headers;
         headers::strip_hop_by_hop(&mut fields);
@@ -158,19 +163,13 @@ impl Outgoing {
         Some(request)
     }
 
-    /// Keeps a short body of a request that only reads. `false`: its sender broke off.
-    async fn keep(&mut self) -> bool {
-        let length = self.fields.get(CONTENT_LENGTH).and_then(|l| l.to_str().ok()?.parse::<u64>().ok());
-        if !self.safe || self.replayable || length.is_none_or(|l| l > KEPT_BYTES_MAX) {
-            return true;
-        }
-        let Some(body) = self.body.take() else { return true };
-        match body.collect().await {
-            Ok(whole) => {
-                (self.kept, self.replayable) = (Some(whole.to_bytes()), true);
-                true
-            }
-            Err(_) => false,
+    /// Keeps a body that came whole, of a request that only reads: a peer that is full, or an instance that fails, is not its end.
+    fn keep(&mut self) {
+        if self.safe
+            && let Some(RequestBody::Stream(upload)) = &mut self.body
+            && let Some(whole) = upload.take_whole()
+        {
+            (self.kept, self.body, self.replayable) = (Some(whole), None, true);
         }
     }
 
@@ -191,16 +190,33 @@ impl Outgoing {
     }
 }
 
+/// What it asks to become. With a body it asks for nothing: the body would have nowhere to go.
 fn wants_upgrade(request: &Request<Incoming>) -> Option<HeaderValue> {
-    if request.version() != Version::HTTP_11 {
+    if request.version() != Version::HTTP_11 || !hyper::body::Body::is_end_stream(request.body()) {
         return None;
     }
-    let asked = request.headers().get_all(CONNECTION).iter().filter_map(|v| v.to_str().ok());
-    if !asked.flat_map(|v| v.split(',')).any(|t| t.trim().eq_ignore_ascii_case("upgrade")) {
+    if !headers::tokens(request.headers(), &CONNECTION).any(|t| t.eq_ignore_ascii_case(b"upgrade")) {
         return None;
     }
     // h2c by Upgrade is obsolete, and would carry HTTP past us.
-    request.headers().get(UPGRADE).filter(|v| !v.as_bytes().to_ascii_lowercase().starts_with(b"h2c")).cloned()
+    let http = |t: &&[u8]| [&b"h2c"[..], b"h2", b"http"].iter().any(|own| protocol(t).eq_ignore_ascii_case(own));
+    let left: Vec<&[u8]> = headers::tokens(request.headers(), &UPGRADE).filter(|t| !http(t)).collect();
+    if left.is_empty() { None } else { HeaderValue::from_bytes(&left.join(&b", "[..])).ok() }
+}
+
+/// Its name, without the version (RFC 9110, 7.8).
+fn protocol(token: &[u8]) -> &[u8] {
+    token.split(|&b| b == b'/').next().unwrap_or_default()
+}
+
+/// Whether the other side became what was asked for.
+fn became_what_was_asked(asked: &HeaderValue, answer: &HeaderMap) -> bool {
+    let offered = |token: &[u8]| {
+        let names = asked.as_bytes().split(|&b| b == b',').map(|t| protocol(t.trim_ascii()));
+        names.into_iter().any(|name| name.eq_ignore_ascii_case(protocol(token)))
+    };
+    let mut became = headers::tokens(answer, &UPGRADE).peekable();
+    became.peek().is_some() && became.all(offered)
 }
 
 /// Whether it asks to become something else than HTTP.
@@ -210,6 +226,33 @@ pub fn is_upgrade(request: &Request<Incoming>) -> bool {
 
 fn too_large() -> Response<AnswerBody> {
     answer::problem(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "the body is longer than the service takes")
+}
+
+/// An address, or an instance, has as many bodies under way as it may have.
+fn too_many(status: StatusCode) -> Response<AnswerBody> {
+    let mut answer = answer::problem(status, "streams", "too many bodies are under way at the moment");
+    answer.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from_static("1"));
+    answer
+}
+
+/// The same, where something was asked of an instance already.
+fn too_many_streams(out: &Outgoing) -> Response<AnswerBody> {
+    if out.safe {
+        return too_many(StatusCode::SERVICE_UNAVAILABLE);
+    }
+    let detail = "too many bodies are under way; whether the request took effect is not known";
+    answer::unknown_outcome(StatusCode::SERVICE_UNAVAILABLE, detail)
+}
+
+fn not_there(out: &Outgoing, why: NotThere) -> Response<AnswerBody> {
+    match why {
+        NotThere::TooMany => too_many(StatusCode::TOO_MANY_REQUESTS),
+        NotThere::Broken(_) if out.verdict.as_ref().is_some_and(|v| v.too_long()) => too_large(),
+        NotThere::Broken(BodyFault::Idle) => {
+            answer::problem(StatusCode::REQUEST_TIMEOUT, "body", "the body came too slowly")
+        }
+        NotThere::Broken(_) => answer::problem(StatusCode::BAD_REQUEST, "body", "the body broke off"),
+    }
 }
 
 /// What to do after one attempt.
@@ -224,13 +267,25 @@ enum Next {
 
 pub async fn forward(worker: &Arc<Worker>, task: Task<'_>, request: Request<Incoming>) -> Done {
     let limits = &worker.gateway.config.limits;
-    let mut out = match Outgoing::take(request, &task, limits.body_idle_ms) {
+    let least = Least {
+        stall_ms: limits.stall_ms,
+        rate_bytes_per_s: limits.rate_min_bytes_per_s,
+        idle_ms: limits.body_idle_ms,
+    };
+    let mut out = match Outgoing::take(request, &task, least) {
         Ok(out) => out,
         Err(TooLarge) => return Done::ours(too_large()),
     };
     // Boxed, so that the usual way stays small.
-    if matches!(out.body, Some(RequestBody::Stream(_))) && !Box::pin(out.keep()).await {
-        return Done::ours(answer::problem(StatusCode::BAD_REQUEST, "body", "the body broke off"));
+    if let Some(RequestBody::Stream(upload)) = &mut out.body
+        && let Err(why) = Box::pin(upload.come(task.link, limits.streams_per_address_max)).await
+    {
+        return Done::ours(not_there(&out, why));
+    }
+    out.keep();
+    // What a user has not sent yet is no work that anybody waits for.
+    if !task.homeward {
+        task.admission.arrived(task.writes);
     }
     let mut want = task.want;
     let mut last = None;
@@ -272,18 +327,24 @@ async fn attempt(worker: &Arc<Worker>, task: &Task<'_>, out: &mut Outgoing, mut 
                 return Next::End(answer::problem(StatusCode::BAD_GATEWAY, "backend", detail));
             };
             // Boxed, so that the usual way stays small.
-            Box::pin(send(worker, task, out, &destination, request, age_max_ms)).await
+            match Box::pin(send(worker, task, out, &mut permit, request, age_max_ms)).await {
+                Ok(sent) => sent,
+                Err(TooManyStreams) => return Next::End(too_many_streams(out)),
+            }
         }
     };
     match sent {
-        Ok(answer) => match peers_word(task, out, &destination, &answer, &mut permit) {
+        Ok(answer) => match peers_word(task, out, &destination, &answer) {
             None if stumbled(task, out, &destination, &answer) => {
                 out.replays -= 1;
-                permit.answered(answer.status().as_u16(), None);
+                permit.answered(answer.status().as_u16(), None, 0);
                 Next::Home(answer::problem(StatusCode::BAD_GATEWAY, "backend", "the rented instance failed"))
             }
             None => Next::Answer(answer, permit),
-            Some(next) => next,
+            Some((failure, next)) => {
+                permit.failed(failure);
+                next
+            }
         },
         Err(SendFault::Connect(problem, unsent)) => {
             tracing::debug!(service = %task.service, ?destination, problem, "backend does not take connections");
@@ -319,22 +380,47 @@ async fn attempt(worker: &Arc<Worker>, task: &Task<'_>, out: &mut Outgoing, mut 
     }
 }
 
-/// By hyper: what has a body, asks for an upgrade, or goes to a peer.
+/// By hyper: what has a body, asks for an upgrade, or goes to a peer. While the user is not done with a body, the instance
+/// does not work: the place is given back after a moment, and taken again with the last byte.
 async fn send(
     worker: &Arc<Worker>,
     task: &Task<'_>,
     out: &Outgoing,
-    destination: &Destination,
+    permit: &mut Permit,
     request: Request<RequestBody>,
     age_max_ms: u64,
-) -> Result<Response<Source>, SendFault> {
+) -> Result<Result<Response<Source>, SendFault>, TooManyStreams> {
+    let destination = permit.destination().clone();
     if out.upgrade.is_some() {
-        let answer = worker.pool.send_upgrade(destination, request, task.answer_timeout_ms).await?;
-        return Ok(answer.map(|body| Source::Incoming(body, None)));
+        let sent = worker.pool.send_upgrade(&destination, request, task.answer_timeout_ms).await;
+        return Ok(sent.map(|answer| answer.map(|body| Source::Incoming(body, None))));
     }
     let verdict = out.verdict.as_deref();
-    let (answer, loan) = worker.pool.send(destination, request, age_max_ms, task.answer_timeout_ms, verdict).await?;
-    Ok(answer.map(|body| Source::Incoming(body, Some(loan))))
+    let sending = worker.pool.send(&destination, request, age_max_ms, task.answer_timeout_ms, verdict);
+    let mut sending = std::pin::pin!(sending);
+    let sent = match verdict.filter(|v| !v.is_complete()) {
+        None => sending.await,
+        Some(verdict) => {
+            let held = if verdict.is_hushed() { Duration::ZERO } else { UPLOAD_HELD };
+            let (mut lapsed, mut complete) = (false, false);
+            let mut held = std::pin::pin!(tokio::time::sleep(held));
+            loop {
+                tokio::select! {
+                    biased;
+                    sent = &mut sending => break sent,
+                    () = verdict.completed(), if !complete => {
+                        complete = true;
+                        permit.resume();
+                    }
+                    () = &mut held, if !lapsed && !complete => {
+                        lapsed = true;
+                        permit.lapse(worker.gateway.config.limits.streams_per_instance_max)?;
+                    }
+                }
+            }
+        }
+    };
+    Ok(sent.map(|(answer, loan)| answer.map(|body| Source::Incoming(body, Some(loan)))))
 }
 
 /// What a peer's gateway says instead of an answer of the application.
@@ -343,25 +429,26 @@ fn peers_word(
     out: &mut Outgoing,
     destination: &Destination,
     answer: &Response<Source>,
-    permit: &mut Permit,
-) -> Option<Next> {
+) -> Option<(Failure, Next)> {
     if !matches!(destination, Destination::Peer { .. }) {
         return None;
     }
     if let Some(why) = answer.headers().get(answer::REFUSED) {
         let busy = why.as_bytes() == b"full";
         tracing::debug!(service = %task.service, ?destination, ?why, "the peer refused");
-        permit.failed(if busy { Failure::Busy } else { Failure::Refused });
+        let failure = if busy { Failure::Busy } else { Failure::Refused };
         if out.replayable || out.upgrade.is_some() {
             task.admission.count_retry();
-            return Some(Next::Elsewhere(answer::unavailable("peer", "the peer's gateway refused the request")));
+            let answer = answer::unavailable("peer", "the peer's gateway refused the request");
+            return Some((failure, Next::Elsewhere(answer)));
         }
         task.admission.count_error();
-        return Some(Next::End(answer::unavailable("peer", "the peer's gateway refused the request; send it again")));
+        let answer = answer::unavailable("peer", "the peer's gateway refused the request; send it again");
+        return Some((failure, Next::End(answer)));
     }
     if answer.headers().contains_key(answer::FAILED) {
-        permit.failed(Failure::Broken);
-        return Some(broken(task, out, StatusCode::BAD_GATEWAY, "the instance at the peer broke off"));
+        let next = broken(task, out, StatusCode::BAD_GATEWAY, "the instance at the peer broke off");
+        return Some((Failure::Broken, next));
     }
     None
 }
@@ -407,26 +494,34 @@ fn no_place(task: &Task<'_>, refusal: Refusal, last: Option<Response<AnswerBody>
     }
 }
 
-fn finish(worker: &Arc<Worker>, task: &Task<'_>, out: Outgoing, answer: Response<Source>, mut permit: Permit) -> Done {
+fn finish(worker: &Arc<Worker>, task: &Task<'_>, out: Outgoing, answer: Response<Source>, permit: Permit) -> Done {
     let limits = &worker.gateway.config.limits;
     let (mut parts, source) = answer.into_parts();
-    permit.answered(parts.status.as_u16(), task.user_rtt_us);
+    if let Some(verdict) = &out.verdict {
+        verdict.answered();
+    }
     let from_home = permit.is_home();
+    let (status, rtt_us) = (parts.status.as_u16(), task.user_rtt_us);
     if !out.safe && !(task.still_ours)() {
+        permit.answered(status, rtt_us, 0);
         let detail =
             "this cloud lost the right to write before the answer was out; whether it took effect is not known";
         return Done::ours(answer::unknown_outcome(StatusCode::SERVICE_UNAVAILABLE, detail));
     }
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-        let Some((_, user)) = out.upgrade else {
+        let asked = out.upgrade.filter(|(asked, _)| became_what_was_asked(asked, &parts.headers));
+        let Some((_, user)) = asked else {
+            permit.answered(status, rtt_us, 0);
             return Done::ours(answer::problem(StatusCode::BAD_GATEWAY, "backend", "an upgrade nobody asked for"));
         };
-        let Some(slot) = TunnelSlot::take(&worker.gateway.tunnels, limits.tunnels_max) else {
+        let slot = TunnelSlot::take(&worker.gateway.tunnels, limits.tunnels_max);
+        let (Some(slot), Ok(room)) = (slot, task.link.take_stream(limits.streams_per_address_max)) else {
+            permit.answered(status, rtt_us, 0);
             return Done::ours(answer::unavailable("tunnels", "too many upgraded connections at the moment"));
         };
         let mut answer = Response::from_parts(parts, ());
         let backend = hyper::upgrade::on(&mut answer);
-        tunnel::spawn(user, backend, permit, slot, limits.tunnel_idle_ms);
+        tunnel::spawn(user, backend, permit.into_tunnel(rtt_us), (slot, room), limits.tunnel_idle_ms);
         headers::strip_ours(answer.headers_mut());
         return Done { answer: answer.map(|()| AnswerBody::Empty), from_home, from_backend: true };
     }
@@ -448,6 +543,24 @@ fn finish(worker: &Arc<Worker>, task: &Task<'_>, out: Outgoing, answer: Response
         // There is no body whose length it could be, and it may not contradict the empty one.
         parts.headers.remove(CONTENT_LENGTH);
     }
-    let body = AnswerBody::new(source, permit, limits.body_idle_ms);
+    let body = match source.came() {
+        Came::Whole(bytes) => {
+            permit.answered(status, rtt_us, bytes.len() as u64);
+            AnswerBody::full(bytes)
+        }
+        Came::Going(going) => {
+            let room = if going.is_short() { Ok(None) } else { task.link.take_stream(limits.streams_per_address_max) };
+            let Ok(room) = room else {
+                permit.answered(status, rtt_us, 0);
+                return Done::ours(too_many_streams(&out));
+            };
+            let Ok(stream) = permit.streams(status, rtt_us, limits.streams_per_instance_max) else {
+                return Done::ours(too_many_streams(&out));
+            };
+            let (body, flow) = AnswerBody::going(going, stream, room, task.link);
+            worker.links.watch_body(&flow);
+            body
+        }
+    };
     Done { answer: Response::from_parts(parts, body), from_home, from_backend: true }
 }

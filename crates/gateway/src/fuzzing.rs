@@ -2,7 +2,7 @@
 
 pub use crate::alias::{on_this_host, parse_position};
 pub use crate::headers::{
-    cookie, forwarded_for, join_cookies, set_forwarded, set_trace, strip_cookie, strip_hop_by_hop, strip_ours,
+    cookies, forwarded_for, join_cookies, set_forwarded, set_trace, strip_cookie, strip_hop_by_hop, strip_ours,
     under_prefix,
 };
 pub use crate::position::{COOKIE, Positions};

@@ -1,6 +1,7 @@
 //! What all workers of one gateway share.
 
 use crate::config::GatewayConfig;
+use crate::link::Links;
 use crate::meter::Meter;
 use crate::peers::Peers;
 use crate::position::Positions;
@@ -26,6 +27,8 @@ pub struct Gateway {
     pub config: GatewayConfig,
     /// The name of this cloud, for users.
     pub served_by: HeaderValue,
+    /// To applications: the gateways that a request passed (RFC 9110, 7.6.3).
+    pub via: HeaderValue,
     pub run: u64,
     pub started_us: u64,
     pub tables: Arc<Tables>,
@@ -45,6 +48,7 @@ pub struct Gateway {
 pub struct Worker {
     pub gateway: Arc<Gateway>,
     pub pool: Arc<Pool>,
+    pub links: Arc<Links>,
 }
 
 impl Worker {
@@ -56,6 +60,6 @@ impl Worker {
             source_ip: gateway.config.source_ip,
         };
         let pool = Pool::new(limits, gateway.peers.clone());
-        Arc::new(Self { gateway, pool })
+        Arc::new(Self { gateway, pool, links: Arc::default() })
     }
 }

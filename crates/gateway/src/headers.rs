@@ -7,7 +7,6 @@ use std::net::IpAddr;
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
@@ -72,20 +71,58 @@ pub fn strip_ours(fields: &mut HeaderMap) {
     }
 }
 
-/// Names with an underscore: CGI, WSGI, Rack and PHP read `X_Forwarded_For` and `X-Forwarded-For` as one variable, so that a
-/// user could say what only gateways may.
-pub fn strip_underscored(fields: &mut HeaderMap) {
-    let underscored = |name: &HeaderName| name.as_str().as_bytes().contains(&b'_');
-    if fields.keys().any(underscored) {
-        let named: Vec<HeaderName> = fields.keys().filter(|n| underscored(n)).cloned().collect();
-        for name in named {
+/// Whether an application could take it for the word of a gateway. CGI, WSGI, Rack and PHP read `X_Forwarded_For` and
+/// `X-Forwarded-For` as one variable, and `Proxy` as the setting of their HTTP clients (httpoxy).
+fn is_forged(name: &str, underscored: bool) -> bool {
+    match name.as_bytes().first() {
+        Some(b'p') if name == "proxy" || name.starts_with(PREFIX) => return true,
+        Some(b'x') if name.starts_with("x-forwarded") || name == "x-real-ip" => return true,
+        Some(b'f') if name == "forwarded" => return true,
+        _ => {}
+    }
+    !underscored && memchr::memchr(b'_', name.as_bytes()).is_some()
+}
+
+/// Takes off what a user may not say. `underscored`: names with an underscore are passed on.
+pub fn strip_forged(fields: &mut HeaderMap, underscored: bool) {
+    if fields.keys().any(|name| is_forged(name.as_str(), underscored)) {
+        let forged = fields.keys().filter(|name| is_forged(name.as_str(), underscored));
+        for name in forged.cloned().collect::<Vec<_>>() {
             fields.remove(name);
         }
     }
 }
 
+/// Trailers come when the head was believed already: of them nobody takes who one is, whom a message is for, or where it ends
+/// (RFC 9110, 6.5.1).
+pub fn strip_trailers(fields: &mut HeaderMap) {
+    let trusted = [
+        header::AUTHORIZATION,
+        header::CONNECTION,
+        header::CONTENT_ENCODING,
+        header::CONTENT_LENGTH,
+        header::CONTENT_RANGE,
+        header::CONTENT_TYPE,
+        header::COOKIE,
+        header::EXPECT,
+        header::HOST,
+        header::MAX_FORWARDS,
+        header::SET_COOKIE,
+        header::TE,
+        header::TRAILER,
+        header::UPGRADE,
+        header::VIA,
+    ];
+    strip_forged(fields, false);
+    let is_bad = |name: &HeaderName| trusted.contains(name) || is_hop_by_hop(name);
+    for name in fields.keys().filter(|name| is_bad(name)).cloned().collect::<Vec<_>>() {
+        fields.remove(name);
+    }
+}
+
 /// Who sent the request, for the application. What a user claims about it is not passed on.
 pub fn set_forwarded(fields: &mut HeaderMap, client: &HeaderValue, address: IpAddr, scheme: &'static str) {
+    strip_forged(fields, true);
     let host = fields.get(header::HOST).cloned();
     let forwarded = host.as_ref().and_then(|host| forwarded(address, scheme, host));
     put_forwarded(fields, client, scheme, host, forwarded);
@@ -117,7 +154,7 @@ pub fn forwarded_by(address: IpAddr, scheme: &str, host: &HeaderValue, by: Optio
     HeaderValue::try_from(text).ok()
 }
 
-/// With the `Forwarded` field made before.
+/// With the `Forwarded` field made before; what others said was taken off ([`strip_forged`]).
 pub fn put_forwarded(
     fields: &mut HeaderMap,
     client: &HeaderValue,
@@ -125,10 +162,6 @@ pub fn put_forwarded(
     host: Option<HeaderValue>,
     forwarded: Option<HeaderValue>,
 ) {
-    // None that was sent may stay, whatever ours is.
-    for name in [REAL_IP, header::FORWARDED] {
-        fields.remove(name);
-    }
     fields.insert(FORWARDED_FOR, client.clone());
     fields.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
     for (name, value) in [(FORWARDED_HOST, host), (header::FORWARDED, forwarded)] {
@@ -195,56 +228,85 @@ pub fn join_cookies(fields: &mut HeaderMap) {
     }
 }
 
-/// The value of the first cookie of that name.
-pub fn cookie<'a>(fields: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    fields
-        .get_all(header::COOKIE)
-        .iter()
-        .filter_map(|v| v.to_str().ok())
-        .flat_map(|v| v.split(';'))
-        .find_map(|pair| pair.trim().split_once('=').filter(|(n, _)| *n == name).map(|(_, v)| v))
+/// The elements of a field that is a list (RFC 9110, 5.6.1).
+pub fn tokens<'a>(fields: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+    let values = fields.get_all(name).into_iter().map(HeaderValue::as_bytes);
+    values.flat_map(|v| v.split(|&b| b == b',')).map(<[u8]>::trim_ascii).filter(|t| !t.is_empty())
+}
+
+/// Name and value. Cookies are bytes: browsers send what others set in UTF-8 or anything else in the same field.
+fn pairs(field: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>, &[u8])> {
+    field.split(|&b| b == b';').map(<[u8]>::trim_ascii).filter(|pair| !pair.is_empty()).map(
+        |pair| match memchr::memchr(b'=', pair) {
+            Some(at) => (pair[..at].trim_ascii(), Some(&pair[at + 1..]), pair),
+            None => (pair, None, pair),
+        },
+    )
+}
+
+/// The values of all cookies of that name, in order.
+pub fn cookies<'a>(fields: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    let values = fields.get_all(header::COOKIE).into_iter().map(HeaderValue::as_bytes);
+    values.flat_map(pairs).filter(move |(n, ..)| *n == name.as_bytes()).filter_map(|(_, value, _)| value)
 }
 
 /// Takes every cookie of that name off.
 pub fn strip_cookie(fields: &mut HeaderMap, name: &str) {
-    if cookie(fields, name).is_none() {
+    if cookies(fields, name).next().is_none() {
         return;
     }
-    let kept: Vec<HeaderValue> = fields
-        .get_all(header::COOKIE)
-        .iter()
-        .filter_map(|v| {
-            let Ok(text) = v.to_str() else { return Some(v.clone()) };
-            let rest: Vec<&str> = text
-                .split(';')
-                .map(str::trim)
-                .filter(|pair| pair.split_once('=').is_none_or(|(n, _)| n != name) && !pair.is_empty())
-                .collect();
-            if rest.is_empty() { None } else { HeaderValue::from_str(&rest.join("; ")).ok() }
-        })
-        .collect();
+    let rest = |field: &HeaderValue| {
+        let kept = pairs(field.as_bytes()).filter(|(n, ..)| *n != name.as_bytes()).map(|(.., pair)| pair);
+        let kept: Vec<&[u8]> = kept.collect();
+        if kept.is_empty() { None } else { HeaderValue::from_bytes(&kept.join(&b"; "[..])).ok() }
+    };
+    let kept: Vec<HeaderValue> = fields.get_all(header::COOKIE).iter().filter_map(rest).collect();
     fields.remove(header::COOKIE);
     for value in kept {
         fields.append(header::COOKIE, value);
     }
 }
 
-/// Whether `path` lies under one of the prefixes, in any way in which an application may read it: as it is written, with its
-/// escapes undone, and with dots resolved, doubled slashes kept (RFC 3986, 5.2.4) or merged.
+/// How often escapes are undone: some applications do it once more than the server in front of them.
+const UNESCAPED_TIMES: usize = 3;
+
+/// Whether `path` lies under one of the prefixes, in any way in which an application may read it: as it is written, in other
+/// case, with its escapes undone, with the parameters of its segments (`;x`) taken off, and with dots resolved, doubled slashes
+/// kept (RFC 3986, 5.2.4) or merged. One that is taken for another goes home, where nothing is lost.
 pub fn under_prefix(path: &str, prefixes: &[String]) -> bool {
     if prefixes.is_empty() {
         return false;
     }
-    let matches = |p: &str| prefixes.iter().any(|prefix| p.starts_with(prefix.as_str()));
+    let begins = |p: &[u8], prefix: &[u8]| p.get(..prefix.len()).is_some_and(|p| p.eq_ignore_ascii_case(prefix));
+    let matches = |p: &str| prefixes.iter().any(|prefix| begins(p.as_bytes(), prefix.as_bytes()));
     if matches(path) {
         return true;
     }
-    let plain = !path.contains('%') && !path.contains("//") && !path.contains("/.") && !path.contains('\\');
+    let plain = !path.contains(['%', '\\', ';']) && !path.contains("//") && !path.contains("/.");
     if plain {
         return false;
     }
-    let decoded = unescaped(path);
-    matches(&decoded) || matches(&resolved(&decoded, false)) || matches(&resolved(&decoded, true))
+    let mut read = path.to_owned();
+    for _ in 0..UNESCAPED_TIMES {
+        let bare = without_parameters(&read);
+        for text in [read.as_str(), bare.as_str()] {
+            if matches(text) || matches(&resolved(text, false)) || matches(&resolved(text, true)) {
+                return true;
+            }
+        }
+        let next = unescaped(&read);
+        if next == read {
+            return false;
+        }
+        read = next;
+    }
+    let bare = without_parameters(&read);
+    [read.as_str(), bare.as_str()].iter().any(|text| matches(text) || matches(&resolved(text, true)))
+}
+
+fn without_parameters(path: &str) -> String {
+    let segments = path.split('/').map(|segment| segment.split(';').next().unwrap_or_default());
+    segments.collect::<Vec<_>>().join("/")
 }
 
 fn unescaped(path: &str) -> String {
@@ -323,6 +385,32 @@ mod tests {
     }
 
     #[test]
+    fn nobody_says_what_only_gateways_may() {
+        let forged = [
+            ("x-forwarded-port", "1"),
+            ("x-forwarded-prefix", "/x"),
+            ("x-forwarded-ssl", "on"),
+            ("x-forwarded", "y"),
+            ("x_forwarded_for", "6.6.6.6"),
+            ("x-real-ip", "6.6.6.6"),
+            ("forwarded", "for=6.6.6.6"),
+            ("proxy", "http://evil"),
+            ("pumasi-lease", "l"),
+        ];
+        let mut f = map(&forged);
+        f.insert("x-forward", HeaderValue::from_static("mine"));
+        strip_forged(&mut f, false);
+        assert_eq!(f, map(&[("x-forward", "mine")]));
+        let mut f = map(&[("remote_user", "a"), ("x-forwarded-for", "6.6.6.6")]);
+        strip_forged(&mut f, true);
+        assert_eq!(f, map(&[("remote_user", "a")]));
+        let mut trailers = map(&forged);
+        trailers.extend(map(&[("cookie", "a=1"), ("host", "x"), ("grpc-status", "0"), ("transfer-encoding", "x")]));
+        strip_trailers(&mut trailers);
+        assert_eq!(trailers, map(&[("grpc-status", "0")]));
+    }
+
+    #[test]
     fn our_fields_are_ours() {
         let mut f = map(&[("pumasi-hop", "1"), ("pumasi-other", "2"), ("accept", "*/*")]);
         strip_ours(&mut f);
@@ -332,13 +420,27 @@ mod tests {
     #[test]
     fn cookies_are_found_and_taken_off() {
         let mut f = map(&[("cookie", "a=1; pumasi_pos=x; b=2"), ("cookie", "pumasi_pos=y")]);
-        assert_eq!(cookie(&f, "pumasi_pos"), Some("x"));
-        assert_eq!(cookie(&f, "c"), None);
+        assert_eq!(cookies(&f, "pumasi_pos").collect::<Vec<_>>(), [b"x", b"y"]);
+        assert_eq!(cookies(&f, "c").next(), None);
         strip_cookie(&mut f, "pumasi_pos");
         assert_eq!(f, map(&[("cookie", "a=1; b=2")]));
         let mut split = map(&[("cookie", "a=1"), ("cookie", "b=2")]);
         join_cookies(&mut split);
         assert_eq!(split, map(&[("cookie", "a=1; b=2")]));
+    }
+
+    #[test]
+    fn cookies_are_bytes() {
+        let field = "name=\u{d55c}\u{ae00}; pumasi_pos=x; b=\u{e9}".as_bytes();
+        let mut f = HeaderMap::new();
+        f.insert("cookie", HeaderValue::from_bytes(field).unwrap());
+        assert_eq!(cookies(&f, "pumasi_pos").next(), Some(&b"x"[..]));
+        assert_eq!(cookies(&f, "name").next(), Some("\u{d55c}\u{ae00}".as_bytes()));
+        strip_cookie(&mut f, "pumasi_pos");
+        assert_eq!(f["cookie"].as_bytes(), "name=\u{d55c}\u{ae00}; b=\u{e9}".as_bytes());
+        f.insert("cookie", HeaderValue::from_bytes(b"\xff=1; pumasi_pos =x").unwrap());
+        strip_cookie(&mut f, "pumasi_pos");
+        assert_eq!(f["cookie"].as_bytes(), b"\xff=1");
     }
 
     #[test]
@@ -348,7 +450,12 @@ mod tests {
         {
             assert!(under_prefix(path, &prefixes), "{path}");
         }
-        for path in ["/", "/adm", "/public/admin", "/api/", "/%zz"] {
+        for path in
+            ["/ADMIN", "/;a/admin", "/.;/admin", "/x/..;/admin", "/%2561dmin", "/x;y/..;z/Admin;w", "/%3b/admin"]
+        {
+            assert!(under_prefix(path, &prefixes), "{path}");
+        }
+        for path in ["/", "/adm", "/public/admin", "/api/", "/%zz", "/x;/admin", "/%2", "/a;admin"] {
             assert!(!under_prefix(path, &prefixes), "{path}");
         }
         // A dot segment at the end leaves its slash; and not everybody merges slashes before resolving dots.

@@ -1,19 +1,22 @@
 //! A user's TCP connection on its way into the HTTP machinery: it measures its round trip now and then, and small answers
-//! leave in one piece.
+//! leave in one piece. It marks what moves, for those who look after connections ([`crate::link`]).
 
 use crate::clock;
+use crate::link::Link;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 /// How long a measured round trip holds, us.
 const RTT_HOLDS_US: u64 = 200_000;
 /// Pieces that are shorter together are copied into one: that costs less than the kernel's handling of a list of pieces.
 const COPIED_BYTES_MAX: usize = 4 << 10;
+/// What is read to see which version is spoken: most first requests are shorter, and are not asked for again.
+const AHEAD_BYTES: usize = 2 << 10;
 
 /// Round trip to the user, us; 0: not known.
 #[derive(Debug, Default)]
@@ -27,15 +30,39 @@ impl Rtt {
 
 #[derive(Debug)]
 pub struct UserTcp {
-    pub stream: TcpStream,
+    stream: TcpStream,
+    link: Arc<Link>,
     rtt: Arc<Rtt>,
     rtt_at_us: u64,
     joined: Vec<u8>,
+    /// What arrived and was looked at, to be read again.
+    ahead: Vec<u8>,
 }
 
+/// How a connection of HTTP/2 begins (RFC 9113, 3.4). No method of HTTP/1.1 begins with "PRI".
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 impl UserTcp {
-    pub fn new(stream: TcpStream) -> Self {
-        Self { stream, rtt: Arc::default(), rtt_at_us: 0, joined: Vec::new() }
+    pub fn new(stream: TcpStream, link: Arc<Link>) -> Self {
+        Self { stream, link, rtt: Arc::default(), rtt_at_us: 0, joined: Vec::new(), ahead: Vec::new() }
+    }
+
+    /// Whether it begins with the preface of HTTP/2; waits for as much of it as tells. What was read stays to be read.
+    pub async fn begins_http2(&mut self) -> bool {
+        let mut seen = [0u8; AHEAD_BYTES];
+        let mut length = 0;
+        loop {
+            match self.stream.read(&mut seen[length..]).await {
+                Ok(0) | Err(_) => break,
+                Ok(n) => length += n,
+            }
+            self.link.read();
+            if length >= PREFACE.len() || !PREFACE.starts_with(&seen[..length]) {
+                break;
+            }
+        }
+        self.ahead.extend_from_slice(&seen[..length]);
+        seen[..length].starts_with(PREFACE)
     }
 
     pub fn rtt(&self) -> Arc<Rtt> {
@@ -53,8 +80,19 @@ impl UserTcp {
 
 impl AsyncRead for UserTcp {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() {
+            let length = self.ahead.len().min(buf.remaining());
+            buf.put_slice(&self.ahead[..length]);
+            self.ahead.drain(..length);
+            if self.ahead.is_empty() {
+                self.ahead = Vec::new();
+            }
+            self.measure();
+            return Poll::Ready(Ok(()));
+        }
         let done = Pin::new(&mut self.stream).poll_read(cx, buf);
         if let Poll::Ready(Ok(())) = &done {
+            self.link.read();
             self.measure();
         }
         done
@@ -63,7 +101,9 @@ impl AsyncRead for UserTcp {
 
 impl AsyncWrite for UserTcp {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let done = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.link.wrote(done.is_pending());
+        done
     }
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
@@ -71,7 +111,7 @@ impl AsyncWrite for UserTcp {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        match bufs {
+        let done = match bufs {
             [one] => Pin::new(&mut this.stream).poll_write(cx, one),
             _ if bufs.iter().map(|b| b.len()).sum::<usize>() <= COPIED_BYTES_MAX => {
                 this.joined.clear();
@@ -79,7 +119,9 @@ impl AsyncWrite for UserTcp {
                 Pin::new(&mut this.stream).poll_write(cx, &this.joined)
             }
             _ => Pin::new(&mut this.stream).poll_write_vectored(cx, bufs),
-        }
+        };
+        this.link.wrote(done.is_pending());
+        done
     }
     fn is_write_vectored(&self) -> bool {
         true

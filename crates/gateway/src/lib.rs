@@ -11,12 +11,14 @@
 //! - One hop between clouds at most. Every queue, body, retry, wait and connection count is bounded.
 //!
 //! A request meets, in this order: [`listen`], [`public`] or [`peer`], [`forward`], [`admission`] (with [`choose`] and
-//! [`limiter`]), [`plain`] or [`upstream`], [`body`].
+//! [`limiter`]), [`permit`], [`plain`] or [`upstream`], [`body`]. [`upload`] and [`link`] bound what users owe.
 
 pub mod admission;
+mod ages;
 mod alias;
 mod answer;
 mod body;
+mod certificates;
 pub mod choose;
 mod chunks;
 mod client;
@@ -27,14 +29,17 @@ mod forward;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gateway;
+mod handover;
 mod headers;
 mod io;
 pub mod limiter;
+mod link;
 mod listen;
 mod meter;
 mod metrics;
 mod peer;
 mod peers;
+mod permit;
 mod plain;
 mod position;
 mod public;
@@ -46,6 +51,7 @@ mod tcp;
 mod ticket;
 mod timer;
 mod tunnel;
+mod upload;
 mod upstream;
 
 pub use admission::BackendStatus;

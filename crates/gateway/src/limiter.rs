@@ -10,6 +10,9 @@
 //! overload, or an application that has become slower), a probe raises the limit for a moment: if the answers rise with it,
 //! the backend was below its knee and its time of now is the unloaded one.
 //!
+//! Where all places are held and nothing is answered for longer than an answer takes, what holds them may be no work at all
+//! (long polls): the limit doubles. If it was work, the next answers tell, and the limit goes back at once.
+//!
 //! Some applications let only a handful of connections wait at their door (Python's `http.server`: five). Where one more found no
 //! room, the limit stays below that number, and tries a higher one now and then.
 
@@ -22,6 +25,11 @@ const TOLERANCE: f64 = 1.3;
 const WINDOW_US: u64 = 200_000;
 const PROBE_FIRST_US: u64 = 3_000_000;
 const PROBE_LAST_US: u64 = 60_000_000;
+/// Nothing was answered for so long, or for twice an unloaded answer's time: places are held by what may be no work.
+const STANDSTILL_US: u64 = 100_000;
+/// An answer that took so many times the unloaded one's time, or so long, still shows an instance with room.
+const QUICK_TIMES: f64 = 3.0;
+const QUICK_US: u64 = 20_000;
 /// So long after the last overrun one more an instance is tried.
 const CEILING_US: u64 = 10_000_000;
 
@@ -59,6 +67,8 @@ pub struct Limiter {
     /// At least one more than this was too many for its door.
     ceiling: f64,
     overrun_at_us: u64,
+    /// Where it stood before it grew because nothing moved.
+    before_growth: Option<f64>,
 }
 
 impl Limiter {
@@ -78,6 +88,7 @@ impl Limiter {
             probe_pause_us: PROBE_FIRST_US,
             ceiling: f64::INFINITY,
             overrun_at_us: 0,
+            before_growth: None,
         }
     }
 
@@ -100,6 +111,23 @@ impl Limiter {
     /// A request found no place.
     pub fn limited(&mut self) {
         self.window.limited = true;
+    }
+
+    /// Whether that answer came as fast as from an instance with little to do.
+    pub fn is_quick(&self, app_us: u64) -> bool {
+        app_us <= QUICK_US || self.unloaded_samples == 0 || app_us as f64 <= self.unloaded_us * QUICK_TIMES
+    }
+
+    /// Whether nothing moves: all places held, and nothing answered for `still_us`.
+    pub fn stands(&self, still_us: u64) -> bool {
+        still_us >= STANDSTILL_US.max(2 * self.unloaded_us as u64)
+    }
+
+    /// Nothing moved.
+    pub fn grow(&mut self) {
+        self.before_growth.get_or_insert(self.limit);
+        self.limit *= 2.0;
+        self.bound();
     }
 
     /// A connection found no room at the backend's door, when `in_flight` requests were there, itself included.
@@ -159,10 +187,14 @@ impl Limiter {
         let per_instance_us = app_us / in_flight.max(1.0) * instances;
         let low = (INSIDE_US / per_instance_us).clamp(1.0, INSIDE_MAX) * instances;
         let high = low + (low * 2.0 / 3.0).max(instances);
+        if inside <= high {
+            self.before_growth = None;
+        }
         if inside > high {
             // The share of the requests that is being worked on, and room for those that may wait.
             let target = in_flight - inside + (low + high) / 2.0;
-            self.limit = self.limit.min(target.max(self.limit * 0.7));
+            let floor = self.before_growth.take().unwrap_or(self.limit * 0.7);
+            self.limit = self.limit.min(target.max(floor));
         } else if w.limited && inside < low {
             self.limit += (self.limit * 0.5 * (1.0 - inside / low)).max(1.0);
         } else if w.limited && self.may_probe(now_us) {
@@ -366,6 +398,34 @@ mod tests {
         sim.run(5.0, 2_000.0, work);
         let mut seen = sim.run(20.0, 2_000.0, work);
         assert!(seen.p95() <= 20_000, "p95 {} us, limit {}", seen.p95(), sim.limiter.limit());
+    }
+
+    #[test]
+    fn places_that_stand_still_are_doubled_and_taken_back_if_it_was_work() {
+        let mut limiter = Limiter::new(8, 256, 1);
+        (0..20).for_each(|i| limiter.sample(i * 30_000 + 1, 1, 10_000));
+        let before = limiter.limit();
+        assert!(!limiter.stands(50_000) && limiter.stands(100_000));
+        (0..4).for_each(|_| limiter.grow());
+        assert_eq!(limiter.limit(), before * 16);
+        assert!(
+            (0..10)
+                .fold(limiter.clone(), |mut l, _| {
+                    l.grow();
+                    l
+                })
+                .limit()
+                == 256,
+            "not beyond all bounds"
+        );
+        // They waited for the one processor.
+        let since = 2_000_000;
+        (0..8).for_each(|i| limiter.sample(since + i * 100_000, before * 16, 1_000_000));
+        assert!(limiter.limit() <= before * 3 / 2, "{} of {before}", limiter.limit());
+        // Slow answers take their time.
+        let mut slow = Limiter::new(8, 256, 1);
+        slow.sample(1, 1, 400_000);
+        assert!(!slow.stands(700_000) && slow.stands(800_000));
     }
 
     #[test]

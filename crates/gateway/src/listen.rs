@@ -1,14 +1,14 @@
 //! Listeners and connections: from an accepted socket to requests.
 //!
-//! Always holds: connections are bounded in number; no step before a request may take for ever; a stop lets what is in
-//! flight end.
+//! Always holds: connections are bounded in number, in all and by address; no step before a request may take for ever; a stop
+//! lets what is in flight end.
 
 use crate::config::Limits;
 use crate::gateway::{Phase, Worker};
 use crate::io::UserTcp;
+use crate::link::{Link, UNSENT_BYTES};
 use crate::public::Client;
 use crate::strict::Strict;
-use crate::timer::HeadTimer;
 use crate::{peer, public, tcp};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -16,18 +16,23 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use pumasi_trust::SpiffeId;
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
 const BACKLOG: u32 = 4_096;
+/// A warning that would come with each connection comes so often.
+const SAID_EVERY: Duration = Duration::from_secs(10);
+/// hyper takes 100 fields of a user.
+const PEER_FIELDS_MAX: usize = 128;
+const PEER_HEAD_BYTES: usize = 8 << 10;
 const HTTP1: &[u8] = b"http/1.1";
 const HTTP2: &[u8] = b"h2";
 
@@ -58,12 +63,33 @@ impl Drop for Counted {
     }
 }
 
+/// Says once in a while what happens again and again.
+#[derive(Default)]
+struct Seldom {
+    last: Option<Instant>,
+    unsaid: u64,
+}
+
+impl Seldom {
+    /// How often it happened since it was last said; None: it was said a moment ago.
+    fn say(&mut self) -> Option<u64> {
+        self.unsaid += 1;
+        if self.last.is_some_and(|at| at.elapsed() < SAID_EVERY) {
+            return None;
+        }
+        self.last = Some(Instant::now());
+        Some(std::mem::take(&mut self.unsaid))
+    }
+}
+
 /// Accepts until the gateway stops.
 pub async fn run(worker: Arc<Worker>, listener: TcpListener, speaks: Speaks) {
     let limits = &worker.gateway.config.limits;
-    let max = if matches!(speaks, Speaks::Peers { .. }) { limits.peer_connections_max } else { limits.connections_max };
+    let peers = matches!(speaks, Speaks::Peers { .. });
+    let max = if peers { limits.peer_connections_max } else { limits.connections_max };
     let room = Arc::new(Semaphore::new(max as usize));
     let mut phase = worker.gateway.phase.subscribe();
+    let (mut failing, mut crowding) = (Seldom::default(), Seldom::default());
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else { return };
         let accepted = tokio::select! {
@@ -74,38 +100,53 @@ pub async fn run(worker: Arc<Worker>, listener: TcpListener, speaks: Speaks) {
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of file descriptors, most likely: some will come back when connections end.
-                tracing::warn!(%error, "a connection could not be accepted");
+                if let Some(times) = failing.say() {
+                    tracing::warn!(%error, times, "connections could not be accepted");
+                }
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 continue;
             }
         };
+        let ip = address.ip().to_canonical();
+        let link =
+            if peers { Some(worker.links.peer()) } else { worker.links.user(ip, limits.connections_per_address_max) };
+        let Some(link) = link else {
+            if let Some(times) = crowding.say() {
+                let most = limits.connections_per_address_max;
+                tracing::warn!(%ip, most, times, "an address has all the connections that it may have; more are closed");
+            }
+            continue;
+        };
         worker.gateway.connections.fetch_add(1, Ordering::AcqRel);
         let counted = Counted(worker.gateway.connections.clone());
-        let (worker, speaks) = (worker.clone(), speaks.clone());
-        tokio::spawn(async move {
-            connection(worker, stream, address, speaks).await;
+        let (worker, speaks, watched) = (worker.clone(), speaks.clone(), link.clone());
+        let links = worker.links.clone();
+        let task = tokio::spawn(async move {
+            connection(worker, stream, ip, link, speaks).await;
             drop((permit, counted));
         });
+        links.watch(&watched, task.abort_handle());
     }
 }
 
-async fn connection(worker: Arc<Worker>, stream: TcpStream, address: SocketAddr, speaks: Speaks) {
+async fn connection(worker: Arc<Worker>, stream: TcpStream, ip: IpAddr, link: Arc<Link>, speaks: Speaks) {
     let _ = stream.set_nodelay(true);
     let limits = &worker.gateway.config.limits;
-    tcp::bound_stall(&stream, limits.send_stall_ms);
-    let stream = UserTcp::new(stream);
+    match &speaks {
+        Speaks::Peers { .. } => tcp::bound_stall(&stream, limits.stall_ms),
+        _ => tcp::bound_unsent(&stream, UNSENT_BYTES),
+    }
+    let mut stream = UserTcp::new(stream, link.clone());
     let handshake = Duration::from_millis(limits.tls_handshake_ms);
-    let address_ip = address.ip().to_canonical();
     match speaks {
         Speaks::Plain { http2 } => {
-            let head = Duration::from_millis(limits.head_timeout_ms);
-            let two = http2 && matches!(tokio::time::timeout(head, begins_http2(&stream)).await, Ok(true));
-            let client = Client::new(address_ip, "http", stream.rtt());
+            let two = http2 && stream.begins_http2().await;
+            let client = Client::new(ip, "http", stream.rtt(), link);
             for_users(worker, stream, client, two).await;
         }
         Speaks::Tls { acceptor } => {
             let acceptor = acceptor.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-            let client = Client::new(address_ip, "https", stream.rtt());
+            let client = Client::new(ip, "https", stream.rtt(), link);
             let Ok(Ok(stream)) = tokio::time::timeout(handshake, acceptor.accept(stream)).await else { return };
             let two = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
             for_users(worker, stream, client, two).await;
@@ -114,29 +155,15 @@ async fn connection(worker: Arc<Worker>, stream: TcpStream, address: SocketAddr,
             let Ok(Ok(stream)) = tokio::time::timeout(handshake, acceptor.accept(stream)).await else { return };
             let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
             let Ok(id) = pumasi_trust::peer_identity(certificates) else { return };
-            for_peer(worker, stream, Arc::new(id)).await;
-        }
-    }
-}
-
-/// Whether the client begins with the preface of HTTP/2. No method of HTTP/1.1 begins with "PRI".
-async fn begins_http2(user: &UserTcp) -> bool {
-    let mut seen = [0u8; 4];
-    loop {
-        match user.stream.peek(&mut seen).await {
-            Ok(n) if n >= 4 => return &seen == b"PRI ",
-            Ok(n) if n > 0 && b"PRI ".starts_with(&seen[..n]) => tokio::time::sleep(Duration::from_millis(5)).await,
-            _ => return false,
+            for_peer(worker, stream, link, Arc::new(id)).await;
         }
     }
 }
 
 fn h1(limits: &Limits) -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder
-        .timer(HeadTimer::default())
-        .header_read_timeout(Duration::from_millis(limits.head_timeout_ms))
-        .max_header_size(limits.head_bytes_max as usize);
+    // What does not come is looked after from outside: a timer for each head costs more.
+    builder.header_read_timeout(None).max_header_size(limits.head_bytes_max as usize);
     builder
 }
 
@@ -147,19 +174,20 @@ where
     let limits = &worker.gateway.config.limits;
     let phase = worker.gateway.phase.subscribe();
     let serving = worker.clone();
-    let tunnelled = client.tunnelled.clone();
+    let (tunnelled, link) = (client.tunnelled.clone(), client.link.clone());
     let service = service_fn(move |request| public::serve(serving.clone(), client.clone(), request));
     if two {
+        link.set_multiplexed();
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.http2_streams_max)
             .max_header_list_size(limits.head_bytes_max)
-            .keep_alive_interval(Duration::from_millis(limits.head_timeout_ms))
-            .keep_alive_timeout(Duration::from_millis(limits.send_stall_ms));
+            .keep_alive_interval(Duration::from_millis(limits.keep_alive_ms / 2 + 1))
+            .keep_alive_timeout(Duration::from_millis(limits.stall_ms));
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
-        if until_stopping(phase, connection.as_mut()).await.is_none() {
+        if until_stopping(phase, &link, connection.as_mut()).await.is_none() {
             connection.as_mut().graceful_shutdown();
             let _ = connection.await;
         }
@@ -167,15 +195,19 @@ where
         let stream = Strict::new(stream, tunnelled);
         let connection = h1(limits).serve_connection(TokioIo::new(stream), service).with_upgrades();
         let mut connection = std::pin::pin!(connection);
-        if until_stopping(phase, connection.as_mut()).await.is_none() {
+        if until_stopping(phase, &link, connection.as_mut()).await.is_none() {
             connection.as_mut().graceful_shutdown();
             let _ = connection.await;
         }
     }
 }
 
-/// What `work` comes to; None: the gateway stops before it is over.
-async fn until_stopping<F: Future + Unpin>(phase: watch::Receiver<Phase>, mut work: F) -> Option<F::Output> {
+/// What `work` comes to; None: before it is over the gateway stops, or the connection had nothing to do for too long.
+async fn until_stopping<F: Future + Unpin>(
+    phase: watch::Receiver<Phase>,
+    link: &Link,
+    mut work: F,
+) -> Option<F::Output> {
     let seen = phase.clone();
     let mut stop = std::pin::pin!(stopping(phase));
     let mut waits = false;
@@ -184,28 +216,36 @@ async fn until_stopping<F: Future + Unpin>(phase: watch::Receiver<Phase>, mut wo
             return Poll::Ready(Some(done));
         }
         // A task has one waker for all its life: once `stop` has it, a glance at the phase will do.
-        if waits && !seen.has_changed().unwrap_or(true) {
+        if waits && !seen.has_changed().unwrap_or(true) && !link.is_ending() {
             return Poll::Pending;
         }
         waits = true;
+        if link.shall_end(cx.waker()) {
+            return Poll::Ready(None);
+        }
         stop.as_mut().poll(cx).map(|()| None)
     })
     .await
 }
 
-async fn for_peer<S>(worker: Arc<Worker>, stream: S, id: Arc<SpiffeId>)
+async fn for_peer<S>(worker: Arc<Worker>, stream: S, link: Arc<Link>, id: Arc<SpiffeId>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let phase = worker.gateway.phase.subscribe();
     let serving = worker.clone();
+    let serving_link = link.clone();
     let service = service_fn(move |request| {
-        let answer = peer::serve(serving.clone(), id.clone(), request);
+        let answer = peer::serve(serving.clone(), serving_link.clone(), id.clone(), request);
         async move { Ok::<_, Infallible>(answer.await) }
     });
-    let connection = h1(&worker.gateway.config.limits).serve_connection(TokioIo::new(stream), service).with_upgrades();
+    let limits = &worker.gateway.config.limits;
+    let mut builder = h1(limits);
+    // What a user may say, and what gateways add to it.
+    builder.max_headers(PEER_FIELDS_MAX).max_header_size(limits.head_bytes_max as usize + PEER_HEAD_BYTES);
+    let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
     let mut connection = std::pin::pin!(connection);
-    if until_stopping(phase, connection.as_mut()).await.is_none() {
+    if until_stopping(phase, &link, connection.as_mut()).await.is_none() {
         connection.as_mut().graceful_shutdown();
         let _ = connection.await;
     }

@@ -9,8 +9,9 @@ use crate::body::AnswerBody;
 use crate::forward::{self, Task};
 use crate::gateway::Worker;
 use crate::headers;
+use crate::link::Link;
 use crate::public::{self, From};
-use http::header::{HOST, HeaderName};
+use http::header::{HOST, HeaderName, VIA};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use pumasi_terms::method;
@@ -23,7 +24,13 @@ use std::sync::Arc;
 /// Between gateways: the position that the answer to a write gave out, `generation.as_of_ms`.
 pub const POSITION: HeaderName = HeaderName::from_static("pumasi-position");
 
-pub async fn serve(worker: Arc<Worker>, peer: Arc<SpiffeId>, request: Request<Incoming>) -> Response<AnswerBody> {
+pub async fn serve(
+    worker: Arc<Worker>,
+    link: Arc<Link>,
+    peer: Arc<SpiffeId>,
+    request: Request<Incoming>,
+) -> Response<AnswerBody> {
+    let _busy = link.busy();
     // The connection may be older than the table in force.
     if !worker.gateway.peers.allows(&peer) {
         return answer::refused(StatusCode::FORBIDDEN, "not-a-member");
@@ -42,9 +49,9 @@ pub async fn serve(worker: Arc<Worker>, peer: Arc<SpiffeId>, request: Request<In
         return answer::refused(StatusCode::BAD_REQUEST, "malformed");
     };
     if request.headers().contains_key(answer::HOMEWARD) {
-        return homeward(&worker, peer.trust_domain(), &lease, &service, epoch, request).await;
+        return homeward(&worker, &link, peer.trust_domain(), &lease, &service, epoch, request).await;
     }
-    serve_lease(&worker, peer.trust_domain(), &lease, &service, epoch, request).await
+    serve_lease(&worker, &link, peer.trust_domain(), &lease, &service, epoch, request).await
 }
 
 /// Clouds do not upgrade on one day: neighbouring versions understand each other. One that names none speaks the first.
@@ -55,6 +62,7 @@ fn speaks_our(version: Option<&str>) -> bool {
 
 async fn serve_lease(
     worker: &Arc<Worker>,
+    link: &Arc<Link>,
     peer: &CloudName,
     lease: &LeaseId,
     service: &ServiceName,
@@ -78,7 +86,7 @@ async fn serve_lease(
         return answer::refused(StatusCode::FORBIDDEN, "home-only");
     }
     headers::strip_ours(request.headers_mut());
-    here.admission.arrived(false);
+    request.headers_mut().append(VIA, worker.gateway.via.clone());
     let bounds = &here.route.admission;
     let task = Task {
         service,
@@ -93,12 +101,14 @@ async fn serve_lease(
         writes: false,
         still_ours: &|| true,
         homeward: false,
+        link,
     };
     forward::forward(worker, task, request).await.answer
 }
 
 async fn homeward(
     worker: &Arc<Worker>,
+    link: &Arc<Link>,
     peer: &CloudName,
     lease: &LeaseId,
     service: &ServiceName,
@@ -120,13 +130,10 @@ async fn homeward(
         return answer::refused(StatusCode::FORBIDDEN, "not-redirected");
     }
     let fields = request.headers_mut();
-    headers::strip_ours(fields);
-    if !service.route.underscored_fields {
-        headers::strip_underscored(fields);
-    }
     let address = headers::forwarded_for(fields).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    headers::strip_forged(fields, service.route.underscored_fields);
     mark_told(fields, address, peer);
-    let from = From { address, rtt_us: None, homeward: true, scheme: "https" };
+    let from = From { address, rtt_us: None, homeward: true, scheme: "https", link };
     let (mut answer, given) = public::serve_service(worker, service, from, request).await;
     if let Some(at) = given
         && let Ok(value) = HeaderValue::try_from(format!("{}.{}", at.generation, at.as_of_ms))

@@ -6,6 +6,7 @@
 //! nothing behind it; an answer whose end is not certain is an error; heads are bounded.
 
 use crate::chunks::{Chunks, Piece};
+use crate::headers::tokens;
 use crate::timer::LazyTimer;
 use crate::upstream::Pool;
 use bytes::{Bytes, BytesMut};
@@ -15,6 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri
 use http_body::Frame;
 use hyper::ext::ReasonPhrase;
 use pumasi_door::Place;
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -121,18 +123,34 @@ impl Connection {
             Some(Framing::Length(length)) if length <= self.arrived.len() as u64 => {
                 Some(self.arrived.split_to(usize::try_from(length).unwrap_or(usize::MAX)).freeze())
             }
-            Some(framing) => {
-                let rest =
-                    Rest { connection: Some(self), framing, reusable, pool: home.0.clone(), place: home.1.clone() };
-                parts.version = Version::HTTP_11;
-                return Ok(Response::from_parts(parts, Body::Rest(Box::new(rest))));
-            }
+            Some(Framing::Chunked(mut chunks)) => match gather(&mut chunks, &mut self.arrived) {
+                Ok(Gathered::Whole(bytes)) => Some(bytes),
+                Ok(Gathered::Part(ready)) => {
+                    return Ok(self.rest(parts, Framing::Chunked(chunks), ready, reusable, home));
+                }
+                Err(problem) => return Err(Fault::Broken(problem.into())),
+            },
+            Some(framing) => return Ok(self.rest(parts, framing, VecDeque::new(), reusable, home)),
         };
         if reusable && self.arrived.is_empty() {
             home.0.keep_plain(home.1, self);
         }
         parts.version = Version::HTTP_11;
         Ok(Response::from_parts(parts, Body::Whole(body.unwrap_or_default())))
+    }
+
+    fn rest(
+        self: Box<Self>,
+        mut parts: Parts,
+        framing: Framing,
+        ready: VecDeque<Frame<Bytes>>,
+        reusable: bool,
+        home: (&Arc<Pool>, &Place),
+    ) -> Response<Body> {
+        let (pool, place) = (home.0.clone(), home.1.clone());
+        let rest = Rest { ready, connection: Some(self), framing, reusable, pool, place };
+        parts.version = Version::HTTP_11;
+        Response::from_parts(parts, Body::Rest(Box::new(rest)))
     }
 
     fn poll_head(
@@ -180,6 +198,31 @@ impl Connection {
         self.arrived.reserve(self.read_bytes);
         std::pin::pin!(self.stream.read_buf(&mut self.arrived)).poll(cx)
     }
+}
+
+enum Gathered {
+    Whole(Bytes),
+    Part(VecDeque<Frame<Bytes>>),
+}
+
+/// What arrived of a chunked body with its head: most are short, and all there.
+fn gather(chunks: &mut Chunks, arrived: &mut BytesMut) -> Result<Gathered, &'static str> {
+    let mut ready = VecDeque::new();
+    loop {
+        match chunks.next(arrived)? {
+            Piece::Data(data) => ready.push_back(Frame::data(data)),
+            Piece::Trailers(fields) => ready.push_back(Frame::trailers(fields)),
+            Piece::More => return Ok(Gathered::Part(ready)),
+            Piece::Over if ready.iter().any(Frame::is_trailers) => return Ok(Gathered::Part(ready)),
+            Piece::Over => break,
+        }
+    }
+    let mut parts = ready.into_iter().filter_map(|frame| frame.into_data().ok());
+    let first = parts.next().unwrap_or_default();
+    let Some(second) = parts.next() else { return Ok(Gathered::Whole(first)) };
+    let mut all = BytesMut::from(first);
+    [second].into_iter().chain(parts).for_each(|part| all.extend_from_slice(&part));
+    Ok(Gathered::Whole(all.freeze()))
 }
 
 fn write_head(out: &mut Vec<u8>, request: &RequestHead<'_>) {
@@ -265,8 +308,7 @@ pub fn read_head(arrived: &mut BytesMut, method: &Method, spare: &mut HeaderMap)
 }
 
 fn has_token(fields: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    let values = fields.get_all(name).iter().filter_map(|v| v.to_str().ok());
-    values.flat_map(|v| v.split(',')).any(|t| t.trim().eq_ignore_ascii_case(token))
+    tokens(fields, name).any(|t| t.eq_ignore_ascii_case(token.as_bytes()))
 }
 
 fn keeps_alive(fields: &HeaderMap, version_11: bool) -> bool {
@@ -274,6 +316,17 @@ fn keeps_alive(fields: &HeaderMap, version_11: bool) -> bool {
         return version_11;
     }
     !has_token(fields, &CONNECTION, "close") && (version_11 || has_token(fields, &CONNECTION, "keep-alive"))
+}
+
+/// Whether the body is chunked; false: it is as it is. Any other coding was not asked for, and cannot be passed on.
+pub fn is_chunked(fields: &HeaderMap) -> Result<bool, String> {
+    let mut codings = tokens(fields, &TRANSFER_ENCODING);
+    match (codings.next(), codings.next()) {
+        (Some(one), None) if one.eq_ignore_ascii_case(b"chunked") => Ok(true),
+        (Some(one), None) if one.eq_ignore_ascii_case(b"identity") => Ok(false),
+        (None, _) => Ok(false),
+        _ => Err("a transfer coding that nobody asked for".into()),
+    }
 }
 
 /// Where the body ends (RFC 9112, 6.3).
@@ -289,14 +342,18 @@ fn framing(
         return Ok(None);
     }
     if *method == Method::HEAD || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
+        // Some send it all the same, and later than the head: it would be the next user's answer.
+        let said = |value: &HeaderValue| value.as_bytes() != b"0";
+        if parts.headers.contains_key(TRANSFER_ENCODING) || parts.headers.get(CONTENT_LENGTH).is_some_and(said) {
+            *keep_alive = false;
+        }
         return Ok(None);
     }
-    if let Some(last) = parts.headers.get_all(TRANSFER_ENCODING).iter().next_back() {
+    if parts.headers.contains_key(TRANSFER_ENCODING) {
         if !version_11 {
             return Err("a transfer coding in an answer of HTTP/1.0".into());
         }
-        let last = last.to_str().unwrap_or_default().rsplit(',').next().unwrap_or_default().trim();
-        let chunked = last.eq_ignore_ascii_case("chunked");
+        let chunked = is_chunked(&parts.headers)?;
         if parts.headers.remove(CONTENT_LENGTH).is_some() {
             // Someone on the way may have seen another end: nothing more comes over this connection.
             *keep_alive = false;
@@ -326,6 +383,8 @@ fn framing(
 /// A body that is still arriving, with its connection, which goes back to the pool at the end.
 #[derive(Debug)]
 pub struct Rest {
+    /// Came with the head.
+    ready: VecDeque<Frame<Bytes>>,
     connection: Option<Box<Connection>>,
     framing: Framing,
     reusable: bool,
@@ -340,12 +399,7 @@ impl Rest {
 
     /// All of it was handed out.
     pub fn is_over(&self) -> bool {
-        self.connection.is_none()
-    }
-
-    /// Breaks it off.
-    pub fn drop_connection(&mut self) {
-        self.connection = None;
+        self.ready.is_empty() && self.connection.is_none()
     }
 
     fn end(&mut self) {
@@ -358,6 +412,9 @@ impl Rest {
     }
 
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, String>>> {
+        if let Some(frame) = self.ready.pop_front() {
+            return Poll::Ready(Some(Ok(frame)));
+        }
         let done = ready!(self.poll_piece(cx));
         match done {
             Ok(Some(frame)) => Poll::Ready(Some(Ok(frame))),

@@ -12,6 +12,8 @@ use std::sync::{Mutex, PoisonError};
 
 pub const COOKIE: &str = "pumasi_pos";
 const VERSION: &str = "1";
+/// So many of one name are looked at.
+const COOKIES_MAX: usize = 8;
 const REMEMBERED_MAX: usize = 65_536;
 const REMEMBERED_MS: u64 = 5 * 60_000;
 
@@ -71,6 +73,12 @@ impl Positions {
         let text = format!("{VERSION}.{}.{}", position.generation, position.as_of_ms);
         let mac = self.seal(service, &text);
         format!("{text}.{mac}")
+    }
+
+    /// The furthest of several: one in front that somebody made up hides none that is true.
+    pub fn furthest<'a>(&self, service: &str, cookies: impl Iterator<Item = &'a [u8]>) -> Option<Position> {
+        let read = |cookie| self.read(service, std::str::from_utf8(cookie).ok()?);
+        cookies.take(COOKIES_MAX).filter_map(read).max()
     }
 
     pub fn read(&self, service: &str, cookie: &str) -> Option<Position> {

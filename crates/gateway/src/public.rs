@@ -7,6 +7,7 @@ use crate::clock;
 use crate::forward::{self, Done, Task};
 use crate::gateway::Worker;
 use crate::io::Rtt;
+use crate::link::Link;
 use crate::table::{Service, Target};
 use crate::{alias, choose, headers, position};
 use http::header::{self, HeaderMap, HeaderValue};
@@ -25,8 +26,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct Client {
     address: IpAddr,
     field: HeaderValue,
-    scheme: &'static str,
-    rtt: Arc<Rtt>,
+    pub scheme: &'static str,
+    pub rtt: Arc<Rtt>,
+    pub link: Arc<Link>,
     /// The connection became a tunnel: what it carries is not HTTP any more.
     pub tunnelled: Arc<AtomicBool>,
     /// The host of the request before, and the `Forwarded` field for it.
@@ -34,9 +36,9 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(address: IpAddr, scheme: &'static str, rtt: Arc<Rtt>) -> Arc<Self> {
+    pub fn new(address: IpAddr, scheme: &'static str, rtt: Arc<Rtt>, link: Arc<Link>) -> Arc<Self> {
         let field = HeaderValue::try_from(address.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
-        Arc::new(Self { address, field, scheme, rtt, tunnelled: Arc::default(), forwarded: Mutex::default() })
+        Arc::new(Self { address, field, scheme, rtt, link, tunnelled: Arc::default(), forwarded: Mutex::default() })
     }
 
     fn forwarded(&self, host: &HeaderValue) -> Option<HeaderValue> {
@@ -82,6 +84,9 @@ pub fn name_of(host: &str) -> Option<&str> {
     (!name.is_empty() && name.len() <= 253).then_some(name)
 }
 
+/// Of the gateway; an application may know more.
+const ALLOWED: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+
 fn bad(detail: &str) -> Box<Response<AnswerBody>> {
     Box::new(answer::problem(StatusCode::BAD_REQUEST, "bad-request", detail))
 }
@@ -92,22 +97,60 @@ pub async fn serve(
     client: Arc<Client>,
     mut request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Infallible> {
+    let _busy = client.link.busy();
     let answer = match enter(&worker, &client, &mut request) {
         Err(answer) => *answer,
         Ok(Target::Service(service)) => {
-            let from =
-                From { address: client.address, rtt_us: client.rtt.us(), homeward: false, scheme: client.scheme };
+            let from = From {
+                address: client.address,
+                rtt_us: client.rtt.us(),
+                homeward: false,
+                scheme: client.scheme,
+                link: &client.link,
+            };
             serve_service(&worker, &service, from, request).await.0
         }
         // Boxed, so that the usual way stays small.
-        Ok(Target::Alias(lease)) => {
-            Box::pin(alias::serve(&worker, &lease, client.scheme, client.rtt.us(), request)).await
-        }
+        Ok(Target::Alias(lease)) => Box::pin(alias::serve(&worker, &lease, &client, request)).await,
     };
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         client.tunnelled.store(true, Ordering::Relaxed);
     }
     Ok(answer)
+}
+
+/// Methods and targets that no application of a gateway is asked for.
+fn refused_by_method(request: &mut Request<Incoming>) -> Result<(), Box<Response<AnswerBody>>> {
+    let method = request.method();
+    if *method == Method::GET || *method == Method::POST {
+        // The two that nearly all are, at once.
+    } else if *method == Method::CONNECT {
+        let detail = "this is not a forward proxy";
+        return Err(Box::new(answer::problem(StatusCode::METHOD_NOT_ALLOWED, "connect", detail)));
+    } else if *method == Method::TRACE {
+        // It would show what gateways add (RFC 9110, 9.3.8).
+        let mut answer = answer::problem(StatusCode::METHOD_NOT_ALLOWED, "trace", "requests are not sent back");
+        answer.headers_mut().insert(header::ALLOW, ALLOWED);
+        return Err(Box::new(answer));
+    } else if *method == Method::OPTIONS {
+        let hops =
+            request.headers().get(header::MAX_FORWARDS).and_then(|v| v.to_str().ok()?.trim().parse::<u32>().ok());
+        if hops == Some(0) || request.uri().path() == "*" {
+            // Asked of the gateway itself (RFC 9110, 7.6.2 and 9.3.7).
+            let mut answer = Response::new(AnswerBody::Empty);
+            *answer.status_mut() = StatusCode::NO_CONTENT;
+            answer.headers_mut().insert(header::ALLOW, ALLOWED);
+            return Err(Box::new(answer));
+        }
+        if let Some(hops) = hops {
+            request.headers_mut().insert(header::MAX_FORWARDS, HeaderValue::from(hops - 1));
+        }
+    }
+    let uri = request.uri();
+    if (uri.authority().is_some() && uri.scheme().is_none()) || uri.path() == "*" {
+        return Err(bad("the target is no path"));
+    }
+    Ok(())
 }
 
 /// What the request is for, its fields made ready; or the answer that it has no business here.
@@ -117,10 +160,12 @@ fn enter(
     request: &mut Request<Incoming>,
 ) -> Result<Target, Box<Response<AnswerBody>>> {
     let host = host_of(request).map_err(bad)?;
-    if request.method() == Method::CONNECT {
-        let detail = "this is not a forward proxy";
-        return Err(Box::new(answer::problem(StatusCode::METHOD_NOT_ALLOWED, "connect", detail)));
+    if headers::tokens(request.headers(), &header::TRANSFER_ENCODING).any(|t| !t.eq_ignore_ascii_case(b"chunked")) {
+        // One that we take off would be missing at the application (RFC 9112, 6.1).
+        let detail = "no transfer coding but chunked is understood";
+        return Err(Box::new(answer::problem(StatusCode::NOT_IMPLEMENTED, "transfer-coding", detail)));
     }
+    refused_by_method(request)?;
     let target = {
         let name = host.to_str().ok().and_then(name_of).ok_or_else(|| bad("the Host field is malformed"))?;
         let live = worker.gateway.tables.live();
@@ -140,12 +185,11 @@ fn enter(
     if by_target {
         fields.insert(header::HOST, host.clone());
     }
-    headers::strip_ours(fields);
-    if !matches!(&target, Target::Service(service) if service.route.underscored_fields) {
-        headers::strip_underscored(fields);
-    }
+    let underscored = matches!(&target, Target::Service(service) if service.route.underscored_fields);
+    headers::strip_forged(fields, underscored);
     // For what is put on below, at once.
     fields.reserve(8);
+    fields.append(header::VIA, worker.gateway.via.clone());
     let forwarded = client.forwarded(&host);
     headers::put_forwarded(fields, &client.field, client.scheme, Some(host), forwarded);
     headers::set_trace(fields);
@@ -154,9 +198,9 @@ fn enter(
 
 /// A number for the user, so that it stays where it is.
 fn user(service: &Service, fields: &HeaderMap, address: IpAddr) -> u64 {
-    let named = service.route.user_cookie.as_deref().and_then(|name| headers::cookie(fields, name));
+    let named = service.route.user_cookie.as_deref().and_then(|name| headers::cookies(fields, name).next());
     match (named, address) {
-        (Some(value), _) => choose::hash(value.as_bytes()),
+        (Some(value), _) => choose::hash(value),
         (None, IpAddr::V4(ip)) => choose::hash(&ip.octets()),
         // A household has a /64 of its own, and its hosts change address within it.
         (None, IpAddr::V6(ip)) => choose::hash(&ip.octets()[..8]),
@@ -164,19 +208,21 @@ fn user(service: &Service, fields: &HeaderMap, address: IpAddr) -> u64 {
 }
 
 /// Where a request for a service of this cloud comes from.
-pub struct From {
+pub struct From<'a> {
     pub address: IpAddr,
     pub rtt_us: Option<u32>,
     /// From a lender's gateway, for a user of an alias there: home instances only.
     pub homeward: bool,
     pub scheme: &'static str,
+    /// The connection that it came by.
+    pub link: &'a Arc<Link>,
 }
 
 /// Serves a request for a service of this cloud; with the position that the answer to one that writes gave out.
 pub async fn serve_service(
     worker: &Arc<Worker>,
     service: &Arc<Service>,
-    from: From,
+    from: From<'_>,
     mut request: Request<Incoming>,
 ) -> (Response<AnswerBody>, Option<Position>) {
     let gateway = &worker.gateway;
@@ -185,8 +231,8 @@ pub async fn serve_service(
     let writes = !method::is_safe_or(request.method().as_str(), &service.route.safe_methods)
         || forward::is_upgrade(&request)
         || headers::under_prefix(request.uri().path(), &service.route.home_only);
-    service.admission.arrived(writes);
     if writes && !service.writable() {
+        service.admission.arrived(writes);
         service.admission.count_error();
         let answer = answer::unavailable("not-writable", "this cloud may not write for the service now");
         return (answer, None);
@@ -197,7 +243,7 @@ pub async fn serve_service(
     if service.route.position_generation.is_some() {
         authorization = fields.get(header::AUTHORIZATION).cloned();
         let now_ms = clock::boot_ms().0;
-        let by_cookie = headers::cookie(fields, position::COOKIE).and_then(|c| gateway.positions.read(name, c));
+        let by_cookie = gateway.positions.furthest(name, headers::cookies(fields, position::COOKIE));
         let by_memory = authorization.as_ref().and_then(|a| gateway.positions.recall(name, a.as_bytes(), now_ms));
         want.position = by_cookie.max(by_memory);
     }
@@ -208,6 +254,7 @@ pub async fn serve_service(
     if service.route.mode == RouteMode::Redirect
         && let Some(answer) = alias::redirect(service, want, from.scheme, &request)
     {
+        service.admission.arrived(writes);
         return (answer, None);
     }
     let still_ours = || {
@@ -228,6 +275,7 @@ pub async fn serve_service(
         writes,
         still_ours: &still_ours,
         homeward: false,
+        link: from.link,
     };
     let Done { mut answer, from_home, from_backend } = forward::forward(worker, task, request).await;
     let mut given = None;
@@ -243,14 +291,16 @@ pub async fn serve_service(
             gateway.positions.remember(name, authorization.as_bytes(), at, clock::boot_ms().0);
         }
         if !from.homeward {
-            set_position(&mut answer, &gateway.positions.write(name, at));
+            set_position(&mut answer, &gateway.positions.write(name, at), from.scheme);
         }
     }
     (answer, given)
 }
 
-pub fn set_position(answer: &mut Response<AnswerBody>, value: &str) {
-    let cookie = format!("{}={value}; Path=/; HttpOnly; SameSite=Lax", position::COOKIE);
+/// Over TLS it stays there.
+pub fn set_position(answer: &mut Response<AnswerBody>, value: &str, scheme: &str) {
+    let secure = if scheme == "https" { "; Secure" } else { "" };
+    let cookie = format!("{}={value}; Path=/; HttpOnly; SameSite=Lax{secure}", position::COOKIE);
     if let Ok(cookie) = HeaderValue::try_from(cookie) {
         answer.headers_mut().append(header::SET_COOKIE, cookie);
     }

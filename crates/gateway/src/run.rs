@@ -7,7 +7,7 @@ use crate::meter::Meter;
 use crate::peers::{Peers, PeersError};
 use crate::position::Positions;
 use crate::table::Tables;
-use crate::{clock, control};
+use crate::{certificates, clock, control, handover};
 use nix::fcntl::{Flock, FlockArg};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -56,7 +56,9 @@ type Bound = Vec<(std::net::TcpListener, Speaks)>;
 
 fn run(dir: &Path) -> Result<(), GatewayError> {
     let config = GatewayConfig::load(dir)?;
-    let _lock = lock(dir)?;
+    let lock = lock(dir)?;
+    let mut inherited = handover::take(dir);
+    open_more_files(&config);
     let gateway = Arc::new(build(dir, config)?);
     match gateway.tables.load() {
         Ok(true) => tracing::info!(revision = gateway.tables.live().revision, "serving by the table of the run before"),
@@ -69,8 +71,10 @@ fn run(dir: &Path) -> Result<(), GatewayError> {
     let public = Arc::new(public_listeners(&gateway)?);
     let mut shares: Vec<Bound> = Vec::new();
     for _ in 0..gateway.config.workers {
-        shares.push(bind(&gateway, &public)?);
+        shares.push(bind(&gateway, &public, inherited.as_mut())?);
     }
+    let listeners = shares.iter().flatten().map(|(listener, _)| listener.try_clone());
+    let listeners = listeners.collect::<Result<Vec<_>, _>>().map_err(system("keeping listeners for a successor"))?;
     let control = control::bind(dir).map_err(system("binding the control socket"))?;
     drop(guard);
     let threads: Vec<_> = shares
@@ -82,21 +86,66 @@ fn run(dir: &Path) -> Result<(), GatewayError> {
             std::thread::Builder::new().name(format!("worker-{i}")).spawn(work).map_err(system("starting a worker"))
         })
         .collect::<Result<_, _>>()?;
+    let mut answers = true;
     main.block_on(async {
-        tokio::spawn(control::run(gateway.clone(), control, public));
+        let answering = tokio::spawn(control::run(gateway.clone(), control, public.clone()));
         tokio::spawn(gateway.meter.clone().run(gateway.tables.clone()));
+        tokio::spawn(certificates::watch(gateway.clone(), public.clone()));
+        if let Some(inherited) = inherited {
+            tracing::info!("the listeners of the gateway before were taken over");
+            inherited.serving();
+        }
         tracing::info!(cloud = %gateway.config.cloud, run = gateway.run, "serving");
-        wait_for_stop(&gateway).await;
-        tracing::info!("stopping");
+        match wait_for_stop(&gateway, &public).await {
+            Stop::Asked => drop(listeners),
+            Stop::Signalled => {
+                // The daemon starts a successor when the control socket is silent; it may when the lock is free.
+                match handover::open(dir) {
+                    Ok(at) => {
+                        drop(lock);
+                        answering.abort();
+                        answers = false;
+                        let _ = std::fs::remove_file(dir.join(control::CONTROL_SOCKET));
+                        let followed = handover::give(dir, at, listeners).await;
+                        tracing::info!(followed, "stopping");
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "no successor can take over; new users are refused for a moment")
+                    }
+                }
+            }
+        }
         gateway.phase.send_replace(Phase::Stopping);
-        // The control socket and the meter go on, so that the daemon sees the end of it.
+        // As long as nobody else answers there, the control socket and the meter go on, so that the daemon sees the end of it.
         let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|t| drop(t.join())));
         let bound = Duration::from_millis(gateway.config.limits.stop_ms) + Duration::from_secs(1);
         let _ = tokio::time::timeout(bound, joined).await;
     });
-    let _ = std::fs::remove_file(dir.join(control::CONTROL_SOCKET));
+    if answers {
+        let _ = std::fs::remove_file(dir.join(control::CONTROL_SOCKET));
+    }
     main.shutdown_background();
     Ok(())
+}
+
+/// Each connection is a file, and so is the one to the instance behind it. The default of many systems is 1,024.
+fn open_more_files(config: &GatewayConfig) {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let limits = &config.limits;
+    let wanted = u64::from(config.workers) * 2 * u64::from(limits.connections_max + limits.peer_connections_max);
+    match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((soft, hard)) => {
+            let raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_or(soft, |()| hard);
+            if raised < wanted {
+                tracing::warn!(
+                    open_files_max = raised,
+                    wanted,
+                    "connections may run out of files; raise the hard limit (LimitNOFILE)"
+                );
+            }
+        }
+        Err(error) => tracing::warn!(%error, "the limit of open files was not read"),
+    }
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, GatewayError> {
@@ -123,9 +172,12 @@ fn build(dir: &Path, config: GatewayConfig) -> Result<Gateway, GatewayError> {
     let run = rand::random::<u64>() >> 11;
     let served_by = http::HeaderValue::from_str(config.cloud.as_str());
     let served_by = served_by.unwrap_or(http::HeaderValue::from_static("unnamed"));
+    let via = http::HeaderValue::try_from(format!("1.1 {}", config.cloud));
+    let via = via.unwrap_or(http::HeaderValue::from_static("1.1 unnamed"));
     Ok(Gateway {
         run,
         served_by,
+        via,
         started_us: clock::boot_us(),
         tables: Arc::new(tables),
         peers,
@@ -140,7 +192,7 @@ fn build(dir: &Path, config: GatewayConfig) -> Result<Gateway, GatewayError> {
     })
 }
 
-fn public_listeners(gateway: &Gateway) -> Result<control::Reloadable, GatewayError> {
+fn public_listeners(gateway: &Gateway) -> Result<certificates::Reloadable, GatewayError> {
     let listeners = gateway.config.listeners.iter().map(|listener| {
         let speaks = match &listener.tls {
             None => Speaks::Plain { http2: listener.http2 },
@@ -154,9 +206,16 @@ fn public_listeners(gateway: &Gateway) -> Result<control::Reloadable, GatewayErr
     listeners.collect()
 }
 
-fn bind(gateway: &Gateway, public: &control::Reloadable) -> Result<Bound, GatewayError> {
+fn bind(
+    gateway: &Gateway,
+    public: &certificates::Reloadable,
+    mut inherited: Option<&mut handover::Inherited>,
+) -> Result<Bound, GatewayError> {
     let shared = gateway.config.workers > 1;
-    let at = |address: SocketAddr| listen::bind(address, shared).map_err(system(format!("listening on {address}")));
+    let mut at = |address: SocketAddr| match inherited.as_mut().and_then(|i| i.listener(address)) {
+        Some(listener) => Ok(listener),
+        None => listen::bind(address, shared).map_err(system(format!("listening on {address}"))),
+    };
     let mut bound: Bound = Vec::new();
     for (listener, speaks) in public {
         bound.push((at(listener.address)?, speaks.clone()));
@@ -193,6 +252,7 @@ fn work(gateway: Arc<Gateway>, share: Bound) {
                 sweeping.sweep();
             }
         });
+        tokio::spawn(worker.links.clone().run(gateway.config.limits.clone()));
         let mut phase = gateway.phase.subscribe();
         let _ = phase.wait_for(|p| *p == Phase::Stopping).await;
         let deadline = Duration::from_millis(gateway.config.limits.stop_ms);
@@ -206,16 +266,31 @@ fn work(gateway: Arc<Gateway>, share: Bound) {
     runtime.shutdown_background();
 }
 
-async fn wait_for_stop(gateway: &Gateway) {
+enum Stop {
+    /// By the control socket: for good.
+    Asked,
+    /// A successor may follow.
+    Signalled,
+}
+
+/// Until it is to stop. SIGHUP has certificates read again.
+async fn wait_for_stop(gateway: &Gateway, public: &certificates::Reloadable) -> Stop {
     use tokio::signal::unix::{SignalKind, signal};
     let mut phase = gateway.phase.subscribe();
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
+    let (Ok(mut term), Ok(mut int), Ok(mut hup)) = signals else {
         let _ = phase.wait_for(|p| *p == Phase::Stopping).await;
-        return;
+        return Stop::Asked;
     };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-        _ = phase.wait_for(|p| *p == Phase::Stopping) => {}
+    loop {
+        tokio::select! {
+            _ = term.recv() => return Stop::Signalled,
+            _ = int.recv() => return Stop::Signalled,
+            _ = phase.wait_for(|p| *p == Phase::Stopping) => return Stop::Asked,
+            _ = hup.recv() => match certificates::reload(gateway, public) {
+                Ok(()) => tracing::info!("certificates were read again"),
+                Err(problem) => tracing::warn!(problem, "certificates were not read again"),
+            },
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! One backend of a service: what the table says of it, how it does, and how much it has.
 //!
-//! Always holds: at most its limit is in flight; one that did not take a request is set aside for a growing while and then
+//! Always holds: at most its limit is in work; one that did not take a request is set aside for a growing while and then
 //! probed by one request at a time.
 
+use crate::ages::{Ages, LONG_US};
 use crate::choose;
 use crate::limiter::Limiter;
 use pumasi_door::Place;
@@ -62,7 +63,13 @@ pub(crate) struct Slot {
     pub(crate) spec: BackendSpec,
     pub(crate) hash: u64,
     pub(crate) limiter: Limiter,
+    /// Given to it and not answered, those that wait there included.
     pub(crate) in_flight: u32,
+    ages: Ages,
+    /// Of those in flight, requests that it lets wait while it answers others at once (long polls): no work.
+    waiting: u32,
+    /// Answered with bodies that still go on, and bodies of users that still come.
+    pub(crate) streams: u32,
     pub(crate) tunnels: u32,
     /// No longer in the table; kept until nothing is in flight.
     pub(crate) gone: bool,
@@ -70,6 +77,12 @@ pub(crate) struct Slot {
     pub(crate) health: Health,
     /// When it answered last.
     pub(crate) answered_us: u64,
+    /// When it last answered as fast as one with little to do.
+    quick_us: u64,
+    /// Since when all its places are held.
+    held_us: u64,
+    /// When its limit last grew because nothing moved.
+    grown_us: u64,
     pub(crate) full_since_us: Option<u64>,
     pub(crate) full_us: u64,
     pub(crate) meter: BackendMeter,
@@ -80,6 +93,9 @@ pub(crate) struct Slot {
 pub struct BackendStatus {
     pub backend: BackendKey,
     pub in_flight: u32,
+    /// Answers whose bodies go on, and bodies that still come.
+    #[serde(default)]
+    pub streams: u32,
     /// Upgraded connections that are still open.
     pub tunnels: u32,
     pub limit: u32,
@@ -105,11 +121,17 @@ impl Slot {
             limiter: Limiter::new(bounds.limit_initial, bounds.limit_max, spec.instances),
             spec,
             in_flight: 0,
+            ages: Ages::default(),
+            waiting: 0,
+            streams: 0,
             tunnels: 0,
             gone: false,
             position: None,
             health: Health::default(),
             answered_us: 0,
+            quick_us: 0,
+            held_us: 0,
+            grown_us: 0,
             full_since_us: None,
             full_us: 0,
             meter: BackendMeter::default(),
@@ -137,10 +159,11 @@ impl Slot {
         BackendStatus {
             backend: self.spec.key.clone(),
             in_flight: self.in_flight,
+            streams: self.streams,
             tunnels: self.tunnels,
             limit: self.limiter.limit(),
             draining,
-            drained: draining && self.in_flight == 0 && self.tunnels == 0,
+            drained: draining && self.is_idle(),
             set_aside: self.health.aside_until_us > now_us,
         }
     }
@@ -148,7 +171,7 @@ impl Slot {
     /// Closes a meter window.
     pub(crate) fn take_meter(&mut self, now_us: u64, span_us: u64) -> BackendMeter {
         let mut meter = std::mem::take(&mut self.meter);
-        meter.in_flight = u64::from(self.in_flight);
+        meter.in_flight = u64::from(self.work());
         meter.limit = if self.takes_new() { u64::from(self.limiter.limit()) } else { 0 };
         let mut full_us = std::mem::take(&mut self.full_us);
         if let Some(since) = &mut self.full_since_us {
@@ -178,11 +201,88 @@ impl Slot {
     }
 
     pub(crate) fn has_room(&self) -> bool {
-        self.in_flight < self.limiter.limit()
+        self.work() < self.limiter.limit()
+    }
+
+    /// What it works on, as far as can be told from here.
+    fn work(&self) -> u32 {
+        self.in_flight.saturating_sub(self.waiting)
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.in_flight == 0 && self.streams == 0 && self.tunnels == 0
+    }
+
+    /// Room for one more body on its way; `max` for each instance.
+    pub(crate) fn take_stream(&mut self, max: u32) -> bool {
+        let room = self.streams < max.saturating_mul(self.spec.instances.max(1));
+        self.streams += u32::from(room);
+        room
+    }
+
+    /// A request is given to it.
+    pub(crate) fn enter(&mut self, now_us: u64) {
+        self.in_flight += 1;
+        self.ages.enter(now_us);
+        if !self.has_room() && self.full_since_us.is_none() {
+            (self.full_since_us, self.held_us) = (Some(now_us), now_us);
+        }
+    }
+
+    /// One that was given to it at `since_us` is not there any more; true: it was let wait.
+    pub(crate) fn leave(&mut self, since_us: u64) -> bool {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        let waited = self.ages.leave(since_us) && self.waiting > 0;
+        self.waiting -= u32::from(waited);
+        waited
+    }
+
+    /// How many it works on, for the request that was just given to it.
+    pub(crate) fn entered_with(&self) -> u32 {
+        self.work()
+    }
+
+    /// It answered what it was given at `since_us` after `app_us`; `waited`: what [`leave`](Self::leave) said.
+    pub(crate) fn answered(&mut self, now_us: u64, entered_with: u32, app_us: u64, failed: bool, waited: bool) {
+        self.health = Health::default();
+        self.answered_us = now_us;
+        self.meter.completed += 1;
+        self.meter.failed += u64::from(failed);
+        if waited {
+            return;
+        }
+        self.meter.app_time.record(app_us);
+        if app_us < LONG_US && self.limiter.is_quick(app_us) {
+            self.quick_us = now_us;
+        }
+        // A quick error says nothing about how long work takes.
+        if !failed {
+            self.limiter.sample(now_us, entered_with, app_us);
+        }
+    }
+
+    /// `waited_for`: requests wait for places of this service.
+    pub(crate) fn tick(&mut self, now_us: u64, waited_for: bool) {
+        // Work would have been done before what came later: what it answers at once, it has room for.
+        let overtaken = now_us.saturating_sub(self.quick_us) < LONG_US;
+        let long = self.ages.long(now_us);
+        self.waiting = if overtaken { long } else { 0 };
+        self.note_room(now_us);
+        let still_us = now_us.saturating_sub(self.answered_us.max(self.grown_us).max(self.held_us));
+        if waited_for
+            && !self.has_room()
+            && self.takes_new()
+            && self.health.failures == 0
+            && self.limiter.stands(still_us)
+        {
+            self.limiter.grow();
+            self.grown_us = now_us;
+            self.note_room(now_us);
+        }
     }
 
     pub(crate) fn load(&self) -> f64 {
-        f64::from(self.in_flight) / f64::from(self.limiter.limit().max(1))
+        f64::from(self.work()) / f64::from(self.limiter.limit().max(1))
     }
 
     pub(crate) fn note_room(&mut self, now_us: u64) {

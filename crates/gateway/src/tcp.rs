@@ -31,6 +31,23 @@ pub fn bound_stall<F: AsFd>(socket: &F, ms: u64) {
     let _ = setsockopt(socket, UserTimeout, &u32::try_from(ms).unwrap_or(u32::MAX));
 }
 
+nix::setsockopt_impl!(
+    UnsentMost,
+    libc::IPPROTO_TCP,
+    libc::TCP_NOTSENT_LOWAT,
+    u32,
+    nix::sys::socket::sockopt::SetStruct<'_, u32>
+);
+
+#[derive(Debug, Clone, Copy)]
+struct UnsentMost;
+
+/// The kernel takes at most so much beyond what is on its way: who reads slowly is seen to read.
+pub fn bound_unsent<F: AsFd>(socket: &F, bytes: u32) {
+    // A kernel without it takes more, and is asked less often.
+    let _ = setsockopt(socket, UnsentMost, &bytes);
+}
+
 /// Smoothed round-trip time, us; None where the socket is not TCP or nothing was measured yet.
 pub fn rtt_us<F: AsFd>(socket: &F) -> Option<u32> {
     getsockopt(socket, TcpInfo).ok().map(|words| words[RTT]).filter(|&us| us > 0)

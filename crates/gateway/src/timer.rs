@@ -3,11 +3,9 @@
 //! Always holds: a deadline is never missed by more than the clock's grain. A timer that is asked for a later deadline is not
 //! set anew but runs on, and is set again when it goes off too early: once a deadline's length instead of once a request.
 
-use hyper::rt::{Sleep, Timer};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::task::Context;
+use std::time::Instant;
 use tokio::time::Sleep as TokioSleep;
 
 #[derive(Debug, Default)]
@@ -31,40 +29,12 @@ impl LazyTimer {
     }
 }
 
-/// The timer of one connection of a user, for hyper: one deadline at a time.
-#[derive(Debug, Clone, Default)]
-pub struct HeadTimer(Arc<Mutex<LazyTimer>>);
-
-#[derive(Debug)]
-struct HeadSleep {
-    deadline: Instant,
-    timer: HeadTimer,
-}
-
-impl Timer for HeadTimer {
-    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
-        self.sleep_until(Instant::now() + duration)
-    }
-    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
-        Box::pin(HeadSleep { deadline, timer: self.clone() })
-    }
-}
-
-impl Sleep for HeadSleep {}
-
-impl Future for HeadSleep {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut timer = self.timer.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if timer.expired(cx, self.deadline) { Poll::Ready(()) } else { Poll::Pending }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::future::poll_fn;
+    use std::task::Poll;
+    use std::time::Duration;
 
     async fn wait(timer: &mut LazyTimer, length: Duration) -> Duration {
         let began = Instant::now();

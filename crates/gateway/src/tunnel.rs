@@ -1,6 +1,7 @@
 //! Upgraded connections (WebSocket): bytes both ways until one side ends, or both are silent for too long.
 
-use crate::admission::Permit;
+use crate::link::Taken;
+use crate::permit::Stream;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use std::future::poll_fn;
@@ -59,14 +60,13 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
     }
 }
 
-/// Joins the two sides in the background. `permit` counts it at its backend until it ends.
-pub fn spawn(user: OnUpgrade, backend: OnUpgrade, permit: Permit, slot: TunnelSlot, idle_ms: u64) {
+/// Joins the two sides in the background. `stream` counts it at its backend until it ends, `room` here and at its address.
+pub fn spawn(user: OnUpgrade, backend: OnUpgrade, mut stream: Stream, room: (TunnelSlot, Option<Taken>), idle_ms: u64) {
     tokio::spawn(async move {
-        let mut permit = permit.into_tunnel();
         if let Some(bytes) = join(user, backend, idle_ms).await {
-            permit.add_bytes(bytes);
+            stream.add_bytes(bytes);
         }
-        drop(slot);
+        drop(room);
     });
 }
 

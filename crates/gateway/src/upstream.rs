@@ -5,13 +5,15 @@
 //! a time; idle connections are bounded in number and age.
 
 use crate::admission::Destination;
-use crate::body::{RequestBody, Verdict};
 use crate::clock::boot_us;
+use crate::headers::tokens;
 use crate::peers::Peers;
 use crate::plain::{self, Connection, Fault, RequestHead};
 use crate::tcp;
+use crate::upload::{RequestBody, Verdict};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use pumasi_door::Place;
@@ -247,7 +249,10 @@ impl Pool {
             let answer = sender.try_send_request(request);
             match within(answer_timeout_ms, verdict, answer).await {
                 None => return Err(SendFault::Timeout),
-                Some(Ok(answer)) => return Ok((answer, Loan { pool: self.clone(), key, sender, reusable })),
+                Some(Ok(mut answer)) => {
+                    say_length_once(&mut answer).map_err(SendFault::Broken)?;
+                    return Ok((answer, Loan { pool: self.clone(), key, sender, reusable }));
+                }
                 Some(Err(mut fault)) => match fault.take_message() {
                     // The kept connection had been closed: nothing was sent.
                     Some(unsent) if kept => request = unsent,
@@ -278,7 +283,10 @@ impl Pool {
         };
         match within(answer_timeout_ms, None, sender.send_request(request)).await {
             None => Err(SendFault::Timeout),
-            Some(Ok(answer)) => Ok(answer),
+            Some(Ok(mut answer)) => {
+                say_length_once(&mut answer).map_err(SendFault::Broken)?;
+                Ok(answer)
+            }
             Some(Err(e)) => Err(SendFault::Broken(describe(&e))),
         }
     }
@@ -331,6 +339,20 @@ async fn dial_instance(place: &Place) -> Result<TcpStream, String> {
     let stream = place.connect().await.map_err(|e| format!("connecting to {place}: {e}"))?;
     let _ = stream.set_nodelay(true);
     Ok(stream)
+}
+
+/// As `plain` does: chunks stand over a length, and a length that is said twice is said once, so that nobody further on reads
+/// another end (RFC 9112, 6.3).
+fn say_length_once(answer: &mut Response<Incoming>) -> Result<(), String> {
+    if answer.headers().contains_key(TRANSFER_ENCODING) {
+        plain::is_chunked(answer.headers())?;
+        answer.headers_mut().remove(CONTENT_LENGTH);
+    } else if tokens(answer.headers(), &CONTENT_LENGTH).nth(1).is_some()
+        && let Some(length) = answer.body().size_hint().exact()
+    {
+        answer.headers_mut().insert(CONTENT_LENGTH, length.into());
+    }
+    Ok(())
 }
 
 fn describe(error: &hyper::Error) -> String {

@@ -143,3 +143,69 @@ async fn a_tunnel_carries_any_bytes() {
     c.reader.read_exact(&mut back).await.unwrap();
     assert_eq!(back, bytes.as_bytes());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_of_gateways_is_answered_by_the_gateway() {
+    let backend = Backend::start("one", Conduct::Answer).await;
+    let gateway = Running::start(config("city-a")).await;
+    gateway.control.put_table(&with("city-a", 1, service(&[backend.address]))).await.unwrap();
+    for (head, status) in [
+        ("TRACE / HTTP/1.1\r\nHost: shop.example\r\n\r\n", 405),
+        ("TRACE / HTTP/1.1\r\nHost: shop.example\r\nMax-Forwards: 3\r\n\r\n", 405),
+        ("OPTIONS /x HTTP/1.1\r\nHost: shop.example\r\nMax-Forwards: 0\r\n\r\n", 204),
+        ("OPTIONS * HTTP/1.1\r\nHost: shop.example\r\n\r\n", 204),
+        ("GET * HTTP/1.1\r\nHost: shop.example\r\n\r\n", 400),
+        ("GET shop.example HTTP/1.1\r\nHost: shop.example\r\n\r\n", 400),
+        ("GET shop.example:80 HTTP/1.1\r\nHost: shop.example\r\n\r\n", 400),
+    ] {
+        let answer = gateway.connect().await.ask(head).await;
+        assert_eq!(answer.status, status, "{head:?}: {answer:?}");
+        assert_eq!(answer.field("allow").is_some(), [204, 405].contains(&status), "{answer:?}");
+    }
+    assert_eq!(backend.seen(), 0);
+    let mut c = gateway.connect().await;
+    let passed = c.ask("OPTIONS /x HTTP/1.1\r\nHost: shop.example\r\nMax-Forwards: 2\r\n\r\n").await.body;
+    assert!(passed.contains("max-forwards: 1\r\n"), "{passed}");
+    let seen = c.get_with("/", "Via: 1.0 somebody\r\nProxy: http://evil.example\r\nX-Forwarded-Port: 1\r\n").await.body;
+    assert!(seen.contains("via: 1.0 somebody\r\nvia: 1.1 city-a\r\n"), "{seen}");
+    assert!(!seen.contains("evil") && !seen.contains("x-forwarded-port"), "{seen}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_kills_instances_kills_two() {
+    let (one, two) = (Backend::start("one", Conduct::Die).await, Backend::start("two", Conduct::Die).await);
+    let three = Backend::start("three", Conduct::Die).await;
+    let gateway = Running::start(config("city-a")).await;
+    let route = service(&[one.address, two.address, three.address]);
+    gateway.control.put_table(&with("city-a", 1, route)).await.unwrap();
+    assert_eq!(gateway.get("/").await.status, 502);
+    assert_eq!(one.seen() + two.seen() + three.seen(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trailers_say_nothing_that_only_heads_may() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (told, seen) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut all = Vec::new();
+        while !all.windows(5).any(|w| w == b"0\r\n\r\n" || w == b"m: 7\r") {
+            let mut bytes = [0u8; 1024];
+            let n = stream.read(&mut bytes).await.unwrap();
+            all.extend_from_slice(&bytes[..n]);
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        told.send(String::from_utf8(all).unwrap()).unwrap();
+    });
+    let gateway = Running::start(config("city-a")).await;
+    gateway.control.put_table(&with("city-a", 1, service(&[address]))).await.unwrap();
+    let request = "POST / HTTP/1.1\r\nHost: shop.example\r\nTransfer-Encoding: chunked\r\n\
+         Trailer: x-forwarded-for, pumasi-lease, cookie, x-sum\r\n\r\n\
+         2\r\nhi\r\n0\r\nx-forwarded-for: 6.6.6.6\r\npumasi-lease: l\r\ncookie: a=1\r\nx-sum: 7\r\n\r\n";
+    assert_eq!(gateway.connect().await.ask(request).await.status, 200);
+    let seen = seen.await.unwrap();
+    let body = seen.split_once("\r\n\r\n").unwrap().1;
+    assert!(body.contains("x-sum: 7"), "{seen}");
+    assert!(!body.contains("6.6.6.6") && !body.contains("pumasi-lease") && !body.contains("cookie"), "{seen}");
+}

@@ -44,6 +44,7 @@ const CASES: &[(&str, &str, u16, &str)] = &[
         200,
         "ok",
     ),
+    ("/gzip", "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n|", 502, ""),
     ("/two", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd|", 502, ""),
     ("/sign", "HTTP/1.1 200 OK\r\nContent-Length: +3\r\n\r\nabc|", 502, ""),
     ("/1.0", "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n|", 502, ""),
@@ -136,7 +137,7 @@ async fn a_clean_connection_is_kept() {
     let instance = scripted(usize::MAX).await;
     let gateway = gateway_before(&instance).await;
     let mut user = gateway.connect().await;
-    for path in ["/plain", "/chunks", "/none", "/interim", "/unchanged", "/long/3000000", "/plain", "/long/8192"] {
+    for path in ["/plain", "/chunks", "/none", "/interim", "/long/3000000", "/plain", "/long/8192"] {
         let answer = user.get(path).await;
         let length = path.strip_prefix("/long/").map_or(answer.body.len(), |l| l.parse().unwrap());
         assert_eq!(answer.body.len(), length, "{path}");
@@ -145,6 +146,9 @@ async fn a_clean_connection_is_kept() {
     user.get("/more").await;
     user.get("/plain").await;
     assert_eq!(instance.connections.load(Ordering::SeqCst), 2, "what sent too much is not used again");
+    user.get("/unchanged").await;
+    user.get("/plain").await;
+    assert_eq!(instance.connections.load(Ordering::SeqCst), 3, "a body may follow where there is none");
 }
 
 #[tokio::test(flavor = "multi_thread")]

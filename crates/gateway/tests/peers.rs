@@ -488,3 +488,17 @@ async fn tls_listeners_speak_http2_and_the_certificate_is_replaced_while_serving
     pair.a.gateway.control.reload_identity().await.unwrap();
     assert_ne!(ask().await, first);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_served_at_home_is_served_at_the_lender_whatever_its_head() {
+    let mut pair = Pair::start().await;
+    pair.own(|r| r.home_weight = Ppm(0)).await;
+    let mut c = pair.connect().await;
+    for count in [1, 90, 98] {
+        let fields: String = (0..count).map(|n| format!("x-{n}: 1\r\n")).collect();
+        let answer = c.get_with("/", &fields).await;
+        assert_eq!((answer.status, answer.backend()), (200, "rented"), "{count} fields: {}", answer.head);
+    }
+    let answer = c.get_with("/", &format!("x: {}\r\n", "y".repeat(32_500))).await;
+    assert_eq!((answer.status, answer.backend()), (200, "rented"), "{}", answer.head);
+}

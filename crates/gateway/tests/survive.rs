@@ -65,6 +65,57 @@ async fn a_killed_gateway_comes_back_with_its_table_and_a_stopped_one_finishes_f
     assert!(tokio::net::TcpStream::connect(status.listening[0]).await.is_err());
 }
 
+/// Asks over new connections, one after another, until it is told to stop; how often it was answered.
+async fn new_users(address: std::net::SocketAddr, stop: std::sync::Arc<std::sync::atomic::AtomicBool>) -> u32 {
+    let mut answered = 0;
+    while !stop.load(std::sync::atomic::Ordering::SeqCst) {
+        let stream = tokio::net::TcpStream::connect(address).await.expect("a new user is refused");
+        drop(stream);
+        let answer = Connection::open(address).await.get("/").await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answered += 1;
+    }
+    answered
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_ends_hands_its_listeners_over_and_nobody_is_refused() {
+    let backend = Backend::start("one", Conduct::Answer).await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config("city-a");
+    config.limits.stop_ms = 3_000;
+    std::fs::write(dir.path().join(CONFIG_FILE), serde_json::to_vec(&config).unwrap()).unwrap();
+    let control = ControlClient::new(dir.path());
+    let first = spawn(dir.path());
+    let address = status_of(&control).await.listening[0];
+    control.put_table(&with("city-a", 1, service(&[backend.address]))).await.unwrap();
+    // Somebody whose request is under way when the older one ends.
+    backend.set(Conduct::Sleep { ms: 2_000 });
+    let mut slow = Connection::open(address).await;
+    slow.send("POST / HTTP/1.1\r\nHost: shop.example\r\nContent-Length: 2\r\n\r\nhi").await;
+    until("it is in flight", || async { control.status().await.unwrap().services[0].backends[0].in_flight >= 1 }).await;
+    backend.set(Conduct::Answer);
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let users: Vec<_> = (0..4).map(|_| tokio::spawn(new_users(address, stop.clone()))).collect();
+    let pid = first.id();
+    kill(Pid::from_raw(pid as i32), Signal::SIGTERM).unwrap();
+    until("it makes way", || async { control.status().await.is_err() }).await;
+    let second = spawn(dir.path());
+    until("the second one answers", || async { control.status().await.is_ok_and(|s| s.pid == second.id()) }).await;
+    assert_eq!(status_of(&control).await.listening[0], address);
+    assert_eq!(slow.answer().await.unwrap().status, 200, "what was in flight is answered");
+    assert!(ended(first).await.success());
+    assert!(control.status().await.is_ok_and(|s| s.pid == second.id()), "the older one took nothing along");
+    stop.store(true, std::sync::atomic::Ordering::SeqCst);
+    for user in users {
+        assert!(user.await.unwrap() > 10);
+    }
+    // Without a successor it ends all the same.
+    kill(Pid::from_raw(second.id() as i32), Signal::SIGTERM).unwrap();
+    assert!(ended(second).await.success());
+    assert!(tokio::net::TcpStream::connect(address).await.is_err());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn boot_times_of_another_boot_are_void() {
     let backend = Backend::start("one", Conduct::Answer).await;

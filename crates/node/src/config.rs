@@ -145,6 +145,10 @@ pub struct Gateway {
     pub peer_listen: SocketAddr,
     pub peer_advertise: String,
     pub workers: u32,
+    /// What connections and bodies may take, in number and time.
+    pub limits: pumasi_gateway::Limits,
+    /// How requests wait for this cloud's services.
+    pub admission: pumasi_route::table::Admission,
 }
 impl Default for Gateway {
     fn default() -> Self {
@@ -156,6 +160,8 @@ impl Default for Gateway {
             peer_listen: (Ipv4Addr::LOCALHOST, 7444).into(),
             peer_advertise: String::new(),
             workers: 1,
+            limits: pumasi_gateway::Limits::default(),
+            admission: pumasi_route::table::Admission::default(),
         }
     }
 }

@@ -4,9 +4,7 @@ use crate::config::Config;
 use crate::identity::gateway_svid;
 use crate::routes::DRAIN_MS_MAX;
 use crate::{Node, clock};
-use pumasi_gateway::{
-    BackendStatus, CONFIG_FILE, CONFIG_VERSION, GatewayConfig, GatewayStatus, Limits, Listener, TlsFiles,
-};
+use pumasi_gateway::{BackendStatus, CONFIG_FILE, CONFIG_VERSION, GatewayConfig, GatewayStatus, Listener, TlsFiles};
 use pumasi_sense::BackendKey;
 use pumasi_terms::{InstanceId, LeaseId};
 use std::os::unix::process::CommandExt;
@@ -36,7 +34,7 @@ pub fn write_config(config: &Config) -> std::io::Result<()> {
         source_ip: config.peer.source_ip,
         workers: config.gateway.workers,
         svid_path: Some(gateway_svid(&dir)),
-        limits: Limits::default(),
+        limits: config.gateway.limits.clone(),
     };
     let partial = dir.join("gateway.json.new");
     std::fs::write(&partial, serde_json::to_vec_pretty(&gateway).unwrap_or_default())?;

@@ -106,7 +106,7 @@ impl GatewayPort for GatewayProcess {
         let mut running = self.running.lock();
         // Reaped, so that a dead gateway is not a zombie.
         if running.children.reap() > 0 {
-            tracing::error!("the gateway has ended; it is started again");
+            tracing::warn!("a gateway has ended; one that does not answer is started again");
             running.started_at = None;
         }
         if answers {

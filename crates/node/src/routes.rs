@@ -12,7 +12,7 @@ use pumasi_route::build::{
     LentInput, PartInput, PartState as Serves, RouteInput, ServiceInput, build_told, table_differs, without_doubles,
 };
 use pumasi_route::keep::{Aside, AsideLease, keep};
-use pumasi_route::table::{Admission, HomeBackend, PeerLink, RouteTable};
+use pumasi_route::table::{HomeBackend, PeerLink, RouteTable};
 use pumasi_store::Items;
 use pumasi_terms::service::RouteMode;
 use pumasi_terms::{BootMs, CloudName, LeaseId, ServiceName};
@@ -233,7 +233,7 @@ fn service(node: &Node, record: &ServiceRecord, journeys: &[Arc<Journey>]) -> Se
         writable_until: None,
         home: backends(node, &home::wanted(record)),
         parts: parts.filter_map(|p| rented(node, record, p)).collect(),
-        admission: Admission::default(),
+        admission: node.config.gateway.admission.clone(),
         position_generation: (!record.document.spec.datasets.is_empty()).then_some(node.boot_count),
         service: record.document.clone(),
     }

@@ -107,7 +107,7 @@ pub struct LeaseBackend {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct Admission {
     /// The most that wait for a place.
     pub queue_max: u32,
@@ -134,6 +134,23 @@ impl Default for Admission {
             answer_timeout_ms: 60_000,
             body_bytes_max: 1 << 30,
         }
+    }
+}
+
+impl Admission {
+    /// The first that is of no use, and why.
+    pub fn fault(&self) -> Option<(&'static str, String)> {
+        let bounds = [
+            ("queue_max", u64::from(self.queue_max), 1, 100_000),
+            ("wait_max_ms", self.wait_max_ms, 1, 60_000),
+            ("limit_max", u64::from(self.limit_max), 1, 100_000),
+            ("limit_initial", u64::from(self.limit_initial), 1, u64::from(self.limit_max)),
+            ("retry_budget", u64::from(self.retry_budget.0), 0, 1_000_000),
+            ("answer_timeout_ms", self.answer_timeout_ms, 1, 86_400_000),
+            ("body_bytes_max", self.body_bytes_max, 0, 1 << 50),
+        ];
+        let wrong = bounds.into_iter().find(|(_, value, least, most)| !(least..=most).contains(&value));
+        wrong.map(|(field, _, least, most)| (field, format!("must be {least} to {most}")))
     }
 }
 

@@ -316,6 +316,7 @@ impl SimGateway {
             BackendStatus {
                 backend: key.clone(),
                 in_flight: in_flight as u32,
+                streams: 0,
                 tunnels: 0,
                 limit: limit as u32,
                 draining,
@@ -353,6 +354,7 @@ impl SimGateway {
         let lent = |i: &InstanceId, draining: bool, in_flight: u32| BackendStatus {
             backend: BackendKey::Home(i.clone()),
             in_flight,
+            streams: 0,
             tunnels: 0,
             limit: PLACES as u32,
             draining,

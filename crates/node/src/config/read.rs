@@ -115,6 +115,12 @@ impl Config {
         if self.gateway.workers == 0 || self.gateway.workers > 64 {
             fault("gateway.workers", "must be 1 to 64".into());
         }
+        if let Some((field, problem)) = self.gateway.limits.fault() {
+            fault(&format!("gateway.limits.{field}"), problem);
+        }
+        if let Some((field, problem)) = self.gateway.admission.fault() {
+            fault(&format!("gateway.admission.{field}"), problem);
+        }
         let e = &self.engine;
         if !e.lend_without_isolation.is_empty() && e.lend_without_isolation != ACCEPT_RISK {
             fault("engine.lend_without_isolation", format!("leave it out, or sign for it with {ACCEPT_RISK:?}"));
@@ -234,7 +240,7 @@ fn readable(text: &str, faults: &mut Vec<ConfigFault>) -> Option<toml::Table> {
 
 /// The line that sets `section.key`; 0 where the file does not.
 fn line_of(text: &str, field: &str) -> usize {
-    let (section, key) = field.split_once('.').unwrap_or(("", field));
+    let (section, key) = field.rsplit_once('.').unwrap_or(("", field));
     let mut current = String::new();
     for (i, line) in text.lines().enumerate() {
         let line = line.trim();
@@ -284,6 +290,19 @@ mod tests {
         .unwrap_err();
         let named: Vec<(usize, &str)> = faults.iter().map(|f| (f.line, f.field.as_str())).collect();
         assert_eq!(named, [(7, "metrics.listen"), (5, "timing.lease_ttl_ms")]);
+    }
+
+    #[test]
+    fn bounds_of_the_gateway_are_read_and_wrong_ones_named() {
+        let head = "version = 1\n[cloud]\nname = \"city-a\"\n";
+        let text = "[gateway.limits]\nstall_ms = 9000\n[gateway.admission]\nlimit_initial = 32\n";
+        let gateway = parse(&format!("{head}{text}")).unwrap().gateway;
+        assert_eq!((gateway.limits.stall_ms, gateway.limits.stop_ms), (9_000, 10_000));
+        assert_eq!((gateway.admission.limit_initial, gateway.admission.limit_max), (32, 256));
+        let text = "[gateway.limits]\nconnections_max = 0\n[gateway.admission]\nlimit_initial = 900\n";
+        let faults = parse(&format!("{head}{text}")).unwrap_err();
+        let named: Vec<(usize, &str)> = faults.iter().map(|f| (f.line, f.field.as_str())).collect();
+        assert_eq!(named, [(5, "gateway.limits.connections_max"), (7, "gateway.admission.limit_initial")]);
     }
 
     #[test]

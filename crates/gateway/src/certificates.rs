@@ -1,0 +1,66 @@
+//! Certificates that are read again: when their files change, at SIGHUP, and when the daemon says so.
+//!
+//! Always holds: what was in force stays so until what replaces it reads whole.
+
+use crate::config::Listener;
+use crate::gateway::Gateway;
+use crate::listen::{self, Speaks};
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, SystemTime};
+
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Public listeners with what they speak.
+pub type Reloadable = Vec<(Listener, Speaks)>;
+
+/// Reads all of them again: this gateway's SVID, and the certificates of public listeners.
+pub fn reload(gateway: &Gateway, public: &Reloadable) -> Result<(), String> {
+    gateway.peers.reload().map_err(|e| e.to_string())?;
+    let mut read = Vec::new();
+    for (listener, speaks) in public {
+        if let (Some(files), Speaks::Tls { acceptor }) = (&listener.tls, speaks) {
+            read.push((acceptor, listen::public_tls(files, listener.http2)?));
+        }
+    }
+    for (acceptor, new) in read {
+        *acceptor.write().unwrap_or_else(PoisonError::into_inner) = new;
+    }
+    Ok(())
+}
+
+type Stamp = Option<(SystemTime, u64)>;
+
+fn stamp(path: &Path) -> Stamp {
+    let file = std::fs::metadata(path).ok()?;
+    Some((file.modified().ok()?, file.len()))
+}
+
+fn stamps(public: &Reloadable) -> Vec<Stamp> {
+    let files = public.iter().filter_map(|(listener, _)| listener.tls.as_ref());
+    files.flat_map(|tls| [stamp(&tls.cert_path), stamp(&tls.key_path)]).collect()
+}
+
+/// Looks at the files of public listeners for ever.
+pub async fn watch(gateway: Arc<Gateway>, public: Arc<Reloadable>) {
+    let mut in_force = stamps(&public);
+    let mut refused = None;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let now = stamps(&public);
+        if now == in_force || refused.as_ref() == Some(&now) {
+            continue;
+        }
+        match reload(&gateway, &public) {
+            Ok(()) => {
+                tracing::info!("certificates have changed and were read again");
+                (in_force, refused) = (now, None);
+            }
+            Err(problem) => {
+                // Key and certificate are seldom exchanged at one moment.
+                tracing::warn!(problem, "certificates have changed and are of no use; those from before stay in force");
+                refused = Some(now);
+            }
+        }
+    }
+}
