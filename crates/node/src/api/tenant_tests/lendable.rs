@@ -23,17 +23,17 @@ async fn what_a_copy_could_not_hold_is_told_before_there_is_a_lease() {
     assert_eq!(lending(&rig).await.0, "unknown");
     let data = home::data_dir(&rig.node, &rig.record("victim").unwrap(), &"notes".parse().unwrap());
     std::fs::create_dir_all(data.join("inbox")).unwrap();
-    std::os::unix::fs::symlink("/etc/passwd", data.join("inbox/link")).unwrap();
+    std::fs::File::create(data.join("inbox/large")).unwrap().set_len(5 << 30).unwrap();
     let again = || rig.ask("acme", "PUT", "/v1/services/victim", service("victim", "victim.example", digest));
     for _ in 0..3 {
         assert_eq!(again().await.0, 200);
         let (state, why) = lending(&rig).await;
         assert_eq!(state, "no");
-        assert!(why.contains("cannot be lent: dataset notes: inbox/link links to /etc/passwd, out of its"), "{why}");
+        assert!(why.contains("cannot be lent: dataset notes: it holds more than 4294967296 bytes"), "{why}");
         assert!(!why.contains(data.to_str().unwrap()), "where it lies is the operator's: {why}");
     }
     assert_eq!(told(&rig, "cannot_be_lent").await, 1);
-    std::fs::remove_file(data.join("inbox/link")).unwrap();
+    std::fs::remove_file(data.join("inbox/large")).unwrap();
     assert_eq!(again().await.0, 200);
     assert_eq!(lending(&rig).await.0, "unknown");
 }
@@ -50,8 +50,9 @@ async fn a_dry_run_says_what_applying_would_and_changes_nothing() {
     let (status, text) = ask(wanted(), 10).await;
     assert_eq!(status, 200, "{text}");
     assert!(text.contains("unknown") && text.contains("in no pact"), "{text}");
-    let (_, text) = ask(wanted(), 150_000).await;
-    assert!(text.contains(r#""state":"no""#) && text.contains("150000 files") && text.contains("together"), "{text}");
+    // Many small files are no obstacle.
+    let (_, text) = ask(wanted(), 1_000_000).await;
+    assert!(text.contains("unknown"), "{text}");
     let mut alone = wanted();
     alone["spec"]["borrowing"] = json!({"instances_max": 0});
     assert!(ask(alone, 150_000).await.1.contains("unasked"));

@@ -44,7 +44,7 @@ async fn a_refused_start_is_told_once_and_tried_ever_less_often() {
     changed["spec"]["application"]["env"]["A"] = json!("b");
     assert_eq!(rig.ask("acme", "PUT", "/v1/services/victim", changed).await.0, 200);
     rig.looks(3).await;
-    assert_eq!(rig.why("acme").await, JOURNEY_ID);
+    assert_eq!(rig.why("acme").await, "");
 }
 
 #[tokio::test]
@@ -62,7 +62,7 @@ async fn an_end_reaches_everybody_and_the_last_line_only_who_may_read_the_log() 
         assert_eq!(told.len(), 1, "{told:?}");
         assert!(told[0].starts_with(r#"["exited with code 7","its last line: exited with code 7 at "#), "{told:?}");
     }
-    assert!(rig.why("acme-viewer").await.starts_with("exited with code 7; jrn-"), "{}", rig.why("acme-viewer").await);
+    assert_eq!(rig.why("acme-viewer").await, "exited with code 7");
     assert_eq!(rig.told("acme-viewer", "instances_not_ready").await, [r#"["exited with code 7"]"#]);
     assert!(rig.told("eve", "instances_not_ready").await.is_empty());
 }
@@ -79,8 +79,13 @@ async fn what_cannot_be_prepared_is_a_reason_too() {
     assert!(rig.why("acme").await.starts_with("the directory of dataset notes could not be made: "));
     assert_eq!(rig.told("acme", "instances_not_ready").await.len(), 1);
     std::fs::remove_file(&data).unwrap();
-    rig.looks(3).await;
-    assert_eq!(rig.why("acme").await, JOURNEY_ID);
+    // It is tried again after a pause.
+    let begun = std::time::Instant::now();
+    while !rig.why("acme").await.is_empty() && begun.elapsed().as_secs() < 20 {
+        rig.looks(1).await;
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(rig.why("acme").await, "");
 }
 
 #[tokio::test]
@@ -132,5 +137,5 @@ async fn a_dead_instance_that_another_version_made_is_replaced_and_not_tried_for
     rig.looks(10).await;
     let now = rig.node.instances.get();
     assert!(now.len() == 1 && now[0].id != id && now[0].state == InstanceState::Ready, "{now:?}");
-    assert_eq!(rig.why("acme").await, JOURNEY_ID);
+    assert_eq!(rig.why("acme").await, "");
 }
