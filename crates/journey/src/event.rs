@@ -241,7 +241,7 @@ fn not_ready(part: &mut Part, last_line: &str, told: &mut Vec<Told>) {
     }
 }
 
-/// Silences of one lease, in times to live, for which all that was granted may have run (seed 11457 needs more than two).
+/// Silences of one lease, in times to live, for which all that was granted may have run.
 const BLIND_TTLS: u64 = 8;
 
 /// A silence that is longer than readings may differ is written down: for the instances that ran at one of its ends, and for all that were
