@@ -241,18 +241,15 @@ fn not_ready(part: &mut Part, last_line: &str, told: &mut Vec<Told>) {
     }
 }
 
-/// Silences of one lease, in times to live, for which all that was granted may have run.
-const BLIND_TTLS: u64 = 8;
-
 /// A silence that is longer than readings may differ is written down: for the instances that ran at one of its ends, and for all that were
-/// granted (the lender may have started and stopped them meanwhile) until a lease's silences are together as long as [`BLIND_TTLS`].
+/// granted (the lender may have started and stopped them meanwhile) until a lease's silences are as long as one that a lender outlasts.
 fn hear(part: &mut Part, ready: u32, now: Now) {
     // A lender that hears nothing holds it for a time to live after the last renewal, which may have been sent since we heard.
     let outlasts_ms = part.ttl_ms.saturating_mul(2);
     let silent_ms = now.boot.since(part.heard_at).min(outlasts_ms);
     if silent_ms > INSTANCE_MS_SLACK {
         let known = part.ready.max(ready).min(part.granted);
-        let blind_ms = silent_ms.min(BLIND_TTLS.saturating_mul(part.ttl_ms).saturating_sub(part.blind_ms));
+        let blind_ms = silent_ms.min(outlasts_ms.saturating_sub(part.blind_ms));
         part.blind_ms = part.blind_ms.saturating_add(blind_ms);
         part.lose_sight(known, silent_ms);
         part.lose_sight(part.granted.saturating_sub(known), blind_ms);
@@ -451,12 +448,44 @@ mod tests {
             journey.part(&lease).unwrap().unmetered_ms
         };
         assert_eq!(ask(&mut journey, 1_000, 0), 0);
-        // Two granted, each silence 3 s, time to live 4 s: 32 s for both, whatever it says, and then what was ready.
-        let after = (1..=12).map(|n| ask(&mut journey, 1_000 + n * 3_000, 0)).last();
-        assert_eq!(after, Some(64_000));
-        assert_eq!([40_000, 43_000].map(|ms| ask(&mut journey, ms, 1)), [67_000, 70_000]);
-        assert_eq!(ask(&mut journey, 46_000, 0), 73_000);
-        assert_eq!(ask(&mut journey, 49_000, 0), 73_000);
+        // Two granted, each silence 3 s, time to live 4 s: 8 s for both, whatever it says, and then what was ready.
+        assert_eq!([4_000, 7_000, 10_000, 13_000].map(|ms| ask(&mut journey, ms, 0)), [6_000, 12_000, 16_000, 16_000]);
+        assert_eq!([16_000, 19_000, 22_000].map(|ms| ask(&mut journey, ms, 1)), [19_000, 22_000, 25_000]);
+        assert_eq!(ask(&mut journey, 25_000, 0), 28_000);
+        assert_eq!(ask(&mut journey, 28_000, 0), 28_000);
+    }
+
+    #[test]
+    fn why_rented_instances_are_not_ready_stands_here_as_well_each_reason_once() {
+        let (mut journey, lease) = sending();
+        journey.part_mut(&lease).unwrap().state = PartState::Starting;
+        let mut say = |trouble: Option<&str>, last_line: &str| {
+            let mut told = Vec::new();
+            let status = LeaseStatus {
+                trouble: trouble.map(str::to_owned),
+                last_line: last_line.into(),
+                ..active(&lease, 4_000)
+            };
+            heard(&mut journey, status, BootMs(1_000), now(1_000), &mut told);
+            (told, journey.part(&lease).unwrap().trouble.clone())
+        };
+        let (told, trouble) = say(Some("exited with code 1"), "no key");
+        assert_eq!(trouble.as_deref(), Some("exited with code 1"));
+        assert_eq!((told.len(), told[0].action, told[0].last_line.as_str()), (1, "rented_not_ready", "no key"));
+        assert_eq!(told[0].reasons, ["city-b: exited with code 1"]);
+        // However often it comes and goes.
+        for why in [None, Some("exited with code 1"), Some("GET / answered 503"), Some("exited with code 1")] {
+            let (told, trouble) = say(why, "");
+            assert_eq!(told.len(), usize::from(why == Some("GET / answered 503")), "{why:?}");
+            assert_eq!(trouble.as_deref(), why);
+        }
+        // A lender that invents reasons fills neither the record nor the journal.
+        let invented: usize = (0..1_000).map(|n| say(Some(&format!("{n}{}", "x".repeat(9_000))), "").0.len()).sum();
+        assert!(invented < TROUBLES_TOLD_MAX);
+        let part = journey.part(&lease).unwrap();
+        assert!(
+            part.trouble.as_ref().unwrap().len() <= TROUBLE_CHARS_MAX && part.troubles_told.len() <= TROUBLES_TOLD_MAX
+        );
     }
 
     #[test]
