@@ -171,9 +171,13 @@ async fn event_streams_hold_no_place() {
 #[tokio::test(flavor = "multi_thread")]
 async fn long_polls_are_let_wait_and_are_not_work() {
     let gateway = gateway_with(|_| {}).await;
+    // Places grow from 8 to 60 by doubling, which a busy machine may take longer for than users wait by default.
+    let mut route = service(&[instance().await]);
+    route.admission.wait_max_ms = 5_000;
+    gateway.control.put_table(&with("city-a", 2, route)).await.unwrap();
     let mut polls = tokio::task::JoinSet::new();
     for _ in 0..60 {
-        let mut c = sends(&gateway, "GET /poll/4000 HTTP/1.1\r\nHost: shop.example\r\n\r\n").await;
+        let mut c = sends(&gateway, "GET /poll/6000 HTTP/1.1\r\nHost: shop.example\r\n\r\n").await;
         polls.spawn(async move { c.answer().await.unwrap().status });
     }
     until("all of them are there", || async { backend(&gateway).await.in_flight == 60 }).await;

@@ -241,6 +241,7 @@ fn not_ready(part: &mut Part, last_line: &str, told: &mut Vec<Told>) {
     }
 }
 
+/// Instances that are ready at a silence's end may have been so from its beginning, where our own reading counts what was ready then.
 /// A silence that is longer than readings may differ is written down: for the instances that ran at one of its ends, and for all that were
 /// granted (the lender may have started and stopped them meanwhile) until a lease's silences are as long as one that a lender outlasts.
 fn hear(part: &mut Part, ready: u32, now: Now) {
@@ -253,6 +254,8 @@ fn hear(part: &mut Part, ready: u32, now: Now) {
         part.blind_ms = part.blind_ms.saturating_add(blind_ms);
         part.lose_sight(known, silent_ms);
         part.lose_sight(part.granted.saturating_sub(known), blind_ms);
+    } else {
+        part.lose_sight(ready.min(part.granted).saturating_sub(part.ready), silent_ms);
     }
     part.heard_at = now.boot;
 }
@@ -453,6 +456,21 @@ mod tests {
         assert_eq!([16_000, 19_000, 22_000].map(|ms| ask(&mut journey, ms, 1)), [19_000, 22_000, 25_000]);
         assert_eq!(ask(&mut journey, 25_000, 0), 28_000);
         assert_eq!(ask(&mut journey, 28_000, 0), 28_000);
+    }
+
+    #[test]
+    fn instances_that_are_ready_at_the_end_of_a_short_silence_may_have_been_so_at_its_beginning() {
+        let (mut journey, lease) = sending();
+        journey.part_mut(&lease).unwrap().state = PartState::Starting;
+        let mut ms = 0;
+        let mut ask = |ready| {
+            ms += 1_500;
+            let status = LeaseStatus { instances_ready: ready, ..active(&lease, 4_000) };
+            heard(&mut journey, status, BootMs(ms), now(ms), &mut Vec::new());
+            journey.part(&lease).unwrap().unmetered_ms
+        };
+        // Two granted; what stays and what stops is in our own reading.
+        assert_eq!([0, 1, 1, 2, 2, 0, 9].map(&mut ask), [0, 1_500, 1_500, 3_000, 3_000, 3_000, 6_000]);
     }
 
     #[test]
