@@ -174,10 +174,7 @@ impl Tree {
             let Some(root) = parent.parent() else { continue };
             for engine in subdirs(root).filter(|d| d != parent && is_engine(d)) {
                 for instance in subdirs(&engine).filter(|d| is_old(d)) {
-                    for part in [APP, KEEPERS].map(|p| instance.join(p)) {
-                        let _ = fs::remove_dir(part);
-                    }
-                    let _ = fs::remove_dir(instance);
+                    remove_parts(&instance);
                 }
                 if is_old(&engine) {
                     let _ = fs::remove_dir(engine);
@@ -209,6 +206,12 @@ fn is_engine(dir: &Path) -> bool {
 fn is_old(dir: &Path) -> bool {
     let modified = dir.metadata().and_then(|m| m.modified());
     modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age.as_millis() > STRANGER_AGE_MS_MIN))
+}
+
+/// The keepers' part first: while a shim is in it, it has a use for the application's too, empty as that is between two starts.
+fn remove_parts(instance: &Path) {
+    let gone = |dir: PathBuf| fs::remove_dir(&dir).is_ok() || !dir.exists();
+    let _ = gone(instance.join(KEEPERS)) && gone(instance.join(APP)) && gone(instance.to_owned());
 }
 
 fn create(dir: &Path) -> io::Result<()> {

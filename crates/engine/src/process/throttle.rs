@@ -12,6 +12,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 const LOOK_MS: u64 = 100;
+/// Sooner where the burst would be used up by then at the speed seen, so that a fast disk gets hardly more than it.
+const LOOK_MS_MIN: u64 = 10;
 /// While in debt: between two rests.
 const BREATH_MS: u64 = 20;
 const REST_MS_MIN: u64 = 250;
@@ -55,6 +57,7 @@ pub(super) struct Throttle {
     bucket: Bucket,
     meter: Meter,
     began: Instant,
+    looked_us: u64,
     next_at: Instant,
     resting: bool,
     rest_ms: u64,
@@ -70,6 +73,7 @@ impl Throttle {
             bucket: Bucket::new(rate, 0),
             meter: Meter::default(),
             began: now,
+            looked_us: 0,
             next_at: now + Duration::from_millis(LOOK_MS),
             resting: false,
             rest_ms: REST_MS_MIN,
@@ -118,13 +122,15 @@ impl Throttle {
         let counts = place.processes().into_iter().chain(init).filter_map(|pid| Some((pid, written_bytes(pid)?)));
         let counts: BTreeMap<u32, u64> = counts.collect();
         let now_us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.bucket.take(self.meter.grown(counts), now_us);
+        let (grown, span_us) = (self.meter.grown(counts), now_us.saturating_sub(self.looked_us));
+        self.looked_us = now_us;
+        self.bucket.take(grown, now_us);
         let debt_ms = self.bucket.wait_us(now_us) / 1_000;
         let cost = begun.elapsed() * COST_SHARE;
         let wait = match (debt_ms, was_resting) {
             (0, _) => {
                 self.rest_ms = REST_MS_MIN;
-                Duration::from_millis(LOOK_MS).max(cost)
+                Duration::from_millis(look_ms(self.bucket.room_bytes(now_us), grown, span_us)).max(cost)
             }
             (_, true) => Duration::from_millis(BREATH_MS).max(cost),
             (ms, false) => {
@@ -152,6 +158,12 @@ impl Throttle {
     }
 }
 
+/// Until the next look, where `grown` bytes in the last `span_us` leave `room_bytes`.
+fn look_ms(room_bytes: u64, grown: u64, span_us: u64) -> u64 {
+    let used_up_us = u128::from(room_bytes) * u128::from(span_us) / u128::from(grown.max(1));
+    u64::try_from(used_up_us / 1_000).unwrap_or(LOOK_MS).clamp(LOOK_MS_MIN, LOOK_MS)
+}
+
 impl Drop for Throttle {
     fn drop(&mut self) {
         self.let_go();
@@ -161,6 +173,16 @@ impl Drop for Throttle {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_faster_the_burst_is_used_up_the_sooner_it_looks_again() {
+        const MIB: u64 = 1 << 20;
+        assert_eq!(look_ms(256 * MIB, 0, 100_000), LOOK_MS);
+        assert_eq!(look_ms(256 * MIB, 64 * MIB, 100_000), LOOK_MS);
+        assert_eq!(look_ms(128 * MIB, 256 * MIB, 100_000), 50);
+        assert_eq!(look_ms(MIB, 256 * MIB, 100_000), LOOK_MS_MIN);
+        assert_eq!(look_ms(u64::MAX, u64::MAX, u64::MAX), LOOK_MS);
+    }
 
     #[test]
     fn what_a_child_wrote_counts_once_whoever_inherits_it() {

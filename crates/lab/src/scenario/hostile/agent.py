@@ -403,11 +403,11 @@ def memory(args):
 
 
 def forks(args):
-    made = 0
+    made, end = 0, time.time() + float(args["seconds"][0])
     try:
-        while made < int(args["most"][0]):
+        while made < int(args["most"][0]) and time.time() < end:
             if os.fork() == 0:
-                time.sleep(float(args["seconds"][0]))
+                time.sleep(max(0, end - time.time()))
                 os._exit(0)
             made += 1
     except OSError as e:

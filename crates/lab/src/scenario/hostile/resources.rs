@@ -29,7 +29,7 @@ pub async fn play(stage: &mut Stage, report: &mut Report) -> anyhow::Result<()> 
     report.figure("commit p99, calm", format!("{:.1} ms", calm.commit_p99_ms), "an operator's act through the API");
     let seconds = MEASURED.as_secs() + 1;
     let attacks = [
-        ("disk", format!("fill?set=FILES&bytes={}", 4 * DATASET_BYTES_MAX)),
+        ("disk", format!("fill?set=FILES&bytes={}", 8 * DATASET_BYTES_MAX)),
         ("inodes", "inodes?set=FILES&files=2000000".to_owned()),
         ("log", format!("log?seconds={seconds}")),
         ("memory", "memory".to_owned()),
@@ -52,12 +52,14 @@ pub async fn play(stage: &mut Stage, report: &mut Report) -> anyhow::Result<()> 
             format!("neighbour p99 {:.1} ms, commit p99 {:.1} ms", seen.neighbour_p99_ms, seen.commit_p99_ms),
             format!("{told}; {} MiB more on disk", grown >> 20).chars().take(120).collect::<String>(),
         );
-        let bound = 2 * DATASET_BYTES_MAX;
+        // A fast disk takes the burst before anybody has looked.
+        let burst = pumasi_engine::Limits::default().disk_write.burst_bytes;
+        let bound = DATASET_BYTES_MAX + burst;
         report.promise(Promise::holds(
             &format!("{name}: disk stays bounded"),
             grown <= bound,
             format!("{} MiB", grown >> 20),
-            "2 x its dataset",
+            "its dataset and a burst of writes",
         ));
         report.promise(Promise::none(&format!("{name}: neighbour's requests that failed"), seen.neighbour_failed));
         report.promise(Promise::within_ms(
