@@ -11,16 +11,27 @@ use crate::{Judgement, Reason};
 const START_MS_MAX: u64 = 120_000;
 /// Between two orders that look ahead: this part of the start.
 const ORDERS_PER_START: u64 = 10;
-/// Expected arrivals above this part of what there will be are ordered for, percent.
-const ORDER_PERCENT: u64 = 85;
-/// So much more start takes one percent off the target, ms.
-const TARGET_STEP_MS: u64 = 3_000;
-/// ... and of how full instances may be where some are given back late.
-const TIGHT_STEP_MS: u64 = 2_500;
+/// Expected arrivals above this part of what there will be are ordered for, percent; one more for each so much more start, since what
+/// is ordered for long is ordered with room.
+const ORDER_PERCENT: u64 = 72;
+const ORDER_STEP_MS: u64 = 10_000;
+/// How full what is ordered may run, percent, and one less for each so much more start: a fuller fleet keeps the promise on average and
+/// breaks it in some seconds.
+const TARGET_PERCENT: u64 = 60;
+const TARGET_STEP_MS: u64 = 14_000;
+/// ... and where some are given back late.
+const TIGHT_PERCENT: u64 = 68;
+const TIGHT_STEP_MS: u64 = 7_000;
+/// The same where arrivals scatter: half full, as who counts requests would have it.
+const SCATTERED_ORDER_PERCENT: u64 = 65;
+const SCATTERED_TARGET_PERCENT: u64 = 52;
+const SCATTERED_TIGHT_PERCENT: u64 = 60;
 /// Fewer must have been enough for so many times the start longer.
-const GIVE_BACK_STARTS: u64 = 10;
+const GIVE_BACK_STARTS: u64 = 5;
 /// Instances are never ordered to run below this, percent.
 const TARGET_PERCENT_MIN: u64 = 50;
+/// Nor more than answer so many times the highest second seen: growth is carried on no further.
+const HIGHEST_TIMES: u64 = 2;
 
 impl Case<'_> {
     /// From a verdict until what was borrowed serves.
@@ -44,25 +55,40 @@ impl Case<'_> {
         if self.long_ms() == 0 {
             self.m.trend.clear();
         } else {
+            self.m.trend.scatters(self.m.scatter.index());
             self.m.trend.read(self.seen.at, self.seen.span_ms, self.seen.arrivals_mps);
         }
     }
 
-    /// The longer starting takes, the more room is kept for what cannot be foreseen.
+    /// Whether arrivals come in bunches: no growth is seen in them then, and room is kept instead.
+    pub(crate) fn scattered(&self) -> bool {
+        self.m.scatter.index() > 1.0
+    }
+
+    /// Where starting takes long, room is kept for what cannot be foreseen.
     pub(crate) fn target_percent(&self) -> u64 {
-        self.policy.target_percent.saturating_sub(self.long_ms() / TARGET_STEP_MS).max(TARGET_PERCENT_MIN)
+        match self.long_ms() {
+            0 => self.policy.target_percent,
+            _ if self.scattered() => SCATTERED_TARGET_PERCENT,
+            long_ms => TARGET_PERCENT.saturating_sub(long_ms / TARGET_STEP_MS).max(TARGET_PERCENT_MIN),
+        }
     }
 
     /// How long fewer instances must have been enough: with room to spare, and just so.
     pub(crate) fn patience_ms(&self) -> (u64, u64) {
-        let calm_ms = self.policy.calm_ms.saturating_add(self.long_ms().saturating_mul(GIVE_BACK_STARTS));
+        let start_ms = if self.long_ms() == 0 { 0 } else { self.start_ms() };
+        let calm_ms = self.policy.calm_ms.saturating_add(start_ms.saturating_mul(GIVE_BACK_STARTS));
         (calm_ms << self.m.caution, calm_ms.saturating_mul(3) << self.m.caution)
     }
 
     /// How full what stays may be, for a give-back soon and for a late one.
     pub(crate) fn give_back_percents(&self) -> (u64, u64) {
-        let less = self.policy.target_percent - self.target_percent();
-        let tight = self.policy.tight_percent.saturating_sub(self.long_ms() / TIGHT_STEP_MS);
+        let less = self.policy.target_percent - self.target_percent().min(self.policy.target_percent);
+        let tight = match self.long_ms() {
+            0 => self.policy.tight_percent,
+            _ if self.scattered() => SCATTERED_TIGHT_PERCENT,
+            long_ms => TIGHT_PERCENT.saturating_sub(long_ms / TIGHT_STEP_MS),
+        };
         (self.policy.calm_percent.saturating_sub(less), tight.max(self.target_percent()))
     }
 
@@ -81,13 +107,19 @@ impl Case<'_> {
         }
         let all = u64::from(self.situation.home_instances_ready.saturating_add(self.situation.borrowed()));
         let will_serve_mps = capacity_mps.saturating_mul(all);
-        // A load that is as it was asks for nothing, whatever is believed of the capacity.
-        let certain_mps = match forecast.growth_mps2 {
+        // A load that is as it was asks for nothing, whatever is believed of the capacity; one that scatters asks for room.
+        let load_mps = self.m.load.map_or(forecast.level_mps, |l| l.0);
+        let forecast = match forecast.growth_mps2 {
+            0 if self.scattered() => Forecast { level_mps: load_mps, expected_mps: load_mps, ..forecast },
             0 if !forecast.risen => return None,
-            0 => forecast.level_low_mps,
-            _ => forecast.expected_mps,
+            _ => forecast,
         };
-        if !at_least(certain_mps, will_serve_mps, ORDER_PERCENT) {
+        let (certain_mps, order_percent) = match forecast.growth_mps2 {
+            0 if self.scattered() => (load_mps, SCATTERED_ORDER_PERCENT),
+            0 => (forecast.level_low_mps, ORDER_PERCENT + self.long_ms() / ORDER_STEP_MS),
+            _ => (forecast.expected_mps, ORDER_PERCENT + self.long_ms() / ORDER_STEP_MS),
+        };
+        if !at_least(certain_mps, will_serve_mps, order_percent.min(100)) {
             return None;
         }
         let home_only = u128::from(self.seen.arrivals_home_only_mps) * u128::from(forecast.expected_mps);
@@ -99,7 +131,9 @@ impl Case<'_> {
             capacity_mps,
             home_instances: self.situation.home_instances_ready,
         };
-        let wanted = load.borrowed(self.target_percent()).min(self.policy.instances_max);
+        let explained = self.m.trend.highest_mps().max(self.seen.arrivals_mps).saturating_mul(HIGHEST_TIMES);
+        let most = Load { arrivals_mps: explained, ..load }.borrowed(100);
+        let wanted = load.borrowed(self.target_percent()).min(most).min(self.policy.instances_max);
         if wanted <= self.situation.borrowed() || self.home_bound(&load).is_some() {
             return None;
         }

@@ -41,6 +41,8 @@ pub struct Trend {
     grew_at: BootMs,
     /// What came at least lately; rises slowly to what comes, thousandths a second.
     floor_mps: Option<u64>,
+    /// How much the arrivals scatter (index of dispersion), thousandths; 0: as those of independent users.
+    scatter_milli: u64,
 }
 
 /// What is expected, arrivals in thousandths a second.
@@ -70,6 +72,15 @@ impl Trend {
         self.readings.push(Reading { at, span_ms, arrivals_mps });
         self.follow(at);
         self.sink(at, span_ms);
+    }
+
+    /// How much the arrivals scatter beside those of independent users, from now on.
+    pub fn scatters(&mut self, index: f64) {
+        self.scatter_milli = (index * 1e3) as u64;
+    }
+
+    fn scatter(&self) -> f64 {
+        f64::max(self.scatter_milli as f64 / 1e3, 1.0)
     }
 
     pub fn clear(&mut self) {
@@ -114,7 +125,7 @@ impl Trend {
             span_ms += r.span_ms as f64;
         }
         let per = 1e6 / f64::max(span_ms, 1.0);
-        (events * per, (events - GROWTH_SIGMAS * events.sqrt()) * per)
+        (events * per, (events - GROWTH_SIGMAS * (events * self.scatter()).sqrt()) * per)
     }
 
     /// The shortest past that shows growth.
@@ -122,8 +133,19 @@ impl Trend {
         let lengths = std::iter::successors(Some(READINGS_MIN), |n| Some(n + n.div_ceil(4)));
         lengths
             .take_while(|n| *n <= self.readings.len())
-            .map(|n| Line::through(&self.readings[self.readings.len() - n..]))
+            .map(|n| Line::through(&self.readings[self.readings.len() - n..], self.scatter()))
             .find(|line| line.is_growth())
+    }
+
+    /// The highest second of the last minute, thousandths a second.
+    pub fn highest_mps(&self) -> u64 {
+        let pairs = self.readings.windows(2).map(|w| {
+            let spans = w[0].span_ms.saturating_add(w[1].span_ms).max(1);
+            let sum = u128::from(w[0].arrivals_mps) * u128::from(w[0].span_ms)
+                + u128::from(w[1].arrivals_mps) * u128::from(w[1].span_ms);
+            u64::try_from(sum / u128::from(spans)).unwrap_or(u64::MAX)
+        });
+        pairs.max().unwrap_or(0)
     }
 
     /// What arrives `ahead_ms` after the last reading; None before there are readings.
@@ -164,7 +186,7 @@ struct Line {
 }
 
 impl Line {
-    fn through(readings: &[Reading]) -> Self {
+    fn through(readings: &[Reading], scatter: f64) -> Self {
         let n = readings.len() as f64;
         let end = readings.last().map_or(BootMs(0), |r| r.at);
         let x = |r: &Reading| -(end.since(r.at) as f64 + r.span_ms as f64 / 2.0) / 1_000.0;
@@ -179,7 +201,7 @@ impl Line {
         let slope = if sxx > 0.0 { sxy / sxx } else { 0.0 };
         let left_by_line = f64::max(syy - slope * sxy, 0.0);
         // Counts of a second vary by their own number at least; what comes in bunches varies more.
-        let by_count = f64::max(my, 1_000.0) * 1_000.0 / f64::max(span_s, 0.001);
+        let by_count = scatter * f64::max(my, 1_000.0) * 1_000.0 / f64::max(span_s, 0.001);
         let variance = f64::max(by_count, left_by_line / (n - 2.0));
         let (mut left_sum, mut by_jump) = (0.0, 0.0_f64);
         for (i, r) in readings.iter().enumerate().take(readings.len() - 1) {

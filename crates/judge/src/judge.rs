@@ -1,15 +1,15 @@
 //! The judgement itself.
 //!
 //! Overload is told by time *and* weight: waits above the promise for [`Policy::sustain_ms`], a queue that does not drain,
-//! and arrivals so far above what the instances can do that chance does not explain it (five standard deviations of a
-//! Poisson stream). Steady load at four fifths has long waits now and then, but never that.
+//! and either arrivals so far above what the instances can do that chance does not explain it (five standard deviations of a
+//! Poisson stream), or a queue that stands as no steady load makes it ([`crate::standing`]): clients that wait for their
+//! answers never send more than is answered. Steady load at four fifths has long waits now and then, but never that.
 //! An application that got slow is told from one that is asked too much by what it completed before: overload does not
 //! lower what is completed.
 
-use crate::calm::enough_for;
-use crate::memory::{Hot, Memory, READINGS_MAX};
+use crate::memory::{Answers, HOT_FADES_MS, Hot, Memory};
 use crate::policy::{Policy, Situation};
-use crate::size::Load;
+use crate::size::{Crowd, Load};
 use crate::{Cause, Judgement, Reason, Refusal, Verdict};
 use pumasi_sense::{BackendKey, Observation};
 use pumasi_terms::{BootMs, Now};
@@ -18,13 +18,22 @@ use pumasi_terms::{BootMs, Now};
 const EVIDENCE_PERCENT: u64 = 90;
 /// Standard deviations that chance does not reach.
 const EVIDENCE_SIGMAS: u64 = 5;
+/// The same as improbability: 5² / 2.
+const EVIDENCE_NATS: f64 = 12.5;
 /// Arrivals below which there is no evidence.
 const EVIDENCE_ARRIVALS: u64 = 15;
+/// Clients that wait for their answers are judged by so much of the time in which nothing else was seen, ms.
+const SETTLED_MS: u64 = 200;
 /// After so long what is completed is believed, whatever was learned, ms.
 const BELIEVE_COMPLETIONS_MS: u64 = 2_000;
-/// The queue drains if it is below this part of its recent height, percent.
-const DRAINING_PERCENT: u64 = 90;
-const READINGS_MS: u64 = 300;
+/// A queue stands if chance brings it about once in e^13 looks: of a steady load, less than once in weeks.
+const STANDING_NATS: f64 = 13.0;
+/// More comes than goes from this part of what is completed on, percent.
+const MORE_COMES_PERCENT: u64 = 102;
+/// ... over the whole time in which it was pressed, where an application is suspected of having got slow.
+const SLOW_MORE_COMES_PERCENT: u64 = 105;
+/// Where less than this must go home, the rest is worth helping even if what stays is too much, percent.
+const HOME_BOUND_PERCENT: u128 = 50;
 /// A refusal is forgotten when nothing has been wrong for so long, ms.
 const WELL_MS: u64 = 5_000;
 /// A fault that is not urgent is told after so long, ms.
@@ -33,10 +42,10 @@ const TELL_MS: u64 = 1_000;
 const REGRET_MS: u64 = 30_000;
 const CAUTION_MAX: u32 = 4;
 const CAUTION_FADES_MS: u64 = 180_000;
-/// What was completed while pressed is remembered for so long, ms.
-const HOT_FADES_MS: u64 = 10_000;
 /// Smoothing of the load that a shrink is measured by, ms.
 const LOAD_SMOOTH_MS: u64 = 2_000;
+/// ... and at most so many times longer where arrivals scatter.
+const SCATTER_SMOOTH_MAX: f64 = 30.0;
 const HANDLED_AGES_MS: u64 = 600_000;
 
 /// Judges one service. The same arguments give the same answer.
@@ -91,15 +100,15 @@ pub(crate) fn at_least(a: u64, b: u64, percent: u64) -> bool {
     u128::from(a) * 100 >= u128::from(b) * u128::from(percent)
 }
 
-fn smooth(old: u64, new: u64, dt_ms: u64) -> u64 {
-    let weight = dt_ms.min(LOAD_SMOOTH_MS);
-    let sum = u128::from(old) * u128::from(LOAD_SMOOTH_MS - weight) + u128::from(new) * u128::from(weight);
-    u64::try_from(sum / u128::from(LOAD_SMOOTH_MS)).unwrap_or(u64::MAX)
+fn smooth(old: u64, new: u64, dt_ms: u64, over_ms: u64) -> u64 {
+    let weight = dt_ms.min(over_ms);
+    let sum = u128::from(old) * u128::from(over_ms - weight) + u128::from(new) * u128::from(weight);
+    u64::try_from(sum / u128::from(over_ms.max(1))).unwrap_or(u64::MAX)
 }
 
-/// Whether a difference from so many expected events (both in thousandths) is one that chance makes.
-fn by_chance(difference: u64, events: u64, sigmas: u64) -> bool {
-    u128::from(difference).pow(2) < u128::from(sigmas.pow(2) * 1_000) * u128::from(events)
+/// Whether a difference from so many expected events (both in thousandths) is one that chance makes, of events that scatter so much.
+fn by_chance(difference: u64, events: u64, sigmas: u64, scatter: f64) -> bool {
+    (difference as f64).powi(2) < (sigmas.pow(2) * 1_000) as f64 * scatter * events as f64
 }
 
 enum Slow {
@@ -132,6 +141,7 @@ impl Case<'_> {
         let failing_ms = held(&mut self.m.failing_since, failing.is_some(), seen.at);
         let pressed = self.pressed();
         self.note_pressure(pressed);
+        self.note_scatter();
         self.learn_handled(pressed || failing.is_some());
 
         if let (Some(mut reasons), Some(held_ms)) = (failing, failing_ms) {
@@ -151,13 +161,16 @@ impl Case<'_> {
             self.m.shrunk_at = Some(seen.at);
             return self.change(Cause::Request, self.policy.instances_max, vec![reason("instances_max", text)]);
         }
-        if self.m.hot.is_some() {
-            (self.m.calm, self.m.tight) = (None, None);
+        if let Some(since) = self.m.pressed_since() {
+            // A bunch is pressure that passes, and comes again whatever is there.
+            if !self.scattered() || seen.at.since(since) >= self.policy.sustain_ms {
+                (self.m.calm, self.m.tight) = (None, None);
+            }
             self.m.well_since = None;
             self.m.slow_since = None;
             self.m.far_since = None;
             return match self.overload() {
-                Judgement::Steady if self.m.told.is_none() => self.ahead().unwrap_or(Judgement::Steady),
+                Judgement::Steady if self.m.told.is_empty() => self.ahead().unwrap_or(Judgement::Steady),
                 told => told,
             };
         }
@@ -198,26 +211,29 @@ impl Case<'_> {
     }
 
     fn note_queue(&mut self) {
-        let at = self.seen.at;
-        self.m.queued.retain(|(then, _)| at.since(*then) <= READINGS_MS);
-        if self.m.queued.len() >= READINGS_MAX {
-            self.m.queued.remove(0);
-        }
-        self.m.queued.push((at, self.seen.queued));
+        let seen = self.seen;
+        self.m.queue.read(seen.at, seen.queued, seen.in_flight, seen.arrivals_mps);
     }
 
     fn note_load(&mut self) {
         let now = (self.seen.arrivals_mps, self.seen.arrivals_home_only_mps.min(self.seen.arrivals_mps));
         let dt_ms = self.dt_ms;
-        self.m.load = Some(self.m.load.map_or(now, |old| (smooth(old.0, now.0, dt_ms), smooth(old.1, now.1, dt_ms))));
+        // What scatters more is looked at for longer.
+        let over_ms = (LOAD_SMOOTH_MS as f64 * self.m.scatter.index().min(SCATTER_SMOOTH_MAX)) as u64;
+        let smoothed = |old: u64, now: u64| smooth(old, now, dt_ms, over_ms);
+        self.m.load = Some(self.m.load.map_or(now, |old| (smoothed(old.0, now.0), smoothed(old.1, now.1))));
     }
 
-    fn draining(&self) -> bool {
-        let height = self.m.queued.iter().map(|(_, q)| *q).max().unwrap_or(0);
-        !at_least(self.seen.queued, height, DRAINING_PERCENT)
+    /// A pressed service is seen at an unusual time: how its arrivals scatter is known from before.
+    fn note_scatter(&mut self) {
+        let seen = self.seen;
+        match self.m.hot {
+            Some(_) => self.m.scatter.pause(),
+            None => self.m.scatter.read(seen.at, seen.span_ms, seen.arrivals_mps),
+        }
     }
 
-    fn over_objective(&self) -> bool {
+    pub(crate) fn over_objective(&self) -> bool {
         self.seen.queue_delay_p95_us > self.policy.queue_delay_p95_ms.saturating_mul(1_000) || self.seen.shed_mps > 0
     }
 
@@ -256,11 +272,17 @@ impl Case<'_> {
             return;
         }
         let fresh = self.m.hot.is_none();
-        let reference_mps = self.m.handled_mps.max(self.m.capacity_mps.unwrap_or(0));
+        // Another time is another trouble: what brought nothing then may bring something now.
+        if self.ago(self.m.pressed_at) >= self.policy.settle_ms {
+            self.m.fruitless = 0;
+        }
+        self.m.pressed_at = Some(at);
+        let handled_mps = self.m.handled_mps;
+        let reference_mps = handled_mps.max(self.m.capacity_mps.unwrap_or(0));
         let each = self.completed_each_mps();
         let ready = u64::from(self.situation.ready().max(1));
         let (home, done_home) = (u64::from(self.situation.home_instances_ready), self.home_completed_mps());
-        let hot = self.m.hot.get_or_insert_with(|| Hot { since: at, reference_mps, ..Hot::default() });
+        let hot = self.m.hot.get_or_insert_with(|| Hot { since: at, reference_mps, handled_mps, ..Hot::default() });
         hot.idle_ms = 0;
         let known = match self.m.capacity_mps {
             Some(learned) if at.since(hot.since) < BELIEVE_COMPLETIONS_MS => learned,
@@ -270,15 +292,17 @@ impl Case<'_> {
         let during = |mps: u64| mps.saturating_mul(span_ms) / 1_000;
         let came = during(seen.arrivals_mps);
         let could = during(known.saturating_mul(ready)) / 100 * EVIDENCE_PERCENT;
-        let fade = |sum: &mut u64, more: u64| {
-            let lost = u128::from(*sum) * u128::from(span_ms.min(HOT_FADES_MS)) / u128::from(HOT_FADES_MS);
-            *sum = (*sum - u64::try_from(lost).unwrap_or(*sum)).saturating_add(more);
+        let answers = Answers {
+            came,
+            done: during(seen.completed_mps),
+            done_home: during(done_home),
+            before: during(hot.reference_mps.saturating_mul(ready)),
+            before_home: during(hot.reference_mps.saturating_mul(home)),
         };
-        fade(&mut hot.came, came);
-        fade(&mut hot.done, during(seen.completed_mps));
-        fade(&mut hot.done_home, during(done_home));
-        fade(&mut hot.before, during(hot.reference_mps.saturating_mul(ready)));
-        fade(&mut hot.before_home, during(hot.reference_mps.saturating_mul(home)));
+        hot.answers.add(&answers, span_ms);
+        if at.since(hot.since) >= seen.span_ms {
+            hot.settled.add(&answers, span_ms);
+        }
         let excess = hot.excess.saturating_add(came).saturating_sub(could);
         // Evidence that has run dry begins anew.
         (hot.arrivals, hot.excess) = if excess == 0 { (0, 0) } else { (hot.arrivals.saturating_add(came), excess) };
@@ -294,7 +318,8 @@ impl Case<'_> {
         }
         let rate = self.home_completed_mps() / u64::from(home);
         // It grows from below: a first window of chance must not count as seconds.
-        let smoothed = smooth(self.m.home_mps.unwrap_or(rate.min(self.m.handled_mps)), rate, self.dt_ms);
+        let smoothed =
+            smooth(self.m.home_mps.unwrap_or(rate.min(self.m.handled_mps)), rate, self.dt_ms, LOAD_SMOOTH_MS);
         self.m.home_mps = Some(smoothed);
         let aged = self.m.handled_mps - self.m.handled_mps.saturating_mul(self.dt_ms) / HANDLED_AGES_MS;
         self.m.handled_mps = aged.max(smoothed);
@@ -351,17 +376,20 @@ impl Case<'_> {
         if let Some(hot) = &mut self.m.hot {
             hot.last_arrivals_mps = seen.arrivals_mps;
         }
-        let more_comes = at_least(seen.arrivals_mps, seen.completed_mps, 102);
-        if hot_ms < policy.sustain_ms || self.draining() || !more_comes {
+        if hot_ms < policy.sustain_ms || self.m.queue.draining() {
             return Judgement::Steady;
         }
+        let more_comes = at_least(seen.arrivals_mps, seen.completed_mps, MORE_COMES_PERCENT);
         match self.application_is_slow(&hot, hot_ms) {
             Slow::No => {}
             Slow::Perhaps => return Judgement::Steady,
             Slow::Yes(reasons) => return self.refuse(Refusal::ApplicationFault, reasons),
         }
-        let few = hot.arrivals / 1_000 < EVIDENCE_ARRIVALS || by_chance(hot.excess, hot.arrivals, EVIDENCE_SIGMAS);
-        if few || (rising && hot_ms < policy.sustain_ms + 300) {
+        let scatter = self.m.scatter.index();
+        let few = hot.arrivals / 1_000 < EVIDENCE_ARRIVALS || hot.flood_nats() < EVIDENCE_NATS * scatter;
+        let floods = more_comes && !few;
+        let stands = self.m.queue.weight(hot.since, scatter) >= STANDING_NATS;
+        if !(floods || stands) || (rising && hot_ms < policy.sustain_ms + 300) {
             return Judgement::Steady;
         }
         let each = self.completed_each_mps();
@@ -380,8 +408,34 @@ impl Case<'_> {
             reasons.push(why);
             return self.refuse(Refusal::HomeBound, reasons);
         }
-        self.m.told = None;
-        self.grow(&load, reasons)
+        let (wanted, need) = if more_comes { self.need_of_arrivals(&load) } else { self.need_of_crowd(&load) };
+        self.grow(&load, wanted, need, reasons)
+    }
+
+    fn need_of_arrivals(&self, load: &Load) -> (u32, String) {
+        let percent = self.target_percent();
+        let text =
+            format!("{} may leave home; at {percent} % of capacity that needs", per_second(load.may_leave_mps()));
+        (load.borrowed(percent), text)
+    }
+
+    /// Who waits for his answer asks the sooner the more instances answer: what comes says nothing of what will come then, how
+    /// many are inside does.
+    fn need_of_crowd(&self, load: &Load) -> (u32, String) {
+        let (seen, ready) = (self.seen, self.situation.ready().max(1));
+        let crowd = Crowd {
+            inside: seen.queued.saturating_add(seen.in_flight),
+            places_each: seen.limit / u64::from(ready),
+            capacity_mps: load.capacity_mps,
+            wait_ms: self.policy.queue_delay_p95_ms,
+        };
+        let all = crowd.instances(ready);
+        let text = format!(
+            "{} are inside and come again as they are answered; within the promise an instance bears {}, which needs",
+            crowd.inside,
+            crowd.each()
+        );
+        (all.saturating_sub(self.situation.home_instances_ready), text)
     }
 
     /// What was answered before is not answered now, and not because more is asked.
@@ -392,17 +446,29 @@ impl Case<'_> {
             reasons.push(reason("home_instances", "no instance is ready at home".to_owned()));
             return Slow::Yes(reasons);
         }
-        let known_load = at_least(hot.before, hot.came, 91) || by_chance(hot.came - hot.before, hot.before, 3);
-        let stuck = hot.done == 0 && hot.reference_mps > 0;
+        let settled = hot_ms >= seen.span_ms.saturating_add(SETTLED_MS);
+        let mut sums = if settled { hot.settled } else { hot.answers };
+        // Who waits for his answer does not come until he has it: that as much is answered as comes says nothing then, and only what
+        // was answered for long counts.
+        let more_comes = at_least(sums.came, sums.done, SLOW_MORE_COMES_PERCENT);
+        if !more_comes {
+            if !settled && hot.handled_mps > 0 {
+                return Slow::Perhaps;
+            }
+            (sums.before, sums.before_home) = (hot.handled_of(sums.before), hot.handled_of(sums.before_home));
+        }
+        let Answers { came, done, done_home, before, before_home } = sums;
+        let known_load = at_least(before, came, 91) || by_chance(came - before, before, 3, self.m.scatter.index());
+        let stuck = done == 0 && hot.reference_mps > 0;
         // A lender's instances may be slower by right: where there are some, the home's are judged alone.
         let (expected, done, percent) = match situation.borrowed_instances_ready {
-            0 => (hot.before.min(hot.came), hot.done, 85),
-            _ => (hot.before_home, hot.done_home, 60),
+            0 => (if more_comes { before.min(came) } else { before }, done, 85),
+            _ => (before_home, done_home, 60),
         };
         if !stuck && (!known_load || at_least(done, expected, percent)) {
             return Slow::No;
         }
-        if by_chance(expected.saturating_sub(done), expected, EVIDENCE_SIGMAS) && hot_ms < HOT_FADES_MS {
+        if by_chance(expected.saturating_sub(done), expected, EVIDENCE_SIGMAS, 1.0) && hot_ms < HOT_FADES_MS {
             return Slow::Perhaps;
         }
         let text = format!(
@@ -423,14 +489,16 @@ impl Case<'_> {
         if !at_least(load.may_leave_mps(), load.arrivals_mps, self.policy.relief_percent_min) {
             return Some(reason("home_only_share", format!("{share}: moving the rest is no relief")));
         }
-        if !load.home_keeps_up() {
-            let home = per_second(load.capacity_mps.saturating_mul(u64::from(load.home_instances)));
+        // What an instance completes right after others failed says little of what it can do; and where most may leave, most is helped.
+        let capacity_mps = load.capacity_mps.max(self.m.handled_mps);
+        if percent >= HOME_BOUND_PERCENT && !(Load { capacity_mps, ..*load }).home_keeps_up() {
+            let home = per_second(capacity_mps.saturating_mul(u64::from(load.home_instances)));
             return Some(reason("home_only_share", format!("{share}, home can do {home}: it would stay overloaded")));
         }
         None
     }
 
-    fn grow(&mut self, load: &Load, mut reasons: Vec<Reason>) -> Judgement {
+    fn grow(&mut self, load: &Load, wanted: u32, need: String, mut reasons: Vec<Reason>) -> Judgement {
         let (seen, policy, situation) = (self.seen, self.policy, *self.situation);
         // What is coming has not served yet; what came last has not taken its share yet; what failed may fail again.
         let patience_ms = policy.settle_ms << self.m.fruitless.saturating_sub(1).min(3);
@@ -439,7 +507,7 @@ impl Case<'_> {
             return Judgement::Steady;
         }
         let current = situation.borrowed();
-        let wanted = load.borrowed(self.target_percent()).max(current.saturating_add(1)).min(policy.instances_max);
+        let wanted = wanted.max(current.saturating_add(1)).min(policy.instances_max);
         if wanted <= current {
             return Judgement::Steady;
         }
@@ -450,12 +518,7 @@ impl Case<'_> {
         let text = format!("an instance completes {} when saturated", per_second(load.capacity_mps));
         reasons.push(reason("capacity_per_instance", text));
         let bound = if wanted == policy.instances_max { " (the most allowed)" } else { "" };
-        let text = format!(
-            "{} may leave home; at {} % of capacity that needs {wanted} borrowed{bound}",
-            per_second(load.may_leave_mps()),
-            self.target_percent()
-        );
-        reasons.push(reason("need", text));
+        reasons.push(reason("need", format!("{need} {wanted} borrowed{bound}")));
         self.grown(wanted, reasons)
     }
 
@@ -470,6 +533,7 @@ impl Case<'_> {
         }
         self.m.fruitless = self.m.fruitless.saturating_add(1);
         self.m.grown_at = Some(at);
+        self.m.told.clear();
         self.change(Cause::Overload, wanted, reasons)
     }
 
@@ -493,7 +557,7 @@ impl Case<'_> {
         if let Some(well_ms) = held(&mut self.m.well_since, !slow && !far, seen.at)
             && well_ms >= WELL_MS
         {
-            self.m.told = None;
+            self.m.told.clear();
         }
         if slow_ms.is_some_and(|t| t >= TELL_MS) {
             let (took, calm) = (ms(seen.app_time_p50_us), ms(calm_us));
@@ -512,75 +576,16 @@ impl Case<'_> {
         None
     }
 
-    /// Borrowed instances that would do at the smoothed load; None where nothing is known of capacity.
-    /// An instance runs at `percent` of its capacity at most, or at `handled_mps` where it was seen to do more.
-    fn enough(&self, percent: u64, handled_mps: u64) -> Option<u32> {
-        let (arrivals_mps, home_only_mps) = self.m.load?;
-        let capacity = u128::from(self.m.capacity_mps.filter(|c| *c > 0)?) * u128::from(percent) / 100;
-        let capacity_mps = u64::try_from(capacity).unwrap_or(u64::MAX).max(handled_mps).max(1);
-        let home_instances = self.situation.home_instances_ready;
-        Some(Load { arrivals_mps, home_only_mps, capacity_mps, home_instances }.borrowed(100))
-    }
-
-    /// Without a known capacity, as in a daemon that lost its memory, the places that are busy say how many instances are enough; at most
-    /// half is given back by that alone.
-    fn enough_by_places(&self, percent: u64) -> u32 {
-        let (seen, current) = (self.seen, self.situation.borrowed());
-        let home = self.situation.home_instances_ready;
-        let places_each = seen.limit / u64::from(home + current).max(1);
-        if seen.queued > 0 || places_each == 0 {
-            return current;
-        }
-        // Little's law; the mean answer takes longer than the median one.
-        let busy_milli = u128::from(seen.arrivals_mps) * u128::from(seen.app_time_p50_us) * 3 / 2 / 1_000_000;
-        let instances = busy_milli.div_ceil(u128::from(places_each) * 10 * u128::from(percent.max(1)));
-        u32::try_from(instances).unwrap_or(u32::MAX).saturating_sub(home).clamp(current / 2, current)
-    }
-
-    fn recovery(&mut self) -> Judgement {
-        let (seen, policy, current) = (self.seen, self.policy, self.situation.borrowed());
-        if current == 0 || self.over_objective() || self.situation.home_instances_ready == 0 || self.m.trend.grows() {
-            (self.m.calm, self.m.tight) = (None, None);
-            return Judgement::Steady;
-        }
-        let (calm_ms, slow_ms) = self.patience_ms();
-        let (calm_percent, tight_percent) = self.give_back_percents();
-        let (calm, tight) = (self.enough(calm_percent, 0), self.enough(tight_percent, self.m.handled_mps / 100 * 105));
-        let tight = tight.unwrap_or_else(|| self.enough_by_places(tight_percent));
-        let calm = calm.unwrap_or(current);
-        let fewer = enough_for(&mut self.m.calm, calm, current, calm_ms, seen.at).map(|n| (n, calm_percent, calm_ms));
-        let slower =
-            enough_for(&mut self.m.tight, tight, current, slow_ms, seen.at).map(|n| (n, tight_percent, slow_ms));
-        let changed = self.ago(self.m.grown_at).min(self.ago(self.m.shrunk_at)).min(seen.at.since(self.m.ready_at));
-        let Some((wanted, percent, held_ms)) = fewer.or(slower).filter(|_| changed >= policy.hold_ms) else {
-            return Judgement::Steady;
-        };
-        let arrivals_mps = self.m.load.map_or(seen.arrivals_mps, |l| l.0);
-        let mut reasons = vec![reason("arrivals", format!("{} arrive", per_second(arrivals_mps)))];
-        if let Some(capacity) = self.m.capacity_mps {
-            let text = format!("an instance completes {} when saturated", per_second(capacity));
-            reasons.push(reason("capacity_per_instance", text));
-        }
-        let text = format!(
-            "{wanted} borrowed instead of {current} would have run at {percent} % at most for {}",
-            seconds(held_ms)
-        );
-        reasons.push(reason("need", text));
-        (self.m.calm, self.m.tight) = (None, None);
-        self.m.shrunk_at = Some(seen.at);
-        self.change(Cause::Recovery, wanted, reasons)
-    }
-
     pub(crate) fn change(&self, cause: Cause, borrowed_wanted: u32, reasons: Vec<Reason>) -> Judgement {
         let service = self.seen.service.clone();
         let borrowed_wanted = borrowed_wanted.min(self.policy.instances_max);
         Judgement::Change(Verdict { service, cause, at: self.now.wall, borrowed_wanted, reasons })
     }
 
-    /// Told once, until it is over or another.
+    /// Each is told once, until nothing was wrong for a while or borrowing began.
     fn refuse(&mut self, refusal: Refusal, reasons: Vec<Reason>) -> Judgement {
         self.m.well_since = None;
-        if self.m.told.replace(refusal) == Some(refusal) {
+        if !self.m.told.insert(refusal) {
             return Judgement::Steady;
         }
         Judgement::Refused { refusal, at: self.now.wall, reasons }

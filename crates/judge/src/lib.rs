@@ -9,7 +9,10 @@ pub mod forecast;
 mod judge;
 mod memory;
 pub mod policy;
+mod recovery;
+mod scatter;
 pub mod size;
+mod standing;
 pub mod verdict;
 
 pub use judge::judge;

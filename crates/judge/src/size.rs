@@ -32,9 +32,48 @@ impl Load {
     }
 }
 
+/// Instances at most so many times as many, where what will come is not known: what was seen then says more.
+const STEP_TIMES: u32 = 2;
+
+/// Clients that ask again when they are answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crowd {
+    /// Waiting and at work.
+    pub inside: u64,
+    /// Places of one instance.
+    pub places_each: u64,
+    /// Of one instance, thousandths a second.
+    pub capacity_mps: u64,
+    /// The promise.
+    pub wait_ms: u64,
+}
+
+impl Crowd {
+    /// How many an instance bears: those at its places, and those it answers within half the promised wait.
+    pub fn each(&self) -> u64 {
+        let within = u128::from(self.capacity_mps) * u128::from(self.wait_ms) / 2_000_000;
+        self.places_each.saturating_add(u64::try_from(within).unwrap_or(u64::MAX)).max(1)
+    }
+
+    /// Instances in all with which the wait is as promised, or a step towards them: who thinks before he asks again is inside
+    /// the less the sooner he is answered.
+    pub fn instances(&self, ready: u32) -> u32 {
+        let needed = u32::try_from(self.inside.div_ceil(self.each())).unwrap_or(u32::MAX);
+        needed.min(ready.saturating_mul(STEP_TIMES))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_crowd_is_sized_in_steps() {
+        let crowd = Crowd { inside: 64, places_each: 4, capacity_mps: 100_000, wait_ms: 50 };
+        assert_eq!(crowd.each(), 6);
+        assert_eq!([1, 2, 4, 8, 11, 20].map(|ready| crowd.instances(ready)), [2, 4, 8, 11, 11, 11]);
+        assert_eq!(Crowd { places_each: 0, capacity_mps: 0, ..crowd }.instances(u32::MAX), 64);
+    }
 
     #[test]
     fn need_is_counted_beyond_home() {

@@ -162,6 +162,34 @@ fn writers_are_not_relieved_by_readers_away() {
 }
 
 #[test]
+fn a_few_writes_keep_no_reader_at_home() {
+    for seed in SEEDS {
+        let mut world = World::new(seed);
+        let with = |w: Weather| Weather { home_only: 0.1, ..w };
+        world.run(10_000, &with(scaled(1.0)[0]));
+        world.run(5_000, &with(scaled(13.0)[0]));
+        assert!(!world.verdicts().is_empty(), "seed {seed}: {:?}", world.refusals());
+        assert!(world.refusals().is_empty(), "seed {seed}: {:?}", world.refusals());
+    }
+}
+
+#[test]
+fn an_obstacle_is_told_once_while_it_stands() {
+    for seed in SEEDS {
+        let mut world = World::new(seed);
+        // A shop of writers whose application fails now and then: two obstacles take turns.
+        let with = |failing| Weather { home_only: 0.9, failing, ..scaled(4.0)[0] };
+        world.run(10_000, &Weather { home_only: 0.9, ..scaled(1.0)[0] });
+        for _ in 0..10 {
+            world.run(2_000, &with(0.0));
+            world.run(2_000, &with(0.6));
+        }
+        let told = world.refusals();
+        assert_eq!(told, [Refusal::HomeBound, Refusal::ApplicationFault], "seed {seed}");
+    }
+}
+
+#[test]
 fn far_users_are_told_and_nothing_else() {
     let mut world = World::new(1);
     world.run(10_000, &Weather { user_rtt_us: 240_000, ..scaled(0.5)[0] });

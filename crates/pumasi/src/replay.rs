@@ -4,10 +4,11 @@ use crate::failure::Failure;
 use crate::output::{self, Format};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use pumasi_lab::replay::{Setting, load, race, table};
+use pumasi_lab::replay::load::Kind;
+use pumasi_lab::replay::{Setting, load, race, synthetic, table};
 use std::path::PathBuf;
 
-/// Race this product's judge and planner against Kubernetes HPA, KEDA and hindsight over a recorded load, in virtual time
+/// Race this product's judge and planner against Kubernetes HPA, KEDA, Knative and hindsight over a recorded or made load, in virtual time
 #[derive(Debug, Parser)]
 #[command(
     name = "pumasi lab replay",
@@ -16,14 +17,25 @@ Examples:
   pumasi lab replay --load requests.csv
   pumasi lab replay --load requests.csv --start 30 --only '1998-05-12 06'
   pumasi lab replay --load requests.csv --instance-rate 20 --home 1 -o json
+  pumasi lab replay --load requests.csv --bunch 10 --no-hindsight
+  pumasi lab replay --synthetic users
 
 The file has a row a second or a minute: a time (2026-11-05 18:30:00, or seconds) and how many requests came; a head line
 and other columns may be there. The file is only read, and nothing is started."
 )]
 pub struct Replay {
     /// CSV file: a time and a count in each row
-    #[arg(long, value_name = "FILE")]
-    load: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "synthetic")]
+    load: Option<PathBuf>,
+    /// A made load instead of a file
+    #[arg(long, value_name = "KIND", conflicts_with = "load", value_parser = synthetic_names())]
+    synthetic: Option<String>,
+    /// Requests come so many at once
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    bunch: Option<u64>,
+    /// Leave out what is only known in hindsight; it takes most of the time
+    #[arg(long)]
+    no_hindsight: bool,
     /// Only rows whose time begins so; may be named several times
     #[arg(long, value_name = "TIME")]
     only: Vec<String>,
@@ -53,6 +65,11 @@ pub struct Replay {
     output: Format,
 }
 
+fn synthetic_names() -> clap::builder::PossibleValuesParser {
+    let values = synthetic::ALL.iter().map(|s| clap::builder::PossibleValue::new(s.name).help(s.about));
+    clap::builder::PossibleValuesParser::new(values)
+}
+
 /// The words after `pumasi lab replay`.
 pub fn replay(words: &[String], output: Format) -> Result<(), Failure> {
     let name = "pumasi lab replay".to_owned();
@@ -60,7 +77,18 @@ pub fn replay(words: &[String], output: Format) -> Result<(), Failure> {
     if args.output == Format::Table {
         args.output = output;
     }
-    let load = load::read(&args.load, &args.only, args.step).map_err(|e| Failure::input(e.to_string()))?;
+    let made = args.synthetic.as_deref().and_then(synthetic::named);
+    let (mut load, name) = match (made, &args.load) {
+        (Some(load), _) => (load, args.synthetic.clone().unwrap_or_default()),
+        (None, Some(file)) => {
+            let load = load::read(file, &args.only, args.step).map_err(|e| Failure::input(e.to_string()))?;
+            (load, file.display().to_string())
+        }
+        (None, None) => return Err(Failure::input("a file (--load) or a made load (--synthetic) is wanted")),
+    };
+    if let (Some(n), Kind::Requests { bunch }) = (args.bunch, &mut load.kind) {
+        *bunch = n;
+    }
     let mut starts_s = args.start.clone();
     starts_s.sort_unstable();
     starts_s.dedup();
@@ -71,12 +99,13 @@ pub fn replay(words: &[String], output: Format) -> Result<(), Failure> {
         wait_max_ms: args.wait_max,
         starts_s,
         seed: args.seed,
+        hindsight: !args.no_hindsight,
         ..Setting::default()
     };
     let bar = bar(table::seconds(setting.starts_s.len(), &load));
     let result = race(&load, &setting, &|seconds| bar.inc(seconds));
     bar.finish_and_clear();
-    let race = result.map_err(|e| Failure::failed(format!("replaying {}: {e:#}", args.load.display())))?;
+    let race = result.map_err(|e| Failure::failed(format!("replaying {name}: {e:#}")))?;
     match args.output {
         Format::Json => output::print(&output::json(&table::to_json(&race))?),
         Format::Yaml => output::print(&output::yaml(&table::to_json(&race))?),

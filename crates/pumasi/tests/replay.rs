@@ -28,7 +28,8 @@ fn a_small_file_is_raced() {
     let json = replay(&["--load", path, "--start", "30", "-o", "json"]);
     let value: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
     let policies: Vec<_> = value["entries"].as_array().unwrap().iter().map(|e| e["policy"].as_str().unwrap()).collect();
-    assert_eq!(policies, ["pumasi", "hpa", "keda", "tuned", "hindsight", "clairvoyant"]);
+    let all = ["pumasi", "hpa", "hpa-delayed", "keda", "kpa", "tuned", "hindsight", "clairvoyant"];
+    assert_eq!(policies, all);
     assert_eq!(json.stdout, replay(&["--load", path, "--start", "30", "-o", "json"]).stdout, "the same race");
 
     std::fs::write(&file, "time,requests\n0,5\n60,many\n").unwrap();

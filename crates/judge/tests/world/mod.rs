@@ -1,15 +1,20 @@
-//! A small world in virtual time: a seeded Poisson stream, a gateway with one queue, instances with a few places each,
-//! the real senses and the real judge, and lenders that deliver what a verdict asks after two seconds.
+//! A small world in virtual time: a seeded Poisson stream, clients that ask again when they are answered, a gateway with one
+//! queue, instances with a few places each, the real senses and the real judge, and lenders that deliver what a verdict asks
+//! after two seconds.
 
 use pumasi_judge::{Judgement, Memory, Policy, Refusal, Situation, Verdict, judge};
-use pumasi_sense::{BackendKey, BackendMeter, MeterWindow, Sense, ServiceMeter, Settings};
+use pumasi_sense::{BackendKey, BackendMeter, MeterWindow, Observation, Sense, ServiceMeter, Settings};
 use pumasi_terms::{BootMs, CloudName, InstanceId, LeaseId, Now, ServiceName, WallMs};
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 /// Places of one instance.
 const PLACES: u64 = 4;
 const QUEUE_MAX: usize = 512;
 const WAIT_MAX_US: u64 = 1_000_000;
+/// From an answer to a client's next request at the soonest, mean, and after one that was refused.
+const TURN_US: f64 = 1_000.0;
+const REFUSED_US: f64 = 20_000.0;
 
 pub struct Lcg(u64);
 impl Lcg {
@@ -35,11 +40,26 @@ pub struct Weather {
     /// Time that one place works on a request, mean, ms. An instance does 4000 / this a second.
     pub work_ms: f64,
     pub user_rtt_us: u64,
+    /// Requests that come at once.
+    pub bunch: u64,
+    /// Clients that wait for their answer, think, and ask again.
+    pub clients: usize,
+    /// Mean.
+    pub think_ms: f64,
 }
 
 impl Default for Weather {
     fn default() -> Self {
-        Self { arrivals_per_second: 80.0, home_only: 0.0, failing: 0.0, work_ms: 40.0, user_rtt_us: 20_000 }
+        Self {
+            arrivals_per_second: 80.0,
+            home_only: 0.0,
+            failing: 0.0,
+            work_ms: 40.0,
+            user_rtt_us: 20_000,
+            bunch: 1,
+            clients: 0,
+            think_ms: 0.0,
+        }
     }
 }
 
@@ -60,17 +80,29 @@ pub struct World {
     /// From a verdict until it serves.
     pub delivery_ms: u64,
     pub lost: u64,
+    /// What was observed last.
+    pub seen: Option<Observation>,
     /// When, and how many there are then.
     coming: VecDeque<(u64, u32)>,
     sense: Sense,
     now_us: f64,
     next_us: f64,
-    waiting: VecDeque<(f64, bool)>,
-    /// When each place is free: the first are at home.
-    serving: Vec<(f64, usize, f64)>,
+    waiting: VecDeque<Request>,
+    /// When each is done, and where: the first instances are at home.
+    serving: Vec<(f64, usize, f64, Request)>,
+    /// When each client asks next, us.
+    thinking: BinaryHeap<Reverse<u64>>,
+    clients: usize,
     seq: u64,
     meter: ServiceMeter,
     done: BTreeMap<usize, BackendMeter>,
+}
+
+#[derive(Clone, Copy)]
+struct Request {
+    arrived: f64,
+    /// Of a client that waits for its answer.
+    client: bool,
 }
 
 fn service() -> ServiceName {
@@ -89,12 +121,15 @@ impl World {
             barren: false,
             delivery_ms: 2_000,
             lost: 0,
+            seen: None,
             coming: VecDeque::new(),
             sense: Sense::new(Settings::default()),
             now_us: 0.0,
             next_us: 0.0,
             waiting: VecDeque::new(),
             serving: Vec::new(),
+            thinking: BinaryHeap::new(),
+            clients: 0,
             seq: 0,
             meter: ServiceMeter::default(),
             done: BTreeMap::new(),
@@ -106,46 +141,66 @@ impl World {
     }
 
     fn free_place(&self) -> Option<usize> {
-        let of = |i: usize| self.serving.iter().filter(|(_, who, _)| *who == i).count() as u64;
-        (0..(self.home + self.borrowed) as usize).filter(|i| of(*i) < PLACES).min_by_key(|i| of(*i))
+        let mut busy = vec![0; (self.home + self.borrowed) as usize];
+        self.serving.iter().for_each(|(_, i, ..)| busy[*i] += 1);
+        (0..busy.len()).filter(|i| busy[*i] < PLACES).min_by_key(|i| busy[*i])
     }
 
-    fn start(&mut self, arrived: f64, at: f64, weather: &Weather, work_us: Option<f64>) {
+    fn start(&mut self, request: Request, at: f64, weather: &Weather, work_us: Option<f64>) {
         let Some(i) = self.free_place() else { return };
         self.meter.admitted += 1;
-        self.meter.queue_delay.record((at - arrived) as u64);
+        self.meter.queue_delay.record((at - request.arrived) as u64);
         let work = work_us.unwrap_or_else(|| self.rng.exponential(weather.work_ms * 1_000.0));
-        self.serving.push((at + work, i, work));
+        self.serving.push((at + work, i, work, request));
+    }
+
+    /// A client has its answer, or its refusal.
+    fn think(&mut self, at: f64, refused: bool, weather: &Weather) {
+        if self.clients > weather.clients {
+            self.clients -= 1;
+            return;
+        }
+        let turn = self.rng.exponential(if refused { REFUSED_US } else { TURN_US });
+        let thought = self.rng.exponential(weather.think_ms * 1_000.0);
+        self.thinking.push(Reverse((at + turn + thought) as u64));
+    }
+
+    fn shed(&mut self, request: Request, at: f64, weather: &Weather) {
+        self.meter.shed += 1;
+        if request.client {
+            self.think(at, true, weather);
+        }
     }
 
     /// One more request now, which takes so long.
     pub fn slow_request(&mut self, work_ms: f64, weather: &Weather) {
         self.meter.arrivals += 1;
-        self.start(self.now_us, self.now_us, weather, Some(work_ms * 1_000.0));
+        let request = Request { arrived: self.now_us, client: false };
+        self.start(request, self.now_us, weather, Some(work_ms * 1_000.0));
     }
 
     /// Many requests at once.
     pub fn burst(&mut self, count: u64, weather: &Weather) {
         for _ in 0..count {
-            self.arrive(self.now_us, weather);
+            self.arrive(self.now_us, false, weather);
         }
     }
 
-    fn arrive(&mut self, at: f64, weather: &Weather) {
+    fn arrive(&mut self, at: f64, client: bool, weather: &Weather) {
         self.meter.arrivals += 1;
-        let home_only = self.rng.unit() < weather.home_only;
-        self.meter.arrivals_home_only += u64::from(home_only);
+        self.meter.arrivals_home_only += u64::from(self.rng.unit() < weather.home_only);
+        let request = Request { arrived: at, client };
         if self.free_place().is_some() {
-            self.start(at, at, weather, None);
+            self.start(request, at, weather, None);
         } else if self.waiting.len() < QUEUE_MAX {
-            self.waiting.push_back((at, home_only));
+            self.waiting.push_back(request);
         } else {
-            self.meter.shed += 1;
+            self.shed(request, at, weather);
         }
     }
 
     fn finish(&mut self, k: usize, weather: &Weather) {
-        let (at, i, work) = self.serving.swap_remove(k);
+        let (at, i, work, request) = self.serving.swap_remove(k);
         let failed = u64::from(self.rng.unit() < weather.failing);
         self.meter.completed += 1;
         self.meter.failed += failed;
@@ -154,13 +209,22 @@ impl World {
         let done = self.done.entry(i).or_default();
         done.completed += 1;
         done.failed += failed;
-        while let Some((arrived, _)) = self.waiting.pop_front() {
-            if at - arrived > WAIT_MAX_US as f64 {
-                self.meter.shed += 1;
-                continue;
+        if request.client {
+            self.think(at, false, weather);
+        }
+        self.fill(at, weather);
+    }
+
+    /// Who waits takes what is free.
+    fn fill(&mut self, at: f64, weather: &Weather) {
+        while self.free_place().is_some()
+            && let Some(request) = self.waiting.pop_front()
+        {
+            if at - request.arrived > WAIT_MAX_US as f64 {
+                self.shed(request, at, weather);
+            } else {
+                self.start(request, at, weather, None);
             }
-            self.start(arrived, at, weather, None);
-            break;
         }
     }
 
@@ -170,11 +234,17 @@ impl World {
         if self.next_us < self.now_us {
             self.next_us = self.now_us;
         }
+        while self.clients < weather.clients {
+            self.clients += 1;
+            self.think(self.now_us, false, weather);
+        }
+        self.fill(self.now_us, weather);
         let mut saturated_us = 0.0;
         loop {
             let first = (0..self.serving.len()).min_by(|a, b| self.serving[*a].0.total_cmp(&self.serving[*b].0));
             let done_at = first.map_or(f64::INFINITY, |k| self.serving[k].0);
-            let at = done_at.min(self.next_us).min(end);
+            let asks_at = self.thinking.peek().map_or(f64::INFINITY, |at| f64::max(at.0 as f64, self.now_us));
+            let at = done_at.min(self.next_us).min(asks_at).min(end);
             if self.free_place().is_none() {
                 saturated_us += at - self.now_us;
             }
@@ -183,17 +253,26 @@ impl World {
                 break;
             }
             match first {
-                Some(k) if done_at <= self.next_us => self.finish(k, weather),
+                Some(k) if done_at <= at => self.finish(k, weather),
+                _ if asks_at <= at => {
+                    self.thinking.pop();
+                    if self.clients > weather.clients {
+                        self.clients -= 1;
+                    } else {
+                        self.arrive(at, true, weather);
+                    }
+                }
                 _ => {
-                    self.arrive(at, weather);
-                    self.next_us = at + self.rng.exponential(1_000_000.0 / weather.arrivals_per_second.max(0.001));
+                    (0..weather.bunch).for_each(|_| self.arrive(at, false, weather));
+                    let bunches = weather.arrivals_per_second.max(0.001) / weather.bunch as f64;
+                    self.next_us = at + self.rng.exponential(1_000_000.0 / bunches);
                 }
             }
         }
-        self.close(saturated_us > 50_000.0);
+        self.close(saturated_us > 50_000.0, weather);
     }
 
-    fn close(&mut self, saturated: bool) {
+    fn close(&mut self, saturated: bool, weather: &Weather) {
         self.seq += 1;
         let mut meter = std::mem::take(&mut self.meter);
         self.lost += meter.shed;
@@ -203,7 +282,7 @@ impl World {
         for i in 0..(self.home + self.borrowed) as usize {
             let mut backend = self.done.remove(&i).unwrap_or_default();
             backend.limit = PLACES;
-            backend.in_flight = self.serving.iter().filter(|(_, who, _)| *who == i).count() as u64;
+            backend.in_flight = self.serving.iter().filter(|(_, who, ..)| *who == i).count() as u64;
             backend.saturated = saturated;
             let key = if i < self.home as usize {
                 BackendKey::Home(InstanceId::from_entropy(i as u128))
@@ -241,13 +320,21 @@ impl World {
         };
         let (memory, what) = judge(&self.memory, &seen, &self.policy, &situation, now);
         self.memory = memory;
+        self.seen = Some(seen);
         if let Judgement::Change(verdict) = &what {
             let count = verdict.borrowed_wanted;
             if count < self.borrowed {
                 self.borrowed = count;
                 self.coming.clear();
                 let last = (self.home + self.borrowed) as usize;
-                self.serving.retain(|(_, i, _)| *i < last);
+                let (stay, leave) = std::mem::take(&mut self.serving).into_iter().partition(|(_, i, ..)| *i < last);
+                self.serving = stay;
+                let leave: Vec<(f64, usize, f64, Request)> = leave;
+                for (at, _, _, request) in leave {
+                    if request.client {
+                        self.think(at, false, weather);
+                    }
+                }
             } else if !self.barren {
                 self.coming.push_back((self.now_ms() + self.delivery_ms, count));
             }

@@ -1,7 +1,7 @@
 //! The generator's thread: one timer, one task a request, plain HTTP/1.1 connections that users keep.
 
 use super::record::{Outcome, Record, Run, Stats};
-use super::schedule::Arrival;
+use super::schedule::{Arrival, Schedule};
 use super::user::User;
 use super::{LoadError, LoadOptions, OUTCOME_HEADER, Planned, Progress, SERVED_BY_HEADER, SHED_HEADER, Workload};
 use crate::machine::{CpuTicks, FULL, Validity, thread_cpu};
@@ -113,21 +113,9 @@ async fn drive(
     let busy = Rc::new(RefCell::new(Vec::new()));
     let watcher = tokio::task::spawn_local(watch_machine(Rc::clone(&shared), Rc::clone(&busy), publish));
     let schedule = shared.options.schedule.clone();
-    let mut burst = 0;
-    for arrival in schedule.arrivals() {
-        let due = shared.start + arrival.at;
-        if Instant::now() < due {
-            sleep_until(due).await;
-            burst = 0;
-        } else if burst == BURST_MAX {
-            tokio::task::yield_now().await;
-            burst = 0;
-        }
-        if stop.load(Ordering::Relaxed) {
-            break;
-        }
-        burst += 1;
-        shared.dispatch(arrival);
+    match shared.options.think {
+        None => shared.open_loop(&schedule, &stop).await,
+        Some(think) => shared.closed_loop(&schedule, think, &stop).await,
     }
     // Each request ends within its time-out, so this does too.
     while shared.outstanding.get() > 0 {
@@ -167,14 +155,10 @@ async fn watch_machine(shared: Rc<Shared>, busy: Rc<RefCell<Vec<f64>>>, publish:
         busy.borrow_mut().push(machine_cpu_busy);
         let stats = shared.second.take();
         let at = shared.start.elapsed();
-        let mut end = Duration::ZERO;
-        let phase = shared.options.schedule.phases.iter().find(|p| {
-            end += p.duration;
-            at < end
-        });
+        let phase = shared.options.schedule.phase_at(at);
         publish.send_replace(Progress {
             at,
-            phase: phase.map(|p| p.name.clone()).unwrap_or_default(),
+            phase: phase.map(|(_, p)| p.name.clone()).unwrap_or_default(),
             offered: stats.offered(),
             right: stats.right(),
             shed: stats.shed(),
@@ -222,42 +206,81 @@ impl Shared {
         u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    fn dispatch(self: &Rc<Self>, arrival: Arrival) {
-        let (user, planned) = {
-            let mut rng = self.rng.borrow_mut();
-            let user = rng.random_range(0..self.options.users);
-            if self.outstanding.get() >= self.options.outstanding_max {
-                (user, None)
-            } else {
-                let planned = self.workload.plan(user, &mut rng);
-                (user, Some(Planned { user, ..planned }))
+    async fn open_loop(self: &Rc<Self>, schedule: &Schedule, stop: &AtomicBool) {
+        let mut burst = 0;
+        for arrival in schedule.arrivals() {
+            let due = self.start + arrival.at;
+            if Instant::now() < due {
+                sleep_until(due).await;
+                burst = 0;
+            } else if burst == BURST_MAX {
+                tokio::task::yield_now().await;
+                burst = 0;
             }
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+            burst += 1;
+            let user = self.rng.borrow_mut().random_range(0..self.options.users);
+            tokio::task::spawn_local(Rc::clone(self).request(arrival, user));
+        }
+    }
+
+    async fn closed_loop(self: &Rc<Self>, schedule: &Schedule, think: Duration, stop: &Arc<AtomicBool>) {
+        let user = |user: u32| {
+            let (shared, schedule, stop) = (Rc::clone(self), schedule.clone(), Arc::clone(stop));
+            tokio::task::spawn_local(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    let at = shared.start.elapsed();
+                    let Some((phase, _)) = schedule.phase_at(at) else { return };
+                    let arrival = Arrival { at, phase: u16::try_from(phase).unwrap_or(u16::MAX) };
+                    Rc::clone(&shared).request(arrival, user).await;
+                    match think.is_zero() {
+                        true => tokio::task::yield_now().await,
+                        false => tokio::time::sleep(think).await,
+                    }
+                }
+            })
+        };
+        let users: Vec<_> = (0..self.options.users).map(user).collect();
+        for user in users {
+            // A user who broke off has left his last request without a record; the others go on.
+            let _ = user.await;
+        }
+    }
+
+    /// One request and its record. It counts as outstanding from the call, not from the first poll.
+    fn request(self: Rc<Self>, arrival: Arrival, user: u32) -> impl Future<Output = ()> {
+        let planned = match self.outstanding.get() >= self.options.outstanding_max {
+            true => None,
+            false => Some(Planned { user, ..self.workload.plan(user, &mut self.rng.borrow_mut()) }),
         };
         let sent_us = self.now_us();
-        let Some(planned) = planned else {
-            let ended = Ended::without_answer(Outcome::Unsent, "not sent: too many outstanding".into());
-            self.record(arrival, user, false, sent_us, ended);
-            return;
-        };
-        self.outstanding.set(self.outstanding.get() + 1);
-        let shared = Rc::clone(self);
-        tokio::task::spawn_local(async move {
+        if planned.is_some() {
+            self.outstanding.set(self.outstanding.get() + 1);
+        }
+        async move {
+            let Some(planned) = planned else {
+                let ended = Ended::without_answer(Outcome::Unsent, "not sent: too many outstanding".into());
+                self.record(arrival, user, false, sent_us, ended);
+                return;
+            };
             let write = !pumasi_terms::method::is_safe(planned.method.as_str());
-            let ended = match timeout(shared.options.timeout, shared.ask(&planned)).await {
+            let ended = match timeout(self.options.timeout, self.ask(&planned)).await {
                 Ok(ended) => ended,
                 Err(_) => Ended::without_answer(Outcome::TimedOut, "no whole answer in time".into()),
             };
             match ended.outcome {
-                Outcome::Shed | Outcome::Unreachable | Outcome::Unsent => shared.workload.refused(&planned),
+                Outcome::Shed | Outcome::Unreachable | Outcome::Unsent => self.workload.refused(&planned),
                 Outcome::Unknown | Outcome::Failed | Outcome::Broken | Outcome::TimedOut => {
-                    shared.workload.unknown(&planned)
+                    self.workload.unknown(&planned)
                 }
                 Outcome::Right | Outcome::Wrong => {}
             }
-            shared.sample(&planned, &ended);
-            shared.record(arrival, user, write, sent_us, ended);
-            shared.outstanding.set(shared.outstanding.get() - 1);
-        });
+            self.sample(&planned, &ended);
+            self.record(arrival, user, write, sent_us, ended);
+            self.outstanding.set(self.outstanding.get() - 1);
+        }
     }
 
     fn sample(&self, planned: &Planned, ended: &Ended) {

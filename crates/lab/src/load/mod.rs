@@ -1,4 +1,5 @@
-//! An open-loop load generator: requests leave when they are due, whatever became of those before.
+//! A load generator. Open loop: requests leave when they are due, whatever became of those before. Closed loop: each user waits for
+//! his answer, thinks, and asks again, for as long as the schedule lasts.
 //!
 //! Enters: a schedule, a workload (what users ask, and whether an answer is right), an address. Leaves: a record of every request.
 //! Always holds: latency counts from the intended time; each arrival of the schedule has one record; outstanding requests are
@@ -89,6 +90,8 @@ pub struct LoadOptions {
     /// Where other hosts are, for redirects: host name without port.
     pub hosts: BTreeMap<String, SocketAddr>,
     pub users: u32,
+    /// Closed loop: every user asks again so long after his answer; the schedule says how long it goes on, its rates count for nothing.
+    pub think: Option<Duration>,
     /// User `n` calls from this address plus `n` (loopback needs no set-up for that); `None`: from any.
     pub users_from: Option<Ipv4Addr>,
     pub outstanding_max: usize,
@@ -109,6 +112,7 @@ impl LoadOptions {
             host: host.into(),
             hosts: BTreeMap::new(),
             users: 200,
+            think: None,
             users_from: None,
             outstanding_max: 4000,
             timeout: Duration::from_secs(10),

@@ -62,6 +62,15 @@ impl Schedule {
         Some(self.phases.iter().take(index).map(|p| p.duration).sum())
     }
 
+    /// The phase at a time since the start, and its number; None when all are over.
+    pub fn phase_at(&self, at: Duration) -> Option<(usize, &Phase)> {
+        let mut end = Duration::ZERO;
+        self.phases.iter().enumerate().find(|(_, p)| {
+            end += p.duration;
+            at < end
+        })
+    }
+
     /// The same arrivals each time, in order.
     pub fn arrivals(&self) -> Arrivals<'_> {
         let mut rng = SmallRng::seed_from_u64(self.seed);

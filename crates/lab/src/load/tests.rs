@@ -53,6 +53,28 @@ fn load(target: SocketAddr, duration: Duration, rate: f64) -> LoadOptions {
 }
 
 #[tokio::test]
+async fn users_of_a_closed_loop_wait_for_their_answers() {
+    let (inside, most) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let (now, highest) = (Arc::clone(&inside), Arc::clone(&most));
+    let address = server(move |_| {
+        let (now, highest) = (Arc::clone(&now), Arc::clone(&highest));
+        async move {
+            highest.fetch_max(now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+            tokio::time::sleep(20 * MS).await;
+            now.fetch_sub(1, Ordering::Relaxed);
+            http::Response::new(Full::default())
+        }
+    })
+    .await;
+    let options = |think: Duration| LoadOptions { users: 8, think: Some(think), ..load(address, 500 * MS, 0.0) };
+    let busy = start(options(Duration::ZERO), Arc::new(TicketsWorkload)).unwrap().wait().await.unwrap().all();
+    assert_eq!(most.load(Ordering::Relaxed), 8);
+    assert!((16..=200).contains(&busy.offered()), "{}", busy.offered());
+    let thinking = start(options(480 * MS), Arc::new(TicketsWorkload)).unwrap().wait().await.unwrap().all();
+    assert!((8..=16).contains(&thinking.offered()), "{}", thinking.offered());
+}
+
+#[tokio::test]
 async fn right_answers_are_counted_and_users_keep_connections() {
     let address = example(Kind::Tickets, &["--work", "10"]).await;
     let options = LoadOptions { users: 5, users_from: Some([127, 79, 0, 1].into()), ..load(address, 500 * MS, 200.0) };

@@ -12,9 +12,10 @@ pub struct Arrivals<'a> {
     counts: &'a [u64],
     step_s: u64,
     seed: u64,
+    bunch: u64,
 }
 
-fn mix(mut z: u64) -> u64 {
+pub(super) fn mix(mut z: u64) -> u64 {
     z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -22,7 +23,7 @@ fn mix(mut z: u64) -> u64 {
 }
 
 /// In (0, 1).
-fn unit(state: &mut u64) -> f64 {
+pub(super) fn unit(state: &mut u64) -> f64 {
     *state = mix(*state);
     ((*state >> 11) as f64 + 0.5) / (1u64 << 53) as f64
 }
@@ -46,7 +47,13 @@ fn poisson(mean: f64, state: &mut u64) -> u64 {
 
 impl<'a> Arrivals<'a> {
     pub fn new(counts: &'a [u64], step_s: u64, seed: u64) -> Self {
-        Self { counts, step_s: step_s.max(1), seed }
+        Self { counts, step_s: step_s.max(1), seed, bunch: 1 }
+    }
+
+    /// Requests come so many at once: as a page with all that is on it, as retries, as batches.
+    #[must_use]
+    pub fn bunched(self, bunch: u64) -> Self {
+        Self { bunch: bunch.max(1), ..self }
     }
 
     pub fn ticks(&self) -> u64 {
@@ -71,13 +78,15 @@ impl<'a> Arrivals<'a> {
 
     /// Requests in a tick of the time before the load: its first rate.
     pub fn at_start(&self, tick: u64) -> u64 {
-        let mut state = mix(!self.seed ^ mix(tick));
-        poisson(self.rate(0) / TICKS_PER_S as f64, &mut state)
+        self.many(self.rate(0), mix(!self.seed ^ mix(tick)))
     }
 
     /// Requests in a tick.
     pub fn at(&self, tick: u64) -> u64 {
-        let mut state = mix(self.seed ^ mix(tick));
-        poisson(self.rate(tick) / TICKS_PER_S as f64, &mut state)
+        self.many(self.rate(tick), mix(self.seed ^ mix(tick)))
+    }
+
+    fn many(&self, rate: f64, mut state: u64) -> u64 {
+        poisson(rate / (TICKS_PER_S * self.bunch) as f64, &mut state) * self.bunch
     }
 }

@@ -1,4 +1,5 @@
-//! Kubernetes' HorizontalPodAutoscaler with its defaults, and KEDA, which feeds it another measure.
+//! Kubernetes' HorizontalPodAutoscaler with its defaults, the same as users have it, with the delays of what feeds it, and KEDA,
+//! which feeds it another measure.
 //!
 //! Enters: what each tick served. Leaves: replicas. Always holds: the rules of kube-controller-manager 1.3x as documented, with
 //! everything that the documentation leaves to the cluster taken in the autoscaler's favour (see docs/policy-race.md).
@@ -16,6 +17,12 @@ pub const STABILIZATION_S: u64 = 300;
 /// `behavior.scaleUp.policies`: the greater of both in each period.
 pub const UP_PERCENT: u32 = 100;
 pub const UP_PODS: u32 = 4;
+/// The kubelet's look at what its containers use, and metrics-server's `--metric-resolution` as users have it.
+pub const KUBELET_S: u64 = 10;
+pub const METRICS_S: u64 = 30;
+/// Nothing keeps the three in step: each begins in the middle of the other's period.
+const KUBELET_AT_S: u64 = 5;
+const SYNC_AT_S: u64 = 7;
 /// KEDA's `pollingInterval`.
 pub const POLLING_S: u64 = 30;
 
@@ -23,6 +30,8 @@ pub const POLLING_S: u64 = 30;
 pub enum Metric {
     /// CPU of the pods that are ready, in percent of their request: an instance at work all the time uses 100.
     Cpu,
+    /// The same, as the kubelet saw it, as metrics-server fetched it, as the controller looks at it.
+    CpuDelayed,
     /// Requests a second, told every [`POLLING_S`], as an average value per replica.
     Keda,
 }
@@ -35,8 +44,12 @@ pub struct Hpa {
     replicas_min: u32,
     start_ticks: u64,
     fleet: Fleet,
-    /// Served and possible in the last sync period, thousandths.
+    /// Served and possible so far, thousandths.
     used: (u64, u64),
+    /// The same when the kubelet looked last.
+    sampled: (u64, u64),
+    /// The last that the controller may know, and the one before: what is between them is the usage.
+    known: [(u64, u64); 2],
     /// Arrivals since the last poll, and what the last poll said, thousandths a second.
     arrived: u64,
     polled_mps: Option<u64>,
@@ -54,6 +67,8 @@ impl Hpa {
             start_ticks: start_s * TICKS_PER_S,
             fleet: Fleet::of(replicas_min),
             used: (0, 0),
+            sampled: (0, 0),
+            known: [(0, 0); 2],
             arrived: 0,
             polled_mps: None,
             recommended: VecDeque::new(),
@@ -83,12 +98,21 @@ impl Hpa {
             self.polled_mps = Some(self.arrived * 1_000 / POLLING_S);
             self.arrived = 0;
         }
-        if s.is_multiple_of(SYNC_S) {
+        let delayed = self.metric == Metric::CpuDelayed;
+        if s % KUBELET_S == KUBELET_AT_S {
+            self.sampled = self.used;
+        }
+        if delayed && s.is_multiple_of(METRICS_S) {
+            self.known = [self.known[1], self.sampled];
+        }
+        if s % SYNC_S == if delayed { SYNC_AT_S } else { 0 } {
+            if self.metric == Metric::Cpu {
+                self.known = [self.known[1], self.used];
+            }
             let proposal = match self.metric {
-                Metric::Cpu => self.by_cpu(),
+                Metric::Cpu | Metric::CpuDelayed => self.by_cpu(),
                 Metric::Keda => self.by_average_value(),
             };
-            self.used = (0, 0);
             self.scale(tick, s, proposal);
         }
     }
@@ -96,7 +120,8 @@ impl Hpa {
     /// `GetResourceReplicas`: unready pods count as using nothing where more would be wanted.
     fn by_cpu(&self) -> u32 {
         let (ready, all) = (u128::from(self.fleet.ready), u128::from(self.fleet.all()));
-        let (used, possible) = (u128::from(self.used.0), u128::from(self.used.1));
+        let [before, now] = self.known;
+        let (used, possible) = (u128::from(now.0 - before.0), u128::from(now.1 - before.1));
         if ready == 0 || possible == 0 {
             return self.fleet.all();
         }

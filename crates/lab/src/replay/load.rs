@@ -29,8 +29,19 @@ pub struct Run {
     pub counts: Vec<u64>,
 }
 
+/// What the counts of a load are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Requests in each step, so many of which come at once.
+    Requests { bunch: u64 },
+    /// Clients at the end of each step, who wait for their answer, think for so long on average, and ask again.
+    Clients { think_ms: u64 },
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Load {
+    pub kind: Kind,
     pub step_s: u64,
     pub runs: Vec<Run>,
     /// Steps that were missing and filled in.
@@ -40,6 +51,9 @@ pub struct Load {
 impl Load {
     pub fn requests(&self) -> u64 {
         self.runs.iter().flat_map(|r| &r.counts).sum()
+    }
+    pub fn is_of_requests(&self) -> bool {
+        matches!(self.kind, Kind::Requests { .. })
     }
     pub fn steps(&self) -> usize {
         self.runs.iter().map(|r| r.counts.len()).sum()
@@ -120,7 +134,8 @@ fn first_time(rows: &[Row<'_>]) -> i64 {
 }
 
 fn runs(rows: &[Row<'_>], step: i64, only: &[String]) -> Result<Load, String> {
-    let mut load = Load { step_s: step.unsigned_abs(), runs: Vec::new(), filled: 0 };
+    let kind = Kind::Requests { bunch: 1 };
+    let mut load = Load { kind, step_s: step.unsigned_abs(), runs: Vec::new(), filled: 0 };
     if !only.is_empty() && rows.iter().all(|r| r.time.is_none()) {
         return Err("has no times: rows cannot be chosen by them".into());
     }

@@ -19,7 +19,7 @@ use pumasi_terms::{
 use std::collections::BTreeMap;
 
 /// Requests that an instance works on at a time.
-const PLACES: u64 = 4;
+pub const PLACES: u64 = 4;
 /// Ceilings of the customer, out of the way: the race is between policies.
 const BORROWED_MAX: u32 = 100_000;
 /// Half a second, as long as an observation.

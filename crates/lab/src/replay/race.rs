@@ -1,10 +1,12 @@
 //! Running the policies over the load.
 
 use super::arrivals::{Arrivals, TICKS_PER_S};
+use super::clients::Clients;
 use super::hindsight::{self, Schedule, Sight, Tuning};
 use super::hpa::{Hpa, Metric};
-use super::load::{Load, Run};
-use super::ours::Ours;
+use super::kpa::Kpa;
+use super::load::{Kind, Load, Run};
+use super::ours::{Ours, PLACES};
 use super::plant::{Plant, Served};
 use anyhow::Context;
 use serde::Serialize;
@@ -27,6 +29,8 @@ pub struct Setting {
     pub seed: u64,
     /// Capacity-hours that hindsight may spend, percent of HPA's.
     pub hours_percent: u64,
+    /// Whether the best in hindsight are looked for, which takes most of the time.
+    pub hindsight: bool,
 }
 
 impl Default for Setting {
@@ -40,6 +44,7 @@ impl Default for Setting {
             starts_s: vec![5, 30, 60],
             seed: 1,
             hours_percent: 110,
+            hindsight: true,
         }
     }
 }
@@ -88,6 +93,9 @@ pub struct Race {
     pub step_s: u64,
     pub steps: usize,
     pub runs: usize,
+    pub kind: Kind,
+    /// Requests of the highest second; None where they depend on the answers.
+    pub second_max: Option<u64>,
     pub filled_steps: u64,
     pub entries: Vec<Entry>,
 }
@@ -95,6 +103,7 @@ pub struct Race {
 enum Contender<'a> {
     Ours(Box<Ours>),
     Hpa(Hpa),
+    Kpa(Kpa),
     Schedule(&'a Schedule),
 }
 
@@ -103,6 +112,7 @@ impl Contender<'_> {
         match self {
             Self::Ours(o) => o.ready(tick),
             Self::Hpa(h) => h.ready(tick),
+            Self::Kpa(k) => k.ready(tick),
             Self::Schedule(s) => at(&s.ready, tick, from),
         }
     }
@@ -110,6 +120,7 @@ impl Contender<'_> {
         match self {
             Self::Ours(o) => o.held(),
             Self::Hpa(h) => h.held(),
+            Self::Kpa(k) => k.held(),
             Self::Schedule(s) => at(&s.held, tick, from),
         }
     }
@@ -117,6 +128,7 @@ impl Contender<'_> {
         match self {
             Self::Ours(o) => o.scale_ups(),
             Self::Hpa(h) => h.scale_ups(),
+            Self::Kpa(k) => k.scale_ups(),
             Self::Schedule(s) => s.scale_ups,
         }
     }
@@ -125,6 +137,10 @@ impl Contender<'_> {
             Self::Ours(o) => o.see(tick, out),
             Self::Hpa(h) => {
                 h.see(tick, &out);
+                Ok(())
+            }
+            Self::Kpa(k) => {
+                k.see(tick, &out);
                 Ok(())
             }
             Self::Schedule(_) => Ok(()),
@@ -156,11 +172,38 @@ impl Second {
     }
 }
 
+/// Who asks.
+enum Source<'a> {
+    Requests(&'a Arrivals<'a>),
+    Clients(Box<Clients<'a>>),
+}
+
+impl Source<'_> {
+    fn ticks(&self) -> u64 {
+        match self {
+            Self::Requests(arrivals) => arrivals.ticks(),
+            Self::Clients(clients) => clients.seconds() * TICKS_PER_S,
+        }
+    }
+    /// `at`: of the load; None before it.
+    fn ask(&mut self, tick: u64, at: Option<u64>) -> u64 {
+        match self {
+            Self::Requests(arrivals) => at.map_or_else(|| arrivals.at_start(tick), |t| arrivals.at(t)),
+            Self::Clients(clients) => clients.ask(tick, at),
+        }
+    }
+    fn answered(&mut self, tick: u64, out: &Served) {
+        if let Self::Clients(clients) = self {
+            clients.answered(tick, out.served + out.lost);
+        }
+    }
+}
+
 /// `progress`: seconds of load done since the last call.
 fn run(
     policy: &str,
     mut contender: Contender<'_>,
-    arrivals: &Arrivals<'_>,
+    mut source: Source<'_>,
     setting: &Setting,
     start_s: u64,
     progress: &(dyn Fn(u64) + Sync),
@@ -171,14 +214,14 @@ fn run(
     let mut entry = Entry { policy: policy.into(), start_s, ..Entry::default() };
     let mut second = Second::default();
     let mut ups_before = 0;
-    for tick in 0..warm + arrivals.ticks() {
-        let arrived = match tick.checked_sub(warm) {
-            Some(t) => arrivals.at(t),
-            None if tick < CALIBRATION_S * TICKS_PER_S => calibration,
-            None => arrivals.at_start(tick),
-        };
+    for tick in 0..warm + source.ticks() {
+        let calibrates = tick < CALIBRATION_S * TICKS_PER_S;
+        let arrived = if calibrates { calibration } else { source.ask(tick, tick.checked_sub(warm)) };
         let ready = contender.ready(tick, warm);
         let out = plant.step(tick, arrived, ready);
+        if !calibrates {
+            source.answered(tick, &out);
+        }
         if tick < warm {
             contender.see(tick, out)?;
             ups_before = match contender {
@@ -207,38 +250,66 @@ fn run(
     Ok(entry)
 }
 
-/// All policies over one run of the load at one start delay, but for the tuned one.
+/// All policies over one run of the load at one start delay, but for the tuned ones.
 fn contenders(
-    load: &Run,
-    step_s: u64,
+    load: &Load,
     index: usize,
     setting: &Setting,
     start_s: u64,
     progress: &(dyn Fn(u64) + Sync),
 ) -> anyhow::Result<Vec<Entry>> {
-    let arrivals = arrivals_of(load, step_s, index, setting);
+    let Some(one) = load.runs.get(index) else { return Ok(Vec::new()) };
+    let arrivals = arrivals_of(load, one, index, setting);
+    let source = || match load.kind {
+        Kind::Requests { .. } => Source::Requests(&arrivals),
+        Kind::Clients { think_ms } => {
+            Source::Clients(Box::new(Clients::new(&one.counts, load.step_s, think_ms, setting.seed)))
+        }
+    };
+    let silent = |_| {};
     let hpa = |metric| {
         Contender::Hpa(Hpa::new(metric, setting.instance_mps, setting.hpa_target_percent, setting.home, start_s))
     };
-    let known = hindsight::clairvoyant(&arrivals, setting, start_s);
-    let silent = |_| {};
-    Ok(vec![
-        run(OURS, Contender::Ours(Box::new(Ours::new(setting, start_s)?)), &arrivals, setting, start_s, progress)?,
-        run(HPA, hpa(Metric::Cpu), &arrivals, setting, start_s, &silent)?,
-        run(KEDA, hpa(Metric::Keda), &arrivals, setting, start_s, &silent)?,
-        run(CLAIRVOYANT, Contender::Schedule(&known), &arrivals, setting, start_s, &silent)?,
-    ])
+    let kpa = Contender::Kpa(Kpa::new(setting.instance_mps, PLACES, setting.home, start_s));
+    let ours = Contender::Ours(Box::new(Ours::new(setting, start_s)?));
+    let mut entries = vec![run(OURS, ours, source(), setting, start_s, progress)?];
+    let others = [(HPA, hpa(Metric::Cpu)), (DELAYED, hpa(Metric::CpuDelayed)), (KEDA, hpa(Metric::Keda)), (KPA, kpa)];
+    for (name, contender) in others {
+        entries.push(run(name, contender, source(), setting, start_s, &silent)?);
+    }
+    // What clients ask depends on what they were answered: nobody knows it beforehand.
+    if load.is_of_requests() {
+        let known = hindsight::clairvoyant(&arrivals, setting, start_s);
+        entries.push(run(CLAIRVOYANT, Contender::Schedule(&known), source(), setting, start_s, &silent)?);
+    }
+    Ok(entries)
 }
 
 pub const OURS: &str = "pumasi";
 pub const HPA: &str = "hpa";
+pub const DELAYED: &str = "hpa-delayed";
 pub const KEDA: &str = "keda";
+pub const KPA: &str = "kpa";
 pub const TUNED: &str = "tuned";
 pub const HINDSIGHT: &str = "hindsight";
 pub const CLAIRVOYANT: &str = "clairvoyant";
 
-fn arrivals_of<'a>(run: &'a Run, step_s: u64, index: usize, setting: &Setting) -> Arrivals<'a> {
-    Arrivals::new(&run.counts, step_s, setting.seed.wrapping_mul(1_000_003).wrapping_add(index as u64))
+fn arrivals_of<'a>(load: &Load, run: &'a Run, index: usize, setting: &Setting) -> Arrivals<'a> {
+    let bunch = match load.kind {
+        Kind::Requests { bunch } => bunch,
+        Kind::Clients { .. } => 1,
+    };
+    let seed = setting.seed.wrapping_mul(1_000_003).wrapping_add(index as u64);
+    Arrivals::new(&run.counts, load.step_s, seed).bunched(bunch)
+}
+
+fn second_max(load: &Load, setting: &Setting) -> u64 {
+    let of = |(i, run): (usize, &Run)| {
+        let arrivals = arrivals_of(load, run, i, setting);
+        let second = |s: u64| (s * TICKS_PER_S..(s + 1) * TICKS_PER_S).map(|t| arrivals.at(t)).sum::<u64>();
+        (0..arrivals.seconds()).map(second).max().unwrap_or(0)
+    };
+    load.runs.iter().enumerate().map(of).max().unwrap_or(0)
 }
 
 /// The whole race. `progress` hears of seconds of load that are done, of `runs * starts` in all.
@@ -254,7 +325,7 @@ pub fn race(load: &Load, setting: &Setting, progress: &(dyn Fn(u64) + Sync)) -> 
                 loop {
                     let n = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     let Some((i, start_s)) = jobs.get(n) else { return };
-                    let result = contenders(&load.runs[*i], load.step_s, *i, setting, *start_s, progress);
+                    let result = contenders(load, *i, setting, *start_s, progress);
                     if let Ok(mut done) = done.lock() {
                         done[n] = Some(result);
                     }
@@ -272,13 +343,13 @@ pub fn race(load: &Load, setting: &Setting, progress: &(dyn Fn(u64) + Sync)) -> 
             }
         }
     }
-    for start_s in &setting.starts_s {
+    for start_s in setting.starts_s.iter().filter(|_| load.is_of_requests() && setting.hindsight) {
         let hpa = entries.iter().find(|e| e.policy == HPA && e.start_s == *start_s).map_or(0, |e| e.instance_seconds);
         for (policy, sight) in [(TUNED, Sight::Counts), (HINDSIGHT, Sight::Rate)] {
             entries.push(best_of(policy, sight, load, setting, *start_s, hpa * setting.hours_percent / 100)?);
         }
     }
-    let order = [OURS, HPA, KEDA, TUNED, HINDSIGHT, CLAIRVOYANT];
+    let order = [OURS, HPA, DELAYED, KEDA, KPA, TUNED, HINDSIGHT, CLAIRVOYANT];
     entries.sort_by_key(|e| (e.start_s, order.iter().position(|o| *o == e.policy)));
     Ok(Race {
         version: 1,
@@ -286,6 +357,8 @@ pub fn race(load: &Load, setting: &Setting, progress: &(dyn Fn(u64) + Sync)) -> 
         step_s: load.step_s,
         steps: load.steps(),
         runs: load.runs.len(),
+        kind: load.kind,
+        second_max: load.is_of_requests().then(|| second_max(load, setting)),
         filled_steps: load.filled,
         entries,
     })
@@ -315,7 +388,7 @@ fn best_of(
     seconds_max: u64,
 ) -> anyhow::Result<Entry> {
     let arrivals: Vec<Arrivals<'_>> =
-        load.runs.iter().enumerate().map(|(i, r)| arrivals_of(r, load.step_s, i, setting)).collect();
+        load.runs.iter().enumerate().map(|(i, r)| arrivals_of(load, r, i, setting)).collect();
     let rates: Vec<Vec<f64>> = arrivals.iter().map(hindsight::rates).collect();
     let mut family = hindsight::family(sight);
     if sight == Sight::Counts {
@@ -345,7 +418,7 @@ fn best_of(
         for (a, rates) in arrivals.iter().zip(&rates) {
             let seen = hindsight::seen(a, rates, sight, tuning.over_s);
             let schedule = hindsight::tuned(&seen, setting, start_s, *tuning);
-            sum.add(&run(policy, Contender::Schedule(&schedule), a, setting, start_s, &|_| {})?);
+            sum.add(&run(policy, Contender::Schedule(&schedule), Source::Requests(a), setting, start_s, &|_| {})?);
         }
         if best.as_ref().is_none_or(|b| (sum.lost, sum.instance_seconds) < (b.lost, b.instance_seconds)) {
             best = Some(sum);

@@ -2,8 +2,10 @@
 
 use super::arrivals::Arrivals;
 use super::hindsight::{Sight, family};
-use super::load::Load;
-use super::race::{CLAIRVOYANT, Entry, HINDSIGHT, HPA, KEDA, OURS, Race, TUNED};
+use super::hpa::{KUBELET_S, METRICS_S, SYNC_S};
+use super::kpa;
+use super::load::{Kind, Load};
+use super::race::{CLAIRVOYANT, DELAYED, Entry, HINDSIGHT, HPA, KEDA, KPA, OURS, Race, TUNED};
 use comfy_table::{Cell, CellAlignment, Table, presets::UTF8_HORIZONTAL_ONLY};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -15,13 +17,21 @@ const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█']
 pub fn rules(race: &Race) -> Vec<String> {
     let s = &race.setting;
     let rate = s.instance_mps as f64 / 1_000.0;
-    let fine = match race.step_s {
-        1 => "arrivals within a second are a Poisson stream of its rate".to_owned(),
-        n => format!(
-            "between the middles of two steps of {n} s the rate is a straight line; arrivals are a Poisson stream of it"
-        ),
+    let fine = match (race.kind, race.step_s) {
+        (Kind::Clients { think_ms }, _) => {
+            format!("each client asks again after its answer (or refusal) and {think_ms} ms of thought on average")
+        }
+        (Kind::Requests { bunch }, step_s) => {
+            let rate = match step_s {
+                1 => "arrivals within a second are a Poisson stream of its rate".to_owned(),
+                n => format!(
+                    "between the middles of two steps of {n} s the rate is a straight line; arrivals are a Poisson stream of it"
+                ),
+            };
+            if bunch > 1 { format!("{rate}, {bunch} at once") } else { rate }
+        }
     };
-    vec![
+    let mut rules = vec![
         format!("load: {fine} (seed {}), the same for every policy", s.seed),
         format!(
             "instances: {rate}/s each; {} are always there; what is ordered serves after the start delay and costs from its order",
@@ -41,6 +51,18 @@ pub fn rules(race: &Race) -> Vec<String> {
             s.hpa_target_percent
         ),
         format!(
+            "{DELAYED}: {HPA} with what feeds it: the kubelet looks each {KUBELET_S} s, metrics-server asks it each {METRICS_S} s, the controller looks each {SYNC_S} s"
+        ),
+        format!(
+            "{KPA}: Knative's autoscaler over what is inside: windows of {} and {} s, {} % of an instance's places, panic at {} % of what is ready, in which nothing goes",
+            kpa::STABLE_S,
+            kpa::PANIC_S,
+            kpa::TARGET_PERCENT,
+            kpa::PANIC_PERCENT
+        ),
+    ];
+    let of_hindsight = [
+        format!(
             "{TUNED}: of {} look-ahead policies that count what came in 1 to 30 s, and of those that order nothing in ten minutes of steady load at 80 %, the one that lost least on this very load within {} % of {HPA}'s instance-hours",
             family(Sight::Counts).len(),
             s.hours_percent
@@ -52,7 +74,12 @@ pub fn rules(race: &Race) -> Vec<String> {
         format!(
             "{CLAIRVOYANT}: knows every arrival beforehand and orders exactly enough for each half second, in time"
         ),
-    ]
+    ];
+    let raced = |policy: &str| race.entries.iter().any(|e| e.policy == policy);
+    rules.extend(
+        [TUNED, HINDSIGHT, CLAIRVOYANT].into_iter().zip(of_hindsight).filter(|(p, _)| raced(p)).map(|(_, r)| r),
+    );
+    rules
 }
 
 /// Highest rate of each column, as a line of bars.
@@ -74,14 +101,18 @@ pub fn text(race: &Race, load: &Load) -> String {
     let mut out = String::new();
     let highest = load.runs.iter().flat_map(|r| &r.counts).max().copied().unwrap_or(0);
     // Writing into a String does not fail.
+    let how_much = match race.kind {
+        Kind::Requests { .. } => {
+            format!("{} requests, at most {:.0}/s", load.requests(), highest as f64 / race.step_s as f64)
+        }
+        Kind::Clients { .. } => format!("at most {highest} clients"),
+    };
     let _ = writeln!(
         out,
-        "{} steps of {} s in {} without a break, {} requests, at most {:.0}/s",
+        "{} steps of {} s in {} without a break, {how_much}",
         race.steps,
         race.step_s,
         if race.runs == 1 { "one run".to_owned() } else { format!("{} runs, each", race.runs) },
-        load.requests(),
-        highest as f64 / race.step_s as f64
     );
     if race.filled_steps > 0 {
         let _ = writeln!(out, "{} steps were missing and filled in between their neighbours", race.filled_steps);

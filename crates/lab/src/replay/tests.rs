@@ -1,10 +1,11 @@
 use super::arrivals::{Arrivals, TICKS_PER_S};
 use super::hindsight::{Sight, rates, seen};
 use super::hpa::{Hpa, Metric};
-use super::load::{Load, LoadError, Run, parse};
+use super::kpa::Kpa;
+use super::load::{Kind, Load, LoadError, Run, parse};
 use super::plant::{Fleet, Plant, Served};
-use super::race::{CLAIRVOYANT, HINDSIGHT, HPA, KEDA, OURS, TUNED};
-use super::{Setting, race, table};
+use super::race::{CLAIRVOYANT, DELAYED, Entry, HINDSIGHT, HPA, KEDA, KPA, OURS, TUNED};
+use super::{Race, Setting, race, synthetic, table};
 use std::path::Path;
 
 fn read(text: &str) -> Result<Load, LoadError> {
@@ -146,7 +147,8 @@ fn hpa_keeps_kubernetes_rules() {
 fn burst() -> Load {
     let mut counts = vec![2_000; 4];
     counts.extend([9_000, 18_000, 27_000, 27_000, 27_000, 12_000, 2_000, 2_000]);
-    Load { step_s: 60, runs: vec![Run { label: String::new(), counts }], filled: 0 }
+    let kind = Kind::Requests { bunch: 1 };
+    Load { kind, step_s: 60, runs: vec![Run { label: String::new(), counts }], filled: 0 }
 }
 
 #[test]
@@ -156,7 +158,7 @@ fn a_burst_is_raced_and_the_same_seed_gives_the_same_race() {
     assert_eq!(first, race(&burst(), &setting, &|_| {}).unwrap());
     let of = |policy: &str, start_s| first.entries.iter().find(|e| e.policy == policy && e.start_s == start_s).unwrap();
     for start_s in [5, 30] {
-        let all = [OURS, HPA, KEDA, TUNED, CLAIRVOYANT, HINDSIGHT].map(|p| of(p, start_s));
+        let all = [OURS, HPA, KEDA, TUNED, CLAIRVOYANT, HINDSIGHT, DELAYED, KPA].map(|p| of(p, start_s));
         assert!(all.iter().all(|e| e.requests == all[0].requests && e.lost <= e.requests), "{all:?}");
         assert!(all.iter().all(|e| e.instance_seconds >= 2 * 720), "home is always there: {all:?}");
         let (ours, hpa, known) = (all[0], all[1], all[4]);
@@ -167,8 +169,89 @@ fn a_burst_is_raced_and_the_same_seed_gives_the_same_race() {
     let text = table::text(&first, &burst());
     assert!(text.contains("CPU target 50 %") && text.contains("hindsight lost"), "{text}");
     let json = table::to_json(&first);
-    assert_eq!((json["version"].as_u64(), json["entries"].as_array().unwrap().len()), (Some(1), 12));
+    assert_eq!((json["version"].as_u64(), json["entries"].as_array().unwrap().len()), (Some(1), 16));
     assert!(json["rules"].as_array().unwrap().len() >= 8 && json["entries"][0]["lost_percent"].is_f64());
     let chance = Setting { seed: 2, ..setting };
     assert_ne!(race(&burst(), &chance, &|_| {}).unwrap().entries, first.entries);
+}
+
+#[test]
+fn hpa_with_its_delays_decides_later() {
+    // A jump to 1000/s after the first second: when are more ordered?
+    let first_more = |metric| {
+        let mut hpa = Hpa::new(metric, 50_000, 50, 2, 5);
+        (0..1_200).find(|tick| {
+            let served = u64::from(hpa.ready(*tick)) * 5;
+            hpa.see(*tick, &Served { arrived: 100, served, saturated: true, ..Served::default() });
+            hpa.held() > 2
+        })
+    };
+    // The kubelet's look at 25 s is fetched at 30 s and found at 37 s.
+    assert_eq!((first_more(Metric::Cpu), first_more(Metric::CpuDelayed)), (Some(149), Some(369)));
+}
+
+#[test]
+fn knative_keeps_its_rules() {
+    let mut kpa = Kpa::new(50_000, 4, 2, 5);
+    let mut held = Vec::new();
+    for tick in 0..2_400 {
+        let ready = u64::from(kpa.ready(tick));
+        // 50/s for a minute, 1000/s for ten seconds, then 50/s again.
+        let (arrived, queued) = if (600..700).contains(&tick) { (100, 50) } else { (5, 0) };
+        kpa.see(tick, &Served { arrived, served: arrived.min(ready * 5), queued, ..Served::default() });
+        if (tick + 1) % 10 == 0 {
+            held.push(kpa.held());
+        }
+    }
+    // 50/s keep four places busy; at 70 % of four places an instance that needs two.
+    assert!(held[..60].iter().all(|n| *n == 2), "{held:?}");
+    let most = held[60..80].iter().max().unwrap();
+    assert!((24..60).contains(most), "{most}");
+    // Nothing goes within a minute of panic; afterwards all of it, by half a look.
+    assert!(held[75..125].iter().all(|n| n == most), "{held:?}");
+    assert_eq!(held[180], 2, "{held:?}");
+}
+
+/// A made load, raced without hindsight.
+fn raced(name: &str, starts_s: &[u64]) -> Race {
+    let setting = Setting { starts_s: starts_s.to_vec(), hindsight: false, ..Setting::default() };
+    race(&synthetic::named(name).unwrap(), &setting, &|_| {}).unwrap()
+}
+
+fn entry<'a>(race: &'a Race, policy: &str, start_s: u64) -> &'a Entry {
+    race.entries.iter().find(|e| e.policy == policy && e.start_s == start_s).unwrap()
+}
+
+#[test]
+fn steady_load_orders_nothing() {
+    for start_s in [5, 30, 60] {
+        assert_eq!(entry(&raced("steady", &[start_s]), OURS, start_s).scale_ups, 0, "{start_s}");
+    }
+}
+
+#[test]
+fn what_scatters_is_not_taken_for_growth() {
+    for name in ["bunches-4", "bunches-10", "bunches-30", "on-off", "sawtooth"] {
+        let race = raced(name, &[5, 30, 60]);
+        let need = (race.second_max.unwrap() * 1_000).div_ceil(race.setting.instance_mps);
+        for start_s in [5, 30, 60] {
+            let (ours, hpa) = (entry(&race, OURS, start_s), entry(&race, HPA, start_s));
+            assert!(ours.instance_seconds * 10 <= hpa.instance_seconds * 12, "{name}, {start_s} s: {ours:?} {hpa:?}");
+            assert!(u64::from(ours.peak) <= 2 * need, "{name}, {start_s} s: {ours:?}, the highest second needs {need}");
+        }
+    }
+}
+
+#[test]
+fn clients_who_wait_for_answers_are_helped() {
+    for name in ["clients-64", "clients-200", "users", "joining"] {
+        let race = raced(name, &[5]);
+        let (ours, hpa) = (entry(&race, OURS, 5), entry(&race, HPA, 5));
+        // A crowd that is there is met in few steps; one that joins one by one asks for one after the other.
+        let steps_max = if name == "joining" { 30 } else { 10 };
+        assert!(ours.scale_ups > 0 && ours.scale_ups < steps_max, "{name}: {ours:?}");
+        // The steps are taken within a minute, and nothing is broken again.
+        assert!(ours.violated_s <= 60, "{name}: {ours:?} {hpa:?}");
+        assert!(ours.instance_seconds <= hpa.instance_seconds, "{name}: {ours:?} {hpa:?}");
+    }
 }

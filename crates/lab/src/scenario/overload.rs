@@ -29,6 +29,9 @@ const INSTANCE: Resources = Resources { cpu_millis: 200, memory_mib: 128 };
 const JUMP: f64 = 4.0;
 const NOTES_HOST: &str = "notes.city-a.example";
 const WRITES: f64 = 0.05;
+/// Clients that ask again as soon as they are answered, and for how long.
+const CROWD: u32 = 64;
+const CROWD_FOR: Duration = Duration::from_secs(3);
 const CALM: Duration = Duration::from_secs(6);
 const CAMPAIGN: Duration = Duration::from_secs(16);
 const AFTER: Duration = Duration::from_secs(16);
@@ -104,10 +107,13 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
     let dir = bundle(&cluster, &options.executable, options.bundle_mib)?;
     let mut notes = service(Kind::Notes, "notes", &dir, iterations)?;
 
-    story.chapter("The same load without borrowing");
+    story.chapter("Clients that wait for their answers");
     notes.spec.borrowing.mode = AutomationMode::Observe;
     cluster.apply("city-a", &notes).await?;
     let workload = Arc::new(NotesWorkload::new(WRITES));
+    judge_crowd(&mut report, &cluster, &chronicle, story, workload.clone()).await?;
+
+    story.chapter("The same load without borrowing");
     let alone = Schedule::new(Gaps::Poisson, 11).level("calm", CALM, CALM_RATE).level(
         "campaign",
         Duration::from_secs(6),
@@ -147,6 +153,30 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
     Ok(report)
 }
 
+/// They never ask for more than is answered; that they wait too long is overload all the same.
+async fn judge_crowd(
+    report: &mut Report,
+    cluster: &Cluster,
+    chronicle: &Chronicle,
+    story: &Story,
+    workload: Arc<NotesWorkload>,
+) -> anyhow::Result<()> {
+    let place = cluster.place("city-a")?;
+    let schedule = Schedule::new(Gaps::Even, 1).level("crowd", CROWD_FOR, 0.0);
+    let options = LoadOptions {
+        users: CROWD,
+        users_from: Some(place.users_from),
+        think: Some(Duration::ZERO),
+        ..LoadOptions::new(schedule, place.users, NOTES_HOST)
+    };
+    let begun = story.elapsed();
+    let crowd = run_with(story, options, workload).await?.all();
+    let told = after(chronicle, "city-a", "verdict", begun).map(|v| ms(v.at.saturating_sub(begun)));
+    report.promise(Promise::within_ms("verdict after 64 clients came that wait for their answers", told, VERDICT_MS));
+    report.figure("64 clients", format!("p95 {:.0} ms", crowd.latency_ms(0.95)), "as one instance answers them");
+    Ok(())
+}
+
 /// Until every lease is over; that it ends is a matter of correctness, when it ends one of time.
 pub(super) async fn wait_for_return(report: &mut Report, cluster: &Cluster) -> anyhow::Result<()> {
     let begun = Instant::now();
@@ -170,6 +200,10 @@ pub(super) async fn run(
 ) -> anyhow::Result<Run> {
     let place = cluster.place("city-a")?;
     let options = LoadOptions { users_from: Some(place.users_from), ..LoadOptions::new(schedule, place.users, host) };
+    run_with(story, options, workload).await
+}
+
+async fn run_with(story: &Story, options: LoadOptions, workload: Arc<dyn load::Workload>) -> anyhow::Result<Run> {
     let running = load::start(options, workload)?;
     let mut progress = running.progress();
     let told = story.clone();

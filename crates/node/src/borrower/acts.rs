@@ -36,27 +36,32 @@ const PACK_TIMEOUT: Duration = Duration::from_secs(60);
 /// First copies of all datasets.
 const FIRST_COPY_MS_MAX: u64 = 600_000;
 
+/// About what and by which word: the obstacle's sense, and when it was met last.
+type Told = BTreeMap<(String, &'static str), (String, BootMs)>;
+
 #[derive(Debug, Default)]
 pub struct Acts {
     running: Locked<BTreeSet<(JourneyId, Act)>>,
     /// Not before, after so many failures.
     pauses: Locked<BTreeMap<(JourneyId, Act), (BootMs, u32)>>,
-    told: Locked<BTreeMap<(String, &'static str), BootMs>>,
+    told: Locked<Told>,
+}
+
+/// An obstacle that was not met for so long is over.
+const OBSTACLE_OVER_MS: u64 = 30_000;
+
+fn is_news(told: &mut Told, key: (String, &'static str), obstacle: &str, now: BootMs) -> bool {
+    let sense: String = obstacle.chars().filter(|c| !c.is_ascii_digit()).collect();
+    told.retain(|_, (_, met)| now.since(*met) < OBSTACLE_OVER_MS);
+    told.insert(key, (sense.clone(), now)).is_none_or(|(before, _)| before != sense)
 }
 
 impl Acts {
-    /// Writes the note unless the same was written about it a short while ago.
-    pub async fn tell_seldom(&self, node: &Node, about: impl std::fmt::Display, note: Note) {
-        let now = clock::boot();
-        let news = {
-            let mut told = self.told.lock();
-            told.retain(|_, at| now.since(*at) < super::REPEAT_MS);
-            let key = (about.to_string(), note.action);
-            let news = !told.contains_key(&key);
-            told.entry(key).or_insert(now);
-            news
-        };
-        if news {
+    /// Writes the note unless this obstacle stands since it was written: it stands while it is met again and again, and another one
+    /// is one of another sense, whatever its figures.
+    pub async fn tell_once(&self, node: &Node, about: impl std::fmt::Display, obstacle: &str, note: Note) {
+        let key = (about.to_string(), note.action);
+        if is_news(&mut self.told.lock(), key, obstacle, clock::boot()) {
             node.note("daemon", note).await;
         }
     }
@@ -497,4 +502,23 @@ async fn settle_again(node: &Node, dispute: Dispute) -> Result<(), Problem> {
         Ok(tx.delete(DISPUTE, lease.as_str(), Expect::Any).map(drop)?)
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_obstacle_is_news_until_it_changes() {
+        let mut told = Told::new();
+        let mut news =
+            |about: &str, obstacle: &str, at| is_news(&mut told, (about.to_owned(), "no_plan"), obstacle, BootMs(at));
+        // Met ten times a second for half an hour, with other figures each time.
+        let often = (0..18_000).filter(|n| news("shop", &format!("city-b has no room: {n} MiB are free"), n * 100));
+        assert_eq!(often.count(), 1);
+        assert!(news("shop", "city-b failed lately", 1_800_000));
+        assert!(!news("shop", "city-b failed lately", 1_801_000));
+        assert!(news("mail", "city-b failed lately", 1_801_000));
+        assert!(news("shop", "city-b failed lately", 1_801_000 + OBSTACLE_OVER_MS), "it was over, and is met again");
+    }
 }

@@ -33,8 +33,6 @@ const FAILED_MS: u64 = 30_000;
 /// After a journey that could not begin, the next one waits so long, doubled with each failure in a row.
 const RETRY_MS: u64 = 1_000;
 const RETRY_MS_MAX: u64 = 30_000;
-/// The same obstacle is told again only after this.
-const REPEAT_MS: u64 = 10_000;
 /// Closed journeys that are kept, of all services.
 const CLOSED_MAX: usize = 200;
 
@@ -43,13 +41,8 @@ pub async fn judged(node: &Node, service: &ServiceRecord, verdict: Verdict) -> R
     let growing = verdict.cause != Cause::Recovery;
     if let Err(why) = allowed(node) {
         if growing {
-            node.acts
-                .tell_seldom(
-                    node,
-                    service.name(),
-                    Note::new("verdict_unheeded", "service", service.name()).because(why),
-                )
-                .await;
+            let note = Note::new("verdict_unheeded", "service", service.name()).because(&why);
+            node.acts.tell_once(node, service.name(), &why, note).await;
         }
         return Ok(());
     }
@@ -66,12 +59,12 @@ pub async fn judged(node: &Node, service: &ServiceRecord, verdict: Verdict) -> R
     let made = match input(node, service, verdict.clone(), open.as_ref(), &journeys).await.map(|i| plan(&i)) {
         Ok(Ok(plan)) => plan,
         Ok(Err(NoPlan { reasons })) => {
-            let mut note = Note::new("no_plan", "service", service.name())
-                .caused_by(format!("{:?}", verdict.cause).to_lowercase());
-            note.reasons =
-                verdict.reasons.iter().map(|r| r.text.clone()).chain(reasons.into_iter().map(|r| r.text)).collect();
             if growing {
-                node.acts.tell_seldom(node, service.name(), note).await;
+                let obstacles: Vec<String> = reasons.into_iter().map(|r| r.text).collect();
+                let mut note = Note::new("no_plan", "service", service.name())
+                    .caused_by(format!("{:?}", verdict.cause).to_lowercase());
+                note.reasons = verdict.reasons.iter().map(|r| r.text.clone()).chain(obstacles.clone()).collect();
+                node.acts.tell_once(node, service.name(), &obstacles.join("; "), note).await;
             }
             return Ok(());
         }
@@ -428,7 +421,8 @@ pub async fn disown(node: &Node, lender: &CloudName, status: &LeaseStatus) -> Op
     let old = node.may_act().err();
     if let Some(why) = unclear.as_ref().or(old.as_ref()) {
         let text = format!("this store does not know it, but is not sure: {why}; it is not given back");
-        node.acts.tell_seldom(node, lease, Note::new("lease_unclear", "lease", lease).because(text)).await;
+        let note = Note::new("lease_unclear", "lease", lease).because(&text);
+        node.acts.tell_once(node, lease, &text, note).await;
         // A store that may be old renews nothing that it does not know.
         return if old.is_some() { None } else { renewal(node, lender, status) };
     }
