@@ -8,7 +8,7 @@ import { hue, state } from "./state.js";
 const STAGES = ["judge", "plan", "lease", "transfer", "route", "release"];
 /** Which stage tells which action. What is not here belongs to the stage of its subject. */
 const STAGE_OF = {
-  verdict: "judge", verdict_unheeded: "judge", no_plan: "judge", borrowing_refused: "judge", recall_heard: "judge",
+  verdict: "judge", home_grown: "judge", home_shrunk: "judge", verdict_unheeded: "judge", no_plan: "judge", borrowing_refused: "judge", recall_heard: "judge",
   journey_opened: "plan", plan_made: "plan", plan_adopted: "plan", plan_approved: "plan", plan_refused: "plan", resized: "plan",
   hold_granted: "lease", hold_refused: "lease", hold_too_late: "lease", hold_distrusted: "lease", hold_let_go: "lease", lender_chosen: "lease", lease_signed: "lease", lease_refused: "lease",
   transferred: "transfer", copy_failed: "transfer", copy_stale: "transfer", rpo_exceeded: "transfer", switchover: "route", switchback: "route",

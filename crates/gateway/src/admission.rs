@@ -8,18 +8,15 @@
 use crate::choose;
 use crate::clock::boot_us;
 pub use crate::permit::{Permit, Stream};
+use crate::queue::{Left, Queue, Waiter};
 use crate::slot::Slot;
 pub use crate::slot::{BackendSpec, BackendStatus, Destination, Failure, Want};
 use pumasi_route::table::{Admission as Bounds, Positions};
 use pumasi_sense::meter::{BackendKey, ServiceMeter};
 use pumasi_terms::LeaseId;
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
-
-/// How far a queue is searched for a request that may use a given place.
-const SCAN_MAX: usize = 64;
 
 /// Retries that may be saved up, and those that a service begins with: the budget bounds what is asked twice for long, while a
 /// backend that dies breaks all its requests in flight at once, and each of them deserves a second try.
@@ -41,18 +38,11 @@ pub enum Refusal {
 }
 
 #[derive(Debug)]
-struct Waiter {
-    id: u64,
-    want: Want,
-    tx: oneshot::Sender<Permit>,
-}
-
-#[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) slots: Vec<Slot>,
     bounds: Bounds,
     home_weight: u32,
-    queue: VecDeque<Waiter>,
+    queue: Queue,
     turn: usize,
     next_slot: u32,
     next_waiter: u64,
@@ -68,6 +58,7 @@ pub struct Totals {
     pub admitted: u64,
     pub completed: u64,
     pub shed: u64,
+    pub shed_less_important: u64,
     pub failed: u64,
     pub errors: u64,
     pub retries: u64,
@@ -79,6 +70,7 @@ impl Totals {
         self.admitted += meter.admitted;
         self.completed += meter.completed;
         self.shed += meter.shed;
+        self.shed_less_important += meter.shed_less_important;
         self.failed += meter.failed;
         self.errors += meter.errors;
         self.retries += meter.retries;
@@ -97,7 +89,7 @@ impl Admission {
                 slots: Vec::new(),
                 bounds,
                 home_weight: 0,
-                queue: VecDeque::new(),
+                queue: Queue::default(),
                 turn: 0,
                 next_slot: 0,
                 next_waiter: 0,
@@ -198,8 +190,7 @@ impl Admission {
         let (id, rx, wait_ms, hopeless) = {
             let mut inner = self.lock();
             let hopeless = !inner.any_hope(&want, now);
-            if inner.queue.is_empty() || !inner.queue.iter().take(SCAN_MAX).any(|w| w.want.home_only == want.home_only)
-            {
+            if !inner.queue.is_before(&want) {
                 if let Some(permit) = self.grant(&mut inner, &want, now) {
                     inner.meter.queue_delay.record(0);
                     return Ok(permit);
@@ -210,14 +201,14 @@ impl Admission {
             if hopeless && want.hasty {
                 return Err(Refusal::NoBackend);
             }
-            if inner.queue.len() >= inner.bounds.queue_max as usize {
-                inner.meter.shed += 1;
-                return Err(Refusal::QueueFull);
-            }
             let (tx, rx) = oneshot::channel();
             let id = inner.next_waiter;
             inner.next_waiter += 1;
-            inner.queue.push_back(Waiter { id, want, tx });
+            let queue_max = inner.bounds.queue_max as usize;
+            if !inner.queue.push(Waiter { id, want, tx }, queue_max) {
+                inner.shed(&want);
+                return Err(Refusal::QueueFull);
+            }
             (id, rx, inner.bounds.wait_max_ms, hopeless)
         };
         // Leaves the queue also when the user goes away in the meantime.
@@ -236,7 +227,7 @@ impl Admission {
                     inner.meter.errors += 1;
                     return Err(Refusal::NoBackend);
                 }
-                inner.meter.shed += 1;
+                inner.shed(&want);
                 if !hopeless {
                     inner.meter.queue_delay.record(boot_us().saturating_sub(now));
                 }
@@ -258,27 +249,13 @@ impl Admission {
 
     /// Gives free places to those that wait. Permits whose receivers are gone are dropped by the caller, outside the lock.
     fn pump(self: &Arc<Self>, inner: &mut Inner, now_us: u64, undone: &mut Vec<Permit>) {
-        let mut at = 0;
-        while at < inner.queue.len().min(SCAN_MAX) {
-            let waiter = &inner.queue[at];
-            if waiter.tx.is_closed() {
-                inner.queue.remove(at);
-                continue;
-            }
-            let want = waiter.want;
-            let Some(permit) = self.grant(inner, &want, now_us) else {
-                if !inner.any_place(now_us) {
-                    return;
-                }
-                at += 1;
-                continue;
-            };
-            if let Some(waiter) = inner.queue.remove(at)
-                && let Err(permit) = waiter.tx.send(permit)
-            {
-                undone.push(permit);
-            }
-        }
+        let mut queue = std::mem::take(&mut inner.queue);
+        let grant = |want: &Want| {
+            let left = |inner: &Inner| if inner.any_place(now_us) { Left::Some } else { Left::None };
+            self.grant(inner, want, now_us).ok_or_else(|| left(inner))
+        };
+        queue.pump(grant, undone);
+        inner.queue = queue;
     }
 
     /// Called at each meter tick: failed backends whose time has come are probed by those that wait, and what only waits at a
@@ -301,10 +278,7 @@ impl Admission {
     }
 
     fn leave_queue(&self, id: u64) {
-        let mut inner = self.lock();
-        if let Some(at) = inner.queue.iter().position(|w| w.id == id) {
-            inner.queue.remove(at);
-        }
+        self.lock().queue.remove(id);
     }
 
     /// Closes a meter window of `span_us`.
@@ -386,6 +360,11 @@ impl Drop for Place<'_> {
 }
 
 impl Inner {
+    fn shed(&mut self, want: &Want) {
+        self.meter.shed += 1;
+        self.meter.shed_less_important += u64::from(want.less_important);
+    }
+
     fn forget_ended(&mut self) {
         self.slots.retain(|s| !s.gone || !s.is_idle());
     }

@@ -98,11 +98,12 @@ pub async fn serve(
         || headers::under_prefix(request.uri().path(), &lease.route.home_only);
     let home = behind || writes || forward::is_upgrade(&request);
     let bounds = &lease.route.admission;
+    let less_important = headers::is_less_important(request.uri().path(), request.headers(), &bounds.less_important);
     let task = Task {
         service: &lease.route.service,
         epoch: lease.route.epoch,
         admission: if home { &lease.homeward } else { &lease.admission },
-        want: Want::default(),
+        want: Want { less_important, ..Want::default() },
         answer_timeout_ms: bounds.answer_timeout_ms,
         body_bytes_max: bounds.body_bytes_max,
         user_rtt_us: client.rtt.us(),

@@ -2,6 +2,7 @@
 
 use crate::answer::PREFIX;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use pumasi_terms::class::{FieldIs, LessImportant};
 use std::net::IpAddr;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -265,6 +266,17 @@ pub fn strip_cookie(fields: &mut HeaderMap, name: &str) {
     for value in kept {
         fields.append(header::COOKIE, value);
     }
+}
+
+/// Whether the service calls this request less important.
+pub fn is_less_important(path: &str, fields: &HeaderMap, class: &LessImportant) -> bool {
+    let is = |f: &FieldIs| {
+        fields
+            .get_all(f.name.as_str())
+            .iter()
+            .any(|v| v.as_bytes().trim_ascii().eq_ignore_ascii_case(f.value.trim().as_bytes()))
+    };
+    class.paths.iter().any(|prefix| path.starts_with(prefix.as_str())) || class.headers.iter().any(is)
 }
 
 /// How often escapes are undone: some applications do it once more than the server in front of them.

@@ -10,7 +10,7 @@
 //! - A request is executed twice only if its method is safe.
 //! - One hop between clouds at most. Every queue, body, retry, wait and connection count is bounded.
 //!
-//! A request meets, in this order: [`listen`], [`public`] or [`peer`], [`forward`], [`admission`] (with [`choose`] and
+//! A request meets, in this order: [`listen`], [`public`] or [`peer`], [`forward`], [`admission`] (with [`queue`], [`choose`] and
 //! [`limiter`]), [`permit`], [`plain`] or [`upstream`], [`body`]. [`upload`] and [`link`] bound what users owe.
 
 pub mod admission;
@@ -43,6 +43,7 @@ mod permit;
 mod plain;
 mod position;
 mod public;
+mod queue;
 mod run;
 mod slot;
 mod strict;

@@ -29,11 +29,14 @@ pub fn text(gateway: &Gateway) -> String {
     let live = gateway.tables.live();
     let totals: Vec<_> = live.services.iter().map(|(n, s)| (n.as_str(), s.admission.totals())).collect();
     type Pick = fn(&crate::admission::Totals) -> u64;
-    let counters: [(&str, &str, Pick); 7] = [
+    let counters: [(&str, &str, Pick); 8] = [
         ("pumasi_gateway_arrivals_total", "Requests of users.", |t| t.arrivals),
         ("pumasi_gateway_admitted_total", "Requests given to a backend.", |t| t.admitted),
         ("pumasi_gateway_completed_total", "Requests answered by a backend.", |t| t.completed),
         ("pumasi_gateway_shed_total", "Requests refused at admission.", |t| t.shed),
+        ("pumasi_gateway_shed_less_important_total", "Of these, what the service calls less important.", |t| {
+            t.shed_less_important
+        }),
         ("pumasi_gateway_failed_total", "Requests that an instance answered 5xx or broke off.", |t| t.failed),
         ("pumasi_gateway_errors_total", "Requests lost by the gateway.", |t| t.errors),
         ("pumasi_gateway_retries_total", "Requests handed over once more.", |t| t.retries),

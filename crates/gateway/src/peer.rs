@@ -85,14 +85,15 @@ async fn serve_lease(
     if home_only || !safe || forward::is_upgrade(&request) {
         return answer::refused(StatusCode::FORBIDDEN, "home-only");
     }
+    let bounds = &here.route.admission;
+    let less_important = headers::is_less_important(request.uri().path(), request.headers(), &bounds.less_important);
     headers::strip_ours(request.headers_mut());
     request.headers_mut().append(VIA, worker.gateway.via.clone());
-    let bounds = &here.route.admission;
     let task = Task {
         service,
         epoch: here.route.epoch,
         admission: &here.admission,
-        want: Want { hasty: true, ..Want::default() },
+        want: Want { hasty: true, less_important, ..Want::default() },
         answer_timeout_ms: bounds.answer_timeout_ms,
         body_bytes_max: bounds.body_bytes_max,
         user_rtt_us: None,

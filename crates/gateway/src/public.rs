@@ -237,7 +237,9 @@ pub async fn serve_service(
         let answer = answer::unavailable("not-writable", "this cloud may not write for the service now");
         return (answer, None);
     }
-    let mut want = Want { home_only: writes || from.homeward, ..Want::default() };
+    let class = &service.route.admission.less_important;
+    let less_important = headers::is_less_important(request.uri().path(), request.headers(), class);
+    let mut want = Want { home_only: writes || from.homeward, less_important, ..Want::default() };
     let fields = request.headers_mut();
     let mut authorization = None;
     if service.route.position_generation.is_some() {

@@ -42,6 +42,8 @@ pub struct BackendSpec {
 pub struct Want {
     pub user: u64,
     pub home_only: bool,
+    /// Served after what is not.
+    pub less_important: bool,
     /// What the user has seen: copies that are older will not do.
     pub position: Option<Position>,
     /// Does not wait for a backend that works if there is none: it may be served elsewhere.

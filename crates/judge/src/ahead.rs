@@ -105,7 +105,7 @@ impl Case<'_> {
         if self.ago(self.m.grown_at) < again_ms || self.situation.home_instances_ready == 0 {
             return None;
         }
-        let all = u64::from(self.situation.home_instances_ready.saturating_add(self.situation.borrowed()));
+        let all = u64::from(self.situation.least().saturating_add(self.situation.beyond()));
         let will_serve_mps = capacity_mps.saturating_mul(all);
         // A load that is as it was asks for nothing, whatever is believed of the capacity; one that scatters asks for room.
         let load_mps = self.m.load.map_or(forecast.level_mps, |l| l.0);
@@ -129,12 +129,13 @@ impl Case<'_> {
                 .unwrap_or(u64::MAX)
                 .min(forecast.expected_mps),
             capacity_mps,
-            home_instances: self.situation.home_instances_ready,
+            home_instances: self.situation.least(),
+            home_room: self.situation.home_room(),
         };
         let explained = self.m.trend.highest_mps().max(self.seen.arrivals_mps).saturating_mul(HIGHEST_TIMES);
-        let most = Load { arrivals_mps: explained, ..load }.borrowed(100);
-        let wanted = load.borrowed(self.target_percent()).min(most).min(self.policy.instances_max);
-        if wanted <= self.situation.borrowed() || self.home_bound(&load).is_some() {
+        let most = Load { arrivals_mps: explained, ..load }.beyond(100);
+        let wanted = load.beyond(self.target_percent()).min(most).min(self.policy.instances_max);
+        if wanted <= self.situation.beyond() || self.home_bound(&load).is_some() {
             return None;
         }
         let reasons = self.foreseen(&forecast, ahead_ms, will_serve_mps, capacity_mps, wanted);
@@ -164,7 +165,7 @@ impl Case<'_> {
         let start = format!("what is borrowed serves after {}", seconds(self.start_ms()));
         let capacity = format!("an instance completes {} when saturated", per_second(capacity_mps));
         let bound = if wanted == self.policy.instances_max { " (the most allowed)" } else { "" };
-        let need = format!("at {} % of capacity that needs {wanted} borrowed{bound}", self.target_percent());
+        let need = format!("at {} % of capacity that needs {}{bound}", self.target_percent(), self.so_many(wanted));
         [("forecast", text), ("start", start), ("capacity_per_instance", capacity), ("need", need)]
             .map(|(measure, text)| reason(measure, text))
             .into()

@@ -7,9 +7,10 @@
 //! An application that got slow is told from one that is asked too much by what it completed before: overload does not
 //! lower what is completed.
 
-use crate::memory::{Answers, HOT_FADES_MS, Hot, Memory};
+use crate::memory::{Answers, Hot, Memory};
 use crate::policy::{Policy, Situation};
 use crate::size::{Crowd, Load};
+use crate::slow::Slow;
 use crate::{Cause, Judgement, Reason, Refusal, Verdict};
 use pumasi_sense::{BackendKey, Observation};
 use pumasi_terms::{BootMs, Now};
@@ -17,27 +18,21 @@ use pumasi_terms::{BootMs, Now};
 /// Part of the known capacity above which arrivals count as evidence, percent.
 const EVIDENCE_PERCENT: u64 = 90;
 /// Standard deviations that chance does not reach.
-const EVIDENCE_SIGMAS: u64 = 5;
+pub(crate) const EVIDENCE_SIGMAS: u64 = 5;
 /// The same as improbability: 5² / 2.
 const EVIDENCE_NATS: f64 = 12.5;
 /// Arrivals below which there is no evidence.
 const EVIDENCE_ARRIVALS: u64 = 15;
-/// Clients that wait for their answers are judged by so much of the time in which nothing else was seen, ms.
-const SETTLED_MS: u64 = 200;
 /// After so long what is completed is believed, whatever was learned, ms.
 const BELIEVE_COMPLETIONS_MS: u64 = 2_000;
+/// An instance that got ready has its share of the load after so long, ms.
+const RAMP_MS: u64 = 1_000;
 /// A queue stands if chance brings it about once in e^13 looks: of a steady load, less than once in weeks.
 const STANDING_NATS: f64 = 13.0;
 /// More comes than goes from this part of what is completed on, percent.
 const MORE_COMES_PERCENT: u64 = 102;
-/// ... over the whole time in which it was pressed, where an application is suspected of having got slow.
-const SLOW_MORE_COMES_PERCENT: u64 = 105;
 /// Where less than this must go home, the rest is worth helping even if what stays is too much, percent.
 const HOME_BOUND_PERCENT: u128 = 50;
-/// A refusal is forgotten when nothing has been wrong for so long, ms.
-const WELL_MS: u64 = 5_000;
-/// A fault that is not urgent is told after so long, ms.
-const TELL_MS: u64 = 1_000;
 /// A growth so soon after a shrink says that the shrink was wrong, ms.
 const REGRET_MS: u64 = 30_000;
 const CAUTION_MAX: u32 = 4;
@@ -83,7 +78,7 @@ pub(crate) fn per_second(mps: u64) -> String {
     format!("{}.{}/s", mps / 1_000, mps % 1_000 / 100)
 }
 
-fn ms(us: u64) -> String {
+pub(crate) fn ms(us: u64) -> String {
     if us < 10_000 { format!("{}.{} ms", us / 1_000, us % 1_000 / 100) } else { format!("{} ms", us / 1_000) }
 }
 
@@ -106,20 +101,8 @@ fn smooth(old: u64, new: u64, dt_ms: u64, over_ms: u64) -> u64 {
     u64::try_from(sum / u128::from(over_ms.max(1))).unwrap_or(u64::MAX)
 }
 
-/// Whether a difference from so many expected events (both in thousandths) is one that chance makes, of events that scatter so much.
-fn by_chance(difference: u64, events: u64, sigmas: u64, scatter: f64) -> bool {
-    (difference as f64).powi(2) < (sigmas.pow(2) * 1_000) as f64 * scatter * events as f64
-}
-
-enum Slow {
-    No,
-    /// It looks so, and more must be seen.
-    Perhaps,
-    Yes(Vec<Reason>),
-}
-
 /// How long it has held; None if it does not.
-fn held(since: &mut Option<BootMs>, holds: bool, at: BootMs) -> Option<u64> {
+pub(crate) fn held(since: &mut Option<BootMs>, holds: bool, at: BootMs) -> Option<u64> {
     if !holds {
         *since = None;
         return None;
@@ -155,9 +138,8 @@ impl Case<'_> {
             ));
             return self.refuse(Refusal::ApplicationFault, reasons);
         }
-        if self.situation.borrowed() > self.policy.instances_max && self.ago(self.m.shrunk_at) >= self.policy.settle_ms
-        {
-            let text = format!("{} borrowed, {} are allowed", self.situation.borrowed(), self.policy.instances_max);
+        if self.situation.beyond() > self.policy.instances_max && self.ago(self.m.shrunk_at) >= self.policy.settle_ms {
+            let text = format!("{}, {} are allowed", self.so_many(self.situation.beyond()), self.policy.instances_max);
             self.m.shrunk_at = Some(seen.at);
             return self.change(Cause::Request, self.policy.instances_max, vec![reason("instances_max", text)]);
         }
@@ -183,6 +165,14 @@ impl Case<'_> {
         self.recovery()
     }
 
+    /// Instances beyond the least at home, in words.
+    pub(crate) fn so_many(&self, count: u32) -> String {
+        match self.situation.home_room() {
+            0 => format!("{count} borrowed"),
+            _ => format!("{count} beyond the least at home"),
+        }
+    }
+
     pub(crate) fn ago(&self, at: Option<BootMs>) -> u64 {
         at.map_or(u64::MAX, |at| self.seen.at.since(at))
     }
@@ -195,7 +185,7 @@ impl Case<'_> {
     }
 
     fn note_instances(&mut self) {
-        let ready = (self.situation.home_instances_ready, self.situation.borrowed_instances_ready);
+        let ready = (self.situation.least(), self.situation.beyond_ready());
         if ready != self.m.ready {
             if ready.1 > self.m.ready.1 {
                 self.m.fruitless = 0;
@@ -203,6 +193,10 @@ impl Case<'_> {
             }
             self.m.ready = ready;
             self.m.ready_at = self.seen.at;
+            if let Some(hot) = &mut self.m.hot {
+                // What other instances answered measures none of these.
+                (hot.answers, hot.settled) = (Answers::default(), Answers::default());
+            }
         }
         if self.m.caution > 0 && self.seen.at.since(self.m.caution_at) >= CAUTION_FADES_MS {
             self.m.caution -= 1;
@@ -272,6 +266,7 @@ impl Case<'_> {
             return;
         }
         let fresh = self.m.hot.is_none();
+        let ramping = self.ramping();
         // Another time is another trouble: what brought nothing then may bring something now.
         if self.ago(self.m.pressed_at) >= self.policy.settle_ms {
             self.m.fruitless = 0;
@@ -299,8 +294,10 @@ impl Case<'_> {
             before: during(hot.reference_mps.saturating_mul(ready)),
             before_home: during(hot.reference_mps.saturating_mul(home)),
         };
-        hot.answers.add(&answers, span_ms);
-        if at.since(hot.since) >= seen.span_ms {
+        if !ramping {
+            hot.answers.add(&answers, span_ms);
+        }
+        if !ramping && at.since(hot.since) >= seen.span_ms {
             hot.settled.add(&answers, span_ms);
         }
         let excess = hot.excess.saturating_add(came).saturating_sub(could);
@@ -308,11 +305,15 @@ impl Case<'_> {
         (hot.arrivals, hot.excess) = if excess == 0 { (0, 0) } else { (hot.arrivals.saturating_add(came), excess) };
     }
 
+    /// Instances that just came have not taken their share yet.
+    fn ramping(&self) -> bool {
+        self.seen.at.since(self.m.ready_at) <= RAMP_MS
+    }
+
     /// What a home instance answers while nothing waits: the measure of an application that gets slow later.
     fn learn_handled(&mut self, trouble: bool) {
-        let (seen, home) = (self.seen, self.situation.home_instances_ready);
-        let settled = seen.at.since(self.m.ready_at) > 1_000;
-        if trouble || home == 0 || !settled || self.over_objective() {
+        let home = self.situation.home_instances_ready;
+        if trouble || home == 0 || self.ramping() || self.over_objective() {
             self.m.home_mps = None;
             return;
         }
@@ -350,7 +351,7 @@ impl Case<'_> {
         Some(vec![reason("failing_share", text)])
     }
 
-    fn pressure_reasons(&self, hot: &Hot) -> Vec<Reason> {
+    pub(crate) fn pressure_reasons(&self, hot: &Hot) -> Vec<Reason> {
         let seen = self.seen;
         let held = seconds(seen.at.since(hot.since).max(seen.span_ms));
         let mut reasons = Vec::new();
@@ -401,7 +402,8 @@ impl Case<'_> {
             arrivals_mps: seen.arrivals_mps,
             home_only_mps: seen.arrivals_home_only_mps.min(seen.arrivals_mps),
             capacity_mps: capacity_mps.max(1),
-            home_instances: situation.home_instances_ready,
+            home_instances: situation.least(),
+            home_room: situation.home_room(),
         };
         let mut reasons = self.pressure_reasons(&hot);
         if let Some(why) = self.home_bound(&load) {
@@ -416,7 +418,7 @@ impl Case<'_> {
         let percent = self.target_percent();
         let text =
             format!("{} may leave home; at {percent} % of capacity that needs", per_second(load.may_leave_mps()));
-        (load.borrowed(percent), text)
+        (load.beyond(percent), text)
     }
 
     /// Who waits for his answer asks the sooner the more instances answer: what comes says nothing of what will come then, how
@@ -435,64 +437,25 @@ impl Case<'_> {
             crowd.inside,
             crowd.each()
         );
-        (all.saturating_sub(self.situation.home_instances_ready), text)
-    }
-
-    /// What was answered before is not answered now, and not because more is asked.
-    fn application_is_slow(&self, hot: &Hot, hot_ms: u64) -> Slow {
-        let (seen, situation) = (self.seen, self.situation);
-        let mut reasons = self.pressure_reasons(hot);
-        if situation.home_instances_ready == 0 {
-            reasons.push(reason("home_instances", "no instance is ready at home".to_owned()));
-            return Slow::Yes(reasons);
-        }
-        let settled = hot_ms >= seen.span_ms.saturating_add(SETTLED_MS);
-        let mut sums = if settled { hot.settled } else { hot.answers };
-        // Who waits for his answer does not come until he has it: that as much is answered as comes says nothing then, and only what
-        // was answered for long counts.
-        let more_comes = at_least(sums.came, sums.done, SLOW_MORE_COMES_PERCENT);
-        if !more_comes {
-            if !settled && hot.handled_mps > 0 {
-                return Slow::Perhaps;
-            }
-            (sums.before, sums.before_home) = (hot.handled_of(sums.before), hot.handled_of(sums.before_home));
-        }
-        let Answers { came, done, done_home, before, before_home } = sums;
-        let known_load = at_least(before, came, 91) || by_chance(came - before, before, 3, self.m.scatter.index());
-        let stuck = done == 0 && hot.reference_mps > 0;
-        // A lender's instances may be slower by right: where there are some, the home's are judged alone.
-        let (expected, done, percent) = match situation.borrowed_instances_ready {
-            0 => (if more_comes { before.min(came) } else { before }, done, 85),
-            _ => (before_home, done_home, 60),
-        };
-        if !stuck && (!known_load || at_least(done, expected, percent)) {
-            return Slow::No;
-        }
-        if by_chance(expected.saturating_sub(done), expected, EVIDENCE_SIGMAS, 1.0) && hot_ms < HOT_FADES_MS {
-            return Slow::Perhaps;
-        }
-        let text = format!(
-            "the load is none that it had not answered before ({} an instance), but it answers less: it got slow",
-            per_second(hot.reference_mps)
-        );
-        reasons.push(reason("completed", text));
-        if let Some(calm) = seen.app_time_calm_us {
-            let text = format!("an answer takes {}, {} when it was calm", ms(seen.app_time_p50_us), ms(calm));
-            reasons.push(reason("app_time_p50", text));
-        }
-        Slow::Yes(reasons)
+        (all.saturating_sub(self.situation.least()), text)
     }
 
     pub(crate) fn home_bound(&self, load: &Load) -> Option<Reason> {
         let percent = u128::from(load.home_only_mps) * 100 / u128::from(load.arrivals_mps.max(1));
         let share = format!("{percent} % of the load ({}) must go home", per_second(load.home_only_mps));
+        // The home can grow, does, or just did.
+        let at_home = self.situation;
+        let grew = at_home.home_instances_spare > 0 && self.seen.at.since(self.m.ready_at) < self.policy.settle_ms;
+        if at_home.home_instances_room > 0 || at_home.home_instances_coming > 0 || grew {
+            return None;
+        }
         if !at_least(load.may_leave_mps(), load.arrivals_mps, self.policy.relief_percent_min) {
             return Some(reason("home_only_share", format!("{share}: moving the rest is no relief")));
         }
         // What an instance completes right after others failed says little of what it can do; and where most may leave, most is helped.
         let capacity_mps = load.capacity_mps.max(self.m.handled_mps);
         if percent >= HOME_BOUND_PERCENT && !(Load { capacity_mps, ..*load }).home_keeps_up() {
-            let home = per_second(capacity_mps.saturating_mul(u64::from(load.home_instances)));
+            let home = per_second(capacity_mps.saturating_mul(u64::from(self.situation.home_instances_ready)));
             return Some(reason("home_only_share", format!("{share}, home can do {home}: it would stay overloaded")));
         }
         None
@@ -502,12 +465,15 @@ impl Case<'_> {
         let (seen, policy, situation) = (self.seen, self.policy, *self.situation);
         // What is coming has not served yet; what came last has not taken its share yet; what failed may fail again.
         let patience_ms = policy.settle_ms << self.m.fruitless.saturating_sub(1).min(3);
-        let settling = situation.borrowed_instances_ready > 0 && seen.at.since(self.m.ready_at) < policy.settle_ms;
-        if situation.borrowed_instances_coming > 0 || self.ago(self.m.grown_at) < patience_ms || settling {
+        let settling = situation.beyond_ready() > 0 && seen.at.since(self.m.ready_at) < policy.settle_ms;
+        if situation.coming() > 0 || self.ago(self.m.grown_at) < patience_ms || settling {
             return Judgement::Steady;
         }
-        let current = situation.borrowed();
-        let wanted = wanted.max(current.saturating_add(1)).min(policy.instances_max);
+        let current = situation.beyond();
+        let relieved = at_least(load.may_leave_mps(), load.arrivals_mps, policy.relief_percent_min);
+        // Where hardly anything may leave, only the home can grow.
+        let most = if relieved { policy.instances_max } else { situation.home_room().min(policy.instances_max) };
+        let wanted = wanted.max(current.saturating_add(1)).min(most);
         if wanted <= current {
             return Judgement::Steady;
         }
@@ -518,7 +484,7 @@ impl Case<'_> {
         let text = format!("an instance completes {} when saturated", per_second(load.capacity_mps));
         reasons.push(reason("capacity_per_instance", text));
         let bound = if wanted == policy.instances_max { " (the most allowed)" } else { "" };
-        reasons.push(reason("need", format!("{need} {wanted} borrowed{bound}")));
+        reasons.push(reason("need", format!("{need} {}{bound}", self.so_many(wanted))));
         self.grown(wanted, reasons)
     }
 
@@ -528,52 +494,13 @@ impl Case<'_> {
             self.m.caution = (self.m.caution + 1).min(CAUTION_MAX);
             self.m.caution_at = at;
         }
-        if self.situation.borrowed_instances_coming == 0 {
+        if self.situation.coming() == 0 {
             self.m.asked_at = Some(at);
         }
         self.m.fruitless = self.m.fruitless.saturating_add(1);
         self.m.grown_at = Some(at);
         self.m.told.clear();
         self.change(Cause::Overload, wanted, reasons)
-    }
-
-    /// Trouble without waiting: told, never acted upon.
-    fn slow_or_far(&mut self) -> Option<Judgement> {
-        let (seen, policy, situation) = (self.seen, self.policy, *self.situation);
-        let answers = seen.completed_mps.saturating_mul(seen.span_ms) / 1_000_000;
-        let calm_us = seen.app_time_calm_us.unwrap_or(u64::MAX);
-        let times = |n: u64| seen.app_time_p50_us >= calm_us.saturating_mul(n);
-        let late = policy.answer_p95_ms > 0
-            && seen.queue_delay_p95_us.saturating_add(seen.app_time_p95_us)
-                > policy.answer_p95_ms.saturating_mul(1_000);
-        let usual = self.m.handled_mps.saturating_mul(u64::from(situation.ready().max(1)));
-        let slow = answers >= 5
-            && !self.over_objective()
-            && at_least(usual, seen.arrivals_mps, 91)
-            && ((late && times(3)) || (times(8) && seen.app_time_p50_us >= 100_000));
-        let slow_ms = held(&mut self.m.slow_since, slow, seen.at);
-        let far = seen.user_rtt_p50_us > policy.distance_rtt_us && answers >= 5 && !self.over_objective();
-        let far_ms = held(&mut self.m.far_since, far, seen.at);
-        if let Some(well_ms) = held(&mut self.m.well_since, !slow && !far, seen.at)
-            && well_ms >= WELL_MS
-        {
-            self.m.told.clear();
-        }
-        if slow_ms.is_some_and(|t| t >= TELL_MS) {
-            let (took, calm) = (ms(seen.app_time_p50_us), ms(calm_us));
-            let text = format!(
-                "an answer takes {took}, {calm} when it was calm, and nothing waits: more instances do not help"
-            );
-            return Some(self.refuse(Refusal::ApplicationFault, vec![reason("app_time_p50", text)]));
-        }
-        if far_ms.is_some_and(|t| t >= TELL_MS) {
-            let rtt = format!("median user round trip {} > {}", ms(seen.user_rtt_p50_us), ms(policy.distance_rtt_us));
-            let queue = format!("p95 queue delay {}: the servers are not slow", ms(seen.queue_delay_p95_us));
-            return Some(
-                self.refuse(Refusal::Distance, vec![reason("user_rtt", rtt), reason("queue_delay_p95", queue)]),
-            );
-        }
-        None
     }
 
     pub(crate) fn change(&self, cause: Cause, borrowed_wanted: u32, reasons: Vec<Reason>) -> Judgement {
@@ -583,7 +510,7 @@ impl Case<'_> {
     }
 
     /// Each is told once, until nothing was wrong for a while or borrowing began.
-    fn refuse(&mut self, refusal: Refusal, reasons: Vec<Reason>) -> Judgement {
+    pub(crate) fn refuse(&mut self, refusal: Refusal, reasons: Vec<Reason>) -> Judgement {
         self.m.well_since = None;
         if !self.m.told.insert(refusal) {
             return Judgement::Steady;

@@ -12,6 +12,7 @@ pub mod policy;
 mod recovery;
 mod scatter;
 pub mod size;
+mod slow;
 mod standing;
 pub mod verdict;
 

@@ -20,7 +20,7 @@ pub struct Memory {
     pub(crate) home_mps: Option<u64>,
     /// Last capacity of one instance that was told.
     pub(crate) capacity_mps: Option<u64>,
-    /// Ready at home and away, and since when.
+    /// Ready at home whatever the load is, and beyond that; since when.
     pub(crate) ready: (u32, u32),
     pub(crate) ready_at: BootMs,
     pub(crate) queue: Queue,

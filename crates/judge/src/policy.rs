@@ -11,7 +11,7 @@ pub struct Policy {
     pub queue_delay_p95_ms: u64,
     /// The promise: p95 of wait and application together, ms; 0: none.
     pub answer_p95_ms: u64,
-    /// Borrowed instances at most.
+    /// Instances beyond the least at home, there and borrowed, at most.
     pub instances_max: u32,
     /// Overload is believed after so long, ms.
     pub sustain_ms: u64,
@@ -47,7 +47,7 @@ impl Policy {
         Self {
             queue_delay_p95_ms: service.objective.queue_delay_p95_ms,
             answer_p95_ms: service.objective.answer_p95_ms,
-            instances_max: service.borrowing.instances_max,
+            instances_max: service.borrowing.instances_max.saturating_add(service.instances.home.spare_max()),
             ..Self::default()
         }
     }
@@ -81,6 +81,12 @@ impl Default for Policy {
 #[serde(deny_unknown_fields)]
 pub struct Situation {
     pub home_instances_ready: u32,
+    /// Of these, beyond the least at home: they come before anything is borrowed, and go after it.
+    pub home_instances_spare: u32,
+    /// Started at home and not ready yet.
+    pub home_instances_coming: u32,
+    /// How many more could be started at home.
+    pub home_instances_room: u32,
     /// Serving away, without those that drain.
     pub borrowed_instances_ready: u32,
     /// Ordered and not serving yet: held, leased, sent, starting. They are not ordered twice.
@@ -90,8 +96,24 @@ pub struct Situation {
 }
 
 impl Situation {
-    pub fn borrowed(&self) -> u32 {
-        self.borrowed_instances_ready.saturating_add(self.borrowed_instances_coming)
+    /// Ready at home whatever the load is.
+    pub fn least(&self) -> u32 {
+        self.home_instances_ready.saturating_sub(self.home_instances_spare)
+    }
+    /// What came for the load, and is ready.
+    pub fn beyond_ready(&self) -> u32 {
+        self.home_instances_spare.saturating_add(self.borrowed_instances_ready)
+    }
+    pub fn coming(&self) -> u32 {
+        self.home_instances_coming.saturating_add(self.borrowed_instances_coming)
+    }
+    /// What came for the load, or will: at home beyond the least there, and borrowed.
+    pub fn beyond(&self) -> u32 {
+        self.beyond_ready().saturating_add(self.coming())
+    }
+    /// Of what the load may have, at most so many at home.
+    pub fn home_room(&self) -> u32 {
+        self.home_instances_spare.saturating_add(self.home_instances_coming).saturating_add(self.home_instances_room)
     }
     pub fn ready(&self) -> u32 {
         self.home_instances_ready.saturating_add(self.borrowed_instances_ready)

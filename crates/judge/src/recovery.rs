@@ -1,4 +1,4 @@
-//! Giving back: how many borrowed instances would do, and whether they have done for long enough.
+//! Giving back: how many instances beyond the least at home would do, and whether they have done for long enough.
 
 use crate::calm::enough_for;
 use crate::judge::{Case, per_second, reason, seconds};
@@ -6,21 +6,21 @@ use crate::size::Load;
 use crate::{Cause, Judgement};
 
 impl Case<'_> {
-    /// Borrowed instances that would do at the smoothed load; None where nothing is known of capacity.
+    /// Instances beyond the least at home that would do at the smoothed load; None where nothing is known of capacity.
     /// An instance runs at `percent` of its capacity at most, or at `handled_mps` where it was seen to do more.
     fn enough(&self, percent: u64, handled_mps: u64) -> Option<u32> {
         let (arrivals_mps, home_only_mps) = self.m.load?;
         let capacity = u128::from(self.m.capacity_mps.filter(|c| *c > 0)?) * u128::from(percent) / 100;
         let capacity_mps = u64::try_from(capacity).unwrap_or(u64::MAX).max(handled_mps).max(1);
-        let home_instances = self.situation.home_instances_ready;
-        Some(Load { arrivals_mps, home_only_mps, capacity_mps, home_instances }.borrowed(100))
+        let (home_instances, home_room) = (self.situation.least(), self.situation.home_room());
+        Some(Load { arrivals_mps, home_only_mps, capacity_mps, home_instances, home_room }.beyond(100))
     }
 
     /// Without a known capacity, as in a daemon that lost its memory, the places that are busy say how many instances are enough; at most
     /// half is given back by that alone.
     fn enough_by_places(&self, percent: u64) -> u32 {
-        let (seen, current) = (self.seen, self.situation.borrowed());
-        let home = self.situation.home_instances_ready;
+        let (seen, current) = (self.seen, self.situation.beyond());
+        let home = self.situation.least();
         let places_each = seen.limit / u64::from(home + current).max(1);
         if seen.queued > 0 || places_each == 0 {
             return current;
@@ -32,7 +32,7 @@ impl Case<'_> {
     }
 
     pub(crate) fn recovery(&mut self) -> Judgement {
-        let (seen, policy, current) = (self.seen, self.policy, self.situation.borrowed());
+        let (seen, policy, current) = (self.seen, self.policy, self.situation.beyond());
         let broken = self.over_objective() && (!self.scattered() || seen.shed_mps > 0);
         if current == 0 || broken || self.situation.home_instances_ready == 0 || self.m.trend.grows() {
             (self.m.calm, self.m.tight) = (None, None);
@@ -57,7 +57,8 @@ impl Case<'_> {
             reasons.push(reason("capacity_per_instance", text));
         }
         let text = format!(
-            "{wanted} borrowed instead of {current} would have run at {percent} % at most for {}",
+            "{} instead of {current} would have run at {percent} % at most for {}",
+            self.so_many(wanted),
             seconds(held_ms)
         );
         reasons.push(reason("need", text));

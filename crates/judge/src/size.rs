@@ -8,7 +8,10 @@ pub struct Load {
     pub home_only_mps: u64,
     /// Of one instance; not 0.
     pub capacity_mps: u64,
+    /// Those that are at home whatever the load is.
     pub home_instances: u32,
+    /// How many more can be there.
+    pub home_room: u32,
 }
 
 impl Load {
@@ -16,18 +19,20 @@ impl Load {
         self.arrivals_mps.saturating_sub(self.home_only_mps)
     }
 
-    /// Borrowed instances with which every instance runs at `percent` of its capacity at most. The home answers what must
-    /// stay first, and takes of the rest what it has room for.
-    pub fn borrowed(&self, percent: u64) -> u32 {
+    /// Instances beyond those at home with which every instance runs at `percent` of its capacity at most. The home answers what must
+    /// stay first, and takes of the rest what it has room for; what must stay and finds no room wants more at home, as far as there is.
+    pub fn beyond(&self, percent: u64) -> u32 {
         let each = u128::from(self.capacity_mps.max(1)) * u128::from(percent.max(1));
-        let room = (each * u128::from(self.home_instances)).saturating_sub(u128::from(self.home_only_mps) * 100);
-        let away = (u128::from(self.may_leave_mps()) * 100).saturating_sub(room);
-        u32::try_from(away.div_ceil(each)).unwrap_or(u32::MAX)
+        let (home, stays) = (each * u128::from(self.home_instances), u128::from(self.home_only_mps) * 100);
+        let away = (u128::from(self.may_leave_mps()) * 100).saturating_sub(home.saturating_sub(stays));
+        let stays = stays.saturating_sub(home).min(each * u128::from(self.home_room));
+        u32::try_from((away + stays).div_ceil(each)).unwrap_or(u32::MAX)
     }
 
-    /// Whether the home could answer what must stay, once all the rest has left.
+    /// Whether the home could answer what must stay, once all the rest has left and it has grown.
     pub fn home_keeps_up(&self) -> bool {
-        let home = u128::from(self.capacity_mps) * u128::from(self.home_instances);
+        let instances = u128::from(self.home_instances) + u128::from(self.home_room);
+        let home = u128::from(self.capacity_mps) * instances;
         u128::from(self.home_only_mps) * 100 < home * 95
     }
 }
@@ -82,14 +87,18 @@ mod tests {
             home_only_mps,
             capacity_mps: 100_000,
             home_instances: 1,
+            home_room: 0,
         };
-        assert_eq!(load(70_000, 0).borrowed(72), 0);
-        assert_eq!(load(73_000, 0).borrowed(72), 1);
-        assert_eq!(load(320_000, 0).borrowed(72), 4);
+        assert_eq!(load(70_000, 0).beyond(72), 0);
+        assert_eq!(load(73_000, 0).beyond(72), 1);
+        assert_eq!(load(320_000, 0).beyond(72), 4);
         // Writes fill the home; readers must all leave.
-        assert_eq!(load(320_000, 80_000).borrowed(72), 4);
+        assert_eq!(load(320_000, 80_000).beyond(72), 4);
         assert!(load(320_000, 80_000).home_keeps_up());
         assert!(!load(320_000, 96_000).home_keeps_up());
-        assert_eq!(Load { capacity_mps: 0, ..load(u64::MAX, 0) }.borrowed(72), u32::MAX);
+        assert_eq!(Load { capacity_mps: 0, ..load(u64::MAX, 0) }.beyond(72), u32::MAX);
+        // Writes alone: nothing of them may leave, and the home may have one more.
+        assert_eq!([0, 1, 9].map(|home_room| Load { home_room, ..load(140_000, 140_000) }.beyond(72)), [0, 1, 1]);
+        assert!(Load { home_room: 1, ..load(140_000, 140_000) }.home_keeps_up());
     }
 }

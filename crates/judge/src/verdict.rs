@@ -26,14 +26,14 @@ pub struct Reason {
     pub text: String,
 }
 
-/// How many borrowed instances the service wants now, and why.
+/// How many instances beyond the least at home the service wants now, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Verdict {
     pub service: ServiceName,
     pub cause: Cause,
     pub at: WallMs,
-    /// Borrowed instances wanted in all, not in addition.
+    /// In all, not in addition. In a plan those that are to be borrowed: what runs at home is taken off before.
     pub borrowed_wanted: u32,
     pub reasons: Vec<Reason>,
 }

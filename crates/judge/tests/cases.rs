@@ -296,11 +296,13 @@ proptest! {
             if extreme && rng.unit() < 0.1 {
                 (seen.arrivals_mps, seen.completed_mps, seen.shed_mps, seen.span_ms, seen.limit) = (u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX);
             }
+            let spare = (rng.unit() * 3.0) as u32;
             let situation = Situation {
-                home_instances_ready: (rng.unit() * 3.0) as u32,
-                borrowed_instances_ready: borrowed,
-                borrowed_instances_coming: 0,
-                application_generation: 0,
+                home_instances_ready: spare + (rng.unit() * 3.0) as u32,
+                home_instances_spare: spare.min(borrowed),
+                home_instances_room: (rng.unit() * 3.0) as u32,
+                borrowed_instances_ready: borrowed - spare.min(borrowed),
+                ..Situation::default()
             };
             let (next, judgement) = judge(&memory, &seen, &policy, &situation, Now::default());
             let (_, again) = judge(&memory, &seen, &policy, &situation, Now::default());

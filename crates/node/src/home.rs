@@ -2,7 +2,7 @@
 
 use crate::fleet::{self, Desired};
 use crate::object::{OWNER_OF_SERVICES, ServiceRecord, service_named_by};
-use crate::{Node, borrower, bundles, clock, secrets, stray, tenancy};
+use crate::{Node, borrower, bundles, clock, growth, secrets, stray, tenancy};
 use pumasi_api::Problem;
 use pumasi_engine::{Access, DataMount, InstanceSpec};
 use pumasi_terms::DatasetName;
@@ -16,8 +16,9 @@ pub fn data_dir(node: &Node, service: &ServiceRecord, dataset: &DatasetName) -> 
     tenancy::service_dir(node, service).join("data").join(dataset.as_str())
 }
 
-pub fn wanted(service: &ServiceRecord) -> Desired {
-    let count = if service.deleting { 0 } else { service.document.spec.instances.home };
+pub fn wanted(node: &Node, service: &ServiceRecord) -> Desired {
+    let least = service.document.spec.instances.home.min;
+    let count = if service.deleting { 0 } else { least.saturating_add(growth::grown(node, service)) };
     Desired { owner: service.owner(), count, generation: service.generation }
 }
 
@@ -35,6 +36,7 @@ pub async fn reconcile(node: &Node) -> Result<(), Problem> {
     let known = |owner: &str| {
         services.iter().any(|s| s.owner() == owner) || service_named_by(owner).is_some_and(|name| services.hides(name))
     };
+    growth::keep(node, known);
     let owners: BTreeSet<String> = node.instances.lock().iter().map(|i| i.owner.clone()).collect();
     let mut strays = BTreeSet::new();
     for owner in owners.into_iter().filter(|o| o.starts_with(OWNER_OF_SERVICES) && !known(o)) {
@@ -72,7 +74,7 @@ async fn run(node: &Node, service: &ServiceRecord) {
         }
     };
     let bundle_dir = bundles::owned(node, &service.customer).unpacked(&service.bundle());
-    fleet::reconcile(node, &wanted(service), |id| InstanceSpec {
+    fleet::reconcile(node, &wanted(node, service), |id| InstanceSpec {
         id,
         owner: service.owner(),
         generation: service.generation,

@@ -13,6 +13,7 @@ pub mod disk;
 pub mod fleet;
 pub mod gateway;
 pub mod ground;
+pub mod growth;
 pub mod hands;
 mod health;
 pub mod home;

@@ -49,6 +49,8 @@ pub struct Node {
     pub health: crate::health::Health,
     /// Why instances do not get ready, and when a refused start is tried again.
     pub troubles: crate::trouble::Troubles,
+    /// What runs at home beyond the least.
+    pub growth: crate::growth::Growth,
     /// Whether services could be lent, as found last.
     pub lendable: crate::lendable::Known,
     /// Looks at the store again, soon.
@@ -203,6 +205,7 @@ impl Node {
             disk: Default::default(),
             health: Default::default(),
             troubles: Default::default(),
+            growth: Default::default(),
             lendable: Default::default(),
             wake: Notify::new(),
             stopping,

@@ -12,9 +12,9 @@ use pumasi_route::build::{
     LentInput, PartInput, PartState as Serves, RouteInput, ServiceInput, build_told, table_differs, without_doubles,
 };
 use pumasi_route::keep::{Aside, AsideLease, keep};
-use pumasi_route::table::{HomeBackend, PeerLink, RouteTable};
+use pumasi_route::table::{Admission, HomeBackend, PeerLink, RouteTable};
 use pumasi_store::Items;
-use pumasi_terms::service::RouteMode;
+use pumasi_terms::service::{RouteMode, ServiceSpec};
 use pumasi_terms::{BootMs, CloudName, LeaseId, ServiceName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -226,14 +226,19 @@ fn backends(node: &Node, want: &Desired) -> Vec<HomeBackend> {
         .collect()
 }
 
+/// How requests of a service find places: what the operator set, and what the service calls less important.
+pub fn admission(node: &Node, spec: &ServiceSpec) -> Admission {
+    Admission { less_important: spec.routing.less_important.clone(), ..node.config.gateway.admission.clone() }
+}
+
 fn service(node: &Node, record: &ServiceRecord, journeys: &[Arc<Journey>]) -> ServiceInput {
     let parts = journeys.iter().filter(|j| &j.service == record.name()).flat_map(|j| &j.parts);
     ServiceInput {
         epoch: record.epoch,
         writable_until: None,
-        home: backends(node, &home::wanted(record)),
+        home: backends(node, &home::wanted(node, record)),
         parts: parts.filter_map(|p| rented(node, record, p)).collect(),
-        admission: node.config.gateway.admission.clone(),
+        admission: admission(node, &record.document.spec),
         position_generation: (!record.document.spec.datasets.is_empty()).then_some(node.boot_count),
         service: record.document.clone(),
     }

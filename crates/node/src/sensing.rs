@@ -2,7 +2,7 @@
 
 use crate::node::{Locked, Note, UNREADABLE};
 use crate::object::{JOURNEY, LENT, METERED, Metered, ONLY, ServiceRecord};
-use crate::{Node, borrower, clock, lender};
+use crate::{Node, borrower, clock, growth, lender};
 use pumasi_api::Problem;
 use pumasi_engine::{InstanceState, InstanceStatus};
 use pumasi_journey::Journey;
@@ -280,11 +280,18 @@ async fn judge_all(node: &Node) -> Result<(), Problem> {
 
 fn situation(node: &Node, service: &ServiceRecord, journeys: &[Arc<Journey>]) -> Situation {
     let owner = service.owner();
-    let home =
+    let ready =
         node.instances.lock().iter().filter(|i| i.owner == owner && i.state == InstanceState::Ready).count() as u32;
+    let (least, grown) = (service.document.spec.instances.home.min, growth::grown(node, service));
+    // Those that drain, or stand in for others during an update, are not counted.
+    let home = ready.min(least.saturating_add(grown));
     let own = || journeys.iter().filter(|j| &j.service == service.name());
     Situation {
         home_instances_ready: home,
+        home_instances_spare: home.saturating_sub(least),
+        home_instances_coming: least.saturating_add(grown).saturating_sub(home.max(least)),
+        // Where it cannot be read, nothing is started.
+        home_instances_room: growth::room(node, service).unwrap_or(0),
         borrowed_instances_ready: own().map(|j| j.serving()).sum(),
         borrowed_instances_coming: own().map(|j| j.coming()).sum(),
         application_generation: service.generation,

@@ -241,7 +241,7 @@ pub fn grant(tx: &Tx<'_>, customer: &CustomerName) -> Result<CustomerGrant, TxEr
 }
 
 fn asks(service: &Service) -> Resources {
-    service.spec.application.resources.times(service.spec.instances.home)
+    service.spec.application.resources.times(service.spec.instances.home.max)
 }
 
 pub fn used<'a>(services: impl Iterator<Item = &'a ServiceRecord>) -> Resources {

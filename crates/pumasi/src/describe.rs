@@ -103,10 +103,12 @@ impl Page {
         let why = status.lending.why.join("; ");
         self.line("lendable", if why.is_empty() { lendable.to_owned() } else { format!("{lendable}: {why}") });
         self.line("hosts", spec.hosts.join(", "));
+        let home = spec.instances.home;
+        let range = if home.min == home.max { String::new() } else { format!(" ({} to {})", home.min, home.max) };
         self.line(
             "instances",
             format!(
-                "{} of {} at home, {} of {} borrowed",
+                "{} of {} at home{range}, {} of {} borrowed",
                 status.home_ready, status.home_wanted, status.borrowed_ready, status.borrowed_wanted
             ),
         );

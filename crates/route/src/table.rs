@@ -2,6 +2,7 @@
 //!
 //! The gateway keeps the last one on disk and serves by it when the daemon is dead.
 
+use pumasi_terms::class::LessImportant;
 use pumasi_terms::service::RouteMode;
 use pumasi_terms::{BootMs, CloudName, DatasetName, Epoch, InstanceId, LeaseId, Ppm, ServiceName};
 use serde::{Deserialize, Serialize};
@@ -121,6 +122,9 @@ pub struct Admission {
     /// For the head of an answer, ms.
     pub answer_timeout_ms: u64,
     pub body_bytes_max: u64,
+    /// What waits behind everything else. A service says it, not an operator.
+    #[serde(skip_serializing_if = "LessImportant::is_empty")]
+    pub less_important: LessImportant,
 }
 
 impl Default for Admission {
@@ -133,6 +137,7 @@ impl Default for Admission {
             retry_budget: Ppm(100_000),
             answer_timeout_ms: 60_000,
             body_bytes_max: 1 << 30,
+            less_important: LessImportant::default(),
         }
     }
 }

@@ -27,6 +27,11 @@ pub struct MeterWindow {
     pub leases: BTreeMap<LeaseId, BackendMeter>,
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
 /// One service of this cloud within a window. Counts are of this window, gauges are at its end.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -39,6 +44,9 @@ pub struct ServiceMeter {
     pub admitted: u64,
     /// Refused at admission with 503: the queue was full or the wait too long.
     pub shed: u64,
+    /// Of these, requests that the service calls less important.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub shed_less_important: u64,
     /// Answered 5xx by an instance, or broken off by it.
     pub failed: u64,
     /// Lost by us: no backend, retry budget spent, peer link broken.

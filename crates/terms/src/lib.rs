@@ -4,6 +4,7 @@
 //! Always holds: no clock, no randomness, no I/O; a value that exists is valid; every document names its version.
 //! Vocabulary: ITU-T Y.3511/Y.3516 and GICTF.
 
+pub mod class;
 pub mod document;
 pub mod egress;
 pub mod ids;

@@ -1,5 +1,6 @@
 //! The Service document: what a customer owns, promises and allows.
 
+use crate::class::LessImportant;
 use crate::document::{Document, FieldError, Validate, fault};
 use crate::template;
 use crate::{CloudName, DatasetName, Digest, Money, Resources, SecretName, ServiceName};
@@ -153,14 +154,64 @@ impl Default for Probe {
 }
 
 /// Instances at home. Borrowed ones are bounded by `borrowing`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Instances {
-    pub home: u32,
+    pub home: HomeInstances,
 }
-impl Default for Instances {
+
+/// How many run at home: a number, or `min` always and up to `max` under load, before anything is borrowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(from = "HomeForm", into = "HomeForm")]
+#[schemars(with = "HomeForm")]
+pub struct HomeInstances {
+    pub min: u32,
+    pub max: u32,
+}
+impl HomeInstances {
+    pub const MOST: u32 = 256;
+
+    pub fn fixed(count: u32) -> Self {
+        Self { min: count, max: count }
+    }
+    /// Those that come and go with the load.
+    pub fn spare_max(&self) -> u32 {
+        self.max.saturating_sub(self.min)
+    }
+}
+impl Default for HomeInstances {
     fn default() -> Self {
-        Self { home: 1 }
+        Self::fixed(1)
+    }
+}
+
+/// As it is written.
+#[derive(Deserialize, Serialize, schemars::JsonSchema)]
+#[serde(untagged, expecting = "must be a number, or `min` and `max`")]
+enum HomeForm {
+    Fixed(u32),
+    Range(HomeRange),
+}
+#[derive(Deserialize, Serialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct HomeRange {
+    min: u32,
+    max: u32,
+}
+impl From<HomeForm> for HomeInstances {
+    fn from(form: HomeForm) -> Self {
+        match form {
+            HomeForm::Fixed(count) => Self::fixed(count),
+            HomeForm::Range(HomeRange { min, max }) => Self { min, max },
+        }
+    }
+}
+impl From<HomeInstances> for HomeForm {
+    fn from(home: HomeInstances) -> Self {
+        match home {
+            HomeInstances { min, max } if min == max => Self::Fixed(min),
+            HomeInstances { min, max } => Self::Range(HomeRange { min, max }),
+        }
     }
 }
 
@@ -241,6 +292,9 @@ pub struct Routing {
     /// Methods that change nothing in this service, besides those of [`crate::method::SAFE`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub safe_methods: Vec<String>,
+    /// Refused first, and served last, where places are short.
+    #[serde(default, skip_serializing_if = "LessImportant::is_empty")]
+    pub less_important: LessImportant,
     /// Cookie that keys a user, so that the user stays put; without one the client address does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_cookie: Option<String>,
@@ -363,8 +417,11 @@ impl Validate for ServiceSpec {
         let application = format!("{at}.application");
         self.application.validate(&application, e);
         self.application.check_templates(&application, &self.datasets, e);
-        if self.instances.home == 0 || self.instances.home > 256 {
-            fault(e, at, "instances.home", "must be 1 to 256");
+        let home = self.instances.home;
+        if home.min == 0 || home.max > HomeInstances::MOST {
+            fault(e, at, "instances.home", format!("must be 1 to {}", HomeInstances::MOST));
+        } else if home.min > home.max {
+            fault(e, at, "instances.home.max", format!("is {}, less than min, which is {}", home.max, home.min));
         }
         if self.datasets.len() > 16 {
             fault(e, at, "datasets", "at most 16");
@@ -404,6 +461,7 @@ impl Validate for ServiceSpec {
                 fault(e, at, &format!("routing.safe_methods[{i}]"), problem);
             }
         }
+        self.routing.less_important.validate(&format!("{at}.routing.less_important"), e);
         if self.borrowing.instances_max > 1_000 {
             fault(e, at, "borrowing.instances_max", "must be 0 to 1000");
         }

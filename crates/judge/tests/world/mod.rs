@@ -75,6 +75,9 @@ pub struct World {
     pub memory: Memory,
     pub borrowed: u32,
     pub home: u32,
+    /// At home beyond that, and the most that there may be.
+    pub spare: u32,
+    pub spare_max: u32,
     /// Delivers nothing.
     pub barren: bool,
     /// From a verdict until it serves.
@@ -118,6 +121,8 @@ impl World {
             memory: Memory::default(),
             borrowed: 0,
             home: 1,
+            spare: 0,
+            spare_max: 0,
             barren: false,
             delivery_ms: 2_000,
             lost: 0,
@@ -141,7 +146,7 @@ impl World {
     }
 
     fn free_place(&self) -> Option<usize> {
-        let mut busy = vec![0; (self.home + self.borrowed) as usize];
+        let mut busy = vec![0; (self.home + self.spare + self.borrowed) as usize];
         self.serving.iter().for_each(|(_, i, ..)| busy[*i] += 1);
         (0..busy.len()).filter(|i| busy[*i] < PLACES).min_by_key(|i| busy[*i])
     }
@@ -278,13 +283,13 @@ impl World {
         self.lost += meter.shed;
         meter.queued = self.waiting.len() as u64;
         meter.in_flight = self.serving.len() as u64;
-        meter.limit = u64::from(self.home + self.borrowed) * PLACES;
-        for i in 0..(self.home + self.borrowed) as usize {
+        meter.limit = u64::from(self.home + self.spare + self.borrowed) * PLACES;
+        for i in 0..(self.home + self.spare + self.borrowed) as usize {
             let mut backend = self.done.remove(&i).unwrap_or_default();
             backend.limit = PLACES;
             backend.in_flight = self.serving.iter().filter(|(_, who, ..)| *who == i).count() as u64;
             backend.saturated = saturated;
-            let key = if i < self.home as usize {
+            let key = if i < (self.home + self.spare) as usize {
                 BackendKey::Home(InstanceId::from_entropy(i as u128))
             } else {
                 BackendKey::Lease(CloudName::parse("b").unwrap(), LeaseId::from_entropy(i as u128))
@@ -307,15 +312,21 @@ impl World {
         while let Some((when, count)) = self.coming.front().copied()
             && self.now_ms() >= when
         {
-            self.borrowed = count;
+            self.spare = count.min(self.spare_max);
+            self.borrowed = count - self.spare;
             self.coming.pop_front();
         }
         let now = Now { boot: at, wall: WallMs(self.seq as i64 * 100) };
         let seen = self.sense.observe(&service(), now).unwrap();
+        let wanted = self.coming.back().map_or(self.spare + self.borrowed, |(_, n)| *n);
+        let spare_wanted = wanted.min(self.spare_max);
         let situation = Situation {
-            home_instances_ready: self.home,
+            home_instances_ready: self.home + self.spare,
+            home_instances_spare: self.spare,
+            home_instances_coming: spare_wanted - self.spare,
+            home_instances_room: self.spare_max - spare_wanted,
             borrowed_instances_ready: self.borrowed,
-            borrowed_instances_coming: self.coming.back().map_or(0, |(_, n)| n.saturating_sub(self.borrowed)),
+            borrowed_instances_coming: (wanted - spare_wanted).saturating_sub(self.borrowed),
             application_generation: 1,
         };
         let (memory, what) = judge(&self.memory, &seen, &self.policy, &situation, now);
@@ -323,10 +334,12 @@ impl World {
         self.seen = Some(seen);
         if let Judgement::Change(verdict) = &what {
             let count = verdict.borrowed_wanted;
-            if count < self.borrowed {
-                self.borrowed = count;
+            if count < self.spare + self.borrowed {
+                // What is borrowed goes first.
+                self.spare = self.spare.min(count);
+                self.borrowed = count - self.spare;
                 self.coming.clear();
-                let last = (self.home + self.borrowed) as usize;
+                let last = (self.home + self.spare + self.borrowed) as usize;
                 let (stay, leave) = std::mem::take(&mut self.serving).into_iter().partition(|(_, i, ..)| *i < last);
                 self.serving = stay;
                 let leave: Vec<(f64, usize, f64, Request)> = leave;

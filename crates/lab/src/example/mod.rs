@@ -12,8 +12,8 @@ pub mod tickets;
 pub mod work;
 
 use pumasi_terms::service::{
-    Application, BundleRef, Dataset, DatasetKind, DatasetMode, Instances, KIND, Platform, Probe, Routing, Service,
-    ServiceSpec,
+    Application, BundleRef, Dataset, DatasetKind, DatasetMode, HomeInstances, Instances, KIND, Platform, Probe,
+    Routing, Service, ServiceSpec,
 };
 use pumasi_terms::{API_VERSION, DatasetName, Document, Metadata, Resources, ServiceName};
 use std::collections::BTreeMap;
@@ -237,7 +237,7 @@ pub fn manifest(options: &ManifestOptions) -> Result<Service, pumasi_terms::ids:
     let spec = ServiceSpec {
         hosts: vec![options.host.clone()],
         application,
-        instances: Instances { home: options.home_instances },
+        instances: Instances { home: HomeInstances::fixed(options.home_instances) },
         datasets,
         objective: Default::default(),
         routing: Routing { user_cookie: Some(crate::load::USER_COOKIE.into()), ..Routing::default() },

@@ -11,7 +11,9 @@ use pumasi_judge::{Judgement, Memory, Policy, Situation, Verdict, judge};
 use pumasi_plan::{CurrentPart, Ids, PlanInput, Spent, plan};
 use pumasi_sense::{BackendKey, BackendMeter, METER_VERSION, MeterWindow, Sense, ServiceMeter, Settings};
 use pumasi_terms::offer::Offer;
-use pumasi_terms::service::{Application, Borrowing, BundleRef, Instances, Platform, Service, ServiceSpec};
+use pumasi_terms::service::{
+    Application, Borrowing, BundleRef, HomeInstances, Instances, Platform, Service, ServiceSpec,
+};
 use pumasi_terms::{
     API_VERSION, BootMs, CloudName, Digest, Epoch, InstanceId, JourneyId, LeaseId, Metadata, Money, Now, PlanId,
     ReservationId, Resources, ServiceName, WallMs,
@@ -173,6 +175,7 @@ impl Ours {
             borrowed_instances_ready: self.borrowed_ready(),
             borrowed_instances_coming: self.parts.iter().map(|p| p.fleet.coming()).sum(),
             application_generation: 1,
+            ..Situation::default()
         };
         let (memory, judgement) = judge(&self.memory, &seen, &self.policy, &situation, now);
         self.memory = memory;
@@ -268,7 +271,7 @@ fn service(home: u32) -> anyhow::Result<Service> {
                 stop_grace_ms: 1_000,
                 egress: Vec::new(),
             },
-            instances: Instances { home },
+            instances: Instances { home: HomeInstances::fixed(home) },
             datasets: Vec::new(),
             objective: Default::default(),
             routing: Default::default(),

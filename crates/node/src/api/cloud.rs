@@ -78,7 +78,7 @@ pub async fn status(State(node): State<Arc<Node>>) -> Answer<CloudStatus> {
         },
         automation: node.cloud_record()?.automation.clone(),
         capacity: node.config.physical(),
-        used_home: lender::home_use(&node.services()?),
+        used_home: lender::home_use(&node, &node.services()?),
         lent: lent.fold(Resources::default(), Resources::plus),
         isolation: if missing.is_empty() { "complete".into() } else { format!("missing: {}", missing.join(", ")) },
         gateway: match node.gateway_status.lock().as_ref() {

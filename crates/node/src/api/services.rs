@@ -37,7 +37,7 @@ fn view(
     let owner = record.owner();
     let ready =
         node.instances.lock().iter().filter(|i| i.owner == owner && i.state == InstanceState::Ready).count() as u32;
-    let wanted = home::wanted(&record).count;
+    let wanted = home::wanted(node, &record).count;
     let own: Vec<&Arc<Journey>> = open.iter().filter(|j| &j.service == record.name()).collect();
     let borrowed_ready =
         own.iter().flat_map(|j| &j.parts).filter(|p| p.state == PartState::Serving).map(|p| p.ready).sum();

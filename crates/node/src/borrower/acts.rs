@@ -294,7 +294,7 @@ async fn send(node: &Arc<Node>, journey: &Journey, part: &Part, generation: u64)
         home_only: spec.routing.home_only.clone(),
         safe_methods: spec.routing.safe_methods.clone(),
         user_cookie: spec.routing.user_cookie.clone(),
-        admission: node.config.gateway.admission.clone(),
+        admission: routes::admission(node, spec),
         datasets: spec
             .datasets
             .iter()

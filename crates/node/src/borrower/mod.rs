@@ -11,7 +11,7 @@ pub use ship::{Shipping, pump_positions, shipping};
 
 use crate::node::{Note, TxError};
 use crate::object::{JOURNEY, PLAN, PlanRecord, PlanState, SERVICE, ServiceRecord};
-use crate::{Node, bundles, clock, gateway};
+use crate::{Node, bundles, clock, gateway, growth};
 use pumasi_api::Problem;
 use pumasi_engine::InstanceState;
 use pumasi_journey::record::{Outcome, Phase};
@@ -37,14 +37,19 @@ const RETRY_MS_MAX: u64 = 30_000;
 const CLOSED_MAX: usize = 200;
 
 /// Turns a verdict into a plan and lets it begin, wait or only be seen, as the service says.
-pub async fn judged(node: &Node, service: &ServiceRecord, verdict: Verdict) -> Result<(), Problem> {
+pub async fn judged(node: &Node, service: &ServiceRecord, mut verdict: Verdict) -> Result<(), Problem> {
     let growing = verdict.cause != Cause::Recovery;
-    if let Err(why) = allowed(node) {
-        if growing {
-            let note = Note::new("verdict_unheeded", "service", service.name()).because(&why);
-            node.acts.tell_once(node, service.name(), &why, note).await;
-        }
+    if let Err(why) = may_change(node) {
+        return unheeded(node, service, growing, &why).await;
+    }
+    let rented = rented(&node.open_journeys()?, service);
+    let grew = growth::take(node, service, &mut verdict, rented, growing).await?;
+    if verdict.borrowed_wanted == rented && grew {
         return Ok(());
+    }
+    if node.pact().is_none() {
+        let why = "this cloud is in no pact: there is nobody to borrow from";
+        return unheeded(node, service, growing, why).await;
     }
     let plans = node.items::<PlanRecord>(PLAN)?;
     if growing && plans.iter().any(|p| p.state == PlanState::Waiting && &p.plan.service == service.name()) {
@@ -73,7 +78,21 @@ pub async fn judged(node: &Node, service: &ServiceRecord, verdict: Verdict) -> R
     begin(node, service, made, open, growing).await
 }
 
-fn allowed(node: &Node) -> Result<(), String> {
+async fn unheeded(node: &Node, service: &ServiceRecord, growing: bool, why: &str) -> Result<(), Problem> {
+    if growing {
+        let note = Note::new("verdict_unheeded", "service", service.name()).because(why);
+        node.acts.tell_once(node, service.name(), why, note).await;
+    }
+    Ok(())
+}
+
+/// Borrowed instances that were asked for and are to stay.
+fn rented(open: &[Arc<Journey>], service: &ServiceRecord) -> u32 {
+    let own = open.iter().filter(|j| &j.service == service.name());
+    own.map(|j| j.serving().saturating_add(j.coming())).fold(0, u32::saturating_add)
+}
+
+fn may_change(node: &Node) -> Result<(), String> {
     node.may_act()?;
     // Fails closed: whether an operator has stopped it must be known.
     let record = node.cloud_record().map_err(|e| format!("whether automation is stopped cannot be read: {e}"))?;
@@ -81,7 +100,7 @@ fn allowed(node: &Node) -> Result<(), String> {
     if automation.stopped {
         return Err(format!("automation is stopped: {}", automation.why));
     }
-    node.pact().map(|_| ()).ok_or_else(|| "this cloud is in no pact: there is nobody to borrow from".into())
+    Ok(())
 }
 
 fn backing_off(journeys: &[&Journey], now: Now) -> bool {
@@ -296,7 +315,7 @@ async fn replace_recalled(node: &Node, id: &JourneyId) -> Result<(), Problem> {
         service: journey.service.clone(),
         cause: Cause::Recall,
         at: clock::wall(),
-        borrowed_wanted: wanted,
+        borrowed_wanted: wanted.saturating_add(growth::grown(node, &service)),
         reasons: vec![reason],
     };
     judged(node, &service, verdict).await

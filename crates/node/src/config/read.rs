@@ -118,6 +118,9 @@ impl Config {
         if let Some((field, problem)) = self.gateway.limits.fault() {
             fault(&format!("gateway.limits.{field}"), problem);
         }
+        if !self.gateway.admission.less_important.is_empty() {
+            fault("gateway.admission.less_important", "a service says it, in routing.less_important".to_owned());
+        }
         if let Some((field, problem)) = self.gateway.admission.fault() {
             fault(&format!("gateway.admission.{field}"), problem);
         }

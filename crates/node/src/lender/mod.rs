@@ -23,7 +23,7 @@ use crate::object::{
 };
 use crate::pact::PactView;
 use crate::uploads::Size;
-use crate::{Node, clock};
+use crate::{Node, clock, home};
 use pumasi_api::{Fault, Principal, Problem};
 use pumasi_engine::{InstanceState, InstanceStatus};
 use pumasi_lease::message::{LeaseStatus, ReservationGrant, ReservationRequest};
@@ -83,11 +83,18 @@ fn record(tx: &mut Tx<'_>, transition: Transition) -> Result<(), TxError> {
     Ok(())
 }
 
-pub fn home_use(services: &[Arc<ServiceRecord>]) -> Resources {
+/// What its own services have now.
+pub fn home_use(node: &Node, services: &[Arc<ServiceRecord>]) -> Resources {
     services
         .iter()
-        .map(|s| s.document.spec.application.resources.times(s.document.spec.instances.home))
+        .map(|s| s.document.spec.application.resources.times(home::wanted(node, s).count))
         .fold(Resources::default(), Resources::plus)
+}
+
+/// What leases and holds bind.
+pub fn lent_use(node: &Node) -> Result<Resources, Problem> {
+    let now = clock::now();
+    node.lents.with(&node.store, |s| s.book().bound(None, now).resources)
 }
 
 fn capacity(node: &Node, view: &PactView) -> Result<Capacity, Problem> {
@@ -112,7 +119,7 @@ fn capacity(node: &Node, view: &PactView) -> Result<Capacity, Problem> {
     Ok(Capacity {
         terms,
         physical: node.config.physical(),
-        home_use: home_use(&services),
+        home_use: home_use(node, &services),
         platforms: capabilities.platforms,
         storage_free_bytes: storage_free(node),
         egress: node.config.lend.egress.clone(),
