@@ -11,26 +11,25 @@ use crate::{Judgement, Reason};
 const START_MS_MAX: u64 = 120_000;
 /// Between two orders that look ahead: this part of the start.
 const ORDERS_PER_START: u64 = 10;
-/// Expected arrivals above this part of what there will be are ordered for, percent; one more for each so much more start, since what
-/// is ordered for long is ordered with room.
-const ORDER_PERCENT: u64 = 72;
-const ORDER_STEP_MS: u64 = 10_000;
-/// How full what is ordered may run, percent, and one less for each so much more start: a fuller fleet keeps the promise on average and
+/// Expected arrivals above this part of what there will be are ordered for, percent; one more for each so much more start. Every order
+/// is late by its start: where that is short, room until it serves costs little, and where it is long, what is ordered is ordered with room.
+const ORDER_PERCENT: u64 = 56;
+const ORDER_STEP_MS: u64 = 3_000;
+/// How full what is ordered may run, percent, and one more for each so much more start: a fuller fleet keeps the promise on average and
 /// breaks it in some seconds.
-const TARGET_PERCENT: u64 = 60;
-const TARGET_STEP_MS: u64 = 14_000;
+const TARGET_PERCENT: u64 = 50;
+const TARGET_PERCENT_MAX: u64 = 56;
 /// ... and where some are given back late.
-const TIGHT_PERCENT: u64 = 68;
-const TIGHT_STEP_MS: u64 = 7_000;
+const TIGHT_PERCENT: u64 = 56;
+const TIGHT_PERCENT_MAX: u64 = 62;
+const STEP_MS: u64 = 5_000;
 /// The same where arrivals scatter: half full, as who counts requests would have it.
 const SCATTERED_ORDER_PERCENT: u64 = 65;
 const SCATTERED_TARGET_PERCENT: u64 = 52;
 const SCATTERED_TIGHT_PERCENT: u64 = 60;
 /// Fewer must have been enough for so many times the start longer.
 const GIVE_BACK_STARTS: u64 = 5;
-/// Instances are never ordered to run below this, percent.
-const TARGET_PERCENT_MIN: u64 = 50;
-/// Nor more than answer so many times the highest second seen: growth is carried on no further.
+/// No more are ordered than answer so many times the highest second seen: growth is carried on no further.
 const HIGHEST_TIMES: u64 = 2;
 
 impl Case<'_> {
@@ -70,7 +69,7 @@ impl Case<'_> {
         match self.long_ms() {
             0 => self.policy.target_percent,
             _ if self.scattered() => SCATTERED_TARGET_PERCENT,
-            long_ms => TARGET_PERCENT.saturating_sub(long_ms / TARGET_STEP_MS).max(TARGET_PERCENT_MIN),
+            long_ms => (TARGET_PERCENT + long_ms / STEP_MS).min(TARGET_PERCENT_MAX),
         }
     }
 
@@ -87,7 +86,7 @@ impl Case<'_> {
         let tight = match self.long_ms() {
             0 => self.policy.tight_percent,
             _ if self.scattered() => SCATTERED_TIGHT_PERCENT,
-            long_ms => TIGHT_PERCENT.saturating_sub(long_ms / TIGHT_STEP_MS),
+            long_ms => (TIGHT_PERCENT + long_ms / STEP_MS).min(TIGHT_PERCENT_MAX),
         };
         (self.policy.calm_percent.saturating_sub(less), tight.max(self.target_percent()))
     }
