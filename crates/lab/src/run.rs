@@ -14,7 +14,7 @@ Usage: pumasi lab                       three clouds and two services, until Ctr
        pumasi lab list                  the scenarios
        pumasi lab play SCENARIO [--json] [--keep] [--bundle-mib N] [--app files|sqlite]
        pumasi lab play faults [--only NAME] [--full]
-       pumasi lab play hostile [--only application|files|resources|partner|stranger]
+       pumasi lab play hostile [--only application|files|resources|holding|partner|stranger]
        pumasi lab replay --load FILE    the policy race over a recorded load; --help tells more
        pumasi lab sim [--seed N]        real daemons in virtual time, under faults; --help tells more
        pumasi lab soak --minutes N [--seed S] [--json] [--keep]

@@ -437,6 +437,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
             except Exception as e:
                 got, how = None, why(e)
             body = json.dumps({"got": got, "how": how, "at": os.uname().nodename}).encode()
+        elif name == "/stream":
+            return self.stream()
+        elif name == "/large":
+            body = b"x" * (4 << 20)
+        elif name == "/poll":
+            time.sleep(8)
+            body = b"nothing new\n"
         else:
             end = time.thread_time() + 0.005
             while time.thread_time() < end:
@@ -446,6 +453,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def stream(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        while True:
+            self.wfile.write(b"9\r\ndata: x\n\n\r\n")
+            self.wfile.flush()
+            time.sleep(0.5)
 
     def log_message(self, *args):
         pass

@@ -1,12 +1,13 @@
 //! Hostile: everything foreign attacks what it runs on, what it rents from, and what it calls.
 //!
-//! A customer's application at home and rented (`application`, `files`, `resources`), a member of the pact that lies (`partner`),
+//! A customer's application at home and rented (`application`, `files`, `resources`), users who hold on to what they get (`holding`), a member of the pact that lies (`partner`),
 //! and strangers on the network (`stranger`).
 //! Each attack is a row: what is tried, and what must not come of it. An attack that gets something breaks the run, and the story
 //! says what it got.
 
 mod application;
 mod files;
+mod holding;
 mod partner;
 mod resources;
 mod stage;
@@ -27,7 +28,7 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
     }
     let mut report = Report::new("hostile");
     let mut stage = Stage::set(options, story).await?;
-    let parts = ["application", "files", "resources", "partner", "stranger"];
+    let parts = ["application", "files", "resources", "holding", "partner", "stranger"];
     let wanted = |part: &str| options.only.as_deref().is_none_or(|only| part.starts_with(only));
     if !parts.into_iter().any(wanted) {
         bail!(WrongUsage(format!("no part is named so; there are {}", parts.join(", "))));
@@ -40,6 +41,9 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
     }
     if wanted("resources") {
         resources::play(&mut stage, &mut report).await.context("the attacks on shared resources")?;
+    }
+    if wanted("holding") {
+        holding::play(&mut stage, &mut report).await.context("users who hold on")?;
     }
     if wanted("partner") {
         partner::play(&mut stage, &mut report).await.context("the partner's attacks")?;

@@ -16,9 +16,9 @@ const COMMIT_P99_MS: f64 = 250.0;
 
 /// Beside an attack: what a neighbour's users and the operator see.
 #[derive(Debug)]
-struct Beside {
-    neighbour_p99_ms: f64,
-    neighbour_failed: u64,
+pub(super) struct Beside {
+    pub(super) neighbour_p99_ms: f64,
+    pub(super) neighbour_failed: u64,
     commit_p99_ms: f64,
 }
 
@@ -97,7 +97,7 @@ fn named(root: &Path, names: &[&str]) -> Vec<std::path::PathBuf> {
     found
 }
 
-async fn beside(stage: &Stage) -> anyhow::Result<Beside> {
+pub(super) async fn beside(stage: &Stage) -> anyhow::Result<Beside> {
     let (users, host) = (stage.cluster.place(HOME)?.users, format!("{VICTIM}.{HOME}.example"));
     let client = stage.cluster.client(HOME)?;
     let begun = Instant::now();

@@ -39,7 +39,7 @@ pub struct Stage {
     /// The attacker's own secret, and its victim's: known to their instances, and in no file.
     pub secrets: [String; 2],
     pids: Vec<(&'static str, u32)>,
-    _chronicle: Chronicle,
+    chronicle: Chronicle,
 }
 
 /// What the hostile application says of an attack.
@@ -94,6 +94,12 @@ spec:
 }
 
 impl Stage {
+    /// Verdicts about a service so far, whether or not they may be acted upon.
+    pub fn verdicts(&self, service: &str) -> usize {
+        let of = |e: &pumasi_api::message::Event| e.action.starts_with("verdict") && e.subject == service;
+        self.chronicle.all().iter().filter(|s| of(&s.event)).count()
+    }
+
     pub async fn set(options: &Options, story: &Story) -> anyhow::Result<Self> {
         story.chapter("Three clouds found a pact, and take in a victim and an attacker");
         let mut cluster = Cluster::start(&options.executable, &three_clouds(), TIMING).await?;
@@ -127,7 +133,7 @@ impl Stage {
                 .await
                 .context("setting a secret")?;
         }
-        let mut stage = Self { cluster, story: story.clone(), mark, secrets, pids: Vec::new(), _chronicle: chronicle };
+        let mut stage = Self { cluster, story: story.clone(), mark, secrets, pids: Vec::new(), chronicle };
         for name in [VICTIM, ATTACKER] {
             let bundle = stage.cluster.supervisor.dir().join(format!("bundle-{name}"));
             std::fs::create_dir_all(&bundle)?;
