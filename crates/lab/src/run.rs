@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 pub const USAGE: &str = "\
 Usage: pumasi lab                       three clouds and two services, until Ctrl-C
        pumasi lab list                  the scenarios
-       pumasi lab play SCENARIO [--json] [--keep] [--bundle-mib N] [--app files|sqlite]
+       pumasi lab play SCENARIO [--json] [--keep] [--bundle-mib N] [--app files|sqlite|django|radicale|node]
        pumasi lab play faults [--only NAME] [--full]
        pumasi lab play hostile [--only application|files|resources|holding|partner|stranger]
        pumasi lab replay --load FILE    the policy race over a recorded load; --help tells more

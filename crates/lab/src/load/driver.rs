@@ -189,10 +189,11 @@ impl Ended {
     }
 }
 
-struct Answered {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Bytes,
+#[derive(Debug)]
+pub struct Answered {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
     first_byte_us: u64,
 }
 
@@ -411,6 +412,7 @@ impl Shared {
         if !planned.body.is_empty() {
             request.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(planned.content_type));
         }
+        request.headers_mut().extend(planned.fields.iter().cloned());
         loop {
             let idle = self.users.borrow_mut().get_mut(planned.user as usize).and_then(|u| u.take_idle(address));
             let reused = idle.is_some();
@@ -478,6 +480,11 @@ async fn connect(address: SocketAddr, source: Option<Ipv4Addr>) -> Result<SendRe
 
 /// One request on a connection of its own; whatever is answered.
 pub async fn ask(address: SocketAddr, host: &str, planned: &Planned) -> Result<(StatusCode, Bytes), LoadError> {
+    ask_whole(address, host, planned).await.map(|a| (a.status, a.body))
+}
+
+/// The same, with the answer's header fields.
+pub async fn ask_whole(address: SocketAddr, host: &str, planned: &Planned) -> Result<Answered, LoadError> {
     let fault = |problem: String| LoadError::Answer { address, target: planned.target.clone(), problem };
     let ask = async {
         let mut connection = connect(address, None).await?;
@@ -485,11 +492,12 @@ pub async fn ask(address: SocketAddr, host: &str, planned: &Planned) -> Result<(
         if !planned.body.is_empty() {
             request = request.header(header::CONTENT_TYPE, planned.content_type);
         }
-        let request = request.body(Full::new(Bytes::from(planned.body.clone()))).map_err(|e| e.to_string())?;
+        let mut request = request.body(Full::new(Bytes::from(planned.body.clone()))).map_err(|e| e.to_string())?;
+        request.headers_mut().extend(planned.fields.iter().cloned());
         let response = connection.send_request(request).await.map_err(|e| describe(&e))?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(|e| e.to_string())?;
-        Ok((status, body.to_bytes()))
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|e| e.to_string())?.to_bytes();
+        Ok(Answered { status: head.status, headers: head.headers, body, first_byte_us: 0 })
     };
     match timeout(Duration::from_secs(10), ask).await {
         Ok(result) => result.map_err(fault),

@@ -10,13 +10,13 @@ pub mod record;
 pub mod schedule;
 mod user;
 
-pub use driver::{Running, ask, fetch, start};
+pub use driver::{Answered, Running, ask, ask_whole, fetch, start};
 pub use record::{Outcome, Record, Run, Stats, Summary};
 pub use schedule::{Gaps, Phase, Schedule};
 pub use user::USER_COOKIE;
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use rand::rngs::SmallRng;
 use std::collections::BTreeMap;
 use std::io;
@@ -51,6 +51,8 @@ pub struct Planned {
     pub target: String,
     pub content_type: &'static str,
     pub body: Vec<u8>,
+    /// Header fields of its own, besides those that every request has.
+    pub fields: Vec<(HeaderName, HeaderValue)>,
     /// The workload's own note for its check.
     pub token: u64,
     /// Set by the generator.
@@ -59,7 +61,7 @@ pub struct Planned {
 
 impl Planned {
     pub fn new(method: Method, target: impl Into<String>, content_type: &'static str, body: Vec<u8>) -> Self {
-        Self { method, target: target.into(), content_type, body, token: 0, user: 0 }
+        Self { method, target: target.into(), content_type, body, fields: Vec::new(), token: 0, user: 0 }
     }
     pub fn get(target: String) -> Self {
         Self::new(Method::GET, target, "", Vec::new())

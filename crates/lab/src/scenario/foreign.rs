@@ -1,29 +1,37 @@
-//! Foreign: two applications that were not written for this project run unchanged through the overload case.
+//! Foreign: applications that were not written for this project run unchanged through the overload case.
 //!
-//! `sqlite-web` keeps an SQLite database, `uploadserver` keeps files; both come from the package index by pip. What they can serve is
+//! They come from their package indexes, by pip and npm, and keep their data in SQLite databases and files. What they can serve is
 //! measured, not assumed: the campaign asks for a multiple of it. Afterwards everything that was acknowledged is looked for at
 //! home, in the dataset's directory and past the application.
 
+mod app;
+mod django;
 mod install;
+mod radicale;
+mod sqlite_web;
+mod uploadserver;
 mod users;
+mod verdaccio;
 
-use super::overload::{TIMING, after, judge_return, ms, run, share, wait_for_return, worth_telling};
+use super::overload::{TIMING, after, judge_return, ms, run_with, share, wait_for_return, worth_telling};
 use crate::cluster::Cluster;
 use crate::follow::Chronicle;
-use crate::load::{self, Gaps, Outcome, Record, Run, Schedule, Stats};
+use crate::load::{self, Gaps, Jars, Outcome, Record, Run, Schedule, Stats, USER_COOKIE};
 use crate::machine::ValidityBounds;
 use crate::report::{Promise, Report};
 use crate::run::{Options, WrongUsage, three_clouds};
 use crate::story::Story;
 use anyhow::{Context, bail, ensure};
-use pumasi_terms::service::{AutomationMode, BundleRef, Service};
-use std::path::PathBuf;
-use std::sync::Arc;
+use app::App;
+use pumasi_terms::service::{AutomationMode, BundleRef};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use users::{Audit, Users};
 
 const HOME: &str = "city-a";
 const WRITES: f64 = 0.05;
+/// As many as the load has.
+const USERS: u32 = 200;
 /// Of what the home alone was measured to serve.
 const CALM_PART: f64 = 0.5;
 const CAMPAIGN_PART: f64 = 2.5;
@@ -40,67 +48,21 @@ const OBJECTIVE_MS: f64 = 50.0;
 const STEP: Duration = Duration::from_millis(500);
 const WINDOW: Duration = Duration::from_secs(1);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum App {
-    Files,
-    Sqlite,
-}
-
-impl App {
-    const ALL: [App; 2] = [App::Files, App::Sqlite];
-
-    fn name(self) -> &'static str {
-        match self {
-            App::Files => "files",
-            App::Sqlite => "sqlite",
-        }
-    }
-
-    fn manifest(self) -> (&'static str, &'static str) {
-        match self {
-            App::Files => {
-                ("examples/uploadserver/service.yaml", include_str!("../../../../examples/uploadserver/service.yaml"))
-            }
-            App::Sqlite => {
-                ("examples/sqlite-web/service.yaml", include_str!("../../../../examples/sqlite-web/service.yaml"))
-            }
-        }
-    }
-
-    fn requirements(self) -> &'static str {
-        match self {
-            App::Files => include_str!("../../../../examples/uploadserver/requirements.txt"),
-            App::Sqlite => include_str!("../../../../examples/sqlite-web/requirements.txt"),
-        }
-    }
-
-    /// Requests a second that no instance of its size answers.
-    fn too_much(self) -> f64 {
-        match self {
-            App::Files => 300.0,
-            App::Sqlite => 150.0,
-        }
-    }
-
-    fn service(self) -> anyhow::Result<Service> {
-        let (file, text) = self.manifest();
-        pumasi_terms::manifest::services(file, text)?.into_iter().next().context("a manifest of one service")
-    }
-}
-
 pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report> {
-    let apps: Vec<App> = match options.app.as_deref() {
-        None => App::ALL.to_vec(),
-        Some(name) => match App::ALL.into_iter().find(|a| a.name() == name) {
-            Some(app) => vec![app],
-            None => bail!(WrongUsage(format!("--app {name}: there are {}", App::ALL.map(App::name).join(" and ")))),
-        },
-    };
+    let mut apps = app::all();
+    if let Some(wanted) = options.app.as_deref() {
+        let known: Vec<&str> = apps.iter().map(|a| a.name()).collect();
+        if !known.contains(&wanted) {
+            bail!(WrongUsage(format!("--app {wanted}: there are {}", known.join(", "))));
+        }
+        apps.retain(|a| a.name() == wanted);
+    }
     let mut report = Report::new("foreign");
     for app in apps {
         let mut part = Report::new("foreign");
-        play_one(app, options, story, &mut part).await.with_context(|| format!("playing {}", app.name()))?;
-        let named = |name: String| format!("{}: {name}", app.name());
+        let app_name = app.name();
+        play_one(app, options, story, &mut part).await.with_context(|| format!("playing {app_name}"))?;
+        let named = |name: String| format!("{app_name}: {name}");
         report.figures.extend(part.figures.into_iter().map(|mut f| {
             f.name = named(f.name);
             f
@@ -124,13 +86,15 @@ struct Played {
     calm_p95_ms: f64,
 }
 
-async fn play_one(app: App, options: &Options, story: &Story, report: &mut Report) -> anyhow::Result<()> {
+async fn play_one(app: Box<dyn App>, options: &Options, story: &Story, report: &mut Report) -> anyhow::Result<()> {
     let mut service = app.service()?;
     let host = service.spec.hosts.first().context("a service has a host")?.clone();
     let name = service.metadata.name.to_string();
     story.chapter(&format!("{name}, as it comes from the package index"));
-    let bundle = install::bundle(app).await?;
+    let bundle = install::bundle(app.as_ref()).await?;
+    let (files, bytes) = install::size(&bundle)?;
     story.tell("lab", "bundle", bundle.display().to_string());
+    report.figure("bundle", format!("{files} files"), format!("{} MiB", bytes >> 20));
     service.spec.application.bundle = BundleRef::Path(bundle.display().to_string());
 
     let mut cluster = Cluster::start(&options.executable, &three_clouds(), TIMING).await?;
@@ -144,20 +108,17 @@ async fn play_one(app: App, options: &Options, story: &Story, report: &mut Repor
     }
     service.spec.borrowing.mode = AutomationMode::Observe;
     cluster.apply(HOME, &service).await?;
-    seed(&cluster, app, &host).await?;
+    let app = prepared(&cluster, app, &host).await?;
+    let jars = jars(app.as_ref());
 
     story.chapter("What the home serves alone");
     let users = Arc::new(Users::new(app, WRITES));
-    let alone =
-        Schedule::new(Gaps::Poisson, 11).level("warm", WARM, app.too_much()).level("alone", ALONE, app.too_much());
-    let alone = run(&cluster, story, &host, alone, users.clone()).await?;
+    let too_much = users.app().too_much();
+    let alone = Schedule::new(Gaps::Poisson, 11).level("warm", WARM, too_much).level("alone", ALONE, too_much);
+    let alone = run_with(&cluster, story, &host, alone, users.clone(), jars.clone()).await?;
     let measured = alone.phase("alone");
     let capacity = measured.right() as f64 / ALONE.as_secs_f64();
-    report.figure(
-        "the home alone",
-        format!("{capacity:.0}/s"),
-        format!("of {:.0}/s asked, without borrowing", app.too_much()),
-    );
+    report.figure("the home alone", format!("{capacity:.0}/s"), format!("of {too_much:.0}/s asked, without borrowing"));
     report.promise(Promise::holds(
         "without borrowing the objective is broken",
         measured.served_share() < 0.9,
@@ -183,7 +144,7 @@ async fn play_one(app: App, options: &Options, story: &Story, report: &mut Repor
     let calm = schedule.begins("before").unwrap_or_default();
     let jump = schedule.begins("campaign").unwrap_or_default();
     let begun = story.elapsed();
-    let run = run(&cluster, story, &host, schedule, users.clone()).await?;
+    let run = run_with(&cluster, story, &host, schedule, users.clone(), jars).await?;
     run.samples.iter().chain(&alone.samples).for_each(|s| story.tell("users", "problem", s));
     let calm_p95_ms = run.phase("before").latency_ms(0.95);
     let played = Played { run, begun, calm, jump, calm_p95_ms };
@@ -193,24 +154,39 @@ async fn play_one(app: App, options: &Options, story: &Story, report: &mut Repor
     story.chapter("Everything comes back");
     wait_for_return(report, &cluster).await?;
     judge_return(report, &cluster, story).await?;
-    let (found, sound) = users::found(app, &data_dir(&cluster, &service).await?).await?;
-    report.promise(Promise::holds("the data at home is sound", sound, if sound { "yes" } else { "no" }, "yes"));
-    judge_data(report, story, &users.audit(&found), found.len());
-    report.validity(&format!("{} campaign", app.name()), &played.run.validity, &ValidityBounds::default());
+    let data = cluster.service_dir(HOME, &service.metadata.name).await?.join("data");
+    let found = users.app().found(&data).await?;
+    report.promise(Promise::holds(
+        "the data at home is sound",
+        found.sound,
+        if found.sound { "yes" } else { "no" },
+        "yes",
+    ));
+    judge_data(report, story, &users.audit(&found), found.records.len());
+    report.validity(&format!("{} campaign", users.app().name()), &played.run.validity, &ValidityBounds::default());
     Ok(())
 }
 
-async fn data_dir(cluster: &Cluster, service: &Service) -> anyhow::Result<PathBuf> {
-    let dataset = service.spec.datasets.first().context("the service keeps data")?;
-    Ok(cluster.service_dir(HOME, &service.metadata.name).await?.join("data").join(dataset.name.as_str()))
-}
-
-async fn seed(cluster: &Cluster, app: App, host: &str) -> anyhow::Result<()> {
-    for planned in users::seeds(app) {
-        let (status, body) = load::ask(cluster.place(HOME)?.users, host, &planned).await?;
-        ensure!(status.is_success(), "{} answered {status}: {}", planned.target, String::from_utf8_lossy(&body));
+/// With its data in place and what its users need to be let in.
+async fn prepared(cluster: &Cluster, mut app: Box<dyn App>, host: &str) -> anyhow::Result<Box<dyn App>> {
+    let mut before = None;
+    for step in 0.. {
+        let planned = app.prepare(step, before.as_ref()).with_context(|| format!("preparing it, step {step}"))?;
+        let Some(planned) = planned else { break };
+        let answer = load::ask_whole(cluster.place(HOME)?.users, host, &planned).await?;
+        let fine = !answer.status.is_client_error() && !answer.status.is_server_error();
+        ensure!(fine, "{} answered {}: {}", planned.target, answer.status, String::from_utf8_lossy(&answer.body));
+        before = Some(answer);
     }
-    Ok(())
+    Ok(app)
+}
+
+fn jars(app: &dyn App) -> Jars {
+    let jar = |user: u32| {
+        let own = (USER_COOKIE.to_owned(), format!("u{user}"));
+        std::iter::once(own).chain(app.cookies()).collect()
+    };
+    Jars::new(Mutex::new((0..USERS).map(|user| (user, jar(user))).collect()))
 }
 
 fn judge_time(report: &mut Report, cluster: &Cluster, chronicle: &Chronicle, played: &Played) {
@@ -305,18 +281,5 @@ fn judge_data(report: &mut Report, story: &Story, audit: &Audit, found: usize) {
     ] {
         keys.iter().take(5).for_each(|k| story.tell("lab", "record", format!("{name}: {k}")));
         report.promise(Promise::none(name, keys.len() as u64));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use pumasi_terms::service::DatasetKind;
-
-    #[test]
-    fn the_manifests_are_ones_that_the_daemon_reads() {
-        let kinds = App::ALL.map(|a| a.service().unwrap().spec.datasets[0].kind);
-        assert_eq!(kinds, [DatasetKind::Files, DatasetKind::Sqlite]);
-        assert!(App::ALL.into_iter().all(|a| a.requirements().lines().all(|l| l.contains("=="))));
     }
 }

@@ -13,7 +13,10 @@ use anyhow::bail;
 /// Name and one line about each.
 pub const ALL: &[(&str, &str)] = &[
     ("overload", "a campaign brings several times what the home can serve; room is borrowed and given back"),
-    ("foreign", "the same with two applications from the package index, unchanged (needs python3 and pip)"),
+    (
+        "foreign",
+        "the same with applications from package indexes, unchanged (needs python3 and pip; one of them node and npm)",
+    ),
     ("faults", "processes die, partners fail, people decide: what must hold all the same, case by case"),
     (
         "hostile",

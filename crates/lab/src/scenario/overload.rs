@@ -170,7 +170,7 @@ async fn judge_crowd(
         ..LoadOptions::new(schedule, place.users, NOTES_HOST)
     };
     let begun = story.elapsed();
-    let crowd = run_with(story, options, workload).await?.all();
+    let crowd = play_load(story, options, workload).await?.all();
     let told = after(chronicle, "city-a", "verdict", begun).map(|v| ms(v.at.saturating_sub(begun)));
     report.promise(Promise::within_ms("verdict after 64 clients came that wait for their answers", told, VERDICT_MS));
     report.figure("64 clients", format!("p95 {:.0} ms", crowd.latency_ms(0.95)), "as one instance answers them");
@@ -198,12 +198,25 @@ pub(super) async fn run(
     schedule: Schedule,
     workload: Arc<dyn load::Workload>,
 ) -> anyhow::Result<Run> {
-    let place = cluster.place("city-a")?;
-    let options = LoadOptions { users_from: Some(place.users_from), ..LoadOptions::new(schedule, place.users, host) };
-    run_with(story, options, workload).await
+    run_with(cluster, story, host, schedule, workload, load::Jars::default()).await
 }
 
-async fn run_with(story: &Story, options: LoadOptions, workload: Arc<dyn load::Workload>) -> anyhow::Result<Run> {
+/// With what users bring along.
+pub(super) async fn run_with(
+    cluster: &Cluster,
+    story: &Story,
+    host: &str,
+    schedule: Schedule,
+    workload: Arc<dyn load::Workload>,
+    jars: load::Jars,
+) -> anyhow::Result<Run> {
+    let place = cluster.place("city-a")?;
+    let options =
+        LoadOptions { users_from: Some(place.users_from), jars, ..LoadOptions::new(schedule, place.users, host) };
+    play_load(story, options, workload).await
+}
+
+async fn play_load(story: &Story, options: LoadOptions, workload: Arc<dyn load::Workload>) -> anyhow::Result<Run> {
     let running = load::start(options, workload)?;
     let mut progress = running.progress();
     let told = story.clone();
