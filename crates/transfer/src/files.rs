@@ -6,7 +6,7 @@
 
 use crate::materialise::{MaterialiseError, Options, beside, update_apart};
 use crate::pack::{PackError, receive_onto};
-use crate::scan::{ChunkCache, ScanError, ScanLimits, Skipped, TreeChunks, scan};
+use crate::scan::{ChunkCache, SampledChunks, ScanError, ScanLimits, Skipped, TreeChunks, scan};
 use crate::shelf::{Holds, Shelf};
 use crate::store::{ChunkSource, ChunkStore};
 use crate::tree::TreeManifest;
@@ -92,9 +92,9 @@ impl FilesSource {
         self.shipped = None;
     }
 
-    /// Reads the chunks of a sampled tree straight from the directory.
-    pub fn chunks(&self, tree: &TreeManifest) -> TreeChunks {
-        TreeChunks::new(&self.dir, tree)
+    /// The chunks of the tree that was sampled last.
+    pub fn chunks(&self, tree: &TreeManifest) -> SampledChunks<'_> {
+        SampledChunks::new(&self.cache, TreeChunks::new(&self.dir, tree))
     }
 
     /// The update from what the other side holds to `tree`; none if that is not known or too much has changed. Then the tree and

@@ -34,7 +34,7 @@ pub use erase::{EraseError, Remains, erase, remains};
 pub use files::{FilesError, FilesReplica, FilesSource, Sample};
 pub use materialise::{Access, MaterialiseError, Options, build, update};
 pub use pack::{PackError, PackReader, PackWriter, Received, encode_pack, receive_pack};
-pub use scan::{ChunkCache, Keep, ScanError, ScanLimits, Skipped, TreeChunks, scan};
+pub use scan::{ChunkCache, Keep, SampledChunks, ScanError, ScanLimits, Skipped, TreeChunks, scan};
 pub use signature::Signatures;
 pub use store::{ChunkSource, ChunkStore, StoreError, Usage};
 pub use survey::{Survey, survey};

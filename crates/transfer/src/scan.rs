@@ -24,6 +24,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const READS_MAX: u32 = 5;
 /// A stamp this fresh may be given to one more change, so that it proves nothing.
 const STAMP_SETTLED_NS: i128 = 2_000_000_000;
+/// A file that was changed within this time may well change again before its bytes are sent.
+const LIVELY_NS: i128 = 60_000_000_000;
+/// Of lively files, as they were read.
+const KEPT_BYTES_MAX: usize = 16 << 20;
 
 /// What of a directory goes into its manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,6 +165,8 @@ pub struct ChunkCache {
     buffer: Vec<u8>,
     /// Of all chunks that were read, if they are wanted.
     pub(crate) signatures: Option<Signatures>,
+    /// What the last scan read of lively files, if it is to be sent.
+    kept: Option<Kept>,
     /// Bytes that the last scan had to read.
     pub last_read_bytes: u64,
     /// What the last scan left out.
@@ -168,9 +174,27 @@ pub struct ChunkCache {
 }
 
 impl ChunkCache {
-    /// One that also keeps the signatures of a dataset of so many bytes at most.
+    /// One that also keeps what a copy is brought forward with, of a dataset of so many bytes at most.
     pub fn signing(bytes_max: u64) -> Self {
-        Self { signatures: Some(Signatures::for_dataset(bytes_max)), ..Self::default() }
+        let signatures = Some(Signatures::for_dataset(bytes_max));
+        Self { signatures, kept: Some(Kept::default()), ..Self::default() }
+    }
+}
+
+/// Chunks as a scan read them. An application that writes the same small files again and again would otherwise make every manifest
+/// one whose bytes are gone.
+#[derive(Debug, Default)]
+struct Kept {
+    chunks: BTreeMap<Digest, Vec<u8>>,
+    bytes: usize,
+}
+
+impl Kept {
+    fn keep(&mut self, digest: Digest, bytes: &[u8]) {
+        if self.bytes.saturating_add(bytes.len()) <= KEPT_BYTES_MAX && !self.chunks.contains_key(&digest) {
+            self.bytes += bytes.len();
+            self.chunks.insert(digest, bytes.to_vec());
+        }
     }
 }
 
@@ -195,6 +219,7 @@ pub fn scan(dir: &Path, cache: &mut ChunkCache, limits: ScanLimits) -> Result<Tr
     let shared = BTreeMap::new();
     let mut scan = Scan { top: &top, limits, entries: Vec::new(), bytes: 0, known: BTreeMap::new(), shared, cache };
     scan.cache.last_read_bytes = 0;
+    scan.cache.kept = scan.cache.kept.take().map(|_| Kept::default());
     scan.cache.skipped = Skipped::default();
     let mut todo = vec![OsString::new()];
     while let Some(at) = todo.pop() {
@@ -345,7 +370,8 @@ impl Scan<'_> {
                 Some(known) => known.clone(),
                 None => {
                     let read_at_ns = wall_ns();
-                    let chunks = self.cache.read(&file, stamp.size, sparse).map_err(io(path))?;
+                    let lively = stamp.modified_ns.max(stamp.changed_ns) + LIVELY_NS > read_at_ns;
+                    let chunks = self.cache.read(&file, stamp.size, sparse, lively).map_err(io(path))?;
                     let read = chunks.iter().map(|c| u64::from(c.len)).sum::<u64>();
                     if read != stamp.size || Stamp::of(&file.metadata().map_err(io(path))?) != stamp {
                         continue;
@@ -374,7 +400,7 @@ impl Scan<'_> {
 
 impl ChunkCache {
     /// A file of so many bytes, in chunks and (where it is `sparse`) holes. What it has grown by meanwhile shows as one byte more.
-    fn read(&mut self, file: &File, size: u64, sparse: bool) -> io::Result<Vec<ChunkRef>> {
+    fn read(&mut self, file: &File, size: u64, sparse: bool, lively: bool) -> io::Result<Vec<ChunkRef>> {
         let mut chunks = Vec::new();
         let mut at = 0;
         while at < size {
@@ -388,7 +414,7 @@ impl ChunkCache {
             if end > data {
                 rustix::fs::seek(file, rustix::fs::SeekFrom::Start(data))?;
                 let input = file.take(end - data + u64::from(end == size));
-                let read = self.read_data(input, &mut chunks)?;
+                let read = self.read_data(input, lively, &mut chunks)?;
                 if read != end - data {
                     // It shrank or grew: the sum of the chunks tells.
                     return Ok(chunks);
@@ -399,12 +425,16 @@ impl ChunkCache {
         Ok(chunks)
     }
 
-    fn read_data(&mut self, input: impl Read, chunks: &mut Vec<ChunkRef>) -> io::Result<u64> {
-        let Self { buffer, signatures, .. } = self;
+    fn read_data(&mut self, input: impl Read, lively: bool, chunks: &mut Vec<ChunkRef>) -> io::Result<u64> {
+        let Self { buffer, signatures, kept, .. } = self;
+        let mut kept = kept.as_mut().filter(|_| lively);
         let read = cut::<io::Error>(input, buffer, |c, bytes| {
             chunks.push(c);
             if let Some(signatures) = signatures {
                 signatures.sign(c, bytes);
+            }
+            if let Some(kept) = &mut kept {
+                kept.keep(c.digest, bytes);
             }
             Ok(())
         })?;
@@ -475,5 +505,27 @@ impl ChunkSource for TreeChunks {
             return Err(StoreError::Changed { digest: *digest, path });
         }
         Ok(bytes)
+    }
+}
+
+/// The chunks of the tree that was scanned last: as they were read then, where the file may have changed since.
+#[derive(Debug)]
+pub struct SampledChunks<'a> {
+    kept: Option<&'a Kept>,
+    tree: TreeChunks,
+}
+
+impl<'a> SampledChunks<'a> {
+    pub fn new(cache: &'a ChunkCache, tree: TreeChunks) -> Self {
+        Self { kept: cache.kept.as_ref(), tree }
+    }
+}
+
+impl ChunkSource for SampledChunks<'_> {
+    fn chunk(&self, digest: &Digest) -> Result<Vec<u8>, StoreError> {
+        match self.kept.and_then(|kept| kept.chunks.get(digest)) {
+            Some(bytes) => Ok(bytes.clone()),
+            None => self.tree.chunk(digest),
+        }
     }
 }

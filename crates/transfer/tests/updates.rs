@@ -90,6 +90,25 @@ impl Pair {
 }
 
 #[test]
+fn a_file_that_changes_after_a_look_is_sent_as_it_was_seen() {
+    let mut pair = Pair::new(&[("list", noise(3000, 1)), ("quiet", noise(3000, 2))]);
+    let seen = noise(3000, 3);
+    fs::write(pair.home("list"), &seen).unwrap();
+    let (tree, as_of) = pair.look();
+    fs::write(pair.home("list"), noise(3000, 4)).unwrap();
+    // As part of a whole state, and as an update.
+    let digests: Vec<_> = pair.store.missing(&tree).iter().map(|c| c.digest).collect();
+    encode_pack(&pair.source.chunks(&tree), &digests).unwrap();
+    let update = pair.source.update(&tree, as_of).unwrap().unwrap();
+    pair.replica.bring_forward(&update, &mut pair.store, &BTreeSet::new()).unwrap();
+    assert_eq!(fs::read(pair.tmp.path().join("copy/list")).unwrap(), seen);
+    pair.source.acknowledged(Some(tree));
+    let update = pair.update();
+    pair.replica.bring_forward(&update, &mut pair.store, &BTreeSet::new()).unwrap();
+    assert!(pair.is_same("list"));
+}
+
+#[test]
 fn a_change_costs_little_more_than_itself() {
     let mut big = noise(3 << 20, 1);
     let others = (0..200).map(|n| (format!("other-{n}"), noise(5000, n + 2))).collect::<Vec<_>>();

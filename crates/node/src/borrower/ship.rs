@@ -201,9 +201,10 @@ impl Ship {
         let mut late = false;
         loop {
             let begun = tokio::time::Instant::now();
+            let mut looked = Duration::ZERO;
             let held = self.node.disk.held(&disk::shipping_of(&self.service.owner()));
             let step = match held {
-                None => self.step(&hand).await,
+                None => self.step(&hand, &mut looked).await,
                 // With whatever it has open. It begins anew.
                 Some(why) => {
                     hand.end().await;
@@ -223,9 +224,12 @@ impl Ship {
                 }
             }
             self.watch_rpo(&mut late).await;
-            // Looking at a large dataset costs: at most a tenth of the time goes into it.
+            // Looking at a large dataset costs: at most a tenth of the time goes into it, and half of the time into all of it. After a
+            // first copy that took long, or one that came to nothing, the copy is old and must not wait ten times as long.
+            let at_most = Duration::from_secs(1);
             let pace = Duration::from_millis(self.node.config.timing.ship_ms)
-                .max(begun.elapsed().min(Duration::from_secs(1)) * self.rest());
+                .max(looked.min(at_most) * self.rest())
+                .max(begun.elapsed().min(at_most));
             tokio::time::sleep(pace).await;
         }
     }
@@ -327,9 +331,13 @@ impl Ship {
         at.min(Watermark { generation: self.node.boot_count, as_of_ms: now_ms })
     }
 
-    async fn step(&self, hand: &Hand) -> Result<Watermark, NotShipped> {
+    /// `looked`: the part of it that went into looking.
+    async fn step(&self, hand: &Hand, looked: &mut Duration) -> Result<Watermark, NotShipped> {
         let now_ms = clock::boot().0;
-        match hand.ask(Request::Look { now_ms }, Vec::new()).await? {
+        let begun = tokio::time::Instant::now();
+        let found = hand.ask(Request::Look { now_ms }, Vec::new()).await;
+        *looked = begun.elapsed();
+        match found? {
             (Reply::Unchanged { as_of }, _) => Ok(self.no_later(as_of, now_ms)),
             (Reply::Absent, _) => {
                 let tree = TreeManifest::new(Vec::new()).map_err(|e| NotShipped::Other(e.to_string()))?;

@@ -1,4 +1,4 @@
-//! Radicale: a calendar server. Records are items of one calendar, a file each.
+//! Radicale: a calendar server. Records are items, a file each: those of the seed in one calendar, what users write in another.
 //!
 //! Some have names as people give them: of other scripts, with spaces, as long as a file's name can be.
 
@@ -10,9 +10,12 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use rand::Rng;
 use rand::rngs::SmallRng;
+use std::collections::BTreeMap;
 use std::path::Path;
 
-const CALENDAR: &str = "/team/plans/";
+/// The one that is listed: what a list costs grows with it.
+const PLANS: &str = "/team/plans/";
+const DIARY: &str = "/team/diary/";
 const ICS: &str = "text/calendar; charset=utf-8";
 const XML: &str = "application/xml; charset=utf-8";
 const NAME_BYTES_MAX: usize = 255;
@@ -44,8 +47,12 @@ fn item(key: &str) -> String {
     )
 }
 
+fn calendar(key: &str) -> &'static str {
+    if key.starts_with("seed") { PLANS } else { DIARY }
+}
+
 fn path(key: &str) -> String {
-    format!("{CALENDAR}{}", escaped(&file_name(key)))
+    format!("{}{}", calendar(key), escaped(&file_name(key)))
 }
 
 fn asked(method: &'static [u8], target: String, content_type: &'static str, body: String) -> Planned {
@@ -82,8 +89,9 @@ impl App for Radicale {
             );
         }
         Ok(match step {
-            0 => Some(asked(b"MKCALENDAR", CALENDAR.into(), "", String::new())),
-            _ if step <= SEEDS => Some(self.write(0, &seed_key(step - 1))),
+            0 => Some(asked(b"MKCALENDAR", PLANS.into(), "", String::new())),
+            1 => Some(asked(b"MKCALENDAR", DIARY.into(), "", String::new())),
+            _ if step < 2 + SEEDS => Some(self.write(0, &seed_key(step - 2))),
             _ => None,
         })
     }
@@ -105,7 +113,7 @@ impl App for Radicale {
              <d:prop><d:getetag/><c:calendar-data/></d:prop><d:href>{}</d:href></c:calendar-multiget>",
             path(key)
         );
-        asked(b"REPORT", CALENDAR.into(), XML, wanted)
+        asked(b"REPORT", calendar(key).into(), XML, wanted)
     }
 
     fn shows(&self, asked: &Planned, key: &str, status: StatusCode, body: &Bytes) -> bool {
@@ -117,7 +125,7 @@ impl App for Radicale {
 
     fn list(&self, rng: &mut SmallRng) -> Planned {
         let (method, body) = if rng.random_bool(0.5) { (&b"PROPFIND"[..], LIST) } else { (&b"REPORT"[..], SYNC) };
-        asked(method, CALENDAR.into(), XML, body.into())
+        asked(method, PLANS.into(), XML, body.into())
     }
 
     fn lists(&self, status: StatusCode, body: &Bytes) -> bool {
@@ -126,12 +134,15 @@ impl App for Radicale {
 
     fn found<'a>(&'a self, data: &'a Path) -> Later<'a, Found> {
         Box::pin(async move {
-            let files = files(&data.join("calendars/collection-root/team/plans"))?.into_iter();
-            let items = files.filter_map(|(name, content)| {
-                let key = name.strip_suffix(".ics")?.split(' ').next()?.to_owned();
-                (file_name(&key) == name).then(|| (key, hash(&content)))
-            });
-            Ok(Found { records: items.collect(), doubled: Vec::new(), sound: true })
+            let mut records = BTreeMap::new();
+            for calendar in [PLANS, DIARY] {
+                let dir = data.join("calendars/collection-root").join(calendar.trim_matches('/'));
+                records.extend(files(&dir)?.into_iter().filter_map(|(name, content)| {
+                    let key = name.strip_suffix(".ics")?.split(' ').next()?.to_owned();
+                    (file_name(&key) == name).then(|| (key, hash(&content)))
+                }));
+            }
+            Ok(Found { records, doubled: Vec::new(), sound: true })
         })
     }
 
