@@ -30,6 +30,8 @@ use tokio::task::JoinHandle;
 /// So many in a row go into the journal.
 const FAILURES_TOLD: u32 = 3;
 const RETRY_MS: u64 = 200;
+/// Looks that are taken again at once, each after the group was given its right to what is new.
+const GIVEN_MAX: u32 = 4;
 const SEND_TIMEOUT: Duration = Duration::from_secs(60);
 /// A helper at home writes nothing but chunks, and the shared memory of databases.
 const FILE_BYTES_MAX: u64 = 64 << 20;
@@ -245,19 +247,9 @@ impl Ship {
     async fn tell(&self, trouble: &NotShipped, failures: u32) {
         tracing::warn!(lease = %self.lease, dataset = %self.set.name, error = %trouble, "a dataset was not shipped; tried again");
         let note = |action| Note::new(action, "lease", &self.lease).caused_by(self.service.name());
-        match trouble {
-            NotShipped::Helper(Trouble::Ended(why)) => {
-                let text = format!("dataset {}: {why}", self.set.name);
-                self.node.note("daemon", note("data_helper_ended").because(text)).await;
-            }
-            // What the application made may be closed to its group; the group's right to it was agreed with the dataset.
-            NotShipped::Helper(Trouble::Refused(refusal)) if refusal.why == Why::Denied => {
-                let given = self.node.hands.give(&self.service.owner(), &self.dir()).await;
-                if let Err(e) = given {
-                    tracing::warn!(dataset = %self.set.name, error = %e, "the group got no right to what is new");
-                }
-            }
-            _ => {}
+        if let NotShipped::Helper(Trouble::Ended(why)) = trouble {
+            let text = format!("dataset {}: {why}", self.set.name);
+            self.node.note("daemon", note("data_helper_ended").because(text)).await;
         }
         // Once is usual: a file that the application made and took away again while it was read.
         if failures == FAILURES_TOLD {
@@ -333,9 +325,8 @@ impl Ship {
 
     /// `looked`: the part of it that went into looking.
     async fn step(&self, hand: &Hand, looked: &mut Duration) -> Result<Watermark, NotShipped> {
-        let now_ms = clock::boot().0;
         let begun = tokio::time::Instant::now();
-        let found = hand.ask(Request::Look { now_ms }, Vec::new()).await;
+        let (now_ms, found) = self.look(hand).await;
         *looked = begun.elapsed();
         match found? {
             (Reply::Unchanged { as_of }, _) => Ok(self.no_later(as_of, now_ms)),
@@ -362,6 +353,24 @@ impl Ship {
             },
             (Reply::NeedsBase, _) => self.send_base(hand).await,
             _ => Err(strange()),
+        }
+    }
+
+    /// What is new, and when that was asked. What the application made may be closed to its group: the group's right to it was agreed
+    /// with the dataset, so it is given, and the look taken again at once. Many write by way of directories that live for milliseconds.
+    async fn look(&self, hand: &Hand) -> (u64, Result<(Reply, Vec<u8>), Trouble>) {
+        let mut given = 0;
+        loop {
+            let now_ms = clock::boot().0;
+            match hand.ask(Request::Look { now_ms }, Vec::new()).await {
+                Err(Trouble::Refused(refusal)) if refusal.why == Why::Denied && given < GIVEN_MAX => {
+                    given += 1;
+                    if let Err(e) = self.node.hands.give(&self.service.owner(), &self.dir()).await {
+                        tracing::warn!(dataset = %self.set.name, error = %e, "the group got no right to what is new");
+                    }
+                }
+                found => return (now_ms, found),
+            }
         }
     }
 
