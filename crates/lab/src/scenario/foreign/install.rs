@@ -183,3 +183,16 @@ fn cache_dir() -> anyhow::Result<PathBuf> {
     ensure!(safe, "{} belongs to somebody else or can be written by others; remove it", dir.display());
     Ok(dir)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_program_that_is_missing_or_fails_is_named() {
+        let missing = tool("no-such-interpreter", None, &["--version"]).await.unwrap_err();
+        assert!(format!("{missing:#}").contains("no-such-interpreter is not in /usr/local/bin"), "{missing:#}");
+        let failed = tool("sh", None, &["-c", "echo broken >&2; exit 3"]).await.unwrap_err();
+        assert!(format!("{failed:#}").contains("broken"), "{failed:#}");
+    }
+}
