@@ -1,4 +1,4 @@
-//! Radicale: a calendar server. Records are items, a file each: those of the seed in one calendar, what users write in another.
+//! Radicale: a calendar server. Records are items, a file each: those of the seed in one calendar, what users write in others.
 //!
 //! Some have names as people give them: of other scripts, with spaces, as long as a file's name can be.
 
@@ -15,7 +15,8 @@ use std::path::Path;
 
 /// The one that is listed: what a list costs grows with it.
 const PLANS: &str = "/team/plans/";
-const DIARY: &str = "/team/diary/";
+/// Calendars that users write in: for each item that it takes the server looks through all that the calendar has.
+const DIARIES: u64 = 20;
 const ICS: &str = "text/calendar; charset=utf-8";
 const XML: &str = "application/xml; charset=utf-8";
 const NAME_BYTES_MAX: usize = 255;
@@ -47,8 +48,13 @@ fn item(key: &str) -> String {
     )
 }
 
-fn calendar(key: &str) -> &'static str {
-    if key.starts_with("seed") { PLANS } else { DIARY }
+fn diary(n: u64) -> String {
+    format!("/team/diary-{n}/")
+}
+
+fn calendar(key: &str) -> String {
+    let user = key.strip_prefix('u').and_then(|rest| rest.split('-').next()?.parse::<u64>().ok());
+    user.map_or(PLANS.to_owned(), |user| diary(user % DIARIES))
 }
 
 fn path(key: &str) -> String {
@@ -90,8 +96,8 @@ impl App for Radicale {
         }
         Ok(match step {
             0 => Some(asked(b"MKCALENDAR", PLANS.into(), "", String::new())),
-            1 => Some(asked(b"MKCALENDAR", DIARY.into(), "", String::new())),
-            _ if step < 2 + SEEDS => Some(self.write(0, &seed_key(step - 2))),
+            _ if step <= DIARIES => Some(asked(b"MKCALENDAR", diary(step - 1), "", String::new())),
+            _ if step <= DIARIES + SEEDS => Some(self.write(0, &seed_key(step - DIARIES - 1))),
             _ => None,
         })
     }
@@ -113,7 +119,7 @@ impl App for Radicale {
              <d:prop><d:getetag/><c:calendar-data/></d:prop><d:href>{}</d:href></c:calendar-multiget>",
             path(key)
         );
-        asked(b"REPORT", calendar(key).into(), XML, wanted)
+        asked(b"REPORT", calendar(key), XML, wanted)
     }
 
     fn shows(&self, asked: &Planned, key: &str, status: StatusCode, body: &Bytes) -> bool {
@@ -135,7 +141,7 @@ impl App for Radicale {
     fn found<'a>(&'a self, data: &'a Path) -> Later<'a, Found> {
         Box::pin(async move {
             let mut records = BTreeMap::new();
-            for calendar in [PLANS, DIARY] {
+            for calendar in (0..DIARIES).map(diary).chain([PLANS.to_owned()]) {
                 let dir = data.join("calendars/collection-root").join(calendar.trim_matches('/'));
                 records.extend(files(&dir)?.into_iter().filter_map(|(name, content)| {
                     let key = name.strip_suffix(".ics")?.split(' ').next()?.to_owned();
