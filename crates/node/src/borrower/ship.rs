@@ -226,12 +226,12 @@ impl Ship {
                 }
             }
             self.watch_rpo(&mut late).await;
-            // Looking at a large dataset costs: at most a tenth of the time goes into it, and half of the time into all of it. After a
-            // first copy that took long, or one that came to nothing, the copy is old and must not wait ten times as long.
-            let at_most = Duration::from_secs(1);
+            // Looking at a large dataset costs: at most a tenth of the time goes into it. Sending costs the lender, too, and is rested from
+            // for no longer than leaves the copy as fresh as it was promised: a first copy may take long, or come to nothing.
+            let rest = (begun.elapsed() * 3).min(Duration::from_millis(self.set.rpo_ms / 2));
             let pace = Duration::from_millis(self.node.config.timing.ship_ms)
-                .max(looked.min(at_most) * self.rest())
-                .max(begun.elapsed().min(at_most));
+                .max(looked.min(Duration::from_secs(1)) * self.rest())
+                .max(rest);
             tokio::time::sleep(pace).await;
         }
     }
