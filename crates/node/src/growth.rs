@@ -7,7 +7,7 @@
 
 use crate::node::{Locked, Note};
 use crate::object::ServiceRecord;
-use crate::{Node, clock, lender};
+use crate::{Node, lender};
 use pumasi_api::Problem;
 use pumasi_engine::InstanceState;
 use pumasi_judge::Verdict;
@@ -101,7 +101,6 @@ pub async fn take(
     note.data = serde_json::json!({ "home_wanted": count, "borrowed_wanted": shares.borrowed });
     node.note("daemon", note).await;
     node.wake.notify_one();
-    tracing::debug!(service = %service.name(), count, at = clock::boot().0, "its instances at home were counted anew");
     Ok(true)
 }
 
