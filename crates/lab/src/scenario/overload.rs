@@ -58,16 +58,18 @@ fn service(kind: Kind, name: &str, bundle: &Path, iterations: u32) -> anyhow::Re
     Ok(manifest(&options)?)
 }
 
-fn bundle(cluster: &Cluster, executable: &Path, mib: u64) -> anyhow::Result<std::path::PathBuf> {
+/// Without its symbols: what a test build knows of itself is two thirds of it, and no application brings that along.
+async fn bundle(cluster: &Cluster, executable: &Path, mib: u64) -> anyhow::Result<std::path::PathBuf> {
     let dir = cluster.supervisor.dir().join("bundle");
-    let options = crate::bundle::BundleOptions { executable: executable.to_owned(), bytes_min: mib << 20, seed: 1 };
+    let executable = crate::bundle::slim(executable, cluster.supervisor.dir()).await;
+    let options = crate::bundle::BundleOptions { executable, bytes_min: mib << 20, seed: 1 };
     crate::bundle::create(&dir, &options)?;
     Ok(dir)
 }
 
 /// The services of a lab that is only looked at.
 pub async fn deploy_examples(cluster: &Cluster, executable: &Path) -> anyhow::Result<()> {
-    let dir = bundle(cluster, executable, 0)?;
+    let dir = bundle(cluster, executable, 0).await?;
     let iterations = work::calibrate(WORK);
     cluster.apply("city-a", &service(Kind::Tickets, "tickets", &dir, iterations)?).await?;
     cluster.apply("city-a", &service(Kind::Notes, "notes", &dir, iterations)?).await
@@ -104,7 +106,7 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
         chronicle.follow(cloud.name, cluster.client(cloud.name)?, worth_telling);
     }
     let iterations = work::calibrate(WORK);
-    let dir = bundle(&cluster, &options.executable, options.bundle_mib)?;
+    let dir = bundle(&cluster, &options.executable, options.bundle_mib).await?;
     let mut notes = service(Kind::Notes, "notes", &dir, iterations)?;
 
     story.chapter("Clients that wait for their answers");
