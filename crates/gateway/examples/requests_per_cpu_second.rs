@@ -67,6 +67,7 @@ async fn bench(seconds: u64) -> Result<(), Fault> {
         source_ip: None,
         workers: 1,
         svid_path: None,
+        trusted_proxies: Vec::new(),
         limits: Limits::default(),
     };
     std::fs::write(dir.join(CONFIG_FILE), serde_json::to_vec(&config)?)?;

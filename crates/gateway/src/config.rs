@@ -1,5 +1,6 @@
 //! `gateway.json`: what the daemon writes for its gateway before it starts it. Format version 1.
 
+use ipnet::IpNet;
 use pumasi_terms::CloudName;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
@@ -30,6 +31,9 @@ pub struct GatewayConfig {
     /// `peer_listen` and for leases at peers.
     #[serde(default)]
     pub svid_path: Option<PathBuf>,
+    /// Proxies in front that say whom they speak for (`X-Forwarded-For`, `X-Forwarded-Proto`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trusted_proxies: Vec<IpNet>,
     #[serde(default)]
     pub limits: Limits,
 }
@@ -155,6 +159,8 @@ impl Limits {
     }
 }
 
+/// Each is compared with every connection.
+pub const TRUSTED_PROXIES_MAX: usize = 64;
 const COUNT_MAX: u32 = 1_000_000;
 /// A day.
 const TIME_MS_MAX: u64 = 86_400_000;
@@ -216,6 +222,9 @@ impl GatewayConfig {
         }
         if self.peer_listen.is_some() && self.svid_path.is_none() {
             return Some(("svid_path", "peer_listen needs the gateway's SVID".into()));
+        }
+        if self.trusted_proxies.len() > TRUSTED_PROXIES_MAX {
+            return Some(("trusted_proxies", format!("names at most {TRUSTED_PROXIES_MAX} networks")));
         }
         self.limits.fault()
     }

@@ -26,6 +26,7 @@ mod clock;
 mod config;
 mod control;
 mod forward;
+mod front;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gateway;
@@ -57,7 +58,9 @@ mod upstream;
 
 pub use admission::BackendStatus;
 pub use client::{ControlClient, ControlError};
-pub use config::{CONFIG_FILE, CONFIG_VERSION, ConfigError, GatewayConfig, Limits, Listener, TlsFiles};
+pub use config::{
+    CONFIG_FILE, CONFIG_VERSION, ConfigError, GatewayConfig, Limits, Listener, TRUSTED_PROXIES_MAX, TlsFiles,
+};
 pub use control::{CONTROL_SOCKET, GatewayStatus, PlaceStatus};
 pub use meter::MeterReport;
 pub use run::{GatewayError, gateway_main};

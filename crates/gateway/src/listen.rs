@@ -9,7 +9,7 @@ use crate::io::UserTcp;
 use crate::link::{Link, UNSENT_BYTES};
 use crate::public::Client;
 use crate::strict::Strict;
-use crate::{peer, public, tcp};
+use crate::{front, peer, public, tcp};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -108,8 +108,12 @@ pub async fn run(worker: Arc<Worker>, listener: TcpListener, speaks: Speaks) {
             }
         };
         let ip = address.ip().to_canonical();
-        let link =
-            if peers { Some(worker.links.peer()) } else { worker.links.user(ip, limits.connections_per_address_max) };
+        // Who speaks for many has no share of one: its own bounds hold.
+        let is_front = !peers && front::is_trusted(ip, &worker.gateway.config.trusted_proxies);
+        let link = match peers || is_front {
+            true => Some(worker.links.peer()),
+            false => worker.links.user(ip, limits.connections_per_address_max),
+        };
         let Some(link) = link else {
             if let Some(times) = crowding.say() {
                 let most = limits.connections_per_address_max;
@@ -122,14 +126,21 @@ pub async fn run(worker: Arc<Worker>, listener: TcpListener, speaks: Speaks) {
         let (worker, speaks, watched) = (worker.clone(), speaks.clone(), link.clone());
         let links = worker.links.clone();
         let task = tokio::spawn(async move {
-            connection(worker, stream, ip, link, speaks).await;
+            connection(worker, stream, ip, is_front, link, speaks).await;
             drop((permit, counted));
         });
         links.watch(&watched, task.abort_handle());
     }
 }
 
-async fn connection(worker: Arc<Worker>, stream: TcpStream, ip: IpAddr, link: Arc<Link>, speaks: Speaks) {
+async fn connection(
+    worker: Arc<Worker>,
+    stream: TcpStream,
+    ip: IpAddr,
+    is_front: bool,
+    link: Arc<Link>,
+    speaks: Speaks,
+) {
     let _ = stream.set_nodelay(true);
     let limits = &worker.gateway.config.limits;
     match &speaks {
@@ -141,12 +152,12 @@ async fn connection(worker: Arc<Worker>, stream: TcpStream, ip: IpAddr, link: Ar
     match speaks {
         Speaks::Plain { http2 } => {
             let two = http2 && stream.begins_http2().await;
-            let client = Client::new(ip, "http", stream.rtt(), link);
+            let client = Client::new(ip, "http", stream.rtt(), link, is_front);
             for_users(worker, stream, client, two).await;
         }
         Speaks::Tls { acceptor } => {
             let acceptor = acceptor.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-            let client = Client::new(ip, "https", stream.rtt(), link);
+            let client = Client::new(ip, "https", stream.rtt(), link, is_front);
             let Ok(Ok(stream)) = tokio::time::timeout(handshake, acceptor.accept(stream)).await else { return };
             let two = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
             for_users(worker, stream, client, two).await;

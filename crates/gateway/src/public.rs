@@ -9,10 +9,11 @@ use crate::gateway::Worker;
 use crate::io::Rtt;
 use crate::link::Link;
 use crate::table::{Service, Target};
-use crate::{alias, choose, headers, position};
+use crate::{alias, choose, front, headers, position};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
+use ipnet::IpNet;
 use pumasi_route::table::Position;
 use pumasi_terms::method;
 use pumasi_terms::service::RouteMode;
@@ -31,14 +32,32 @@ pub struct Client {
     pub link: Arc<Link>,
     /// The connection became a tunnel: what it carries is not HTTP any more.
     pub tunnelled: Arc<AtomicBool>,
+    /// A proxy that the operator trusts: each of its requests may be another user's.
+    is_front: bool,
     /// The host of the request before, and the `Forwarded` field for it.
     forwarded: Mutex<Option<(HeaderValue, HeaderValue)>>,
 }
 
 impl Client {
-    pub fn new(address: IpAddr, scheme: &'static str, rtt: Arc<Rtt>, link: Arc<Link>) -> Arc<Self> {
-        let field = HeaderValue::try_from(address.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
-        Arc::new(Self { address, field, scheme, rtt, link, tunnelled: Arc::default(), forwarded: Mutex::default() })
+    pub fn new(address: IpAddr, scheme: &'static str, rtt: Arc<Rtt>, link: Arc<Link>, is_front: bool) -> Arc<Self> {
+        let (tunnelled, forwarded) = (Arc::default(), Mutex::default());
+        Arc::new(Self { address, field: field_of(address), scheme, rtt, link, tunnelled, is_front, forwarded })
+    }
+
+    /// The user whom a trusted proxy speaks for; how far that user is, the proxy's connection does not tell.
+    fn behind(&self, fields: &HeaderMap, trusted: &[IpNet]) -> Arc<Self> {
+        let (address, scheme) = front::user(fields, trusted);
+        let address = address.unwrap_or(self.address);
+        Arc::new(Self {
+            address,
+            field: field_of(address),
+            scheme: scheme.unwrap_or(self.scheme),
+            rtt: Arc::default(),
+            link: self.link.clone(),
+            tunnelled: self.tunnelled.clone(),
+            is_front: false,
+            forwarded: Mutex::default(),
+        })
     }
 
     fn forwarded(&self, host: &HeaderValue) -> Option<HeaderValue> {
@@ -52,6 +71,10 @@ impl Client {
             }
         }
     }
+}
+
+fn field_of(address: IpAddr) -> HeaderValue {
+    HeaderValue::try_from(address.to_string()).unwrap_or(HeaderValue::from_static("unknown"))
 }
 
 /// The host that a request is for, from its target or its Host field, as it was written.
@@ -98,6 +121,10 @@ pub async fn serve(
     mut request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Infallible> {
     let _busy = client.link.busy();
+    let client = match client.is_front {
+        true => client.behind(request.headers(), &worker.gateway.config.trusted_proxies),
+        false => client,
+    };
     let answer = match enter(&worker, &client, &mut request) {
         Err(answer) => *answer,
         Ok(Target::Service(service)) => {

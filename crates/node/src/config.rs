@@ -145,6 +145,9 @@ pub struct Gateway {
     pub peer_listen: SocketAddr,
     pub peer_advertise: String,
     pub workers: u32,
+    /// Networks of proxies in front of this gateway that say whom they speak for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub trusted_proxies: Vec<ipnet::IpNet>,
     /// What connections and bodies may take, in number and time.
     pub limits: pumasi_gateway::Limits,
     /// How requests wait for this cloud's services.
@@ -160,6 +163,7 @@ impl Default for Gateway {
             peer_listen: (Ipv4Addr::LOCALHOST, 7444).into(),
             peer_advertise: String::new(),
             workers: 1,
+            trusted_proxies: Vec::new(),
             limits: pumasi_gateway::Limits::default(),
             admission: pumasi_route::table::Admission::default(),
         }

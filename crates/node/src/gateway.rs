@@ -34,6 +34,7 @@ pub fn write_config(config: &Config) -> std::io::Result<()> {
         source_ip: config.peer.source_ip,
         workers: config.gateway.workers,
         svid_path: Some(gateway_svid(&dir)),
+        trusted_proxies: config.gateway.trusted_proxies.clone(),
         limits: config.gateway.limits.clone(),
     };
     let partial = dir.join("gateway.json.new");

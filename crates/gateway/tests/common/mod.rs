@@ -35,6 +35,7 @@ pub fn config(cloud: &str) -> GatewayConfig {
         source_ip: None,
         workers: 1,
         svid_path: None,
+        trusted_proxies: Vec::new(),
         limits: Limits::default(),
     }
 }

@@ -115,6 +115,10 @@ impl Config {
         if self.gateway.workers == 0 || self.gateway.workers > 64 {
             fault("gateway.workers", "must be 1 to 64".into());
         }
+        if self.gateway.trusted_proxies.len() > pumasi_gateway::TRUSTED_PROXIES_MAX {
+            let problem = format!("names at most {} networks", pumasi_gateway::TRUSTED_PROXIES_MAX);
+            fault("gateway.trusted_proxies", problem);
+        }
         if let Some((field, problem)) = self.gateway.limits.fault() {
             fault(&format!("gateway.limits.{field}"), problem);
         }
