@@ -137,6 +137,7 @@ fn ours(dir: &Path, backend: SocketAddr) -> anyhow::Result<Side> {
         source_ip: None,
         workers: 1,
         svid_path: None,
+        trusted_proxies: Vec::new(),
         limits: Limits::default(),
     };
     std::fs::write(dir.join(CONFIG_FILE), serde_json::to_vec(&config)?)?;

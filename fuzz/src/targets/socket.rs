@@ -134,6 +134,7 @@ fn gateway() -> SocketAddr {
             source_ip: None,
             workers: 1,
             svid_path: None,
+            trusted_proxies: Vec::new(),
             limits: Limits { head_timeout_ms: 1_000, body_idle_ms: 1_000, ..Limits::default() },
         };
         let home = HomeBackend {
