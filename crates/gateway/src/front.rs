@@ -59,7 +59,9 @@ mod tests {
 
     fn said(values: &[&str]) -> Option<String> {
         let mut fields = HeaderMap::new();
-        values.iter().for_each(|v| drop(fields.append(FOR, HeaderValue::from_str(v).unwrap())));
+        for value in values {
+            fields.append(FOR, HeaderValue::from_str(value).unwrap());
+        }
         let trusted = ["10.0.0.0/8", "fd00::/8"].map(|net| net.parse().unwrap());
         address(&fields, &trusted).map(|a| a.to_string())
     }
