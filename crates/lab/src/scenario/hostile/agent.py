@@ -425,6 +425,10 @@ ATTACKS = {f.__name__.replace("_", "-"): f for f in (
     own_database, flap, odd, even, truncate_shm, fill, inodes, tidy, log, memory, forks, own_secret)}
 
 
+# Once: of sixty of its own nothing would be left to serve with.
+LARGE = b"x" * (4 << 20)
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -440,7 +444,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif name == "/stream":
             return self.stream()
         elif name == "/large":
-            body = b"x" * (4 << 20)
+            body = LARGE
         elif name == "/poll":
             time.sleep(8)
             body = b"nothing new\n"
