@@ -4,12 +4,11 @@
 //! Always holds: nobody else's word counts; of a chain the last address that is not a trusted proxy's is taken, since whoever stands
 //! before it may have written the rest.
 
-use http::header::{HeaderMap, HeaderName};
+use crate::headers::{FORWARDED_FOR, FORWARDED_PROTO};
+use http::header::HeaderMap;
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
 
-const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 /// Longer chains are cut; what is left out was said by strangers.
 const CHAIN_MAX: usize = 32;
 
@@ -24,9 +23,9 @@ pub fn user(fields: &HeaderMap, trusted: &[IpNet]) -> (Option<IpAddr>, Option<&'
 }
 
 fn address(fields: &HeaderMap, trusted: &[IpNet]) -> Option<IpAddr> {
-    let values: Vec<&str> = fields.get_all(FOR).iter().map(|v| v.to_str().unwrap_or_default()).collect();
+    let values = fields.get_all(FORWARDED_FOR).iter().rev().map(|v| v.to_str().unwrap_or_default());
     let mut last = None;
-    for text in values.iter().rev().flat_map(|v| v.rsplit(',')).take(CHAIN_MAX) {
+    for text in values.flat_map(|v| v.rsplit(',')).take(CHAIN_MAX) {
         let Some(address) = read(text.trim()) else { break };
         last = Some(address);
         if !is_trusted(address, trusted) {
@@ -44,12 +43,8 @@ fn read(text: &str) -> Option<IpAddr> {
 }
 
 fn scheme(fields: &HeaderMap) -> Option<&'static str> {
-    let last = fields.get_all(PROTO).iter().next_back()?.to_str().ok()?.rsplit(',').next()?.trim();
-    match () {
-        () if last.eq_ignore_ascii_case("https") => Some("https"),
-        () if last.eq_ignore_ascii_case("http") => Some("http"),
-        () => None,
-    }
+    let last = fields.get_all(FORWARDED_PROTO).iter().next_back()?.to_str().ok()?.rsplit(',').next()?.trim();
+    ["https", "http"].into_iter().find(|known| last.eq_ignore_ascii_case(known))
 }
 
 #[cfg(test)]
@@ -60,7 +55,7 @@ mod tests {
     fn said(values: &[&str]) -> Option<String> {
         let mut fields = HeaderMap::new();
         for value in values {
-            fields.append(FOR, HeaderValue::from_str(value).unwrap());
+            fields.append(FORWARDED_FOR, HeaderValue::from_str(value).unwrap());
         }
         let trusted = ["10.0.0.0/8", "fd00::/8"].map(|net| net.parse().unwrap());
         address(&fields, &trusted).map(|a| a.to_string())
@@ -89,7 +84,7 @@ mod tests {
     #[test]
     fn the_scheme_is_one_of_two() {
         let of = |text: &'static str| {
-            let fields = HeaderMap::from_iter([(PROTO, HeaderValue::from_static(text))]);
+            let fields = HeaderMap::from_iter([(FORWARDED_PROTO, HeaderValue::from_static(text))]);
             scheme(&fields)
         };
         assert_eq!(

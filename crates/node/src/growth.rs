@@ -11,7 +11,6 @@ use crate::{Node, lender};
 use pumasi_api::Problem;
 use pumasi_engine::InstanceState;
 use pumasi_judge::Verdict;
-use pumasi_terms::Resources;
 use pumasi_terms::service::HomeInstances;
 use std::collections::BTreeMap;
 
@@ -35,12 +34,6 @@ fn share(beyond: u32, home: HomeInstances, grown: u32, room: u32, rented: u32, g
     };
     let home = at_home.min(home.spare_max());
     Shares { home, borrowed: beyond.saturating_sub(home) }
-}
-
-/// How many instances of `each` fit into what is left.
-fn fit(left: Resources, each: Resources) -> u32 {
-    let of = |left: u32, each: u32| left.checked_div(each).unwrap_or(u32::MAX);
-    of(left.cpu_millis, each.cpu_millis).min(of(left.memory_mib, each.memory_mib))
 }
 
 /// Instances beyond the least that are to run at home.
@@ -72,7 +65,7 @@ pub fn room(node: &Node, service: &ServiceRecord) -> Result<u32, Problem> {
     }
     let used = lender::home_use(node, &node.services()?).plus(lender::lent_use(node)?);
     let left = node.config.physical().minus(used);
-    Ok(more.min(fit(left, service.document.spec.application.resources)))
+    Ok(more.min(service.document.spec.application.resources.count_in(left)))
 }
 
 /// Lets as many as there is room for run at home, and leaves in the verdict what is to be borrowed; true: the home's share changed.
@@ -133,13 +126,5 @@ mod tests {
         assert_eq!(shared(1, 3, 0, 0, false), (1, 0));
         assert_eq!(shared(0, 3, 0, 0, false), (0, 0));
         assert_eq!(share(3, HomeInstances::fixed(2), 0, 9, 0, true), Shares { home: 0, borrowed: 3 });
-    }
-
-    #[test]
-    fn both_processor_and_memory_bound_what_fits() {
-        let of = |cpu_millis, memory_mib| Resources { cpu_millis, memory_mib };
-        assert_eq!(fit(of(1_000, 1_000), of(250, 100)), 4);
-        assert_eq!(fit(of(1_000, 150), of(250, 100)), 1);
-        assert_eq!(fit(of(0, 0), of(250, 100)), 0);
     }
 }

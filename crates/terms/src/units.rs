@@ -114,6 +114,10 @@ mod tests {
         let one = Resources { cpu_millis: 100, memory_mib: 64 };
         assert_eq!(one.count_in(Resources { cpu_millis: 1000, memory_mib: 200 }), 3);
         assert_eq!(one.count_in(Resources::default()), 0);
+        let of = |cpu_millis, memory_mib| Resources { cpu_millis, memory_mib };
+        assert_eq!(of(250, 100).count_in(of(1_000, 1_000)), 4);
+        assert_eq!(of(250, 100).count_in(of(1_000, 150)), 1);
+        assert_eq!(of(250, 100).count_in(of(0, 0)), 0);
     }
 
     #[test]
