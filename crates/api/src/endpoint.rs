@@ -106,6 +106,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
     on(Get, "/v1/services/{name}", PEOPLE, 0, "One service with its state"),
     on(Put, "/v1/services/{name}", CUSTOMERS, MIB, "Create or change a service"),
     on(Post, "/v1/services/{name}/check", CUSTOMERS, MIB, "What would come of applying a service; nothing is changed"),
+    on(Post, "/v1/services/{name}/rehearsals", CUSTOMERS, 4 * KIB, "Borrow one instance, ask it once, give it back"),
     on(Delete, "/v1/services/{name}", CUSTOMERS, 0, "Remove a service; what it rented is given back first"),
     on(Get, "/v1/services/{name}/logs", CUSTOMERS, 0, "The last lines of its instances, rented ones too"),
     on(Get, "/v1/secrets", PEOPLE, 0, "Secrets by name, without their values"),

@@ -141,6 +141,26 @@ pub struct CheckService {
     pub bundle_files: u64,
 }
 
+/// `POST /v1/services/{name}/rehearsals`: one instance is borrowed, asked once, and given back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RehearseService {
+    pub cause: RehearsedCause,
+    /// Asked for by GET; without it the readiness probe's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// The partner; without it the best one is taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<CloudName>,
+}
+
+/// What is rehearsed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RehearsedCause {
+    Overload,
+}
+
 /// A secret's value on its way in.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]

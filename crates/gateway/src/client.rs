@@ -1,5 +1,6 @@
 //! What the daemon calls its gateway with.
 
+use crate::ask::{Question, Reply};
 use crate::control::{CONTROL_SOCKET, ControlProblem, GatewayStatus};
 use crate::meter::MeterReport;
 use bytes::Bytes;
@@ -60,6 +61,11 @@ impl ControlClient {
 
     pub async fn status(&self) -> Result<GatewayStatus, ControlError> {
         self.call(Method::GET, "/v1/status", None).await
+    }
+
+    /// One request over a lease; it takes some seconds where nobody answers.
+    pub async fn ask(&self, question: &Question) -> Result<Reply, ControlError> {
+        self.call(Method::POST, "/v1/ask", Some(body(question)?)).await
     }
 
     pub async fn reload_identity(&self) -> Result<(), ControlError> {

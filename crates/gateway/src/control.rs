@@ -1,9 +1,10 @@
 //! The daemon's hand on its gateway: HTTP/1.1 and JSON over a Unix socket that only its owner may open.
 //!
 //! Control protocol, version 1: `PUT /v1/table`, `PUT /v1/positions`, `GET /v1/meter?after=SEQ`, `GET /v1/status`,
-//! `POST /v1/reload-identity`, `POST /v1/stop`, `GET /metrics`.
+//! `POST /v1/ask`, `POST /v1/reload-identity`, `POST /v1/stop`, `GET /metrics`.
 
 use crate::admission::BackendStatus;
+use crate::ask::{self, Question};
 use crate::certificates::{self, Reloadable};
 use crate::gateway::{Gateway, Phase};
 use crate::meter::MeterReport;
@@ -158,6 +159,13 @@ async fn serve(gateway: &Arc<Gateway>, public: &Reloadable, request: Request<Inc
             }
         }
         (&Method::GET, "/v1/status") => json(StatusCode::OK, &status(gateway)),
+        (&Method::POST, "/v1/ask") => match body(request).await {
+            Ok(bytes) => match serde_json::from_slice::<Question>(&bytes) {
+                Ok(question) => json(StatusCode::OK, &ask::ask(gateway, &question).await),
+                Err(e) => problem(StatusCode::BAD_REQUEST, format!("question: {e}")),
+            },
+            Err(answer) => answer,
+        },
         (&Method::GET, "/metrics") => {
             let mut answer = Response::new(Full::new(Bytes::from(metrics::text(gateway))));
             let text = HeaderValue::from_static("text/plain; version=0.0.4");

@@ -17,6 +17,7 @@ pub mod admission;
 mod ages;
 mod alias;
 mod answer;
+mod ask;
 mod body;
 mod certificates;
 pub mod choose;
@@ -57,6 +58,7 @@ mod upload;
 mod upstream;
 
 pub use admission::BackendStatus;
+pub use ask::{Question, Reply};
 pub use client::{ControlClient, ControlError};
 pub use config::{
     CONFIG_FILE, CONFIG_VERSION, ConfigError, GatewayConfig, Limits, Listener, TRUSTED_PROXIES_MAX, TlsFiles,

@@ -3,7 +3,7 @@
 
 mod common;
 use common::*;
-use pumasi_gateway::{Listener, TlsFiles};
+use pumasi_gateway::{Listener, Question, Reply, TlsFiles};
 use pumasi_route::table::*;
 use pumasi_terms::service::RouteMode;
 use pumasi_terms::*;
@@ -157,6 +157,45 @@ async fn users_are_shared_by_weight_and_stay_put() {
         report.windows.iter().map(|w| w.leases.get(&lease()).map_or(0, |l| l.completed)).sum::<u64>() as usize > away
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daemon_asks_over_a_lease_that_no_user_is_sent_to() {
+    let mut pair = Pair::start().await;
+    pair.own(|r| r.leases.clear()).await;
+    let question = |lease: LeaseId, path: &str| Question {
+        cloud: CloudName::parse("city-b").unwrap(),
+        lease,
+        service: shop(),
+        epoch: Epoch(1),
+        host: HOST.into(),
+        path: path.into(),
+    };
+    let control = pair.a.gateway.control.clone();
+    match control.ask(&question(lease(), "/x?y=1")).await.unwrap() {
+        Reply::Answer { status: 200, body_bytes, .. } => assert!(body_bytes > 0),
+        other => panic!("{other:?}"),
+    }
+    // What the lender's gateway says itself is no answer of an instance.
+    for (question, word) in [
+        (question(LeaseId::from_entropy(78), "/"), "no-such-lease"),
+        (question(lease(), "/admin/x"), "home-only"),
+        (Question { epoch: Epoch(2), ..question(lease(), "/") }, "epoch"),
+        (Question { cloud: CloudName::parse("city-c").unwrap(), ..question(lease(), "/") }, "city-c"),
+        (question(lease(), "no path"), "cannot be asked for"),
+        (Question { host: "a\nb".into(), ..question(lease(), "/") }, "cannot be asked for"),
+    ] {
+        match control.ask(&question).await.unwrap() {
+            Reply::None { why } => assert!(why.contains(word), "{why}"),
+            other => panic!("{word}: {other:?}"),
+        }
+    }
+    let dead = instance("127.0.0.1:1".parse().unwrap());
+    pair.lend(|t| t.leases.get_mut(&lease()).unwrap().instances = vec![dead]).await;
+    match control.ask(&question(lease(), "/")).await.unwrap() {
+        Reply::None { why } => assert!(why.contains("city-b"), "{why}"),
+        other => panic!("a dead instance answered: {other:?}"),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

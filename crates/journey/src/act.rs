@@ -1,6 +1,7 @@
 //! What is to be done now: derived from the stored journey, so that a crash loses nothing and a repetition does no harm.
 
 use crate::record::{Journey, Part, PartState, Phase, TryState};
+use crate::rehearsal;
 use pumasi_lease::message::Renewal;
 use pumasi_plan::Candidate;
 use pumasi_terms::{CloudName, LeaseId, ReservationId};
@@ -23,6 +24,10 @@ pub enum Act {
     Send {
         lease: LeaseId,
         generation: u64,
+    },
+    /// One request, for a rehearsal.
+    Ask {
+        lease: LeaseId,
     },
     /// Logs and whatever else belongs home.
     Return {
@@ -57,6 +62,7 @@ pub fn acts(journey: &Journey, generation: u64) -> Vec<Act> {
             PartState::Sending | PartState::Starting | PartState::Serving if part.generation_sent < generation => {
                 acts.push(Act::Send { lease, generation });
             }
+            PartState::Serving if rehearsal::asks(journey, part) => acts.push(Act::Ask { lease }),
             PartState::Ending { release, .. } => acts.extend(ending(part, release)),
             _ => {}
         }

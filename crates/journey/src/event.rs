@@ -1,6 +1,7 @@
 //! What came back from a peer, applied to the journey. An event that no longer fits changes nothing.
 
 use crate::record::{Journey, Part, PartState, Told, TryState};
+use crate::rehearsal::{self, Answer};
 use pumasi_lease::message::{Emptiness, LeaseStatus, ReservationGrant};
 use pumasi_lease::meter::INSTANCE_MS_SLACK;
 use pumasi_lease::{LentState, Usage};
@@ -45,6 +46,11 @@ pub enum Event {
     Heard {
         status: LeaseStatus,
         sent_at: BootMs,
+    },
+    /// What a rented instance answered to a rehearsal, or why it did not.
+    Asked {
+        lease: LeaseId,
+        answer: Result<Answer, String>,
     },
     Returned {
         lease: LeaseId,
@@ -111,6 +117,7 @@ pub fn apply(journey: &Journey, plan: &Plan, event: Event, now: Now) -> (Journey
         }
         Event::NotSent { lease, why, fatal } => not_sent(&mut next, &lease, why, fatal, now, &mut told),
         Event::Heard { status, sent_at } => heard(&mut next, status, sent_at, now, &mut told),
+        Event::Asked { lease, answer } => rehearsal::asked(&mut next, &lease, answer, now, &mut told),
         Event::Returned { lease } => on_release(&mut next, &lease, |r| r.returned = true),
         Event::Emptied { lease, left, usage } => {
             if let Some(part) = next.part_mut(&lease) {
@@ -395,6 +402,7 @@ mod tests {
             seeking: None,
             parts: vec![part],
             failed: Vec::new(),
+            rehearsal: None,
         };
         (journey, lease)
     }

@@ -7,9 +7,11 @@
 pub mod act;
 pub mod event;
 pub mod record;
+pub mod rehearsal;
 pub mod step;
 
 pub use act::{Act, acts, renewals};
 pub use event::{Event, apply};
 pub use record::{Journey, Part, PartState, Phase, Seeking, Told, Try, TryState};
+pub use rehearsal::{Answer, Rehearsal};
 pub use step::{Facts, PartFacts, adopt, cancel, open, tick};

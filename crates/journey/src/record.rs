@@ -1,5 +1,6 @@
 //! The journey as it is stored, format version 1.
 
+use crate::rehearsal::Rehearsal;
 use pumasi_judge::Cause;
 use pumasi_lease::Usage;
 use pumasi_lease::message::ReservationGrant;
@@ -31,6 +32,9 @@ pub struct Journey {
     pub parts: Vec<Part>,
     /// Lenders that failed in this journey: not asked again by it.
     pub failed: Vec<CloudName>,
+    /// It only finds out whether borrowing would work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rehearsal: Option<Rehearsal>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -202,13 +206,23 @@ impl Journey {
     pub(crate) fn part_mut(&mut self, lease: &LeaseId) -> Option<&mut Part> {
         self.parts.iter_mut().find(|p| &p.lease == lease)
     }
+    /// Whether what it rents serves nobody.
+    pub fn is_rehearsal(&self) -> bool {
+        self.cause == Cause::Rehearsal
+    }
     /// Ready instances that are to stay.
     pub fn serving(&self) -> u32 {
+        if self.is_rehearsal() {
+            return 0;
+        }
         let stays = |p: &&Part| p.state == PartState::Serving && p.recalled.is_none();
         self.parts.iter().filter(stays).map(|p| p.ready.min(p.wanted)).sum()
     }
     /// Instances asked for or on their way, not serving yet.
     pub fn coming(&self) -> u32 {
+        if self.is_rehearsal() {
+            return 0;
+        }
         let parts: u32 = self
             .parts
             .iter()

@@ -2,6 +2,8 @@
 
 use crate::event::{end, enter, give_back};
 use crate::record::{JOURNEY_VERSION, Journey, Outcome, Part, PartState, Phase, Seeking, Told, Try, TryState};
+use crate::rehearsal::{self, Rehearsal};
+use pumasi_judge::Cause;
 use pumasi_plan::{Borrow, Plan};
 use pumasi_terms::service::AutomationMode;
 use pumasi_terms::{BootMs, JourneyId, LeaseId, Now, Ppm};
@@ -42,6 +44,7 @@ pub fn open(id: JourneyId, plan: &Plan, now: Now) -> (Journey, Vec<Told>) {
         seeking: None,
         parts: Vec::new(),
         failed: Vec::new(),
+        rehearsal: None,
     };
     let mut told = vec![Told::journey(&journey, "journey_opened", format!("{:?}", plan.verdict.cause).to_lowercase())];
     if plan.mode == AutomationMode::Automatic {
@@ -52,11 +55,22 @@ pub fn open(id: JourneyId, plan: &Plan, now: Now) -> (Journey, Vec<Told>) {
     (journey, told)
 }
 
+/// A journey that finds out whether borrowing would work, by this path of the service.
+pub fn rehearse(id: JourneyId, plan: &Plan, path: String, now: Now) -> (Journey, Vec<Told>) {
+    let (journey, told) = open(id, plan, now);
+    (Journey { rehearsal: Some(Rehearsal::of(path)), ..journey }, told)
+}
+
 /// Puts a plan into force: its search begins, its parts become what it says.
 pub fn adopt(journey: &Journey, plan: &Plan, now: Now) -> (Journey, Vec<Told>) {
     let mut next = journey.clone();
     let mut told = vec![];
     next.phase = Phase::Running;
+    if next.is_rehearsal() && plan.verdict.cause != Cause::Rehearsal {
+        // What it rented is kept, and serves from now on.
+        next.cause = plan.verdict.cause;
+        next.rehearsal = None;
+    }
     next.plan = plan.id.clone();
     next.plan_number = plan.number;
     // What the last plan still sought is let go: this one says what is wanted now.
@@ -263,6 +277,7 @@ fn part(journey: &mut Journey, plan: &Plan, facts: &Facts, lease: &LeaseId, now:
     let home_ready = facts.home_ready;
     let observed = facts.parts.get(lease).cloned().unwrap_or_default();
     let replaced = replaced(journey, lease);
+    let rehearsing = journey.is_rehearsal();
     let Some(p) = journey.part_mut(lease) else { return };
     let expired = now.boot >= p.expires_at;
     match &p.state {
@@ -279,6 +294,10 @@ fn part(journey: &mut Journey, plan: &Plan, facts: &Facts, lease: &LeaseId, now:
         PartState::Starting if p.ready > 0 => {
             let why = format!("{} of {} instances are ready at {}", p.ready, p.wanted, p.lender);
             enter(p, PartState::Serving, now);
+            if rehearsing {
+                told.push(Told::lease(p, "rehearsal_ready", why));
+                return;
+            }
             p.weight = fair(p.ready, home_ready, plan.route.start);
             p.stepped_at = now.boot;
             told.push(Told::lease(p, "switchover", why));
@@ -290,6 +309,7 @@ fn part(journey: &mut Journey, plan: &Plan, facts: &Facts, lease: &LeaseId, now:
             );
             give_back(journey, lease, why, now, told);
         }
+        PartState::Serving if rehearsing => rehearsal::give_up(journey, lease, now, told),
         PartState::Serving => {
             let target = fair(p.ready, home_ready, Ppm::WHOLE);
             p.weight = pumasi_route::share::next_weight(&pumasi_route::share::Ramp {

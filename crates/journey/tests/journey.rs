@@ -201,6 +201,79 @@ fn the_best_grant_is_taken_and_the_others_are_let_go() {
     assert_eq!(let_go.len(), 2, "the loser and the silent one: {let_go:?}");
 }
 
+/// One lender grants, signs, takes the application and gets ready; nobody is sent there.
+fn rehearsed() -> (Journey, Plan, LeaseId) {
+    let first = plan(1, Cause::Rehearsal, true, Vec::new(), AutomationMode::Automatic);
+    let mut j = step::rehearse(first.journey.clone(), &first, "/healthz".into(), at(0)).0;
+    for n in 1..=3u8 {
+        let event = Event::Granted { reservation: ReservationId::from_entropy(n.into()), grant: grant(n, 1) };
+        j = apply(&j, &first, event, at(10)).0;
+    }
+    j = tick(&j, &first, &facts(&j, false), at(20)).0;
+    let lease = j.parts[0].lease.clone();
+    for event in [
+        Event::Signed { lease: lease.clone() },
+        Event::Sent { lease: lease.clone(), generation: 1 },
+        Event::Heard { status: status(&lease, Some(LentState::Active), 1), sent_at: at(50).boot },
+    ] {
+        j = apply(&j, &first, event, at(60)).0;
+    }
+    j = tick(&j, &first, &facts(&j, false), at(70)).0;
+    (j, first, lease)
+}
+
+#[test]
+fn a_rehearsal_asks_once_and_gives_back() {
+    let (j, plan, lease) = rehearsed();
+    assert_eq!(j.parts[0].state, PartState::Serving);
+    assert_eq!((j.serving(), j.coming(), j.parts[0].weight), (0, 0, Ppm(0)), "nobody counts on it");
+    assert!(acts(&j, 1).contains(&Act::Ask { lease: lease.clone() }));
+    // Its gateway does not know the lease yet: asked again.
+    let none = Event::Asked { lease: lease.clone(), answer: Err("no-such-lease".into()) };
+    let j = apply(&j, &plan, none, at(80)).0;
+    assert!(acts(&j, 1).contains(&Act::Ask { lease: lease.clone() }));
+    let answer = pumasi_journey::Answer { status: 200, body_bytes: 7, took_ms: 3 };
+    let (j, told) = apply(&j, &plan, Event::Asked { lease: lease.clone(), answer: Ok(answer.clone()) }, at(90));
+    assert!(matches!(j.parts[0].state, PartState::Ending { .. }));
+    assert!(told.iter().any(|t| t.action == "rehearsal_answered"));
+    assert_eq!((j.parts[0].usage.requests, j.parts[0].usage.bytes_out), (1, 7), "both ledgers have it");
+    let found = j.rehearsal.clone().unwrap();
+    assert_eq!((found.answer, found.trouble, found.took_ms), (Some(answer), None, Some(90)));
+    assert!(!acts(&j, 1).contains(&Act::Ask { lease }), "once");
+    assert_eq!(serde_json::from_str::<Journey>(&serde_json::to_string(&j).unwrap()).unwrap(), j);
+}
+
+#[test]
+fn a_rehearsal_without_an_answer_ends_too() {
+    let (mut j, plan, lease) = rehearsed();
+    let none = Event::Asked { lease: lease.clone(), answer: Err("503".into()) };
+    j = apply(&j, &plan, none, at(80)).0;
+    let mut ms = 70;
+    while matches!(j.parts[0].state, PartState::Serving) {
+        ms += 1_000;
+        assert!(ms < 30_000, "it waits for ever");
+        let beat = Event::Heard { status: status(&lease, Some(LentState::Active), 1), sent_at: at(ms).boot };
+        j = apply(&j, &plan, beat, at(ms)).0;
+        j = tick(&j, &plan, &facts(&j, false), at(ms)).0;
+    }
+    assert!(ms >= 20_000, "it was given up after {ms} ms");
+    let PartState::Ending { why, .. } = &j.parts[0].state else { panic!("{:?}", j.parts[0].state) };
+    assert!(why.contains("503"), "{why}");
+}
+
+#[test]
+fn load_that_comes_while_it_is_rehearsed_keeps_what_is_rented() {
+    let (j, _, lease) = rehearsed();
+    let wanted = PlanPart { lease: lease.clone(), cloud: j.parts[0].lender.clone(), instances: 1 };
+    let earnest = plan(2, Cause::Overload, true, vec![wanted], AutomationMode::Automatic);
+    let j = adopt(&j, &earnest, at(100)).0;
+    assert_eq!((j.cause, &j.rehearsal), (Cause::Overload, &None));
+    let j = tick(&j, &earnest, &facts(&j, false), at(200)).0;
+    assert_eq!(j.serving(), 1);
+    assert!(j.parts[0].weight > Ppm(0), "users go there now");
+    assert!(!acts(&j, 1).contains(&Act::Ask { lease }));
+}
+
 #[test]
 fn a_lie_is_not_believed() {
     let (mut j, plan) = begun();

@@ -14,6 +14,8 @@ pub enum Cause {
     Recall,
     /// The customer or an operator asked.
     Request,
+    /// Somebody asked to see whether borrowing would work. No user is sent there.
+    Rehearsal,
 }
 
 /// One measure against its bound.

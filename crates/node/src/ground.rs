@@ -4,7 +4,7 @@ use crate::clock;
 pub use crate::hands::Hands;
 use pumasi_api::Client;
 use pumasi_engine::Engine;
-use pumasi_gateway::{ControlClient, ControlError, GatewayStatus, MeterReport};
+use pumasi_gateway::{ControlClient, ControlError, GatewayStatus, MeterReport, Question, Reply};
 use pumasi_route::table::{Positions, RouteTable};
 use pumasi_store::Store;
 use pumasi_terms::{BootMs, CloudName};
@@ -24,6 +24,8 @@ pub trait GatewayPort: Send + Sync {
     /// Windows after `after`; waits up to a second for the first. Another `gateway_run` than before: begin at 0.
     fn meter(&self, after: u64) -> Asked<'_, MeterReport>;
     fn status(&self) -> Asked<'_, GatewayStatus>;
+    /// One request over a lease, whether or not the table names it.
+    fn ask<'a>(&'a self, question: &'a Question) -> Asked<'a, Reply>;
     fn reload_identity(&self) -> Asked<'_, ()>;
     /// Prometheus text.
     fn metrics(&self) -> Asked<'_, String>;
@@ -95,6 +97,9 @@ impl GatewayPort for GatewayProcess {
     }
     fn status(&self) -> Asked<'_, GatewayStatus> {
         Box::pin(self.client.status())
+    }
+    fn ask<'a>(&'a self, question: &'a Question) -> Asked<'a, Reply> {
+        Box::pin(self.client.ask(question))
     }
     fn reload_identity(&self) -> Asked<'_, ()> {
         Box::pin(self.client.reload_identity())

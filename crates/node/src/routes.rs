@@ -232,7 +232,9 @@ pub fn admission(node: &Node, spec: &ServiceSpec) -> Admission {
 }
 
 fn service(node: &Node, record: &ServiceRecord, journeys: &[Arc<Journey>]) -> ServiceInput {
-    let parts = journeys.iter().filter(|j| &j.service == record.name()).flat_map(|j| &j.parts);
+    // No user is sent to a rehearsal.
+    let serves = |j: &&Arc<Journey>| &j.service == record.name() && !j.is_rehearsal();
+    let parts = journeys.iter().filter(serves).flat_map(|j| &j.parts);
     ServiceInput {
         epoch: record.epoch,
         writable_until: None,

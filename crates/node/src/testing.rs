@@ -4,7 +4,7 @@
 
 use crate::clock;
 use crate::ground::{Asked, GatewayPort};
-use pumasi_gateway::{ControlError, GatewayStatus, MeterReport};
+use pumasi_gateway::{ControlError, GatewayStatus, MeterReport, Question, Reply};
 use pumasi_route::table::{Positions, RouteTable};
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -58,6 +58,9 @@ impl GatewayPort for Gate {
             leaving: Vec::new(),
         };
         Box::pin(async move { Ok(status) })
+    }
+    fn ask<'a>(&'a self, _: &'a Question) -> Asked<'a, Reply> {
+        Box::pin(async { Ok(Reply::None { why: "nobody is there".into() }) })
     }
     fn reload_identity(&self) -> Asked<'_, ()> {
         Box::pin(async { Ok(()) })

@@ -179,6 +179,17 @@ Examples:
     /// Act on a journey
     #[command(subcommand, after_help = "Example:\n  pumasi journey cancel jrn-4f1c --why 'not needed'")]
     Journey(JourneyCommand),
+    /// Find out whether it would work: borrow one instance, ask it once, give it back
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  pumasi rehearse overload notes
+  pumasi rehearse overload notes --at city-b --path /healthz
+
+No user is sent there. What is borrowed is paid for; the ceilings of the service hold."
+    )]
+    Rehearse(RehearseCommand),
     /// The journal: what happened and why
     #[command(after_help = "\
 Examples:

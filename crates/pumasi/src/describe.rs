@@ -39,7 +39,7 @@ pub async fn describe(session: &Session, kind: Kind, name: &str) -> Result<(), F
     let mut page = Page { out: String::new(), colours: session.colours };
     match &extra {
         Some(extra) => {
-            page.service(&typed(kind, &item)?);
+            page.service(&typed(kind, &item)?, crate::rehearse::last(&extra.journeys, session.now));
             page.traffic(extra.traffic.as_ref());
             page.things("Leases", Kind::Leases, &extra.leases, session)?;
             page.things("Journeys", Kind::Journeys, &extra.journeys, session)?;
@@ -87,7 +87,7 @@ impl Page {
         }
     }
 
-    fn service(&mut self, view: &ServiceView) {
+    fn service(&mut self, view: &ServiceView, rehearsed: Option<String>) {
         let (spec, status) = (&view.service.spec, &view.status);
         self.head(&format!("Service {}", view.service.metadata.name));
         self.line(
@@ -102,6 +102,7 @@ impl Page {
         };
         let why = status.lending.why.join("; ");
         self.line("lendable", if why.is_empty() { lendable.to_owned() } else { format!("{lendable}: {why}") });
+        self.line("rehearsed", rehearsed.unwrap_or_default());
         self.line("hosts", spec.hosts.join(", "));
         let home = spec.instances.home;
         let range = if home.min == home.max { String::new() } else { format!(" ({} to {})", home.min, home.max) };

@@ -22,6 +22,7 @@ mod output;
 mod pact;
 mod plan;
 mod quarantine;
+mod rehearse;
 mod replay;
 mod roles;
 mod secret;
@@ -111,6 +112,7 @@ async fn ask(session: &Session, command: &Command) -> Result<(), Failure> {
         Command::Lease(command) => acts::lease(session, command).await,
         Command::Settlement(command) => acts::settlement(session, command).await,
         Command::Journey(command) => acts::journey(session, command).await,
+        Command::Rehearse(command) => rehearse::rehearse(session, command).await,
         Command::Events { follow, subject, limit } => {
             events::events(session, subject.as_deref(), *limit, *follow).await
         }

@@ -8,7 +8,7 @@ use crate::mutant::Mutant;
 use crate::net::Net;
 use crate::traffic::Load;
 use pumasi_engine::{Engine, InstanceState};
-use pumasi_gateway::{BackendStatus, ControlError, GatewayStatus, MeterReport, PlaceStatus};
+use pumasi_gateway::{BackendStatus, ControlError, GatewayStatus, MeterReport, PlaceStatus, Question, Reply};
 use pumasi_node::ground::{Asked, GatewayPort};
 use pumasi_route::table::{Positions, RouteTable, ServiceRoute};
 use pumasi_sense::meter::{BackendKey, BackendMeter, MeterWindow, ServiceMeter};
@@ -295,6 +295,23 @@ impl SimGateway {
             let meter = inner.lease_meters.entry(lease.clone()).or_default();
             meter.completed += 1;
             meter.bytes_out += ANSWER_BYTES;
+        }
+    }
+
+    /// One request over a lease, for this host's daemon.
+    fn ask(&self, question: &Question) -> Reply {
+        let none = |why: &str| Reply::None { why: why.to_owned() };
+        let Some(peer) =
+            self.peers.get().and_then(|p| p.get(&question.cloud)).filter(|_| self.reaches(&question.cloud))
+        else {
+            return none("unreachable");
+        };
+        match peer.take(&question.lease) {
+            Ok(instance) => {
+                peer.gave_back(&question.lease, &instance, true);
+                Reply::Answer { status: 200, body_bytes: ANSWER_BYTES, took_ms: WORK_MS as u64 }
+            }
+            Err(why) => none(why),
         }
     }
 
@@ -677,6 +694,12 @@ impl GatewayPort for Port {
     }
     fn status(&self) -> Asked<'_, GatewayStatus> {
         Box::pin(async move { Ok(self.0.status_now()) })
+    }
+    fn ask<'a>(&'a self, question: &'a Question) -> Asked<'a, Reply> {
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(WORK_MS as u64)).await;
+            Ok(self.0.ask(question))
+        })
     }
     fn reload_identity(&self) -> Asked<'_, ()> {
         Box::pin(async move { Ok(()) })

@@ -53,6 +53,10 @@ pub enum Fault {
     Cancel {
         cloud: usize,
     },
+    /// The operator wants to see whether borrowing would work.
+    Rehearse {
+        cloud: usize,
+    },
     /// Reads of its store fail: of one kind or of all, so many, and no longer than this.
     Unread {
         cloud: usize,
@@ -111,6 +115,7 @@ impl Script {
             script.faults.push((at_ms, fault(&mut rng, clouds)));
         }
         script.faults.extend(of_the_store(seed, clouds));
+        script.faults.extend(rehearsal(seed));
         script.faults.sort_by_key(|(at, _)| *at);
         script
     }
@@ -154,6 +159,13 @@ fn of_the_store(seed: u64, clouds: usize) -> Option<(u64, Fault)> {
         _ => return None,
     };
     Some((at_ms, fault))
+}
+
+/// Drawn apart as well: before, within or after the campaign.
+fn rehearsal(seed: u64) -> Option<(u64, Fault)> {
+    let mut rng = StdRng::seed_from_u64(seed ^ 0x7265_6865_6172);
+    let at_ms = rng.random_range(200..16_000);
+    rng.random_bool(0.15).then_some((at_ms, Fault::Rehearse { cloud: 0 }))
 }
 
 fn fault(rng: &mut StdRng, clouds: usize) -> Fault {

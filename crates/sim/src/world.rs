@@ -9,7 +9,7 @@ use crate::oracle::{Broken, Known, Oracles};
 use crate::script::{Fault, Script};
 use crate::story::Story;
 use anyhow::Context;
-use pumasi_api::message::Automation;
+use pumasi_api::message::{Automation, RehearseService, RehearsedCause};
 use pumasi_journey::Phase;
 use pumasi_node::object::{CLOUD, CloudRecord, JOURNEY, LENT, ONLY};
 use pumasi_node::{Config, borrower, lender, pact};
@@ -355,6 +355,18 @@ impl World {
             Fault::Automation { cloud, for_ms } => {
                 self.automation(*cloud, true).await;
                 later.push((now_ms + for_ms, After::Automate(*cloud)));
+            }
+            Fault::Rehearse { cloud } => {
+                let wish = RehearseService { cause: RehearsedCause::Overload, path: None, at: None };
+                let acted = self.hosts[*cloud].act(async |node| {
+                    let service = node.services().ok()?.iter().next().cloned()?;
+                    Some(borrower::rehearse(&node, "operator", &service, wish).await)
+                });
+                match acted.await.flatten() {
+                    Some(Ok(id)) => self.hosts[*cloud].tell(format!("the operator rehearses: {id}")),
+                    Some(Err(e)) => self.hosts[*cloud].tell(format!("the operator cannot rehearse: {e}")),
+                    None => {}
+                }
             }
             Fault::Cancel { cloud } => {
                 let acted = self.hosts[*cloud].act(async |node| {

@@ -14,6 +14,7 @@ mod users;
 mod verdaccio;
 
 use super::overload::{TIMING, after, judge_return, ms, run_with, share, wait_for_return, worth_telling};
+use super::rehearsal;
 use crate::cluster::Cluster;
 use crate::follow::Chronicle;
 use crate::load::{self, Gaps, Jars, Outcome, Record, Run, Schedule, Stats, USER_COOKIE};
@@ -126,6 +127,9 @@ async fn play_one(app: Box<dyn App>, options: &Options, story: &Story, report: &
         "< 90 % answered",
     ));
     ensure!(capacity >= 5.0, "{name} answered {capacity:.1} requests a second: {}", alone.samples.join("; "));
+
+    story.chapter("A rehearsal");
+    rehearsal::judge(report, &cluster, story, &name).await?;
 
     story.chapter("The campaign");
     service.spec.borrowing.mode = AutomationMode::Automatic;

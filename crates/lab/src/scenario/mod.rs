@@ -4,6 +4,7 @@ pub mod faults;
 pub mod foreign;
 pub mod hostile;
 pub mod overload;
+mod rehearsal;
 
 use crate::report::Report;
 use crate::run::{Options, WrongUsage};

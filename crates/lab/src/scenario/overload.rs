@@ -3,6 +3,7 @@
 //! A's gateway notices within a second, A borrows from the best of its pact, sends application and data, spreads the load, and
 //! gives everything back when the campaign is over. The same load without borrowing must break the objective.
 
+use super::rehearsal;
 use crate::cluster::Cluster;
 use crate::example::notes::{NotesWorkload, export};
 use crate::example::tickets::TicketsWorkload;
@@ -114,6 +115,9 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
     cluster.apply("city-a", &notes).await?;
     let workload = Arc::new(NotesWorkload::new(WRITES));
     judge_crowd(&mut report, &cluster, &chronicle, story, workload.clone()).await?;
+
+    story.chapter("A rehearsal");
+    rehearsal::judge(&mut report, &cluster, story, "notes").await?;
 
     story.chapter("The same load without borrowing");
     let alone = Schedule::new(Gaps::Poisson, 11).level("calm", CALM, CALM_RATE).level(

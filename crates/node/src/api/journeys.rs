@@ -2,19 +2,20 @@
 
 use super::body::{Answer, Json};
 use super::params::Path;
+use super::services;
 use crate::node::Note;
 use crate::object::{JOURNEY, PLAN, PlanRecord, owner_of_lease};
 use crate::tenancy::Estate;
 use crate::{Node, borrower, clock, trouble};
 use axum::Extension;
 use axum::extract::State;
-use pumasi_api::message::{LeaseView, List, Why};
+use pumasi_api::message::{LeaseView, List, RehearseService, Why};
 use pumasi_api::{Principal, Problem};
 use pumasi_engine::InstanceState;
 use pumasi_journey::{Journey, Part, PartState};
 use pumasi_lease::{LentLease, LentState};
 use pumasi_terms::offer::Offer;
-use pumasi_terms::{JourneyId, LeaseId, PlanId};
+use pumasi_terms::{JourneyId, LeaseId, PlanId, ServiceName};
 use std::sync::Arc;
 
 pub async fn list(State(node): State<Arc<Node>>, Extension(who): Extension<Principal>) -> Answer<List<Journey>> {
@@ -36,6 +37,17 @@ pub async fn get(
     Path(id): Path<JourneyId>,
 ) -> Answer<Journey> {
     Ok(axum::Json(journey(&node, &who, &id)?))
+}
+
+pub async fn rehearse(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Path(name): Path<ServiceName>,
+    Json(wish): Json<RehearseService>,
+) -> Answer<Journey> {
+    let service = services::theirs(&node, &who, &name)?.body;
+    let id = borrower::rehearse(&node, &who.to_string(), &service, wish).await?;
+    get(State(node), Extension(who), Path(id)).await
 }
 
 pub async fn cancel(

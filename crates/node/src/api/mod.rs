@@ -102,6 +102,7 @@ fn table(door: Door) -> Table {
         .on(Get, "/v1/services/{name}", services::get)
         .on(Put, "/v1/services/{name}", services::put)
         .on(Post, "/v1/services/{name}/check", services::check_only)
+        .on(Post, "/v1/services/{name}/rehearsals", journeys::rehearse)
         .on(Delete, "/v1/services/{name}", services::delete)
         .on(Get, "/v1/services/{name}/logs", services::logs)
         .on(Post, "/v1/bundles/missing", services::bundle_missing)

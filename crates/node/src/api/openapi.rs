@@ -37,6 +37,9 @@ fn shapes(g: &mut SchemaGenerator, method: Method, path: &str) -> Shapes {
         (Get, "/v1/retired") => (None, of::<m::List<m::RetiredView>>(g)),
         (Get, "/v1/services") => (None, of::<m::List<m::ServiceView>>(g)),
         (Get, "/v1/services/{name}") => (None, of::<m::ServiceView>(g)),
+        (Post, "/v1/services/{name}/rehearsals") => {
+            (Some(of::<m::RehearseService>(g)), of::<pumasi_journey::Journey>(g))
+        }
         (Post, "/v1/services/{name}/check") => (Some(of::<m::CheckService>(g)), of::<m::Lending>(g)),
         (Put, "/v1/services/{name}") => (Some(of::<pumasi_terms::service::Service>(g)), of::<m::ServiceView>(g)),
         (Post, "/v1/bundles") => (Some(any()), of::<m::Uploaded>(g)),

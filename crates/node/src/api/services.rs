@@ -102,7 +102,7 @@ pub async fn list(State(node): State<Arc<Node>>, Extension(who): Extension<Princ
 }
 
 /// The stored record, if it is theirs; what is not does not exist.
-fn theirs(node: &Node, who: &Principal, name: &ServiceName) -> Result<Stored<ServiceRecord>, Problem> {
+pub(super) fn theirs(node: &Node, who: &Principal, name: &ServiceName) -> Result<Stored<ServiceRecord>, Problem> {
     let estate = Estate::of(node, who)?;
     let stored = node.store.get::<ServiceRecord>(SERVICE, name.as_str()).map_err(|e| store_problem(&e))?;
     stored.filter(|s| estate.record(&s.body)).ok_or_else(|| Problem::not_found("service", name))

@@ -1,7 +1,7 @@
 //! Acts on peers: each runs at most once at a time, is repeated with growing pauses while its journey still asks for it,
 //! and brings its answer back as an event.
 
-use super::ship;
+use super::{rehearsal, ship};
 use crate::node::{Locked, Note};
 use crate::object::{DISPUTE, Dispute, JOURNEY, PLAN, PlanRecord, SERVICE, SETTLEMENT, SIGNED_LEASE, ServiceRecord};
 use crate::wire::{SendApplication, SentDataset, Signed};
@@ -138,6 +138,7 @@ async fn perform(node: &Arc<Node>, journey: &Journey, act: &Act) -> Result<Vec<E
         }
         Act::Sign { lease } => sign(node, journey, &part(lease)?).await,
         Act::Send { lease, generation } => send(node, journey, &part(lease)?, *generation).await,
+        Act::Ask { lease } => rehearsal::ask(node, journey, &part(lease)?).await,
         Act::Return { lease } => bring_logs(node, journey, &part(lease)?).await,
         Act::Release { lease } => release(node, &part(lease)?).await,
         Act::Settle { lease } => settle(node, journey, &part(lease)?).await,

@@ -4,9 +4,11 @@
 //! Always holds: the pure crates decide, inside the transaction that stores the decision; ceilings and people stand above automation.
 
 mod acts;
+mod rehearsal;
 mod ship;
 
 pub use acts::{Acts, settle_open};
+pub use rehearsal::rehearse;
 pub use ship::{Shipping, pump_positions, shipping};
 
 use crate::node::{Note, TxError};
@@ -22,7 +24,7 @@ use pumasi_plan::make::{CurrentPart, Ids, Parent, PlanInput, Spent};
 use pumasi_plan::{NoPlan, Plan, plan};
 use pumasi_store::{Expect, Tx};
 use pumasi_terms::service::AutomationMode;
-use pumasi_terms::{CloudName, JourneyId, LeaseId, Now, PlanId, ReservationId};
+use pumasi_terms::{CloudName, JourneyId, LeaseId, Now, PlanId, ReservationId, ServiceName};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -56,7 +58,13 @@ pub async fn judged(node: &Node, service: &ServiceRecord, mut verdict: Verdict) 
         return Ok(());
     }
     let all = node.journeys()?;
-    let journeys: Vec<&Journey> = all.iter().map(|j| &**j).filter(|j| &j.service == service.name()).collect();
+    // A rehearsal that is over is no experience with the load.
+    let counts = |j: &&Journey| &j.service == service.name() && (j.is_open() || !j.is_rehearsal());
+    let journeys: Vec<&Journey> = all.iter().map(|j| &**j).filter(counts).collect();
+    if !growing && journeys.iter().any(|j| j.is_open() && j.is_rehearsal()) {
+        // It ends by itself.
+        return Ok(());
+    }
     if journeys.iter().any(|j| j.phase == Phase::Waiting) || (growing && backing_off(&journeys, clock::now())) {
         return Ok(());
     }
@@ -75,7 +83,9 @@ pub async fn judged(node: &Node, service: &ServiceRecord, mut verdict: Verdict) 
         }
         Err(problem) => return Err(problem),
     };
-    begin(node, service, made, open, growing).await
+    let mode = if growing { made.mode } else { AutomationMode::Automatic };
+    let next = open.map_or(Next::Open, |journey| Next::GoesOn(Box::new(journey)));
+    begin(node, service, made, mode, next).await
 }
 
 async fn unheeded(node: &Node, service: &ServiceRecord, growing: bool, why: &str) -> Result<(), Problem> {
@@ -182,20 +192,27 @@ fn measure(dir: &Path) -> (u64, u64) {
     entries.map(size).fold((0, 0), |(bytes, files), (b, f)| (bytes.saturating_add(b), files.saturating_add(f + 1)))
 }
 
-/// Stores the plan and lets it begin as its mode says. Giving back needs nobody's approval: it is what was agreed.
+/// What a plan does to the journeys there are.
+enum Next {
+    Open,
+    /// By this path.
+    Rehearse(String),
+    GoesOn(Box<Journey>),
+}
+
+/// Stores the plan and lets it begin as `mode` says. Giving back needs nobody's approval: it is what was agreed.
 async fn begin(
     node: &Node,
     service: &ServiceRecord,
     mut made: Plan,
-    open: Option<Journey>,
-    growing: bool,
+    mode: AutomationMode,
+    next: Next,
 ) -> Result<(), Problem> {
     let service_id = Some(service.id.clone());
     if let Some(borrow) = &mut made.borrow {
         borrow.lease_ttl_ms = borrow.lease_ttl_ms.min(node.config.timing.lease_ttl_ms);
         borrow.hold_ttl_ms = borrow.hold_ttl_ms.min(node.config.timing.hold_ttl_ms);
     }
-    let mode = if growing { made.mode } else { AutomationMode::Automatic };
     let cause = format!("{:?}", made.verdict.cause).to_lowercase();
     let mut note = Note::new("verdict", "service", &made.service).caused_by(&cause);
     note.reasons = made.verdict.reasons.iter().map(|r| r.text.clone()).collect();
@@ -216,18 +233,30 @@ async fn begin(
         if state == PlanState::Observed {
             return Ok(());
         }
-        match open {
-            None => {
-                let (journey, told) = step::open(record.plan.journey.clone(), &record.plan, now);
-                tx.put(JOURNEY, journey.id.as_str(), &journey, Expect::Absent)?;
-                tell(tx, &journey.id, told, now)
-            }
-            Some(journey) if state == PlanState::Adopted => adopt(tx, &journey.id, &record.plan, now),
-            Some(_) => Ok(()),
+        let (id, plan) = (record.plan.journey.clone(), &record.plan);
+        if !matches!(next, Next::GoesOn(_)) {
+            one_at_a_time(tx, &record.plan.service)?;
         }
+        let (journey, told) = match next {
+            Next::Open => step::open(id, plan, now),
+            Next::Rehearse(path) => step::rehearse(id, plan, path, now),
+            Next::GoesOn(journey) if state == PlanState::Adopted => return adopt(tx, &journey.id, plan, now),
+            Next::GoesOn(_) => return Ok(()),
+        };
+        tx.put(JOURNEY, journey.id.as_str(), &journey, Expect::Absent)?;
+        tell(tx, &journey.id, told, now)
     })
     .await?;
     prune(node).await
+}
+
+/// Whoever opens a journey looked before; a person's rehearsal and a verdict may have looked at the same time.
+fn one_at_a_time(tx: &mut Tx<'_>, service: &ServiceName) -> Result<(), TxError> {
+    let open = tx.list::<Journey>(JOURNEY)?.into_iter().map(|j| j.body).find(|j| &j.service == service && j.is_open());
+    match open {
+        Some(open) => Err(Problem::conflict(format!("{} of {service} was opened meanwhile", open.id)).into()),
+        None => Ok(()),
+    }
 }
 
 fn adopt(tx: &mut Tx<'_>, id: &JourneyId, plan: &Plan, now: Now) -> Result<(), TxError> {
@@ -303,7 +332,7 @@ async fn replace_recalled(node: &Node, id: &JourneyId) -> Result<(), Problem> {
     let Some(service) = node.get::<ServiceRecord>(SERVICE, journey.service.as_str())? else { return Ok(()) };
     let replacing =
         node.get::<PlanRecord>(PLAN, journey.plan.as_str())?.is_some_and(|p| p.plan.verdict.cause == Cause::Recall);
-    if recalled == 0 || replacing || journey.coming() > 0 {
+    if recalled == 0 || replacing || journey.coming() > 0 || journey.is_rehearsal() {
         return Ok(());
     }
     let wanted = journey.serving() + recalled;

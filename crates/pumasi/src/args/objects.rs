@@ -54,6 +54,31 @@ pub enum LeaseCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub enum RehearseCommand {
+    /// As if there were more load than the home can bear
+    #[command(after_help = "\
+Examples:
+  pumasi rehearse overload notes
+  pumasi rehearse overload notes --at city-b --path /healthz
+  pumasi rehearse overload notes -o json
+
+Steps go to standard error, the result to standard output. Exit code 0: a rented instance answered with 200 to 399,
+and everything was given back.")]
+    Overload {
+        service: ServiceName,
+        /// The partner to borrow from; without it the best one is taken
+        #[arg(long, value_name = "CLOUD")]
+        at: Option<CloudName>,
+        /// What is asked for by GET; without it the readiness probe's path
+        #[arg(long, value_name = "PATH")]
+        path: Option<String>,
+        /// The longest to wait until everything came back
+        #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_ms)]
+        within: u64,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub enum SettlementCommand {
     /// Those that wait for an operator, or for a borrower that is late
     #[command(after_help = "Example:\n  pumasi settlement list")]

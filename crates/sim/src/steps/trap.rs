@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use pumasi_api::Problem;
 use pumasi_engine::{BoxFuture, Capabilities, Engine, EngineError, InstanceSpec, InstanceStatus, Remains};
-use pumasi_gateway::{ControlError, GatewayStatus, MeterReport};
+use pumasi_gateway::{ControlError, GatewayStatus, MeterReport, Question, Reply};
 use pumasi_node::ground::{Asked, GatewayPort};
 use pumasi_route::table::{Positions, RouteTable};
 use pumasi_store::sim::Fate;
@@ -419,6 +419,9 @@ impl GatewayPort for TrappedPort {
     }
     fn status(&self) -> Asked<'_, GatewayStatus> {
         self.inner.status()
+    }
+    fn ask<'a>(&'a self, question: &'a Question) -> Asked<'a, Reply> {
+        self.inner.ask(question)
     }
     fn reload_identity(&self) -> Asked<'_, ()> {
         self.inner.reload_identity()

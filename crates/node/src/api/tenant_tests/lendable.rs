@@ -1,6 +1,7 @@
 //! Whether a service could be lent is known when it is applied, and told to its owner.
 
 use super::*;
+use crate::object::{CLOUD, CloudRecord, ONLY};
 
 async fn lending(rig: &Rig) -> (String, String) {
     let (_, text) = rig.get("acme", "/v1/services/victim").await;
@@ -70,4 +71,46 @@ async fn a_dry_run_says_what_applying_would_and_changes_nothing() {
     let body = json!({"service": service("victim", "victim.example", digest), "bundle_bytes": 1, "bundle_files": 1});
     let (status, text) = rig.ask("eve", "POST", "/v1/services/victim/check", body).await;
     assert!(status == 409 && text.contains("taken"), "{status} {text}");
+}
+
+#[tokio::test]
+async fn a_rehearsal_that_cannot_be_is_refused_with_the_reason() {
+    let rig = Rig::new().await;
+    rig.victim().await;
+    let ask = |wish: Value| rig.ask("acme", "POST", "/v1/services/victim/rehearsals", wish);
+    for (wish, status, word) in [
+        (json!({"cause": "flood"}), 422, "overload"),
+        (json!({"cause": "overload", "speed": 1}), 422, "speed"),
+        (json!({"cause": "overload", "path": "x"}), 422, "path"),
+        (json!({"cause": "overload", "path": "/a b"}), 422, "path"),
+        (json!({"cause": "overload", "path": format!("/{}", "x".repeat(3_000))}), 422, "path"),
+        (json!({"cause": "overload", "at": "city-a"}), 422, "this cloud"),
+        (json!({"cause": "overload", "at": "city-z"}), 422, "no member"),
+        (json!({"cause": "overload"}), 409, JOURNEY_ID),
+    ] {
+        let (found, text) = ask(wish.clone()).await;
+        assert_eq!(found, status, "{wish}: {text}");
+        assert!(text.contains(word), "{wish}: {text}");
+    }
+    let close = rig.node.transact(|tx| {
+        let mut journey = tx.get::<Journey>(JOURNEY, JOURNEY_ID)?.unwrap().body;
+        journey.phase =
+            serde_json::from_value(json!({"phase": "closed", "at": 5, "outcome": "returned", "why": ""})).unwrap();
+        tx.put(JOURNEY, JOURNEY_ID, &journey, Expect::Any)?;
+        Ok(())
+    });
+    close.await.unwrap();
+    let automation = |stopped: bool| {
+        let change = rig.node.transact(move |tx| {
+            let automation = pumasi_api::message::Automation { stopped, why: "audit".into() };
+            let record = CloudRecord { automation, boot_id: "boot".into(), boot_count: 1 };
+            Ok(tx.put(CLOUD, ONLY, &record, Expect::Any).map(drop)?)
+        });
+        async { change.await.unwrap() }
+    };
+    for (stopped, word) in [(true, "audit"), (false, "in no pact")] {
+        automation(stopped).await;
+        let (status, text) = ask(json!({"cause": "overload"})).await;
+        assert!(status == 409 && text.contains(word), "{status} {text}");
+    }
 }
