@@ -27,8 +27,8 @@ const OPENED_MS_MAX: u64 = 30_000;
 const WAITING_MAX: usize = 32;
 /// Of an answer that has no body to speak of.
 const SMALL_BYTES_MAX: usize = 64 << 10;
-/// A batch, decoded, is the most that one holds at a time.
-pub const MEMORY_BYTES_MAX: u64 = 1 << 30;
+/// What a million files take: some 700 bytes each while a tree is compared with the one before.
+pub const MEMORY_BYTES_MAX: u64 = 2 << 30;
 
 /// Where helpers work.
 #[derive(Debug, Clone, Default)]

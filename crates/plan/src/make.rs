@@ -346,10 +346,11 @@ fn new_borrow(
 /// What an entry takes of a disk, whatever is in it.
 const FILE_BYTES: u64 = 4 << 10;
 
-/// Copies grow, are unpacked beside what was sent, and an update needs room for the next one: three times what is sent, as it lies there.
+/// Copies grow, are unpacked beside what was sent, and an update needs room for what it changes: three times the bytes, and half again
+/// as many entries.
 pub fn storage_bytes(sent_bytes: u64, files: u64) -> u64 {
-    let lies = sent_bytes.saturating_add(files.saturating_mul(FILE_BYTES));
-    lies.saturating_mul(3).saturating_add(64 << 20)
+    let entries = files.saturating_add(files / 2).saturating_mul(FILE_BYTES);
+    sent_bytes.saturating_mul(3).saturating_add(entries).saturating_add(64 << 20)
 }
 
 /// Score of an offer, lower is better: price (1 a millionth an instance-hour), round trip (1 a microsecond), and instances
@@ -387,10 +388,17 @@ fn weigh(
     if offer.lease_ttl_ms_max < LEASE_TTL_MS_MIN {
         return Err(obstacle("no_room", format!("{cloud} lends for {} ms only", offer.lease_ttl_ms_max)));
     }
-    if room == 0 || offer.storage_free_bytes < storage {
+    if room == 0 {
         let text = format!(
-            "{cloud} has no room: {} cpu_millis, {} MiB and {} bytes of storage are free",
-            offer.free.cpu_millis, offer.free.memory_mib, offer.storage_free_bytes
+            "{cloud} has no room: {} cpu_millis and {} MiB are free",
+            offer.free.cpu_millis, offer.free.memory_mib
+        );
+        return Err(obstacle("no_room", text));
+    }
+    if offer.storage_free_bytes < storage {
+        let text = format!(
+            "{cloud} has no room: {} bytes of storage are free, {storage} are needed",
+            offer.storage_free_bytes
         );
         return Err(obstacle("no_room", text));
     }

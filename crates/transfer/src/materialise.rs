@@ -127,6 +127,15 @@ fn write_file(
     uses: &mut HashMap<Digest, u32>,
 ) -> Result<(), MaterialiseError> {
     let EntryKind::File { size, chunks } = &entry.kind else { return Ok(()) };
+    if let [chunk] = &chunks[..]
+        && !chunk.is_hole()
+        && uses.get(&chunk.digest) == Some(&1)
+        && let Some(made) = source.become_file(chunk, path)
+    {
+        let fault = |source| MaterialiseError::Chunk { path: entry.path.display().to_string(), source };
+        uses.remove(&chunk.digest);
+        return finish(path, entry, &made.map_err(fault)?, options);
+    }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io(path))?;
     for chunk in chunks {
         if chunk.is_hole() {
@@ -152,6 +161,11 @@ fn write_file(
     if chunks.last().is_some_and(ChunkRef::is_hole) {
         file.set_len(*size).map_err(io(path))?;
     }
+    finish(path, entry, &file, options)
+}
+
+/// What is left when the content is there.
+fn finish(path: &Path, entry: &Entry, file: &fs::File, options: &Options) -> Result<(), MaterialiseError> {
     options.access.set(path, options.access.file_mode(entry.is_executable())).map_err(io(path))?;
     if entry.modified_ns != 0 {
         file.set_modified(time(entry.modified_ns)).map_err(io(path))?;

@@ -35,6 +35,11 @@ pub trait ChunkSource {
     fn chunk(&self, digest: &Digest) -> Result<Vec<u8>, StoreError>;
     /// It is not asked for again.
     fn spent(&self, _: &Digest) {}
+    /// A chunk that is not asked for again becomes the file `_path`, on the same file system, instead of being written once more: many small
+    /// files are so made at the price of a rename each. `None`: this source cannot; read it then.
+    fn become_file(&self, _: &ChunkRef, _path: &Path) -> Option<Result<fs::File, StoreError>> {
+        None
+    }
 }
 
 /// What a store holds.
@@ -115,6 +120,10 @@ impl ChunkStore {
         self.lens.contains_key(digest)
     }
 
+    pub(crate) fn len_of(&self, digest: &Digest) -> Option<u32> {
+        self.lens.get(digest).copied()
+    }
+
     /// The chunks of the tree that are not here, each once, in the order of the tree.
     pub fn missing(&self, tree: &TreeManifest) -> Vec<ChunkRef> {
         let mut seen = BTreeSet::new();
@@ -170,6 +179,16 @@ impl ChunkStore {
             Ok(_) if digest_of(&bytes) == *digest => Ok(bytes),
             _ => Err(StoreError::Missing { digest: *digest }),
         }
+    }
+
+    /// Moves a verified chunk out of the store, where it lies on the same file system as `path`.
+    pub(crate) fn move_out(&mut self, digest: &Digest, path: &Path) -> Result<fs::File, StoreError> {
+        self.read(digest)?;
+        let from = self.path(digest);
+        fs::rename(&from, path).map_err(io(path))?;
+        let len = self.lens.remove(digest).unwrap_or(0);
+        self.bytes = self.bytes.saturating_sub(len.into());
+        fs::OpenOptions::new().write(true).open(path).map_err(io(path))
     }
 
     /// Drops one chunk, e.g. one that `read` found damaged.

@@ -34,7 +34,7 @@ const ROUNDS_MAX: usize = 64;
 /// For one pack, also on a slow link.
 const PACK_TIMEOUT: Duration = Duration::from_secs(60);
 /// First copies of all datasets.
-const FIRST_COPY_MS_MAX: u64 = 600_000;
+const FIRST_COPY_MS_MAX: u64 = 1_800_000;
 
 /// About what and by which word: the obstacle's sense, and when it was met last.
 type Told = BTreeMap<(String, &'static str), (String, BootMs)>;
