@@ -166,6 +166,7 @@ fn table(cloud: CloudName, backend: SocketAddr) -> anyhow::Result<RouteTable> {
         instance: InstanceId::from_entropy(1),
         address: backend,
         door: None,
+        protocol: Default::default(),
         generation: 1,
         draining: false,
     };
@@ -177,6 +178,7 @@ fn table(cloud: CloudName, backend: SocketAddr) -> anyhow::Result<RouteTable> {
         home_only: Vec::new(),
         safe_methods: Vec::new(),
         user_cookie: None,
+        protocol: Default::default(),
         underscored_fields: false,
         home: vec![home],
         leases: Vec::new(),

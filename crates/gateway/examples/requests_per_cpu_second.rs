@@ -116,8 +116,14 @@ async fn bench(seconds: u64) -> Result<(), Fault> {
 }
 
 fn table(cloud: CloudName, address: std::net::SocketAddr) -> Result<RouteTable, Fault> {
-    let home =
-        HomeBackend { instance: InstanceId::from_entropy(1), address, door: None, generation: 1, draining: false };
+    let home = HomeBackend {
+        instance: InstanceId::from_entropy(1),
+        address,
+        door: None,
+        protocol: Default::default(),
+        generation: 1,
+        draining: false,
+    };
     let route = ServiceRoute {
         hosts: vec!["shop.example".into()],
         epoch: Epoch(1),
@@ -126,6 +132,7 @@ fn table(cloud: CloudName, address: std::net::SocketAddr) -> Result<RouteTable, 
         home_only: Vec::new(),
         safe_methods: Vec::new(),
         user_cookie: None,
+        protocol: Default::default(),
         underscored_fields: false,
         home: vec![home],
         leases: Vec::new(),

@@ -9,7 +9,7 @@ use crate::io::UserTcp;
 use crate::link::{Link, UNSENT_BYTES};
 use crate::public::Client;
 use crate::strict::Strict;
-use crate::{front, peer, public, tcp};
+use crate::{front, multiplex, peer, public, tcp};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -166,7 +166,8 @@ async fn connection(
             let Ok(Ok(stream)) = tokio::time::timeout(handshake, acceptor.accept(stream)).await else { return };
             let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
             let Ok(id) = pumasi_trust::peer_identity(certificates) else { return };
-            for_peer(worker, stream, link, Arc::new(id)).await;
+            let two = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
+            for_peer(worker, stream, link, Arc::new(id), two).await;
         }
     }
 }
@@ -239,7 +240,7 @@ async fn until_stopping<F: Future + Unpin>(
     .await
 }
 
-async fn for_peer<S>(worker: Arc<Worker>, stream: S, link: Arc<Link>, id: Arc<SpiffeId>)
+async fn for_peer<S>(worker: Arc<Worker>, stream: S, link: Arc<Link>, id: Arc<SpiffeId>, two: bool)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -251,6 +252,25 @@ where
         async move { Ok::<_, Infallible>(answer.await) }
     });
     let limits = &worker.gateway.config.limits;
+    if two {
+        link.set_multiplexed();
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(multiplex::SEATS_MAX)
+            .initial_stream_window_size(multiplex::FAR_BYTES)
+            .initial_connection_window_size(multiplex::FAR_BYTES * multiplex::SEATS_MAX)
+            .max_header_list_size(limits.head_bytes_max + PEER_HEAD_BYTES as u32)
+            .keep_alive_interval(Duration::from_millis(limits.keep_alive_ms / 2 + 1))
+            .keep_alive_timeout(Duration::from_millis(limits.stall_ms));
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+        if until_stopping(phase, &link, connection.as_mut()).await.is_none() {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+        return;
+    }
     let mut builder = h1(limits);
     // What a user may say, and what gateways add to it.
     builder.max_headers(PEER_FIELDS_MAX).max_header_size(limits.head_bytes_max as usize + PEER_HEAD_BYTES);

@@ -78,7 +78,7 @@ fn field_of(address: IpAddr) -> HeaderValue {
 }
 
 /// The host that a request is for, from its target or its Host field, as it was written.
-fn host_of(request: &Request<Incoming>) -> Result<HeaderValue, &'static str> {
+pub fn host_of(request: &Request<Incoming>) -> Result<HeaderValue, &'static str> {
     let mut named = request.headers().get_all(header::HOST).iter();
     let field = named.next();
     if named.next().is_some() {
@@ -293,6 +293,7 @@ pub async fn serve_service(
     };
     let task = Task {
         service: &service.name,
+        protocol: service.route.protocol,
         epoch: service.route.epoch,
         admission: &service.admission,
         want,

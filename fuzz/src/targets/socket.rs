@@ -141,6 +141,7 @@ fn gateway() -> SocketAddr {
             instance: InstanceId::from_entropy(1),
             address: backend(),
             door: None,
+            protocol: Default::default(),
             generation: 1,
             draining: false,
         };
@@ -152,6 +153,7 @@ fn gateway() -> SocketAddr {
             home_only: vec!["/admin".into()],
             safe_methods: Vec::new(),
             user_cookie: Some("session".into()),
+            protocol: Default::default(),
             underscored_fields: false,
             home: vec![home],
             leases: Vec::new(),

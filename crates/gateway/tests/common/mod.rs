@@ -1,6 +1,8 @@
 //! A gateway on a thread of its own, backends that do as they are told, and a plain HTTP/1.1 client.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+pub mod h2;
+
 use pumasi_gateway::{CONFIG_FILE, CONFIG_VERSION, ControlClient, GatewayConfig, GatewayStatus, Limits, Listener};
 use pumasi_route::table::*;
 use pumasi_terms::service::RouteMode;
@@ -114,6 +116,7 @@ pub fn service(home: &[SocketAddr]) -> ServiceRoute {
         home_only: vec!["/admin".into()],
         safe_methods: Vec::new(),
         user_cookie: Some("session".into()),
+        protocol: Default::default(),
         underscored_fields: false,
         home: home.iter().map(|&address| instance(address)).collect(),
         leases: Vec::new(),
@@ -128,6 +131,7 @@ pub fn instance(address: SocketAddr) -> HomeBackend {
         instance: InstanceId::from_entropy(u128::from(address.port())),
         address,
         door: None,
+        protocol: Default::default(),
         generation: 1,
         draining: false,
     }
