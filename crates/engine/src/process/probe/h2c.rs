@@ -1,7 +1,7 @@
 //! The question in HTTP/2 without TLS: a GET, or gRPC's health check where the path is its.
 //!
-//! Always holds: an answer with a `grpc-status` tells that a gRPC server is there, whatever it thinks of a GET; only the health
-//! check tells what it thinks of itself.
+//! Always holds: an answer with a `grpc-status` tells that a gRPC server is there, whatever it thinks of a GET (some only reset the
+//! stream); only the health check tells what it thinks of itself, and a server that has none is well as long as it says so.
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -17,6 +17,8 @@ const HEALTH: &str = "/grpc.health.v1.Health/Check";
 const EMPTY_MESSAGE: &[u8] = &[0; 5];
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 const STATUS: &str = "grpc-status";
+const OK: &str = "0";
+const UNIMPLEMENTED: &str = "12";
 
 pub(super) async fn ask(place: &Place, path: &str) -> Result<(), String> {
     let (method, body) = if path == HEALTH { ("POST", EMPTY_MESSAGE) } else { ("GET", &[][..]) };
@@ -59,8 +61,9 @@ async fn is_serving(answer: Response<Incoming>) -> Result<(), String> {
     let trailers = whole.trailers().cloned().unwrap_or_default();
     let said = |fields: &HeaderMap| fields.get(STATUS).and_then(|v| v.to_str().ok().map(str::to_owned));
     match said(&trailers).or_else(|| said(&head.headers)).as_deref() {
-        Some("0") if is_status_serving(&whole.to_bytes()) => Ok(()),
-        Some("0") => Err("answered that it is not serving".to_owned()),
+        Some(UNIMPLEMENTED) => Ok(()),
+        Some(OK) if is_status_serving(&whole.to_bytes()) => Ok(()),
+        Some(OK) => Err("answered that it is not serving".to_owned()),
         Some(status) => Err(format!("answered with grpc-status {status}")),
         None => Err("answered without a grpc-status".to_owned()),
     }
