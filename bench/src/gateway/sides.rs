@@ -138,6 +138,7 @@ fn ours(dir: &Path, backend: SocketAddr) -> anyhow::Result<Side> {
         workers: 1,
         svid_path: None,
         trusted_proxies: Vec::new(),
+        proxy_protocol: false,
         limits: Limits::default(),
     };
     std::fs::write(dir.join(CONFIG_FILE), serde_json::to_vec(&config)?)?;

@@ -68,6 +68,7 @@ async fn bench(seconds: u64) -> Result<(), Fault> {
         workers: 1,
         svid_path: None,
         trusted_proxies: Vec::new(),
+        proxy_protocol: false,
         limits: Limits::default(),
     };
     std::fs::write(dir.join(CONFIG_FILE), serde_json::to_vec(&config)?)?;

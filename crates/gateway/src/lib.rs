@@ -45,6 +45,7 @@ mod peers;
 mod permit;
 mod plain;
 mod position;
+mod proxied;
 mod public;
 mod queue;
 mod run;

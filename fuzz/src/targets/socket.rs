@@ -135,6 +135,7 @@ fn gateway() -> SocketAddr {
             workers: 1,
             svid_path: None,
             trusted_proxies: Vec::new(),
+            proxy_protocol: false,
             limits: Limits { head_timeout_ms: 1_000, body_idle_ms: 1_000, ..Limits::default() },
         };
         let home = HomeBackend {

@@ -38,6 +38,7 @@ pub fn config(cloud: &str) -> GatewayConfig {
         workers: 1,
         svid_path: None,
         trusted_proxies: Vec::new(),
+        proxy_protocol: false,
         limits: Limits::default(),
     }
 }
