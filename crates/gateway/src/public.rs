@@ -187,9 +187,10 @@ fn enter(
     request: &mut Request<Incoming>,
 ) -> Result<Target, Box<Response<AnswerBody>>> {
     let host = host_of(request).map_err(bad)?;
-    if headers::tokens(request.headers(), &header::TRANSFER_ENCODING).any(|t| !t.eq_ignore_ascii_case(b"chunked")) {
-        // One that we take off would be missing at the application (RFC 9112, 6.1).
-        let detail = "no transfer coding but chunked is understood";
+    let is_strange = |(at, coding): (usize, &[u8])| at > 0 || !coding.eq_ignore_ascii_case(b"chunked");
+    if headers::tokens(request.headers(), &header::TRANSFER_ENCODING).enumerate().any(is_strange) {
+        // One that we take off would be missing at the application, and nobody may chunk twice (RFC 9112, 6.1).
+        let detail = "no transfer coding but chunked, once, is understood";
         return Err(Box::new(answer::problem(StatusCode::NOT_IMPLEMENTED, "transfer-coding", detail)));
     }
     refused_by_method(request)?;

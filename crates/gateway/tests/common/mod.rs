@@ -343,3 +343,17 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut check: impl FnMut()
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
+
+/// What this gateway adds to an answer where `home_only` took hold: it counts as a write.
+pub const RULE: &str = "set-cookie: pumasi_pos=";
+
+/// A gateway for the cases, with a short time for heads.
+pub async fn for_cases(instance: SocketAddr) -> Running {
+    let mut config = config("city-a");
+    config.limits.head_timeout_ms = 1_000;
+    let gateway = Running::start(config).await;
+    let mut route = service(&[instance]);
+    route.position_generation = Some(1);
+    gateway.control.put_table(&with("city-a", 1, route)).await.unwrap();
+    gateway
+}
