@@ -54,7 +54,15 @@ const WISHES: &[&str] = &[
     "a target of 100 KB",
     "a head of 1 MB",
     "a fragment in the target",
-    "a name with a bracket",
+    "h2c is no way past the gateway",
+    "nor behind another word",
+    "nor with blanks and commas",
+    "a 101 to something else is no tunnel",
+    "no version",
+    "an extension of 200 KB",
+    "trailers of 200 KB",
+    "trailers say nothing of the length",
+    "a method in small letters is not another",
 ];
 
 struct Proxy {
@@ -120,7 +128,7 @@ fn nginx(dir: &Path) -> Proxy {
          fastcgi_temp_path {here}/f; uwsgi_temp_path {here}/u; scgi_temp_path {here}/s;\n\
          map $http_upgrade $way {{ default upgrade; '' ''; }}\nupstream shop {{ server {}; keepalive 16; }}\n\
          server {{ listen {address}; location /admin {{ return 403; }}\n location / {{ proxy_pass http://shop; proxy_http_version 1.1; \
-         proxy_set_header Host $http_host; proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header Upgrade $http_upgrade; \
+         proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header Upgrade $http_upgrade; \
          proxy_set_header Connection $way; }} }} }}\n",
         instance.address
     );
@@ -162,6 +170,8 @@ fn holds(case: &Case, proxy: &Proxy) -> bool {
 
 fn page(proxies: &[Proxy], held: &[Vec<bool>]) -> String {
     let cases = all();
+    let unknown = WISHES.iter().find(|wish| !cases.iter().any(|c| c.name == **wish));
+    assert_eq!(unknown, None, "a wish of which there is no case");
     let mut page = format!("{HEAD}\n## In numbers\n\n| cases | all |");
     for proxy in proxies {
         write!(page, " {} |", proxy.name).unwrap();

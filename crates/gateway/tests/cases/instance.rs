@@ -79,17 +79,27 @@ fn serve(mut stream: TcpStream, shared: &Mutex<Shared>) {
     let _ = stream.set_nodelay(true);
     let mut arrived = Vec::new();
     let mut buffer = [0u8; 16 << 10];
+    // Who asked first was told to go on.
+    let mut told = false;
     loop {
         loop {
             let mut s = shared.lock().unwrap_or_else(PoisonError::into_inner);
             let bodies = !matches!(s.conduct, Conduct::IgnoresBodies);
             match take(&mut arrived, bodies) {
-                Ok(None) => break,
+                Ok(None) => {
+                    let head = find(&arrived, b"\r\n\r\n").map(|end| arrived[..end].to_ascii_lowercase());
+                    let asks = head.is_some_and(|head| find(&head, b"expect: 100-continue").is_some());
+                    if asks && !std::mem::replace(&mut told, true) {
+                        let _ = stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n");
+                    }
+                    break;
+                }
                 Err(()) => {
                     s.seen.garbage = true;
                     return;
                 }
                 Ok(Some(request)) => {
+                    told = false;
                     let text = format!("this is {}", request.target());
                     s.seen.requests.push(request);
                     let conduct = if text.ends_with("/next") { Conduct::Ordinary } else { s.conduct };
@@ -148,7 +158,7 @@ fn take(arrived: &mut Vec<u8>, bodies: bool) -> Result<Option<Request>, ()> {
         match name.to_ascii_lowercase().as_str() {
             "content-length" if length.is_some() => return Err(()),
             "content-length" => length = Some(value.trim().parse::<usize>().map_err(|_| ())?),
-            "transfer-encoding" if chunked || !value.trim().ends_with("chunked") => return Err(()),
+            "transfer-encoding" if chunked || !value.trim().to_ascii_lowercase().ends_with("chunked") => return Err(()),
             "transfer-encoding" => chunked = true,
             _ => {}
         }
