@@ -67,6 +67,8 @@ fn parse(arrived: &[u8]) -> Result<Option<(Said, usize)>, Unsaid> {
             let tls = user.is_some() && header.ssl().is_some_and(|ssl| ssl.client_ssl());
             Ok(Some((Said { user, tls }, end)))
         }
+        // A line of version 1 that is complete does not become right by what follows.
+        Err(Error::BufferTooShort) if arrived.starts_with(b"P") && arrived.contains(&b'\n') => Err(Unsaid::Malformed),
         Err(Error::BufferTooShort) => Ok(None),
         Err(_) => Err(Unsaid::Malformed),
     }
