@@ -130,7 +130,7 @@ mod tests {
             b"PROXY TCP4 198.51.100.7 10.0.0.1 1 2\nGET / HTTP/1.1\r\n",
             &binary(0x31, 0x11, V4),
             &binary(0x22, 0x11, V4),
-            &binary(0x21, 0x11, &V4[..8]),
+            &[&binary(0x21, 0x11, &V4[..8])[..], b"GET / HTTP/1.1"].concat(),
             &binary(0x21, 0x12, V4),
         ] {
             assert_eq!(user(bad), Err(Unsaid::Malformed), "{:?}", String::from_utf8_lossy(bad));
