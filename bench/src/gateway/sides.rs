@@ -139,6 +139,7 @@ pub fn ours(dir: &Path, backend: SocketAddr, admission: Admission) -> anyhow::Re
         workers: 1,
         svid_path: None,
         trusted_proxies: Vec::new(),
+        proxy_protocol: false,
         limits: Limits::default(),
     };
     std::fs::write(dir.join(CONFIG_FILE), serde_json::to_vec(&config)?)?;
@@ -167,6 +168,7 @@ fn table(cloud: CloudName, backend: SocketAddr, admission: Admission) -> anyhow:
         instance: InstanceId::from_entropy(1),
         address: backend,
         door: None,
+        protocol: Default::default(),
         generation: 1,
         draining: false,
     };
@@ -178,6 +180,7 @@ fn table(cloud: CloudName, backend: SocketAddr, admission: Admission) -> anyhow:
         home_only: Vec::new(),
         safe_methods: Vec::new(),
         user_cookie: None,
+        protocol: Default::default(),
         underscored_fields: false,
         home: vec![home],
         leases: Vec::new(),

@@ -2,7 +2,7 @@
 
 use crate::EngineError;
 use pumasi_terms::service::{Platform, Probe};
-use pumasi_terms::{InstanceId, Resources, WallMs};
+use pumasi_terms::{InstanceId, Protocol, Resources, WallMs};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -116,6 +116,9 @@ pub struct InstanceSpec {
     #[serde(default)]
     pub env: BTreeMap<String, String>,
     pub resources: Resources,
+    /// What it speaks, and so what the probes speak.
+    #[serde(default, skip_serializing_if = "Protocol::is_http1")]
+    pub protocol: Protocol,
     pub readiness: Probe,
     #[serde(default)]
     pub liveness: Option<Probe>,
@@ -195,6 +198,8 @@ pub struct InstanceStatus {
     /// The only way into an instance that has a network of its own (`pumasi-door`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub door: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Protocol::is_http1")]
+    pub protocol: Protocol,
     /// The application's process as the host sees it.
     pub pid: Option<u32>,
     /// Of the running application, not of the first one.

@@ -377,6 +377,7 @@ impl SimInstance {
             state,
             address: self.held().then(|| SocketAddr::new(self.spec.listen_ip, self.port)),
             door: None,
+            protocol: self.spec.protocol,
             pid: since_ms.map(|_| self.pid),
             started_at: since_ms.map(|ms| WallMs(i64::try_from(ms).unwrap_or(i64::MAX))),
             restarts: self.restarts,

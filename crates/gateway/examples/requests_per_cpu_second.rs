@@ -68,6 +68,7 @@ async fn bench(seconds: u64) -> Result<(), Fault> {
         workers: 1,
         svid_path: None,
         trusted_proxies: Vec::new(),
+        proxy_protocol: false,
         limits: Limits::default(),
     };
     std::fs::write(dir.join(CONFIG_FILE), serde_json::to_vec(&config)?)?;
@@ -116,8 +117,14 @@ async fn bench(seconds: u64) -> Result<(), Fault> {
 }
 
 fn table(cloud: CloudName, address: std::net::SocketAddr) -> Result<RouteTable, Fault> {
-    let home =
-        HomeBackend { instance: InstanceId::from_entropy(1), address, door: None, generation: 1, draining: false };
+    let home = HomeBackend {
+        instance: InstanceId::from_entropy(1),
+        address,
+        door: None,
+        protocol: Default::default(),
+        generation: 1,
+        draining: false,
+    };
     let route = ServiceRoute {
         hosts: vec!["shop.example".into()],
         epoch: Epoch(1),
@@ -126,6 +133,7 @@ fn table(cloud: CloudName, address: std::net::SocketAddr) -> Result<RouteTable, 
         home_only: Vec::new(),
         safe_methods: Vec::new(),
         user_cookie: None,
+        protocol: Default::default(),
         underscored_fields: false,
         home: vec![home],
         leases: Vec::new(),

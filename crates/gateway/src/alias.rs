@@ -101,6 +101,7 @@ pub async fn serve(
     let less_important = headers::is_less_important(request.uri().path(), request.headers(), &bounds.less_important);
     let task = Task {
         service: &lease.route.service,
+        protocol: lease.route.protocol,
         epoch: lease.route.epoch,
         admission: if home { &lease.homeward } else { &lease.admission },
         want: Want { less_important, ..Want::default() },

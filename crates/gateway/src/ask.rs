@@ -11,7 +11,7 @@ use crate::upstream::SendFault;
 use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use http_body_util::BodyExt;
-use pumasi_terms::{CloudName, Epoch, LeaseId, ServiceName};
+use pumasi_terms::{CloudName, Epoch, LeaseId, Protocol, ServiceName};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -61,7 +61,9 @@ async fn exchange(gateway: &Arc<Gateway>, question: &Question) -> Reply {
     // A worker of its own: it keeps no connection, and no thread of users waits for it.
     let worker = Worker::new(gateway.clone());
     let begun = Instant::now();
-    let sent = worker.pool.send(&Destination::Peer { cloud, lease }, request, 0, ASK_MS_MAX, None).await;
+    let to = Destination::Peer { cloud, lease };
+    // One GET without trailers: what the instance speaks is the lender's to know.
+    let sent = worker.pool.send((&to, Protocol::Http1), request, 0, ASK_MS_MAX, None).await;
     let (answer, _loan) = match sent {
         Ok(sent) => sent,
         Err(SendFault::Connect(problem, _) | SendFault::Broken(problem)) => return none(problem),

@@ -3,9 +3,11 @@
 //! Always holds: what a body holds at an instance is let go when one side does nothing, whether or not anybody asks the body
 //! for more: over HTTP/2 nobody does while the user's window is shut.
 
+use crate::headers;
 use crate::link::{Busy, Link, Taken, TooMany, UNSENT_BYTES};
 use crate::permit::Stream;
 use crate::plain;
+use crate::upload::Verdict;
 use crate::upstream::Loan;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -149,6 +151,8 @@ struct State {
 pub struct Flow {
     state: Mutex<State>,
     link: Arc<Link>,
+    /// Of the request's body: as long as it goes on, both are halves of a conversation.
+    request: Option<Arc<Verdict>>,
 }
 
 impl Flow {
@@ -168,7 +172,8 @@ impl Flow {
                 Err(TooMany) => too_many = true,
             }
         }
-        if std::mem::take(&mut s.moved) || s.since_ms == 0 {
+        let heard = self.request.as_ref().is_some_and(|r| r.take_moved());
+        if std::mem::take(&mut s.moved) || heard || s.since_ms == 0 {
             s.since_ms = now_ms;
         }
         let allowed_ms = if s.waits_for_user { pace.user_ms(s.handed_bytes, s.last_bytes) } else { pace.idle_ms };
@@ -194,8 +199,14 @@ impl Flow {
             Inner::Plain(rest) => rest.poll_frame(cx).map(|f| f.map(|r| r.map_err(BodyFault::Instance))),
         };
         match polled {
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
                 (s.moved, s.waits_for_user) = (true, true);
+                if let Some(request) = &self.request {
+                    request.answer_moved();
+                }
+                if let Some(fields) = frame.trailers_mut() {
+                    headers::strip_answer_trailers(fields);
+                }
                 if let Some(data) = frame.data_ref() {
                     s.last_bytes = data.len() as u64;
                     s.handed_bytes += s.last_bytes;
@@ -248,7 +259,13 @@ impl AnswerBody {
     }
 
     /// `room`: of its address; one that is short takes it only if it is still there later.
-    pub fn going(body: Going, stream: Stream, room: Option<Taken>, link: &Arc<Link>) -> (Self, Arc<Flow>) {
+    pub fn going(
+        body: Going,
+        stream: Stream,
+        room: Option<Taken>,
+        link: &Arc<Link>,
+        request: Option<Arc<Verdict>>,
+    ) -> (Self, Arc<Flow>) {
         let short = body.is_short();
         let live = Live { inner: body.0, stream, loan: body.1, room, _busy: link.busy() };
         let state = State {
@@ -262,7 +279,7 @@ impl AnswerBody {
             since_ms: 0,
             owes_room: short,
         };
-        let flow = Arc::new(Flow { state: Mutex::new(state), link: link.clone() });
+        let flow = Arc::new(Flow { state: Mutex::new(state), link: link.clone(), request });
         (Self::Stream(flow.clone()), flow)
     }
 }

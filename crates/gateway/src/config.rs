@@ -34,6 +34,9 @@ pub struct GatewayConfig {
     /// Proxies in front that say whom they speak for (`X-Forwarded-For`, `X-Forwarded-Proto`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub trusted_proxies: Vec<IpNet>,
+    /// They say so by the PROXY protocol, before everything else, and must.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub proxy_protocol: bool,
     #[serde(default)]
     pub limits: Limits,
 }
@@ -225,6 +228,9 @@ impl GatewayConfig {
         }
         if self.trusted_proxies.len() > TRUSTED_PROXIES_MAX {
             return Some(("trusted_proxies", format!("names at most {TRUSTED_PROXIES_MAX} networks")));
+        }
+        if self.proxy_protocol && self.trusted_proxies.is_empty() {
+            return Some(("proxy_protocol", "nobody may speak it: name the proxies in trusted_proxies".into()));
         }
         self.limits.fault()
     }

@@ -16,11 +16,12 @@ use crate::tunnel::{self, TunnelSlot};
 use crate::upload::{Least, NotThere, RequestBody, Upload, Verdict};
 use crate::upstream::SendFault;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, UPGRADE};
+use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use pumasi_terms::{Epoch, ServiceName};
+use pumasi_terms::{Epoch, Protocol, ServiceName};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ const UPLOAD_HELD: Duration = Duration::from_millis(500);
 /// What is asked of the application, apart from where.
 pub struct Task<'a> {
     pub service: &'a ServiceName,
+    /// Of the service: on the way to a peer it must get through.
+    pub protocol: Protocol,
     pub epoch: Epoch,
     pub admission: &'a Arc<Admission>,
     pub want: Want,
@@ -95,7 +98,9 @@ impl Outgoing {
         if request.headers().get(CONTENT_LENGTH).is_some_and(too_long) {
             return Err(TooLarge);
         }
-        let upgrade = wants_upgrade(&request).map(|to| (to, hyper::upgrade::on(&mut request)));
+        // HTTP/2 has no upgrades: who asks such a service for one is answered as if it had not asked.
+        let wished = if task.protocol.is_http1() { wants_upgrade(&request) } else { None };
+        let upgrade = wished.map(|to| (to, hyper::upgrade::on(&mut request)));
         let (parts, incoming) = request.into_parts();
         let safe = !task.writes && upgrade.is_none();
         let empty = hyper::body::Body::is_end_stream(&incoming);
@@ -130,6 +135,7 @@ impl Outgoing {
     }
 
     fn put_together(&mut self, task: &Task<'_>, permit: &Permit) -> Option<Request<RequestBody>> {
+        let spoken = spoken_to(task, permit.destination());
         let body = match &self.kept {
             Some(bytes) => RequestBody::Kept(Some(bytes.clone())),
             None if self.replayable => RequestBody::Empty,
@@ -145,7 +151,7 @@ impl Outgoing {
         *request.uri_mut() = self.uri.clone();
         *request.headers_mut() = fields;
         let fields = request.headers_mut();
-        if let Some((to, _)) = &self.upgrade {
+        if let Some((to, _)) = self.upgrade.as_ref().filter(|_| spoken.is_http1()) {
             fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             fields.insert(UPGRADE, to.clone());
         }
@@ -159,6 +165,9 @@ impl Outgoing {
             if task.homeward {
                 fields.insert(answer::HOMEWARD, HeaderValue::from_static("1"));
             }
+        }
+        if spoken == Protocol::H2c {
+            name_in_target(&mut request);
         }
         Some(request)
     }
@@ -185,8 +194,31 @@ impl Outgoing {
         {
             let (mut parts, body) = request.into_parts();
             headers::strip_ours(&mut parts.headers);
+            if let Some(host) = parts.uri.authority().and_then(|a| HeaderValue::from_str(a.as_str()).ok()) {
+                parts.headers.insert(HOST, host);
+            }
             (self.fields, self.body) = (parts.headers, Some(body));
         }
+    }
+}
+
+/// What a backend of this service is spoken to in.
+fn spoken_to(task: &Task<'_>, destination: &Destination) -> Protocol {
+    match destination {
+        Destination::Instance(_, protocol) => *protocol,
+        Destination::Peer { .. } => task.protocol,
+    }
+}
+
+/// HTTP/2 has the host in the target (RFC 9113, 8.3.1).
+fn name_in_target(request: &mut Request<RequestBody>) {
+    let host = request.headers().get(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let Some(host) = host else { return };
+    let path = request.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+    let uri = Uri::builder().scheme(Scheme::HTTP).authority(host).path_and_query(path).build();
+    if let Ok(uri) = uri {
+        *request.uri_mut() = uri;
+        request.headers_mut().remove(HOST);
     }
 }
 
@@ -271,6 +303,7 @@ pub async fn forward(worker: &Arc<Worker>, task: Task<'_>, request: Request<Inco
         stall_ms: limits.stall_ms,
         rate_bytes_per_s: limits.rate_min_bytes_per_s,
         idle_ms: limits.body_idle_ms,
+        converses: task.protocol == Protocol::H2c,
     };
     let mut out = match Outgoing::take(request, &task, least) {
         Ok(out) => out,
@@ -316,7 +349,7 @@ async fn attempt(worker: &Arc<Worker>, task: &Task<'_>, out: &mut Outgoing, mut 
     let destination = permit.destination().clone();
     let age_max_ms = if out.replayable { u64::MAX } else { FRESH_MS };
     let sent = match &*destination {
-        Destination::Instance(place) if out.is_bare() => {
+        Destination::Instance(place, Protocol::Http1) if out.is_bare() => {
             let head = RequestHead { method: &out.method, uri: &out.uri, fields: &mut out.fields };
             let sent = worker.pool.send_plain(place, head, age_max_ms, task.answer_timeout_ms).await;
             sent.map(|answer| answer.map(Source::Plain))
@@ -391,12 +424,13 @@ async fn send(
     age_max_ms: u64,
 ) -> Result<Result<Response<Source>, SendFault>, TooManyStreams> {
     let destination = permit.destination().clone();
-    if out.upgrade.is_some() {
+    let spoken = spoken_to(task, &destination);
+    if out.upgrade.is_some() && spoken.is_http1() {
         let sent = worker.pool.send_upgrade(&destination, request, task.answer_timeout_ms).await;
         return Ok(sent.map(|answer| answer.map(|body| Source::Incoming(body, None))));
     }
     let verdict = out.verdict.as_deref();
-    let sending = worker.pool.send(&destination, request, age_max_ms, task.answer_timeout_ms, verdict);
+    let sending = worker.pool.send((&destination, spoken), request, age_max_ms, task.answer_timeout_ms, verdict);
     let mut sending = std::pin::pin!(sending);
     let sent = match verdict.filter(|v| !v.is_complete()) {
         None => sending.await,
@@ -532,7 +566,7 @@ fn finish(worker: &Arc<Worker>, task: &Task<'_>, out: Outgoing, answer: Response
     if !task.for_peer {
         let by = match &**permit.destination() {
             Destination::Peer { cloud, .. } => HeaderValue::from_str(cloud.as_str()).ok(),
-            Destination::Instance(_) => Some(worker.gateway.served_by.clone()),
+            Destination::Instance(..) => Some(worker.gateway.served_by.clone()),
         };
         if let Some(by) = by {
             parts.headers.insert(answer::SERVED_BY, by);
@@ -557,7 +591,7 @@ fn finish(worker: &Arc<Worker>, task: &Task<'_>, out: Outgoing, answer: Response
             let Ok(stream) = permit.streams(status, rtt_us, limits.streams_per_instance_max) else {
                 return Done::ours(too_many_streams(&out));
             };
-            let (body, flow) = AnswerBody::going(going, stream, room, task.link);
+            let (body, flow) = AnswerBody::going(going, stream, room, task.link, out.verdict);
             worker.links.watch_body(&flow);
             body
         }

@@ -10,7 +10,7 @@ use crate::ticket::Spent;
 use crate::upstream::{Pool, PoolLimits};
 use http::HeaderValue;
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::watch;
 
@@ -38,6 +38,8 @@ pub struct Gateway {
     pub meter: Arc<Meter>,
     pub connections: Arc<AtomicU32>,
     pub tunnels: Arc<AtomicU32>,
+    /// Connections of trusted proxies that did not say whom they speak for.
+    pub unsaid: AtomicU64,
     pub phase: watch::Sender<Phase>,
     /// Where users come in, and where peers do: asked for with port 0, the system chooses.
     pub bound: OnceLock<(Vec<SocketAddr>, Option<SocketAddr>)>,

@@ -121,6 +121,16 @@ pub fn strip_trailers(fields: &mut HeaderMap) {
     }
 }
 
+/// Trailers of an answer are the application's, but for what frames a message and what gateways say.
+pub fn strip_answer_trailers(fields: &mut HeaderMap) {
+    strip_ours(fields);
+    let framing = [header::CONTENT_LENGTH, header::CONNECTION, header::TRAILER];
+    let is_bad = |name: &HeaderName| framing.contains(name) || is_hop_by_hop(name);
+    for name in fields.keys().filter(|name| is_bad(name)).cloned().collect::<Vec<_>>() {
+        fields.remove(name);
+    }
+}
+
 /// Who sent the request, for the application. What a user claims about it is not passed on.
 pub fn set_forwarded(fields: &mut HeaderMap, client: &HeaderValue, address: IpAddr, scheme: &'static str) {
     strip_forged(fields, true);

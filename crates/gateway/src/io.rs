@@ -43,23 +43,26 @@ pub struct UserTcp {
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 impl UserTcp {
-    pub fn new(stream: TcpStream, link: Arc<Link>) -> Self {
-        Self { stream, link, rtt: Arc::default(), rtt_at_us: 0, joined: Vec::new(), ahead: Vec::new() }
+    /// `ahead`: what was read of it already.
+    pub fn new(stream: TcpStream, link: Arc<Link>, ahead: Vec<u8>) -> Self {
+        if !ahead.is_empty() {
+            link.read();
+        }
+        Self { stream, link, rtt: Arc::default(), rtt_at_us: 0, joined: Vec::new(), ahead }
     }
 
     /// Whether it begins with the preface of HTTP/2; waits for as much of it as tells. What was read stays to be read.
     pub async fn begins_http2(&mut self) -> bool {
         let mut seen = [0u8; AHEAD_BYTES];
-        let mut length = 0;
-        loop {
+        let mut length = self.ahead.len().min(AHEAD_BYTES);
+        seen[..length].copy_from_slice(&self.ahead[..length]);
+        self.ahead.clear();
+        while length < PREFACE.len() && PREFACE.starts_with(&seen[..length]) {
             match self.stream.read(&mut seen[length..]).await {
                 Ok(0) | Err(_) => break,
                 Ok(n) => length += n,
             }
             self.link.read();
-            if length >= PREFACE.len() || !PREFACE.starts_with(&seen[..length]) {
-                break;
-            }
         }
         self.ahead.extend_from_slice(&seen[..length]);
         seen[..length].starts_with(PREFACE)

@@ -11,7 +11,7 @@
 //! - One hop between clouds at most. Every queue, body, retry, wait and connection count is bounded.
 //!
 //! A request meets, in this order: [`listen`], [`public`] or [`peer`], [`forward`], [`admission`] (with [`queue`], [`choose`] and
-//! [`limiter`]), [`permit`], [`plain`] or [`upstream`], [`body`]. [`upload`] and [`link`] bound what users owe.
+//! [`limiter`]), [`permit`], [`plain`] or [`upstream`] (with [`multiplex`]), [`body`]. [`upload`] and [`link`] bound what users owe.
 
 pub mod admission;
 mod ages;
@@ -39,11 +39,13 @@ mod link;
 mod listen;
 mod meter;
 mod metrics;
+mod multiplex;
 mod peer;
 mod peers;
 mod permit;
 mod plain;
 mod position;
+mod proxied;
 mod public;
 mod queue;
 mod run;

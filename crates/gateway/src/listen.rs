@@ -7,9 +7,10 @@ use crate::config::Limits;
 use crate::gateway::{Phase, Worker};
 use crate::io::UserTcp;
 use crate::link::{Link, UNSENT_BYTES};
+use crate::proxied::{self, Said, Unsaid};
 use crate::public::Client;
 use crate::strict::Strict;
-use crate::{front, peer, public, tcp};
+use crate::{front, multiplex, peer, public, tcp};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -18,13 +19,13 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
 const BACKLOG: u32 = 4_096;
@@ -82,6 +83,12 @@ impl Seldom {
     }
 }
 
+type SharedSeldom = Arc<Mutex<Seldom>>;
+
+fn say(seldom: &SharedSeldom) -> Option<u64> {
+    seldom.lock().unwrap_or_else(PoisonError::into_inner).say()
+}
+
 /// Accepts until the gateway stops.
 pub async fn run(worker: Arc<Worker>, listener: TcpListener, speaks: Speaks) {
     let limits = &worker.gateway.config.limits;
@@ -89,7 +96,8 @@ pub async fn run(worker: Arc<Worker>, listener: TcpListener, speaks: Speaks) {
     let max = if peers { limits.peer_connections_max } else { limits.connections_max };
     let room = Arc::new(Semaphore::new(max as usize));
     let mut phase = worker.gateway.phase.subscribe();
-    let (mut failing, mut crowding) = (Seldom::default(), Seldom::default());
+    let mut failing = Seldom::default();
+    let (crowding, unsaid) = (SharedSeldom::default(), SharedSeldom::default());
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else { return };
         let accepted = tokio::select! {
@@ -108,56 +116,107 @@ pub async fn run(worker: Arc<Worker>, listener: TcpListener, speaks: Speaks) {
             }
         };
         let ip = address.ip().to_canonical();
-        // Who speaks for many has no share of one: its own bounds hold.
         let is_front = !peers && front::is_trusted(ip, &worker.gateway.config.trusted_proxies);
-        let link = match peers || is_front {
-            true => Some(worker.links.peer()),
-            false => worker.links.user(ip, limits.connections_per_address_max),
-        };
-        let Some(link) = link else {
-            if let Some(times) = crowding.say() {
-                let most = limits.connections_per_address_max;
-                tracing::warn!(%ip, most, times, "an address has all the connections that it may have; more are closed");
-            }
-            continue;
-        };
         worker.gateway.connections.fetch_add(1, Ordering::AcqRel);
-        let counted = Counted(worker.gateway.connections.clone());
-        let (worker, speaks, watched) = (worker.clone(), speaks.clone(), link.clone());
-        let links = worker.links.clone();
-        let task = tokio::spawn(async move {
-            connection(worker, stream, ip, is_front, link, speaks).await;
-            drop((permit, counted));
-        });
-        links.watch(&watched, task.abort_handle());
+        let room = (permit, Counted(worker.gateway.connections.clone()));
+        let (worker, speaks, crowding) = (worker.clone(), speaks.clone(), crowding.clone());
+        if is_front && worker.gateway.config.proxy_protocol {
+            let unsaid = unsaid.clone();
+            tokio::spawn(async move {
+                match said(&worker, stream, ip).await {
+                    Ok(caller) => begin(worker, caller, speaks, room, &crowding),
+                    Err(Unsaid::Ended) => {}
+                    Err(problem) => {
+                        worker.gateway.unsaid.fetch_add(1, Ordering::Relaxed);
+                        if let Some(times) = say(&unsaid) {
+                            tracing::warn!(proxy = %ip, %problem, times, "connections of a trusted proxy are closed");
+                        }
+                    }
+                }
+            });
+        } else {
+            begin(worker, Caller { stream, ip, is_front, said: None }, speaks, room, &crowding);
+        }
     }
 }
 
-async fn connection(
-    worker: Arc<Worker>,
+/// Who is at the other end of a connection.
+struct Caller {
     stream: TcpStream,
+    /// Of the user, as far as it is known.
     ip: IpAddr,
+    /// Each request may be another user's.
     is_front: bool,
-    link: Arc<Link>,
+    /// By the PROXY protocol: whether the user came by TLS, and what was read beyond.
+    said: Option<(bool, Vec<u8>)>,
+}
+
+/// What a trusted proxy says by the PROXY protocol. What it passes on was written by its user: only if that user is a trusted proxy
+/// itself, the requests may say more.
+async fn said(worker: &Worker, mut stream: TcpStream, proxy: IpAddr) -> Result<Caller, Unsaid> {
+    let config = &worker.gateway.config;
+    let (Said { user, tls }, ahead) =
+        proxied::read(&mut stream, Duration::from_millis(config.limits.head_timeout_ms)).await?;
+    let is_front = user.is_some_and(|user| front::is_trusted(user, &config.trusted_proxies));
+    Ok(Caller { stream, ip: user.unwrap_or(proxy), is_front, said: Some((tls, ahead)) })
+}
+
+/// Serves a connection on a task of its own, if its address has room for it.
+fn begin(
+    worker: Arc<Worker>,
+    caller: Caller,
     speaks: Speaks,
+    room: (OwnedSemaphorePermit, Counted),
+    crowding: &SharedSeldom,
 ) {
+    let limits = &worker.gateway.config.limits;
+    let ip = caller.ip;
+    // Who speaks for many has no share of one: its own bounds hold.
+    let many = caller.is_front || matches!(speaks, Speaks::Peers { .. });
+    let speaks_for_itself = caller.said.is_some() && front::is_trusted(ip, &worker.gateway.config.trusted_proxies);
+    let link = match many || speaks_for_itself {
+        true => Some(worker.links.peer()),
+        false => worker.links.user(ip, limits.connections_per_address_max),
+    };
+    let Some(link) = link else {
+        if let Some(times) = say(crowding) {
+            let most = limits.connections_per_address_max;
+            tracing::warn!(%ip, most, times, "an address has all the connections that it may have; more are closed");
+        }
+        return;
+    };
+    let (links, watched) = (worker.links.clone(), link.clone());
+    let task = tokio::spawn(async move {
+        connection(worker, caller, link, speaks).await;
+        drop(room);
+    });
+    links.watch(&watched, task.abort_handle());
+}
+
+async fn connection(worker: Arc<Worker>, caller: Caller, link: Arc<Link>, speaks: Speaks) {
+    let Caller { stream, ip, is_front, said } = caller;
     let _ = stream.set_nodelay(true);
     let limits = &worker.gateway.config.limits;
     match &speaks {
         Speaks::Peers { .. } => tcp::bound_stall(&stream, limits.stall_ms),
         _ => tcp::bound_unsent(&stream, UNSENT_BYTES),
     }
-    let mut stream = UserTcp::new(stream, link.clone());
+    let is_said = said.is_some();
+    let (tls_before, ahead) = said.unwrap_or_default();
+    let mut stream = UserTcp::new(stream, link.clone(), ahead);
+    // How far the user is, a proxy's connection does not tell.
+    let rtt = if is_said { Arc::default() } else { stream.rtt() };
     let handshake = Duration::from_millis(limits.tls_handshake_ms);
     match speaks {
         Speaks::Plain { http2 } => {
             let two = http2 && stream.begins_http2().await;
-            let client = Client::new(ip, "http", stream.rtt(), link, is_front);
+            let scheme = if tls_before { "https" } else { "http" };
+            let client = Client::new(ip, scheme, rtt, link, is_front);
             for_users(worker, stream, client, two).await;
         }
         Speaks::Tls { acceptor } => {
             let acceptor = acceptor.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-            let client = Client::new(ip, "https", stream.rtt(), link, is_front);
+            let client = Client::new(ip, "https", rtt, link, is_front);
             let Ok(Ok(stream)) = tokio::time::timeout(handshake, acceptor.accept(stream)).await else { return };
             let two = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
             for_users(worker, stream, client, two).await;
@@ -166,7 +225,8 @@ async fn connection(
             let Ok(Ok(stream)) = tokio::time::timeout(handshake, acceptor.accept(stream)).await else { return };
             let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
             let Ok(id) = pumasi_trust::peer_identity(certificates) else { return };
-            for_peer(worker, stream, link, Arc::new(id)).await;
+            let two = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
+            for_peer(worker, stream, link, Arc::new(id), two).await;
         }
     }
 }
@@ -239,7 +299,7 @@ async fn until_stopping<F: Future + Unpin>(
     .await
 }
 
-async fn for_peer<S>(worker: Arc<Worker>, stream: S, link: Arc<Link>, id: Arc<SpiffeId>)
+async fn for_peer<S>(worker: Arc<Worker>, stream: S, link: Arc<Link>, id: Arc<SpiffeId>, two: bool)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -251,6 +311,25 @@ where
         async move { Ok::<_, Infallible>(answer.await) }
     });
     let limits = &worker.gateway.config.limits;
+    if two {
+        link.set_multiplexed();
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(multiplex::SEATS_MAX)
+            .initial_stream_window_size(multiplex::FAR_BYTES)
+            .initial_connection_window_size(multiplex::FAR_BYTES * multiplex::SEATS_MAX)
+            .max_header_list_size(limits.head_bytes_max + PEER_HEAD_BYTES as u32)
+            .keep_alive_interval(Duration::from_millis(limits.keep_alive_ms / 2 + 1))
+            .keep_alive_timeout(Duration::from_millis(limits.stall_ms));
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+        if until_stopping(phase, &link, connection.as_mut()).await.is_none() {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+        return;
+    }
     let mut builder = h1(limits);
     // What a user may say, and what gateways add to it.
     builder.max_headers(PEER_FIELDS_MAX).max_header_size(limits.head_bytes_max as usize + PEER_HEAD_BYTES);

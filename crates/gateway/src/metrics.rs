@@ -17,6 +17,9 @@ pub fn text(gateway: &Gateway) -> String {
     put("pumasi_gateway_table_revision", "Revision of the route table in force.", "gauge", &one(status.table_revision));
     put("pumasi_gateway_connections", "Open connections of users and peers.", "gauge", &one(status.connections.into()));
     put("pumasi_gateway_tunnels", "Open upgraded connections.", "gauge", &one(status.tunnels.into()));
+    let unsaid = gateway.unsaid.load(std::sync::atomic::Ordering::Relaxed);
+    let help = "Connections of trusted proxies without a PROXY header that reads.";
+    put("pumasi_gateway_proxy_headers_refused_total", help, "counter", &one(unsaid));
     let places: Vec<_> = status.services.iter().chain(&status.leases).collect();
     let queued: Vec<_> = places.iter().map(|p| (format!("{{service=\"{}\"}}", p.name), p.queued)).collect();
     put("pumasi_gateway_queued", "Requests that wait for a place.", "gauge", &queued);

@@ -12,7 +12,7 @@ use crate::headers;
 use crate::link::Link;
 use crate::public::{self, From};
 use http::header::{HOST, HeaderName, VIA};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use pumasi_terms::method;
 use pumasi_terms::service::RouteMode;
@@ -28,9 +28,15 @@ pub async fn serve(
     worker: Arc<Worker>,
     link: Arc<Link>,
     peer: Arc<SpiffeId>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Response<AnswerBody> {
     let _busy = link.busy();
+    // Over HTTP/2 the host is in the target.
+    if request.version() == Version::HTTP_2
+        && let Ok(host) = public::host_of(&request)
+    {
+        request.headers_mut().insert(HOST, host);
+    }
     // The connection may be older than the table in force.
     if !worker.gateway.peers.allows(&peer) {
         return answer::refused(StatusCode::FORBIDDEN, "not-a-member");
@@ -91,6 +97,7 @@ async fn serve_lease(
     request.headers_mut().append(VIA, worker.gateway.via.clone());
     let task = Task {
         service,
+        protocol: here.route.protocol,
         epoch: here.route.epoch,
         admission: &here.admission,
         want: Want { hasty: true, less_important, ..Want::default() },

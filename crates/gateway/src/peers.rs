@@ -1,7 +1,7 @@
 //! The gateways of the pact's members: whom to call, whom to let in, and as whom we appear.
 
 use pumasi_route::table::PeerLink;
-use pumasi_terms::CloudName;
+use pumasi_terms::{CloudName, Protocol};
 use pumasi_trust::{Bundle, ExpectPeer, SharedIdentity, SharedTrust, SpiffeId, Svid, TrustStore};
 use rustls::ServerConfig;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -21,7 +21,8 @@ pub enum PeersError {
 
 struct Link {
     authority: String,
-    connector: TlsConnector,
+    http1: TlsConnector,
+    http2: TlsConnector,
 }
 
 /// Shared by all workers.
@@ -38,7 +39,8 @@ impl std::fmt::Debug for Peers {
     }
 }
 
-const ALPN: &[&[u8]] = &[b"http/1.1"];
+const HTTP1: &[u8] = b"http/1.1";
+pub const HTTP2: &[u8] = b"h2";
 
 fn load(path: &Path) -> Result<Svid, PeersError> {
     Svid::load(path).map_err(|e| PeersError::Svid { path: path.to_owned(), problem: e.to_string() })
@@ -99,19 +101,24 @@ impl Peers {
                 known.authority.clone_from(&link.gateway_address);
                 continue;
             }
-            let expect = ExpectPeer::Exactly(SpiffeId::gateway(cloud));
-            let config = pumasi_trust::client_config(identity.clone(), self.trust.clone(), expect, ALPN)?;
-            let connector = TlsConnector::from(config);
-            held.insert(cloud.clone(), Link { authority: link.gateway_address.clone(), connector });
+            let speaking = |protocol| {
+                let expect = ExpectPeer::Exactly(SpiffeId::gateway(cloud));
+                pumasi_trust::client_config(identity.clone(), self.trust.clone(), expect, &[protocol])
+            };
+            let [http1, http2] = [speaking(HTTP1)?, speaking(HTTP2)?].map(TlsConnector::from);
+            held.insert(cloud.clone(), Link { authority: link.gateway_address.clone(), http1, http2 });
         }
         Ok(())
     }
 
-    /// How to call a peer's gateway.
-    pub fn to(&self, cloud: &CloudName) -> Result<(String, TlsConnector), String> {
+    /// How to call a peer's gateway: in HTTP/2 for a service whose application speaks it.
+    pub fn to(&self, cloud: &CloudName, protocol: Protocol) -> Result<(String, TlsConnector), String> {
         let held = self.links.read().unwrap_or_else(PoisonError::into_inner);
         match held.get(cloud) {
-            Some(link) => Ok((link.authority.clone(), link.connector.clone())),
+            Some(link) => {
+                let connector = if protocol.is_http1() { &link.http1 } else { &link.http2 };
+                Ok((link.authority.clone(), connector.clone()))
+            }
             None if self.identity.is_none() => Err("this gateway has no SVID to show to peers".to_owned()),
             None => Err(format!("the route table names no gateway of {cloud}")),
         }
@@ -120,7 +127,7 @@ impl Peers {
     /// For the listener of peers. None: this gateway has no identity.
     pub fn server_config(&self) -> Result<Option<Arc<ServerConfig>>, PeersError> {
         let Some(identity) = &self.identity else { return Ok(None) };
-        Ok(Some(pumasi_trust::server_config(identity.clone(), self.trust.clone(), ALPN)?))
+        Ok(Some(pumasi_trust::server_config(identity.clone(), self.trust.clone(), &[HTTP2, HTTP1])?))
     }
 
     /// Whether a peer that came in earlier is still welcome.

@@ -78,7 +78,7 @@ fn field_of(address: IpAddr) -> HeaderValue {
 }
 
 /// The host that a request is for, from its target or its Host field, as it was written.
-fn host_of(request: &Request<Incoming>) -> Result<HeaderValue, &'static str> {
+pub fn host_of(request: &Request<Incoming>) -> Result<HeaderValue, &'static str> {
     let mut named = request.headers().get_all(header::HOST).iter();
     let field = named.next();
     if named.next().is_some() {
@@ -187,9 +187,10 @@ fn enter(
     request: &mut Request<Incoming>,
 ) -> Result<Target, Box<Response<AnswerBody>>> {
     let host = host_of(request).map_err(bad)?;
-    if headers::tokens(request.headers(), &header::TRANSFER_ENCODING).any(|t| !t.eq_ignore_ascii_case(b"chunked")) {
-        // One that we take off would be missing at the application (RFC 9112, 6.1).
-        let detail = "no transfer coding but chunked is understood";
+    let is_strange = |(at, coding): (usize, &[u8])| at > 0 || !coding.eq_ignore_ascii_case(b"chunked");
+    if headers::tokens(request.headers(), &header::TRANSFER_ENCODING).enumerate().any(is_strange) {
+        // One that we take off would be missing at the application, and nobody may chunk twice (RFC 9112, 6.1).
+        let detail = "no transfer coding but chunked, once, is understood";
         return Err(Box::new(answer::problem(StatusCode::NOT_IMPLEMENTED, "transfer-coding", detail)));
     }
     refused_by_method(request)?;
@@ -293,6 +294,7 @@ pub async fn serve_service(
     };
     let task = Task {
         service: &service.name,
+        protocol: service.route.protocol,
         epoch: service.route.epoch,
         admission: &service.admission,
         want,

@@ -186,6 +186,7 @@ fn build(dir: &Path, config: GatewayConfig) -> Result<Gateway, GatewayError> {
         meter: Arc::new(Meter::new(run)),
         connections: Arc::default(),
         tunnels: Arc::default(),
+        unsaid: Default::default(),
         bound: OnceLock::new(),
         phase: tokio::sync::watch::Sender::new(Phase::Serving),
         config,

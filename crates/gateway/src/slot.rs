@@ -9,7 +9,7 @@ use crate::limiter::Limiter;
 use pumasi_door::Place;
 use pumasi_route::table::{Admission as Bounds, Position};
 use pumasi_sense::meter::{BackendKey, BackendMeter};
-use pumasi_terms::{BootMs, CloudName, LeaseId};
+use pumasi_terms::{BootMs, CloudName, LeaseId, Protocol};
 use std::sync::Arc;
 
 const SET_ASIDE_FIRST_MS: u64 = 100;
@@ -19,7 +19,7 @@ const ALIVE_US: u64 = 1_000_000;
 /// Where a place is.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Destination {
-    Instance(Place),
+    Instance(Place, Protocol),
     Peer { cloud: CloudName, lease: LeaseId },
 }
 

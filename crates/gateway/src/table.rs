@@ -288,9 +288,10 @@ fn homeward_spec(id: &LeaseId, route: &LeaseRoute) -> BackendSpec {
 }
 
 fn home_spec(home: &pumasi_route::table::HomeBackend) -> BackendSpec {
+    let place = Place::new(home.address, home.door.as_deref());
     BackendSpec {
         key: BackendKey::Home(home.instance.clone()),
-        destination: Arc::new(Destination::Instance(Place::new(home.address, home.door.as_deref()))),
+        destination: Arc::new(Destination::Instance(place, home.protocol)),
         instances: 1,
         weight: 0,
         draining: home.draining,

@@ -24,6 +24,8 @@ use tokio::time::Sleep;
 const AHEAD_BYTES: u64 = 64 << 10;
 /// One that does not say how long it is may be half of a conversation: it is passed on when nothing came for so long.
 const HUSH: Duration = Duration::from_millis(500);
+/// Where conversations are what there is: what belongs together arrives together.
+const HUSH_CONVERSING: Duration = Duration::from_millis(10);
 
 /// How fast a user must send.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +34,8 @@ pub struct Least {
     pub rate_bytes_per_s: u32,
     /// Once the answer is under way: between two pieces.
     pub idle_ms: u64,
+    /// The application may converse (HTTP/2): a body that says no length is passed on soon, and may pause as if it were answered.
+    pub converses: bool,
 }
 
 /// What happened to a request's body, seen from outside of the connection that sends it.
@@ -41,6 +45,10 @@ pub struct Verdict {
     moved: AtomicBool,
     complete: AtomicBool,
     answered: AtomicBool,
+    /// The user has to send, and all that came was passed on.
+    awaited: AtomicBool,
+    /// Some of the answer was passed on.
+    answer_moved: AtomicBool,
     hushed: AtomicBool,
     completed: Notify,
 }
@@ -55,6 +63,13 @@ impl Verdict {
     /// Whether some of it was sent since this was last asked.
     pub fn take_moved(&self) -> bool {
         self.moved.swap(false, Ordering::Relaxed)
+    }
+    pub fn is_awaited(&self) -> bool {
+        self.awaited.load(Ordering::Relaxed)
+    }
+    /// Some of the answer reached its user: whoever only listens takes part.
+    pub fn answer_moved(&self) {
+        self.answer_moved.store(true, Ordering::Relaxed);
     }
     /// The client, not the backend, is why the request broke.
     pub fn clients_fault(&self) -> bool {
@@ -135,6 +150,7 @@ impl Upload {
     /// waited for takes `room`, of which an address has `streams_max`.
     pub async fn come(&mut self, link: &Link, streams_max: u32) -> Result<(), NotThere> {
         let told = self.inner.size_hint().exact().is_some();
+        let pause = if self.least.converses { HUSH_CONVERSING } else { HUSH };
         let mut hush: Option<Pin<Box<Sleep>>> = None;
         let mut seen = 0;
         let outcome = poll_fn(|cx| {
@@ -153,10 +169,10 @@ impl Upload {
                         if told {
                             return Poll::Pending;
                         }
-                        let hush = hush.get_or_insert_with(|| Box::pin(tokio::time::sleep(HUSH)));
+                        let hush = hush.get_or_insert_with(|| Box::pin(tokio::time::sleep(pause)));
                         if seen != self.received {
                             seen = self.received;
-                            hush.as_mut().reset(tokio::time::Instant::now() + HUSH);
+                            hush.as_mut().reset(tokio::time::Instant::now() + pause);
                         }
                         std::task::ready!(hush.as_mut().poll(cx));
                         self.verdict.hushed.store(true, Ordering::Relaxed);
@@ -187,9 +203,14 @@ impl Upload {
         Some(std::iter::once(first).chain(rest).flatten().collect())
     }
 
+    /// What it holds is one of its instance's streams, and it may pause as long as the answer may.
+    fn is_conversation(&self) -> bool {
+        self.verdict.answered.load(Ordering::Relaxed) || (self.least.converses && self.verdict.is_hushed())
+    }
+
     /// How long the user may be waited for from now on.
     fn patience(&self) -> Duration {
-        if self.verdict.answered.load(Ordering::Relaxed) {
+        if self.is_conversation() {
             return Duration::from_millis(self.least.idle_ms);
         }
         let stall = Duration::from_millis(self.least.stall_ms);
@@ -202,6 +223,7 @@ impl Upload {
             return Poll::Ready(None);
         }
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
+        self.verdict.awaited.store(polled.is_pending(), Ordering::Relaxed);
         if polled.is_ready()
             && let Some(since) = self.pending_since.take()
         {
@@ -243,7 +265,10 @@ impl Upload {
                     }
                 }
                 let mut late = self.timer.as_mut().is_some_and(|t| t.as_mut().poll(cx).is_ready());
-                if late && self.verdict.answered.load(Ordering::Relaxed) {
+                if late && self.is_conversation() {
+                    if self.verdict.answer_moved.swap(false, Ordering::Relaxed) {
+                        self.pending_since = Some(Instant::now());
+                    }
                     // Asked of the clock again: it may have been set before the answer was there.
                     let since = self.pending_since.map_or(Duration::ZERO, |s| s.elapsed());
                     let left = self.patience().saturating_sub(since);

@@ -1,12 +1,13 @@
 //! Connections to backends: kept, handed out, and given back, a pool per worker. Requests without a body go to instances by
 //! [`plain`](crate::plain), everything else by hyper.
 //!
-//! Always holds: a request whose sending did not begin comes back whole to the caller; a connection serves one request at
-//! a time; idle connections are bounded in number and age.
+//! Always holds: a request whose sending did not begin comes back whole to the caller; a connection of HTTP/1.1 serves one
+//! request at a time, one of HTTP/2 many ([`crate::multiplex`]); idle connections are bounded in number and age.
 
 use crate::admission::Destination;
 use crate::clock::boot_us;
 use crate::headers::tokens;
+use crate::multiplex::{self, Multiplexed, Seat};
 use crate::peers::Peers;
 use crate::plain::{self, Connection, Fault, RequestHead};
 use crate::tcp;
@@ -15,9 +16,10 @@ use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
+use hyper::client::conn::{TrySendError, http2};
 use hyper_util::rt::TokioIo;
 use pumasi_door::Place;
-use pumasi_terms::CloudName;
+use pumasi_terms::{CloudName, Protocol};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,6 +35,15 @@ const LOOK_MAX: usize = 8;
 enum Key {
     Instance(Place),
     Peer(CloudName),
+}
+
+impl Key {
+    fn of(destination: &Destination) -> Self {
+        match destination {
+            Destination::Instance(place, _) => Self::Instance(place.clone()),
+            Destination::Peer { cloud, .. } => Self::Peer(cloud.clone()),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -61,6 +72,7 @@ pub struct Pool {
     peers: Arc<Peers>,
     idle: Mutex<HashMap<Key, Vec<Idle>>>,
     idle_plain: Mutex<HashMap<Place, Vec<IdlePlain>>>,
+    multiplexed: Multiplexed<Key>,
 }
 
 /// Beside this cloud's own instances a connection takes microseconds; one that found no room at the door is tried again by the
@@ -86,14 +98,32 @@ pub enum SendFault {
     Timeout,
 }
 
-/// A connection in use.
+/// A connection in use, or a part of one.
 #[derive(Debug)]
 pub struct Loan {
     pool: Arc<Pool>,
     key: Key,
-    sender: SendRequest<RequestBody>,
+    sender: Sender,
     /// See [`may_serve_another`].
     reusable: bool,
+}
+
+#[derive(Debug)]
+enum Sender {
+    Alone(SendRequest<RequestBody>),
+    Among { sender: http2::SendRequest<RequestBody>, _seat: Seat },
+}
+
+impl Sender {
+    async fn try_send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        match self {
+            Self::Alone(sender) => sender.try_send_request(request).await,
+            Self::Among { sender, .. } => sender.try_send_request(request).await,
+        }
+    }
 }
 
 /// Whether a connection that carried this request may carry somebody else's afterwards. Many servers answer without reading
@@ -107,20 +137,27 @@ fn may_serve_another(key: &Key, request: &Request<RequestBody>) -> bool {
 impl Loan {
     /// The answer was read to its end: the next request may use it.
     pub fn give_back(self) {
-        if !self.reusable || self.sender.is_closed() {
+        let Sender::Alone(sender) = self.sender else { return };
+        if !self.reusable || sender.is_closed() {
             return;
         }
         let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = idle.entry(self.key).or_default();
         if kept.len() < self.pool.limits.idle_max as usize {
-            kept.push(Idle { sender: self.sender, since_us: boot_us() });
+            kept.push(Idle { sender, since_us: boot_us() });
         }
     }
 }
 
 impl Pool {
     pub fn new(limits: PoolLimits, peers: Arc<Peers>) -> Arc<Self> {
-        Arc::new(Self { limits, peers, idle: Mutex::default(), idle_plain: Mutex::default() })
+        Arc::new(Self {
+            limits,
+            peers,
+            idle: Mutex::default(),
+            idle_plain: Mutex::default(),
+            multiplexed: Multiplexed::default(),
+        })
     }
 
     fn kept(&self, key: &Key, age_max_ms: u64) -> Option<SendRequest<RequestBody>> {
@@ -150,6 +187,7 @@ impl Pool {
         }
         idle.retain(|_, kept| !kept.is_empty());
         drop(idle);
+        self.multiplexed.sweep(self.limits.idle_ms);
         let mut idle = self.idle_plain.lock().unwrap_or_else(PoisonError::into_inner);
         for kept in idle.values_mut() {
             kept.retain(|i| now.saturating_sub(i.since_us) / 1_000 <= self.limits.idle_ms && i.connection.is_quiet());
@@ -224,21 +262,24 @@ impl Pool {
     /// the longer it was idle, the likelier the backend closes it at this very moment.
     pub async fn send(
         self: &Arc<Self>,
-        destination: &Destination,
+        (destination, protocol): (&Destination, Protocol),
         mut request: Request<RequestBody>,
         age_max_ms: u64,
         answer_timeout_ms: u64,
         verdict: Option<&Verdict>,
     ) -> Result<(Response<Incoming>, Loan), SendFault> {
-        let key = match destination {
-            Destination::Instance(place) => Key::Instance(place.clone()),
-            Destination::Peer { cloud, .. } => Key::Peer(cloud.clone()),
-        };
+        let key = Key::of(destination);
         let reusable = may_serve_another(&key, &request);
         loop {
-            let (mut sender, kept) = match self.kept(&key, age_max_ms) {
+            let kept = match protocol {
+                Protocol::Http1 => self.kept(&key, age_max_ms).map(Sender::Alone),
+                Protocol::H2c => {
+                    self.multiplexed.seat(&key, age_max_ms).map(|(sender, _seat)| Sender::Among { sender, _seat })
+                }
+            };
+            let (mut sender, kept) = match kept {
                 Some(sender) => (sender, true),
-                None => match self.connect(&key, false).await {
+                None => match self.connect(&key, protocol, false).await {
                     Ok(sender) => (sender, false),
                     Err(NoConnection::Full) => return Err(SendFault::Full(Some(Box::new(request)))),
                     Err(NoConnection::Fault(problem)) => {
@@ -246,7 +287,7 @@ impl Pool {
                     }
                 },
             };
-            let answer = sender.try_send_request(request);
+            let answer = sender.try_send(request);
             match within(answer_timeout_ms, verdict, answer).await {
                 None => return Err(SendFault::Timeout),
                 Some(Ok(mut answer)) => {
@@ -272,42 +313,39 @@ impl Pool {
         request: Request<RequestBody>,
         answer_timeout_ms: u64,
     ) -> Result<Response<Incoming>, SendFault> {
-        let key = match destination {
-            Destination::Instance(place) => Key::Instance(place.clone()),
-            Destination::Peer { cloud, .. } => Key::Peer(cloud.clone()),
-        };
-        let mut sender = match self.connect(&key, true).await {
+        let mut sender = match self.connect(&Key::of(destination), Protocol::Http1, true).await {
             Ok(sender) => sender,
             Err(NoConnection::Full) => return Err(SendFault::Full(Some(Box::new(request)))),
             Err(NoConnection::Fault(problem)) => return Err(SendFault::Connect(problem, Some(Box::new(request)))),
         };
-        match within(answer_timeout_ms, None, sender.send_request(request)).await {
+        match within(answer_timeout_ms, None, sender.try_send(request)).await {
             None => Err(SendFault::Timeout),
             Some(Ok(mut answer)) => {
                 say_length_once(&mut answer).map_err(SendFault::Broken)?;
                 Ok(answer)
             }
-            Some(Err(e)) => Err(SendFault::Broken(describe(&e))),
+            Some(Err(e)) => Err(SendFault::Broken(describe(&e.into_error()))),
         }
     }
 
-    async fn connect(&self, key: &Key, upgrades: bool) -> Result<SendRequest<RequestBody>, NoConnection> {
+    async fn connect(&self, key: &Key, protocol: Protocol, upgrades: bool) -> Result<Sender, NoConnection> {
         let limit_ms = match key {
             Key::Instance(_) => self.limits.connect_timeout_ms.min(INSTANCE_CONNECT_MS),
             Key::Peer(_) => self.limits.connect_timeout_ms,
         };
-        match (tokio::time::timeout(Duration::from_millis(limit_ms), self.open(key, upgrades)).await, key) {
+        let opened = self.open(key, protocol, upgrades);
+        match (tokio::time::timeout(Duration::from_millis(limit_ms), opened).await, key) {
             (Ok(done), _) => done.map_err(NoConnection::Fault),
             (Err(_), Key::Instance(_)) => Err(NoConnection::Full),
             (Err(_), Key::Peer(_)) => Err(NoConnection::Fault(format!("no connection within {limit_ms} ms"))),
         }
     }
 
-    async fn open(&self, key: &Key, upgrades: bool) -> Result<SendRequest<RequestBody>, String> {
+    async fn open(&self, key: &Key, protocol: Protocol, upgrades: bool) -> Result<Sender, String> {
         match key {
-            Key::Instance(place) => handshake(dial_instance(place).await?, upgrades).await,
+            Key::Instance(place) => self.begin(key, dial_instance(place).await?, protocol, upgrades).await,
             Key::Peer(cloud) => {
-                let (authority, connector) = self.peers.to(cloud)?;
+                let (authority, connector) = self.peers.to(cloud, protocol)?;
                 let address = tokio::net::lookup_host(&authority)
                     .await
                     .map_err(|e| format!("resolving {authority}: {e}"))?
@@ -320,9 +358,21 @@ impl Pool {
                 let name = rustls::pki_types::ServerName::IpAddress(address.ip().into());
                 let stream =
                     connector.connect(name, stream).await.map_err(|e| format!("proving {cloud} at {address}: {e}"))?;
-                handshake(stream, upgrades).await
+                self.begin(key, stream, protocol, upgrades).await
             }
         }
+    }
+
+    async fn begin<S>(&self, key: &Key, stream: S, protocol: Protocol, upgrades: bool) -> Result<Sender, String>
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+    {
+        if protocol.is_http1() {
+            return handshake(stream, upgrades).await.map(Sender::Alone);
+        }
+        let ahead = if matches!(key, Key::Instance(_)) { multiplex::NEAR_BYTES } else { multiplex::FAR_BYTES };
+        let (sender, _seat) = self.multiplexed.open(key, multiplex::handshake(stream, ahead).await?);
+        Ok(Sender::Among { sender, _seat })
     }
 
     async fn dial(&self, address: SocketAddr) -> std::io::Result<TcpStream> {
@@ -375,13 +425,13 @@ where
     Ok(sender)
 }
 
-/// Waits for an answer; the time begins anew while the request's body still moves.
+/// Waits for an answer; the time begins anew while the request's body still moves, or its user is waited for.
 async fn within<T>(ms: u64, verdict: Option<&Verdict>, answer: impl Future<Output = T>) -> Option<T> {
     let mut answer = std::pin::pin!(answer);
     loop {
         match tokio::time::timeout(Duration::from_millis(ms), &mut answer).await {
             Ok(done) => return Some(done),
-            Err(_) if verdict.is_some_and(Verdict::take_moved) => {}
+            Err(_) if verdict.is_some_and(|v| v.take_moved() || v.is_awaited()) => {}
             Err(_) => return None,
         }
     }

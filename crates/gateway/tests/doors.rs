@@ -53,6 +53,7 @@ fn behind(number: u128, door: &Path) -> HomeBackend {
         instance: pumasi_terms::InstanceId::from_entropy(number),
         address: INSIDE.parse().unwrap(),
         door: Some(door.to_owned()),
+        protocol: Default::default(),
         generation: 1,
         draining: false,
     }

@@ -76,6 +76,7 @@ fn here(borrower: &Cloud, instances: &[std::net::SocketAddr]) -> LeaseRoute {
         expires_at: BootMs(boot_ms() + 600_000),
         home_only: vec!["/admin".into()],
         safe_methods: Vec::new(),
+        protocol: Default::default(),
         admission: Admission::default(),
         ticket_key: Some(TICKET_KEY.into()),
         datasets: Vec::new(),
@@ -196,6 +197,47 @@ async fn the_daemon_asks_over_a_lease_that_no_user_is_sent_to() {
         Reply::None { why } => assert!(why.contains("city-b"), "{why}"),
         other => panic!("a dead instance answered: {other:?}"),
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http2_gets_through_between_gateways() {
+    let mut pair = Pair::start().await;
+    let rented = h2::Instance::start("rented", 100).await;
+    let h2c = |instance: HomeBackend| HomeBackend { protocol: Protocol::H2c, ..instance };
+    let safe = || vec!["POST".to_owned()];
+    pair.lend(|t| {
+        let lease = t.leases.get_mut(&lease()).unwrap();
+        lease.instances = vec![h2c(instance(rented.address))];
+        (lease.protocol, lease.safe_methods) = (Protocol::H2c, safe());
+    })
+    .await;
+    pair.own(|r| (r.home_weight, r.protocol, r.safe_methods) = (Ppm(0), Protocol::H2c, safe())).await;
+    let mut user = h2::User::open(pair.a.gateway.address).await;
+    let called = user.call("/pkg.Shop/Look", "hello").await;
+    assert_eq!((called.status, called.fields["x-backend"].as_bytes()), (200, &b"rented"[..]), "{called:?}");
+    assert_eq!((called.trailers["grpc-status"].as_bytes(), called.trailers.len()), (&b"0"[..], 2), "{called:?}");
+    assert_eq!(called.fields["pumasi-served-by"], "city-b");
+    let seen = &called.body;
+    assert!(seen.starts_with("POST http://shop.example/pkg.Shop/Look HTTP/2.0\n"), "{seen}");
+    assert!(seen.contains(r#""te": "trailers""#) && seen.contains(r#""x-forwarded-for": "127.0.0.1""#), "{seen}");
+    assert!(!seen.contains("pumasi-") && seen.ends_with("\nhello"), "{seen}");
+    // Both sides at one time.
+    let (pen, written) = h2::Pen::new();
+    pen.write("hello").await;
+    let mut answer = user.begin("/echo", written).await;
+    for said in ["hello", "and", "so", "on"] {
+        assert_eq!(h2::piece(&mut answer).await.as_deref(), Some(said));
+        pen.write(match said {
+            "hello" => "and",
+            "and" => "so",
+            _ => "on",
+        })
+        .await;
+    }
+    drop(pen);
+    assert_eq!(h2::ended(answer).await.trailers["grpc-status"], "0");
+    // A user of HTTP/1.1 goes the same way; a peer that is called for others is still called in HTTP/1.1.
+    assert_eq!(pair.connect().await.post("/x", "hello").await.backend(), "rented");
 }
 
 #[tokio::test(flavor = "multi_thread")]

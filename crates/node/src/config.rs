@@ -148,6 +148,9 @@ pub struct Gateway {
     /// Networks of proxies in front of this gateway that say whom they speak for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub trusted_proxies: Vec<ipnet::IpNet>,
+    /// They say so by the PROXY protocol, before everything else, and must.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub proxy_protocol: bool,
     /// What connections and bodies may take, in number and time.
     pub limits: pumasi_gateway::Limits,
     /// How requests wait for this cloud's services.
@@ -164,6 +167,7 @@ impl Default for Gateway {
             peer_advertise: String::new(),
             workers: 1,
             trusted_proxies: Vec::new(),
+            proxy_protocol: false,
             limits: pumasi_gateway::Limits::default(),
             admission: pumasi_route::table::Admission::default(),
         }

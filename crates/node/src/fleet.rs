@@ -144,6 +144,7 @@ mod tests {
             trouble: None,
             address: None,
             door: None,
+            protocol: Default::default(),
             pid: None,
             started_at: None,
             restarts: 0,

@@ -35,6 +35,7 @@ pub fn write_config(config: &Config) -> std::io::Result<()> {
         workers: config.gateway.workers,
         svid_path: Some(gateway_svid(&dir)),
         trusted_proxies: config.gateway.trusted_proxies.clone(),
+        proxy_protocol: config.gateway.proxy_protocol,
         limits: config.gateway.limits.clone(),
     };
     let partial = dir.join("gateway.json.new");

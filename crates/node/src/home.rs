@@ -82,6 +82,7 @@ async fn run(node: &Node, service: &ServiceRecord) {
         command: app.command.clone(),
         env: app.env.clone(),
         resources: app.resources,
+        protocol: app.protocol,
         readiness: app.readiness.clone(),
         liveness: app.liveness.clone(),
         stop_grace_ms: app.stop_grace_ms,

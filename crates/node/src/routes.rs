@@ -5,7 +5,7 @@ use crate::node::Locked;
 use crate::object::{LENT_APPLICATION, LentApplication, ServiceRecord, owner_of_lease, service_named_by};
 use crate::{Node, clock, home, lender};
 use pumasi_api::Problem;
-use pumasi_engine::InstanceState;
+use pumasi_engine::{InstanceState, InstanceStatus};
 use pumasi_journey::{Journey, Part, PartState};
 use pumasi_lease::LentLease;
 use pumasi_route::build::{
@@ -207,23 +207,17 @@ fn aside(
 fn ready_of(node: &Node, owner: &str) -> Vec<HomeBackend> {
     let instances = node.instances.lock();
     let ready = instances.iter().filter(|i| i.owner == owner && i.state == InstanceState::Ready);
-    ready
-        .filter_map(|i| {
-            let (instance, generation, door) = (i.id.clone(), i.generation, i.door.clone());
-            Some(HomeBackend { instance, address: i.address?, door, generation, draining: false })
-        })
-        .collect()
+    ready.filter_map(|i| backend(i, false)).collect()
+}
+
+fn backend(i: &InstanceStatus, draining: bool) -> Option<HomeBackend> {
+    let (instance, address, door) = (i.id.clone(), i.address?, i.door.clone());
+    Some(HomeBackend { instance, address, door, protocol: i.protocol, generation: i.generation, draining })
 }
 
 fn backends(node: &Node, want: &Desired) -> Vec<HomeBackend> {
     let instances = node.instances.lock();
-    fleet::routable(want, &instances)
-        .into_iter()
-        .filter_map(|(i, draining)| {
-            let (address, door) = (i.address?, i.door.clone());
-            Some(HomeBackend { instance: i.id.clone(), address, door, generation: i.generation, draining })
-        })
-        .collect()
+    fleet::routable(want, &instances).into_iter().filter_map(|(i, draining)| backend(i, draining)).collect()
 }
 
 /// How requests of a service find places: what the operator set, and what the service calls less important.
@@ -284,6 +278,7 @@ fn lent(node: &Node, lent: &LentLease, applications: &BTreeMap<&LeaseId, &LentAp
         aliases: sent.aliases.clone(),
         home_only: sent.home_only.clone(),
         safe_methods: sent.safe_methods.clone(),
+        protocol: sent.application.protocol,
         admission: sent.admission.clone(),
         ticket_key: sent.ticket_key.clone(),
         lent: lent.clone(),

@@ -40,6 +40,7 @@ fn service() -> Service {
                 secrets: Default::default(),
                 platform: Platform::default(),
                 resources: Resources { cpu_millis: 250, memory_mib: 128 },
+                protocol: Default::default(),
                 readiness: Default::default(),
                 liveness: None,
                 stop_grace_ms: 1_000,

@@ -125,6 +125,9 @@ impl Page {
             },
         );
         self.line("command", spec.application.command.join(" "));
+        if spec.application.protocol == pumasi_terms::Protocol::H2c {
+            self.line("speaks", "HTTP/2 without TLS (h2c)");
+        }
         self.line("each instance", resources(spec.application.resources));
         for dataset in &spec.datasets {
             let kind = format!("{:?}", dataset.kind).to_lowercase();

@@ -10,7 +10,7 @@ use crate::table::{
 };
 use pumasi_lease::LentLease;
 use pumasi_terms::service::Service;
-use pumasi_terms::{BootMs, CloudName, DatasetName, Epoch, LeaseId, Now, Ppm};
+use pumasi_terms::{BootMs, CloudName, DatasetName, Epoch, LeaseId, Now, Ppm, Protocol};
 use std::collections::BTreeMap;
 
 /// Everything a table rests on.
@@ -74,6 +74,7 @@ pub struct LentInput {
     pub aliases: Vec<String>,
     pub home_only: Vec<String>,
     pub safe_methods: Vec<String>,
+    pub protocol: Protocol,
     pub admission: Admission,
     pub ticket_key: Option<String>,
 }
@@ -152,6 +153,7 @@ fn service_route(s: &ServiceInput, input: &RouteInput) -> ServiceRoute {
         home_only: spec.routing.home_only.clone(),
         safe_methods: spec.routing.safe_methods.clone(),
         user_cookie: spec.routing.user_cookie.clone(),
+        protocol: spec.application.protocol,
         underscored_fields: spec.routing.underscored_fields,
         home_weight: share::home(ready),
         home,
@@ -190,6 +192,7 @@ fn lease_route(l: &LentInput) -> LeaseRoute {
         expires_at: l.lent.expires_at,
         home_only: l.home_only.clone(),
         safe_methods: l.safe_methods.clone(),
+        protocol: l.protocol,
         admission: l.admission.clone(),
         ticket_key: l.ticket_key.clone(),
         datasets: lease.datasets.clone(),

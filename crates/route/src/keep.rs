@@ -84,7 +84,8 @@ mod tests {
 
     fn backend(n: u128) -> HomeBackend {
         let address = "127.0.0.1:9000".parse().unwrap();
-        HomeBackend { instance: InstanceId::from_entropy(n), address, door: None, generation: 1, draining: false }
+        let instance = InstanceId::from_entropy(n);
+        HomeBackend { instance, address, door: None, protocol: Default::default(), generation: 1, draining: false }
     }
 
     fn away(n: u128) -> LeaseBackend {
@@ -110,6 +111,7 @@ mod tests {
             home_only: Vec::new(),
             safe_methods: Vec::new(),
             user_cookie: None,
+            protocol: Default::default(),
             underscored_fields: false,
             home: vec![backend(1)],
             leases,

@@ -4,7 +4,7 @@
 
 use pumasi_terms::class::LessImportant;
 use pumasi_terms::service::RouteMode;
-use pumasi_terms::{BootMs, CloudName, DatasetName, Epoch, InstanceId, LeaseId, Ppm, ServiceName};
+use pumasi_terms::{BootMs, CloudName, DatasetName, Epoch, InstanceId, LeaseId, Ppm, Protocol, ServiceName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -60,6 +60,9 @@ pub struct ServiceRoute {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub safe_methods: Vec<String>,
     pub user_cookie: Option<String>,
+    /// What its newest instances speak: so much must get through on the way to a lease as well.
+    #[serde(default, skip_serializing_if = "Protocol::is_http1")]
+    pub protocol: Protocol,
     /// Header fields whose names have an underscore are passed on.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub underscored_fields: bool,
@@ -82,6 +85,8 @@ pub struct HomeBackend {
     /// The only way into an instance that has a network of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub door: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Protocol::is_http1")]
+    pub protocol: Protocol,
     /// The application's generation, for a release in steps.
     pub generation: u64,
     /// Takes no new request; those in flight end.
@@ -175,6 +180,8 @@ pub struct LeaseRoute {
     /// As the borrower's own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub safe_methods: Vec<String>,
+    #[serde(default, skip_serializing_if = "Protocol::is_http1")]
+    pub protocol: Protocol,
     pub admission: Admission,
     pub ticket_key: Option<String>,
     pub datasets: Vec<DatasetName>,

@@ -28,6 +28,7 @@ fn service(name: &str) -> Service {
                 secrets: Default::default(),
                 platform: Platform::default(),
                 resources: Resources { cpu_millis: 250, memory_mib: 128 },
+                protocol: Default::default(),
                 readiness: Default::default(),
                 liveness: None,
                 stop_grace_ms: 1_000,
@@ -49,6 +50,7 @@ fn instance(n: u128, draining: bool) -> HomeBackend {
         instance: InstanceId::from_entropy(n),
         address: "127.0.0.1:9000".parse().unwrap(),
         door: None,
+        protocol: Default::default(),
         generation: 1,
         draining,
     }
@@ -102,6 +104,7 @@ fn lent(n: u128, state: LentState, expires_at: u64) -> LentInput {
         created_at: WallMs(0),
     };
     LentInput {
+        protocol: Default::default(),
         lent: LentLease {
             lease,
             state,

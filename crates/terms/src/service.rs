@@ -3,7 +3,7 @@
 use crate::class::LessImportant;
 use crate::document::{Document, FieldError, Validate, fault};
 use crate::template;
-use crate::{CloudName, DatasetName, Digest, Money, Resources, SecretName, ServiceName};
+use crate::{CloudName, DatasetName, Digest, Money, Protocol, Resources, SecretName, ServiceName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -53,6 +53,9 @@ pub struct Application {
     pub secrets: BTreeMap<String, SecretName>,
     #[serde(default)]
     pub platform: Platform,
+    /// What it speaks on its port.
+    #[serde(default, skip_serializing_if = "Protocol::is_http1")]
+    pub protocol: Protocol,
     #[serde(default = "default_resources")]
     pub resources: Resources,
     #[serde(default)]

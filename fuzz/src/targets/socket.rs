@@ -135,12 +135,14 @@ fn gateway() -> SocketAddr {
             workers: 1,
             svid_path: None,
             trusted_proxies: Vec::new(),
+            proxy_protocol: false,
             limits: Limits { head_timeout_ms: 1_000, body_idle_ms: 1_000, ..Limits::default() },
         };
         let home = HomeBackend {
             instance: InstanceId::from_entropy(1),
             address: backend(),
             door: None,
+            protocol: Default::default(),
             generation: 1,
             draining: false,
         };
@@ -152,6 +154,7 @@ fn gateway() -> SocketAddr {
             home_only: vec!["/admin".into()],
             safe_methods: Vec::new(),
             user_cookie: Some("session".into()),
+            protocol: Default::default(),
             underscored_fields: false,
             home: vec![home],
             leases: Vec::new(),

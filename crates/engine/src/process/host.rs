@@ -439,6 +439,7 @@ impl Host {
             generation: record.spec.generation,
             address: said.address.filter(|_| held),
             door: said.door.filter(|_| held),
+            protocol: record.spec.protocol,
             pid,
             started_at: said.started_at,
             restarts: said.restarts,

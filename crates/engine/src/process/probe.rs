@@ -1,6 +1,9 @@
-//! One HTTP/1.1 GET over a fresh connection: the status line is all that counts.
+//! One question over a fresh connection, in what the application speaks: is it well?
+
+mod h2c;
 
 use pumasi_door::Place;
+use pumasi_terms::Protocol;
 use pumasi_terms::service::Probe;
 use std::io;
 use std::time::Duration;
@@ -10,16 +13,24 @@ const REST_BYTES_MAX: u64 = 256 << 10;
 const REST_MS_MAX: u64 = 250;
 
 /// `Err` says in words what was wrong.
-pub(super) async fn ask(place: &Place, probe: &Probe) -> Result<(), String> {
+pub(super) async fn ask(place: &Place, protocol: Protocol, probe: &Probe) -> Result<(), String> {
     let timeout = Duration::from_millis(probe.timeout_ms.max(1));
-    match tokio::time::timeout(timeout, status(place, &probe.path)).await {
-        Ok(Ok(code)) if (200..400).contains(&code) => Ok(()),
-        Ok(Ok(code)) => Err(format!("GET {} answered {code}", probe.path)),
-        Ok(Err(e)) => Err(format!("GET {}: {e}", probe.path)),
-        Err(_) => Err(format!("GET {}: no answer within {} ms", probe.path, probe.timeout_ms)),
-    }
+    let path = &probe.path;
+    let asked = async {
+        match protocol {
+            Protocol::H2c => h2c::ask(place, path).await,
+            Protocol::Http1 => match status(place, path).await {
+                Ok(code) if (200..400).contains(&code) => Ok(()),
+                Ok(code) => Err(format!("GET {path} answered {code}")),
+                Err(e) => Err(format!("GET {path}: {e}")),
+            },
+        }
+    };
+    let late = |_| Err(format!("GET {path}: no answer within {} ms", probe.timeout_ms));
+    tokio::time::timeout(timeout, asked).await.unwrap_or_else(late)
 }
 
+/// HTTP/1.1: the status line is all that counts.
 async fn status(place: &Place, path: &str) -> io::Result<u16> {
     let mut stream = place.connect().await?;
     let address = place.address;
@@ -59,7 +70,10 @@ mod tests {
     async fn a_silent_listener_is_not_ready() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let probe = Probe { timeout_ms: 50, ..Probe::default() };
-        let why = ask(&Place::new(listener.local_addr().unwrap(), None), &probe).await.unwrap_err();
-        assert!(why.contains("50 ms"), "{why}");
+        for protocol in [Protocol::Http1, Protocol::H2c] {
+            let place = Place::new(listener.local_addr().unwrap(), None);
+            let why = ask(&place, protocol, &probe).await.unwrap_err();
+            assert!(why.contains("50 ms"), "{why}");
+        }
     }
 }

@@ -335,8 +335,7 @@ impl Shim {
     /// While the application runs: output, probes, wishes.
     async fn attend(&mut self, running: &mut Running) -> End {
         let spec = &self.record.spec;
-        let mut health =
-            Health::new(running.place.clone(), self.record.uid, spec.readiness.clone(), spec.liveness.clone());
+        let mut health = Health::new(running.place.clone(), self.record.uid, spec);
         let mut woken = [0u8; 64];
         let mut look_at = Instant::now() + Duration::from_millis(LOOK_MS);
         let mut kill_at: Option<Instant> = None;

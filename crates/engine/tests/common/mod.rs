@@ -50,6 +50,7 @@ fn spec(number: u32, bundle_dir: PathBuf, command: Vec<String>) -> InstanceSpec 
         command,
         env: BTreeMap::new(),
         resources: Resources { cpu_millis: 1_000, memory_mib: 128 },
+        protocol: Default::default(),
         readiness: Probe { interval_ms: 20, ..Probe::default() },
         liveness: None,
         stop_grace_ms: 5_000,

@@ -1,6 +1,8 @@
 //! A gateway on a thread of its own, backends that do as they are told, and a plain HTTP/1.1 client.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+pub mod h2;
+
 use pumasi_gateway::{CONFIG_FILE, CONFIG_VERSION, ControlClient, GatewayConfig, GatewayStatus, Limits, Listener};
 use pumasi_route::table::*;
 use pumasi_terms::service::RouteMode;
@@ -36,6 +38,7 @@ pub fn config(cloud: &str) -> GatewayConfig {
         workers: 1,
         svid_path: None,
         trusted_proxies: Vec::new(),
+        proxy_protocol: false,
         limits: Limits::default(),
     }
 }
@@ -114,6 +117,7 @@ pub fn service(home: &[SocketAddr]) -> ServiceRoute {
         home_only: vec!["/admin".into()],
         safe_methods: Vec::new(),
         user_cookie: Some("session".into()),
+        protocol: Default::default(),
         underscored_fields: false,
         home: home.iter().map(|&address| instance(address)).collect(),
         leases: Vec::new(),
@@ -128,6 +132,7 @@ pub fn instance(address: SocketAddr) -> HomeBackend {
         instance: InstanceId::from_entropy(u128::from(address.port())),
         address,
         door: None,
+        protocol: Default::default(),
         generation: 1,
         draining: false,
     }
@@ -337,4 +342,18 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut check: impl FnMut()
         assert!(Instant::now() < deadline, "not within 20 s: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// What this gateway adds to an answer where `home_only` took hold: it counts as a write.
+pub const RULE: &str = "set-cookie: pumasi_pos=";
+
+/// A gateway for the cases, with a short time for heads.
+pub async fn for_cases(instance: SocketAddr) -> Running {
+    let mut config = config("city-a");
+    config.limits.head_timeout_ms = 1_000;
+    let gateway = Running::start(config).await;
+    let mut route = service(&[instance]);
+    route.position_generation = Some(1);
+    gateway.control.put_table(&with("city-a", 1, route)).await.unwrap();
+    gateway
 }

@@ -229,6 +229,7 @@ pub fn manifest(options: &ManifestOptions) -> Result<Service, pumasi_terms::ids:
         secrets: BTreeMap::new(),
         platform: Platform { arch: std::env::consts::ARCH.into(), ..Platform::default() },
         resources: options.resources,
+        protocol: Default::default(),
         readiness: Probe { path: "/healthz".into(), interval_ms: 50, ..Probe::default() },
         liveness: None,
         stop_grace_ms: 5_000,

@@ -266,6 +266,7 @@ fn service(home: u32) -> anyhow::Result<Service> {
                 secrets: BTreeMap::new(),
                 platform: Platform::default(),
                 resources: Resources { cpu_millis: 1, memory_mib: 1 },
+                protocol: Default::default(),
                 readiness: Default::default(),
                 liveness: None,
                 stop_grace_ms: 1_000,

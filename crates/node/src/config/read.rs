@@ -119,6 +119,9 @@ impl Config {
             let problem = format!("names at most {} networks", pumasi_gateway::TRUSTED_PROXIES_MAX);
             fault("gateway.trusted_proxies", problem);
         }
+        if self.gateway.proxy_protocol && self.gateway.trusted_proxies.is_empty() {
+            fault("gateway.proxy_protocol", "nobody may speak it: name the proxies in gateway.trusted_proxies".into());
+        }
         if let Some((field, problem)) = self.gateway.limits.fault() {
             fault(&format!("gateway.limits.{field}"), problem);
         }

@@ -112,6 +112,7 @@ async fn run(node: &Arc<Node>, lent: &LentLease, application: Option<&LentApplic
         command: app.command.clone(),
         env: app.env.clone(),
         resources: lent.lease.requirement.resources,
+        protocol: app.protocol,
         readiness: app.readiness.clone(),
         liveness: app.liveness.clone(),
         stop_grace_ms: app.stop_grace_ms,

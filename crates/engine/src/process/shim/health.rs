@@ -4,7 +4,9 @@
 //! Always holds: at most one question of each kind is in flight, and none of them holds up the shim.
 
 use super::super::probe;
+use crate::port::InstanceSpec;
 use pumasi_door::Place;
+use pumasi_terms::Protocol;
 use pumasi_terms::service::Probe;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -30,6 +32,7 @@ pub(super) struct Health {
     place: Place,
     /// Of the instance, where it has one of its own.
     uid: Option<u32>,
+    protocol: Protocol,
     readiness: Probe,
     liveness: Option<Probe>,
     began: Instant,
@@ -51,13 +54,14 @@ enum Kind {
 }
 
 impl Health {
-    pub(super) fn new(place: Place, uid: Option<u32>, readiness: Probe, liveness: Option<Probe>) -> Self {
+    pub(super) fn new(place: Place, uid: Option<u32>, spec: &InstanceSpec) -> Self {
         let now = Instant::now();
         Self {
             place,
             uid,
-            readiness,
-            liveness,
+            protocol: spec.protocol,
+            readiness: spec.readiness.clone(),
+            liveness: spec.liveness.clone(),
             began: now,
             was_ready: false,
             readiness_failures: 0,
@@ -78,14 +82,14 @@ impl Health {
             tokio::select! {
                 () = sleep_until(self.readiness_at), if !self.readiness_asked => {
                     self.readiness_asked = true;
-                    let (probe, place) = (self.readiness.clone(), self.place.clone());
-                    self.asking.spawn(async move { (Kind::Readiness, probe::ask(&place, &probe).await) });
+                    let (probe, place, protocol) = (self.readiness.clone(), self.place.clone(), self.protocol);
+                    self.asking.spawn(async move { (Kind::Readiness, probe::ask(&place, protocol, &probe).await) });
                 }
                 () = sleep_until(self.liveness_at), if ask_liveness => {
                     if let Some(probe) = self.liveness.clone() {
                         self.liveness_asked = true;
-                        let place = self.place.clone();
-                        self.asking.spawn(async move { (Kind::Liveness, probe::ask(&place, &probe).await) });
+                        let (place, protocol) = (self.place.clone(), self.protocol);
+                        self.asking.spawn(async move { (Kind::Liveness, probe::ask(&place, protocol, &probe).await) });
                     }
                 }
                 Some(answer) = self.asking.join_next() => {

@@ -130,6 +130,7 @@ async fn a_dead_instance_that_another_version_made_is_replaced_and_not_tried_for
         command: vec!["as it was".into()],
         env: Default::default(),
         resources: pumasi_terms::Resources { cpu_millis: 250, memory_mib: 128 },
+        protocol: Default::default(),
         readiness: Default::default(),
         liveness: None,
         stop_grace_ms: 1,
