@@ -5,11 +5,13 @@
 
 use crate::admission::Destination;
 use crate::answer;
+use crate::forward;
 use crate::gateway::{Gateway, Worker};
 use crate::upload::RequestBody;
 use crate::upstream::SendFault;
-use http::header::HOST;
-use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HOST, TE};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use http_body_util::BodyExt;
 use pumasi_terms::{CloudName, Epoch, LeaseId, Protocol, ServiceName};
 use serde::{Deserialize, Serialize};
@@ -31,6 +33,21 @@ pub struct Question {
     pub epoch: Epoch,
     pub host: String,
     pub path: String,
+    /// Of the application.
+    #[serde(default)]
+    pub protocol: Protocol,
+}
+
+/// gRPC Health Checking Protocol: asked for by POST, as the probe of such an application does.
+const GRPC_HEALTH: &str = "/grpc.health.v1.Health/Check";
+/// A message of no bytes: not compressed, of length 0.
+const EMPTY_MESSAGE: &[u8] = &[0; 5];
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
+impl Question {
+    fn is_grpc_health(&self) -> bool {
+        !self.protocol.is_http1() && self.path == GRPC_HEALTH
+    }
 }
 
 /// What came of it.
@@ -62,8 +79,7 @@ async fn exchange(gateway: &Arc<Gateway>, question: &Question) -> Reply {
     let worker = Worker::new(gateway.clone());
     let begun = Instant::now();
     let to = Destination::Peer { cloud, lease };
-    // One GET without trailers: what the instance speaks is the lender's to know.
-    let sent = worker.pool.send((&to, Protocol::Http1), request, 0, ASK_MS_MAX, None).await;
+    let sent = worker.pool.send((&to, question.protocol), request, 0, ASK_MS_MAX, None).await;
     let (answer, _loan) = match sent {
         Ok(sent) => sent,
         Err(SendFault::Connect(problem, _) | SendFault::Broken(problem)) => return none(problem),
@@ -78,12 +94,15 @@ async fn exchange(gateway: &Arc<Gateway>, question: &Question) -> Reply {
         }
     }
     let status = answer.status().as_u16();
+    let mut grpc_status = answer.headers().get(&GRPC_STATUS).cloned();
     let mut body = answer.into_body();
     let mut body_bytes: u64 = 0;
     while body_bytes < ANSWER_BYTES_MAX {
         match body.frame().await {
             None => break,
             Some(Ok(frame)) => {
+                let trailer = frame.trailers_ref().and_then(|t| t.get(&GRPC_STATUS));
+                grpc_status = trailer.cloned().or(grpc_status);
                 let bytes = frame.data_ref().map_or(0, |d| d.len() as u64);
                 body_bytes = body_bytes.saturating_add(bytes).min(ANSWER_BYTES_MAX);
             }
@@ -91,11 +110,23 @@ async fn exchange(gateway: &Arc<Gateway>, question: &Question) -> Reply {
         }
     }
     let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Reply::Answer { status, body_bytes, took_ms }
+    Reply::Answer { status: as_http(status, grpc_status.as_ref()), body_bytes, took_ms }
+}
+
+/// A gRPC server says by its own status how a call went; one without a health service is well as long as it says so.
+fn as_http(status: u16, grpc_status: Option<&HeaderValue>) -> u16 {
+    match grpc_status.map(HeaderValue::as_bytes) {
+        None | Some(b"0" | b"12") => status,
+        Some(_) => StatusCode::SERVICE_UNAVAILABLE.as_u16(),
+    }
 }
 
 fn request(question: &Question) -> Option<Request<RequestBody>> {
-    let mut request = Request::get(&question.path).body(RequestBody::Empty).ok()?;
+    let mut request = match question.is_grpc_health() {
+        true => Request::post(&question.path).body(RequestBody::Kept(Some(Bytes::from_static(EMPTY_MESSAGE)))),
+        false => Request::get(&question.path).body(RequestBody::Empty),
+    }
+    .ok()?;
     let fields: &mut HeaderMap = request.headers_mut();
     let mut put = |name: HeaderName, text: &str| HeaderValue::from_str(text).map(|v| fields.insert(name, v)).ok();
     put(HOST, &question.host)?;
@@ -107,6 +138,13 @@ fn request(question: &Question) -> Option<Request<RequestBody>> {
         (answer::PROTOCOL, answer::PROTOCOL_VERSION.to_string().as_str()),
     ] {
         let _ = put(name, text);
+    }
+    if question.is_grpc_health() {
+        put(CONTENT_TYPE, "application/grpc")?;
+        put(TE, "trailers")?;
+    }
+    if !question.protocol.is_http1() {
+        forward::name_in_target(&mut request);
     }
     Some(request)
 }

@@ -211,7 +211,7 @@ fn spoken_to(task: &Task<'_>, destination: &Destination) -> Protocol {
 }
 
 /// HTTP/2 has the host in the target (RFC 9113, 8.3.1).
-fn name_in_target(request: &mut Request<RequestBody>) {
+pub fn name_in_target(request: &mut Request<RequestBody>) {
     let host = request.headers().get(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
     let Some(host) = host else { return };
     let path = request.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));

@@ -171,6 +171,7 @@ async fn the_daemon_asks_over_a_lease_that_no_user_is_sent_to() {
         epoch: Epoch(1),
         host: HOST.into(),
         path: path.into(),
+        protocol: Protocol::Http1,
     };
     let control = pair.a.gateway.control.clone();
     match control.ask(&question(lease(), "/x?y=1")).await.unwrap() {
@@ -221,6 +222,20 @@ async fn http2_gets_through_between_gateways() {
     assert!(seen.starts_with("POST http://shop.example/pkg.Shop/Look HTTP/2.0\n"), "{seen}");
     assert!(seen.contains(r#""te": "trailers""#) && seen.contains(r#""x-forwarded-for": "127.0.0.1""#), "{seen}");
     assert!(!seen.contains("pumasi-") && seen.ends_with("\nhello"), "{seen}");
+    // A rehearsal asks gRPC's health check as a probe does.
+    let question = Question {
+        cloud: pair.b.name.clone(),
+        lease: lease(),
+        service: shop(),
+        epoch: Epoch(1),
+        host: HOST.into(),
+        path: "/grpc.health.v1.Health/Check".into(),
+        protocol: Protocol::H2c,
+    };
+    match pair.a.gateway.control.ask(&question).await.unwrap() {
+        Reply::Answer { status: 200, body_bytes, .. } => assert!(body_bytes > 0),
+        other => panic!("{other:?}"),
+    }
     // Both sides at one time.
     let (pen, written) = h2::Pen::new();
     pen.write("hello").await;

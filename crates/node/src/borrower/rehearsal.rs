@@ -106,6 +106,7 @@ pub async fn ask(node: &Node, journey: &Journey, part: &Part) -> Result<Vec<Even
         epoch: journey.epoch,
         host: service.document.spec.hosts.first().cloned().unwrap_or_default(),
         path,
+        protocol: service.document.spec.application.protocol,
     };
     let why = match node.gateway.ask(&question).await {
         Ok(Reply::Answer { status, body_bytes, took_ms }) => {
