@@ -416,7 +416,7 @@ pub fn ended(lent: &LentLease, left: &Emptiness, now: Now) -> Result<LentLease, 
             Ok(LentLease { state: LentState::Ended { why: *why, at: now.wall }, since: now.wall, ..lent.clone() })
         }
         LentState::Ending { .. } => {
-            let Emptiness { processes, routes, files, bytes, keys, holds } = left;
+            let Emptiness { processes, routes, files, bytes, keys, holds, others: _ } = left;
             let text = format!(
                 "{} still has {processes} processes, {routes} routes, {files} files ({bytes} bytes), {keys} keys, {holds} holds",
                 lent.id()

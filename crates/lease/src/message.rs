@@ -1,10 +1,12 @@
 //! What clouds say to each other about holds and leases. Protocol version 1, JSON over mutual TLS. A neighbouring version may
-//! add fields: those that are not known are passed over.
+//! add to it: what is told is taken as far as it is understood ([`pumasi_terms::told`]), what is asked is understood whole or refused.
 
 use crate::record::{LentState, Usage};
 use pumasi_terms::offer::{Offer, Requirement};
+use pumasi_terms::told;
 use pumasi_terms::{Digest, Epoch, LeaseId, Money, ReservationId, Serial};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use std::collections::BTreeMap;
 
 /// `POST /v1/reservations`. The id is the borrower's, so that a repeated request is the same request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -80,10 +82,11 @@ pub struct HeartbeatAnswer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pact_digest: Option<Digest>,
     /// Where the receiver is, for people's maps.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "told::readable")]
     pub place: Option<pumasi_terms::Place>,
-    /// What the receiver offers to the sender now.
-    pub offer: Offer,
+    /// What the receiver offers to the sender now; none where it cannot be read.
+    #[serde(default, deserialize_with = "told::readable")]
+    pub offer: Option<Offer>,
     /// One for each renewal asked, and for each lease of the sender that still binds.
     pub leases: Vec<LeaseStatus>,
 }
@@ -93,6 +96,7 @@ pub struct HeartbeatAnswer {
 pub struct LeaseStatus {
     pub lease: LeaseId,
     /// None: the lender knows no such lease.
+    #[serde(default, deserialize_with = "state_told")]
     pub state: Option<LentState>,
     pub expires_in_ms: u64,
     /// Time left of a recall's notice.
@@ -109,6 +113,12 @@ pub struct LeaseStatus {
     pub usage: Usage,
 }
 
+/// A state of a later version: the lender knows the lease, and says by its time how long it still binds.
+fn state_told<'de, D: Deserializer<'de>>(from: D) -> Result<Option<LentState>, D::Error> {
+    let told = Option::<serde_json::Value>::deserialize(from)?;
+    Ok(told.map(|value| serde_json::from_value(value).unwrap_or(LentState::Active)))
+}
+
 /// Proof that nothing is left of a lease at its lender: every count is 0.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Emptiness {
@@ -118,10 +128,14 @@ pub struct Emptiness {
     pub bytes: u64,
     pub keys: u64,
     pub holds: u64,
+    /// What a later version counts too: a proof is one of these as well.
+    #[serde(flatten, skip_serializing_if = "BTreeMap::is_empty")]
+    pub others: BTreeMap<String, serde_json::Value>,
 }
 
 impl Emptiness {
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        let others = self.others.values().all(|count| count.as_f64().is_none_or(|count| count == 0.0));
+        others && Self { others: BTreeMap::new(), ..self.clone() } == Self::default()
     }
 }

@@ -19,9 +19,8 @@ pub struct Hold {
     pub created_at: WallMs,
 }
 
-/// What was used, as one side metered it.
+/// What was used, as one side metered it. It is told: kinds of use that a later version adds are passed over.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
 pub struct Usage {
     /// Milliseconds of ready instances, summed over instances.
     pub instance_ms: u64,

@@ -132,12 +132,12 @@ impl Peers {
         seen.values().filter(fresh).filter_map(|s| Some((s.offer.clone()?, s.rtt_us()?))).collect()
     }
 
-    fn answered(&self, cloud: &CloudName, rtt_us: u64, offer: Offer, place: Option<pumasi_terms::Place>) {
+    fn answered(&self, cloud: &CloudName, rtt_us: u64, offer: Option<Offer>, place: Option<pumasi_terms::Place>) {
         let mut seen = self.seen.lock();
         let peer = seen.entry(cloud.clone()).or_default();
         peer.heard_at = Some(clock::boot());
         peer.trouble = None;
-        peer.offer = Some(offer);
+        peer.offer = offer;
         peer.place = place;
         peer.rtts_us.push_back(rtt_us);
         if peer.rtts_us.len() > RTTS {

@@ -18,6 +18,7 @@ pub mod protocol;
 pub mod reach;
 pub mod service;
 pub mod template;
+pub mod told;
 pub mod units;
 
 pub use document::{API_VERSION, Document, FieldError, Metadata, Validate};

@@ -2,11 +2,12 @@
 
 use crate::egress::{EgressRule, check_lent};
 use crate::service::Platform;
+use crate::told;
 use crate::{CloudName, Money, Resources, ServiceName, WallMs};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
-/// What one journey needs from a lender.
+/// What one journey needs from a lender. It is asked: who does not understand all of it refuses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Requirement {
@@ -25,22 +26,24 @@ pub struct Requirement {
     pub egress: Vec<SocketAddr>,
 }
 
-/// A lender's standing offer to one member, dated: it promises nothing until it is reserved.
+/// A lender's standing offer to one member, dated: it promises nothing until it is reserved. It is told: what a later version adds is
+/// passed over, and a platform or a rule that is not understood is not offered to us.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
 pub struct Offer {
     pub cloud: CloudName,
     pub at: WallMs,
     /// Free now, for this borrower.
+    #[serde(deserialize_with = "told::resources")]
     pub free: Resources,
     pub storage_free_bytes: u64,
     /// For each 1000 cpu_millis an instance has, an hour.
     pub price_per_cpu_hour: Money,
+    #[serde(deserialize_with = "told::readable_each")]
     pub platforms: Vec<Platform>,
     pub recall_notice_ms: u64,
     pub lease_ttl_ms_max: u64,
     /// All that lent instances may call there.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "told::readable_each")]
     pub egress: Vec<EgressRule>,
 }
 

@@ -123,8 +123,10 @@ fn read(input: &[u8]) -> bool {
     match name {
         b"heartbeat" => json::<Heartbeat>(body).is_some(),
         b"heartbeat_answer" => json::<HeartbeatAnswer>(body).is_some_and(|answer| {
-            let _ = answer.offer.price_per_instance_hour(Resources { cpu_millis: u32::MAX, memory_mib: 1 });
-            let _ = answer.offer.can_run(&Platform::default());
+            if let Some(offer) = &answer.offer {
+                let _ = offer.price_per_instance_hour(Resources { cpu_millis: u32::MAX, memory_mib: 1 });
+                let _ = offer.can_run(&Platform::default());
+            }
             true
         }),
         b"reservation" => json::<ReservationRequest>(body).inspect(reserve).is_some(),

@@ -55,7 +55,7 @@ pub async fn heartbeat(
         receipt,
         pact_digest: node.pact().map(|v| v.digest),
         place: node.config.cloud.place.clone(),
-        offer,
+        offer: Some(offer),
         leases,
     }))
 }

@@ -199,6 +199,7 @@ pub async fn emptiness(node: &Node, id: &LeaseId) -> Emptiness {
         keys: node.exists(LENT_APPLICATION, id.as_str()).map_or(1, u64::from)
             + u64::from(node.identity.vault.has_lease_key(id)),
         holds: 0,
+        ..Emptiness::default()
     }
 }
 
