@@ -4,7 +4,7 @@ use anyhow::Context;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 use pumasi_engine::free_address;
-use pumasi_gateway::{CONFIG_FILE, CONFIG_VERSION, ControlClient, GatewayConfig, Limits, Listener};
+use pumasi_gateway::{CONFIG_FILE, ControlClient, GatewayConfig};
 use pumasi_route::table::{Admission, HomeBackend, RouteTable, ServiceRoute, TABLE_VERSION};
 use pumasi_terms::service::RouteMode;
 use pumasi_terms::{CloudName, Epoch, InstanceId, Ppm, ServiceName};
@@ -130,18 +130,7 @@ pub fn ours(dir: &Path, backend: SocketAddr, admission: Admission) -> anyhow::Re
     std::fs::create_dir(&dir)?;
     let cloud = CloudName::parse("bench")?;
     let any: SocketAddr = "127.0.0.1:0".parse()?;
-    let config = GatewayConfig {
-        version: CONFIG_VERSION,
-        cloud: cloud.clone(),
-        listeners: vec![Listener { address: any, tls: None, http2: true }],
-        peer_listen: None,
-        source_ip: None,
-        workers: 1,
-        svid_path: None,
-        trusted_proxies: Vec::new(),
-        proxy_protocol: false,
-        limits: Limits::default(),
-    };
+    let config = GatewayConfig::plain(cloud.clone(), any);
     std::fs::write(dir.join(CONFIG_FILE), serde_json::to_vec(&config)?)?;
     let mut command = Command::new(std::env::current_exe()?);
     let name = format!("pumasi {}", env!("CARGO_PKG_VERSION"));

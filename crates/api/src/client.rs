@@ -14,6 +14,9 @@ use std::time::Duration;
 /// Carries an invitation's secret, in hex.
 pub const INVITATION_FIELD: &str = "pumasi-invitation";
 
+/// Says under which epoch an act on a lease is done.
+pub const EPOCH_FIELD: &str = "pumasi-epoch";
+
 /// The largest answer that is read whole.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
@@ -88,6 +91,7 @@ pub struct Client {
     trace: Option<String>,
     /// An invitation's secret, so that a daemon which knows no more of the caller reads its longer bodies.
     proof: Option<String>,
+    epoch: Option<u64>,
 }
 
 fn people() -> reqwest::ClientBuilder {
@@ -152,7 +156,16 @@ impl Client {
         let http = http.map_err(|e| CallError::Unreachable { url: shown.to_owned(), problem: sources(&e) })?;
         let credentials = token.map_or(Credentials::None, |token| Credentials::Token(token.to_owned()));
         let (base, origin) = (shown.trim_end_matches('/').to_owned(), origin.trim_end_matches('/').to_owned());
-        Ok(Self { transport: Transport::Http(http), base, origin, credentials, timeout, trace: None, proof: None })
+        Ok(Self {
+            transport: Transport::Http(http),
+            base,
+            origin,
+            credentials,
+            timeout,
+            trace: None,
+            proof: None,
+            epoch: None,
+        })
     }
 
     /// For clouds: `tls` checks the other side's SPIFFE identity and shows ours. The address is the other side's word:
@@ -191,6 +204,11 @@ impl Client {
         Self { proof: Some(secret.to_owned()), ..self.clone() }
     }
 
+    /// Calls are acts of whoever owns a service at this epoch; a later one makes them void.
+    pub fn at_epoch(&self, epoch: pumasi_terms::Epoch) -> Self {
+        Self { epoch: Some(epoch.0), ..self.clone() }
+    }
+
     pub fn with_timeout(&self, timeout: Duration) -> Self {
         Self { timeout, ..self.clone() }
     }
@@ -200,7 +218,7 @@ impl Client {
         let base = base.trim_end_matches('/').to_owned();
         let origin = base.clone();
         let (transport, credentials) = (Transport::Carry(carry), Credentials::None);
-        Self { transport, base, origin, credentials, timeout, trace: None, proof: None }
+        Self { transport, base, origin, credentials, timeout, trace: None, proof: None, epoch: None }
     }
 
     fn request(&self, method: &str, path: &str, body: Option<(&'static str, Bytes)>) -> Result<Request, CallError> {
@@ -214,6 +232,9 @@ impl Client {
         }
         if let Some(proof) = &self.proof {
             request = request.header(INVITATION_FIELD, proof);
+        }
+        if let Some(epoch) = self.epoch {
+            request = request.header(EPOCH_FIELD, epoch);
         }
         if let Some((kind, _)) = body {
             request = request.header("content-type", kind);

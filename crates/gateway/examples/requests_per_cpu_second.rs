@@ -1,7 +1,7 @@
 //! Requests per CPU-second of one gateway process: 20-byte answers, 64 kept connections.
 //! `cargo run --release -p pumasi-gateway --example requests_per_cpu_second [SECONDS]`
 
-use pumasi_gateway::{CONFIG_FILE, CONFIG_VERSION, ControlClient, GatewayConfig, Limits, Listener};
+use pumasi_gateway::{CONFIG_FILE, ControlClient, GatewayConfig};
 use pumasi_route::table::*;
 use pumasi_terms::service::RouteMode;
 use pumasi_terms::*;
@@ -58,19 +58,7 @@ async fn bench(seconds: u64) -> Result<(), Fault> {
     let dir = std::env::temp_dir().join(format!("pumasi-bench-{}", std::process::id()));
     std::fs::create_dir_all(&dir)?;
     let cloud = CloudName::parse("bench")?;
-    let listen = Listener { address: "127.0.0.1:0".parse()?, tls: None, http2: true };
-    let config = GatewayConfig {
-        version: CONFIG_VERSION,
-        cloud: cloud.clone(),
-        listeners: vec![listen],
-        peer_listen: None,
-        source_ip: None,
-        workers: 1,
-        svid_path: None,
-        trusted_proxies: Vec::new(),
-        proxy_protocol: false,
-        limits: Limits::default(),
-    };
+    let config = GatewayConfig::plain(cloud.clone(), "127.0.0.1:0".parse()?);
     std::fs::write(dir.join(CONFIG_FILE), serde_json::to_vec(&config)?)?;
     let mut child = std::process::Command::new(std::env::current_exe()?).arg("gateway").arg(&dir).spawn()?;
     let control = ControlClient::new(&dir);

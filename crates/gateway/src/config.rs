@@ -193,6 +193,22 @@ pub enum ConfigError {
 }
 
 impl GatewayConfig {
+    /// One plain listener and one worker; nobody stands in front, and no other cloud comes in.
+    pub fn plain(cloud: CloudName, listen: SocketAddr) -> Self {
+        Self {
+            version: CONFIG_VERSION,
+            cloud,
+            listeners: vec![Listener { address: listen, tls: None, http2: true }],
+            peer_listen: None,
+            source_ip: None,
+            workers: 1,
+            svid_path: None,
+            trusted_proxies: Vec::new(),
+            proxy_protocol: false,
+            limits: Limits::default(),
+        }
+    }
+
     pub fn load(dir: &Path) -> Result<Self, ConfigError> {
         let path = dir.join(CONFIG_FILE);
         let read = |source| ConfigError::Read { path: path.clone(), source };

@@ -4,6 +4,7 @@
 //! Always holds: live holds and binding leases fit into the terms and into the cloud when they are granted; a lease that
 //! ended never comes back; the same request twice is one request. The caller stores the record in the transaction that answers.
 
+use crate::authority::not_older;
 use crate::book::{Book, Transition};
 use crate::document::{KIND, Lease};
 use crate::message::{Emptiness, Renewal, ReservationGrant, ReservationRequest};
@@ -327,15 +328,6 @@ fn still_usable(lent: &LentLease, now: Now) -> Result<(), Refused> {
         LentState::Ending { .. } => over("is being emptied"),
         LentState::Ended { .. } | LentState::Settled { .. } => over("is over"),
     }
-}
-
-fn not_older(lent: &LentLease, epoch: pumasi_terms::Epoch) -> Result<(), Refused> {
-    let seen = lent.epoch.max(lent.lease.epoch);
-    if epoch < seen {
-        let text = format!("epoch {epoch} of {} is older than {seen}, which was seen", lent.lease.service);
-        return Err(Refused::no(Code::OlderEpoch, text));
-    }
-    Ok(())
 }
 
 /// Renews a lease from now on; a recalled one not past its deadline. What ended stays ended.

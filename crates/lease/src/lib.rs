@@ -3,6 +3,7 @@
 //! Enters: requests of borrowers, the terms of the pact, the lender's records, now. Leaves: decisions and new records.
 //! Always holds: live holds and active leases never exceed what was offered; a lease that is not renewed ends by itself on both sides.
 
+mod authority;
 mod book;
 pub mod choose;
 pub mod document;
@@ -12,6 +13,7 @@ pub mod meter;
 pub mod record;
 pub mod refused;
 
+pub use authority::authority;
 pub use book::{Book, Bound, Transition};
 pub use choose::choose;
 pub use document::Lease;

@@ -410,6 +410,8 @@ pub async fn refresh_own_entry(node: &Node) -> Result<bool, Problem> {
 }
 
 #[cfg(test)]
+mod act_tests;
+#[cfg(test)]
 mod bill_tests;
 #[cfg(test)]
 mod tests;

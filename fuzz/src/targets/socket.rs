@@ -3,7 +3,7 @@
 //! Behind it stands a backend that minds what it gets: a request with two hosts, with two ideas of its length or with fields
 //! that only the gateway may set is a hole. After each input the gateway still serves, and nobody gets another's answer.
 
-use pumasi_gateway::{CONFIG_FILE, CONFIG_VERSION, ControlClient, GatewayConfig, Limits, Listener, TABLE_FILE};
+use pumasi_gateway::{CONFIG_FILE, ControlClient, GatewayConfig, Limits, TABLE_FILE};
 use pumasi_route::RouteTable;
 use pumasi_route::table::{Admission, HomeBackend, ServiceRoute, TABLE_VERSION};
 use pumasi_terms::service::RouteMode;
@@ -127,16 +127,8 @@ fn gateway() -> SocketAddr {
     *STARTED.get_or_init(|| {
         let cloud = CloudName::parse("city-a").unwrap();
         let config = GatewayConfig {
-            version: CONFIG_VERSION,
-            cloud: cloud.clone(),
-            listeners: vec![Listener { address: "127.0.0.1:0".parse().unwrap(), tls: None, http2: true }],
-            peer_listen: None,
-            source_ip: None,
-            workers: 1,
-            svid_path: None,
-            trusted_proxies: Vec::new(),
-            proxy_protocol: false,
             limits: Limits { head_timeout_ms: 1_000, body_idle_ms: 1_000, ..Limits::default() },
+            ..GatewayConfig::plain(cloud.clone(), "127.0.0.1:0".parse().unwrap())
         };
         let home = HomeBackend {
             instance: InstanceId::from_entropy(1),

@@ -3,7 +3,7 @@
 
 pub mod h2;
 
-use pumasi_gateway::{CONFIG_FILE, CONFIG_VERSION, ControlClient, GatewayConfig, GatewayStatus, Limits, Listener};
+use pumasi_gateway::{CONFIG_FILE, ControlClient, GatewayConfig, GatewayStatus};
 use pumasi_route::table::*;
 use pumasi_terms::service::RouteMode;
 use pumasi_terms::*;
@@ -29,18 +29,7 @@ pub fn boot_ms() -> u64 {
 }
 
 pub fn config(cloud: &str) -> GatewayConfig {
-    GatewayConfig {
-        version: CONFIG_VERSION,
-        cloud: CloudName::parse(cloud).unwrap(),
-        listeners: vec![Listener { address: "127.0.0.1:0".parse().unwrap(), tls: None, http2: true }],
-        peer_listen: None,
-        source_ip: None,
-        workers: 1,
-        svid_path: None,
-        trusted_proxies: Vec::new(),
-        proxy_protocol: false,
-        limits: Limits::default(),
-    }
+    GatewayConfig::plain(CloudName::parse(cloud).unwrap(), "127.0.0.1:0".parse().unwrap())
 }
 
 pub struct Running {

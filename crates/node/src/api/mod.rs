@@ -11,6 +11,7 @@ mod customers;
 mod idle;
 mod journeys;
 mod listen;
+mod on_lease;
 mod openapi;
 mod pact;
 mod params;

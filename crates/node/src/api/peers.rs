@@ -2,6 +2,7 @@
 
 use super::allowance::Allowance;
 use super::body::{Answer, ApiError, Json, Raw};
+use super::on_lease::{OnLease, OnUsable, peer};
 use super::params::Path;
 use crate::object::{LENT_APPLICATION, LentApplication};
 use crate::wire::{CopyState, PROTOCOL, SealingKey, SendApplication, SendTree, Signed};
@@ -12,19 +13,12 @@ use pumasi_api::message::{List, Missing, SettlementView, Why};
 use pumasi_api::{Fault, Principal, Problem};
 use pumasi_lease::LentLease;
 use pumasi_lease::message::{Emptiness, Heartbeat, HeartbeatAnswer, ReservationGrant, ReservationRequest};
-use pumasi_terms::{CloudName, DatasetName, LeaseId, ReservationId};
+use pumasi_terms::{DatasetName, LeaseId, ReservationId};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// The most log bytes that one answer carries.
 const LOG_BYTES_MAX: usize = 256 << 10;
-
-fn peer(who: Principal) -> Result<CloudName, Problem> {
-    match who {
-        Principal::Peer(cloud) => Ok(cloud),
-        other => Err(Problem::forbidden(format!("{other} is no member of the pact"))),
-    }
-}
 
 pub async fn heartbeat(
     State(node): State<Arc<Node>>,
@@ -86,42 +80,30 @@ pub async fn sign(
     Ok(axum::Json(Signed { document }))
 }
 
-pub async fn missing(
-    State(node): State<Arc<Node>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<LeaseId>,
-    Raw(manifest): Raw,
-) -> Answer<Missing> {
-    let lent = lender::usable(&node, &peer(who)?, &id)?;
-    let chunks = node.copies.missing(&node, &lent, manifest.into()).await?;
+pub async fn missing(State(node): State<Arc<Node>>, OnUsable(on): OnUsable, Raw(manifest): Raw) -> Answer<Missing> {
+    let chunks = node.copies.missing(&node, &on.lent, manifest.into()).await?;
     Ok(axum::Json(Missing { chunks }))
 }
 
 pub async fn chunks(
     State(node): State<Arc<Node>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<LeaseId>,
+    OnUsable(on): OnUsable,
     allowance: Option<Extension<Arc<Allowance>>>,
     Raw(pack): Raw,
 ) -> Answer<()> {
-    let lent = lender::usable(&node, &peer(who)?, &id)?;
     node.disk.admits(pack.len() as u64)?;
-    node.copies.receive(&node, &lent, pack.into(), allowance.map(|a| a.0)).await?;
+    node.copies.receive(&node, &on.lent, pack.into(), allowance.map(|a| a.0)).await?;
     Ok(axum::Json(()))
 }
 
-pub async fn sealing_key(
-    State(node): State<Arc<Node>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<LeaseId>,
-) -> Answer<SealingKey> {
-    let borrower = peer(who)?;
-    let lent = lender::usable(&node, &borrower, &id)?;
+pub async fn sealing_key(State(node): State<Arc<Node>>, OnUsable(on): OnUsable) -> Answer<SealingKey> {
+    let id = on.lent.id();
     let vault = &node.identity.vault;
-    let public = vault.lease_key(lent.id()).map_err(|e| secrets::problem(&e))?;
+    let public = vault.lease_key(id).map_err(|e| secrets::problem(&e))?;
     // It may have been emptied meanwhile, and its key with it: none is left behind.
-    if let Err(over) = lender::usable(&node, &borrower, &id) {
-        vault.forget_lease(&id).map_err(|e| secrets::problem(&e))?;
+    let again = lender::owned(&node, &on.borrower, on.epoch, id);
+    if let Err(over) = again.and_then(|lent| lender::still_usable(&lent)) {
+        vault.forget_lease(id).map_err(|e| secrets::problem(&e))?;
         return Err(over.into());
     }
     Ok(axum::Json(SealingKey { public }))
@@ -129,12 +111,10 @@ pub async fn sealing_key(
 
 pub async fn application(
     State(node): State<Arc<Node>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<LeaseId>,
+    OnUsable(OnLease { lent, borrower, .. }): OnUsable,
     Json(sent): Json<SendApplication>,
 ) -> Answer<()> {
-    let borrower = peer(who)?;
-    let lent = lender::usable(&node, &borrower, &id)?;
+    let id = lent.id().clone();
     if sent.epoch < lent.lease.epoch {
         return Err(Problem::new(
             409,
@@ -182,11 +162,10 @@ fn dataset_of(node: &Node, id: &LeaseId, name: &DatasetName) -> Result<crate::wi
 
 pub async fn dataset(
     State(node): State<Arc<Node>>,
-    Extension(who): Extension<Principal>,
+    OnUsable(OnLease { lent, .. }): OnUsable,
     Path((id, name)): Path<(LeaseId, DatasetName)>,
     Json(sent): Json<SendTree>,
 ) -> Answer<CopyState> {
-    let lent = lender::usable(&node, &peer(who)?, &id)?;
     let set = dataset_of(&node, &id, &name)?;
     node.disk.admits(node.copies.asked(&lent, &sent.digest)?.bytes)?;
     let state = node.copies.put(&node, &lent, &set, sent).await?;
@@ -196,24 +175,18 @@ pub async fn dataset(
 
 pub async fn batch(
     State(node): State<Arc<Node>>,
-    Extension(who): Extension<Principal>,
+    OnUsable(OnLease { lent, .. }): OnUsable,
     Path((id, name)): Path<(LeaseId, DatasetName)>,
     allowance: Option<Extension<Arc<Allowance>>>,
     Raw(bytes): Raw,
 ) -> Answer<CopyState> {
-    let lent = lender::usable(&node, &peer(who)?, &id)?;
     let set = dataset_of(&node, &id, &name)?;
     node.disk.admits(bytes.len() as u64)?;
     Ok(axum::Json(node.copies.batch(&node, &lent, &set, bytes.into(), allowance.map(|a| a.0)).await?))
 }
 
-pub async fn logs(
-    State(node): State<Arc<Node>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<LeaseId>,
-) -> Result<String, ApiError> {
-    lender::owned(&node, &peer(who)?, &id)?;
-    Ok(crate::home::logs_of(&node, id.as_str(), LOG_BYTES_MAX).await)
+pub async fn logs(State(node): State<Arc<Node>>, on: OnLease) -> Result<String, ApiError> {
+    Ok(crate::home::logs_of(&node, on.lent.id().as_str(), LOG_BYTES_MAX).await)
 }
 
 /// The answer to a release: how much is left. The borrower asks again until it is nothing.
@@ -225,29 +198,22 @@ pub struct Released {
 
 pub async fn release(
     State(node): State<Arc<Node>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<LeaseId>,
+    OnLease { lent, borrower, epoch }: OnLease,
     Json(_): Json<serde_json::Value>,
 ) -> Answer<Released> {
-    let borrower = peer(who)?;
-    lender::owned(&node, &borrower, &id)?;
+    let id = lent.id().clone();
     // What it answered in its last moments is in the reading that is told.
     crate::sensing::flush(&node).await;
-    let lent = lender::owned(&node, &borrower, &id)?;
-    let lent = if lent.usable() { Arc::new(lender::release(&node, borrower, id.clone()).await?) } else { lent };
+    let lent = lender::owned(&node, &borrower, epoch, &id)?;
+    let lent = if lent.usable() { Arc::new(lender::release(&node, borrower, epoch, id.clone()).await?) } else { lent };
     // Once it is recorded as ended, the proof has been made and stands in the journal.
     let left =
         if lent.binds() { Emptiness { holds: 1, ..lender::emptiness(&node, &id).await } } else { Emptiness::default() };
     Ok(axum::Json(Released { left, usage: lent.usage }))
 }
 
-pub async fn settle(
-    State(node): State<Arc<Node>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<LeaseId>,
-    Json(signed): Json<Signed>,
-) -> Answer<Signed> {
-    let document = lender::settle(&node, peer(who)?, id, signed.document).await?;
+pub async fn settle(State(node): State<Arc<Node>>, on: OnLease, Json(signed): Json<Signed>) -> Answer<Signed> {
+    let document = lender::settle(&node, on.borrower, on.lent, signed.document).await?;
     Ok(axum::Json(Signed { document }))
 }
 

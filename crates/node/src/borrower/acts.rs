@@ -118,6 +118,11 @@ fn client(node: &Node, cloud: &CloudName) -> Result<Client, Problem> {
     Ok(trace::current().map_or_else(|| client.clone(), |id| client.with_trace(&id)))
 }
 
+/// For acts on a lease of this journey.
+fn client_on(node: &Node, journey: &Journey, part: &Part) -> Result<Client, Problem> {
+    Ok(client(node, &part.lender)?.at_epoch(journey.epoch))
+}
+
 /// Whether asking again may help.
 fn is_final(e: &CallError) -> bool {
     e.problem().is_some_and(|p| !p.retry && p.status != 500 && p.status != 401)
@@ -140,7 +145,7 @@ async fn perform(node: &Arc<Node>, journey: &Journey, act: &Act) -> Result<Vec<E
         Act::Send { lease, generation } => send(node, journey, &part(lease)?, *generation).await,
         Act::Ask { lease } => rehearsal::ask(node, journey, &part(lease)?).await,
         Act::Return { lease } => bring_logs(node, journey, &part(lease)?).await,
-        Act::Release { lease } => release(node, &part(lease)?).await,
+        Act::Release { lease } => release(node, journey, &part(lease)?).await,
         Act::Settle { lease } => settle(node, journey, &part(lease)?).await,
     }
 }
@@ -282,7 +287,7 @@ async fn send(node: &Arc<Node>, journey: &Journey, part: &Part, generation: u64)
         Ok::<_, Problem>((Bytes::from(tree.to_bytes()), tree, Arc::new(source)))
     };
     let (manifest, tree, source) = crate::world::blocking(read).await.map_err(|e| Problem::ours(e.to_string()))??;
-    let client = client(node, &part.lender)?;
+    let client = client_on(node, journey, part)?;
     let trouble = |e: CallError| Event::NotSent { lease: part.lease.clone(), fatal: is_final(&e), why: e.to_string() };
     let redirect = spec.routing.mode == RouteMode::Redirect;
     let mut sent = SendApplication {
@@ -363,7 +368,7 @@ async fn bring_logs(node: &Node, journey: &Journey, part: &Part) -> Result<Vec<E
     if is_gone(node, part) {
         return Ok(vec![Event::Returned { lease: part.lease.clone() }]);
     }
-    let text = client(node, &part.lender)?.text(&format!("/v1/leases/{}/logs", part.lease)).await;
+    let text = client_on(node, journey, part)?.text(&format!("/v1/leases/{}/logs", part.lease)).await;
     match text {
         Ok(text) => {
             // A service's record outlives its journeys.
@@ -383,7 +388,7 @@ async fn bring_logs(node: &Node, journey: &Journey, part: &Part) -> Result<Vec<E
     Ok(vec![Event::Returned { lease: part.lease.clone() }])
 }
 
-async fn release(node: &Node, part: &Part) -> Result<Vec<Event>, Problem> {
+async fn release(node: &Node, journey: &Journey, part: &Part) -> Result<Vec<Event>, Problem> {
     ship::stop(node, &part.lease);
     let lease = part.lease.clone();
     // Its time has to be over by our own clock: until then it may run there.
@@ -391,7 +396,7 @@ async fn release(node: &Node, part: &Part) -> Result<Vec<Event>, Problem> {
         return Ok(vec![Event::Unknown { lease }]);
     }
     let answer: Result<crate::api::Released, CallError> =
-        client(node, &part.lender)?.post(&format!("/v1/leases/{lease}/release"), &serde_json::json!({})).await;
+        client_on(node, journey, part)?.post(&format!("/v1/leases/{lease}/release"), &serde_json::json!({})).await;
     match answer {
         Ok(released) if released.left.is_empty() => {
             Ok(vec![Event::Emptied { lease, left: released.left, usage: released.usage }])
@@ -442,13 +447,13 @@ async fn settle(node: &Node, journey: &Journey, part: &Part) -> Result<Vec<Event
     let payload = serde_json::to_vec(&settlement).map_err(|e| Problem::ours(e.to_string()))?;
     let document = SignedDocument::sign_new(&payload, "settlement", node.name(), Serial(1), &node.identity.key)
         .map_err(|e| Problem::ours(e.to_string()))?;
-    let answer: Result<Signed, CallError> = client(node, &part.lender)?
+    let answer: Result<Signed, CallError> = client_on(node, journey, part)?
         .post(&format!("/v1/leases/{}/settlement", part.lease), &Signed { document: document.clone() })
         .await;
     let document = match answer {
         Ok(signed) => signed.document,
         // Its reading has moved since: ask for it again, and settle over that.
-        Err(e) if e.problem().is_some_and(|p| p.code == "ledgers_differ") => return release(node, part).await,
+        Err(e) if e.problem().is_some_and(|p| p.code == "ledgers_differ") => return release(node, journey, part).await,
         // People decide over there; this cloud's word is kept, and asked for again.
         Err(e) if e.problem().is_some_and(|p| p.code == "settlement_open") => {
             let (service, id) = (journey.service.clone(), part.lease.clone());

@@ -283,7 +283,7 @@ impl Ship {
             .peers
             .clients
             .of(&self.node, &self.lender)
-            .map(|c| c.with_timeout(SEND_TIMEOUT))
+            .map(|c| c.with_timeout(SEND_TIMEOUT).at_epoch(self.service.epoch))
             .map_err(|e| e.to_string())
     }
 

@@ -30,7 +30,7 @@ use pumasi_lease::message::{LeaseStatus, ReservationGrant, ReservationRequest};
 use pumasi_lease::{Book, Capacity, Code, Hold, Lease, LentLease, LentState, Refused, Transition, ledger};
 use pumasi_store::{Expect, Tx};
 use pumasi_terms::offer::Offer;
-use pumasi_terms::{CloudName, Digest, LeaseId, Now, ReservationId, Resources};
+use pumasi_terms::{CloudName, Digest, Epoch, LeaseId, Now, ReservationId, Resources};
 use pumasi_trust::SignedDocument;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -351,21 +351,18 @@ pub async fn recall(node: &Node, who: &Principal, id: LeaseId, why: String) -> R
     .await
 }
 
-/// The lease of a member's request, if it may still be used.
-pub fn usable(node: &Node, borrower: &CloudName, id: &LeaseId) -> Result<Arc<LentLease>, Problem> {
-    let lent = owned(node, borrower, id)?;
-    match lent.usable() && lent.expires_at > clock::boot() {
-        true => Ok(lent),
-        false => Err(Problem::new(410, Code::LeaseEnded.as_str(), Fault::Input, format!("{id} is over"))),
-    }
+/// The lease that a member acts on, if it may.
+pub fn owned(node: &Node, borrower: &CloudName, epoch: Option<Epoch>, id: &LeaseId) -> Result<Arc<LentLease>, Problem> {
+    let lent = lent(node, id)?.ok_or_else(|| Problem::not_found("lent lease", id))?;
+    pumasi_lease::authority(&lent, borrower, epoch).map_err(refused)?;
+    Ok(lent)
 }
 
-pub fn owned(node: &Node, borrower: &CloudName, id: &LeaseId) -> Result<Arc<LentLease>, Problem> {
-    let lent = lent(node, id)?.ok_or_else(|| Problem::not_found("lent lease", id))?;
-    if &lent.lease.borrower != borrower {
-        return Err(Problem::new(403, Code::NotYours.as_str(), Fault::Input, format!("{id} belongs to another cloud")));
+pub fn still_usable(lent: &LentLease) -> Result<(), Problem> {
+    match lent.usable() && lent.expires_at > clock::boot() {
+        true => Ok(()),
+        false => Err(Problem::new(410, Code::LeaseEnded.as_str(), Fault::Input, format!("{} is over", lent.id()))),
     }
-    Ok(lent)
 }
 
 /// Before anything of it is unpacked. What has changed until it is stored is refused there.
@@ -435,16 +432,20 @@ pub async fn set_application(
 }
 
 /// The borrower is done: it is emptied from now on.
-pub async fn release(node: &Node, borrower: CloudName, id: LeaseId) -> Result<LentLease, Problem> {
+pub async fn release(
+    node: &Node,
+    borrower: CloudName,
+    epoch: Option<Epoch>,
+    id: LeaseId,
+) -> Result<LentLease, Problem> {
     let lents = node.lents.clone();
     node.transact(move |tx| {
         let now = clock::now();
         let Some(lent) = lents.lease(tx, &id)? else {
             return Err(Problem::not_found("lent lease", &id).into());
         };
-        if lent.lease.borrower != borrower {
-            return Err(Problem::forbidden(format!("{id} belongs to another cloud")).into());
-        }
+        // Looked at again: it may have been superseded since.
+        pumasi_lease::authority(&lent, &borrower, epoch).map_err(refused)?;
         let released = ledger::release(&lent, now);
         if released != lent {
             record(tx, Transition::Lease(Box::new(released.clone())))?;

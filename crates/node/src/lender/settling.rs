@@ -5,7 +5,7 @@
 //! more than an instance-hour, by readings that fall short or by leases for which it sent none, gets nothing more here until an operator
 //! has accepted that.
 
-use super::{Lents, owned, pact, refused};
+use super::{Lents, pact, refused};
 use crate::node::{Note, TxError};
 use crate::object::{DISPUTE, Dispute, LENT, SETTLEMENT};
 use crate::{Node, clock};
@@ -23,10 +23,10 @@ use std::sync::Arc;
 pub async fn settle(
     node: &Node,
     borrower: CloudName,
-    id: LeaseId,
+    lent: Arc<LentLease>,
     document: SignedDocument,
 ) -> Result<SignedDocument, Problem> {
-    let lent = owned(node, &borrower, &id)?;
+    let id = lent.id().clone();
     if let Some(done) = node.get::<SignedDocument>(SETTLEMENT, id.as_str())? {
         return Ok(done);
     }

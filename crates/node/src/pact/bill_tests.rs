@@ -10,7 +10,7 @@ use pumasi_lease::{LentLease, LentState, Usage, meter};
 use pumasi_terms::{LeaseId, ReservationId, WallMs};
 
 /// A lease that city-b rented from city-a, over and metered here.
-fn ended(a: &Cloud, b: &Cloud, n: u128, instance_ms: u64) -> LentLease {
+pub(super) fn ended(a: &Cloud, b: &Cloud, n: u128, instance_ms: u64) -> LentLease {
     let value = serde_json::json!({
         "lease": {
             "apiVersion": "pumasi/v1", "kind": "Lease", "id": LeaseId::from_entropy(n), "serial": 1,
@@ -29,6 +29,11 @@ fn ended(a: &Cloud, b: &Cloud, n: u128, instance_ms: u64) -> LentLease {
         "usage": { "instance_ms": instance_ms, "requests": 10, "bytes_out": 10 }, "since": 1
     });
     serde_json::from_value(value).unwrap()
+}
+
+/// As the lender has it now.
+fn as_kept(a: &Cloud, lent: &LentLease) -> std::sync::Arc<LentLease> {
+    lender::lent(a, lent.id()).unwrap().unwrap()
 }
 
 /// As the borrower's daemon asks, with its own reading.
@@ -53,7 +58,7 @@ async fn usage_that_differs_waits_for_a_person_and_stops_further_leases() {
     })
     .await
     .unwrap();
-    let settle = |lent: &LentLease, ms| lender::settle(&a, b.name().clone(), lent.id().clone(), bill(&b, lent, ms));
+    let settle = |lent: &LentLease, ms| lender::settle(&a, b.name().clone(), as_kept(&a, lent), bill(&b, lent, ms));
     // Within the tolerance nobody is asked.
     assert!(settle(&honest, 59_500).await.unwrap().signed_by(a.name()));
     // A little is missing: a person is told, and the neighbour is helped on.
@@ -119,14 +124,14 @@ async fn a_borrower_that_proposes_nothing_gets_no_more_than_one_that_underreport
     assert_eq!(early.status, 404, "{early}");
     // What comes later for a lease that was written off is taken, whatever it is; and a late one as any other.
     for (lent, ms) in [(&second, 100), (&first, 1_990_000)] {
-        let signed = lender::settle(&a, b.name().clone(), lent.id().clone(), bill(&b, lent, ms)).await.unwrap();
+        let signed = lender::settle(&a, b.name().clone(), as_kept(&a, lent), bill(&b, lent, ms)).await.unwrap();
         assert!(signed.signed_by(a.name()));
     }
     assert!(lender::open_settlements(&a).unwrap().is_empty());
     // A proposal over another reading than this side's is not accepted by mistake.
     let old = bill(&b, &fresh, 0);
     assert_eq!(
-        lender::settle(&a, b.name().clone(), fresh.id().clone(), old).await.unwrap_err().code,
+        lender::settle(&a, b.name().clone(), as_kept(&a, &fresh), old).await.unwrap_err().code,
         "settlement_open"
     );
     put(&LentLease { usage: Usage { instance_ms: 9_000_001, ..fresh.usage }, ..fresh.clone() }).await.unwrap();

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use tokio::sync::watch;
 
 pub(super) struct Cloud {
-    node: Arc<Node>,
+    pub(super) node: Arc<Node>,
     stop: watch::Sender<bool>,
     dir: PathBuf,
 }
