@@ -6,7 +6,8 @@
 use crate::admission::Destination;
 use crate::answer;
 use crate::forward;
-use crate::gateway::{Gateway, Worker};
+use crate::gateway::Gateway;
+use crate::peer;
 use crate::upload::RequestBody;
 use crate::upstream::SendFault;
 use bytes::Bytes;
@@ -75,11 +76,11 @@ pub async fn ask(gateway: &Arc<Gateway>, question: &Question) -> Reply {
 async fn exchange(gateway: &Arc<Gateway>, question: &Question) -> Reply {
     let Some(request) = request(question) else { return none("the host or the path cannot be asked for") };
     let (cloud, lease) = (question.cloud.clone(), question.lease.clone());
-    // A worker of its own: it keeps no connection, and no thread of users waits for it.
-    let worker = Worker::new(gateway.clone());
+    // A pool of its own: it keeps no connection.
+    let pool = gateway.pool();
     let begun = Instant::now();
     let to = Destination::Peer { cloud, lease };
-    let sent = worker.pool.send((&to, question.protocol), request, 0, ASK_MS_MAX, None).await;
+    let sent = pool.send((&to, question.protocol), request, 0, ASK_MS_MAX, None).await;
     let (answer, _loan) = match sent {
         Ok(sent) => sent,
         Err(SendFault::Connect(problem, _) | SendFault::Broken(problem)) => return none(problem),
@@ -130,19 +131,11 @@ fn request(question: &Question) -> Option<Request<RequestBody>> {
     let fields: &mut HeaderMap = request.headers_mut();
     let mut put = |name: HeaderName, text: &str| HeaderValue::from_str(text).map(|v| fields.insert(name, v)).ok();
     put(HOST, &question.host)?;
-    for (name, text) in [
-        (answer::LEASE, question.lease.as_str()),
-        (answer::SERVICE, question.service.as_str()),
-        (answer::EPOCH, question.epoch.0.to_string().as_str()),
-        (answer::HOP, "1"),
-        (answer::PROTOCOL, answer::PROTOCOL_VERSION.to_string().as_str()),
-    ] {
-        let _ = put(name, text);
-    }
     if question.is_grpc_health() {
         put(CONTENT_TYPE, "application/grpc")?;
         put(TE, "trailers")?;
     }
+    peer::set_hop(fields, &question.lease, &question.service, question.epoch);
     if !question.protocol.is_http1() {
         forward::name_in_target(&mut request);
     }

@@ -10,6 +10,7 @@ use crate::body::{AnswerBody, BodyFault, Came, Source};
 use crate::gateway::Worker;
 use crate::headers;
 use crate::link::Link;
+use crate::peer;
 use crate::permit::TooManyStreams;
 use crate::plain::RequestHead;
 use crate::tunnel::{self, TunnelSlot};
@@ -156,12 +157,7 @@ impl Outgoing {
             fields.insert(UPGRADE, to.clone());
         }
         if let Destination::Peer { lease, .. } = &**permit.destination() {
-            let text = |t: &str| HeaderValue::from_str(t).unwrap_or(HeaderValue::from_static(""));
-            fields.insert(answer::LEASE, text(lease.as_str()));
-            fields.insert(answer::SERVICE, text(task.service.as_str()));
-            fields.insert(answer::EPOCH, HeaderValue::from(task.epoch.0));
-            fields.insert(answer::HOP, HeaderValue::from_static("1"));
-            fields.insert(answer::PROTOCOL, HeaderValue::from(answer::PROTOCOL_VERSION));
+            peer::set_hop(fields, lease, task.service, task.epoch);
             if task.homeward {
                 fields.insert(answer::HOMEWARD, HeaderValue::from_static("1"));
             }

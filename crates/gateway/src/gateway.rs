@@ -53,15 +53,22 @@ pub struct Worker {
     pub links: Arc<Links>,
 }
 
+impl Gateway {
+    /// A new pool, as the configuration has it.
+    pub fn pool(&self) -> Arc<Pool> {
+        let limits = PoolLimits {
+            connect_timeout_ms: self.config.limits.connect_timeout_ms,
+            idle_max: self.config.limits.idle_connections_max,
+            idle_ms: self.config.limits.idle_connection_ms,
+            source_ip: self.config.source_ip,
+        };
+        Pool::new(limits, self.peers.clone())
+    }
+}
+
 impl Worker {
     pub fn new(gateway: Arc<Gateway>) -> Arc<Self> {
-        let limits = PoolLimits {
-            connect_timeout_ms: gateway.config.limits.connect_timeout_ms,
-            idle_max: gateway.config.limits.idle_connections_max,
-            idle_ms: gateway.config.limits.idle_connection_ms,
-            source_ip: gateway.config.source_ip,
-        };
-        let pool = Pool::new(limits, gateway.peers.clone());
+        let pool = gateway.pool();
         Arc::new(Self { gateway, pool, links: Arc::default() })
     }
 }

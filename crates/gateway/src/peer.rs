@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use pumasi_terms::method;
 use pumasi_terms::service::RouteMode;
-use pumasi_terms::{CloudName, LeaseId, ServiceName};
+use pumasi_terms::{CloudName, Epoch, LeaseId, ServiceName};
 use pumasi_trust::SpiffeId;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -58,6 +58,16 @@ pub async fn serve(
         return homeward(&worker, &link, peer.trust_domain(), &lease, &service, epoch, request).await;
     }
     serve_lease(&worker, &link, peer.trust_domain(), &lease, &service, epoch, request).await
+}
+
+/// What a request says on its way to another cloud's gateway.
+pub fn set_hop(fields: &mut HeaderMap, lease: &LeaseId, service: &ServiceName, epoch: Epoch) {
+    let text = |t: &str| HeaderValue::from_str(t).unwrap_or(HeaderValue::from_static(""));
+    fields.insert(answer::LEASE, text(lease.as_str()));
+    fields.insert(answer::SERVICE, text(service.as_str()));
+    fields.insert(answer::EPOCH, HeaderValue::from(epoch.0));
+    fields.insert(answer::HOP, HeaderValue::from_static("1"));
+    fields.insert(answer::PROTOCOL, HeaderValue::from(answer::PROTOCOL_VERSION));
 }
 
 /// Clouds do not upgrade on one day: neighbouring versions understand each other. One that names none speaks the first.

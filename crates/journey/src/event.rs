@@ -234,7 +234,7 @@ fn not_sent(journey: &mut Journey, lease: &LeaseId, why: String, fatal: bool, no
 }
 
 /// Another cloud's words are kept in a record and in the journal.
-fn bounded(text: &str) -> String {
+pub(crate) fn bounded(text: &str) -> String {
     text.chars().take(TROUBLE_CHARS_MAX).collect()
 }
 

@@ -3,15 +3,13 @@
 //! Always holds: no user is sent there; it ends in bounded time; a plan for another cause makes a real journey of it, which then keeps what
 //! was rented.
 
-use crate::event::end;
+use crate::event::{bounded, end};
 use crate::record::{Journey, Part, PartState, Told};
 use pumasi_terms::{LeaseId, Now};
 use serde::{Deserialize, Serialize};
 
 /// A ready instance that gave no answer is given back after this.
 pub const ANSWER_MS_MAX: u64 = 20_000;
-/// Of what went wrong, in the record.
-const TROUBLE_CHARS_MAX: usize = 1_000;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -56,7 +54,7 @@ pub(crate) fn asks(journey: &Journey, part: &Part) -> bool {
     waits && part.state == PartState::Serving
 }
 
-/// What came of asking: an answer ends the rehearsal, no answer is told once.
+/// What came of asking: an answer ends the rehearsal, why there is none is kept.
 pub(crate) fn asked(
     journey: &mut Journey,
     lease: &LeaseId,
@@ -68,7 +66,7 @@ pub(crate) fn asked(
     let opened_at = journey.opened_at;
     let Some(rehearsal) = &mut journey.rehearsal else { return };
     match answer {
-        Err(why) => rehearsal.trouble = Some(why.chars().take(TROUBLE_CHARS_MAX).collect()),
+        Err(why) => rehearsal.trouble = Some(bounded(&why)),
         Ok(answer) => {
             let (path, lender) = (&rehearsal.path, &part.lender);
             let word = if answer.is_good() { "" } else { ", which is no good answer" };

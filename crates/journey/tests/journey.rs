@@ -109,6 +109,20 @@ fn begun() -> (Journey, Plan) {
     (open(plan.journey.clone(), &plan, at(0)).0, plan)
 }
 
+/// Of the grants the best is taken, signed, sent to, and gets ready.
+fn made_ready(j: &Journey, plan: &Plan, ready: u32) -> (Journey, LeaseId) {
+    let mut j = tick(j, plan, &facts(j, false), at(20)).0;
+    let lease = j.parts[0].lease.clone();
+    for event in [
+        Event::Signed { lease: lease.clone() },
+        Event::Sent { lease: lease.clone(), generation: 1 },
+        Event::Heard { status: status(&lease, Some(LentState::Active), ready), sent_at: at(50).boot },
+    ] {
+        j = apply(&j, plan, event, at(60)).0;
+    }
+    (tick(&j, plan, &facts(&j, false), at(70)).0, lease)
+}
+
 /// One lender grants, signs, takes the application and gets ready.
 fn serving() -> (Journey, Plan, LeaseId) {
     let (mut j, plan) = begun();
@@ -119,16 +133,7 @@ fn serving() -> (Journey, Plan, LeaseId) {
         };
         j = apply(&j, &plan, event, at(10)).0;
     }
-    j = tick(&j, &plan, &facts(&j, false), at(20)).0;
-    let lease = j.parts[0].lease.clone();
-    for event in [
-        Event::Signed { lease: lease.clone() },
-        Event::Sent { lease: lease.clone(), generation: 1 },
-        Event::Heard { status: status(&lease, Some(LentState::Active), 3), sent_at: at(50).boot },
-    ] {
-        j = apply(&j, &plan, event, at(60)).0;
-    }
-    j = tick(&j, &plan, &facts(&j, false), at(70)).0;
+    let (j, lease) = made_ready(&j, &plan, 3);
     (j, plan, lease)
 }
 
@@ -209,16 +214,7 @@ fn rehearsed() -> (Journey, Plan, LeaseId) {
         let event = Event::Granted { reservation: ReservationId::from_entropy(n.into()), grant: grant(n, 1) };
         j = apply(&j, &first, event, at(10)).0;
     }
-    j = tick(&j, &first, &facts(&j, false), at(20)).0;
-    let lease = j.parts[0].lease.clone();
-    for event in [
-        Event::Signed { lease: lease.clone() },
-        Event::Sent { lease: lease.clone(), generation: 1 },
-        Event::Heard { status: status(&lease, Some(LentState::Active), 1), sent_at: at(50).boot },
-    ] {
-        j = apply(&j, &first, event, at(60)).0;
-    }
-    j = tick(&j, &first, &facts(&j, false), at(70)).0;
+    let (j, lease) = made_ready(&j, &first, 1);
     (j, first, lease)
 }
 
