@@ -257,19 +257,25 @@ where
             .keep_alive_interval(Duration::from_millis(limits.keep_alive_ms / 2 + 1))
             .keep_alive_timeout(Duration::from_millis(limits.stall_ms));
         let connection = builder.serve_connection(TokioIo::new(stream), service);
-        let mut connection = std::pin::pin!(connection);
-        if until_stopping(phase, &link, connection.as_mut()).await.is_none() {
-            connection.as_mut().graceful_shutdown();
-            let _ = connection.await;
-        }
+        serve_out(phase, &link, connection, |c| c.graceful_shutdown()).await;
     } else {
         let stream = Strict::new(stream, tunnelled);
         let connection = h1(limits).serve_connection(TokioIo::new(stream), service).with_upgrades();
-        let mut connection = std::pin::pin!(connection);
-        if until_stopping(phase, &link, connection.as_mut()).await.is_none() {
-            connection.as_mut().graceful_shutdown();
-            let _ = connection.await;
-        }
+        serve_out(phase, &link, connection, |c| c.graceful_shutdown()).await;
+    }
+}
+
+/// Serves a connection to its end; one that is told to `finish` ends with what it has begun.
+async fn serve_out<C: Future>(
+    phase: watch::Receiver<Phase>,
+    link: &Link,
+    connection: C,
+    finish: impl FnOnce(Pin<&mut C>),
+) {
+    let mut connection = std::pin::pin!(connection);
+    if until_stopping(phase, link, connection.as_mut()).await.is_none() {
+        finish(connection.as_mut());
+        let _ = connection.await;
     }
 }
 
@@ -323,22 +329,14 @@ where
             .keep_alive_interval(Duration::from_millis(limits.keep_alive_ms / 2 + 1))
             .keep_alive_timeout(Duration::from_millis(limits.stall_ms));
         let connection = builder.serve_connection(TokioIo::new(stream), service);
-        let mut connection = std::pin::pin!(connection);
-        if until_stopping(phase, &link, connection.as_mut()).await.is_none() {
-            connection.as_mut().graceful_shutdown();
-            let _ = connection.await;
-        }
+        serve_out(phase, &link, connection, |c| c.graceful_shutdown()).await;
         return;
     }
     let mut builder = h1(limits);
     // What a user may say, and what gateways add to it.
     builder.max_headers(PEER_FIELDS_MAX).max_header_size(limits.head_bytes_max as usize + PEER_HEAD_BYTES);
     let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
-    let mut connection = std::pin::pin!(connection);
-    if until_stopping(phase, &link, connection.as_mut()).await.is_none() {
-        connection.as_mut().graceful_shutdown();
-        let _ = connection.await;
-    }
+    serve_out(phase, &link, connection, |c| c.graceful_shutdown()).await;
 }
 
 async fn stopping(mut phase: watch::Receiver<Phase>) {
