@@ -181,7 +181,7 @@ impl Borrower {
     async fn borrow_all(&mut self, pact: &Pact) -> anyhow::Result<()> {
         while self.heartbeat.renew.len() < LEASES_EACH {
             let lease = self.borrow(pact).await?;
-            self.heartbeat.renew.push(Renewal { lease, epoch: Epoch(1), instances: 1 });
+            self.heartbeat.renew.push(Renewal { lease, epoch: Epoch(1), instances: 1, behind_ms: None });
             if self.heartbeat.renew.len().is_multiple_of(RENEW_EACH) {
                 self.renew().await?;
             }
@@ -201,6 +201,7 @@ impl Borrower {
             storage_bytes: 0,
             price_per_instance_hour_max: Money(1_000_000_000),
             egress: Vec::new(),
+            standby: None,
         };
         let id = ReservationId::from_entropy(rand::random());
         let ask = ReservationRequest { id: id.clone(), requirement: requirement.clone(), ttl_ms: 10_000 };
@@ -226,6 +227,7 @@ impl Borrower {
             hosts: Vec::new(),
             datasets: Vec::new(),
             created_at: wall(),
+            standby_percent: None,
         };
         let payload = serde_json::to_vec(&lease)?;
         let document = SignedDocument::sign_new(&payload, "lease", &self.name, lease.serial, &self.key)?;

@@ -162,6 +162,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
     on(Post, "/v1/leases/{id}/chunks", PEERS, 64 * MIB, "Send a pack of chunks"),
     on(Get, "/v1/leases/{id}/sealing-key", PEERS, 0, "What a lease's secrets are sealed to"),
     on(Put, "/v1/leases/{id}/application", PEERS, MIB, "Complete the application and say how it runs"),
+    on(Put, "/v1/leases/{id}/dossier", PEERS, 4 * MIB, "Say what a standby must know to go on without its home"),
     on(
         Put,
         "/v1/leases/{id}/datasets/{name}",

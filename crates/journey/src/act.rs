@@ -4,7 +4,7 @@ use crate::record::{Journey, Part, PartState, Phase, TryState};
 use crate::rehearsal;
 use pumasi_lease::message::Renewal;
 use pumasi_plan::Candidate;
-use pumasi_terms::{CloudName, LeaseId, ReservationId};
+use pumasi_terms::{CloudName, Digest, LeaseId, ReservationId};
 
 /// An act on a peer. At most one of each runs at a time; every one is idempotent at the far side.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,6 +25,11 @@ pub enum Act {
         lease: LeaseId,
         generation: u64,
     },
+    /// What its seat must know to go on without its home.
+    Inform {
+        lease: LeaseId,
+        dossier: Digest,
+    },
     /// One request, for a rehearsal.
     Ask {
         lease: LeaseId,
@@ -41,8 +46,8 @@ pub enum Act {
     },
 }
 
-/// Acts for this journey now. `generation` is that of the service's application.
-pub fn acts(journey: &Journey, generation: u64) -> Vec<Act> {
+/// Acts for this journey now. `generation` is that of the service's application, `dossier` what its seats must know now.
+pub fn acts(journey: &Journey, generation: u64, dossier: Option<Digest>) -> Vec<Act> {
     let mut acts = Vec::new();
     if journey.phase != Phase::Running {
         return acts;
@@ -57,9 +62,12 @@ pub fn acts(journey: &Journey, generation: u64) -> Vec<Act> {
     }
     for part in &journey.parts {
         let lease = part.lease.clone();
+        if let Some(dossier) = dossier.filter(|d| informs(part) && part.dossier != Some(*d)) {
+            acts.push(Act::Inform { lease: lease.clone(), dossier });
+        }
         match &part.state {
             PartState::Signing => acts.push(Act::Sign { lease }),
-            PartState::Sending | PartState::Starting | PartState::Serving if part.generation_sent < generation => {
+            state if is_sent_to(state) && part.generation_sent < generation => {
                 acts.push(Act::Send { lease, generation });
             }
             PartState::Serving if rehearsal::asks(journey, part) => acts.push(Act::Ask { lease }),
@@ -68,6 +76,16 @@ pub fn acts(journey: &Journey, generation: u64) -> Vec<Act> {
         }
     }
     acts
+}
+
+fn is_sent_to(state: &PartState) -> bool {
+    use PartState::{Kept, Resting, Sending, Serving, Starting};
+    matches!(state, Sending | Starting | Serving | Resting | Kept)
+}
+
+/// Only who keeps it ready learns everything about it.
+fn informs(part: &Part) -> bool {
+    part.standby.is_some() && is_sent_to(&part.state)
 }
 
 fn ending(part: &Part, release: &pumasi_release::ReleaseState) -> Option<Act> {
@@ -87,7 +105,7 @@ pub fn renewals(journey: &Journey, lender: &CloudName) -> Vec<Renewal> {
         .parts
         .iter()
         .filter(|p| &p.lender == lender && p.is_leased())
-        .map(|p| Renewal { lease: p.lease.clone(), epoch: journey.epoch, instances: wanted_there(p) })
+        .map(|p| Renewal { lease: p.lease.clone(), epoch: journey.epoch, instances: wanted_there(p), behind_ms: None })
         .collect()
 }
 
@@ -97,6 +115,8 @@ fn wanted_there(part: &Part) -> u32 {
     match &part.state {
         PartState::Ending { release, .. } if release.step != Step::Draining => 0,
         PartState::Ending { .. } => part.ready.min(part.granted),
-        _ => part.wanted.min(part.granted),
+        // Those that answer still are not stopped under their users.
+        PartState::Resting => part.ready.max(part.warm()).min(part.granted),
+        _ => part.wanted.max(part.warm()).min(part.granted),
     }
 }

@@ -6,7 +6,7 @@ use pumasi_lease::message::{Emptiness, LeaseStatus, ReservationGrant};
 use pumasi_lease::meter::INSTANCE_MS_SLACK;
 use pumasi_lease::{LentState, Usage};
 use pumasi_plan::{Borrow, Plan};
-use pumasi_terms::{BootMs, LeaseId, Now, Ppm, ReservationId};
+use pumasi_terms::{BootMs, Digest, LeaseId, Now, Ppm, ReservationId};
 
 /// Reasons of one lender that are told, and what is kept of each.
 const TROUBLES_TOLD_MAX: usize = 16;
@@ -51,6 +51,11 @@ pub enum Event {
     Asked {
         lease: LeaseId,
         answer: Result<Answer, String>,
+    },
+    /// The lender has what its seat must know.
+    Informed {
+        lease: LeaseId,
+        dossier: Digest,
     },
     Returned {
         lease: LeaseId,
@@ -111,13 +116,19 @@ pub fn apply(journey: &Journey, plan: &Plan, event: Event, now: Now) -> (Journey
                     ),
                 ));
                 if part.state == PartState::Sending {
-                    enter(part, PartState::Starting, now);
+                    let next = if part.standby.is_some() { PartState::Kept } else { PartState::Starting };
+                    enter(part, next, now);
                 }
             }
         }
         Event::NotSent { lease, why, fatal } => not_sent(&mut next, &lease, why, fatal, now, &mut told),
         Event::Heard { status, sent_at } => heard(&mut next, status, sent_at, now, &mut told),
         Event::Asked { lease, answer } => rehearsal::asked(&mut next, &lease, answer, now, &mut told),
+        Event::Informed { lease, dossier } => {
+            if let Some(part) = next.part_mut(&lease) {
+                part.dossier = Some(dossier);
+            }
+        }
         Event::Returned { lease } => on_release(&mut next, &lease, |r| r.returned = true),
         Event::Emptied { lease, left, usage } => {
             if let Some(part) = next.part_mut(&lease) {
@@ -388,6 +399,9 @@ mod tests {
             unmetered_ms: 0,
             blind_ms: 0,
             lender_usage: Usage::default(),
+            standby: None,
+            standby_percent: None,
+            dossier: None,
         };
         let journey = Journey {
             version: JOURNEY_VERSION,
@@ -402,6 +416,8 @@ mod tests {
             seeking: None,
             parts: vec![part],
             failed: Vec::new(),
+            failed_until: Default::default(),
+            helped_by: Default::default(),
             rehearsal: None,
         };
         (journey, lease)
@@ -419,6 +435,7 @@ mod tests {
             last_line: String::new(),
             generation: 0,
             usage: Usage::default(),
+            standby: false,
         }
     }
 

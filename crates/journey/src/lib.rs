@@ -8,6 +8,7 @@ pub mod act;
 pub mod event;
 pub mod record;
 pub mod rehearsal;
+pub mod standby;
 pub mod step;
 
 pub use act::{Act, acts, renewals};

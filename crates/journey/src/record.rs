@@ -4,13 +4,14 @@ use crate::rehearsal::Rehearsal;
 use pumasi_judge::Cause;
 use pumasi_lease::Usage;
 use pumasi_lease::message::ReservationGrant;
-use pumasi_plan::Candidate;
+use pumasi_plan::{Borrow, Candidate, Plan};
 use pumasi_release::ReleaseState;
 use pumasi_terms::{
-    BootMs, CloudName, Epoch, JourneyId, LeaseId, Money, PlanId, Ppm, ReservationId, ServiceName, WallMs,
+    BootMs, CloudName, Digest, Epoch, JourneyId, LeaseId, Money, Now, PlanId, Ppm, ReservationId, ServiceName, Standby,
+    WallMs,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub const JOURNEY_VERSION: u32 = 1;
 
@@ -32,6 +33,12 @@ pub struct Journey {
     pub parts: Vec<Part>,
     /// Lenders that failed in this journey: not asked again by it.
     pub failed: Vec<CloudName>,
+    /// Of those that failed, until when a journey that lasts does not ask them again.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub failed_until: BTreeMap<CloudName, BootMs>,
+    /// Standbys that helped it, and are kept again.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub helped_by: BTreeSet<LeaseId>,
     /// It only finds out whether borrowing would work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rehearsal: Option<Rehearsal>,
@@ -134,6 +141,15 @@ pub struct Part {
     pub blind_ms: u64,
     /// As the lender says.
     pub lender_usage: Usage,
+    /// What its lease promises as a standby, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby: Option<Standby>,
+    /// In percent of the price in use, while it is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby_percent: Option<u32>,
+    /// The dossier that it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dossier: Option<Digest>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
@@ -149,6 +165,10 @@ pub enum PartState {
     Sending,
     Starting,
     Serving,
+    /// A standby that served: requests in flight end, and it is kept again.
+    Resting,
+    /// A standby: complete, kept fresh, no user is sent there.
+    Kept,
     Ending {
         why: String,
         release: ReleaseState,
@@ -173,9 +193,50 @@ impl Part {
     pub fn is_leased(&self) -> bool {
         !matches!(self.state, PartState::Signing | PartState::Ended { .. })
     }
-    /// Whether it serves, or will.
+    /// Whether it serves or is kept, or will be.
     pub fn is_hopeful(&self) -> bool {
-        matches!(self.state, PartState::Signing | PartState::Sending | PartState::Starting | PartState::Serving)
+        !matches!(self.state, PartState::Ending { .. } | PartState::Ended { .. })
+    }
+    /// Instances that the lender runs for it, served or not.
+    pub fn warm(&self) -> u32 {
+        self.standby.map_or(0, |s| s.warm.min(self.granted))
+    }
+    /// A standby to which everything was sent.
+    pub fn is_complete(&self) -> bool {
+        self.generation_sent > 0
+    }
+    /// Signed in what may become a lease: everything of it is to come.
+    pub(crate) fn new(candidate: &Candidate, grant: &ReservationGrant, plan: &Plan, borrow: &Borrow, now: Now) -> Self {
+        let standby = borrow.requirement.standby;
+        Self {
+            lease: candidate.lease.clone(),
+            lender: candidate.cloud.clone(),
+            reservation: candidate.reservation.clone(),
+            plan: plan.id.clone(),
+            granted: grant.instances,
+            wanted: if standby.is_some() { 0 } else { grant.instances },
+            price_per_instance_hour: grant.price_per_instance_hour,
+            ttl_ms: borrow.lease_ttl_ms.min(grant.lease_ttl_ms_max),
+            recall_notice_ms: grant.recall_notice_ms,
+            state: PartState::Signing,
+            since: now.boot,
+            expires_at: now.boot.after(grant.expires_in_ms),
+            heard_at: now.boot,
+            ready: 0,
+            generation_sent: 0,
+            weight: Ppm(0),
+            stepped_at: now.boot,
+            recalled: None,
+            trouble: None,
+            troubles_told: BTreeSet::new(),
+            usage: Usage::default(),
+            unmetered_ms: 0,
+            blind_ms: 0,
+            lender_usage: Usage::default(),
+            standby,
+            standby_percent: grant.standby_percent.filter(|_| standby.is_some()),
+            dossier: None,
+        }
     }
     pub fn is_over(&self) -> bool {
         matches!(self.state, PartState::Ended { .. })
@@ -210,6 +271,10 @@ impl Journey {
     pub fn is_rehearsal(&self) -> bool {
         self.cause == Cause::Rehearsal
     }
+    /// Whether it keeps standbys: it lasts as long as they are wanted, beside whatever else the service needs.
+    pub fn is_continuity(&self) -> bool {
+        self.cause == Cause::Continuity
+    }
     /// Ready instances that are to stay.
     pub fn serving(&self) -> u32 {
         if self.is_rehearsal() {
@@ -220,7 +285,7 @@ impl Journey {
     }
     /// Instances asked for or on their way, not serving yet.
     pub fn coming(&self) -> u32 {
-        if self.is_rehearsal() {
+        if self.is_rehearsal() || self.is_continuity() {
             return 0;
         }
         let parts: u32 = self

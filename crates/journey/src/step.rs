@@ -3,8 +3,9 @@
 use crate::event::{end, enter, give_back};
 use crate::record::{JOURNEY_VERSION, Journey, Outcome, Part, PartState, Phase, Seeking, Told, Try, TryState};
 use crate::rehearsal::{self, Rehearsal};
+use crate::standby;
 use pumasi_judge::Cause;
-use pumasi_plan::{Borrow, Plan};
+use pumasi_plan::{Borrow, Plan, Role};
 use pumasi_terms::service::AutomationMode;
 use pumasi_terms::{BootMs, JourneyId, LeaseId, Now, Ppm};
 use std::collections::BTreeMap;
@@ -29,8 +30,8 @@ pub struct PartFacts {
     pub healthy: bool,
 }
 
-/// A new journey for its first plan.
-pub fn open(id: JourneyId, plan: &Plan, now: Now) -> (Journey, Vec<Told>) {
+/// A new journey for its first plan. `seats`: standbys that the plan lets help.
+pub fn open(id: JourneyId, plan: &Plan, seats: Vec<Part>, now: Now) -> (Journey, Vec<Told>) {
     let mut journey = Journey {
         version: JOURNEY_VERSION,
         id,
@@ -44,8 +45,11 @@ pub fn open(id: JourneyId, plan: &Plan, now: Now) -> (Journey, Vec<Told>) {
         seeking: None,
         parts: Vec::new(),
         failed: Vec::new(),
+        failed_until: Default::default(),
+        helped_by: Default::default(),
         rehearsal: None,
     };
+    standby::receive(&mut journey, seats);
     let mut told = vec![Told::journey(&journey, "journey_opened", format!("{:?}", plan.verdict.cause).to_lowercase())];
     if plan.mode == AutomationMode::Automatic {
         let (running, more) = adopt(&journey, plan, now);
@@ -57,7 +61,7 @@ pub fn open(id: JourneyId, plan: &Plan, now: Now) -> (Journey, Vec<Told>) {
 
 /// A journey that finds out whether borrowing would work, by this path of the service.
 pub fn rehearse(id: JourneyId, plan: &Plan, path: String, now: Now) -> (Journey, Vec<Told>) {
-    let (journey, told) = open(id, plan, now);
+    let (journey, told) = open(id, plan, Vec::new(), now);
     (Journey { rehearsal: Some(Rehearsal::of(path)), ..journey }, told)
 }
 
@@ -79,7 +83,9 @@ pub fn adopt(journey: &Journey, plan: &Plan, now: Now) -> (Journey, Vec<Told>) {
     }
     for wanted in &plan.parts {
         let Some(part) = next.part_mut(&wanted.lease) else { continue };
-        if wanted.instances == 0 && part.recalled.is_some() {
+        if wanted.role == Role::Standby {
+            standby::rest(part, reason(plan), now, &mut told);
+        } else if wanted.instances == 0 && part.recalled.is_some() && part.state != PartState::Kept {
             // It serves until another does, or its notice is nearly over: `part` below ends it then.
             continue;
         } else if wanted.instances == 0 {
@@ -94,6 +100,7 @@ pub fn adopt(journey: &Journey, plan: &Plan, now: Now) -> (Journey, Vec<Told>) {
             );
             part.wanted = wanted.instances.min(part.granted);
             told.push(Told::lease(part, "resized", why));
+            standby::rouse(part, now);
         }
     }
     if let Some(borrow) = &plan.borrow {
@@ -122,9 +129,14 @@ pub fn cancel(journey: &Journey, why: &str, now: Now) -> (Journey, Vec<Told>) {
         next.phase = Phase::Closed { at: now.wall, outcome: Outcome::NotBegun, why: why.to_owned() };
         return (next, told);
     }
+    let keeps = next.is_continuity();
     let leases: Vec<LeaseId> = next.parts.iter().map(|p| p.lease.clone()).collect();
     for lease in leases {
-        end(&mut next, &lease, why.to_owned(), now, &mut told);
+        match next.part_mut(&lease) {
+            // It only helped: it is kept for as long as the customer wants it.
+            Some(part) if part.standby.is_some() && !keeps => standby::rest(part, why.to_owned(), now, &mut told),
+            _ => end(&mut next, &lease, why.to_owned(), now, &mut told),
+        }
     }
     (next, told)
 }
@@ -149,6 +161,7 @@ pub fn after_reboot(journey: &Journey, now: Now) -> Journey {
         part.stepped_at = now.boot;
         part.ready = 0;
         part.recalled = None;
+        next.failed_until.clear();
         if let PartState::Ending { release, .. } = &mut part.state {
             release.since = now.boot;
         }
@@ -174,6 +187,7 @@ pub fn tick(journey: &Journey, plan: &Plan, facts: &Facts, now: Now) -> (Journey
         return (next, told);
     }
     seek(&mut next, plan, now, &mut told);
+    standby::forget(&mut next, now);
     let leases: Vec<LeaseId> = next.parts.iter().map(|p| p.lease.clone()).collect();
     for lease in &leases {
         part(&mut next, plan, facts, lease, now, &mut told);
@@ -222,32 +236,7 @@ fn choose(journey: &mut Journey, plan: &Plan, borrow: &Borrow, now: Now, told: &
     for t in &mut seeking.tries {
         match (&t.state, t.candidate.reservation == best.reservation) {
             (TryState::Granted { grant }, true) => {
-                part = Some(Part {
-                    lease: best.lease.clone(),
-                    lender: best.cloud.clone(),
-                    reservation: best.reservation.clone(),
-                    plan: plan.id.clone(),
-                    granted: grant.instances,
-                    wanted: grant.instances,
-                    price_per_instance_hour: grant.price_per_instance_hour,
-                    ttl_ms: borrow.lease_ttl_ms.min(grant.lease_ttl_ms_max),
-                    recall_notice_ms: grant.recall_notice_ms,
-                    state: PartState::Signing,
-                    since: now.boot,
-                    expires_at: now.boot.after(grant.expires_in_ms),
-                    heard_at: now.boot,
-                    ready: 0,
-                    generation_sent: 0,
-                    weight: Ppm(0),
-                    stepped_at: now.boot,
-                    recalled: None,
-                    trouble: None,
-                    troubles_told: Default::default(),
-                    usage: Default::default(),
-                    unmetered_ms: 0,
-                    blind_ms: 0,
-                    lender_usage: Default::default(),
-                });
+                part = Some(Part::new(best, grant, plan, borrow, now));
                 t.state = TryState::Chosen;
             }
             _ => let_go(t, now),
@@ -280,9 +269,15 @@ fn part(journey: &mut Journey, plan: &Plan, facts: &Facts, lease: &LeaseId, now:
     let rehearsing = journey.is_rehearsal();
     let Some(p) = journey.part_mut(lease) else { return };
     let expired = now.boot >= p.expires_at;
+    if p.standby.is_some() && p.is_complete() && standby::tick(p, observed.drained, now, told) {
+        return;
+    }
     match &p.state {
         PartState::Signing if expired => {
             give_back(journey, lease, "the hold ran out before the lease was signed".into(), now, told)
+        }
+        PartState::Kept | PartState::Resting if recall_is_due(p, false, now) => {
+            give_back(journey, lease, "the lender calls it back".into(), now, told);
         }
         PartState::Sending | PartState::Starting | PartState::Serving if expired => {
             let why = if p.recalled.is_some() { "the recall's notice is over" } else { "it could not be renewed" };
@@ -380,7 +375,7 @@ fn close(journey: &mut Journey, now: Now, told: &mut Vec<Told>) {
         return;
     }
     let unproven = journey.parts.iter().any(|p| matches!(p.state, PartState::Ended { proven: false, .. }));
-    let served = journey.parts.iter().any(|p| p.generation_sent > 0);
+    let served = journey.parts.iter().any(|p| p.generation_sent > 0) || !journey.helped_by.is_empty();
     let (outcome, why) = match (unproven, served) {
         (true, _) => (Outcome::Unproven, "over; not every lender could prove that nothing is left"),
         (false, true) => (Outcome::Returned, "everything came back and nothing is left"),

@@ -4,7 +4,7 @@
 
 use proptest::prelude::*;
 use pumasi_journey::record::{Outcome, PartState, Phase, TryState};
-use pumasi_journey::{Act, Event, Facts, Journey, PartFacts, acts, adopt, apply, cancel, open, renewals, step, tick};
+use pumasi_journey::{Act, Event, Facts, Journey, PartFacts, adopt, apply, cancel, renewals, step, tick};
 use pumasi_judge::{Cause, Verdict};
 use pumasi_lease::message::{Emptiness, LeaseStatus, ReservationGrant};
 use pumasi_lease::record::EndedBy;
@@ -13,6 +13,14 @@ use pumasi_plan::document::{Borrow, Candidate, PLAN_VERSION, Part as PlanPart, P
 use pumasi_terms::offer::Requirement;
 use pumasi_terms::service::{AutomationMode, Platform, RouteMode};
 use pumasi_terms::*;
+
+fn acts(journey: &Journey, generation: u64) -> Vec<Act> {
+    pumasi_journey::acts(journey, generation, None)
+}
+
+fn open(id: JourneyId, plan: &Plan, now: Now) -> (Journey, Vec<pumasi_journey::Told>) {
+    pumasi_journey::open(id, plan, Vec::new(), now)
+}
 
 fn at(ms: u64) -> Now {
     Now { boot: BootMs(1_000_000 + ms), wall: WallMs(1_000_000 + ms as i64) }
@@ -31,6 +39,7 @@ fn candidate(n: u8) -> Candidate {
         rtt_us: 5_000,
         score: u64::from(n),
         why: "near".into(),
+        standby_percent: None,
     }
 }
 
@@ -44,6 +53,7 @@ fn plan(number: u64, cause: Cause, borrow: bool, parts: Vec<PlanPart>, mode: Aut
         storage_bytes: 1 << 20,
         price_per_instance_hour_max: Money(20_000),
         egress: Vec::new(),
+        standby: None,
     };
     Plan {
         version: PLAN_VERSION,
@@ -81,6 +91,7 @@ fn grant(n: u8, instances: u32) -> ReservationGrant {
         lease_ttl_ms_max: 30_000,
         recall_notice_ms: 4_000,
         estimated_start_ms: 100,
+        standby_percent: None,
     }
 }
 
@@ -96,6 +107,7 @@ fn status(lease: &LeaseId, state: Option<LentState>, ready: u32) -> LeaseStatus 
         last_line: String::new(),
         generation: 1,
         usage: Usage::default(),
+        standby: false,
     }
 }
 
@@ -147,7 +159,12 @@ fn the_usual_way_there_and_back() {
         2,
         Cause::Recovery,
         false,
-        vec![PlanPart { lease: lease.clone(), cloud: j.parts[0].lender.clone(), instances: 0 }],
+        vec![PlanPart {
+            lease: lease.clone(),
+            cloud: j.parts[0].lender.clone(),
+            instances: 0,
+            role: Default::default(),
+        }],
         AutomationMode::Automatic,
     );
     j = adopt(&j, &back, at(1_000)).0;
@@ -260,7 +277,8 @@ fn a_rehearsal_without_an_answer_ends_too() {
 #[test]
 fn load_that_comes_while_it_is_rehearsed_keeps_what_is_rented() {
     let (j, _, lease) = rehearsed();
-    let wanted = PlanPart { lease: lease.clone(), cloud: j.parts[0].lender.clone(), instances: 1 };
+    let wanted =
+        PlanPart { lease: lease.clone(), cloud: j.parts[0].lender.clone(), instances: 1, role: Default::default() };
     let earnest = plan(2, Cause::Overload, true, vec![wanted], AutomationMode::Automatic);
     let j = adopt(&j, &earnest, at(100)).0;
     assert_eq!((j.cause, &j.rehearsal), (Cause::Overload, &None));
@@ -293,7 +311,12 @@ fn a_recalled_part_serves_until_another_does_or_its_notice_is_nearly_over() {
         2,
         Cause::Recall,
         true,
-        vec![PlanPart { lease: lease.clone(), cloud: j.parts[0].lender.clone(), instances: 0 }],
+        vec![PlanPart {
+            lease: lease.clone(),
+            cloud: j.parts[0].lender.clone(),
+            instances: 0,
+            role: Default::default(),
+        }],
         AutomationMode::Automatic,
     );
     j = adopt(&j, &elsewhere, at(1_020)).0;
@@ -373,6 +396,8 @@ fn rank(state: &PartState) -> u8 {
         PartState::Sending => 1,
         PartState::Starting => 2,
         PartState::Serving => 3,
+        // Standbys have tests of their own: they go from being kept to serving, and back.
+        PartState::Resting | PartState::Kept => unreachable!("nothing here is a standby"),
         PartState::Ending { .. } => 4,
         PartState::Ended { .. } => 5,
     }

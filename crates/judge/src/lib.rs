@@ -13,10 +13,12 @@ mod recovery;
 mod scatter;
 pub mod size;
 mod slow;
+pub mod standbys;
 mod standing;
 pub mod verdict;
 
 pub use judge::judge;
 pub use memory::Memory;
 pub use policy::{Policy, Situation};
+pub use standbys::{Seat, Standbys, standbys};
 pub use verdict::{Cause, Judgement, Reason, Refusal, Verdict};

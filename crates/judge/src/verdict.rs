@@ -14,6 +14,8 @@ pub enum Cause {
     Recall,
     /// The customer or an operator asked.
     Request,
+    /// The customer wants it kept ready elsewhere.
+    Continuity,
     /// Somebody asked to see whether borrowing would work. No user is sent there.
     Rehearsal,
 }

@@ -30,6 +30,9 @@ pub struct Lease {
     /// It ends so long after the last renewal.
     pub ttl_ms: u64,
     pub recall_notice_ms: u64,
+    /// Of a standby: what its room costs while it is kept, in percent of the price in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby_percent: Option<u32>,
     /// The application and the data that may be sent under it.
     pub application: Digest,
     pub datasets: Vec<DatasetName>,

@@ -8,13 +8,13 @@ use crate::authority::not_older;
 use crate::book::{Book, Transition};
 use crate::document::{KIND, Lease};
 use crate::message::{Emptiness, Renewal, ReservationGrant, ReservationRequest};
-use crate::record::{EndedBy, Hold, LentLease, LentState, Renewed, Usage};
+use crate::record::{EndedBy, Hold, LentLease, LentState, Renewed, Silence, Usage};
 use crate::refused::{Code, Refused};
 use pumasi_terms::egress::{DESTINATIONS_MAX, EgressRule, check_lent};
 use pumasi_terms::offer::{Offer, Requirement};
 use pumasi_terms::pact::Terms;
 use pumasi_terms::service::Platform;
-use pumasi_terms::{API_VERSION, BootMs, CloudName, Money, Now, Resources};
+use pumasi_terms::{API_VERSION, BootMs, CloudName, Money, Now, Resources, Standby, WallMs};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -22,6 +22,10 @@ use std::sync::Arc;
 const WHY_CHARS_MAX: usize = 400;
 /// The least that an instance may ask for: smaller ones would make counting them meaningless.
 const INSTANCE_MIN: Resources = Resources { cpu_millis: 10, memory_mib: 8 };
+/// The longest that a standby is kept for a borrower that is silent: a year.
+const RETAIN_MS_MAX: u64 = 8_784 * 3_600_000;
+/// Of a silence so much is written down at a time; a reboot of this cloud loses no more of it.
+const SILENCE_COUNTED_MS: u64 = 3_600_000;
 /// The most instances in one lease.
 const INSTANCES_MAX: u32 = 1_000;
 
@@ -41,6 +45,8 @@ pub struct Capacity {
     pub egress: Vec<EgressRule>,
     /// Addresses of this cloud itself, which they never call.
     pub own_addresses: Vec<IpAddr>,
+    /// What room costs that is kept for a standby, in percent of its price in use; none: nothing is kept.
+    pub standby_percent: Option<u32>,
 }
 
 impl Capacity {
@@ -97,6 +103,7 @@ pub fn offer(book: &Book, capacity: &Capacity, borrower: &CloudName, cloud: &Clo
         free,
         storage_free_bytes,
         price_per_cpu_hour: capacity.terms.price_per_cpu_hour,
+        standby_percent: capacity.standby_percent,
         platforms: capacity.platforms.clone(),
         recall_notice_ms: capacity.terms.recall_notice_ms,
         lease_ttl_ms_max: capacity.terms.lease_ttl_ms_max,
@@ -111,6 +118,21 @@ fn check_egress(need: &Requirement, capacity: &Capacity) -> Result<(), Refused> 
     }
     let allowed = need.egress.iter().try_for_each(|to| check_lent(*to, &capacity.egress, &capacity.own_addresses));
     allowed.map_err(|why| Refused::no(Code::Egress, why))
+}
+
+fn check_standby(need: &Requirement, capacity: &Capacity) -> Result<(), Refused> {
+    let Some(standby) = need.standby else { return Ok(()) };
+    if capacity.standby_percent.is_none() {
+        return Err(Refused::no(Code::NoStandby, "this cloud keeps nothing ready for others; ask another one"));
+    }
+    if standby.warm > need.instances || standby.retain_ms == 0 || standby.retain_ms > RETAIN_MS_MAX {
+        let text = format!(
+            "a standby of {} instances keeps {} warm and its data for {} ms; warm is at most instances, and the time 1 to {RETAIN_MS_MAX} ms",
+            need.instances, standby.warm, standby.retain_ms
+        );
+        return Err(Refused::no(Code::BadRequest, text));
+    }
+    Ok(())
 }
 
 fn check_requirement(need: &Requirement) -> Result<(), Refused> {
@@ -162,6 +184,7 @@ pub fn reserve(
         return Err(Refused::no(Code::Platform, text));
     }
     check_egress(need, capacity)?;
+    check_standby(need, capacity)?;
     let price = offer.price_per_instance_hour(need.resources);
     if price > need.price_per_instance_hour_max {
         let text =
@@ -199,6 +222,7 @@ pub fn reserve(
         requirement: need.clone(),
         instances: need.instances.min(free).min(share),
         price_per_instance_hour: price,
+        standby_percent: need.standby.and(capacity.standby_percent),
         expires_at: now.boot.after(request.ttl_ms.min(terms.hold_ttl_ms_max)),
         created_at: now.wall,
     })
@@ -229,6 +253,7 @@ pub fn grant(hold: &Hold, terms: &Terms, estimated_start_ms: u64, now: Now) -> R
         expires_in_ms: hold.expires_at.since(now.boot),
         lease_ttl_ms_max: terms.lease_ttl_ms_max,
         recall_notice_ms: terms.recall_notice_ms,
+        standby_percent: hold.standby_percent,
         estimated_start_ms,
     }
 }
@@ -261,6 +286,7 @@ pub fn confirm(book: &Book, capacity: &Capacity, lease: &Lease, now: Now) -> Res
         ("requirement", hold.requirement == lease.requirement),
         ("instances", hold.instances == lease.instances),
         ("price_per_instance_hour", hold.price_per_instance_hour == lease.price_per_instance_hour),
+        ("standby_percent", hold.standby_percent == lease.standby_percent),
         ("service", hold.requirement.service == lease.service),
         ("recall_notice_ms", capacity.terms.recall_notice_ms == lease.recall_notice_ms),
     ];
@@ -280,6 +306,8 @@ pub fn confirm(book: &Book, capacity: &Capacity, lease: &Lease, now: Now) -> Res
         usage: Usage::default(),
         since: now.wall,
         epoch: lease.epoch,
+        kept_since: lease.requirement.standby.map(|_| now.wall),
+        silence: None,
     })
 }
 
@@ -319,11 +347,10 @@ fn amend(known: &LentLease, lease: &Lease, now: Now) -> Result<LentLease, Refuse
 
 fn still_usable(lent: &LentLease, now: Now) -> Result<(), Refused> {
     let over = |what: &str| Err(Refused::no(Code::LeaseEnded, format!("{} {what}; lease anew", lent.id())));
+    let late = lent.is_late(now) && lent.standby().is_none();
     match &lent.state {
-        LentState::Active if lent.expires_at <= now.boot => over("ran out of time"),
-        LentState::Recalled { deadline, .. } if *deadline <= now.boot || lent.expires_at <= now.boot => {
-            over("was recalled")
-        }
+        LentState::Active if late => over("ran out of time"),
+        LentState::Recalled { deadline, .. } if *deadline <= now.boot || late => over("was recalled"),
         LentState::Active | LentState::Recalled { .. } => Ok(()),
         LentState::Ending { .. } => over("is being emptied"),
         LentState::Ended { .. } | LentState::Settled { .. } => over("is over"),
@@ -371,34 +398,77 @@ pub fn release(lent: &LentLease, now: Now) -> LentLease {
 }
 
 fn ending(lent: &LentLease, why: EndedBy, now: Now) -> LentLease {
-    LentLease { state: LentState::Ending { why }, instances_wanted: 0, since: now.wall, ..lent.clone() }
+    let usage = lent.used(now);
+    LentLease { state: LentState::Ending { why }, instances_wanted: 0, since: now.wall, usage, ..lent.clone() }
 }
 
-/// What time alone has brought about: expired holds, leases past their end or past their recall's notice.
+/// What time alone has brought about: expired holds, leases past their end or past their recall's notice, silences of standbys.
 pub fn expire(book: &Book, now: Now) -> Vec<Transition> {
     let holds = book.holds.values().filter(|h| h.expires_at <= now.boot).map(|h| Transition::DropHold(h.id.clone()));
-    let leases = book.leases().filter_map(|lent| {
-        let why = match &lent.state {
-            LentState::Recalled { deadline, .. } if *deadline <= now.boot || lent.expires_at <= now.boot => {
-                EndedBy::Recall
-            }
-            LentState::Active if lent.expires_at <= now.boot => EndedBy::Expiry,
-            _ => return None,
-        };
-        Some(Transition::Lease(Box::new(ending(lent, why, now))))
+    let leases = book.leases().filter_map(|lent| match lent.standby() {
+        Some(standby) => silence(lent, standby, now),
+        None => over(lent, now),
     });
-    holds.chain(leases).collect()
+    holds.chain(leases.map(|lent| Transition::Lease(Box::new(lent)))).collect()
 }
 
-/// After a reboot (or under another boot id) the stored boot times mean nothing: holds are dropped and every lease in use
-/// is forfeit. What is being emptied goes on being emptied.
+fn over(lent: &LentLease, now: Now) -> Option<LentLease> {
+    let why = match &lent.state {
+        LentState::Recalled { deadline, .. } if *deadline <= now.boot || lent.is_late(now) => EndedBy::Recall,
+        LentState::Active if lent.is_late(now) => EndedBy::Expiry,
+        _ => return None,
+    };
+    Some(ending(lent, why, now))
+}
+
+/// A standby that hears nothing goes on. It may hold the last copy there is: only its owner's release ends it, or what it promised is over;
+/// a recall's notice only stops what runs.
+fn silence(lent: &LentLease, standby: Standby, now: Now) -> Option<LentLease> {
+    if !lent.usable() {
+        return None;
+    }
+    let recalled = matches!(lent.state, LentState::Recalled { deadline, .. } if deadline <= now.boot);
+    let still = if recalled { 0 } else { lent.instances_wanted.min(standby.warm) };
+    match &lent.silence {
+        None if lent.is_late(now) => {
+            let since = WallMs(now.wall.0.saturating_sub_unsigned(lent.lease.ttl_ms));
+            let silence = Silence { since, counted_ms: 0, counted_at: now.boot, behind_ms: None };
+            Some(LentLease { silence: Some(silence), instances_wanted: still, ..lent.clone() })
+        }
+        Some(_) if !lent.is_late(now) => Some(LentLease { silence: None, ..lent.clone() }),
+        Some(silence) if silence.lasted_ms(now) >= standby.retain_ms => Some(ending(lent, EndedBy::Retention, now)),
+        Some(silence) if now.boot.since(silence.counted_at) >= SILENCE_COUNTED_MS => {
+            let counted = Silence { counted_ms: silence.lasted_ms(now), counted_at: now.boot, ..silence.clone() };
+            Some(LentLease { silence: Some(counted), ..lent.clone() })
+        }
+        _ if lent.instances_wanted > still && (recalled || lent.silence.is_some()) => {
+            Some(LentLease { instances_wanted: still, ..lent.clone() })
+        }
+        _ => None,
+    }
+}
+
+/// After a reboot (or under another boot id) the stored boot times mean nothing: holds are dropped, and the use of every lease is
+/// forfeit. A standby is kept, and waits to be renewed. What is being emptied goes on being emptied.
 pub fn after_reboot(book: &Book, now: Now) -> Vec<Transition> {
     let holds = book.holds.keys().map(|id| Transition::DropHold(id.clone()));
     let leases = book.leases().filter(|l| l.usable()).map(|lent| {
+        if lent.standby().is_some() {
+            return Transition::Lease(Box::new(kept_over_reboot(lent, now)));
+        }
         let why = if matches!(lent.state, LentState::Recalled { .. }) { EndedBy::Recall } else { EndedBy::Expiry };
         Transition::Lease(Box::new(LentLease { expires_at: BootMs(0), ..ending(lent, why, now) }))
     });
     holds.chain(leases).collect()
+}
+
+fn kept_over_reboot(lent: &LentLease, now: Now) -> LentLease {
+    let silence = lent.silence.clone().map(|s| Silence { counted_at: now.boot, ..s });
+    let state = match &lent.state {
+        LentState::Recalled { why, .. } => LentState::Recalled { deadline: now.boot, why: why.clone() },
+        state => state.clone(),
+    };
+    LentLease { state, silence, expires_at: BootMs(0), ..lent.clone() }
 }
 
 /// Closes a lease that is proven empty.

@@ -7,6 +7,7 @@ mod authority;
 mod book;
 pub mod choose;
 pub mod document;
+pub mod dossier;
 pub mod ledger;
 pub mod message;
 pub mod meter;

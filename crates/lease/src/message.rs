@@ -25,6 +25,8 @@ pub struct ReservationGrant {
     pub expires_in_ms: u64,
     pub lease_ttl_ms_max: u64,
     pub recall_notice_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby_percent: Option<u32>,
     /// What the lender estimates until the first instance is ready, ms.
     pub estimated_start_ms: u64,
 }
@@ -64,6 +66,9 @@ pub struct Renewal {
     pub epoch: Epoch,
     /// Instances wanted now.
     pub instances: u32,
+    /// How far its copies there are behind, at most: what a standby can say of itself once its borrower is silent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind_ms: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -111,6 +116,9 @@ pub struct LeaseStatus {
     /// Application generation that runs there.
     pub generation: u64,
     pub usage: Usage,
+    /// It is kept ready for the borrower: the last copy may be in it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub standby: bool,
 }
 
 /// A state of a later version: the lender knows the lease, and says by its time how long it still binds.

@@ -2,7 +2,7 @@
 
 use crate::document::{Lease, SETTLEMENT_KIND, Settlement};
 use crate::record::Usage;
-use pumasi_terms::{API_VERSION, WallMs};
+use pumasi_terms::{API_VERSION, Money, WallMs};
 
 /// Two gateways see an instance get ready and stop through heartbeats, so each granted instance may differ by so much, ms.
 pub const INSTANCE_MS_SLACK: u64 = 2_000;
@@ -23,6 +23,7 @@ impl Usage {
             instance_ms: self.instance_ms.saturating_add(instance_ms),
             requests: self.requests.saturating_add(requests),
             bytes_out: self.bytes_out.saturating_add(bytes_out),
+            ..self
         }
     }
     /// With `instances` ready for `span_ms` more.
@@ -40,7 +41,8 @@ fn within(a: u64, b: u64, slack: u64, per_mille: u64) -> bool {
 /// What is paid for.
 fn same_time(instances: u32, lender: &Usage, borrower: &Usage) -> bool {
     let slack_ms = INSTANCE_MS_SLACK.saturating_mul(u64::from(instances.max(1)));
-    within(lender.instance_ms, borrower.instance_ms, slack_ms, INSTANCE_MS_PERCENT * 10)
+    let same = |a, b| within(a, b, slack_ms, INSTANCE_MS_PERCENT * 10);
+    same(lender.instance_ms, borrower.instance_ms) && same(lender.reserved_instance_ms, borrower.reserved_instance_ms)
 }
 
 /// Whether two readings of one lease of `instances` agree: instance time within 2 s an instance or 2 %, requests within
@@ -54,17 +56,30 @@ pub fn agree(instances: u32, lender: &Usage, borrower: &Usage) -> bool {
 }
 
 /// A borrower's own reading of a lease. Of `unmetered_ms` of instance time, for which it heard nothing, it knows nothing, and takes the
-/// lender's word for as much.
+/// lender's word for as much. `kept_ms_max`: of a standby, what its instances can have been kept at most.
 #[must_use]
-pub fn claim(own: Usage, lender: &Usage, unmetered_ms: u64) -> Usage {
+pub fn claim(own: Usage, lender: &Usage, unmetered_ms: u64, kept_ms_max: u64) -> Usage {
     let most = own.instance_ms.saturating_add(unmetered_ms);
-    Usage { instance_ms: lender.instance_ms.clamp(own.instance_ms, most), ..own }
+    Usage {
+        instance_ms: lender.instance_ms.clamp(own.instance_ms, most),
+        reserved_instance_ms: lender.reserved_instance_ms.min(kept_ms_max),
+        ..own
+    }
 }
 
 /// Whether the borrower's reading would pay the lender less than its own, beyond the tolerance. A lender that reads less itself (it was away,
 /// and what it served meanwhile is lost to it) loses nothing by signing, nor does anybody by requests that only one side counted.
 pub fn falls_short(instances: u32, lender: &Usage, borrower: &Usage) -> bool {
-    borrower.instance_ms < lender.instance_ms && !same_time(instances, lender, borrower)
+    let less = borrower.instance_ms < lender.instance_ms || borrower.reserved_instance_ms < lender.reserved_instance_ms;
+    less && !same_time(instances, lender, borrower)
+}
+
+/// By the lesser readings. Room that was kept costs its part of the price, and what ran in it costs the price beside that.
+fn amount(lease: &Lease, lender: Usage, borrower: Usage) -> Money {
+    let ran = lease.price_per_instance_hour.for_instance_ms(lender.instance_ms.min(borrower.instance_ms));
+    let kept_ms = lender.reserved_instance_ms.min(borrower.reserved_instance_ms);
+    let kept = lease.price_per_instance_hour.percent(lease.standby_percent.unwrap_or(0)).for_instance_ms(kept_ms);
+    Money(ran.0.saturating_add(kept.0))
 }
 
 /// What both sides sign. It is paid by the lesser reading of instance time, agreed or not.
@@ -78,7 +93,7 @@ pub fn settlement(lease: &Lease, lender: Usage, borrower: Usage, at: WallMs) -> 
         lender_usage: lender,
         borrower_usage: borrower,
         agreed: agree(lease.instances, &lender, &borrower),
-        amount: lease.price_per_instance_hour.for_instance_ms(lender.instance_ms.min(borrower.instance_ms)),
+        amount: amount(lease, lender, borrower),
         created_at: at,
     }
 }
@@ -89,7 +104,7 @@ mod tests {
 
     #[test]
     fn readings_agree_within_the_stated_tolerance() {
-        let a = Usage { instance_ms: 100_000, requests: 10_000, bytes_out: 1 << 30 };
+        let a = Usage { instance_ms: 100_000, requests: 10_000, bytes_out: 1 << 30, ..Usage::default() };
         assert!(agree(1, &a, &a));
         assert!(agree(1, &a, &Usage { instance_ms: 98_000, requests: 9_982, ..a }));
         assert!(!agree(1, &a, &Usage { instance_ms: 97_000, ..a }));
@@ -101,19 +116,19 @@ mod tests {
 
     #[test]
     fn a_borrower_that_was_away_believes_the_lender_for_that_time_and_no_further() {
-        let own = Usage { instance_ms: 10_000, requests: 5, bytes_out: 9 };
+        let own = Usage { instance_ms: 10_000, requests: 5, bytes_out: 9, ..Usage::default() };
         let there = |instance_ms| Usage { instance_ms, ..Usage::default() };
         for (lender, away_ms, claimed) in
             [(13_000, 0, 10_000), (13_000, 3_000, 13_000), (19_000, 3_000, 13_000), (4_000, 3_000, 10_000)]
         {
-            assert_eq!(claim(own, &there(lender), away_ms), Usage { instance_ms: claimed, ..own });
+            assert_eq!(claim(own, &there(lender), away_ms, 0), Usage { instance_ms: claimed, ..own });
         }
-        assert_eq!(claim(own, &there(u64::MAX), u64::MAX).instance_ms, u64::MAX);
+        assert_eq!(claim(own, &there(u64::MAX), u64::MAX, 0).instance_ms, u64::MAX);
     }
 
     #[test]
     fn only_time_that_is_not_paid_falls_short() {
-        let a = Usage { instance_ms: 100_000, requests: 10_000, bytes_out: 1 << 30 };
+        let a = Usage { instance_ms: 100_000, requests: 10_000, bytes_out: 1 << 30, ..Usage::default() };
         let less = |instance_ms| Usage { instance_ms, ..a };
         assert!(falls_short(1, &a, &less(97_000)) && falls_short(1, &a, &less(0)));
         assert!(!falls_short(1, &a, &less(98_000)) && !falls_short(2, &a, &less(97_000)));
@@ -121,8 +136,17 @@ mod tests {
     }
 
     #[test]
+    fn kept_room_is_paid_for_as_long_as_there_was_a_lease_and_not_for_longer() {
+        let there = Usage { reserved_instance_ms: 7_200_000, ..Usage::default() };
+        let claimed = |kept_ms_max| claim(Usage::default(), &there, 0, kept_ms_max).reserved_instance_ms;
+        assert_eq!((claimed(9_000_000), claimed(3_600_000)), (7_200_000, 3_600_000));
+        let half = Usage { reserved_instance_ms: 3_600_000, ..there };
+        assert!(falls_short(1, &there, &half) && !agree(1, &there, &half) && !falls_short(1, &half, &there));
+    }
+
+    #[test]
     fn usage_adds_up() {
         let used = Usage::default().ran(3, 1_500).plus(0, 7, 70);
-        assert_eq!(used, Usage { instance_ms: 4_500, requests: 7, bytes_out: 70 });
+        assert_eq!(used, Usage { instance_ms: 4_500, requests: 7, bytes_out: 70, ..Usage::default() });
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::document::Lease;
 use pumasi_terms::offer::Requirement;
-use pumasi_terms::{BootMs, CloudName, Epoch, LeaseId, Money, Now, ReservationId, WallMs};
+use pumasi_terms::{BootMs, CloudName, Epoch, LeaseId, Money, Now, ReservationId, Standby, WallMs};
 use serde::{Deserialize, Serialize};
 
 /// A provisional hold: room set aside for seconds.
@@ -15,6 +15,9 @@ pub struct Hold {
     /// Granted: between the requirement's least and its wish.
     pub instances: u32,
     pub price_per_instance_hour: Money,
+    /// Of a standby: what its room costs while it is kept, in percent of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby_percent: Option<u32>,
     pub expires_at: BootMs,
     pub created_at: WallMs,
 }
@@ -26,6 +29,14 @@ pub struct Usage {
     pub instance_ms: u64,
     pub requests: u64,
     pub bytes_out: u64,
+    /// Of a standby: milliseconds for which room was kept, summed over instances, whether they ran or not.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub reserved_instance_ms: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -42,6 +53,34 @@ pub struct LentLease {
     /// Newest epoch the borrower acted under; acts under an older one are refused.
     #[serde(default)]
     pub epoch: Epoch,
+    /// Of a standby: from when its room is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_since: Option<WallMs>,
+    /// Of a standby whose borrower is not heard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silence: Option<Silence>,
+}
+
+/// A standby outlives its borrower's silence, until what it promised to keep it is over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Silence {
+    /// When it was last heard, as far as is known.
+    pub since: WallMs,
+    /// Counted by this cloud's boot clock, so that a wall clock that is set forward ends nothing. Time for which the machine is off is
+    /// not counted: whatever is kept is kept longer then.
+    pub counted_ms: u64,
+    pub counted_at: BootMs,
+    /// How far its copies were behind when it was last heard: the most that is lost if it is gone; none: it never said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind_ms: Option<u64>,
+}
+
+impl Silence {
+    /// So long, up to now.
+    pub fn lasted_ms(&self, now: Now) -> u64 {
+        self.counted_ms.saturating_add(now.boot.since(self.counted_at))
+    }
 }
 
 /// What renewals change of a lease.
@@ -81,6 +120,8 @@ pub enum EndedBy {
     Release,
     Expiry,
     Recall,
+    /// A standby was kept as long as was promised, and nobody was heard.
+    Retention,
 }
 
 impl LentLease {
@@ -114,6 +155,24 @@ impl LentLease {
             LentState::Recalled { deadline, .. } => Some(deadline.since(now.boot)),
             _ => None,
         }
+    }
+    /// What it promises as a standby, if it is one.
+    pub fn standby(&self) -> Option<Standby> {
+        self.lease.requirement.standby
+    }
+    /// What was used up to now. Kept room is not metered but reckoned, so that no silence and no restart loses any of it.
+    pub fn used(&self, now: Now) -> Usage {
+        match self.kept_since.filter(|_| self.usable()) {
+            Some(since) => Usage {
+                reserved_instance_ms: now.wall.since(since).saturating_mul(self.lease.instances.into()),
+                ..self.usage
+            },
+            None => self.usage,
+        }
+    }
+    /// Whether the borrower's time is over, which ends a lease that is no standby.
+    pub fn is_late(&self, now: Now) -> bool {
+        self.expires_at <= now.boot
     }
     /// Whether the borrower may use it.
     pub fn usable(&self) -> bool {

@@ -54,6 +54,8 @@ codes! {
     Platform = "platform",
     /// An address that instances would call is not among those that the lender lets them call.
     Egress = "egress",
+    /// It keeps nothing ready for others.
+    NoStandby = "no_standby",
     /// The price is above the most the borrower pays.
     Price = "price",
     /// Too little free for the least the borrower can use.

@@ -36,6 +36,7 @@ fn capacity() -> Capacity {
         storage_free_bytes: 1 << 31,
         egress: vec!["203.0.113.0/24:443".parse().unwrap(), "0.0.0.0/0:5432".parse().unwrap()],
         own_addresses: vec!["203.0.113.9".parse().unwrap()],
+        standby_percent: None,
     }
 }
 
@@ -49,6 +50,7 @@ fn need(instances: u32, instances_min: u32) -> Requirement {
         storage_bytes: 1 << 20,
         price_per_instance_hour_max: Money(25_000),
         egress: Vec::new(),
+        standby: None,
     }
 }
 
@@ -78,6 +80,7 @@ fn document(hold: &Hold, n: u128) -> Lease {
         datasets: Vec::new(),
         hosts: Vec::new(),
         created_at: WallMs(1),
+        standby_percent: None,
     }
 }
 
@@ -189,7 +192,7 @@ fn a_lease_rests_on_its_hold() {
 fn a_lease_lives_by_renewal_and_ends_once() {
     let mut book = Book::default();
     let first = lent(&mut book, 1, at(0));
-    let renewal = Renewal { lease: first.id().clone(), epoch: Epoch(3), instances: 9 };
+    let renewal = Renewal { lease: first.id().clone(), epoch: Epoch(3), instances: 9, behind_ms: None };
     let second = ledger::renew(&first, &renewal, at(9_000)).unwrap();
     assert_eq!((second.expires_at, second.instances_wanted), (BootMs(19_000), 2));
     assert_eq!(code(ledger::renew(&first, &renewal, at(10_000))), Code::LeaseEnded);
@@ -242,6 +245,7 @@ fn the_choice_follows_the_rule() {
         rtt_us: 1,
         score,
         why: String::new(),
+        standby_percent: None,
     };
     let grant = |n: u128, instances, price| ReservationGrant {
         id: ReservationId::from_entropy(n),
@@ -251,6 +255,7 @@ fn the_choice_follows_the_rule() {
         lease_ttl_ms_max: 10_000,
         recall_notice_ms: 5_000,
         estimated_start_ms: 100,
+        standby_percent: None,
     };
     let need = need(3, 1);
     let pick = |grants: &[(Candidate, Option<ReservationGrant>)]| choose(&need, grants).map(|c| c.cloud.to_string());
@@ -341,7 +346,7 @@ proptest! {
                     doc.and_then(|d| ledger::confirm(&book, &cap, &d, now).ok()).map(|l| Transition::Lease(Box::new(l))).into_iter().collect()
                 }
                 Act::Renew { lease, epoch, instances } => lease_of(lease)
-                    .and_then(|l| ledger::renew(&l, &Renewal { lease: l.id().clone(), epoch: Epoch(*epoch), instances: *instances }, now).ok())
+                    .and_then(|l| ledger::renew(&l, &Renewal { lease: l.id().clone(), epoch: Epoch(*epoch), instances: *instances, behind_ms: None }, now).ok())
                     .map(|l| Transition::Lease(Box::new(l))).into_iter().collect(),
                 Act::Recall(n) => lease_of(n).and_then(|l| ledger::recall(&l, "x", now).ok()).map(|l| Transition::Lease(Box::new(l))).into_iter().collect(),
                 Act::Release(n) => lease_of(n).map(|l| Transition::Lease(Box::new(ledger::release(&l, now)))).into_iter().collect(),

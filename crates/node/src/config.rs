@@ -233,12 +233,21 @@ fn unfit_for_view(path: &Path, data_dir: &Path) -> Option<String> {
 pub const ACCEPT_RISK: &str = "i-accept-the-risk";
 
 /// What is given to other clouds' applications beside the room that the pact's terms name.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Lend {
     /// All that their instances may call; none by default, and no rule opens an address that is not public.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub egress: Vec<EgressRule>,
+    /// Whether services of others are kept ready here, also while their own cloud is silent.
+    pub standbys: bool,
+    /// What room costs that is kept for them, in percent of its price in use.
+    pub standby_percent: u32,
+}
+impl Default for Lend {
+    fn default() -> Self {
+        Self { egress: Vec::new(), standbys: true, standby_percent: 20 }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

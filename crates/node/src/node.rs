@@ -42,6 +42,8 @@ pub struct Node {
     pub routes: crate::routes::Routes,
     /// Acts in flight, so that none runs twice at a time.
     pub acts: crate::borrower::Acts,
+    /// Services that are kept ready elsewhere, and wait.
+    pub keeping: crate::borrower::Keeping,
     pub gateway_status: Locked<Option<pumasi_gateway::GatewayStatus>>,
     /// What the disk has left, for whoever takes something in.
     pub disk: crate::disk::Disk,
@@ -200,6 +202,7 @@ impl Node {
             lents: Default::default(),
             holds_told: Default::default(),
             acts: Default::default(),
+            keeping: Default::default(),
             routes: Default::default(),
             gateway_status: Locked::new(None),
             disk: Default::default(),

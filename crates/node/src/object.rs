@@ -18,6 +18,8 @@ pub const LENT: &str = "lent";
 /// What renewals changed since of a borrower's leases, one row a borrower: read it by `lender::Lents`.
 pub const LENT_RENEWAL: &str = "lent_renewal";
 pub const LENT_APPLICATION: &str = "lent_application";
+/// What a standby's lender must know, as its owner signed it, by lease id.
+pub const DOSSIER: &str = "dossier";
 /// Signed by both, on both sides, by lease id.
 pub const SIGNED_LEASE: &str = "signed_lease";
 pub const SETTLEMENT: &str = "settlement";
@@ -43,7 +45,7 @@ pub const ENDED: &str = "ended";
 pub const PROBE: &str = "probe";
 
 /// All of them. A new kind stands here, and what becomes of things where its record cannot be read is decided in docs/operations.md.
-pub const KINDS: [&str; 16] = [
+pub const KINDS: [&str; 17] = [
     SERVICE,
     JOURNEY,
     PLAN,
@@ -51,6 +53,7 @@ pub const KINDS: [&str; 16] = [
     LENT,
     LENT_RENEWAL,
     LENT_APPLICATION,
+    DOSSIER,
     SIGNED_LEASE,
     SETTLEMENT,
     TOKEN,

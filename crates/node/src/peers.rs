@@ -225,7 +225,7 @@ async fn beat(node: Arc<Node>, cloud: CloudName) {
 
 fn is_moving(state: &PartState, ready: u32, wanted: u32) -> bool {
     match state {
-        PartState::Starting | PartState::Ending { .. } => true,
+        PartState::Starting | PartState::Resting | PartState::Ending { .. } => true,
         PartState::Serving => ready != wanted,
         _ => false,
     }
@@ -235,7 +235,9 @@ async fn once(node: &Node, cloud: &CloudName, journeys: &[Arc<Journey>]) {
     let Some(member) = node.pact().and_then(|v| v.pact.member(cloud).cloned()) else { return };
     // A daemon whose tasks do not all run cannot keep what it rents in order: it lets the leases run out rather than hold them.
     let whole = node.health.whole().is_ok();
-    let renew = journeys.iter().filter(|_| whole).flat_map(|j| renewals(j, cloud));
+    let behind = node.datasets.behind_ms();
+    let dated = |r: Renewal| Renewal { behind_ms: behind.get(&r.lease).copied(), ..r };
+    let renew = journeys.iter().filter(|_| whole).flat_map(|j| renewals(j, cloud)).map(dated);
     let kept = node.peers.of(cloud).kept.into_values().filter(|_| whole).map(|k| k.renewal);
     let renew = renew.chain(kept).collect();
     let sent_at = clock::boot();

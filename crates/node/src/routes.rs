@@ -250,6 +250,7 @@ fn rented(node: &Node, record: &ServiceRecord, part: &Part) -> Option<PartInput>
     let spec = &record.document.spec;
     let state = match &part.state {
         PartState::Serving => Serves::Serving,
+        PartState::Resting => Serves::Draining,
         // It stays known to the gateway a little longer than it drains: what it answered last is still to be metered.
         PartState::Ending { release, .. } if release.step <= Step::Returning => Serves::Draining,
         _ => return None,

@@ -58,6 +58,9 @@ pub struct Candidate {
     pub reservation: ReservationId,
     pub lease: LeaseId,
     pub price_per_instance_hour: Money,
+    /// Of a standby: what its room costs while it is kept, in percent of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby_percent: Option<u32>,
     /// Measured between the daemons, us.
     pub rtt_us: u64,
     /// Lower is better; what it is made of is in `why`.
@@ -71,8 +74,26 @@ pub struct Candidate {
 pub struct Part {
     pub lease: LeaseId,
     pub cloud: CloudName,
-    /// 0: drain and give back.
+    #[serde(default, skip_serializing_if = "Role::is_serving")]
+    pub role: Role,
+    /// That serve. 0: drain, and give it back unless it is kept.
     pub instances: u32,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    #[default]
+    Serving,
+    /// Kept ready and fresh as its lease says; no user is sent there.
+    Standby,
+}
+
+impl Role {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+    fn is_serving(&self) -> bool {
+        *self == Self::Serving
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]

@@ -6,9 +6,11 @@
 pub mod document;
 pub mod lint;
 pub mod make;
+pub mod standby;
 pub mod tell;
 
-pub use document::{Borrow, Candidate, Part, Plan};
+pub use document::{Borrow, Candidate, Part, Plan, Role};
 pub use lint::{Fault, lint};
-pub use make::{CurrentPart, Ids, NoPlan, Obstacle, Parent, PlanInput, Spent, plan};
+pub use make::{CurrentPart, Ids, KeptPart, NoPlan, Obstacle, Parent, PlanInput, Spent, plan};
+pub use standby::{compare, keep_ready};
 pub use tell::{describe, diff};

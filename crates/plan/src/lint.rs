@@ -1,6 +1,6 @@
 //! What every plan must be, checked apart from its making: before it is executed, and when a person hands one in.
 
-use crate::document::{PLAN_VERSION, Plan};
+use crate::document::{PLAN_VERSION, Plan, Role};
 use crate::make::{CANDIDATES_MAX, CurrentPart, Parent, dearest};
 use pumasi_terms::service::Service;
 use pumasi_terms::{CloudName, FieldError, Ppm};
@@ -63,7 +63,10 @@ pub fn lint(
         if now.recalled && part.instances > 0 {
             fault(&at, format!("{} is called back", part.lease));
         }
-        cost = cost.saturating_add(now.price_per_instance_hour.0.saturating_mul(u64::from(part.instances)));
+        if part.role == Role::Standby && (now.standby.is_none() || part.instances > 0) {
+            fault(&at, format!("{} is no standby, or one that serves: it cannot be kept ready", part.lease));
+        }
+        cost = cost.saturating_add(now.cost(part));
     }
     for missing in parts.iter().filter(|now| !plan.parts.iter().any(|p| p.lease == now.lease)) {
         fault("parts", format!("says nothing of {}", missing.lease));
@@ -108,7 +111,13 @@ pub fn lint(
         if plan.bytes_max > spec.borrowing.bytes_max {
             fault("bytes_max", format!("is {}, {} are allowed", plan.bytes_max, spec.borrowing.bytes_max));
         }
-        instances = instances.saturating_add(need.instances);
+        match need.standby {
+            None => instances = instances.saturating_add(need.instances),
+            Some(wanted) if wanted != spec.continuity.standby() => {
+                fault("borrow.requirement", "is not the standby that the service wants".to_owned())
+            }
+            Some(_) => {}
+        }
         cost = cost.saturating_add(dearest(borrow));
     }
     // An old surplus that only shrinks is no fault of the plan.

@@ -3,12 +3,12 @@
 //! Growth first fills what existing leases were granted, then borrows once, at the best few of the offers. Shrinking takes
 //! what is called back first, then the dearest and farthest. Ceilings bound all of it and are named where they stop it.
 
-use crate::document::{Borrow, Candidate, PLAN_VERSION, Part, Plan, Switchover};
+use crate::document::{Borrow, Candidate, PLAN_VERSION, Part, Plan, Role, Switchover};
 use pumasi_judge::Verdict;
 use pumasi_terms::offer::{Offer, Requirement};
 use pumasi_terms::service::{Service, ServiceSpec};
 use pumasi_terms::{
-    CloudName, Digest, Epoch, JourneyId, LeaseId, Money, PlanId, Ppm, ReservationId, Resources, WallMs,
+    CloudName, Digest, Epoch, JourneyId, LeaseId, Money, PlanId, Ppm, ReservationId, Resources, Standby, WallMs,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -41,6 +41,34 @@ pub struct CurrentPart {
     pub rtt_us: u64,
     /// Called back by its lender, or lost: it only shrinks.
     pub recalled: bool,
+    /// Of a standby: it is kept when it does not serve.
+    pub standby: Option<KeptPart>,
+}
+
+/// What a standby's lease says beyond its room, and how it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeptPart {
+    pub agreed: Standby,
+    /// In percent of the price in use.
+    pub percent: u32,
+    /// It has everything that it needs.
+    pub complete: bool,
+}
+
+impl CurrentPart {
+    /// What it costs an hour once it is as the plan says.
+    pub(crate) fn cost(&self, planned: &Part) -> u64 {
+        let in_use = |n: u32| self.price_per_instance_hour.0.saturating_mul(u64::from(n));
+        match (self.standby, planned.role, planned.instances) {
+            (None, _, instances) => in_use(instances),
+            // Given back.
+            (Some(_), Role::Serving, 0) => 0,
+            (Some(kept), _, instances) => {
+                let running = Standby { warm: instances.max(kept.agreed.warm), ..kept.agreed };
+                kept_rent(self.price_per_instance_hour, Some(kept.percent), self.granted, running)
+            }
+        }
+    }
 }
 
 /// What a journey has used up.
@@ -98,7 +126,7 @@ pub struct PlanInput {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Obstacle {
-    /// `no_change`, `moves_ceiling`, `instances_ceiling`, `money_ceiling`, `bytes_ceiling`, `dataset_ceiling`,
+    /// `no_change`, `no_standby`, `moves_ceiling`, `instances_ceiling`, `money_ceiling`, `bytes_ceiling`, `dataset_ceiling`,
     /// `no_candidate`, `no_ids`, or `not_allowed`, `platform`, `egress`, `no_room`, `price`, `failed_lately` of one cloud.
     pub what: String,
     pub text: String,
@@ -116,7 +144,7 @@ fn list(reasons: &[Obstacle]) -> String {
     reasons.iter().map(|r| r.text.as_str()).collect::<Vec<_>>().join("; ")
 }
 
-fn obstacle(what: &str, text: String) -> Obstacle {
+pub(crate) fn obstacle(what: &str, text: String) -> Obstacle {
     Obstacle { what: what.to_owned(), text }
 }
 
@@ -140,9 +168,9 @@ pub fn plan(input: &PlanInput) -> Result<Plan, NoPlan> {
     if wanted < have {
         shrink(&mut parts, &input.parts, have - wanted);
     } else if wanted > have {
-        let missing = grow_parts(&mut parts, &input.parts, wanted - have, &mut rent, &mut reasons);
+        let missing = grow_parts(&mut parts, input, wanted - have, &mut rent, &mut reasons);
         if missing > 0 {
-            borrow = new_borrow(input, missing, &parts, rent.left(), &mut reasons);
+            borrow = help(input, missing, &parts, rent.left(), &mut reasons);
         }
     }
     let changed = parts.iter().zip(&input.parts).any(|(p, now)| p.instances != now.instances);
@@ -153,9 +181,20 @@ pub fn plan(input: &PlanInput) -> Result<Plan, NoPlan> {
         }
         return Err(NoPlan { reasons });
     }
+    parts.iter_mut().zip(&input.parts).for_each(|(p, now)| p.role = role(now, p.instances));
+    Ok(document(input, parts, borrow))
+}
+
+/// What does not serve goes back, except a standby: that is kept.
+fn role(now: &CurrentPart, instances: u32) -> Role {
+    if now.standby.is_some() && instances == 0 { Role::Standby } else { Role::Serving }
+}
+
+pub(crate) fn document(input: &PlanInput, parts: Vec<Part>, borrow: Option<Borrow>) -> Plan {
+    let spec = &input.service.spec;
     let sends = borrow.is_some();
     let cost = Rent::of(input, &parts).used.saturating_add(borrow.as_ref().map_or(0, dearest));
-    Ok(Plan {
+    Plan {
         version: PLAN_VERSION,
         id: input.ids.plan.clone(),
         journey: input.ids.journey.clone(),
@@ -173,7 +212,7 @@ pub fn plan(input: &PlanInput) -> Result<Plan, NoPlan> {
         route: Switchover { mode: spec.routing.mode, start: SHARE_START, step: SHARE_STEP, step_ms: SHARE_STEP_MS },
         cost_per_hour_max: Money(cost),
         bytes_max: if sends { sent_bytes(input) } else { 0 },
-    })
+    }
 }
 
 /// What stands against borrowing whatever the load is: not that others have no room now, nor what failed lately.
@@ -190,7 +229,8 @@ pub fn lendable(input: &PlanInput) -> Result<(), NoPlan> {
 }
 
 fn as_is(now: &CurrentPart) -> Part {
-    Part { lease: now.lease.clone(), cloud: now.cloud.clone(), instances: now.instances }
+    let role = role(now, now.instances);
+    Part { lease: now.lease.clone(), cloud: now.cloud.clone(), role, instances: now.instances }
 }
 
 fn sent_bytes(input: &PlanInput) -> u64 {
@@ -199,8 +239,18 @@ fn sent_bytes(input: &PlanInput) -> u64 {
 
 /// What the dearest outcome of a borrow costs an hour.
 pub(crate) fn dearest(borrow: &Borrow) -> u64 {
-    let price = borrow.candidates.iter().map(|c| c.price_per_instance_hour.0).max().unwrap_or(0);
-    price.saturating_mul(u64::from(borrow.requirement.instances))
+    let need = &borrow.requirement;
+    let cost = |c: &Candidate| match need.standby {
+        Some(standby) => kept_rent(c.price_per_instance_hour, c.standby_percent, need.instances, standby),
+        None => c.price_per_instance_hour.0.saturating_mul(u64::from(need.instances)),
+    };
+    borrow.candidates.iter().map(cost).max().unwrap_or(0)
+}
+
+/// Of a standby at rest, an hour.
+pub(crate) fn kept_rent(price: Money, percent: Option<u32>, instances: u32, standby: Standby) -> u64 {
+    let kept = price.percent(percent.unwrap_or(0)).0.saturating_mul(u64::from(instances));
+    kept.saturating_add(price.0.saturating_mul(u64::from(standby.warm)))
 }
 
 /// Rent an hour against its ceiling.
@@ -211,8 +261,7 @@ struct Rent {
 
 impl Rent {
     fn of(input: &PlanInput, parts: &[Part]) -> Self {
-        let cost =
-            |(p, now): (&Part, &CurrentPart)| now.price_per_instance_hour.0.saturating_mul(u64::from(p.instances));
+        let cost = |(p, now): (&Part, &CurrentPart)| now.cost(p);
         let used = parts.iter().zip(&input.parts).map(cost).fold(0, u64::saturating_add);
         Self { used, ceiling: input.service.spec.borrowing.money_per_hour_max.0 }
     }
@@ -239,12 +288,16 @@ fn shrink(parts: &mut [Part], now: &[CurrentPart], mut surplus: u32) {
 /// Fills the leases there are, cheapest and nearest first; returns what is still missing.
 fn grow_parts(
     parts: &mut [Part],
-    now: &[CurrentPart],
+    input: &PlanInput,
     mut missing: u32,
     rent: &mut Rent,
     reasons: &mut Vec<Obstacle>,
 ) -> u32 {
-    let mut order: Vec<usize> = (0..parts.len()).filter(|i| !now[*i].recalled).collect();
+    let now = &input.parts;
+    // A standby serves once it has everything, and not where it failed to lately.
+    let failed = |p: &CurrentPart| input.excluded.iter().any(|(cloud, _)| cloud == &p.cloud);
+    let able = |p: &CurrentPart| !p.recalled && p.standby.is_none_or(|s| s.complete && (p.instances > 0 || !failed(p)));
+    let mut order: Vec<usize> = (0..parts.len()).filter(|i| able(&now[*i])).collect();
     order.sort_by_key(|i| (now[*i].price_per_instance_hour, now[*i].rtt_us, now[*i].lease.clone()));
     for i in order {
         let room = now[i].granted.saturating_sub(parts[i].instances).min(missing);
@@ -264,32 +317,55 @@ fn money_obstacle(ceiling: u64, cloud: &CloudName) -> Obstacle {
     obstacle("money_ceiling", text)
 }
 
-fn new_borrow(
+/// A search for one more lease.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Search {
+    pub instances: u32,
+    pub instances_min: u32,
+    /// It is to be kept, not to serve.
+    pub standby: Option<Standby>,
+    pub money_left: u64,
+}
+
+fn help(
     input: &PlanInput,
     missing: u32,
     parts: &[Part],
     money_left: u64,
     reasons: &mut Vec<Obstacle>,
 ) -> Option<Borrow> {
-    let spec = &input.service.spec;
-    let borrowing = &spec.borrowing;
     let before = reasons.len();
+    let borrowing = &input.service.spec.borrowing;
     if input.spent.new_journey && input.spent.moves_last_hour >= borrowing.moves_per_hour_max {
         let text = format!("{} journeys began in the last hour, the most allowed", input.spent.moves_last_hour);
         reasons.push(obstacle("moves_ceiling", text));
     }
+    if reasons.len() > before {
+        return None;
+    }
+    let search = Search { instances: missing, instances_min: 1, standby: None, money_left };
+    new_borrow(input, search, parts, reasons)
+}
+
+pub(crate) fn new_borrow(
+    input: &PlanInput,
+    search: Search,
+    parts: &[Part],
+    reasons: &mut Vec<Obstacle>,
+) -> Option<Borrow> {
+    let spec = &input.service.spec;
+    let borrowing = &spec.borrowing;
+    let missing = search.instances;
     let bytes = sent_bytes(input);
     if bytes > borrowing.bytes_max {
         let text = format!("{bytes} bytes would be sent, {} are allowed", borrowing.bytes_max);
         reasons.push(obstacle("bytes_ceiling", text));
-    }
-    if reasons.len() > before {
         return None;
     }
     let resources = spec.application.resources;
     let mut ranked: Vec<(u64, &Offer, u64, u32, Money, String)> = Vec::new();
     for (offer, rtt_us) in &input.offers {
-        match weigh(input, parts, offer, *rtt_us, missing, money_left) {
+        match weigh(input, parts, offer, *rtt_us, &search) {
             Ok((score, instances, price, why)) => ranked.push((score, offer, *rtt_us, instances, price, why)),
             Err(obstacle) => reasons.push(obstacle),
         }
@@ -309,8 +385,11 @@ fn new_borrow(
     let price_max = ranked.iter().map(|r| r.4).max().unwrap_or_default();
     // ... and the least patient lender bounds the lease.
     let lease_ttl_ms = ranked.iter().map(|r| r.1.lease_ttl_ms_max).fold(LEASE_TTL_MS, u64::min);
-    let rent = Rent { used: 0, ceiling: money_left };
-    let instances = missing.min(rent.count(price_max)).max(1);
+    let rent = Rent { used: 0, ceiling: search.money_left };
+    let instances = match search.standby {
+        Some(_) => missing,
+        None => missing.min(rent.count(price_max)).max(1),
+    };
     let candidates = ranked
         .into_iter()
         .zip(&input.ids.holds)
@@ -319,6 +398,7 @@ fn new_borrow(
             reservation: reservation.clone(),
             lease: lease.clone(),
             price_per_instance_hour: price,
+            standby_percent: search.standby.and(offer.standby_percent),
             rtt_us,
             score,
             why,
@@ -329,10 +409,11 @@ fn new_borrow(
         platform: spec.application.platform.clone(),
         resources,
         instances,
-        instances_min: 1,
+        instances_min: search.instances_min,
         storage_bytes: storage_bytes(sent_bytes(input), input.files),
         price_per_instance_hour_max: price_max,
         egress: spec.application.destinations(),
+        standby: search.standby,
     };
     Some(Borrow {
         requirement,
@@ -360,10 +441,10 @@ fn weigh(
     parts: &[Part],
     offer: &Offer,
     rtt_us: u64,
-    missing: u32,
-    money_left: u64,
+    search: &Search,
 ) -> Result<(u64, u32, Money, String), Obstacle> {
     let (spec, cloud): (&ServiceSpec, _) = (&input.service.spec, &offer.cloud);
+    let missing = search.instances;
     let allowed = &spec.borrowing.clouds;
     if cloud == &input.home || (!allowed.is_empty() && !allowed.contains(cloud)) {
         return Err(obstacle("not_allowed", format!("{cloud} is not a cloud that this service may be lent by")));
@@ -382,13 +463,22 @@ fn weigh(
     if let Err(why) = offer.may_call(&spec.application.destinations()) {
         return Err(obstacle("egress", format!("{cloud} does not let instances call what this service calls: {why}")));
     }
+    let wish = &spec.continuity;
+    if search.standby.is_some() && (offer.standby_percent.is_none() || wish.rank(cloud).is_none()) {
+        let why = if wish.rank(cloud).is_none() {
+            "is not among continuity.clouds"
+        } else {
+            "keeps nothing ready for others"
+        };
+        return Err(obstacle("no_standby", format!("{cloud} {why}")));
+    }
     let one: Resources = spec.application.resources;
     let room = one.count_in(offer.free).min(missing);
     let storage = storage_bytes(sent_bytes(input), input.files);
     if offer.lease_ttl_ms_max < LEASE_TTL_MS_MIN {
         return Err(obstacle("no_room", format!("{cloud} lends for {} ms only", offer.lease_ttl_ms_max)));
     }
-    if room == 0 {
+    if room < search.instances_min {
         let text = format!(
             "{cloud} has no room: {} cpu_millis and {} MiB are free",
             offer.free.cpu_millis, offer.free.memory_mib
@@ -403,13 +493,19 @@ fn weigh(
         return Err(obstacle("no_room", text));
     }
     let price = offer.price_per_instance_hour(one);
-    if price.0 > money_left {
+    let least = match search.standby {
+        Some(standby) => kept_rent(price, offer.standby_percent, missing, standby),
+        None => price.0,
+    };
+    if least > search.money_left {
         return Err(money_obstacle(spec.borrowing.money_per_hour_max.0, cloud));
     }
     let short = u64::from(missing - room);
     // A second lease at one lender would be a second copy of the same there.
     let twice = if parts.iter().any(|p| &p.cloud == cloud && p.instances > 0) { 50_000 } else { 0 };
-    let score = price.0.saturating_add(rtt_us).saturating_add(short.saturating_mul(100_000)).saturating_add(twice);
+    // The customer's order comes first.
+    let order = search.standby.and(wish.rank(cloud)).map_or(0, |rank| rank as u64 * 1_000_000_000);
+    let score = [rtt_us, short.saturating_mul(100_000), twice, order].into_iter().fold(price.0, u64::saturating_add);
     let why = format!("{price} an instance-hour, round trip {} us, room for {room} of {missing}", rtt_us);
     Ok((score, room, price, why))
 }

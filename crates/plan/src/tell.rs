@@ -1,6 +1,7 @@
 //! A plan in words, and what sets it apart from another.
 
-use crate::document::Plan;
+use crate::document::{Part, Plan, Role};
+use pumasi_judge::Cause;
 use std::fmt::Write;
 
 /// The plan for people, a line a decision.
@@ -9,26 +10,43 @@ pub fn describe(plan: &Plan) -> String {
     // Writing into a String does not fail.
     let _ = writeln!(out, "plan {} (number {} of journey {}) for {}", plan.id, plan.number, plan.journey, plan.service);
     let v = &plan.verdict;
-    let _ = writeln!(out, "  because {:?}: {} borrowed instances wanted", v.cause, v.borrowed_wanted);
+    let _ = match v.cause {
+        Cause::Continuity => writeln!(out, "  because {:?}", v.cause),
+        _ => writeln!(out, "  because {:?}: {} borrowed instances wanted", v.cause, v.borrowed_wanted),
+    };
     for reason in &v.reasons {
         let _ = writeln!(out, "    {}", reason.text);
     }
     for part in &plan.parts {
-        let _ = match part.instances {
-            0 => writeln!(out, "  give back {} at {}", part.lease, part.cloud),
-            n => writeln!(out, "  {n} instances at {} ({})", part.cloud, part.lease),
+        let _ = match (part.role, part.instances) {
+            (Role::Standby, _) => writeln!(out, "  kept ready at {} ({})", part.cloud, part.lease),
+            (_, 0) => writeln!(out, "  give back {} at {}", part.lease, part.cloud),
+            (_, n) => writeln!(out, "  {n} instances at {} ({})", part.cloud, part.lease),
         };
     }
     if let Some(borrow) = &plan.borrow {
         let need = &borrow.requirement;
         let (n, cpu, mib) = (need.instances, need.resources.cpu_millis, need.resources.memory_mib);
-        let _ = writeln!(out, "  borrow {n} more (at least {}) of {cpu} cpu_millis and {mib} MiB", need.instances_min);
+        let _ = match need.standby {
+            Some(standby) => writeln!(
+                out,
+                "  keep ready elsewhere: room for {n} of {cpu} cpu_millis and {mib} MiB, {} of them running",
+                standby.warm
+            ),
+            None => {
+                writeln!(out, "  borrow {n} more (at least {}) of {cpu} cpu_millis and {mib} MiB", need.instances_min)
+            }
+        };
         for (rank, c) in borrow.candidates.iter().enumerate() {
             let _ = writeln!(out, "    {}. {}: {} (score {})", rank + 1, c.cloud, c.why, c.score);
         }
     }
     let _ = writeln!(out, "  costs at most {} an hour, sends at most {} bytes", plan.cost_per_hour_max, plan.bytes_max);
     out
+}
+
+fn size(part: &Part) -> String {
+    if part.role == Role::Standby { "kept ready".to_owned() } else { part.instances.to_string() }
 }
 
 /// What changes from one plan to another, a sentence each; ids, numbers and dates apart.
@@ -53,21 +71,18 @@ pub fn diff(old: &Plan, new: &Plan) -> Vec<String> {
         None => "nothing".to_owned(),
         Some(b) => {
             let clouds: Vec<&str> = b.candidates.iter().map(|c| c.cloud.as_str()).collect();
-            format!("{} of {}", b.requirement.instances, clouds.join(", "))
+            let what = if b.requirement.standby.is_some() { " as a standby" } else { "" };
+            format!("{} of {}{what}", b.requirement.instances, clouds.join(", "))
         }
     };
     differs("borrow", borrow(old), borrow(new));
     for part in &new.parts {
         let before = old.parts.iter().find(|p| p.lease == part.lease);
-        let a = before.map_or("none".to_owned(), |p| p.instances.to_string());
-        differs(&format!("instances at {} ({})", part.cloud, part.lease), a, part.instances.to_string());
+        let a = before.map_or("none".to_owned(), size);
+        differs(&format!("instances at {} ({})", part.cloud, part.lease), a, size(part));
     }
     for gone in old.parts.iter().filter(|p| !new.parts.iter().any(|n| n.lease == p.lease)) {
-        differs(
-            &format!("instances at {} ({})", gone.cloud, gone.lease),
-            gone.instances.to_string(),
-            "none".to_owned(),
-        );
+        differs(&format!("instances at {} ({})", gone.cloud, gone.lease), size(gone), "none".to_owned());
     }
     out
 }

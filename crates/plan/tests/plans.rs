@@ -23,6 +23,7 @@ fn offer(name: &str, cpu_millis: u32, price: u64) -> Offer {
         recall_notice_ms: 5_000,
         lease_ttl_ms_max: 10_000,
         egress: Vec::new(),
+        standby_percent: None,
     }
 }
 
@@ -52,6 +53,7 @@ fn service() -> Service {
             routing: Default::default(),
             borrowing: Borrowing { money_per_hour_max: Money(1_000_000), ..Borrowing::default() },
             priority: 100,
+            continuity: Default::default(),
             recovery_class: Default::default(),
         },
     }
@@ -101,6 +103,7 @@ fn part(n: u128, name: &str, instances: u32, granted: u32, price: u64, rtt_us: u
         price_per_instance_hour: Money(price),
         rtt_us,
         recalled: false,
+        standby: None,
     }
 }
 

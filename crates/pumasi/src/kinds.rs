@@ -110,12 +110,10 @@ pub fn typed<T: DeserializeOwned>(kind: Kind, item: &Value) -> Result<T, Failure
 
 pub fn state_cell(state: &str) -> Cell {
     let tone = match state {
-        "serving" | "running" | "ready" | "active" | "current" | "executing" | "done" | "settled" | "approved" => {
-            Tone::Good
-        }
-        "starting" | "borrowing" | "waiting" | "recalled" | "draining" | "proposed" | "ending" | "deleting" | "ask" => {
-            Tone::Busy
-        }
+        "serving" | "running" | "ready" | "active" | "kept" | "current" | "executing" | "done" | "settled"
+        | "approved" => Tone::Good,
+        "starting" | "borrowing" | "waiting" | "recalled" | "draining" | "resting" | "proposed" | "ending"
+        | "deleting" | "ask" => Tone::Busy,
         "degraded" | "failed" | "crashed" | "refused" | "unreachable" | "lost" | "error" => Tone::Bad,
         "ended" | "closed" | "released" | "observed" | "stopped" | "superseded" => Tone::Faint,
         _ => Tone::Plain,

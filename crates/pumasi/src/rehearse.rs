@@ -88,6 +88,7 @@ fn stage(journey: &Journey) -> String {
             let trouble = journey.rehearsal.as_ref().and_then(|r| r.trouble.as_ref());
             with(format!("asking the instance at {lender}"), trouble)
         }
+        PartState::Resting | PartState::Kept => format!("kept ready at {lender}"),
         PartState::Ending { why, .. } => format!("giving back to {lender}: {why}"),
         PartState::Ended { .. } => format!("over at {lender}"),
     }

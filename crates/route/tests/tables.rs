@@ -40,6 +40,7 @@ fn service(name: &str) -> Service {
             routing: Default::default(),
             borrowing: Default::default(),
             priority: 100,
+            continuity: Default::default(),
             recovery_class: Default::default(),
         },
     }
@@ -80,6 +81,7 @@ fn lent(n: u128, state: LentState, expires_at: u64) -> LentInput {
         storage_bytes: 0,
         price_per_instance_hour_max: Money(1),
         egress: Vec::new(),
+        standby: None,
     };
     let lease = Lease {
         api_version: API_VERSION.into(),
@@ -102,6 +104,7 @@ fn lent(n: u128, state: LentState, expires_at: u64) -> LentInput {
         datasets: Vec::new(),
         hosts: Vec::new(),
         created_at: WallMs(0),
+        standby_percent: None,
     };
     LentInput {
         protocol: Default::default(),
@@ -113,6 +116,8 @@ fn lent(n: u128, state: LentState, expires_at: u64) -> LentInput {
             usage: Usage::default(),
             since: WallMs(0),
             epoch: Epoch(3),
+            kept_since: None,
+            silence: None,
         },
         instances: vec![instance(50 + n, false)],
         hosts: vec!["wiki.example".into()],

@@ -5,6 +5,7 @@
 //! Vocabulary: ITU-T Y.3511/Y.3516 and GICTF.
 
 pub mod class;
+pub mod continuity;
 pub mod document;
 pub mod egress;
 pub mod ids;
@@ -21,6 +22,7 @@ pub mod template;
 pub mod told;
 pub mod units;
 
+pub use continuity::{Continuity, Standby};
 pub use document::{API_VERSION, Document, FieldError, Metadata, Validate};
 pub use egress::EgressRule;
 pub use ids::*;

@@ -3,7 +3,7 @@
 use crate::egress::{EgressRule, check_lent};
 use crate::service::Platform;
 use crate::told;
-use crate::{CloudName, Money, Resources, ServiceName, WallMs};
+use crate::{CloudName, Money, Resources, ServiceName, Standby, WallMs};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
@@ -24,6 +24,9 @@ pub struct Requirement {
     /// What its instances call; the lease that rests on this covers no other address.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub egress: Vec<SocketAddr>,
+    /// It is to be kept ready, not to serve; who does not know what that is refuses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby: Option<Standby>,
 }
 
 /// A lender's standing offer to one member, dated: it promises nothing until it is reserved. It is told: what a later version adds is
@@ -38,6 +41,9 @@ pub struct Offer {
     pub storage_free_bytes: u64,
     /// For each 1000 cpu_millis an instance has, an hour.
     pub price_per_cpu_hour: Money,
+    /// What room costs that is kept for a standby, in percent of what it costs in use; none: it keeps nothing ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby_percent: Option<u32>,
     #[serde(deserialize_with = "told::readable_each")]
     pub platforms: Vec<Platform>,
     pub recall_notice_ms: u64,

@@ -1,6 +1,7 @@
 //! The Service document: what a customer owns, promises and allows.
 
 use crate::class::LessImportant;
+use crate::continuity::Continuity;
 use crate::document::{Document, FieldError, Validate, fault};
 use crate::template;
 use crate::{CloudName, DatasetName, Digest, Money, Protocol, Resources, SecretName, ServiceName};
@@ -27,6 +28,9 @@ pub struct ServiceSpec {
     pub routing: Routing,
     #[serde(default)]
     pub borrowing: Borrowing,
+    /// Where it must be able to live on.
+    #[serde(default, skip_serializing_if = "Continuity::is_none")]
+    pub continuity: Continuity,
     /// Higher is served first where capacity is short.
     #[serde(default = "default_priority")]
     pub priority: u32,
@@ -465,6 +469,16 @@ impl Validate for ServiceSpec {
             }
         }
         self.routing.less_important.validate(&format!("{at}.routing.less_important"), e);
+        self.continuity.validate(&format!("{at}.continuity"), e);
+        let forbidden = |c: &&CloudName| !self.borrowing.clouds.is_empty() && !self.borrowing.clouds.contains(c);
+        if let Some(cloud) = self.continuity.clouds.iter().find(forbidden) {
+            fault(
+                e,
+                at,
+                "continuity.clouds",
+                format!("{cloud} is not among borrowing.clouds, which may hold the service"),
+            );
+        }
         if self.borrowing.instances_max > 1_000 {
             fault(e, at, "borrowing.instances_max", "must be 0 to 1000");
         }

@@ -58,6 +58,10 @@ impl Ppm {
 pub struct Money(pub u64);
 
 impl Money {
+    /// Such a part of it, rounded down.
+    pub fn percent(self, percent: u32) -> Money {
+        Money(u64::try_from(u128::from(self.0) * u128::from(percent) / 100).unwrap_or(u64::MAX))
+    }
     /// What `instance_ms` of use cost at `self` an instance-hour; rounded down, so that both sides agree.
     pub fn for_instance_ms(self, instance_ms: u64) -> Money {
         Money(u64::try_from(u128::from(self.0) * u128::from(instance_ms) / 3_600_000).unwrap_or(u64::MAX))

@@ -28,6 +28,7 @@ fn capacity() -> Capacity {
         storage_free_bytes: 8 << 30,
         egress: vec!["0.0.0.0/0:*".parse().expect("a rule")],
         own_addresses: Vec::new(),
+        standby_percent: None,
     }
 }
 
@@ -85,7 +86,7 @@ fn live(lent: &LentLease) {
     book.apply(Transition::Lease(Box::new(lent.clone())));
     let _ = (book.bound(None, NOW), ledger::expire(&book, late), ledger::after_reboot(&book, NOW));
     let _ = ledger::rent_per_hour(&book);
-    let used = Usage { instance_ms: u64::MAX, requests: u64::MAX, bytes_out: u64::MAX };
+    let used = Usage { instance_ms: u64::MAX, requests: u64::MAX, bytes_out: u64::MAX, reserved_instance_ms: 0 };
     for usage in [Usage::default(), used, lent.usage] {
         let one = meter::settlement(&lent.lease, lent.usage, usage, NOW.wall);
         let other = meter::settlement(&lent.lease, usage, lent.usage, NOW.wall);
@@ -152,11 +153,11 @@ fn read(input: &[u8]) -> bool {
         b"token" => json::<people::NewToken>(body).is_some(),
         b"problem" => json::<pumasi_api::Problem>(body).map(|p| p.to_string()).is_some(),
         b"journey" => json::<Journey>(body).is_some_and(|journey| {
-            let _ = pumasi_journey::acts(&journey, 1);
+            let _ = pumasi_journey::acts(&journey, 1, None);
             let _ = pumasi_journey::renewals(&journey, &city("city-b"));
             let _ = (journey.serving(), journey.coming());
             let (cancelled, _) = pumasi_journey::cancel(&journey, "why", NOW);
-            let _ = pumasi_journey::acts(&cancelled, 1);
+            let _ = pumasi_journey::acts(&cancelled, 1, None);
             true
         }),
         b"plan" => json::<Plan>(body).map(|p| (pumasi_plan::describe(&p), pumasi_plan::diff(&p, &p))).is_some(),

@@ -238,6 +238,7 @@ impl Ours {
                 price_per_instance_hour: best.price_per_instance_hour,
                 rtt_us: best.rtt_us,
                 recalled: false,
+                standby: None,
             };
             self.parts.push(Part { now, fleet });
             grew = true;
@@ -278,6 +279,7 @@ fn service(home: u32) -> anyhow::Result<Service> {
             routing: Default::default(),
             borrowing,
             priority: 100,
+            continuity: Default::default(),
             recovery_class: Default::default(),
         },
     })
@@ -291,6 +293,7 @@ fn offer(name: &str) -> anyhow::Result<Offer> {
         free: Resources { cpu_millis: BORROWED_MAX * 2, memory_mib: BORROWED_MAX * 2 },
         storage_free_bytes: 1 << 40,
         price_per_cpu_hour: Money(50_000),
+        standby_percent: None,
         platforms: vec![Platform::default()],
         recall_notice_ms: 5_000,
         lease_ttl_ms_max: 15_000,

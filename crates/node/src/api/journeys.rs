@@ -119,6 +119,9 @@ fn rented(node: &Node, who: &Principal, journey: &Journey, part: &Part) -> Lease
         PartState::Starting => ("starting", trouble()),
         PartState::Serving if part.recalled.is_some() => ("recalled", "the lender calls it back".into()),
         PartState::Serving => ("serving", trouble()),
+        PartState::Resting => ("resting", trouble()),
+        PartState::Kept if part.expires_at <= clock::boot() => ("kept", format!("{} is not heard", part.lender)),
+        PartState::Kept => ("kept", trouble()),
         PartState::Ending { why, .. } => ("ending", why.clone()),
         PartState::Ended { why, proven: true, .. } => ("ended", why.clone()),
         PartState::Ended { why, .. } => ("ended_unproven", why.clone()),
@@ -144,6 +147,7 @@ fn rented(node: &Node, who: &Principal, journey: &Journey, part: &Part) -> Lease
 
 fn lent(node: &Node, lent: &LentLease) -> LeaseView {
     let (state, why) = match &lent.state {
+        LentState::Active if lent.silence.is_some() => ("kept", format!("{} is not heard", lent.lease.borrower)),
         LentState::Active => {
             let trouble = node.troubles.of(&owner_of_lease(lent.id()), &node.instances.get());
             ("active", trouble.map(|t| t.why).unwrap_or_default())

@@ -145,6 +145,7 @@ fn table(door: Door) -> Table {
         .on(Post, "/v1/leases/{id}/chunks", peers::chunks)
         .on(Get, "/v1/leases/{id}/sealing-key", peers::sealing_key)
         .on(Put, "/v1/leases/{id}/application", peers::application)
+        .on(Put, "/v1/leases/{id}/dossier", peers::dossier)
         .on(Put, "/v1/leases/{id}/datasets/{name}", peers::dataset)
         .on(Post, "/v1/leases/{id}/datasets/{name}/batches", peers::batch)
         .on(Get, "/v1/leases/{id}/logs", peers::logs)

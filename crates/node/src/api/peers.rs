@@ -152,6 +152,14 @@ pub async fn application(
     Ok(axum::Json(taken?))
 }
 
+pub async fn dossier(
+    State(node): State<Arc<Node>>,
+    OnUsable(OnLease { lent, borrower, .. }): OnUsable,
+    Json(signed): Json<Signed>,
+) -> Answer<()> {
+    Ok(axum::Json(lender::dossier::inform(&node, borrower, &lent, signed.document).await?))
+}
+
 fn dataset_of(node: &Node, id: &LeaseId, name: &DatasetName) -> Result<crate::wire::SentDataset, Problem> {
     let application = node.get::<LentApplication>(LENT_APPLICATION, id.as_str())?;
     let application = application

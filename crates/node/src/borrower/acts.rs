@@ -1,7 +1,7 @@
 //! Acts on peers: each runs at most once at a time, is repeated with growing pauses while its journey still asks for it,
 //! and brings its answer back as an event.
 
-use super::{rehearsal, ship};
+use super::{dossier, rehearsal, ship};
 use crate::node::{Locked, Note};
 use crate::object::{DISPUTE, Dispute, JOURNEY, PLAN, PlanRecord, SERVICE, SETTLEMENT, SIGNED_LEASE, ServiceRecord};
 use crate::wire::{SendApplication, SentDataset, Signed};
@@ -87,8 +87,8 @@ impl Acts {
 }
 
 /// Sets going what the journey asks for and what does not run yet.
-pub fn begin(node: &Arc<Node>, journey: &Journey, generation: u64) {
-    for act in acts(journey, generation) {
+pub fn begin(node: &Arc<Node>, journey: &Journey, generation: u64, dossier: Option<Digest>) {
+    for act in acts(journey, generation, dossier) {
         let key = (journey.id.clone(), act.clone());
         if !node.acts.take(&key) {
             continue;
@@ -119,7 +119,7 @@ fn client(node: &Node, cloud: &CloudName) -> Result<Client, Problem> {
 }
 
 /// For acts on a lease of this journey.
-fn client_on(node: &Node, journey: &Journey, part: &Part) -> Result<Client, Problem> {
+pub(super) fn client_on(node: &Node, journey: &Journey, part: &Part) -> Result<Client, Problem> {
     Ok(client(node, &part.lender)?.at_epoch(journey.epoch))
 }
 
@@ -143,6 +143,7 @@ async fn perform(node: &Arc<Node>, journey: &Journey, act: &Act) -> Result<Vec<E
         }
         Act::Sign { lease } => sign(node, journey, &part(lease)?).await,
         Act::Send { lease, generation } => send(node, journey, &part(lease)?, *generation).await,
+        Act::Inform { lease, dossier } => dossier::send(node, journey, &part(lease)?, *dossier).await,
         Act::Ask { lease } => rehearsal::ask(node, journey, &part(lease)?).await,
         Act::Return { lease } => bring_logs(node, journey, &part(lease)?).await,
         Act::Release { lease } => release(node, journey, &part(lease)?).await,
@@ -194,6 +195,7 @@ fn lease_of(node: &Node, journey: &Journey, part: &Part) -> Result<Lease, Proble
         price_per_instance_hour: part.price_per_instance_hour,
         ttl_ms: part.ttl_ms,
         recall_notice_ms: part.recall_notice_ms,
+        standby_percent: part.standby_percent,
         application: plan.application,
         datasets: plan.datasets.clone(),
         hosts: hosts_of(node, &journey.service)?,
@@ -442,7 +444,8 @@ async fn settle(node: &Node, journey: &Journey, part: &Part) -> Result<Vec<Event
         .unwrap_or_else(|| part.clone());
     // Without one the lender signed, and its answer never came: it is settled over what was offered.
     let lease = signed_lease(node, &part.lease)?.map_or_else(|| lease_of(node, journey, &fresh), Ok)?;
-    let own = meter::claim(fresh.usage, &fresh.lender_usage, fresh.unmetered_ms);
+    let kept_ms_max = clock::wall().since(lease.created_at).saturating_mul(lease.instances.into());
+    let own = meter::claim(fresh.usage, &fresh.lender_usage, fresh.unmetered_ms, kept_ms_max);
     let settlement = meter::settlement(&lease, fresh.lender_usage, own, clock::wall());
     let payload = serde_json::to_vec(&settlement).map_err(|e| Problem::ours(e.to_string()))?;
     let document = SignedDocument::sign_new(&payload, "settlement", node.name(), Serial(1), &node.identity.key)

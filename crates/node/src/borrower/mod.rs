@@ -4,10 +4,13 @@
 //! Always holds: the pure crates decide, inside the transaction that stores the decision; ceilings and people stand above automation.
 
 mod acts;
+mod continuity;
+mod dossier;
 mod rehearsal;
 mod ship;
 
 pub use acts::{Acts, settle_open};
+pub use continuity::Keeping;
 pub use rehearsal::rehearse;
 pub use ship::{Shipping, pump_positions, shipping};
 
@@ -17,14 +20,14 @@ use crate::{Node, bundles, clock, gateway, growth};
 use pumasi_api::Problem;
 use pumasi_engine::InstanceState;
 use pumasi_journey::record::{Outcome, Phase};
-use pumasi_journey::{Event, Facts, Journey, Part, PartFacts, Told, step};
+use pumasi_journey::{Event, Facts, Journey, Part, PartFacts, Told, standby, step};
 use pumasi_judge::{Cause, Reason, Verdict};
 use pumasi_lease::message::{LeaseStatus, Renewal};
 use pumasi_plan::make::{CurrentPart, Ids, Parent, PlanInput, Spent};
 use pumasi_plan::{NoPlan, Plan, plan};
 use pumasi_store::{Expect, Tx};
 use pumasi_terms::service::AutomationMode;
-use pumasi_terms::{CloudName, JourneyId, LeaseId, Now, PlanId, ReservationId, ServiceName};
+use pumasi_terms::{CloudName, JourneyId, LeaseId, Now, PlanId, ReservationId};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -54,12 +57,14 @@ pub async fn judged(node: &Node, service: &ServiceRecord, mut verdict: Verdict) 
         return unheeded(node, service, growing, why).await;
     }
     let plans = node.items::<PlanRecord>(PLAN)?;
-    if growing && plans.iter().any(|p| p.state == PlanState::Waiting && &p.plan.service == service.name()) {
+    let waits = |p: &PlanRecord| p.state == PlanState::Waiting && p.plan.verdict.cause != Cause::Continuity;
+    if growing && plans.iter().any(|p| waits(p) && &p.plan.service == service.name()) {
         return Ok(());
     }
     let all = node.journeys()?;
-    // A rehearsal that is over is no experience with the load.
-    let counts = |j: &&Journey| &j.service == service.name() && (j.is_open() || !j.is_rehearsal());
+    // A rehearsal that is over is no experience with the load, and what keeps standbys is none at all.
+    let counts =
+        |j: &&Journey| &j.service == service.name() && !j.is_continuity() && (j.is_open() || !j.is_rehearsal());
     let journeys: Vec<&Journey> = all.iter().map(|j| &**j).filter(counts).collect();
     if !growing && journeys.iter().any(|j| j.is_open() && j.is_rehearsal()) {
         // It ends by itself.
@@ -69,7 +74,11 @@ pub async fn judged(node: &Node, service: &ServiceRecord, mut verdict: Verdict) 
         return Ok(());
     }
     let open = journeys.iter().find(|j| j.is_open()).copied().cloned();
-    let made = match input(node, service, verdict.clone(), open.as_ref(), &journeys).await.map(|i| plan(&i)) {
+    let opened = node.open_journeys()?;
+    let own = open.iter().flat_map(|j| &j.parts).filter(|p| p.is_hopeful());
+    let parts = own.chain(continuity::able(&opened, service.name())).map(|p| current(node, p)).collect();
+    let input = input(node, service, verdict.clone(), open.as_ref(), &journeys, parts).await;
+    let made = match input.map(|i| plan(&i)) {
         Ok(Ok(plan)) => plan,
         Ok(Err(NoPlan { reasons })) => {
             if growing {
@@ -124,18 +133,9 @@ fn backing_off(journeys: &[&Journey], now: Now) -> bool {
     recent.iter().max().is_some_and(|last| now.wall.since(*last) < wait_ms)
 }
 
-async fn input(
-    node: &Node,
-    service: &ServiceRecord,
-    verdict: Verdict,
-    open: Option<&Journey>,
-    journeys: &[&Journey],
-) -> Result<PlanInput, Problem> {
-    let now = clock::now();
-    let bundle = bundles::owned(node, &service.customer).size(node, &service.bundle())?;
-    let data = crate::tenancy::service_dir(node, service).join("data");
-    let (dataset_bytes, files) = crate::world::blocking(move || measure(&data)).await.unwrap_or_default();
-    let part = |p: &Part| CurrentPart {
+/// A lease of a journey as plans see it.
+fn current(node: &Node, p: &Part) -> CurrentPart {
+    CurrentPart {
         lease: p.lease.clone(),
         cloud: p.lender.clone(),
         instances: p.wanted,
@@ -143,7 +143,23 @@ async fn input(
         price_per_instance_hour: p.price_per_instance_hour,
         rtt_us: node.peers.of(&p.lender).rtt_us().unwrap_or(0),
         recalled: p.recalled.is_some(),
-    };
+        standby: continuity::kept_part(p),
+    }
+}
+
+/// `parts`: the leases that the plan is to say something of.
+async fn input(
+    node: &Node,
+    service: &ServiceRecord,
+    verdict: Verdict,
+    open: Option<&Journey>,
+    journeys: &[&Journey],
+    parts: Vec<CurrentPart>,
+) -> Result<PlanInput, Problem> {
+    let now = clock::now();
+    let bundle = bundles::owned(node, &service.customer).size(node, &service.bundle())?;
+    let data = crate::tenancy::service_dir(node, service).join("data");
+    let (dataset_bytes, files) = crate::world::blocking(move || measure(&data)).await.unwrap_or_default();
     let hold = |_| (ReservationId::from_entropy(clock::entropy()), LeaseId::from_entropy(clock::entropy()));
     let lately = |j: &&&Journey| match j.phase {
         Phase::Closed { at, .. } => now.wall.since(at) < FAILED_MS,
@@ -159,7 +175,7 @@ async fn input(
         home: node.name().clone(),
         verdict,
         epoch: service.epoch,
-        parts: open.iter().flat_map(|j| &j.parts).filter(|p| p.is_hopeful()).map(part).collect(),
+        parts,
         offers: node.peers.offers(),
         spent: Spent {
             moves_last_hour: journeys.iter().filter(|j| now.wall.since(j.opened_at) < HOUR_MS).count() as u32,
@@ -235,10 +251,14 @@ async fn begin(
         }
         let (id, plan) = (record.plan.journey.clone(), &record.plan);
         if !matches!(next, Next::GoesOn(_)) {
-            one_at_a_time(tx, &record.plan.service)?;
+            one_at_a_time(tx, &record.plan)?;
         }
         let (journey, told) = match next {
-            Next::Open => step::open(id, plan, now),
+            Next::Open => {
+                let adopted = state == PlanState::Adopted;
+                let seats = if adopted { continuity::take(tx, &[], plan)? } else { Vec::new() };
+                step::open(id, plan, seats, now)
+            }
             Next::Rehearse(path) => step::rehearse(id, plan, path, now),
             Next::GoesOn(journey) if state == PlanState::Adopted => return adopt(tx, &journey.id, plan, now),
             Next::GoesOn(_) => return Ok(()),
@@ -251,8 +271,12 @@ async fn begin(
 }
 
 /// Whoever opens a journey looked before; a person's rehearsal and a verdict may have looked at the same time.
-fn one_at_a_time(tx: &mut Tx<'_>, service: &ServiceName) -> Result<(), TxError> {
-    let open = tx.list::<Journey>(JOURNEY)?.into_iter().map(|j| j.body).find(|j| &j.service == service && j.is_open());
+/// What keeps standbys goes on beside.
+fn one_at_a_time(tx: &mut Tx<'_>, plan: &Plan) -> Result<(), TxError> {
+    let service = &plan.service;
+    let keeps = plan.verdict.cause == Cause::Continuity;
+    let same = |j: &Journey| &j.service == service && j.is_open() && j.is_continuity() == keeps;
+    let open = tx.list::<Journey>(JOURNEY)?.into_iter().map(|j| j.body).find(same);
     match open {
         Some(open) => Err(Problem::conflict(format!("{} of {service} was opened meanwhile", open.id)).into()),
         None => Ok(()),
@@ -269,8 +293,14 @@ fn adopt(tx: &mut Tx<'_>, id: &JourneyId, plan: &Plan, now: Now) -> Result<(), T
         ))
         .into());
     }
-    let (journey, told) = step::adopt(&stored.body, plan, now);
-    tx.put(JOURNEY, id.as_str(), &journey, Expect::Revision(stored.revision))?;
+    put_into_force(tx, id, stored.body, plan, now)
+}
+
+fn put_into_force(tx: &mut Tx<'_>, id: &JourneyId, mut old: Journey, plan: &Plan, now: Now) -> Result<(), TxError> {
+    let seats = continuity::take(tx, &old.parts, plan)?;
+    standby::receive(&mut old, seats);
+    let (journey, told) = step::adopt(&old, plan, now);
+    tx.put(JOURNEY, id.as_str(), &journey, Expect::Any)?;
     tell(tx, id, told, now)
 }
 
@@ -332,7 +362,8 @@ async fn replace_recalled(node: &Node, id: &JourneyId) -> Result<(), Problem> {
     let Some(service) = node.get::<ServiceRecord>(SERVICE, journey.service.as_str())? else { return Ok(()) };
     let replacing =
         node.get::<PlanRecord>(PLAN, journey.plan.as_str())?.is_some_and(|p| p.plan.verdict.cause == Cause::Recall);
-    if recalled == 0 || replacing || journey.coming() > 0 || journey.is_rehearsal() {
+    let serves_nobody = journey.is_rehearsal() || journey.is_continuity();
+    if recalled == 0 || replacing || journey.coming() > 0 || serves_nobody {
         return Ok(());
     }
     let wanted = journey.serving() + recalled;
@@ -392,16 +423,15 @@ fn adopt_waiting(tx: &mut Tx<'_>, id: &JourneyId, plan: &Plan, now: Now) -> Resu
     if stored.body.phase != Phase::Waiting {
         return adopt(tx, id, plan, now);
     }
-    let (journey, told) = step::adopt(&stored.body, plan, now);
-    tx.put(JOURNEY, id.as_str(), &journey, Expect::Revision(stored.revision))?;
-    tell(tx, id, told, now)
+    put_into_force(tx, id, stored.body, plan, now)
 }
 
 /// Moves every open journey by time and facts, then sets its acts going. Called at every look.
 pub async fn reconcile(node: &Arc<Node>) -> Result<(), Problem> {
     let services = node.services()?;
-    let mut done = Ok(());
-    for journey in node.open_journeys()? {
+    let mut done = continuity::keep(node).await;
+    let open = node.open_journeys()?;
+    for journey in open.iter().cloned() {
         let service = services.iter().find(|s| s.name() == &journey.service);
         let facts = facts(node, &journey, service.map(|s| s.owner()));
         let plan = match node.item::<PlanRecord>(PLAN, journey.plan.as_str()) {
@@ -433,7 +463,10 @@ pub async fn reconcile(node: &Arc<Node>) -> Result<(), Problem> {
             continue;
         }
         let Some(journey) = node.item::<Journey>(JOURNEY, journey.id.as_str())? else { continue };
-        acts::begin(node, &journey, service.map_or(0, |s| s.generation));
+        done = done.and(continuity::give_back(node, &journey).await);
+        let informed = service.filter(|_| journey.parts.iter().any(|p| p.standby.is_some()));
+        let dossier = informed.and_then(|s| dossier::digest(node, s, &open));
+        acts::begin(node, &journey, service.map_or(0, |s| s.generation), dossier);
         ship::keep_shipping(node, &journey);
     }
     done
@@ -460,6 +493,14 @@ fn facts(node: &Node, journey: &Journey, owner: Option<String>) -> Facts {
 /// answer is its renewal, over the lease as both signed it.
 pub async fn disown(node: &Node, lender: &CloudName, status: &LeaseStatus) -> Option<Renewal> {
     let lease = &status.lease;
+    if status.standby {
+        // What this store lost, the standby may be the last to have.
+        let text =
+            format!("{lender} keeps a service ready under it, and this store does not know it: it is not given back");
+        let note = Note::new("standby_unknown", "lease", lease).because(&text);
+        node.acts.tell_once(node, lease, &text, note).await;
+        return None;
+    }
     let unclear = match node.journeys() {
         Ok(all) if all.iter().any(|j| j.is_open() && j.part(lease).is_some()) => return None,
         // It may stand in a journey that cannot be read.
@@ -489,7 +530,7 @@ fn renewal(node: &Node, lender: &CloudName, status: &LeaseStatus) -> Option<Rene
     let lease = acts::signed_lease(node, &status.lease).ok().flatten()?;
     let ours = lease.id == status.lease && &lease.lender == lender && &lease.borrower == node.name();
     let instances = status.instances_ready.saturating_add(status.instances_starting).min(lease.instances);
-    ours.then_some(Renewal { lease: lease.id, epoch: lease.epoch, instances })
+    ours.then_some(Renewal { lease: lease.id, epoch: lease.epoch, instances, behind_ms: None })
 }
 
 /// Old closed journeys and their plans make room.

@@ -35,7 +35,7 @@ pub async fn rehearse(
     }
     let all = node.journeys()?;
     let own: Vec<&Journey> = all.iter().map(|j| &**j).filter(|j| &j.service == name).collect();
-    if let Some(open) = own.iter().find(|j| j.is_open()) {
+    if let Some(open) = own.iter().find(|j| j.is_open() && !j.is_continuity()) {
         let what = if open.is_rehearsal() { "is rehearsed" } else { "borrows" };
         return Err(refused(format!("it {what} already, see {}", open.id)));
     }
@@ -52,7 +52,7 @@ pub async fn rehearse(
     };
     // Rehearsals have an hour's count of their own: none takes a move from the load.
     let rehearsals: Vec<&Journey> = own.into_iter().filter(|j| j.is_rehearsal()).collect();
-    let mut input = input(node, service, verdict, None, &rehearsals).await?;
+    let mut input = input(node, service, verdict, None, &rehearsals, Vec::new()).await?;
     if let Some(at) = wish.at {
         input.service.spec.borrowing.clouds = vec![at];
     }

@@ -77,6 +77,19 @@ impl Shipping {
         least
     }
 
+    /// How far the copies of each lease are behind now, at most; of those that are whole.
+    pub fn behind_ms(&self) -> BTreeMap<LeaseId, u64> {
+        let now = clock::boot().0;
+        let mut most: BTreeMap<LeaseId, u64> = BTreeMap::new();
+        for ((lease, _), shipper) in self.running.lock().iter() {
+            // One that was not begun is behind by all there is.
+            let behind = shipper.position.map_or(u64::MAX, |p| now.saturating_sub(p.as_of_ms));
+            most.entry(lease.clone()).and_modify(|b| *b = behind.max(*b)).or_insert(behind);
+        }
+        most.retain(|_, behind| *behind < u64::MAX);
+        most
+    }
+
     /// How far each copy is behind, ms, for the metrics.
     pub fn lags_ms(&self, generation: u64) -> BTreeMap<(LeaseId, DatasetName), u64> {
         let now = clock::boot().0;
@@ -134,7 +147,7 @@ pub fn start(node: &Arc<Node>, service: &ServiceRecord, part: &Part) {
 pub fn keep_shipping(node: &Arc<Node>, journey: &Journey) {
     for part in &journey.parts {
         match &part.state {
-            PartState::Starting | PartState::Serving => {
+            PartState::Starting | PartState::Serving | PartState::Resting | PartState::Kept => {
                 match node.get::<ServiceRecord>(SERVICE, journey.service.as_str()) {
                     Ok(Some(service)) => start(node, &service, part),
                     Ok(None) => {}

@@ -149,6 +149,9 @@ impl Config {
         if self.lend.egress.len() > EGRESS_RULES_MAX {
             fault("lend.egress", format!("at most {EGRESS_RULES_MAX} rules: members are told them with every offer"));
         }
+        if self.lend.standby_percent > 100 {
+            fault("lend.standby_percent", "must be 0 to 100: kept room costs no more than room in use".to_owned());
+        }
         let (l, d) = (&self.instances, &self.disk);
         for (field, value, least, most) in [
             ("instances.log_kib_per_s", l.log_kib_per_s, 1, 1 << 20),

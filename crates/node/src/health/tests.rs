@@ -173,6 +173,7 @@ fn lent(n: u128, for_ms: u64, state: LentState) -> LentLease {
         storage_bytes: 10,
         price_per_instance_hour_max: Money(9),
         egress: Vec::new(),
+        standby: None,
     };
     let lease = Lease {
         api_version: API_VERSION.into(),
@@ -195,6 +196,7 @@ fn lent(n: u128, for_ms: u64, state: LentState) -> LentLease {
         datasets: Vec::new(),
         hosts: Vec::new(),
         created_at: clock::wall(),
+        standby_percent: None,
     };
     LentLease {
         lease,
@@ -204,6 +206,8 @@ fn lent(n: u128, for_ms: u64, state: LentState) -> LentLease {
         usage: Usage::default(),
         since: clock::wall(),
         epoch: Epoch(1),
+        kept_since: None,
+        silence: None,
     }
 }
 
@@ -357,7 +361,8 @@ async fn while_the_reconciler_is_dead_no_lease_is_renewed_and_what_cannot_be_kep
     let (node, stop) = house.open().await;
     let lease = lent(1, 60_000, LentState::Active);
     put(&node, LENT, lease.id().as_str(), lease.clone()).await;
-    let renewal = pumasi_lease::message::Renewal { lease: lease.id().clone(), epoch: Epoch(1), instances: 1 };
+    let renewal =
+        pumasi_lease::message::Renewal { lease: lease.id().clone(), epoch: Epoch(1), instances: 1, behind_ms: None };
     let renewed = async || lender::renew(&node, "city-b".parse().unwrap(), vec![renewal.clone()]).await;
     assert!(renewed().await.is_ok());
     let tasks = serve::work(&node);

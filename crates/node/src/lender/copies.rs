@@ -47,6 +47,8 @@ pub fn room_of(lent: &LentLease) -> (u64, u64) {
 #[derive(Default)]
 pub struct Copies {
     leases: Locked<BTreeMap<LeaseId, Arc<Held>>>,
+    /// How far copies were behind, as their borrowers said last.
+    behind_ms: Locked<BTreeMap<LeaseId, u64>>,
 }
 
 struct Held {
@@ -279,9 +281,18 @@ impl Copies {
         leases.iter().filter_map(|(id, held)| Some((id.clone(), least(held)?))).collect()
     }
 
+    /// What renewals say of copies here.
+    pub fn tell_behind(&self, told: impl Iterator<Item = (LeaseId, u64)>) {
+        self.behind_ms.lock().extend(told);
+    }
+    pub fn told_behind(&self) -> BTreeMap<LeaseId, u64> {
+        self.behind_ms.lock().clone()
+    }
+
     /// Ends the helper and every file handle of a lease, so that it can be erased.
     pub async fn close(&self, lease: &LeaseId) {
         let held = self.leases.lock().remove(lease);
+        self.behind_ms.lock().remove(lease);
         if let Some(held) = held {
             held.hand.end().await;
         }

@@ -3,14 +3,15 @@
 use super::Copies;
 use super::record;
 use crate::fleet::{self, Desired};
-use crate::node::Note;
-use crate::object::{HOLD, LENT, LENT_APPLICATION, LENT_RENEWAL, LentApplication, owner_of_lease};
+use crate::node::{Note, TxError};
+use crate::object::{DOSSIER, HOLD, LENT, LENT_APPLICATION, LENT_RENEWAL, LentApplication, owner_of_lease};
 use crate::{Node, clock, quarantine, secrets, stray};
 use pumasi_api::Problem;
 use pumasi_engine::{Access, DataMount, InstanceSpec};
 use pumasi_lease::message::Emptiness;
+use pumasi_lease::record::Silence;
 use pumasi_lease::{Hold, LentLease, LentState, Transition, ledger};
-use pumasi_store::Expect;
+use pumasi_store::{Expect, Tx};
 use pumasi_terms::service::DatasetKind;
 use pumasi_terms::template::data_suffix;
 use pumasi_terms::{CloudName, LeaseId};
@@ -54,6 +55,7 @@ async fn expire(node: &Node) -> Result<(), Problem> {
         return Ok(());
     }
     let (lents, told) = (node.lents.clone(), node.holds_told.clone());
+    let behind = node.copies.told_behind();
     node.transact(move |tx| {
         let (over, spent) = lents.within(tx, |_, _| true, |s| (ledger::expire(s.book(), now), s.spent()))?;
         for borrower in spent {
@@ -70,6 +72,15 @@ async fn expire(node: &Node) -> Result<(), Problem> {
                     }
                     continue;
                 }
+                Transition::Lease(lent) if lent.usable() => {
+                    let lent = dated(&behind, LentLease::clone(lent));
+                    let note = standby_note(tx, &lent)?;
+                    record(tx, Transition::Lease(Box::new(lent)))?;
+                    if let Some(note) = note {
+                        tx.journal(note.entry("daemon", now.wall))?;
+                    }
+                    continue;
+                }
                 Transition::Lease(lent) => Note::new("lease_ended", "lease", lent.id())
                     .caused_by(&lent.lease.service)
                     .because(format!("{:?}: it was not renewed in time, or its notice ran out", lent.state)),
@@ -81,6 +92,32 @@ async fn expire(node: &Node) -> Result<(), Problem> {
         Ok(())
     })
     .await
+}
+
+/// With what its borrower said last of its copies.
+fn dated(behind: &BTreeMap<LeaseId, u64>, lent: LentLease) -> LentLease {
+    let behind_ms = behind.get(lent.id()).copied();
+    let silence = lent.silence.clone().map(|s| Silence { behind_ms: s.behind_ms.or(behind_ms), ..s });
+    LentLease { silence, ..lent }
+}
+
+/// A standby's silence begins or ends.
+fn standby_note(tx: &mut Tx<'_>, lent: &LentLease) -> Result<Option<Note>, TxError> {
+    let before = tx.get::<LentLease>(LENT, lent.id().as_str())?.and_then(|l| l.body.silence);
+    let note = |action| Note::new(action, "lease", lent.id()).caused_by(&lent.lease.service);
+    let borrower = &lent.lease.borrower;
+    Ok(match (before, &lent.silence) {
+        (None, Some(silence)) => {
+            let behind = silence.behind_ms.map_or("not known how far".to_owned(), |ms| format!("{ms} ms"));
+            let hours = lent.standby().map_or(0, |s| s.retain_ms / 3_600_000);
+            let text = format!(
+                "{borrower} is not heard; what is kept for it stays for {hours} hours at least. Its copies were {behind} behind"
+            );
+            Some(note("standby_silent").because(text))
+        }
+        (Some(_), None) => Some(note("standby_heard").because(format!("{borrower} is heard again"))),
+        _ => None,
+    })
 }
 
 /// Keeps as many instances as the borrower wants, of the application it sent last.
@@ -155,8 +192,12 @@ async fn empty(node: &Node, lent: &LentLease) -> Result<(), Problem> {
             tracing::warn!(lease = %id, error = %e, "a lent lease's directory is not erased yet; tried again");
         }
         let key = id.clone();
-        if node.exists(LENT_APPLICATION, id.as_str())? {
-            node.transact(move |tx| Ok(tx.delete(LENT_APPLICATION, key.as_str(), Expect::Any)?)).await?;
+        if node.exists(LENT_APPLICATION, id.as_str())? || node.exists(DOSSIER, id.as_str())? {
+            node.transact(move |tx| {
+                tx.delete(DOSSIER, key.as_str(), Expect::Any)?;
+                Ok(tx.delete(LENT_APPLICATION, key.as_str(), Expect::Any)?)
+            })
+            .await?;
         }
     }
     let left = emptiness(node, &id).await;
@@ -197,6 +238,7 @@ pub async fn emptiness(node: &Node, id: &LeaseId) -> Emptiness {
         bytes,
         // What cannot be read is not proven gone.
         keys: node.exists(LENT_APPLICATION, id.as_str()).map_or(1, u64::from)
+            + node.exists(DOSSIER, id.as_str()).map_or(1, u64::from)
             + u64::from(node.identity.vault.has_lease_key(id)),
         holds: 0,
         ..Emptiness::default()

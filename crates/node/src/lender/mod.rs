@@ -4,6 +4,7 @@
 //! Always holds: the ledger decides inside the transaction that records it; what a borrower sends stays inside its lease's directory.
 
 pub mod copies;
+pub mod dossier;
 mod emptying;
 mod hosts;
 mod lents;
@@ -124,6 +125,7 @@ fn capacity(node: &Node, view: &PactView) -> Result<Capacity, Problem> {
         storage_free_bytes: storage_free(node),
         egress: node.config.lend.egress.clone(),
         own_addresses: node.config.own_addresses(),
+        standby_percent: node.config.lend.standbys.then_some(node.config.lend.standby_percent),
     })
 }
 
@@ -234,10 +236,20 @@ pub async fn sign(node: &Node, borrower: CloudName, document: SignedDocument) ->
         record(tx, Transition::Lease(Box::new(lent)))?;
         tx.put(SIGNED_LEASE, lease.id.as_str(), &kept, Expect::Any)?;
         if !known {
-            let note = Note::new("lease_lent", "lease", &lease.id).caused_by(&lease.service).because(format!(
-                "{} rents {} instances at {} an hour each",
-                borrower, lease.instances, lease.price_per_instance_hour
-            ));
+            let what = match lease.requirement.standby {
+                Some(standby) => format!(
+                    "{borrower} has it kept ready: room for {} instances at {} % of {} an hour each, {} of them running",
+                    lease.instances,
+                    lease.standby_percent.unwrap_or(0),
+                    lease.price_per_instance_hour,
+                    standby.warm
+                ),
+                None => format!(
+                    "{borrower} rents {} instances at {} an hour each",
+                    lease.instances, lease.price_per_instance_hour
+                ),
+            };
+            let note = Note::new("lease_lent", "lease", &lease.id).caused_by(&lease.service).because(what);
             tx.journal(note.entry(&Principal::Peer(borrower).to_string(), now.wall))?;
         }
         Ok(())
@@ -253,6 +265,7 @@ pub async fn renew(
     renewals: Vec<pumasi_lease::message::Renewal>,
 ) -> Result<Vec<LeaseStatus>, Problem> {
     let asked: BTreeSet<LeaseId> = renewals.iter().map(|r| r.lease.clone()).collect();
+    let behind: Vec<(LeaseId, u64)> = renewals.iter().filter_map(|r| Some((r.lease.clone(), r.behind_ms?))).collect();
     if !renewals.is_empty() {
         node.health.whole()?;
     }
@@ -272,6 +285,7 @@ pub async fn renew(
         let mine = |l: &&Arc<LentLease>| l.binds() || asked.contains(l.id());
         let known: BTreeMap<&LeaseId, &Arc<LentLease>> =
             stand.book().leases_of(&borrower).filter(mine).map(|l| (l.id(), l)).collect();
+        node.copies.tell_behind(behind.into_iter().filter(|(id, _)| known.get(id).is_some_and(|l| l.usable())));
         // Of one whose record cannot be read nothing is said: not known would mean that it is over.
         let told = |id: &&LeaseId| !known.contains_key(id) && !stand.hides(id.as_str());
         let unknown = asked.iter().filter(told).map(|lease| LeaseStatus {
@@ -285,6 +299,7 @@ pub async fn renew(
             last_line: String::new(),
             generation: 0,
             usage: Default::default(),
+            standby: false,
         });
         known.values().map(|l| running.status(node, l, now)).chain(unknown).collect()
     })
@@ -328,7 +343,8 @@ impl Running {
             last_line: trouble.as_ref().map(|t| t.last_line.clone()).unwrap_or_default(),
             trouble: trouble.map(|t| t.why),
             generation: self.generations.get(lent.id()).copied().unwrap_or(0),
-            usage: lent.usage,
+            usage: lent.used(now),
+            standby: lent.standby().is_some(),
         }
     }
 }
@@ -359,7 +375,8 @@ pub fn owned(node: &Node, borrower: &CloudName, epoch: Option<Epoch>, id: &Lease
 }
 
 pub fn still_usable(lent: &LentLease) -> Result<(), Problem> {
-    match lent.usable() && lent.expires_at > clock::boot() {
+    let late = lent.is_late(clock::now()) && lent.standby().is_none();
+    match lent.usable() && !late {
         true => Ok(()),
         false => Err(Problem::new(410, Code::LeaseEnded.as_str(), Fault::Input, format!("{} is over", lent.id()))),
     }

@@ -287,9 +287,15 @@ pub const STEPS: &[Step] = &[
     local("tell how far the copy is", At::Positions { side: Lender }),
 ];
 
-/// Peers' endpoints that belong to no journey: how a pact is made and kept.
-pub const OTHER_ENDPOINTS: &[&str] =
-    &["/v1/pact", "/v1/pact/admissions", "/v1/pact/signatures", "/v1/pact/current", "/v1/pact/notices"];
+/// Peers' endpoints that belong to no journey with users: how a pact is made and kept, and what standbys are told.
+pub const OTHER_ENDPOINTS: &[&str] = &[
+    "/v1/pact",
+    "/v1/pact/admissions",
+    "/v1/pact/signatures",
+    "/v1/pact/current",
+    "/v1/pact/notices",
+    "/v1/leases/{id}/dossier",
+];
 
 macro_rules! acts {
     ($($variant:ident),*) => {
@@ -304,10 +310,10 @@ macro_rules! acts {
     };
 }
 
-acts!(Reserve, LetGo, Sign, Send, Ask, Return, Release, Settle);
+acts!(Reserve, LetGo, Sign, Send, Inform, Ask, Return, Release, Settle);
 
-/// Acts that no journey with users has: seeds play rehearsals.
-const OTHER_ACTS: &[&str] = &["Ask"];
+/// Acts that no journey with users has: seeds play rehearsals and standbys.
+const OTHER_ACTS: &[&str] = &["Ask", "Inform"];
 
 /// What a journey does and the table does not list.
 pub fn uncovered() -> Vec<String> {

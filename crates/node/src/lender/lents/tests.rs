@@ -34,6 +34,7 @@ fn lent(borrower: &str, n: u128) -> LentLease {
         storage_bytes: 10,
         price_per_instance_hour_max: Money(9),
         egress: Vec::new(),
+        standby: None,
     };
     let lease = Lease {
         api_version: API_VERSION.into(),
@@ -56,6 +57,7 @@ fn lent(borrower: &str, n: u128) -> LentLease {
         datasets: Vec::new(),
         hosts: Vec::new(),
         created_at: WallMs(1),
+        standby_percent: None,
     };
     LentLease {
         lease,
@@ -65,11 +67,13 @@ fn lent(borrower: &str, n: u128) -> LentLease {
         usage: Usage::default(),
         since: WallMs(1),
         epoch: Epoch(3),
+        kept_since: None,
+        silence: None,
     }
 }
 
 fn renewal(n: u128, epoch: u64, instances: u32) -> Renewal {
-    Renewal { lease: id(n), epoch: Epoch(epoch), instances }
+    Renewal { lease: id(n), epoch: Epoch(epoch), instances, behind_ms: None }
 }
 
 struct Lender {
