@@ -56,14 +56,31 @@ pub fn agree(instances: u32, lender: &Usage, borrower: &Usage) -> bool {
 }
 
 /// A borrower's own reading of a lease. Of `unmetered_ms` of instance time, for which it heard nothing, it knows nothing, and takes the
-/// lender's word for as much. `kept_ms_max`: of a standby, what its instances can have been kept at most.
+/// lender's word for as much. What it ordered of a standby went on while it was away, and bounds that word too.
 #[must_use]
-pub fn claim(own: Usage, lender: &Usage, unmetered_ms: u64, kept_ms_max: u64) -> Usage {
-    let most = own.instance_ms.saturating_add(unmetered_ms);
+pub fn claim(own: Usage, lender: &Usage, unmetered_ms: u64, ordered: Ordered) -> Usage {
+    let most = own.instance_ms.saturating_add(unmetered_ms).max(ordered.warm_ms);
     Usage {
         instance_ms: lender.instance_ms.clamp(own.instance_ms, most),
-        reserved_instance_ms: lender.reserved_instance_ms.min(kept_ms_max),
+        reserved_instance_ms: lender.reserved_instance_ms.min(ordered.kept_ms),
         ..own
+    }
+}
+
+/// Of a standby: room that was to be kept, and instances that were to run whether anybody is heard or not, in instance milliseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ordered {
+    pub kept_ms: u64,
+    pub warm_ms: u64,
+}
+
+impl Ordered {
+    /// From when the lease was written until now.
+    pub fn of(lease: &Lease, now: WallMs) -> Self {
+        let Some(standby) = lease.requirement.standby else { return Self::default() };
+        let age_ms = now.since(lease.created_at);
+        let all = |instances: u32| age_ms.saturating_mul(instances.into());
+        Self { kept_ms: all(lease.instances), warm_ms: all(standby.warm.min(lease.instances)) }
     }
 }
 
@@ -121,9 +138,9 @@ mod tests {
         for (lender, away_ms, claimed) in
             [(13_000, 0, 10_000), (13_000, 3_000, 13_000), (19_000, 3_000, 13_000), (4_000, 3_000, 10_000)]
         {
-            assert_eq!(claim(own, &there(lender), away_ms, 0), Usage { instance_ms: claimed, ..own });
+            assert_eq!(claim(own, &there(lender), away_ms, Ordered::default()), Usage { instance_ms: claimed, ..own });
         }
-        assert_eq!(claim(own, &there(u64::MAX), u64::MAX, 0).instance_ms, u64::MAX);
+        assert_eq!(claim(own, &there(u64::MAX), u64::MAX, Ordered::default()).instance_ms, u64::MAX);
     }
 
     #[test]
@@ -138,8 +155,15 @@ mod tests {
     #[test]
     fn kept_room_is_paid_for_as_long_as_there_was_a_lease_and_not_for_longer() {
         let there = Usage { reserved_instance_ms: 7_200_000, ..Usage::default() };
-        let claimed = |kept_ms_max| claim(Usage::default(), &there, 0, kept_ms_max).reserved_instance_ms;
+        let claimed = |kept_ms| {
+            let ordered = Ordered { kept_ms, warm_ms: 0 };
+            claim(Usage::default(), &there, 0, ordered).reserved_instance_ms
+        };
         assert_eq!((claimed(9_000_000), claimed(3_600_000)), (7_200_000, 3_600_000));
+        // What was to run all the time did so while nobody looked, and not longer.
+        let ran = Usage { instance_ms: 5_000, ..there };
+        let warm = |warm_ms| claim(Usage::default(), &ran, 0, Ordered { kept_ms: 0, warm_ms }).instance_ms;
+        assert_eq!((warm(6_000), warm(4_000)), (5_000, 4_000));
         let half = Usage { reserved_instance_ms: 3_600_000, ..there };
         assert!(falls_short(1, &there, &half) && !agree(1, &there, &half) && !falls_short(1, &half, &there));
     }

@@ -134,7 +134,7 @@ fn rented(node: &Node, who: &Principal, journey: &Journey, part: &Part) -> Lease
         service: journey.service.clone(),
         state: state.into(),
         instances_granted: part.granted,
-        instances_wanted: part.wanted,
+        instances_wanted: part.wanted.max(part.warm()),
         instances_ready: part.ready,
         price_per_instance_hour: part.price_per_instance_hour,
         expires_in_ms: part.expires_at.since(clock::boot()),

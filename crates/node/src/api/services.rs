@@ -46,7 +46,9 @@ fn view(
     let lines = trouble::reads_logs(who);
     let mut why: Vec<String> =
         node.troubles.of(&owner, &node.instances.get()).map(|t| trouble::words(&t, lines)).into_iter().collect();
-    let phase = match (record.deleting, ready, own.is_empty()) {
+    // What keeps it ready elsewhere is no help that it needs now.
+    let helped: Vec<&&Arc<Journey>> = own.iter().filter(|j| !j.is_continuity()).collect();
+    let phase = match (record.deleting, ready, helped.is_empty()) {
         (true, ..) => "deleting",
         (_, 0, _) => "starting",
         (_, n, _) if n < wanted => "degraded",
@@ -56,7 +58,7 @@ fn view(
     match phase {
         "deleting" => why.insert(0, "what it rented is given back first".to_owned()),
         "degraded" if why.is_empty() => why.push(format!("{ready} of {wanted} instances at home are ready")),
-        "borrowing" => why.extend(own.iter().map(|j| j.id.to_string())),
+        "borrowing" => why.extend(helped.iter().map(|j| j.id.to_string())),
         _ => {}
     }
     for part in own.iter().flat_map(|j| &j.parts).filter(|p| p.is_hopeful()) {

@@ -444,8 +444,8 @@ async fn settle(node: &Node, journey: &Journey, part: &Part) -> Result<Vec<Event
         .unwrap_or_else(|| part.clone());
     // Without one the lender signed, and its answer never came: it is settled over what was offered.
     let lease = signed_lease(node, &part.lease)?.map_or_else(|| lease_of(node, journey, &fresh), Ok)?;
-    let kept_ms_max = clock::wall().since(lease.created_at).saturating_mul(lease.instances.into());
-    let own = meter::claim(fresh.usage, &fresh.lender_usage, fresh.unmetered_ms, kept_ms_max);
+    let ordered = meter::Ordered::of(&lease, clock::wall());
+    let own = meter::claim(fresh.usage, &fresh.lender_usage, fresh.unmetered_ms, ordered);
     let settlement = meter::settlement(&lease, fresh.lender_usage, own, clock::wall());
     let payload = serde_json::to_vec(&settlement).map_err(|e| Problem::ours(e.to_string()))?;
     let document = SignedDocument::sign_new(&payload, "settlement", node.name(), Serial(1), &node.identity.key)
