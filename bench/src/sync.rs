@@ -9,9 +9,9 @@ pub mod tree;
 use crate::row::{Row, median};
 use anyhow::Context;
 use nix::sys::resource::{UsageWho, getrusage};
+use pumasi_terms::{Generation, Position};
 use pumasi_transfer::{
-    ChunkStore, FilesReplica, FilesSource, Options, Sample, ScanLimits, TreeManifest, Watermark, encode_pack,
-    receive_pack,
+    ChunkStore, FilesReplica, FilesSource, Options, Sample, ScanLimits, TreeManifest, encode_pack, receive_pack,
 };
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -59,16 +59,16 @@ struct Ours {
 }
 
 fn source_of(home: &Path) -> FilesSource {
-    FilesSource::new(home, 1, ScanLimits { bytes_max: DATASET_BYTES_MAX, ..ScanLimits::default() })
+    FilesSource::new(home, Generation(1), ScanLimits { bytes_max: DATASET_BYTES_MAX, ..ScanLimits::default() })
 }
 
 /// The lender's answer that it has it.
-fn answer(at: Watermark) -> usize {
+fn answer(at: Position) -> usize {
     json!({"position": {"generation": at.generation, "as_of_ms": at.as_of_ms}}).to_string().len()
 }
 
 impl Ours {
-    fn look(&mut self) -> anyhow::Result<(TreeManifest, Watermark)> {
+    fn look(&mut self) -> anyhow::Result<(TreeManifest, Position)> {
         self.now_ms += 1_000;
         let now_ms = 1_000_000_000 + self.now_ms;
         match self.source.sample(|| now_ms)? {

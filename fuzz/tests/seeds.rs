@@ -3,11 +3,10 @@
 #![allow(clippy::unwrap_used)]
 
 use pumasi_terms::{CloudName, WallMs};
+use pumasi_terms::{Generation, Position};
 use pumasi_transfer::delta::DeltaIndex;
 use pumasi_transfer::sqlite::{Delta, SourceOptions, SqliteSource};
-use pumasi_transfer::{
-    ChunkRef, ChunkSource, ChunkStore, Entry, PackWriter, Signatures, TreeManifest, Watermark, digest_of,
-};
+use pumasi_transfer::{ChunkRef, ChunkSource, ChunkStore, Entry, PackWriter, Signatures, TreeManifest, digest_of};
 use pumasi_trust::{Authority, SpiffeId};
 use std::path::{Path, PathBuf};
 
@@ -81,7 +80,7 @@ fn write_updates() {
     let odd = odd.unwrap().to_bytes();
     write("corpus/tree/odd", &odd);
     write("corpus/unpack/odd", &pieces(&[&tree.to_bytes(), &odd, &base.to_bytes()]));
-    let to = Watermark { generation: 1, as_of_ms: 20 };
+    let to = Position { generation: Generation(1), as_of_ms: 20 };
     let update = pumasi_transfer::update::encode(&base, &tree, to, &store, &signatures).unwrap().unwrap();
     write("corpus/tree_update/update", &line(&update));
     let index = DeltaIndex::new(&signatures, held.iter().map(|bytes| digest_of(bytes)));
@@ -114,7 +113,7 @@ fn write_packs_and_pages() {
         }
     };
     fill(20);
-    let mut source = SqliteSource::open(&path, 1, SourceOptions::default());
+    let mut source = SqliteSource::open(&path, Generation(1), SourceOptions::default());
     let mut store = ChunkStore::open(at(dir.path(), "chunks"), 1 << 24).unwrap();
     let base = source.snapshot(|| 10, &mut store).unwrap().unwrap();
     let mut copy = Vec::new();

@@ -8,8 +8,9 @@ mod common;
 use common::{At, ProcessRig, Rig, is_root, ready, shell, status, wait};
 use pumasi_engine::{DataMount, Engine, Helper, HelperSpec, InstanceState, Room};
 use pumasi_terms::service::DatasetKind;
+use pumasi_terms::{Generation, Position};
 use pumasi_transfer::helper::{FarPlace, HomePlace, Reply, Request, Set, VERSION, Why, head_of, lengths};
-use pumasi_transfer::{Access, TreeManifest, Watermark};
+use pumasi_transfer::{Access, TreeManifest};
 use rusqlite::Connection;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -67,7 +68,7 @@ impl Home {
             scratch: spec.seen(helper.confined, &self.scratch),
             kind: self.kind,
             file: (self.kind == DatasetKind::Sqlite).then(|| "db.sqlite".into()),
-            generation: 1,
+            generation: Generation(1),
             bytes_max: 64 << 20,
         };
         assert_eq!(ask(&mut helper, Request::OpenHome(place), b"").await.unwrap().0, Reply::Done);
@@ -120,7 +121,7 @@ impl Far {
 }
 
 /// A whole state, from one helper to the other, as daemons carry it.
-async fn carry(home: &mut Helper, far: &mut Helper, set: &Set, now_ms: u64) -> Watermark {
+async fn carry(home: &mut Helper, far: &mut Helper, set: &Set, now_ms: u64) -> Position {
     let (reply, _) = ask(home, Request::Look { now_ms }, b"").await.unwrap();
     assert_eq!(reply, Reply::NeedsBase);
     let (Reply::Base { as_of, .. }, tree) = ask(home, Request::Base { now_ms: now_ms + 1 }, b"").await.unwrap() else {
@@ -206,7 +207,7 @@ async fn copies_go_from_helper_to_helper_and_belong_to_their_readers_group() {
         let (reply, changes) = ask(&mut near, Request::Look { now_ms: 100 }, b"").await.unwrap();
         assert!(matches!(reply, Reply::Delta { as_of } if as_of > first), "{kind:?}: {reply:?}");
         let changed = ask(&mut there, Request::Change { set: far.set.clone() }, &changes).await.unwrap();
-        assert_eq!(changed.0, Reply::At { at: Watermark { generation: 1, as_of_ms: 100 } });
+        assert_eq!(changed.0, Reply::At { at: Position { generation: Generation(1), as_of_ms: 100 } });
         let file = if db.is_some() { "db.sqlite" } else { "a" };
         let meta = fs::metadata(far.copy().join(file)).unwrap();
         if is_root() {

@@ -15,7 +15,7 @@ use crate::{headers, position, ticket};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use pumasi_route::table::Position;
+use pumasi_terms::Position;
 use pumasi_terms::method;
 use std::sync::Arc;
 
@@ -132,8 +132,7 @@ pub async fn serve(
 }
 
 pub fn parse_position(text: &str) -> Option<Position> {
-    let (generation, as_of_ms) = text.split_once('.')?;
-    Some(Position { generation: generation.parse().ok()?, as_of_ms: as_of_ms.parse().ok()? })
+    text.parse().ok()
 }
 
 /// A path that no browser takes for an address elsewhere: "//host" is one, and browsers read "\\" as "/".

@@ -154,7 +154,7 @@ async fn homeward(
     let from = From { address, rtt_us: None, homeward: true, scheme: "https", link };
     let (mut answer, given) = public::serve_service(worker, service, from, request).await;
     if let Some(at) = given
-        && let Ok(value) = HeaderValue::try_from(format!("{}.{}", at.generation, at.as_of_ms))
+        && let Ok(value) = HeaderValue::try_from(at.to_string())
     {
         answer.headers_mut().insert(POSITION, value);
     }

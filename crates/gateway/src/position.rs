@@ -3,7 +3,7 @@
 //!
 //! Always holds: a position that this gateway did not sign counts as none; the memory is bounded in size and time.
 
-use pumasi_route::table::Position;
+use pumasi_terms::Position;
 use std::collections::{HashMap, VecDeque};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -70,7 +70,7 @@ impl Positions {
 
     /// The cookie's value for a user of `service`.
     pub fn write(&self, service: &str, position: Position) -> String {
-        let text = format!("{VERSION}.{}.{}", position.generation, position.as_of_ms);
+        let text = format!("{VERSION}.{position}");
         let mac = self.seal(service, &text);
         format!("{text}.{mac}")
     }
@@ -86,10 +86,8 @@ impl Positions {
         if !pumasi_trust::constant_time_eq(self.seal(service, text).as_bytes(), mac.as_bytes()) {
             return None;
         }
-        let mut parts = text.split('.');
-        let version = parts.next()?;
-        let position = Position { generation: parts.next()?.parse().ok()?, as_of_ms: parts.next()?.parse().ok()? };
-        (version == VERSION && parts.next().is_none()).then_some(position)
+        let (version, position) = text.split_once('.')?;
+        position.parse().ok().filter(|_| version == VERSION)
     }
 
     fn user(&self, service: &str, authorization: &[u8]) -> u128 {
@@ -130,8 +128,9 @@ impl Positions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pumasi_terms::Generation;
 
-    const AT: Position = Position { generation: 3, as_of_ms: 99 };
+    const AT: Position = Position::new(Generation(3), 99);
 
     #[test]
     fn only_what_was_signed_here_for_this_service_counts() {

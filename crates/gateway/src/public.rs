@@ -14,7 +14,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use ipnet::IpNet;
-use pumasi_route::table::Position;
+use pumasi_terms::Position;
 use pumasi_terms::method;
 use pumasi_terms::service::RouteMode;
 use std::convert::Infallible;
@@ -315,8 +315,7 @@ pub async fn serve_service(
         && from_home
         && from_backend
     {
-        // A copy holds what was committed before its position: the next millisecond is surely after this write.
-        let at = Position { generation, as_of_ms: clock::boot_ms().0 + 1 };
+        let at = Position::token(generation, clock::boot_ms().0);
         given = Some(at);
         if let Some(authorization) = authorization {
             gateway.positions.remember(name, authorization.as_bytes(), at, clock::boot_ms().0);

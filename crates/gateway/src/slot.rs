@@ -7,9 +7,9 @@ use crate::ages::{Ages, LONG_US};
 use crate::choose;
 use crate::limiter::Limiter;
 use pumasi_door::Place;
-use pumasi_route::table::{Admission as Bounds, Position};
+use pumasi_route::table::Admission as Bounds;
 use pumasi_sense::meter::{BackendKey, BackendMeter};
-use pumasi_terms::{BootMs, CloudName, LeaseId, Protocol};
+use pumasi_terms::{BootMs, CloudName, LeaseId, Position, Protocol};
 use std::sync::Arc;
 
 const SET_ASIDE_FIRST_MS: u64 = 100;

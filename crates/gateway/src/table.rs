@@ -8,11 +8,10 @@ use crate::clock;
 use crate::peers::{Peers, PeersError};
 use pumasi_door::Place;
 use pumasi_route::table::{
-    Admission as Bounds, LeaseRoute, Position, Positions, RouteTable, ServiceRoute, TABLE_VERSION,
-    TABLE_VERSION_OLDEST, is_read,
+    Admission as Bounds, LeaseRoute, Positions, RouteTable, ServiceRoute, TABLE_VERSION, TABLE_VERSION_OLDEST, is_read,
 };
 use pumasi_sense::meter::BackendKey;
-use pumasi_terms::{BootMs, CloudName, LeaseId, ServiceName};
+use pumasi_terms::{BootMs, CloudName, LeaseId, Position, ServiceName};
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::path::{Path, PathBuf};

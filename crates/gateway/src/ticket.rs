@@ -4,8 +4,8 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use pumasi_route::table::Position;
 use pumasi_terms::LeaseId;
+use pumasi_terms::Position;
 use pumasi_trust::{Sealer, random_bytes};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -130,7 +130,7 @@ mod tests {
     fn a_ticket_opens_once_for_its_path_and_lease() {
         let (lease, other) = (LeaseId::from_entropy(1), LeaseId::from_entropy(2));
         let spent = Spent::default();
-        let at = Some(Position { generation: 1, as_of_ms: 2 });
+        let at = Some(Position::new(pumasi_terms::Generation(1), 2));
         let sealed = seal(KEY, &lease, "/a?b=c", "session=1", at).unwrap();
         assert_eq!(open(KEY, &other, "/a?b=c", &sealed, &spent), None);
         assert_eq!(open(KEY, &lease, "/a?b=d", &sealed, &spent), None);

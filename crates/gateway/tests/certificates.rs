@@ -46,7 +46,7 @@ async fn a_certificate_that_changed_is_shown_and_one_of_no_use_is_not() {
         Some(TlsFiles { cert_path: files.path().join("tls.crt"), key_path: files.path().join("tls.key") });
     let gateway = Running::start(config).await;
     let mut route = service(&[backend.address]);
-    route.position_generation = Some(1);
+    route.position_generation = Some(pumasi_terms::Generation(1));
     gateway.control.put_table(&with("city-a", 1, route)).await.unwrap();
     let write = "POST / HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx";
     let answer = ask(&gateway, &first, write).await.unwrap();

@@ -130,7 +130,7 @@ async fn what_a_user_wrote_is_known_beside_cookies_of_any_kind() {
     let backend = Backend::start("one", Conduct::Answer).await;
     let gateway = Running::start(config("city-a")).await;
     let mut route = service(&[backend.address]);
-    route.position_generation = Some(1);
+    route.position_generation = Some(pumasi_terms::Generation(1));
     // A copy that is behind everything: who has written may not be sent there.
     route.leases = vec![pumasi_route::table::LeaseBackend {
         lease: pumasi_terms::LeaseId::from_entropy(1),

@@ -434,12 +434,12 @@ async fn users_read_their_own_writes() {
     let mut pair = Pair::start().await;
     let with_data = |r: &mut ServiceRoute| {
         r.home_weight = Ppm(0);
-        r.position_generation = Some(4);
+        r.position_generation = Some(pumasi_terms::Generation(4));
         r.leases[0].datasets = vec![DatasetName::parse("db").unwrap()];
     };
     pair.own(with_data).await;
     let control = pair.a.gateway.control.clone();
-    let at = |as_of_ms| Positions { leases: [(lease(), Position { generation: 4, as_of_ms })].into() };
+    let at = |as_of_ms| Positions { leases: [(lease(), Position::new(Generation(4), as_of_ms))].into() };
     control.put_positions(&at(boot_ms())).await.unwrap();
     let mut c = pair.connect().await;
     assert_eq!(c.get("/").await.backend(), "rented");
@@ -466,7 +466,7 @@ async fn users_read_their_own_writes() {
     // A generation later is later, whatever the clock says.
     pair.own(|r| {
         with_data(r);
-        r.position_generation = Some(5);
+        r.position_generation = Some(pumasi_terms::Generation(5));
     })
     .await;
     let written = c.post("/", "x").await;
@@ -480,7 +480,7 @@ async fn navigations_are_redirected_with_a_ticket_that_works_once() {
     pair.own(|r| {
         r.mode = RouteMode::Redirect;
         r.home_weight = Ppm(0);
-        r.position_generation = Some(1);
+        r.position_generation = Some(pumasi_terms::Generation(1));
         r.leases[0].alias = Some(ALIAS.into());
         r.leases[0].ticket_key = Some(TICKET_KEY.into());
     })

@@ -169,7 +169,7 @@ async fn a_get_of_a_path_that_writes_is_treated_as_a_write() {
     let mut route = service(&[bad.address]);
     route.admission.retry_budget = pumasi_terms::Ppm(1_000_000);
     route.home_only = vec!["/run".into()];
-    route.position_generation = Some(1);
+    route.position_generation = Some(pumasi_terms::Generation(1));
     gateway.control.put_table(&with("city-a", 1, route.clone())).await.unwrap();
     let mut c = gateway.connect().await;
     // It may have taken effect, so it is not sent again; a plain GET is.

@@ -47,7 +47,7 @@ pub async fn text(node: &Node) -> String {
     }
 
     family(&mut t, "pumasi_copy_lag_seconds", "gauge", "How far a copy at a lender is behind");
-    for ((lease, dataset), lag_ms) in node.datasets.lags_ms(node.boot_count) {
+    for ((lease, dataset), lag_ms) in node.datasets.lags_ms() {
         let lag = if lag_ms == u64::MAX { f64::INFINITY } else { lag_ms as f64 / 1e3 };
         let _ = writeln!(
             t,

@@ -12,7 +12,7 @@ use pumasi_api::{Fault, Problem};
 use pumasi_engine::{Engine, InstanceStatus};
 use pumasi_journey::Journey;
 use pumasi_store::{Entry, Store, StoreError, Tx};
-use pumasi_terms::{CloudName, LeaseId, WallMs};
+use pumasi_terms::{CloudName, Epoch, Generation, LeaseId, WallMs};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
@@ -28,7 +28,7 @@ pub struct Node {
     /// `None`: mutual TLS.
     pub wire: Option<Arc<dyn Wire>>,
     pub boot_id: String,
-    pub boot_count: u64,
+    boot_count: u64,
     pub peers: Peers,
     pub sensing: Sensing,
     /// What the engine said last; refreshed by the fleet reconciler.
@@ -214,6 +214,11 @@ impl Node {
             stopping,
             config,
         })
+    }
+
+    /// The clock by which positions of a service are told while this cloud owns it under this epoch. The only place where one is made.
+    pub fn generation(&self, epoch: Epoch) -> Generation {
+        Generation::of(epoch, self.boot_count)
     }
 
     pub fn name(&self) -> &CloudName {

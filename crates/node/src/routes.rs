@@ -235,7 +235,7 @@ fn service(node: &Node, record: &ServiceRecord, journeys: &[Arc<Journey>]) -> Se
         home: backends(node, &home::wanted(node, record)),
         parts: parts.filter_map(|p| rented(node, record, p)).collect(),
         admission: admission(node, &record.document.spec),
-        position_generation: (!record.document.spec.datasets.is_empty()).then_some(node.boot_count),
+        position_generation: (!record.document.spec.datasets.is_empty()).then(|| node.generation(record.epoch)),
         service: record.document.clone(),
     }
 }

@@ -2,9 +2,9 @@
 //! Whatever is built there was asked for by its manifest before (`POST /v1/leases/{id}/chunks/missing`) and is named by its digest.
 //! A neighbouring version may add fields: those that are not known are passed over.
 
-use pumasi_route::table::{Admission, Position};
+use pumasi_route::table::Admission;
 use pumasi_terms::service::{Application, DatasetKind};
-use pumasi_terms::{DatasetName, Digest, Epoch};
+use pumasi_terms::{DatasetName, Digest, Epoch, Position};
 use pumasi_trust::Sealed;
 use serde::{Deserialize, Serialize};
 

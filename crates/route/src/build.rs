@@ -10,7 +10,7 @@ use crate::table::{
 };
 use pumasi_lease::LentLease;
 use pumasi_terms::service::Service;
-use pumasi_terms::{BootMs, CloudName, DatasetName, Epoch, LeaseId, Now, Ppm, Protocol};
+use pumasi_terms::{BootMs, CloudName, DatasetName, Epoch, Generation, LeaseId, Now, Ppm, Protocol};
 use std::collections::BTreeMap;
 
 /// Everything a table rests on.
@@ -37,7 +37,7 @@ pub struct ServiceInput {
     pub home: Vec<HomeBackend>,
     pub parts: Vec<PartInput>,
     pub admission: Admission,
-    pub position_generation: Option<u64>,
+    pub position_generation: Option<Generation>,
 }
 
 /// A lease that this cloud rents.

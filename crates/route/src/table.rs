@@ -4,7 +4,9 @@
 
 use pumasi_terms::class::LessImportant;
 use pumasi_terms::service::RouteMode;
-use pumasi_terms::{BootMs, CloudName, DatasetName, Epoch, InstanceId, LeaseId, Ppm, Protocol, ServiceName};
+use pumasi_terms::{
+    BootMs, CloudName, DatasetName, Epoch, Generation, InstanceId, LeaseId, Position, Ppm, Protocol, ServiceName,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -17,15 +19,6 @@ pub const TABLE_VERSION_OLDEST: u32 = 1;
 /// Whether a table of that version is read.
 pub fn is_read(version: u32) -> bool {
     (TABLE_VERSION_OLDEST..=TABLE_VERSION).contains(&version)
-}
-
-/// A copy holds everything that its home had committed before `as_of_ms` of the home's boot clock.
-/// `generation` rises when that clock starts anew or the home changes, so that the pair is totally ordered.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Position {
-    pub generation: u64,
-    pub as_of_ms: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,7 +66,7 @@ pub struct ServiceRoute {
     pub home_weight: Ppm,
     pub admission: Admission,
     /// The dataset generation whose positions this home gives out in its answers to writes; None: no dataset.
-    pub position_generation: Option<u64>,
+    pub position_generation: Option<Generation>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,6 +1,7 @@
 //! Prints what moving data costs on this machine: `cargo run --release -p pumasi-transfer --example figures`.
 //! With a number behind it, of a directory of so many small files alone.
 
+use pumasi_terms::Generation;
 use pumasi_transfer::sqlite::{Delta, Polled, ReplicaOptions, SourceOptions, SqliteReplica, SqliteSource};
 use pumasi_transfer::{
     ChunkCache, ChunkStore, FilesReplica, FilesSource, Options, Sample, ScanLimits, TreeChunks, TreeManifest, build,
@@ -49,7 +50,7 @@ fn many_files(dir: &std::path::Path, files: usize) -> Result<(), Box<dyn Error>>
     let told = |what: &str, begin: Instant| {
         println!("{what:36}{:8.1} s, {:5} MiB of memory at most", begin.elapsed().as_secs_f64(), peak_mib());
     };
-    let mut source = FilesSource::new(&home, 1, ScanLimits::of_dataset(4 << 30));
+    let mut source = FilesSource::new(&home, Generation(1), ScanLimits::of_dataset(4 << 30));
     let look = |source: &mut FilesSource, at: u64| match source.sample(|| at)? {
         Sample::Changed { as_of, tree } => Ok::<_, Box<dyn Error>>((as_of, tree)),
         Sample::Unchanged { .. } => Err("nothing has changed".into()),
@@ -147,7 +148,7 @@ fn database(dir: &std::path::Path, mode: &str) -> Result<(), Box<dyn Error>> {
         start.elapsed().as_millis() as u64 + 1
     };
     let mut store = ChunkStore::open(dir.join(format!("{mode}-chunks")), 1 << 30)?;
-    let mut source = SqliteSource::open(&home, 1, SourceOptions::default());
+    let mut source = SqliteSource::open(&home, Generation(1), SourceOptions::default());
     let begin = Instant::now();
     let base = source.snapshot(clock, &mut store)?.ok_or("no database")?;
     println!("{mode}: base of {mib} MiB into chunks     {:8.1} ms", begin.elapsed().as_secs_f64() * 1e3);

@@ -11,8 +11,7 @@ use crate::shelf::{Holds, Shelf};
 use crate::store::{ChunkSource, ChunkStore};
 use crate::tree::TreeManifest;
 use crate::update::{self, TreeUpdate, UpdateError};
-use crate::watermark::Watermark;
-use pumasi_terms::Digest;
+use pumasi_terms::{Digest, Generation, Position};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fs;
@@ -30,7 +29,7 @@ pub enum FilesError {
     #[error("copy state {path}: {source}; our disk is at fault, retry")]
     State { path: PathBuf, source: io::Error },
     #[error("the copy is at {held}; going back to {offered} is refused")]
-    Older { held: Watermark, offered: Watermark },
+    Older { held: Position, offered: Position },
     #[error(transparent)]
     Update(#[from] UpdateError),
     #[error(transparent)]
@@ -44,10 +43,10 @@ pub enum FilesError {
 pub enum Sample {
     /// Nothing changed up to this position.
     Unchanged {
-        as_of: Watermark,
+        as_of: Position,
     },
     Changed {
-        as_of: Watermark,
+        as_of: Position,
         tree: TreeManifest,
     },
 }
@@ -56,7 +55,7 @@ pub enum Sample {
 pub struct FilesSource {
     dir: PathBuf,
     limits: ScanLimits,
-    generation: u64,
+    generation: Generation,
     cache: ChunkCache,
     shipped: Option<Digest>,
     /// What the other side holds, as it said.
@@ -64,7 +63,7 @@ pub struct FilesSource {
 }
 
 impl FilesSource {
-    pub fn new(dir: impl Into<PathBuf>, generation: u64, limits: ScanLimits) -> Self {
+    pub fn new(dir: impl Into<PathBuf>, generation: Generation, limits: ScanLimits) -> Self {
         let cache = ChunkCache::signing(limits.bytes_max);
         Self { dir: dir.into(), limits, generation, cache, shipped: None, base: None }
     }
@@ -72,7 +71,7 @@ impl FilesSource {
     /// Looks at the directory. `home_now_ms` is the home's CLOCK_BOOTTIME, read before anything else, so that the position
     /// never promises what the scan may have missed.
     pub fn sample(&mut self, home_now_ms: impl Fn() -> u64) -> Result<Sample, FilesError> {
-        let as_of = Watermark { generation: self.generation, as_of_ms: home_now_ms() };
+        let as_of = Position { generation: self.generation, as_of_ms: home_now_ms() };
         let tree = scan(&self.dir, &mut self.cache, self.limits)?;
         let digest = tree.digest();
         if self.shipped == Some(digest) {
@@ -99,7 +98,7 @@ impl FilesSource {
 
     /// The update from what the other side holds to `tree`; none if that is not known or too much has changed. Then the tree and
     /// its chunks are sent.
-    pub fn update(&self, tree: &TreeManifest, as_of: Watermark) -> Result<Option<Vec<u8>>, PackError> {
+    pub fn update(&self, tree: &TreeManifest, as_of: Position) -> Result<Option<Vec<u8>>, PackError> {
         match (&self.base, &self.cache.signatures) {
             (Some(base), Some(signatures)) => update::encode(base, tree, as_of, &self.chunks(tree), signatures),
             _ => Ok(None),
@@ -120,18 +119,18 @@ impl FilesSource {
 #[derive(Serialize, Deserialize)]
 struct State {
     version: u32,
-    as_of: Watermark,
+    as_of: Position,
 }
 
 const STATE_VERSION: u32 = 2;
 
-fn read_state(bytes: &[u8]) -> Option<(Watermark, TreeManifest)> {
+fn read_state(bytes: &[u8]) -> Option<(Position, TreeManifest)> {
     let end = bytes.iter().position(|b| *b == b'\n')?;
     let state: State = serde_json::from_slice(&bytes[..end]).ok().filter(|s: &State| s.version == STATE_VERSION)?;
     Some((state.as_of, TreeManifest::parse(&bytes[end + 1..]).ok()?))
 }
 
-fn state_bytes(as_of: Watermark, tree: &TreeManifest) -> Vec<u8> {
+fn state_bytes(as_of: Position, tree: &TreeManifest) -> Vec<u8> {
     let head = State { version: STATE_VERSION, as_of };
     let mut bytes = serde_json::to_vec(&head).unwrap_or_default();
     bytes.push(b'\n');
@@ -146,7 +145,7 @@ pub struct FilesReplica {
     /// Beginning of the names of its state and of what is being written, on the same file system.
     apart: PathBuf,
     options: Options,
-    held: Option<(Watermark, Arc<TreeManifest>)>,
+    held: Option<(Position, Arc<TreeManifest>)>,
 }
 
 impl FilesReplica {
@@ -167,7 +166,7 @@ impl FilesReplica {
         Self { dir, apart, options, held }
     }
 
-    pub fn watermark(&self) -> Option<Watermark> {
+    pub fn position(&self) -> Option<Position> {
         self.held.as_ref().map(|(w, _)| *w)
     }
 
@@ -176,7 +175,7 @@ impl FilesReplica {
     }
 
     /// The home says that nothing changed up to `as_of` since the tree with this digest.
-    pub fn advance(&mut self, tree: &Digest, as_of: Watermark) -> bool {
+    pub fn advance(&mut self, tree: &Digest, as_of: Position) -> bool {
         match &mut self.held {
             Some((held, t)) if t.digest() == *tree => {
                 *held = as_of.max(*held);
@@ -187,8 +186,8 @@ impl FilesReplica {
     }
 
     /// Brings the copy to `tree`. After an error the copy claims nothing, and the next `apply` repairs it.
-    pub fn apply(&mut self, tree: TreeManifest, chunks: &dyn ChunkSource, as_of: Watermark) -> Result<(), FilesError> {
-        if let Some(held) = self.watermark().filter(|held| *held > as_of) {
+    pub fn apply(&mut self, tree: TreeManifest, chunks: &dyn ChunkSource, as_of: Position) -> Result<(), FilesError> {
+        if let Some(held) = self.position().filter(|held| *held > as_of) {
             return Err(FilesError::Older { held, offered: as_of });
         }
         let path = beside(&self.apart, ".state");
@@ -211,7 +210,7 @@ impl FilesReplica {
         tree: TreeManifest,
         (store, mut others): (&mut ChunkStore, Vec<Holds>),
         keep: &BTreeSet<Digest>,
-        as_of: Watermark,
+        as_of: Position,
     ) -> Result<(), FilesError> {
         others.extend(self.holds());
         self.apply(tree, &Shelf::new(store, others, keep), as_of)
@@ -227,7 +226,7 @@ impl FilesReplica {
         update: &[u8],
         store: &mut ChunkStore,
         keep: &BTreeSet<Digest>,
-    ) -> Result<Watermark, FilesError> {
+    ) -> Result<Position, FilesError> {
         let update = TreeUpdate::decode(update)?;
         if self.advance(&update.tree, update.at) {
             // Its answer was lost, and it was sent again.

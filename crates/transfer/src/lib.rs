@@ -27,7 +27,6 @@ pub mod tree;
 pub mod tree_delta;
 mod tree_form;
 pub mod update;
-pub mod watermark;
 
 pub use chunk::{CHUNK_BYTES_MAX, ChunkRef, digest_of};
 pub use erase::{EraseError, Remains, erase, remains};
@@ -40,4 +39,3 @@ pub use store::{ChunkSource, ChunkStore, StoreError, Usage};
 pub use survey::{Survey, survey};
 pub use tree::{Entry, EntryKind, TreeError, TreeManifest};
 pub use update::{TreeUpdate, UpdateError};
-pub use watermark::Watermark;

@@ -74,7 +74,8 @@ impl ChunkSource for Shelf<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ChunkCache, FilesReplica, Options, ScanLimits, Watermark, encode_pack, receive_pack, scan};
+    use crate::{ChunkCache, FilesReplica, Options, ScanLimits, encode_pack, receive_pack, scan};
+    use pumasi_terms::{Generation, Position};
     use std::fs;
     use std::os::unix::fs::MetadataExt;
 
@@ -99,7 +100,7 @@ mod tests {
         let (once, awaited) = (inode(&of("a")), inode(&of("c")));
         let keep = BTreeSet::from([of("c")]);
         let mut replica = FilesReplica::open(&copy, Options::default());
-        let at = Watermark { generation: 1, as_of_ms: 1 };
+        let at = Position { generation: Generation(1), as_of_ms: 1 };
         replica.apply_stored(tree, (&mut store, Vec::new()), &keep, at).unwrap();
         for (name, text) in [("once", "a"), ("twice", "b"), ("twice more", "b"), ("awaited", "c"), ("empty", "")] {
             assert_eq!(fs::read_to_string(copy.join(name)).unwrap(), text.repeat(5_000), "{name}");

@@ -12,8 +12,7 @@ use crate::signature::Signatures;
 use crate::store::ChunkSource;
 use crate::tree::{EntryKind, TreeManifest};
 use crate::tree_delta::{TreeDeltaError, diff, patch};
-use crate::watermark::Watermark;
-use pumasi_terms::Digest;
+use pumasi_terms::{Digest, Generation, Position};
 use std::collections::BTreeSet;
 
 const MAGIC: &[u8; 4] = b"PMTU";
@@ -43,7 +42,7 @@ pub enum UpdateError {
 pub struct TreeUpdate<'a> {
     pub base: Digest,
     pub tree: Digest,
-    pub at: Watermark,
+    pub at: Position,
     delta: &'a [u8],
     pub pack: &'a [u8],
 }
@@ -70,7 +69,7 @@ fn replaced(base: &TreeManifest, tree: &TreeManifest) -> BTreeSet<Digest> {
 pub fn encode(
     base: &TreeManifest,
     tree: &TreeManifest,
-    at: Watermark,
+    at: Position,
     source: &dyn ChunkSource,
     signatures: &Signatures,
 ) -> Result<Option<Vec<u8>>, PackError> {
@@ -80,7 +79,7 @@ pub fn encode(
     out.push(VERSION);
     out.extend_from_slice(&base.digest().0);
     out.extend_from_slice(&tree.digest().0);
-    out.extend_from_slice(&at.generation.to_le_bytes());
+    out.extend_from_slice(&at.generation.0.to_le_bytes());
     out.extend_from_slice(&at.as_of_ms.to_le_bytes());
     out.extend_from_slice(&u32::try_from(delta.len()).unwrap_or(u32::MAX).to_le_bytes());
     out.extend_from_slice(&delta);
@@ -122,7 +121,7 @@ impl<'a> TreeUpdate<'a> {
         let base = digest(take(32)?)?;
         let tree = digest(take(32)?)?;
         let number = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |n, b| n << 8 | u64::from(*b));
-        let at = Watermark { generation: number(take(8)?), as_of_ms: number(take(8)?) };
+        let at = Position { generation: Generation(number(take(8)?)), as_of_ms: number(take(8)?) };
         let len = number(take(4)?) as usize;
         let delta = take(len)?;
         Ok(Self { base, tree, at, delta, pack: rest })

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use pumasi_terms::Generation;
 use pumasi_transfer::sqlite::{SourceError, SourceOptions, SqliteSource};
 use pumasi_transfer::{
     ChunkCache, ChunkSource, EntryKind, FilesSource, ScanError, ScanLimits, TreeChunks, TreeManifest, scan,
@@ -135,7 +136,7 @@ fn a_second_name_outside_is_refused_and_one_inside_is_not() {
     let refused = scan(&data, &mut ChunkCache::default(), strict());
     assert!(matches!(refused, Err(ScanError::NameOutside { path }) if path.ends_with("c")));
     // Known from an earlier scan, it is refused again.
-    let mut source = FilesSource::new(&data, 1, strict());
+    let mut source = FilesSource::new(&data, Generation(1), strict());
     assert!(source.sample(|| 1).is_err() && source.sample(|| 2).is_err());
 }
 
@@ -208,7 +209,7 @@ fn a_database_that_leads_elsewhere_is_not_opened() {
     fs::create_dir(&victim).unwrap();
     database(&victim.join("db.sqlite"));
     let path = data.join("db.sqlite");
-    let mut source = SqliteSource::open(&path, 1, SourceOptions::default());
+    let mut source = SqliteSource::open(&path, Generation(1), SourceOptions::default());
     let mut refuses = |what: &str| {
         assert!(matches!(source.poll(|| 1), Err(SourceError::NotOwn { .. })), "{what}");
         assert!(matches!(source.delta(|| 2), Err(SourceError::NotOwn { .. })), "{what}");
@@ -238,7 +239,7 @@ fn a_database_exchanged_for_a_link_gives_nothing_of_the_other() {
     let mut at = 0;
     exchanging(&path, &victim, 1_500, || {
         let mut store = pumasi_transfer::ChunkStore::open(tmp.path().join("store"), 1 << 20).unwrap();
-        let mut source = SqliteSource::open(&path, 1, SourceOptions::default());
+        let mut source = SqliteSource::open(&path, Generation(1), SourceOptions::default());
         at += 2;
         if let Ok(Some(snapshot)) = source.snapshot(|| at, &mut store) {
             let bytes: Vec<u8> = snapshot.tree.chunks().flat_map(|c| store.chunk(&c.digest).unwrap()).collect();

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)] // In helpers of tests too.
 
+use pumasi_terms::Generation;
 use pumasi_transfer::sqlite::{Delta, ReplicaOptions, SourceOptions, SqliteReplica, SqliteSource};
 use pumasi_transfer::{Access, ChunkStore};
 use std::fs;
@@ -45,7 +46,7 @@ fn a_stranger_in_the_group_reads_and_cannot_write() {
     let home = rusqlite::Connection::open(tmp.path().join("home.db")).unwrap();
     home.execute_batch("CREATE TABLE t(x); INSERT INTO t VALUES(1)").unwrap();
     let mut store = ChunkStore::open(tmp.path().join("chunks"), 1 << 20).unwrap();
-    let mut source = SqliteSource::open(tmp.path().join("home.db"), 1, SourceOptions::default());
+    let mut source = SqliteSource::open(tmp.path().join("home.db"), Generation(1), SourceOptions::default());
     let base = source.snapshot(|| 1, &mut store).unwrap().unwrap();
     let options = ReplicaOptions { access: Access::Group(GROUP), ..ReplicaOptions::default() };
     let mut copy = SqliteReplica::create(&base.tree, &store, base.at, lease.join("app.db"), options).unwrap();

@@ -2,10 +2,11 @@
 
 #![allow(clippy::unwrap_used)] // In helpers of tests too.
 
+use pumasi_terms::{Generation, Position};
+use pumasi_transfer::ChunkStore;
 use pumasi_transfer::sqlite::{
     Delta, PageBatch, Polled, ReplicaError, ReplicaOptions, SourceOptions, SqliteReplica, SqliteSource,
 };
-use pumasi_transfer::{ChunkStore, Watermark};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use rusqlite::{Connection, OpenFlags, params};
 use std::path::{Path, PathBuf};
@@ -133,7 +134,7 @@ impl Pair {
         let tmp = tempfile::tempdir().unwrap();
         let (home, copy) = (tmp.path().join("home.db"), tmp.path().join("copy.db"));
         let store = ChunkStore::open(tmp.path().join("chunks"), 8 << 30).unwrap();
-        let source = SqliteSource::open(&home, 1, options);
+        let source = SqliteSource::open(&home, Generation(1), options);
         Self { _tmp: tmp, home, copy, store, source, replica: None }
     }
 
@@ -161,7 +162,7 @@ impl Pair {
             Ok(Polled::Absent) => return true,
             Ok(Polled::Unchanged { content, as_of }) => {
                 if let Some(replica) = &mut self.replica {
-                    assert!(replica.advance(content, as_of), "{content} does not fit {:?}", replica.watermark());
+                    assert!(replica.advance(content, as_of), "{content} does not fit {:?}", replica.position());
                 }
                 return true;
             }
@@ -301,10 +302,10 @@ fn positions_are_honest() {
     let db = app(&pair.home, "WAL");
     bank(&db);
     let base = pair.source.snapshot(|| 10, &mut pair.store).unwrap().unwrap();
-    let mark = |as_of_ms| Watermark { generation: 1, as_of_ms };
+    let mark = |as_of_ms| Position { generation: Generation(1), as_of_ms };
     let mut copy =
         SqliteReplica::create(&base.tree, &pair.store, base.at, &pair.copy, ReplicaOptions::default()).unwrap();
-    assert_eq!(copy.watermark(), Some(mark(10)));
+    assert_eq!(copy.position(), Some(mark(10)));
     assert_eq!(pair.source.poll(|| 20).unwrap(), Polled::Unchanged { content: mark(10), as_of: mark(20) });
     db.execute("INSERT INTO entry(text) VALUES('one')", []).unwrap();
     assert_eq!(pair.source.poll(|| 30).unwrap(), Polled::Changed);
@@ -324,8 +325,8 @@ fn positions_are_honest() {
     assert_eq!(copy.lag_ms(100), Some(60));
     assert!(matches!(copy.rebase(&base.tree, &pair.store, base.at), Err(ReplicaError::Older { .. })));
     let foreign = PageBatch {
-        from: Watermark { generation: 2, as_of_ms: 1 },
-        to: Watermark { generation: 2, as_of_ms: 2 },
+        from: Position { generation: Generation(2), as_of_ms: 1 },
+        to: Position { generation: Generation(2), as_of_ms: 2 },
         ..two
     };
     assert!(matches!(copy.apply(&foreign), Err(ReplicaError::NeedsBase { .. })));
@@ -346,7 +347,7 @@ fn a_crash_between_commit_and_position_claims_less_and_heals() {
     pair.replica = None;
     std::fs::write(&position, &before).unwrap();
     let mut copy = SqliteReplica::open(&pair.copy, ReplicaOptions::default()).unwrap();
-    assert!(copy.watermark().unwrap() < one.to);
+    assert!(copy.position().unwrap() < one.to);
     copy.apply(&one).unwrap();
     assert_eq!(dump(&reader(&pair.copy)), dump(&db));
     // A torn or foreign position is none, and then only a base fits.
@@ -358,12 +359,12 @@ fn a_crash_between_commit_and_position_claims_less_and_heals() {
     ] {
         std::fs::write(&position, bad).unwrap();
         let mut copy = SqliteReplica::open(&pair.copy, ReplicaOptions::default()).unwrap();
-        assert_eq!(copy.watermark(), None);
+        assert_eq!(copy.position(), None);
         assert!(matches!(copy.apply(&one), Err(ReplicaError::NeedsBase { held: None, .. })));
     }
     pair.replica = Some(SqliteReplica::open(&pair.copy, ReplicaOptions::default()).unwrap());
     pair.base();
-    assert!(pair.replica.as_ref().unwrap().watermark().is_some());
+    assert!(pair.replica.as_ref().unwrap().position().is_some());
     assert_eq!(dump(&reader(&pair.copy)), dump(&db));
 }
 
@@ -378,12 +379,12 @@ fn another_page_size_asks_for_a_new_copy() {
     db.execute("INSERT INTO entry(text) VALUES('more')", []).unwrap();
     let base = pair.source.snapshot(clock(), &mut pair.store).unwrap().unwrap();
     let copy = pair.replica.as_mut().unwrap();
-    let before = copy.watermark();
+    let before = copy.position();
     assert!(matches!(
         copy.rebase(&base.tree, &pair.store, base.at),
         Err(ReplicaError::PageSize { held: 4096, offered: 1024 })
     ));
-    assert_eq!(copy.watermark(), before);
+    assert_eq!(copy.position(), before);
     check_bank(&reader(&pair.copy));
     pair.replica = None;
     pair.replica =
@@ -442,7 +443,7 @@ fn a_base_that_is_no_database_is_refused() {
         let tree = pumasi_transfer::TreeManifest::of_file("base", vec![chunk]).unwrap();
         let path = tmp.path().join("copy.db");
         let e =
-            SqliteReplica::create(&tree, &store, Watermark::default(), &path, ReplicaOptions::default()).unwrap_err();
+            SqliteReplica::create(&tree, &store, Position::default(), &path, ReplicaOptions::default()).unwrap_err();
         assert!(matches!(e, ReplicaError::Base { .. }), "{e}");
         assert!(!path.exists());
     }

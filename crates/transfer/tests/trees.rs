@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used)] // In helpers of tests too.
 
 use proptest::prelude::*;
+use pumasi_terms::{Generation, Position};
 use pumasi_transfer::{
     Access, ChunkCache, ChunkStore, FilesReplica, FilesSource, MaterialiseError, Options, Sample, ScanError,
-    ScanLimits, TreeChunks, TreeManifest, Watermark, build, encode_pack, receive_pack, scan, update,
+    ScanLimits, TreeChunks, TreeManifest, build, encode_pack, receive_pack, scan, update,
 };
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -140,7 +141,7 @@ proptest! {
         let (home, copy, bundle) = (tmp.path().join("home"), tmp.path().join("copy"), tmp.path().join("bundle"));
         fs::create_dir(&home).unwrap();
         let mut store = ChunkStore::open(tmp.path().join("chunks"), 1 << 30).unwrap();
-        let mut source = FilesSource::new(&home, 1, ScanLimits::of_dataset(1 << 30));
+        let mut source = FilesSource::new(&home, Generation(1), ScanLimits::of_dataset(1 << 30));
         let mut replica = FilesReplica::open(&copy, Options::default());
         for (n, round) in rounds.iter().enumerate() {
             round.iter().for_each(|e| perform(&home, e));
@@ -166,7 +167,7 @@ proptest! {
             prop_assert_eq!(picture(&home), picture(&twin));
             if n % 2 == 1 {
                 replica = FilesReplica::open(&copy, Options::default());
-                prop_assert_eq!(replica.watermark(), Some(as_of));
+                prop_assert_eq!(replica.position(), Some(as_of));
             }
         }
         if let Some(tree) = replica.tree() {
@@ -277,18 +278,18 @@ fn a_copy_refuses_to_go_back_and_survives_a_crash_in_the_middle() {
     let (home, copy) = (tmp.path().join("home"), tmp.path().join("copy"));
     fs::create_dir(&home).unwrap();
     fs::write(home.join("a"), b"1").unwrap();
-    let mark = |as_of_ms| Watermark { generation: 1, as_of_ms };
+    let mark = |as_of_ms| Position { generation: Generation(1), as_of_ms };
     let tree = scan(&home, &mut ChunkCache::default(), ScanLimits::default()).unwrap();
     let mut replica = FilesReplica::open(&copy, Options::default());
     replica.apply(tree.clone(), &TreeChunks::new(&home, &tree), mark(10)).unwrap();
     assert!(replica.apply(tree.clone(), &TreeChunks::new(&home, &tree), mark(9)).is_err());
     assert!(replica.advance(&tree.digest(), mark(20)));
-    assert_eq!(replica.watermark(), Some(mark(20)));
+    assert_eq!(replica.position(), Some(mark(20)));
     fs::write(home.join("a"), b"2").unwrap();
     let next = scan(&home, &mut ChunkCache::default(), ScanLimits::default()).unwrap();
     fs::write(home.join("a"), b"3").unwrap();
     assert!(replica.apply(next.clone(), &TreeChunks::new(&home, &next), mark(30)).is_err());
-    assert_eq!(FilesReplica::open(&copy, Options::default()).watermark(), None);
+    assert_eq!(FilesReplica::open(&copy, Options::default()).position(), None);
     fs::write(home.join("a"), b"2").unwrap();
     replica.apply(next.clone(), &TreeChunks::new(&home, &next), mark(30)).unwrap();
     assert_eq!(fs::read(copy.join("a")).unwrap(), b"2");
@@ -328,7 +329,7 @@ fn holes_stay_holes_and_cost_nothing() {
     file.set_len(5 << 30).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &noise(100_000, 1), 3 << 30).unwrap();
     fs::File::create(home.join("nothing")).unwrap().set_len(10 << 20).unwrap();
-    let mut source = FilesSource::new(&home, 1, ScanLimits::of_dataset(8 << 30));
+    let mut source = FilesSource::new(&home, Generation(1), ScanLimits::of_dataset(8 << 30));
     let Sample::Changed { tree, as_of } = source.sample(|| 1).unwrap() else { panic!() };
     assert!(tree.total_bytes < 1 << 20, "{}", tree.total_bytes);
     let mut store = ChunkStore::open(tmp.path().join("chunks"), 1 << 20).unwrap();
@@ -368,7 +369,7 @@ fn a_copy_takes_its_own_size_once() {
     let mut far = Work::default();
     let mut ask = |request, body: &[u8]| far.answer(request, body);
     assert_eq!(ask(Request::OpenFar(place), b"").0, Reply::Done);
-    let mut source = FilesSource::new(&home, 1, ScanLimits::of_dataset(1 << 30));
+    let mut source = FilesSource::new(&home, Generation(1), ScanLimits::of_dataset(1 << 30));
     let set = Set { name: "d".parse().unwrap(), kind: pumasi_terms::service::DatasetKind::Files, file: None };
     let own = takes(&home);
     for (now, change) in [(1, None), (2, Some("large-3")), (3, Some("moved"))] {

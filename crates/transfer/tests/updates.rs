@@ -3,11 +3,12 @@
 #![allow(clippy::unwrap_used)] // In helpers of tests too.
 
 use proptest::prelude::*;
+use pumasi_terms::{Generation, Position};
 use pumasi_transfer::pack::PackWriter;
 use pumasi_transfer::tree_delta::TreeDeltaError;
 use pumasi_transfer::{
     ChunkRef, ChunkStore, Entry, FilesError, FilesReplica, FilesSource, Options, PackError, PackReader, Sample,
-    ScanLimits, Signatures, TreeManifest, TreeUpdate, UpdateError, Watermark, digest_of, encode_pack, receive_pack,
+    ScanLimits, Signatures, TreeManifest, TreeUpdate, UpdateError, digest_of, encode_pack, receive_pack,
 };
 use std::collections::BTreeSet;
 use std::fs;
@@ -26,8 +27,8 @@ fn noise(len: usize, mut seed: u64) -> Vec<u8> {
     out
 }
 
-fn mark(as_of_ms: u64) -> Watermark {
-    Watermark { generation: 1, as_of_ms }
+fn mark(as_of_ms: u64) -> Position {
+    Position { generation: Generation(1), as_of_ms }
 }
 
 /// A home and a copy of it.
@@ -46,7 +47,7 @@ impl Pair {
         fs::create_dir(&home).unwrap();
         files.iter().for_each(|(name, bytes)| fs::write(home.join(name), bytes).unwrap());
         let mut pair = Self {
-            source: FilesSource::new(home, 1, ScanLimits { bytes_max: 1 << 30, ..ScanLimits::default() }),
+            source: FilesSource::new(home, Generation(1), ScanLimits { bytes_max: 1 << 30, ..ScanLimits::default() }),
             store: ChunkStore::open(tmp.path().join("chunks"), 1 << 30).unwrap(),
             replica: FilesReplica::open(tmp.path().join("copy"), Options::default()),
             tmp,
@@ -60,7 +61,7 @@ impl Pair {
         self.tmp.path().join("home").join(name)
     }
 
-    fn look(&mut self) -> (TreeManifest, Watermark) {
+    fn look(&mut self) -> (TreeManifest, Position) {
         self.now_ms += 1;
         let now = self.now_ms;
         match self.source.sample(|| now).unwrap() {
@@ -148,7 +149,7 @@ fn an_update_for_another_state_is_refused_and_changes_nothing() {
     pair.replica.bring_forward(&beside, &mut pair.store, &BTreeSet::new()).unwrap();
     let e = pair.replica.bring_forward(&first, &mut pair.store, &BTreeSet::new()).unwrap_err();
     assert!(matches!(e, FilesError::Update(UpdateError::OtherBase { .. })), "{e}");
-    assert_eq!(pair.replica.watermark(), Some(as_of));
+    assert_eq!(pair.replica.position(), Some(as_of));
     assert!(pair.is_same("a"));
     // The answer was lost and it comes again.
     assert_eq!(pair.replica.bring_forward(&beside, &mut pair.store, &BTreeSet::new()).unwrap(), as_of);
@@ -186,7 +187,7 @@ fn after_a_restart_there_are_no_signatures_and_whole_chunks_go() {
     bytes[500_000] ^= 1;
     fs::write(pair.home("a"), &bytes).unwrap();
     let base = pair.replica.tree().unwrap().clone();
-    pair.source = FilesSource::new(pair.tmp.path().join("home"), 1, ScanLimits::default());
+    pair.source = FilesSource::new(pair.tmp.path().join("home"), Generation(1), ScanLimits::default());
     let (tree, as_of) = pair.look();
     assert!(pair.source.update(&tree, as_of).unwrap().is_none());
     pair.source.acknowledged(Some(base));

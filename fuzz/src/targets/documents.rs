@@ -3,11 +3,11 @@
 use super::{same_again, text};
 use pumasi_node::Config;
 use pumasi_pact::Invitation;
+use pumasi_terms::Position;
 use pumasi_terms::{
     CloudName, DatasetName, Digest, InstanceId, JourneyId, LeaseId, PactId, PlanId, PrincipalName, ReservationId,
     ServiceName, TokenId, manifest,
 };
-use pumasi_transfer::Watermark;
 use pumasi_trust::SpiffeId;
 use std::fmt::Display;
 use std::str::FromStr;
@@ -34,7 +34,7 @@ pub fn words(input: &[u8]) {
     word::<InstanceId>(input);
     word::<TokenId>(input);
     word::<Digest>(input);
-    word::<Watermark>(input);
+    word::<Position>(input);
     word::<SpiffeId>(input);
     assert!(!CloudName::parse(input).is_ok_and(|n| n.as_str().contains(['/', '.'])));
 }

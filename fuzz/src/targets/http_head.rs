@@ -8,8 +8,8 @@ use pumasi_gateway::fuzzing::{
 };
 use pumasi_gateway::{CONFIG_FILE, GatewayConfig};
 use pumasi_route::RouteTable;
-use pumasi_route::table::Position;
 use pumasi_terms::LeaseId;
+use pumasi_terms::Position;
 use std::net::{IpAddr, Ipv4Addr};
 
 /// Lines of `name: value`; what is no field is passed over, as no server would hand it on.

@@ -152,7 +152,7 @@ fn gateway() -> SocketAddr {
             leases: Vec::new(),
             home_weight: Ppm::WHOLE,
             admission: Admission::default(),
-            position_generation: Some(1),
+            position_generation: Some(pumasi_terms::Generation(1)),
         };
         let table = RouteTable {
             version: TABLE_VERSION,

@@ -2,11 +2,11 @@
 
 use super::update::{Shelf, bases};
 use pumasi_terms::Digest;
+use pumasi_terms::{Generation, Position};
 use pumasi_transfer::sqlite::{PageBatch, ReplicaOptions, SqliteReplica};
 use pumasi_transfer::store::ChunkSource;
 use pumasi_transfer::{
-    ChunkStore, EntryKind, Options, PackReader, PackWriter, StoreError, TreeManifest, Watermark, build, receive_pack,
-    update,
+    ChunkStore, EntryKind, Options, PackReader, PackWriter, StoreError, TreeManifest, build, receive_pack, update,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -217,16 +217,16 @@ pub fn copy(input: &[u8]) {
     store.put(digest, base).unwrap();
     let Ok(tree) = TreeManifest::of_file("db", vec![pumasi_transfer::ChunkRef { digest, len }]) else { return };
     let options = ReplicaOptions { bytes_max: 4 << 20, ..ReplicaOptions::default() };
-    let at = Watermark { generation: 1, as_of_ms: 10 };
+    let at = Position { generation: Generation(1), as_of_ms: 10 };
     let path = dir.path().join("db.sqlite");
     let Ok(mut replica) = SqliteReplica::create(&tree, &store, at, &path, options) else { return };
     for bytes in batches {
-        let before = replica.watermark();
+        let before = replica.position();
         let Ok(batch) = PageBatch::decode(&redigested(bytes)) else { continue };
         match replica.apply(&batch) {
             Ok(applied) => assert!(Some(applied.at) >= before && applied.at >= batch.to, "the copy went back"),
-            Err(_) => assert_eq!(replica.watermark(), before, "a batch that failed moved the copy"),
+            Err(_) => assert_eq!(replica.position(), before, "a batch that failed moved the copy"),
         }
     }
-    let _ = replica.rebase(&tree, &store, Watermark { generation: 1, as_of_ms: u64::MAX });
+    let _ = replica.rebase(&tree, &store, Position { generation: Generation(1), as_of_ms: u64::MAX });
 }

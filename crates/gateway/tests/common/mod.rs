@@ -342,7 +342,7 @@ pub async fn for_cases(instance: SocketAddr) -> Running {
     config.limits.head_timeout_ms = 1_000;
     let gateway = Running::start(config).await;
     let mut route = service(&[instance]);
-    route.position_generation = Some(1);
+    route.position_generation = Some(pumasi_terms::Generation(1));
     gateway.control.put_table(&with("city-a", 1, route)).await.unwrap();
     gateway
 }

@@ -15,11 +15,11 @@ use bytes::Bytes;
 use pumasi_api::{CallError, Client};
 use pumasi_engine::{HelperSpec, Room};
 use pumasi_journey::{Journey, Part, PartState};
-use pumasi_route::table::{Position, Positions};
+use pumasi_route::table::Positions;
 use pumasi_terms::service::{Dataset, DatasetKind};
-use pumasi_terms::{CloudName, DatasetName, Digest, LeaseId};
+use pumasi_terms::{CloudName, DatasetName, Digest, Generation, LeaseId, Position};
+use pumasi_transfer::TreeManifest;
 use pumasi_transfer::helper::{HomePlace, Reply, Request, VERSION, Why, digests_to_bytes};
-use pumasi_transfer::{TreeManifest, Watermark};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -46,6 +46,7 @@ pub struct Shipping {
 struct Shipper {
     task: JoinHandle<()>,
     scratch: PathBuf,
+    generation: Generation,
     position: Option<Position>,
 }
 
@@ -91,12 +92,13 @@ impl Shipping {
     }
 
     /// How far each copy is behind, ms, for the metrics.
-    pub fn lags_ms(&self, generation: u64) -> BTreeMap<(LeaseId, DatasetName), u64> {
+    pub fn lags_ms(&self) -> BTreeMap<(LeaseId, DatasetName), u64> {
         let now = clock::boot().0;
-        let lag = |p: Option<Position>| {
-            p.filter(|p| p.generation == generation).map_or(u64::MAX, |p| now.saturating_sub(p.as_of_ms))
+        let lag = |s: &Shipper| {
+            let own = s.position.filter(|p| p.generation == s.generation);
+            own.map_or(u64::MAX, |p| p.lag_ms(now))
         };
-        self.running.lock().iter().map(|(key, s)| (key.clone(), lag(s.position))).collect()
+        self.running.lock().iter().map(|(key, s)| (key.clone(), lag(s))).collect()
     }
 }
 
@@ -138,8 +140,9 @@ pub fn start(node: &Arc<Node>, service: &ServiceRecord, part: &Part) {
             lease: part.lease.clone(),
             lender: part.lender.clone(),
         };
-        let scratch = ship.scratch();
-        running.insert(key, Shipper { task: crate::world::spawn(ship.run()), scratch, position: None });
+        let (scratch, generation) = (ship.scratch(), ship.generation());
+        let task = crate::world::spawn(ship.run());
+        running.insert(key, Shipper { task, scratch, generation, position: None });
     }
 }
 
@@ -190,10 +193,6 @@ struct Ship {
     lender: CloudName,
 }
 
-fn position(w: Watermark) -> Position {
-    Position { generation: w.generation, as_of_ms: w.as_of_ms }
-}
-
 /// Why a step came to nothing.
 #[derive(Debug, thiserror::Error)]
 enum NotShipped {
@@ -229,7 +228,7 @@ impl Ship {
             };
             match step {
                 Ok(at) => {
-                    self.node.datasets.reached(&self.lease, &self.set.name, position(at));
+                    self.node.datasets.reached(&self.lease, &self.set.name, at);
                     failures = 0;
                 }
                 Err(trouble) => {
@@ -273,7 +272,7 @@ impl Ship {
 
     async fn watch_rpo(&self, late: &mut bool) {
         let key = (self.lease.clone(), self.set.name.clone());
-        let lag_ms = self.node.datasets.lags_ms(self.node.boot_count).get(&key).copied().unwrap_or(0);
+        let lag_ms = self.node.datasets.lags_ms().get(&key).copied().unwrap_or(0);
         let first = lag_ms == u64::MAX;
         let is_late = !first && lag_ms > self.set.rpo_ms;
         if is_late && !*late {
@@ -298,6 +297,10 @@ impl Ship {
             .of(&self.node, &self.lender)
             .map(|c| c.with_timeout(SEND_TIMEOUT).at_epoch(self.service.epoch))
             .map_err(|e| e.to_string())
+    }
+
+    fn generation(&self) -> Generation {
+        self.node.generation(self.service.epoch)
     }
 
     fn dir(&self) -> PathBuf {
@@ -325,19 +328,19 @@ impl Ship {
             scratch,
             kind: self.set.kind,
             file: self.set.file.clone(),
-            generation: self.node.boot_count,
+            generation: self.generation(),
             bytes_max: self.set.bytes_max,
         };
         Hand::new(self.node.hands.clone(), spec, Place::Home(place))
     }
 
     /// A position counts only up to when the question was put, whoever says more.
-    fn no_later(&self, at: Watermark, now_ms: u64) -> Watermark {
-        at.min(Watermark { generation: self.node.boot_count, as_of_ms: now_ms })
+    fn no_later(&self, at: Position, now_ms: u64) -> Position {
+        at.min(Position::new(self.generation(), now_ms))
     }
 
     /// `looked`: the part of it that went into looking.
-    async fn step(&self, hand: &Hand, looked: &mut Duration) -> Result<Watermark, NotShipped> {
+    async fn step(&self, hand: &Hand, looked: &mut Duration) -> Result<Position, NotShipped> {
         let begun = tokio::time::Instant::now();
         let (now_ms, found) = self.look(hand).await;
         *looked = begun.elapsed();
@@ -345,7 +348,7 @@ impl Ship {
             (Reply::Unchanged { as_of }, _) => Ok(self.no_later(as_of, now_ms)),
             (Reply::Absent, _) => {
                 let tree = TreeManifest::new(Vec::new()).map_err(|e| NotShipped::Other(e.to_string()))?;
-                let as_of = Watermark { generation: self.node.boot_count, as_of_ms: now_ms };
+                let as_of = Position::new(self.generation(), now_ms);
                 let nothing = |_| std::future::ready(Err("nothing has no chunks".to_owned()));
                 let at = self.send_tree(Bytes::from(tree.to_bytes()), &tree, as_of, nothing).await?;
                 Ok(self.no_later(at, now_ms))
@@ -388,14 +391,14 @@ impl Ship {
     }
 
     /// The whole state.
-    async fn send_base(&self, hand: &Hand) -> Result<Watermark, NotShipped> {
+    async fn send_base(&self, hand: &Hand) -> Result<Position, NotShipped> {
         let now_ms = clock::boot().0;
         let sent = self.try_send_base(hand, now_ms).await;
         hand.ask(Request::Told { held: sent.is_ok() }, Vec::new()).await?;
         Ok(self.no_later(sent?, now_ms))
     }
 
-    async fn try_send_base(&self, hand: &Hand, now_ms: u64) -> Result<Watermark, NotShipped> {
+    async fn try_send_base(&self, hand: &Hand, now_ms: u64) -> Result<Position, NotShipped> {
         let (Reply::Base { as_of, skipped }, manifest) = hand.ask(Request::Base { now_ms }, Vec::new()).await? else {
             return Err(strange());
         };
@@ -427,9 +430,9 @@ impl Ship {
         &self,
         manifest: Bytes,
         tree: &TreeManifest,
-        as_of: Watermark,
+        as_of: Position,
         pack: F,
-    ) -> Result<Watermark, NotShipped>
+    ) -> Result<Position, NotShipped>
     where
         F: Fn(Vec<Digest>) -> P,
         P: Future<Output = Result<Vec<u8>, String>>,
@@ -437,17 +440,17 @@ impl Ship {
         let digest = pumasi_transfer::digest_of(&manifest);
         let client = self.client().map_err(NotShipped::Other)?;
         send_chunks(&client, &self.lease, (manifest, tree), pack).await?;
-        let sent = SendTree { epoch: self.service.epoch, digest, position: position(as_of) };
+        let sent = SendTree { epoch: self.service.epoch, digest, position: as_of };
         let path = format!("/v1/leases/{}/datasets/{}", self.lease, self.set.name);
         let state: CopyState = client.put(&path, &sent).await?;
-        Ok(Watermark { generation: state.position.generation, as_of_ms: state.position.as_of_ms })
+        Ok(state.position)
     }
 
     /// A batch of pages or an update of files.
-    async fn send_changes(&self, bytes: Vec<u8>) -> Result<Watermark, CallError> {
+    async fn send_changes(&self, bytes: Vec<u8>) -> Result<Position, CallError> {
         let garbled = |problem: String| CallError::Garbled { url: self.lender.to_string(), problem };
         let path = format!("/v1/leases/{}/datasets/{}/batches", self.lease, self.set.name);
         let state: CopyState = self.client().map_err(garbled)?.send_bytes("POST", &path, Bytes::from(bytes)).await?;
-        Ok(Watermark { generation: state.position.generation, as_of_ms: state.position.as_of_ms })
+        Ok(state.position)
     }
 }

@@ -15,11 +15,10 @@ use crate::{Node, clock, world};
 use pumasi_api::{Fault, Problem};
 use pumasi_engine::{HelperSpec, Room};
 use pumasi_lease::LentLease;
-use pumasi_route::table::Position;
 use pumasi_terms::service::DatasetKind;
-use pumasi_terms::{DatasetName, Digest, LeaseId};
+use pumasi_terms::{DatasetName, Digest, LeaseId, Position};
 use pumasi_transfer::helper::{FarPlace, Reply, Request, Set, VERSION, Why, digests_of, unpacked};
-use pumasi_transfer::{Access, TreeManifest, Watermark};
+use pumasi_transfer::{Access, TreeManifest};
 use rustix::fs::{Mode, OFlags};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -68,13 +67,6 @@ impl std::fmt::Debug for Copies {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Copies({})", self.leases.lock().len())
     }
-}
-
-fn position(w: Watermark) -> Position {
-    Position { generation: w.generation, as_of_ms: w.as_of_ms }
-}
-fn watermark(p: Position) -> Watermark {
-    Watermark { generation: p.generation, as_of_ms: p.as_of_ms }
 }
 
 fn peer(code: &str, detail: impl Into<String>) -> Problem {
@@ -218,8 +210,8 @@ impl Held {
             let renewed = node.engine.renew_layers(&self.hand.spec().owner).await;
             renewed.map_err(|e| Problem::unavailable(format!("instances do not see the new state yet: {e}")))?;
         }
-        self.positions.lock().insert(set.name.clone(), position(at));
-        Ok(CopyState { position: position(at) })
+        self.positions.lock().insert(set.name.clone(), at);
+        Ok(CopyState { position: at })
     }
 }
 
@@ -270,7 +262,7 @@ impl Copies {
             return;
         };
         let at = at.into_iter().filter(|(name, _)| names.contains(name));
-        held.positions.lock().extend(at.map(|(name, at)| (name, at.map(position).unwrap_or_default())));
+        held.positions.lock().extend(at.map(|(name, at)| (name, at.unwrap_or_default())));
         *held.opened.lock() = held.hand.life().ok();
     }
 
@@ -384,7 +376,7 @@ impl Copies {
         sent: SendTree,
     ) -> Result<CopyState, Problem> {
         let held = self.held(node, lent);
-        let request = Request::Put { set: set_of(set), to: watermark(sent.position), digest: sent.digest };
+        let request = Request::Put { set: set_of(set), to: sent.position, digest: sent.digest };
         let state = held.at(node, set, request, Vec::new(), None).await?;
         let path = marker(&held.dir, &set.name);
         if !self.ready(&held.dir, &set.name) {

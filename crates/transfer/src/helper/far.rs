@@ -13,9 +13,8 @@ use crate::shelf::{Holds, Shelf};
 use crate::sqlite::{PageBatch, ReplicaError, ReplicaOptions, SqliteReplica};
 use crate::store::ChunkStore;
 use crate::tree::TreeManifest;
-use crate::watermark::Watermark;
 use pumasi_terms::service::DatasetKind;
-use pumasi_terms::{DatasetName, Digest};
+use pumasi_terms::{DatasetName, Digest, Position};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::PathBuf;
@@ -36,7 +35,7 @@ pub struct Far {
 #[derive(Debug)]
 struct Copy {
     replica: Replica,
-    position: Option<Watermark>,
+    position: Option<Position>,
 }
 
 #[derive(Debug)]
@@ -187,7 +186,7 @@ impl Far {
         Ok(match set.kind {
             DatasetKind::Files => {
                 let replica = FilesReplica::open_apart(&target, &self.state_dir(set)?, self.files_options());
-                replica.watermark().map(|at| Copy { position: Some(at), replica: Replica::Files(Box::new(replica)) })
+                replica.position().map(|at| Copy { position: Some(at), replica: Replica::Files(Box::new(replica)) })
             }
             DatasetKind::Sqlite => {
                 let path = target.join(plain_file(set.file.as_deref())?);
@@ -195,7 +194,7 @@ impl Far {
                     return Ok(None);
                 }
                 let replica = SqliteReplica::open(path, self.replica_options()).ok();
-                replica.map(|r| Copy { position: r.watermark(), replica: Replica::Sqlite(Box::new(r)) })
+                replica.map(|r| Copy { position: r.position(), replica: Replica::Sqlite(Box::new(r)) })
             }
         })
     }
@@ -220,7 +219,7 @@ impl Far {
     }
 
     /// A whole state of a dataset: the first copy, or any later one.
-    pub fn put(&mut self, set: &Set, digest: &Digest, to: Watermark) -> Answer {
+    pub fn put(&mut self, set: &Set, digest: &Digest, to: Position) -> Answer {
         let tree = self.asked(digest)?;
         let mut copy = self.take(set)?.unwrap_or(Copy { replica: Replica::Empty, position: None });
         let result = self.bring_to(&mut copy, set, tree, to);
@@ -230,7 +229,7 @@ impl Far {
         result.map(|()| (Reply::At { at }, Vec::new()))
     }
 
-    fn bring_to(&mut self, copy: &mut Copy, set: &Set, tree: TreeManifest, to: Watermark) -> Result<(), Refusal> {
+    fn bring_to(&mut self, copy: &mut Copy, set: &Set, tree: TreeManifest, to: Position) -> Result<(), Refusal> {
         if let Some(held) = copy.position.filter(|held| *held > to) {
             return Err(Refusal::new(Why::Older, format!("the copy is at {held} already")));
         }
@@ -259,7 +258,7 @@ impl Far {
         Ok(())
     }
 
-    fn put_database(&self, copy: &mut Copy, set: &Set, tree: &TreeManifest, to: Watermark) -> Result<(), Refusal> {
+    fn put_database(&self, copy: &mut Copy, set: &Set, tree: &TreeManifest, to: Position) -> Result<(), Refusal> {
         let path = self.target(set).join(plain_file(set.file.as_deref())?);
         if let Replica::Sqlite(replica) = &mut copy.replica {
             // Readers may have it open, so its pages change inside a transaction.

@@ -7,7 +7,7 @@ use crate::scan::ScanLimits;
 use crate::sqlite::{Delta, Polled, SourceError, SourceOptions, SqliteSource};
 use crate::store::ChunkStore;
 use crate::tree::TreeManifest;
-use crate::watermark::Watermark;
+use pumasi_terms::Position;
 use pumasi_terms::service::DatasetKind;
 use std::path::PathBuf;
 
@@ -16,7 +16,7 @@ const UPDATE_RETRIED_BYTES_MAX: usize = 4 << 20;
 
 #[derive(Debug)]
 enum Source {
-    Files { source: Box<FilesSource>, seen: Option<(TreeManifest, Watermark)>, large: bool },
+    Files { source: Box<FilesSource>, seen: Option<(TreeManifest, Position)>, large: bool },
     Sqlite { source: Box<SqliteSource>, base: Option<ChunkStore> },
 }
 

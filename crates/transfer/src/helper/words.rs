@@ -5,9 +5,8 @@
 
 use crate::materialise::Access;
 use crate::sqlite::BATCH_BYTES_MAX;
-use crate::watermark::Watermark;
 use pumasi_terms::service::DatasetKind;
-use pumasi_terms::{DatasetName, Digest};
+use pumasi_terms::{DatasetName, Digest, Generation, Position};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
@@ -27,7 +26,7 @@ pub struct HomePlace {
     pub scratch: PathBuf,
     pub kind: DatasetKind,
     pub file: Option<String>,
-    pub generation: u64,
+    pub generation: Generation,
     pub bytes_max: u64,
 }
 
@@ -88,7 +87,7 @@ pub enum Request {
     /// At the lender: a whole state, which `Missing` was asked about.
     Put {
         set: Set,
-        to: Watermark,
+        to: Position,
         digest: Digest,
     },
     /// At the lender: the body is a batch of pages or an update.
@@ -107,16 +106,16 @@ pub enum Reply {
     Done,
     Absent,
     Unchanged {
-        as_of: Watermark,
+        as_of: Position,
     },
     /// The body brings a copy that had followed so far to `as_of`.
     Delta {
-        as_of: Watermark,
+        as_of: Position,
     },
     NeedsBase,
     /// The body is the manifest; what of the dataset is not in it.
     Base {
-        as_of: Watermark,
+        as_of: Position,
         skipped: Option<String>,
     },
     /// The body is a pack.
@@ -124,10 +123,10 @@ pub enum Reply {
     /// The body names chunks, 32 bytes each.
     Digests,
     At {
-        at: Watermark,
+        at: Position,
     },
     Held {
-        at: Vec<(DatasetName, Option<Watermark>)>,
+        at: Vec<(DatasetName, Option<Position>)>,
     },
     Refused(Refusal),
 }

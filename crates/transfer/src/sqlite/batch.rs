@@ -4,7 +4,7 @@
 //! the zstd of page numbers (u32 each) and then page contents, BLAKE3 of all before it. Integers are little-endian.
 
 use super::{DB_PAGES_MAX, is_lock_page, is_page_size};
-use crate::watermark::Watermark;
+use pumasi_terms::{Generation, Position};
 
 const MAGIC: &[u8; 4] = b"PMPB";
 const VERSION: u8 = 1;
@@ -16,8 +16,8 @@ pub const BATCH_BYTES_MAX: usize = 256 << 20;
 /// The pages that turn a copy of any position in `[from, to)` into the snapshot `to`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PageBatch {
-    pub from: Watermark,
-    pub to: Watermark,
+    pub from: Position,
+    pub to: Position,
     pub page_size: u32,
     /// The size of the database afterwards.
     pub db_pages: u32,
@@ -77,7 +77,7 @@ impl PageBatch {
         let mut out = Vec::with_capacity(HEAD_BYTES + coded.len() + 32);
         out.extend_from_slice(MAGIC);
         out.push(VERSION);
-        for n in [self.from.generation, self.from.as_of_ms, self.to.generation, self.to.as_of_ms] {
+        for n in [self.from.generation.0, self.from.as_of_ms, self.to.generation.0, self.to.as_of_ms] {
             out.extend_from_slice(&n.to_le_bytes());
         }
         for n in [self.page_size, self.db_pages, self.pages.len() as u32, coded.len() as u32] {
@@ -104,8 +104,8 @@ impl PageBatch {
         let (head, coded) = signed.split_at(HEAD_BYTES);
         let u64_at = |at: usize| head[at..at + 8].iter().rev().fold(0u64, |n, b| n << 8 | u64::from(*b));
         let u32_at = |at: usize| head[at..at + 4].iter().rev().fold(0u32, |n, b| n << 8 | u32::from(*b));
-        let from = Watermark { generation: u64_at(5), as_of_ms: u64_at(13) };
-        let to = Watermark { generation: u64_at(21), as_of_ms: u64_at(29) };
+        let from = Position { generation: Generation(u64_at(5)), as_of_ms: u64_at(13) };
+        let to = Position { generation: Generation(u64_at(21)), as_of_ms: u64_at(29) };
         let (page_size, db_pages, count, coded_len) =
             (u32_at(37), u32_at(41), u32_at(45) as usize, u32_at(49) as usize);
         if !is_page_size(page_size) {
@@ -141,7 +141,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn batch(pages: &[(u32, u8)]) -> PageBatch {
-        let mark = |as_of_ms| Watermark { generation: 3, as_of_ms };
+        let mark = |as_of_ms| Position { generation: Generation(3), as_of_ms };
         let pages = pages.iter().map(|(n, b)| (*n, vec![*b; 512])).collect();
         PageBatch { from: mark(5), to: mark(9), page_size: 512, db_pages: 100, pages }
     }

@@ -15,7 +15,7 @@ use crate::files::write_state;
 use crate::materialise::{Access, beside};
 use crate::store::{ChunkSource, StoreError};
 use crate::tree::{EntryKind, TreeManifest};
-use crate::watermark::Watermark;
+use pumasi_terms::Position;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -52,11 +52,11 @@ impl Default for ReplicaOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum ReplicaError {
     #[error("copy at {held:?}: the batch leads from {from} to {to} and does not fit; send a base")]
-    NeedsBase { held: Option<Watermark>, from: Watermark, to: Watermark },
+    NeedsBase { held: Option<Position>, from: Position, to: Position },
     #[error("the copy has pages of {held} bytes, the home now of {offered}; make a new copy and restart its readers")]
     PageSize { held: u32, offered: u32 },
     #[error("the copy is at {held}; going back to {offered} is refused")]
-    Older { held: Watermark, offered: Watermark },
+    Older { held: Position, offered: Position },
     #[error("the base is not a database: {problem}; the sender is at fault")]
     Base { problem: &'static str },
     #[error("the database has {bytes} bytes; this copy may have {bytes_max}")]
@@ -76,7 +76,7 @@ pub enum ReplicaError {
 /// What a batch did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Applied {
-    pub at: Watermark,
+    pub at: Position,
     pub pages: usize,
     pub wal_bytes: u64,
 }
@@ -85,7 +85,7 @@ pub struct Applied {
 #[serde(deny_unknown_fields)]
 struct State {
     version: u32,
-    at: Watermark,
+    at: Position,
     /// Without `durable` a power cut may have taken what the position claims; then only the same boot may trust it.
     boot_id: Option<String>,
 }
@@ -96,7 +96,7 @@ pub struct SqliteReplica {
     options: ReplicaOptions,
     db: Connection,
     page_size: u32,
-    at: Option<Watermark>,
+    at: Option<Position>,
 }
 
 fn state_path(path: &Path) -> PathBuf {
@@ -185,7 +185,7 @@ impl SqliteReplica {
     pub fn create(
         tree: &TreeManifest,
         source: &dyn ChunkSource,
-        at: Watermark,
+        at: Position,
         path: impl Into<PathBuf>,
         options: ReplicaOptions,
     ) -> Result<Self, ReplicaError> {
@@ -259,7 +259,7 @@ impl SqliteReplica {
     }
 
     /// What the copy holds; none after a crash or reboot that left it in doubt.
-    pub fn watermark(&self) -> Option<Watermark> {
+    pub fn position(&self) -> Option<Position> {
         self.at
     }
 
@@ -272,7 +272,7 @@ impl SqliteReplica {
         self.at.map(|at| at.lag_ms(home_now_ms))
     }
 
-    fn persist(&self, at: Watermark) -> Result<(), ReplicaError> {
+    fn persist(&self, at: Position) -> Result<(), ReplicaError> {
         let path = state_path(&self.path);
         let boot_id = if self.options.durable { None } else { boot_id().or_else(|| Some(String::new())) };
         let bytes = serde_json::to_vec(&State { version: 1, at, boot_id }).unwrap_or_default();
@@ -307,7 +307,7 @@ impl SqliteReplica {
         &mut self,
         tree: &TreeManifest,
         source: &dyn ChunkSource,
-        to: Watermark,
+        to: Position,
     ) -> Result<Applied, ReplicaError> {
         if let Some(held) = self.at.filter(|at| *at > to) {
             return Err(ReplicaError::Older { held, offered: to });
@@ -329,7 +329,7 @@ impl SqliteReplica {
 
     /// The home says that nothing changed from `content` (the position of the last batch or base) up to `to`.
     /// False if the copy does not hold that content.
-    pub fn advance(&mut self, content: Watermark, to: Watermark) -> bool {
+    pub fn advance(&mut self, content: Position, to: Position) -> bool {
         match &mut self.at {
             Some(at) if at.generation == to.generation && *at >= content => {
                 *at = to.max(*at);
@@ -414,7 +414,7 @@ impl SqliteReplica {
     }
 
     /// After the commit: a crash between the two leaves a copy that claims less than it holds.
-    fn finish(&mut self, to: Watermark, pages: usize) -> Result<Applied, ReplicaError> {
+    fn finish(&mut self, to: Position, pages: usize) -> Result<Applied, ReplicaError> {
         // In memory first: if only the file cannot be written, the copy is still at `to`.
         self.at = Some(to);
         self.persist(to)?;

@@ -14,7 +14,7 @@ use crate::chunk::ChunkRef;
 use crate::materialise::beside;
 use crate::store::{ChunkStore, StoreError};
 use crate::tree::{TreeError, TreeManifest};
-use crate::watermark::Watermark;
+use pumasi_terms::{Generation, Position};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::collections::BTreeSet;
 use std::fs;
@@ -90,8 +90,8 @@ pub enum Polled {
     Absent,
     /// Nothing was committed since `content` (the last batch or base): copies of it are at `as_of` now.
     Unchanged {
-        content: Watermark,
-        as_of: Watermark,
+        content: Position,
+        as_of: Position,
     },
     Changed,
 }
@@ -99,8 +99,8 @@ pub enum Polled {
 #[derive(Debug)]
 pub enum Delta {
     Unchanged {
-        content: Watermark,
-        as_of: Watermark,
+        content: Position,
+        as_of: Position,
     },
     Batch(PageBatch),
     /// No batch leads from what was shipped to what is there; the reason. Call `snapshot`.
@@ -110,7 +110,7 @@ pub enum Delta {
 /// All pages of the database, in the chunk store.
 #[derive(Debug)]
 pub struct Snapshot {
-    pub at: Watermark,
+    pub at: Position,
     pub page_size: u32,
     pub db_pages: u32,
     /// One file; its chunks are in the store that was given.
@@ -133,9 +133,9 @@ struct Shipped {
     page_size: u32,
     digests: Vec<PageDigest>,
     /// The position of the last batch or base.
-    content: Watermark,
+    content: Position,
     /// The last position that anybody was told.
-    told: Watermark,
+    told: Position,
     /// Every change since `content` has its frames behind this place, in the log of that generation.
     place: Option<Place>,
 }
@@ -155,7 +155,7 @@ struct Connections {
 #[derive(Debug)]
 pub struct SqliteSource {
     path: PathBuf,
-    generation: u64,
+    generation: Generation,
     options: SourceOptions,
     connections: Option<Connections>,
     shipped: Option<Shipped>,
@@ -179,7 +179,7 @@ struct View<'a> {
 impl SqliteSource {
     /// Nothing is opened before the first poll; the database need not exist. `generation` must rise when the home's clock
     /// starts anew or the home changes.
-    pub fn open(path: impl Into<PathBuf>, generation: u64, options: SourceOptions) -> Self {
+    pub fn open(path: impl Into<PathBuf>, generation: Generation, options: SourceOptions) -> Self {
         let stats = SourceStats::default();
         Self { path: path.into(), generation, options, connections: None, shipped: None, stats }
     }
@@ -189,7 +189,7 @@ impl SqliteSource {
     }
 
     /// The position of the last batch or base.
-    pub fn content(&self) -> Option<Watermark> {
+    pub fn content(&self) -> Option<Position> {
         self.shipped.as_ref().map(|s| s.content)
     }
 
@@ -250,7 +250,7 @@ impl SqliteSource {
         if c.version != Some(version) {
             return Ok(Polled::Changed);
         }
-        let as_of = Watermark { generation: self.generation, as_of_ms: now_ms };
+        let as_of = Position { generation: self.generation, as_of_ms: now_ms };
         if as_of > shipped.told {
             shipped.told = as_of;
         }
@@ -260,7 +260,7 @@ impl SqliteSource {
 
     /// The pages that changed since the last batch or base.
     pub fn delta(&mut self, home_now_ms: impl Fn() -> u64) -> Result<Delta, SourceError> {
-        let to = Watermark { generation: self.generation, as_of_ms: home_now_ms() };
+        let to = Position { generation: self.generation, as_of_ms: home_now_ms() };
         if !self.connect()? {
             return Ok(Delta::NeedsBase("there is no database"));
         }
@@ -279,7 +279,7 @@ impl SqliteSource {
         home_now_ms: impl Fn() -> u64,
         store: &mut ChunkStore,
     ) -> Result<Option<Snapshot>, SourceError> {
-        let to = Watermark { generation: self.generation, as_of_ms: home_now_ms() };
+        let to = Position { generation: self.generation, as_of_ms: home_now_ms() };
         if !self.connect()? || self.shipped.as_ref().is_some_and(|s| to <= s.told) {
             return Ok(None);
         }
@@ -293,7 +293,7 @@ impl SqliteSource {
     #[allow(clippy::type_complexity)]
     fn take(
         &mut self,
-        to: Watermark,
+        to: Position,
         store: Option<&mut ChunkStore>,
     ) -> Result<(Delta, Option<(TreeManifest, u32, u32)>), SourceError> {
         let path = self.path.clone();
