@@ -138,6 +138,13 @@ pub const ENDPOINTS: &[Endpoint] = &[
         "Settle a lent lease by the lesser reading all the same",
     ),
     on(Post, "/v1/settlements/{id}/dispute", OPERATORS, 4 * KIB, "Leave a settlement open, with a reason"),
+    on(
+        Get,
+        "/v1/continuity",
+        PEOPLE,
+        0,
+        "If a service's own cloud stopped now: where it goes on, how soon, with what loss",
+    ),
     on(Get, "/v1/offers", PEOPLE, 0, "What the members offer now"),
     // The pact.
     on(Get, "/v1/pact", MEMBERS_AND_PEOPLE, 0, "The pact as signed"),

@@ -284,6 +284,30 @@ pub struct LeaseView {
     pub why: String,
 }
 
+/// If a service's own cloud stopped now: where it could go on, in how long, with how much loss.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct StandbyView {
+    pub service: ServiceName,
+    /// Whose service it is.
+    pub owner: CloudName,
+    /// Where it is kept ready; none: nowhere.
+    pub cloud: Option<CloudName>,
+    pub lease: Option<LeaseId>,
+    /// `kept`, `helping` (it serves now), `coming`, `silent` (its owner, or the cloud that keeps it, is not heard), `missing` (it is
+    /// wanted and nobody keeps it), `none` (nobody asked for it).
+    pub state: String,
+    /// Instances that run there, and for how many there is room.
+    pub ready: u32,
+    pub room: u32,
+    /// Until it could serve; none: not known.
+    pub serves_in_ms: Option<u64>,
+    /// Writes of so long before the end would be lost; none: all that there are, or not known.
+    pub loss_ms: Option<u64>,
+    /// It is kept at least so long, if nobody is heard.
+    pub kept_ms: Option<u64>,
+    pub why: String,
+}
+
 /// A settlement whose readings differ beyond the tolerance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct SettlementView {

@@ -29,7 +29,7 @@ macro_rules! files {
 }
 
 static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
-    let files: [(&str, &[u8]); 16] = files![
+    let files: [(&str, &[u8]); 17] = files![
         "index.html",
         "console.css",
         "icon.svg",
@@ -42,6 +42,7 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
         "page-journal.js",
         "page-journeys.js",
         "page-leases.js",
+        "page-continuity.js",
         "page-plans.js",
         "page-services.js",
         "parts.js",

@@ -70,6 +70,12 @@ fn every_page_shows_its_data_and_breaks_no_rule() {
     b.wait_text("0.025");
     b.picture("leases");
 
+    go(&b, "continuity");
+    b.wait_text("could go on at busan at once and would lose the last 14 ms");
+    b.wait_text("would end with this cloud: nobody keeps it ready");
+    b.wait("both tables", "document.querySelectorAll('main tbody tr').length === 4");
+    b.picture("continuity");
+
     go(&b, "journal");
     b.wait("all entries", "document.querySelectorAll('main tbody tr').length === 18");
     b.click("#filter");
@@ -186,6 +192,7 @@ fn a_cloud_that_has_nothing_says_what_to_do() {
         ("journeys", "No journey yet"),
         ("plans", "Nothing to decide"),
         ("leases", "Nothing is rented"),
+        ("continuity", "Nothing is kept ready here"),
         ("journal", "Nothing has happened yet"),
     ] {
         go(&b, page);

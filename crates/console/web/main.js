@@ -4,6 +4,7 @@ import { Refused, dropToken, keepToken, post, takeToken } from "./api.js";
 import { fill, h, morph } from "./dom.js";
 import * as f from "./format.js";
 import { clouds } from "./page-clouds.js";
+import { continuity } from "./page-continuity.js";
 import { filterBy, journal } from "./page-journal.js";
 import { journeys } from "./page-journeys.js";
 import { leases } from "./page-leases.js";
@@ -11,7 +12,7 @@ import { plans, waiting } from "./page-plans.js";
 import { services } from "./page-services.js";
 import { probe, retry, start, state, stop, touch } from "./state.js";
 
-const PAGES = { clouds: ["Clouds", clouds], services: ["Services", services], journeys: ["Journeys", journeys], plans: ["Plans", plans], leases: ["Leases", leases], journal: ["Journal", journal] };
+const PAGES = { clouds: ["Clouds", clouds], services: ["Services", services], journeys: ["Journeys", journeys], plans: ["Plans", plans], leases: ["Leases", leases], continuity: ["Continuity", continuity], journal: ["Journal", journal] };
 const [bar, notices, main, dialog] = ["bar", "notices", "main", "ask"].map((id) => document.getElementById(id));
 /** Without news for so long the figures are called old. */
 const STALE_MS = 3500;

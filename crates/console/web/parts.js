@@ -5,9 +5,9 @@ import * as f from "./format.js";
 import { hue } from "./state.js";
 
 const TONES = {
-  good: ["serving", "ready", "active", "running", "current", "approved", "settled", "returned", "chosen"],
-  busy: ["starting", "borrowing", "waiting", "recalled", "ending", "deleting", "unready", "backing_off", "ended_unproven", "signing", "sending", "asking", "seeking", "draining"],
-  bad: ["degraded", "failed", "crashed", "refused", "unreachable", "lost", "unproven", "not_begun"],
+  good: ["serving", "ready", "kept", "active", "running", "current", "approved", "settled", "returned", "chosen"],
+  busy: ["starting", "borrowing", "waiting", "recalled", "ending", "deleting", "unready", "backing_off", "ended_unproven", "signing", "sending", "asking", "seeking", "draining", "resting", "coming", "helping"],
+  bad: ["degraded", "failed", "silent", "missing", "crashed", "refused", "unreachable", "lost", "unproven", "not_begun"],
 };
 export const tone = (word) => Object.keys(TONES).find((t) => TONES[t].includes(word)) ?? "plain";
 export const chip = (word, title) => h("span.chip", { class: tone(word), title }, f.words(word));

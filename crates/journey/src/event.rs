@@ -418,6 +418,7 @@ mod tests {
             failed: Vec::new(),
             failed_until: Default::default(),
             helped_by: Default::default(),
+            away: Default::default(),
             rehearsal: None,
         };
         (journey, lease)

@@ -39,6 +39,9 @@ pub struct Journey {
     /// Standbys that helped it, and are kept again.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub helped_by: BTreeSet<LeaseId>,
+    /// Standbys that it keeps and that help another journey of the service now.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub away: BTreeSet<LeaseId>,
     /// It only finds out whether borrowing would work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rehearsal: Option<Rehearsal>,

@@ -6,6 +6,7 @@
 use crate::event::{end, enter};
 use crate::record::{Journey, Part, PartState, Told};
 use pumasi_terms::{LeaseId, Now, Ppm};
+use std::collections::BTreeSet;
 
 /// Requests in flight are waited for so long.
 const DRAIN_MS_MAX: u64 = 30_000;
@@ -63,6 +64,7 @@ pub fn take(keeper: &Journey, lease: &LeaseId) -> Option<(Journey, Part)> {
     let part = keeper.part(lease).filter(|p| p.state == PartState::Kept && p.recalled.is_none())?.clone();
     let mut keeper = keeper.clone();
     keeper.parts.retain(|p| &p.lease != lease);
+    keeper.away.insert(lease.clone());
     Some((keeper, part))
 }
 
@@ -76,8 +78,15 @@ pub fn give_back(helped: &Journey, keeper: &Journey, lease: &LeaseId) -> Option<
     let part = helped.part(lease).filter(|p| p.state == PartState::Kept)?.clone();
     let (mut keeper, mut helped) = (keeper.clone(), helped.clone());
     helped.parts.retain(|p| &p.lease != lease);
+    keeper.away.remove(lease);
     keeper.parts.push(part);
     Some((helped, keeper))
+}
+
+/// Some of those that help others were lost there, and do not come back.
+pub fn without(keeper: &Journey, lost: &BTreeSet<LeaseId>) -> Journey {
+    let away = keeper.away.difference(lost).cloned().collect();
+    Journey { away, ..keeper.clone() }
 }
 
 /// Nobody keeps it any more.

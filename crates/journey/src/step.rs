@@ -47,6 +47,7 @@ pub fn open(id: JourneyId, plan: &Plan, seats: Vec<Part>, now: Now) -> (Journey,
         failed: Vec::new(),
         failed_until: Default::default(),
         helped_by: Default::default(),
+        away: Default::default(),
         rehearsal: None,
     };
     standby::receive(&mut journey, seats);
@@ -371,7 +372,7 @@ fn recall_is_due(part: &Part, replaced: bool, now: Now) -> bool {
 }
 
 fn close(journey: &mut Journey, now: Now, told: &mut Vec<Told>) {
-    if journey.seeking.is_some() || !journey.parts.iter().all(Part::is_over) {
+    if journey.seeking.is_some() || !journey.away.is_empty() || !journey.parts.iter().all(Part::is_over) {
         return;
     }
     let unproven = journey.parts.iter().any(|p| matches!(p.state, PartState::Ended { proven: false, .. }));

@@ -126,7 +126,10 @@ async fn end(node: &Node, decision: &Decision) {
 /// Asks the engine what there is. The answer is what every decision of this round rests on.
 pub async fn refresh(node: &Node) {
     match node.engine.list().await {
-        Ok(instances) => node.instances.set(instances),
+        Ok(instances) => {
+            node.starts.saw(&instances);
+            node.instances.set(instances);
+        }
         Err(e) => tracing::warn!(error = %e, "the engine did not list its instances; the last list is used"),
     }
 }

@@ -30,6 +30,7 @@ pub mod routes;
 pub mod secrets;
 pub mod sensing;
 pub mod serve;
+pub mod starts;
 pub mod stray;
 pub mod supervise;
 pub mod tenancy;

@@ -42,6 +42,8 @@ pub struct Node {
     pub routes: crate::routes::Routes,
     /// Acts in flight, so that none runs twice at a time.
     pub acts: crate::borrower::Acts,
+    /// How long starts took.
+    pub starts: crate::starts::Starts,
     /// Services that are kept ready elsewhere, and wait.
     pub keeping: crate::borrower::Keeping,
     pub gateway_status: Locked<Option<pumasi_gateway::GatewayStatus>>,
@@ -202,6 +204,7 @@ impl Node {
             lents: Default::default(),
             holds_told: Default::default(),
             acts: Default::default(),
+            starts: Default::default(),
             keeping: Default::default(),
             routes: Default::default(),
             gateway_status: Locked::new(None),

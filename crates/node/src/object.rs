@@ -53,7 +53,6 @@ pub const KINDS: [&str; 17] = [
     LENT,
     LENT_RENEWAL,
     LENT_APPLICATION,
-    DOSSIER,
     SIGNED_LEASE,
     SETTLEMENT,
     TOKEN,
@@ -63,6 +62,7 @@ pub const KINDS: [&str; 17] = [
     METERED,
     ENDED,
     PROBE,
+    DOSSIER,
 ];
 
 /// The one object of its kind.

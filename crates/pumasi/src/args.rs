@@ -371,6 +371,9 @@ pub enum Kind {
     Plans,
     #[value(alias = "lease")]
     Leases,
+    /// If a service's own cloud stopped now: where it goes on, how soon, with what loss
+    #[value(alias = "standbys", alias = "standby")]
+    Continuity,
     #[value(alias = "offer")]
     Offers,
     #[value(alias = "member")]

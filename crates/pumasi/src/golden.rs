@@ -82,6 +82,14 @@ fn samples(kind: Kind) -> Value {
              "instances_granted": 3, "instances_wanted": 3, "instances_ready": 1, "price_per_instance_hour": 12_500, "expires_in_ms": 21_000,
              "instance_ms": 60_000, "requests": 1234, "since": NOW - 90_000, "why": "overload"},
         ]),
+        Kind::Continuity => json!([
+            {"service": "notes", "owner": "seoul", "cloud": "busan", "lease": id("lease", "5"), "state": "kept", "ready": 1, "room": 2,
+             "serves_in_ms": 0, "loss_ms": 12, "kept_ms": 2_592_000_000_u64, "why": ""},
+            {"service": "maps", "owner": "seoul", "cloud": null, "lease": null, "state": "missing", "ready": 0, "room": 0,
+             "serves_in_ms": null, "loss_ms": null, "kept_ms": null, "why": "no cloud keeps it ready yet"},
+            {"service": "shop", "owner": "jeju", "cloud": "seoul", "lease": id("lease", "6"), "state": "silent", "ready": 0, "room": 1,
+             "serves_in_ms": 420, "loss_ms": 0, "kept_ms": 3_600_000, "why": "jeju is not heard for 41 s"},
+        ]),
         Kind::Offers => json!([
             {"cloud": "busan", "at": NOW - 900, "free": {"cpu_millis": 3500, "memory_mib": 4096}, "storage_free_bytes": 8_589_934_592_u64,
              "price_per_cpu_hour": 50_000, "platforms": [{"os": "linux", "arch": "x86_64", "runtimes": ["python3"]}],

@@ -5,7 +5,8 @@ use crate::failure::Failure;
 use crate::output::{Cell, Table, Tone};
 use crate::units::{age, bytes, cpu, duration_ms, duration_us, money, resources, short_id};
 use pumasi_api::message::{
-    CustomerView, Event, InstanceView, LeaseView, LendingState, MemberStatus, RetiredView, ServiceView, TokenView,
+    CustomerView, Event, InstanceView, LeaseView, LendingState, MemberStatus, RetiredView, ServiceView, StandbyView,
+    TokenView,
 };
 use pumasi_terms::offer::Offer;
 use pumasi_terms::{Money, WallMs};
@@ -20,6 +21,7 @@ impl Kind {
             Self::Journeys => "journeys",
             Self::Plans => "plans",
             Self::Leases => "leases",
+            Self::Continuity => "continuity",
             Self::Offers => "offers",
             Self::Members => "members",
             Self::Events => "events",
@@ -36,6 +38,7 @@ impl Kind {
     pub fn watched(self) -> &'static str {
         match self {
             Self::Leases => "lent",
+            Self::Continuity => "journey",
             Self::Members => "cloud",
             other => other.singular(),
         }
@@ -52,6 +55,7 @@ impl Kind {
         let paths: &[&str] = match self {
             Self::Services => &["service.metadata.name", "metadata.name"],
             Self::Offers | Self::Members => &["cloud"],
+            Self::Continuity => &["service"],
             Self::Events => &["seq"],
             Self::Plans => &["id", "plan.id"],
             Self::Journeys => &["id", "journey.id"],
@@ -112,9 +116,11 @@ pub fn state_cell(state: &str) -> Cell {
     let tone = match state {
         "serving" | "running" | "ready" | "active" | "kept" | "current" | "executing" | "done" | "settled"
         | "approved" => Tone::Good,
-        "starting" | "borrowing" | "waiting" | "recalled" | "draining" | "resting" | "proposed" | "ending"
-        | "deleting" | "ask" => Tone::Busy,
-        "degraded" | "failed" | "crashed" | "refused" | "unreachable" | "lost" | "error" => Tone::Bad,
+        "starting" | "borrowing" | "helping" | "coming" | "waiting" | "recalled" | "draining" | "resting"
+        | "proposed" | "ending" | "deleting" | "ask" => Tone::Busy,
+        "degraded" | "silent" | "missing" | "failed" | "crashed" | "refused" | "unreachable" | "lost" | "error" => {
+            Tone::Bad
+        }
         "ended" | "closed" | "released" | "observed" | "stopped" | "superseded" => Tone::Faint,
         _ => Tone::Plain,
     };
@@ -164,6 +170,9 @@ pub fn table(kind: Kind, items: &[Value], now: WallMs) -> Result<Table, Failure>
             &["ID", "SIDE", "WITH", "SERVICE", "STATE", "READY", "GRANTED", "PRICE/H", "EXPIRES", "REQUESTS", "AGE"],
             lease,
         ),
+        Kind::Continuity => {
+            (&["SERVICE", "OF", "AT", "STATE", "READY", "SERVES IN", "LOSES", "KEPT FOR", "WHY"], standby)
+        }
         Kind::Offers => (&["CLOUD", "FREE CPU", "FREE MEMORY", "STORAGE", "CPU-HOUR", "RECALL", "RUNS", "AGE"], offer),
         Kind::Members => (&["CLOUD", "CITY", "HEARD", "RTT", "LENDS", "FREE", "TROUBLE"], member),
         Kind::Events => (&["SEQ", "AT", "ACTOR", "ACTION", "SUBJECT", "CAUSE", "REASONS"], event),
@@ -256,6 +265,32 @@ fn lease(item: &Value, now: WallMs) -> Result<Vec<Cell>, Failure> {
         if v.expires_in_ms == 0 { "-".into() } else { duration_ms(v.expires_in_ms).into() },
         v.requests.to_string().into(),
         age(now, v.since).into(),
+    ])
+}
+
+fn standby(item: &Value, _: WallMs) -> Result<Vec<Cell>, Failure> {
+    let v: StandbyView = typed(Kind::Continuity, item)?;
+    let span = |ms: Option<u64>, none: &'static str| match ms {
+        Some(0) => "at once".into(),
+        Some(ms) => duration_ms(ms).into(),
+        None => none.into(),
+    };
+    let loss: Cell = match (&v.cloud, v.loss_ms) {
+        (None, _) => Cell::toned("all", Tone::Bad),
+        (_, Some(0)) => "nothing".into(),
+        (_, Some(ms)) => duration_ms(ms).into(),
+        (_, None) => "-".into(),
+    };
+    Ok(vec![
+        v.service.as_str().into(),
+        v.owner.as_str().into(),
+        v.cloud.as_ref().map_or("-", |c| c.as_str()).into(),
+        state_cell(&v.state),
+        if v.cloud.is_some() { format!("{}/{}", v.ready, v.room).into() } else { "-".into() },
+        if v.cloud.is_some() { span(v.serves_in_ms, "-") } else { "never".into() },
+        loss,
+        span(v.kept_ms, "-"),
+        brief(&v.why),
     ])
 }
 

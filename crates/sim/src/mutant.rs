@@ -50,6 +50,8 @@ mutants! {
     StaleRoutes = "stale-routes",
     /// The engine says that a lent instance stopped, and lets it run.
     Zombie = "zombie",
+    /// A standby ends when its borrower is not heard.
+    Fickle = "fickle",
     /// The settlement that is kept is not the one that was signed.
     CookedBooks = "cooked-books",
 }
@@ -90,6 +92,9 @@ impl Mutant {
                 let why = value.pointer("/state/why").cloned().unwrap_or_default();
                 let at = value.get("since").cloned().unwrap_or_default();
                 value["state"] = json!({ "state": "ended", "why": why, "at": at });
+            }
+            (Self::Fickle, "lent") if value.get("silence").is_some() && state_of(value) == Some("active") => {
+                value["state"] = json!({ "state": "ending", "why": "expiry" });
             }
             (Self::Unrecorded, "lent") => return Fate::Drop,
             (Self::Immortal, "lent") if state_of(value) == Some("active") => add(value, "/expires_at", HOUR_MS),

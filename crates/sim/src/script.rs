@@ -8,6 +8,8 @@ use rand::{Rng, SeedableRng};
 
 /// Faults end by then; afterwards everything must come back.
 pub const HEALED_MS: u64 = 22_000;
+/// Of the kinds of the store, those among which seeds have always drawn.
+const KINDS_FIRST: usize = 16;
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Fault {
@@ -56,6 +58,13 @@ pub enum Fault {
     /// The operator wants to see whether borrowing would work.
     Rehearse {
         cloud: usize,
+    },
+    /// Its customer wants the service kept ready at so many clouds, and some time later no longer.
+    Keep {
+        cloud: usize,
+        standbys: u32,
+        warm: u32,
+        for_ms: u64,
     },
     /// Reads of its store fail: of one kind or of all, so many, and no longer than this.
     Unread {
@@ -116,6 +125,7 @@ impl Script {
         }
         script.faults.extend(of_the_store(seed, clouds));
         script.faults.extend(rehearsal(seed));
+        script.faults.extend(standby(seed, clouds));
         script.faults.sort_by_key(|(at, _)| *at);
         script
     }
@@ -150,7 +160,8 @@ fn of_the_store(seed: u64, clouds: usize) -> Option<(u64, Fault)> {
     let mut rng = StdRng::seed_from_u64(seed ^ 0x0073_746f_7265);
     let (cloud, at_ms, for_ms) =
         (rng.random_range(0..clouds), rng.random_range(1_500..16_000), rng.random_range(100..2_000));
-    let kind = KINDS[rng.random_range(0..KINDS.len())];
+    // Kinds that came later would give a seed another one.
+    let kind = KINDS[rng.random_range(0..KINDS_FIRST)];
     let fault = match rng.random_range(0..8) {
         0 => Fault::Unread { cloud, kind: None, reads: u32::MAX, for_ms },
         1 => Fault::Unread { cloud, kind: Some(kind), reads: u32::MAX, for_ms },
@@ -166,6 +177,15 @@ fn rehearsal(seed: u64) -> Option<(u64, Fault)> {
     let mut rng = StdRng::seed_from_u64(seed ^ 0x7265_6865_6172);
     let at_ms = rng.random_range(200..16_000);
     rng.random_bool(0.15).then_some((at_ms, Fault::Rehearse { cloud: 0 }))
+}
+
+/// And so is this: what is kept goes through everything else.
+fn standby(seed: u64, clouds: usize) -> Option<(u64, Fault)> {
+    let mut rng = StdRng::seed_from_u64(seed ^ 0x6b65_6570);
+    let (at_ms, for_ms) = (rng.random_range(200..8_000), rng.random_range(3_000..16_000));
+    let standbys = rng.random_range(1..clouds.max(2)) as u32;
+    let warm = rng.random_range(0..=1);
+    rng.random_bool(0.3).then_some((at_ms, Fault::Keep { cloud: 0, standbys, warm, for_ms }))
 }
 
 fn fault(rng: &mut StdRng, clouds: usize) -> Fault {

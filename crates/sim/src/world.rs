@@ -11,12 +11,12 @@ use crate::story::Story;
 use anyhow::Context;
 use pumasi_api::message::{Automation, RehearseService, RehearsedCause};
 use pumasi_journey::Phase;
-use pumasi_node::object::{CLOUD, CloudRecord, JOURNEY, LENT, ONLY};
+use pumasi_node::object::{CLOUD, CloudRecord, JOURNEY, LENT, ONLY, SERVICE, ServiceRecord};
 use pumasi_node::{Config, borrower, lender, pact};
 use pumasi_store::Expect;
 use pumasi_terms::pact::Terms;
 use pumasi_terms::service::Service;
-use pumasi_terms::{CloudName, Resources};
+use pumasi_terms::{CloudName, Continuity, Resources};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -254,6 +254,8 @@ enum After {
         both: bool,
     },
     Automate(usize),
+    /// No standby is wanted any more.
+    Unkeep(usize),
 }
 
 impl World {
@@ -368,6 +370,11 @@ impl World {
                     None => {}
                 }
             }
+            Fault::Keep { cloud, standbys, warm, for_ms } => {
+                let wish = Continuity { standbys: Some(*standbys), warm: *warm, ..Continuity::default() };
+                self.wish(*cloud, wish).await;
+                later.push((now_ms + for_ms, After::Unkeep(*cloud)));
+            }
             Fault::Cancel { cloud } => {
                 let acted = self.hosts[*cloud].act(async |node| {
                     let open = node.list::<pumasi_journey::Journey>(JOURNEY).unwrap_or_default().into_iter();
@@ -397,6 +404,25 @@ impl World {
 
     fn belongings(&self) -> Vec<Belongings> {
         self.hosts.iter().map(|h| h.belongings()).collect()
+    }
+
+    /// The customer of a cloud's own service changes its mind; whether that was written down.
+    async fn wish(&self, cloud: usize, wish: Continuity) -> bool {
+        let text = format!("the customer wants {} standbys, {} instances of each warm", wish.wanted(), wish.warm);
+        let name = format!("shop-{cloud}");
+        let done = self.hosts[cloud].act(async move |node| {
+            node.transact(move |tx| {
+                if let Some(mut stored) = tx.get::<ServiceRecord>(SERVICE, &name)? {
+                    stored.body.document.spec.continuity = wish;
+                    tx.put(SERVICE, &name, &stored.body, Expect::Any)?;
+                }
+                Ok(())
+            })
+            .await
+        });
+        let written = matches!(done.await, Some(Ok(())));
+        self.hosts[cloud].tell(if written { text } else { "the customer's wish was not written down".to_owned() });
+        written
     }
 
     async fn automation(&self, cloud: usize, stopped: bool) {
@@ -448,6 +474,12 @@ impl World {
                 host.tell(format!("the {kind} can be read again"));
                 later.push((now_ms, After::Start(at)));
             }
+            After::Unkeep(at) if self.hosts[at].node().is_some() => {
+                if !self.wish(at, Continuity::default()).await {
+                    later.push((now_ms + 500, After::Unkeep(at)));
+                }
+            }
+            After::Unkeep(at) => later.push((now_ms + 500, After::Unkeep(at))),
             After::Automate(at) if self.hosts[at].node().is_some() => self.automation(at, false).await,
             After::Automate(at) => later.push((now_ms + 500, After::Automate(at))),
         }

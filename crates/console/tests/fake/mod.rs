@@ -149,6 +149,7 @@ async fn answer(State(s): State<Arc<Shared>>, method: Method, uri: Uri, headers:
         ("GET", "/v1/journeys") => list(journeys(&s)),
         ("GET", "/v1/plans") => list(plans(&s)),
         ("GET", "/v1/leases") => list(leases(&s)),
+        ("GET", "/v1/continuity") => list(continuity()),
         ("GET", "/v1/instances") => list(instances()),
         ("POST", "/v1/automation") => {
             *s.automation.lock().unwrap() = sent;
@@ -283,6 +284,19 @@ fn plans(s: &Shared) -> Vec<Value> {
     vec![
         json!({"plan": plan('2', 1, "tickets", '2', 4_000, "p95 queue delay 66 ms > 60 ms for 1.2 s"), "state": *s.plan_state.lock().unwrap()}),
         json!({"plan": plan('1', 1, "notes", '1', 9_000, "p95 queue delay 180 ms > 50 ms for 0.8 s"), "state": "adopted"}),
+    ]
+}
+
+fn continuity() -> Vec<Value> {
+    let seat = |service: &str, owner: &str, at: Option<&str>, state: &str, serves: Option<u64>, loss: Option<u64>| {
+        json!({"service": service, "owner": owner, "cloud": at, "lease": at.map(|_| id("lease", 'c')), "state": state, "ready": u32::from(serves == Some(0)),
+            "room": u32::from(at.is_some()), "serves_in_ms": serves, "loss_ms": loss, "kept_ms": at.map(|_| 2_592_000_000_u64), "why": ""})
+    };
+    vec![
+        seat("notes", "seoul", Some("busan"), "kept", Some(0), Some(14)),
+        seat("notes", "seoul", Some("fukuoka"), "coming", None, None),
+        seat("tickets", "seoul", None, "none", None, None),
+        seat("tiles", "jeju", Some("seoul"), "silent", Some(410), Some(0)),
     ]
 }
 

@@ -157,7 +157,7 @@ async fn play_one(app: Box<dyn App>, options: &Options, story: &Story, report: &
 
     story.chapter("Everything comes back");
     wait_for_return(report, &cluster).await?;
-    judge_return(report, &cluster, story).await?;
+    judge_return(report, &cluster, story, None).await?;
     let data = cluster.service_dir(HOME, &service.metadata.name).await?.join("data");
     let found = users.app().found(&data).await?;
     report.promise(Promise::holds(

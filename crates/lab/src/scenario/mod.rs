@@ -5,6 +5,7 @@ pub mod foreign;
 pub mod hostile;
 pub mod overload;
 mod rehearsal;
+pub mod standby;
 
 use crate::report::Report;
 use crate::run::{Options, WrongUsage};
@@ -14,6 +15,10 @@ use anyhow::bail;
 /// Name and one line about each.
 pub const ALL: &[(&str, &str)] = &[
     ("overload", "a campaign brings several times what the home can serve; room is borrowed and given back"),
+    (
+        "standby",
+        "a service is kept ready elsewhere: it outlives its own cloud's silence, and helps within a second under load",
+    ),
     (
         "foreign",
         "the same with applications from package indexes, unchanged (needs python3 and pip; one of them node and npm)",
@@ -28,6 +33,7 @@ pub const ALL: &[(&str, &str)] = &[
 pub async fn play(name: &str, options: &Options, story: &mut Story) -> anyhow::Result<Report> {
     match name {
         "overload" => overload::play(options, story).await,
+        "standby" => standby::play(options, story).await,
         "faults" => faults::play(options, story).await,
         "foreign" => foreign::play(options, story).await,
         "hostile" => hostile::play(options, story).await,

@@ -7,6 +7,7 @@ mod auth;
 mod body;
 mod certificate;
 mod cloud;
+mod continuity;
 mod customers;
 mod idle;
 mod journeys;
@@ -123,6 +124,7 @@ fn table(door: Door) -> Table {
         .on(Get, "/v1/settlements", peers::settlements)
         .on(Post, "/v1/settlements/{id}/accept", peers::accept_settlement)
         .on(Post, "/v1/settlements/{id}/dispute", peers::dispute_settlement)
+        .on(Get, "/v1/continuity", continuity::list)
         .on(Get, "/v1/offers", journeys::offers)
         .on(Get, "/v1/pact", pact::show)
         .on(Post, "/v1/pact", pact::found)

@@ -51,6 +51,7 @@ fn shapes(g: &mut SchemaGenerator, method: Method, path: &str) -> Shapes {
         (Get, "/v1/plans") => (None, of::<m::List<PlanRecord>>(g)),
         (Get, "/v1/plans/{id}") => (None, of::<PlanRecord>(g)),
         (Post, "/v1/plans/{id}/approve" | "/v1/plans/{id}/refuse") => (Some(of::<m::Why>(g)), of::<PlanRecord>(g)),
+        (Get, "/v1/continuity") => (None, of::<m::List<m::StandbyView>>(g)),
         (Get, "/v1/leases") => (None, of::<m::List<m::LeaseView>>(g)),
         (Get, "/v1/leases/{id}") => (None, of::<m::LeaseView>(g)),
         (Post, "/v1/leases/{id}/recall") => (Some(of::<m::Why>(g)), of::<pumasi_lease::LentLease>(g)),

@@ -719,6 +719,7 @@ fn every_endpoint_for_customers_is_in_the_matrix_or_tells_nothing_of_them() {
         "/v1/plans/{id}/approve",
         "/v1/plans/{id}/refuse",
         "/v1/leases",
+        "/v1/continuity",
         "/v1/leases/{id}",
         "/v1/offers",
         "/v1/pact",

@@ -16,7 +16,7 @@ use pumasi_plan::{KeptPart, NoPlan, Plan, compare, keep_ready};
 use pumasi_store::{Expect, Tx};
 use pumasi_terms::service::AutomationMode;
 use pumasi_terms::{BootMs, LeaseId, Now, ServiceName};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A search that came to nothing is begun again after so long.
@@ -78,6 +78,13 @@ async fn look_after(node: &Node, service: &ServiceRecord, own: &[&Arc<Journey>])
         return Ok(());
     }
     let standbys = own.iter().flat_map(|j| &j.parts).filter(|p| p.is_hopeful() && p.standby.is_some());
+    if let Some(keeper) = &keeper {
+        let there: BTreeSet<&LeaseId> = standbys.clone().map(|p| &p.lease).collect();
+        let lost: BTreeSet<LeaseId> = keeper.away.iter().filter(|l| !there.contains(l)).cloned().collect();
+        if !lost.is_empty() {
+            return super::stepped(node, &keeper.id, move |j, _, _| (standby::without(j, &lost), Vec::new())).await;
+        }
+    }
     let parts: Vec<CurrentPart> = standbys.map(|p| super::current(node, p)).collect();
     let there = compare(&service.document.spec.continuity, &parts);
     // What helps now goes once it has helped.

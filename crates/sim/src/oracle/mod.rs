@@ -6,6 +6,7 @@
 
 mod capacity;
 mod foreign;
+mod kept;
 mod ledgers;
 mod release;
 mod routes;
@@ -145,6 +146,8 @@ pub struct Seen {
     /// Leases that a cloud's disk ever showed in force, for the reports.
     pub leases: BTreeSet<LeaseId>,
     pub journeys: BTreeSet<String>,
+    /// Standbys that had everything once.
+    pub complete: BTreeSet<LeaseId>,
     /// Nothing was done to the world that may cost a reading.
     pub faultless: bool,
     /// Nothing but reads of stores fail, under a steady load.
@@ -201,6 +204,7 @@ impl Oracles {
             }
             capacity::check(&mut seen, now_ms, host, known);
             foreign::check(&mut seen, now_ms, host);
+            kept::check(&mut seen, now_ms, host);
             release::check(&mut seen, now_ms, host, known);
             ledgers::check(&mut seen, now_ms, host, known, self);
         }
@@ -250,6 +254,16 @@ impl Observer for Oracles {
                 release::bounded(&mut seen, at_ms, cloud, lease, &known);
             }
         }
+        let complete: Vec<LeaseId> = seen
+            .disks
+            .get(cloud)
+            .into_iter()
+            .flat_map(Disk::journeys)
+            .flat_map(|j| &j.parts)
+            .filter(|p| p.standby.is_some() && p.is_complete())
+            .map(|p| p.lease.clone())
+            .collect();
+        seen.complete.extend(complete);
         seen.leases.extend(leases);
         seen.journeys.extend(journeys);
     }
