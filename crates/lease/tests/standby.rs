@@ -185,9 +185,9 @@ fn room_is_paid_from_the_signing_to_the_end() {
     let ended = ledger::release(&only(&book), at(3_600_000));
     assert_eq!(ended.usage.reserved_instance_ms, 3 * 3_600_000);
     assert_eq!(ended.used(at(9_000_000)), ended.usage, "and no longer");
-    // Three instances at a fifth of 25,000 an hour.
+    // Three instances for an hour, at a fifth of 12,500.
     let settlement = meter::settlement(&ended.lease, ended.usage, ended.usage, WallMs(0));
-    assert_eq!((settlement.agreed, settlement.amount), (true, Money(15_000)));
+    assert_eq!((settlement.agreed, settlement.amount), (true, Money(7_500)));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::cloud::Host;
 use pumasi_journey::PartState;
 use pumasi_lease::LentState;
 use pumasi_lease::document::Settlement;
-use pumasi_terms::CloudName;
+use pumasi_terms::{BootMs, CloudName};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -36,7 +36,9 @@ pub(super) fn check(seen: &mut Seen, now_ms: u64, host: &Arc<Host>, known: &Know
         let there_ms = lent.expires_at.since(lender.clock.now().boot);
         // Read later, in real time: what passes in between is not held against it.
         let here_ms = part.expires_at.since(known.clock.now().boot);
-        if matches!(lent.state, LentState::Active) && here_ms > there_ms + DRIFT_MS {
+        // A reboot made its use void, as it ends other leases; that is told with the next heartbeat.
+        let forfeit = lent.standby().is_some() && lent.expires_at == BootMs(0);
+        if matches!(lent.state, LentState::Active) && !forfeit && here_ms > there_ms + DRIFT_MS {
             wrong.push(format!(
                 "{} takes {} for good for {here_ms} ms more, at {} it has {there_ms}",
                 host.name, part.lease, part.lender
