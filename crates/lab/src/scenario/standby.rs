@@ -12,6 +12,7 @@ use crate::example::notes::{NotesWorkload, export};
 use crate::example::{Kind, work};
 use crate::follow::{Chronicle, Seen};
 use crate::load::{Gaps, Run, Schedule};
+use crate::machine::ValidityBounds;
 use crate::report::{Promise, Report};
 use crate::run::{Options, three_clouds};
 use crate::story::Story;
@@ -54,7 +55,7 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
     story.chapter("Kept ready at city-c");
     let first_bytes = keep(&mut report, &stage).await?;
     story.chapter("Under load the standby helps");
-    let warm = help(&stage, warm_runs, true).await?;
+    let warm = help(&mut report, &stage, warm_runs, true).await?;
     judge_help(&mut report, "with one warm standby", &warm, true);
     story.chapter("Everything of city-a ends");
     let lease = silence(&mut report, &stage).await?;
@@ -66,7 +67,7 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
     judge_return(&mut report, &stage.cluster, story, Some(&lease)).await?;
     judge_bill(&mut report, &stage, &lease);
     story.chapter("The same load without one");
-    let cold = help(&stage, cold_runs, false).await?;
+    let cold = help(&mut report, &stage, cold_runs, false).await?;
     judge_help(&mut report, "without a standby", &cold, false);
     wait_for_return(&mut report, &stage.cluster).await?;
     audit(&mut report, &stage).await?;
@@ -148,7 +149,7 @@ async fn keep(report: &mut Report, stage: &Stage<'_>) -> anyhow::Result<u64> {
 }
 
 /// Plays the jump so often; from the verdict until the first answer that came from a partner, each time.
-async fn help(stage: &Stage<'_>, runs: u64, kept: bool) -> anyhow::Result<Vec<Option<f64>>> {
+async fn help(report: &mut Report, stage: &Stage<'_>, runs: u64, kept: bool) -> anyhow::Result<Vec<Option<f64>>> {
     let mut took = Vec::new();
     for n in 0..runs {
         let schedule = Schedule::new(Gaps::Poisson, 31 + n).level("calm", CALM, CALM_RATE).level(
@@ -158,6 +159,7 @@ async fn help(stage: &Stage<'_>, runs: u64, kept: bool) -> anyhow::Result<Vec<Op
         );
         let begun = stage.story.elapsed();
         let played = run(&stage.cluster, stage.story, NOTES_HOST, schedule, stage.workload.clone()).await?;
+        report.validity("campaign", &played.validity, &ValidityBounds::default());
         let verdict = after(&stage.chronicle, HOME, "verdict", begun).map(|v| v.at.saturating_sub(begun));
         took.push(first_away(&played).zip(verdict).map(|(away, verdict)| ms(away.saturating_sub(verdict))));
         if kept {
