@@ -292,6 +292,8 @@ mod calls {
         libc::SYS_statx,
         libc::SYS_symlinkat,
         libc::SYS_sync_file_range,
+        // Of a copy with many changed files, at one go.
+        libc::SYS_syncfs,
         libc::SYS_umask,
         libc::SYS_unlinkat,
         libc::SYS_utimensat,

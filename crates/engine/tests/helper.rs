@@ -114,6 +114,7 @@ impl Far {
             bytes_max: 64 << 20,
             access: helper.gid.map_or(Access::Owner, Access::Group),
             layers: rig.process().capabilities().isolation.layers,
+            durable: false,
         };
         assert_eq!(ask(&mut helper, Request::OpenFar(place), b"").await.unwrap().0, Reply::Done);
         helper

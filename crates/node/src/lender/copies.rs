@@ -96,6 +96,7 @@ fn problem(trouble: Trouble) -> Problem {
         Why::BadTree => peer("bad_tree", detail),
         Why::BadPack => peer("bad_pack", detail),
         Why::BadBatch => peer("bad_batch", detail),
+        Why::Promoted => Problem::new(409, "promoted", Fault::Peer, detail),
         Why::BadDigest => peer("bad_digest", detail),
         Why::BadDataset => peer("bad_dataset", detail),
         Why::NoStorage => peer("no_storage", detail),
@@ -128,7 +129,16 @@ impl Held {
         // Without groups of their own, instances of a simulator or of a host without root read as who they are.
         let lock = matches!(node.hands, Hands::Apart(_));
         let layers = layers(node);
-        let place = FarPlace { version: VERSION, work, lock, data, bytes_max, access: Access::Everyone, layers };
+        let place = FarPlace {
+            version: VERSION,
+            work,
+            lock,
+            data,
+            bytes_max,
+            access: Access::Everyone,
+            layers,
+            durable: false,
+        };
         let hand = Hand::new(node.hands.clone(), spec, Place::Far(place));
         Self {
             dir,

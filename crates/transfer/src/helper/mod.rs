@@ -44,7 +44,7 @@ impl Work {
         match (&mut self.open, request) {
             (None, Request::OpenHome(place)) => {
                 version(place.version)?;
-                self.open = Some(Open::Home(Box::new(home::Home::open(place)?)));
+                self.open = Some(Open::Home(Box::new(home::Home::open(&place)?)));
                 Ok((Reply::Done, Vec::new()))
             }
             (None, Request::OpenFar(place)) => {
@@ -56,12 +56,17 @@ impl Work {
             (Some(Open::Home(home)), Request::Base { now_ms }) => home.base(now_ms),
             (Some(Open::Home(home)), Request::Pack) => home.pack(body),
             (Some(Open::Home(home)), Request::Told { held }) => home.told(held),
+            (Some(Open::Home(home)), Request::Digest) => home.digest(),
+            (Some(Open::Home(home)), Request::Demote { base }) => home.demote(base, body),
             (Some(Open::Far(far)), Request::Missing) => far.missing(body),
             (Some(Open::Far(far)), Request::Receive) => far.receive(body),
             (Some(Open::Far(far)), Request::Unpack { digest }) => far.unpack(&digest),
             (Some(Open::Far(far)), Request::Put { set, to, digest }) => far.put(&set, &digest, to),
             (Some(Open::Far(far)), Request::Change { set }) => far.change(&set, body),
             (Some(Open::Far(far)), Request::Hold { sets }) => far.hold(&sets),
+            (Some(Open::Far(far)), Request::Promote { set }) => far.promote(&set),
+            (Some(Open::Far(far)), Request::Adopt { set, base }) => far.adopt(&set, base),
+            (Some(Open::Far(far)), Request::CopyDigest { set }) => far.digest(&set),
             _ => Err(Refusal::new(Why::Unasked, "that does not fit what was opened")),
         }
     }

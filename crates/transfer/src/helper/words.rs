@@ -3,6 +3,7 @@
 //! The version is said in `Open`; both sides are the same program, but a helper that an earlier daemon started may be an older one.
 //! Always holds: a length is checked before memory is taken for it; what the helper answers is believed no more than a peer.
 
+use crate::load::{Base, Demoted};
 use crate::materialise::Access;
 use crate::sqlite::BATCH_BYTES_MAX;
 use pumasi_terms::service::DatasetKind;
@@ -12,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
-pub const VERSION: u32 = 2;
+/// 3: copies that survive a power cut, and that are promoted.
+pub const VERSION: u32 = 3;
 pub const HEAD_BYTES_MAX: usize = 1 << 20;
 /// A batch of pages is the longest of what is said.
 pub const BODY_BYTES_MAX: usize = BATCH_BYTES_MAX + (16 << 20);
@@ -46,6 +48,9 @@ pub struct FarPlace {
     /// Instances see files through layers of their own.
     #[serde(default)]
     pub layers: bool,
+    /// What copies claim survives a power cut.
+    #[serde(default)]
+    pub durable: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +80,13 @@ pub enum Request {
     Told {
         held: bool,
     },
+    /// At home: of the content.
+    Digest,
+    /// At home, when writers have ended for good: has it diverged from what its successor began from? The body is the manifest of
+    /// that, or nothing.
+    Demote {
+        base: Base,
+    },
 
     /// At the lender: which chunks of the manifest in the body are not here?
     Missing,
@@ -97,6 +109,19 @@ pub enum Request {
     /// At the lender: opens what is there, as far as it can be opened.
     Hold {
         sets: Vec<Set>,
+    },
+    /// At the lender: the copy becomes the dataset, where it is. It may be asked again until it is answered.
+    Promote {
+        set: Set,
+    },
+    /// At the lender: what was demoted and did not diverge lies where the copy shall be, and becomes it.
+    Adopt {
+        set: Set,
+        base: Base,
+    },
+    /// At the lender: of the copy's content, as the home would say it.
+    CopyDigest {
+        set: Set,
     },
 }
 
@@ -128,6 +153,12 @@ pub enum Reply {
     Held {
         at: Vec<(DatasetName, Option<Position>)>,
     },
+    /// What the new dataset began from.
+    Promoted(Base),
+    Demoted(Box<Demoted>),
+    Digest {
+        digest: Digest,
+    },
     Refused(Refusal),
 }
 
@@ -149,6 +180,8 @@ pub enum Why {
     BadDigest,
     BadDataset,
     NoStorage,
+    /// It was a copy and is a dataset now.
+    Promoted,
     /// The helper may not read something that its owner could give it.
     Denied,
     /// A question that does not fit what was opened, or of another version.

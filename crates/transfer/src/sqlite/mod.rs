@@ -8,11 +8,16 @@
 //! and may be read.)
 
 mod batch;
+mod first_page;
+mod load;
+mod promote;
 mod replica;
 mod source;
 mod wal;
 
 pub use batch::{BATCH_BYTES_MAX, BatchError, PageBatch};
+pub use load::{SqliteCopy, SqliteHome};
+pub use promote::{adopt, is_promoted, promote};
 pub use replica::{Applied, ReplicaError, ReplicaOptions, SqliteReplica};
 pub use source::{Delta, Polled, Snapshot, SourceError, SourceOptions, SourceStats, SqliteSource};
 

@@ -10,9 +10,9 @@
 //! SQLite (since 3.22) reads with a shared-memory file that it may not write. Keep it so: a process that may write that file
 //! can also cut it short and so kill every process that has it mapped, us included.
 
-use super::{DB_PAGES_MAX, PageBatch, is_lock_page, page_size_of};
-use crate::files::write_state;
-use crate::materialise::{Access, beside};
+use super::{DB_PAGES_MAX, PageBatch, first_page, is_lock_page, page_size_of};
+use crate::disk::{self, beside, write_state};
+use crate::materialise::Access;
 use crate::store::{ChunkSource, StoreError};
 use crate::tree::{EntryKind, TreeManifest};
 use pumasi_terms::Position;
@@ -63,6 +63,8 @@ pub enum ReplicaError {
     TooLarge { bytes: u64, bytes_max: u64 },
     #[error("a reader keeps an old snapshot: the log of {path} has {wal_bytes} bytes; end that reader, then retry")]
     ReaderHoldsLog { path: PathBuf, wal_bytes: u64 },
+    #[error("{path} is no whole copy, so that it cannot be promoted; take another copy, or send it a base")]
+    NotWhole { path: PathBuf },
     #[error(transparent)]
     Batch(#[from] super::BatchError),
     #[error("base of {path}: {source}")]
@@ -81,13 +83,25 @@ pub struct Applied {
     pub wal_bytes: u64,
 }
 
+/// Version 2; of version 1 was one that did not know the mode.
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct State {
     version: u32,
     at: Position,
     /// Without `durable` a power cut may have taken what the position claims; then only the same boot may trust it.
     boot_id: Option<String>,
+    /// The database's at home, when the last base was taken; 0: not known.
+    #[serde(default)]
+    mode: u16,
+}
+
+const STATE_VERSION: u32 = 2;
+
+impl State {
+    fn read(path: &Path) -> Option<Self> {
+        let state: Self = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+        ((1..=STATE_VERSION).contains(&state.version) && disk::still_counts(&state.boot_id)).then_some(state)
+    }
 }
 
 #[derive(Debug)]
@@ -97,24 +111,11 @@ pub struct SqliteReplica {
     db: Connection,
     page_size: u32,
     at: Option<Position>,
+    mode: u16,
 }
 
-fn state_path(path: &Path) -> PathBuf {
+pub(super) fn state_path(path: &Path) -> PathBuf {
     beside(path, ".position")
-}
-
-fn boot_id() -> Option<String> {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|s| s.trim().to_owned())
-}
-
-/// The first page as the copy has it: in WAL mode; its size stated; and not vacuumed by our own commits, which SQLite would
-/// do if the home were in the mode `auto_vacuum=FULL` (INCREMENTAL keeps the same layout).
-fn adapt_first_page(page: &mut [u8], db_pages: u32) {
-    page[18..20].copy_from_slice(&[2, 2]);
-    page[28..32].copy_from_slice(&db_pages.to_be_bytes());
-    if page[52..56] != [0; 4] {
-        page[64..68].copy_from_slice(&1u32.to_be_bytes());
-    }
 }
 
 /// Gives the pages of a base one after the other.
@@ -143,13 +144,13 @@ impl BasePages<'_> {
     }
 }
 
-/// What a base says of itself: page size, number of pages, and its pages.
+/// What a base says of itself: page size, number of pages, its mode, and its pages.
 fn open_base<'a>(
     tree: &'a TreeManifest,
     source: &'a dyn ChunkSource,
     path: &'a Path,
     bytes_max: u64,
-) -> Result<(u32, u32, BasePages<'a>), ReplicaError> {
+) -> Result<(u32, u32, u16, BasePages<'a>), ReplicaError> {
     let bad = |problem| ReplicaError::Base { problem };
     tree.check().map_err(|_| bad("its manifest is not valid"))?;
     let [entry] = tree.entries.as_slice() else { return Err(bad("it is not one file")) };
@@ -167,11 +168,11 @@ fn open_base<'a>(
         return Err(bad("it ends in the middle of a page"));
     }
     let db_pages = u32::try_from(size / u64::from(page_size)).ok().filter(|n| *n <= DB_PAGES_MAX);
-    Ok((page_size, db_pages.ok_or_else(|| bad("it has too many pages"))?, pages))
+    Ok((page_size, db_pages.ok_or_else(|| bad("it has too many pages"))?, entry.mode, pages))
 }
 
 impl SqliteReplica {
-    fn io(path: &Path) -> impl FnOnce(io::Error) -> ReplicaError + use<> {
+    pub(super) fn io(path: &Path) -> impl FnOnce(io::Error) -> ReplicaError + use<> {
         let path = path.to_owned();
         move |source| ReplicaError::Io { path, source }
     }
@@ -190,15 +191,12 @@ impl SqliteReplica {
         options: ReplicaOptions,
     ) -> Result<Self, ReplicaError> {
         let path = path.into();
-        let (page_size, db_pages, mut pages) = open_base(tree, source, &path, options.bytes_max)?;
+        let (page_size, db_pages, mode, mut pages) = open_base(tree, source, &path, options.bytes_max)?;
         let part = beside(&path, ".part");
         for stale in
             [&part, &state_path(&path), &beside(&path, "-wal"), &beside(&path, "-shm"), &beside(&path, "-journal")]
         {
-            match fs::remove_file(stale) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Self::io(stale)(e)),
-                _ => {}
-            }
+            disk::remove_file(stale).map_err(Self::io(stale))?;
         }
         let mut fill = || -> Result<(), ReplicaError> {
             let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part);
@@ -206,7 +204,7 @@ impl SqliteReplica {
             let mut first = true;
             while let Some(mut page) = pages.next(page_size as usize)? {
                 if std::mem::take(&mut first) {
-                    adapt_first_page(&mut page, db_pages);
+                    first_page::adapt(&mut page, db_pages);
                 }
                 file.write_all(&page).map_err(Self::io(&part))?;
             }
@@ -215,16 +213,22 @@ impl SqliteReplica {
                 file.sync_all().map_err(Self::io(&part))?;
             }
             // SQLite gives the log and the shared memory the owner, group and mode of the database.
-            options.access.set(&part, options.access.file_mode(false)).map_err(Self::io(&part))?;
-            fs::rename(&part, &path).map_err(Self::io(&path))
+            options.access.set(&part, options.access.mode(mode & !0o111, false)).map_err(Self::io(&part))?;
+            disk::rename(&part, &path).map_err(Self::io(&path))
         };
         fill().inspect_err(|_| {
             let _ = fs::remove_file(&part);
         })?;
-        let mut replica = Self::open(path, options)?;
-        replica.persist(at)?;
-        replica.at = Some(at);
-        Ok(replica)
+        Self::open_at(&path, at, mode, options)
+    }
+
+    /// Opens what was just made, and says where it is.
+    pub(super) fn open_at(path: &Path, at: Position, mode: u16, options: ReplicaOptions) -> Result<Self, ReplicaError> {
+        let mut copy = Self::open(path, options)?;
+        copy.mode = mode;
+        copy.persist(at)?;
+        copy.at = Some(at);
+        Ok(copy)
     }
 
     /// Opens a copy made before, e.g. after a restart. A position that cannot be trusted counts as none: then only a base fits.
@@ -250,12 +254,9 @@ impl SqliteReplica {
             let shm = beside(&path, "-shm");
             options.access.set(&shm, 0o660).map_err(Self::io(&shm))?;
         }
-        let at = fs::read(state_path(&path))
-            .ok()
-            .and_then(|b| serde_json::from_slice::<State>(&b).ok())
-            .filter(|s| s.version == 1 && (s.boot_id.is_none() || s.boot_id == boot_id()))
-            .map(|s| s.at);
-        Ok(Self { path, options, db, page_size, at })
+        let state = State::read(&state_path(&path));
+        let (at, mode) = (state.as_ref().map(|s| s.at), state.map_or(0, |s| s.mode));
+        Ok(Self { path, options, db, page_size, at, mode })
     }
 
     /// What the copy holds; none after a crash or reboot that left it in doubt.
@@ -274,8 +275,9 @@ impl SqliteReplica {
 
     fn persist(&self, at: Position) -> Result<(), ReplicaError> {
         let path = state_path(&self.path);
-        let boot_id = if self.options.durable { None } else { boot_id().or_else(|| Some(String::new())) };
-        let bytes = serde_json::to_vec(&State { version: 1, at, boot_id }).unwrap_or_default();
+        let state =
+            State { version: STATE_VERSION, at, boot_id: disk::written_in(self.options.durable), mode: self.mode };
+        let bytes = serde_json::to_vec(&state).unwrap_or_default();
         write_state(&path, &bytes, self.options.durable).map_err(Self::io(&path))
     }
 
@@ -313,7 +315,7 @@ impl SqliteReplica {
             return Err(ReplicaError::Older { held, offered: to });
         }
         let path = self.path.clone();
-        let (page_size, db_pages, mut pages) = open_base(tree, source, &path, self.options.bytes_max)?;
+        let (page_size, db_pages, mode, mut pages) = open_base(tree, source, &path, self.options.bytes_max)?;
         if page_size != self.page_size {
             return Err(ReplicaError::PageSize { held: self.page_size, offered: page_size });
         }
@@ -324,6 +326,7 @@ impl SqliteReplica {
             Ok(pages.next(page_size as usize)?.map(|b| (pgno, b)))
         };
         let written = self.write(db_pages, next, true)?;
+        self.mode = mode;
         self.finish(to, written)
     }
 
@@ -375,7 +378,7 @@ impl SqliteReplica {
                     continue;
                 }
                 if pgno == 1 {
-                    adapt_first_page(&mut page, db_pages);
+                    first_page::adapt(&mut page, db_pages);
                     first = Some(page);
                     continue;
                 }
@@ -391,7 +394,8 @@ impl SqliteReplica {
             }
             // The first page comes after all others, for it tells SQLite to read the schema again; and the cut after that, for
             // a page written later would cancel it. One statement for both, so that nothing is read between them: this
-            // connection's decoded pages are those of before.
+            // connection's decoded pages are those of before. (The file itself stays as long as it was: SQLite, which looks into the
+            // page again at the end of such a statement, then finds nothing to be cut off. Its header tells readers where it ends.)
             let cut = db_pages < before;
             if let Some(page) = &first {
                 written += 1;
@@ -433,5 +437,25 @@ impl SqliteReplica {
             tracing::debug!(path = %self.path.display(), ?done, "readers keep the log of a copy");
         }
         let _ = self.db.busy_timeout(Duration::from_secs(2));
+    }
+
+    /// Everything in the file, nothing in the log.
+    pub(super) fn empty_log(&self) -> Result<(), ReplicaError> {
+        disk::step().map_err(Self::io(&self.path))?;
+        let sqlite = Self::sqlite(&self.path);
+        let busy: i64 = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |r| r.get(0)).map_err(sqlite)?;
+        match (busy, self.wal_bytes()) {
+            (0, 0) => Ok(()),
+            (_, wal_bytes) => Err(ReplicaError::ReaderHoldsLog { path: self.path.clone(), wal_bytes }),
+        }
+    }
+
+    /// Ends it as a copy: where it was, and its mode at home. Nothing of it is open afterwards.
+    pub(super) fn close(self) -> Result<(Position, u16), ReplicaError> {
+        let at = self.at.ok_or_else(|| ReplicaError::NotWhole { path: self.path.clone() })?;
+        self.empty_log()?;
+        let (path, mode) = (self.path, self.mode);
+        self.db.close().map_err(|(_, source)| ReplicaError::Sqlite { path, source })?;
+        Ok((at, mode))
     }
 }

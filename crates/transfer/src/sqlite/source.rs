@@ -11,9 +11,9 @@
 use super::wal::{self, Place};
 use super::{BATCH_BYTES_MAX, PageBatch, is_lock_page};
 use crate::chunk::ChunkRef;
-use crate::materialise::beside;
+use crate::disk::beside;
 use crate::store::{ChunkStore, StoreError};
-use crate::tree::{TreeError, TreeManifest};
+use crate::tree::{Entry, TreeError, TreeManifest};
 use pumasi_terms::{Generation, Position};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::collections::BTreeSet;
@@ -226,10 +226,8 @@ impl SqliteSource {
             return Ok(false);
         }
         let open = || -> rusqlite::Result<Connection> {
-            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-            let db = Connection::open_with_flags(real_path(&self.path), flags | OpenFlags::SQLITE_OPEN_NOFOLLOW)?;
+            let db = read_only(&self.path)?;
             db.busy_timeout(Duration::from_millis(self.options.busy_timeout_ms.into()))?;
-            db.execute_batch("PRAGMA trusted_schema=OFF; PRAGMA cache_size=-1024;")?;
             Ok(db)
         };
         let made = open().and_then(|poll| Ok((poll, [open()?, open()?])));
@@ -350,7 +348,15 @@ impl SqliteSource {
     }
 }
 
-fn fault(path: &Path, source: rusqlite::Error) -> SourceError {
+/// As one more reader of whatever is there. The schema of a tenant is trusted with nothing.
+pub(super) fn read_only(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(real_path(path), flags | OpenFlags::SQLITE_OPEN_NOFOLLOW)?;
+    db.execute_batch("PRAGMA trusted_schema=OFF; PRAGMA cache_size=-1024;")?;
+    Ok(db)
+}
+
+pub(super) fn fault(path: &Path, source: rusqlite::Error) -> SourceError {
     match source.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => SourceError::Busy { path: path.to_owned() },
         _ => SourceError::Sqlite { path: path.to_owned(), source },
@@ -529,7 +535,9 @@ fn difference(
         }
         if let Some(cutter) = cutter {
             let chunks = cutter.finish().map_err(|source| SourceError::Store { path: path.to_owned(), source })?;
-            let tree = TreeManifest::of_file("base", chunks);
+            // Whoever promotes a copy gives it the mode again.
+            let mode = fs::symlink_metadata(path).map_or(0o600, |m| (m.mode() & 0o777) as u16);
+            let tree = TreeManifest::new(vec![Entry { mode, ..Entry::file("base", chunks) }]);
             base = Some(tree.map_err(|source| SourceError::Tree { path: path.to_owned(), source })?);
         }
     }
