@@ -4,8 +4,8 @@
 use pumasi_terms::Generation;
 use pumasi_transfer::sqlite::{Delta, Polled, ReplicaOptions, SourceOptions, SqliteReplica, SqliteSource};
 use pumasi_transfer::{
-    ChunkCache, ChunkStore, FilesReplica, FilesSource, Options, Sample, ScanLimits, TreeChunks, TreeManifest, build,
-    encode_pack, receive_pack, scan,
+    Access, ChunkCache, ChunkStore, FilesReplica, FilesSource, Options, Sample, ScanLimits, TreeChunks, TreeManifest,
+    build, encode_pack, receive_pack, scan,
 };
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -60,6 +60,9 @@ fn many_files(dir: &std::path::Path, files: usize) -> Result<(), Box<dyn Error>>
     told("first scan", begin);
     let manifest = tree.to_bytes();
     println!("manifest                            {:8} bytes, {} a file", manifest.len(), manifest.len() / files);
+    let plain = scan(&home, &mut ChunkCache::default(), ScanLimits::default())?;
+    let first = TreeManifest::of_version(1, plain.entries)?.to_bytes();
+    println!("as version 1 wrote it               {:8} bytes, {} a file", first.len(), first.len() / files);
     let begin = Instant::now();
     drop(TreeManifest::parse(&manifest)?);
     told("manifest read", begin);
@@ -95,6 +98,19 @@ fn many_files(dir: &std::path::Path, files: usize) -> Result<(), Box<dyn Error>>
     let begin = Instant::now();
     replica.bring_forward(&update, &mut store, &BTreeSet::new())?;
     told("update taken in", begin);
+    promoted(source, replica, dir)
+}
+
+/// Of a copy whose modes were widened for its readers, and of one that was made to be promoted.
+fn promoted(source: FilesSource, mut widened: FilesReplica, dir: &std::path::Path) -> Result<(), Box<dyn Error>> {
+    let tree = widened.tree().ok_or("there is no copy")?.clone();
+    let mut waiting = FilesReplica::open(dir.join("waiting"), Options { access: Access::AsHome, ..Options::default() });
+    waiting.apply(tree.clone(), &source.chunks(&tree), widened.position().unwrap_or_default())?;
+    for (what, copy) in [("promoted, modes widened", &mut widened), ("promoted, modes as at home", &mut waiting)] {
+        let begin = Instant::now();
+        copy.promote()?;
+        println!("{what:36}{:8.1} ms", begin.elapsed().as_secs_f64() * 1e3);
+    }
     Ok(())
 }
 
@@ -182,5 +198,9 @@ fn database(dir: &std::path::Path, mode: &str) -> Result<(), Box<dyn Error>> {
         println!("{mode}: {what:<28} {:8.3} ms median, {:.3} ms p99", ms(times.len() / 2), ms(times.len() * 99 / 100));
     }
     println!("{mode}: {:?}", source.stats());
+    let path = copy.path().to_owned();
+    let begin = Instant::now();
+    pumasi_transfer::sqlite::promote(&path, Some(copy), &dir.join(format!("{mode}-promoted")))?;
+    println!("{mode}: promoted, with its digest    {:8.1} ms", begin.elapsed().as_secs_f64() * 1e3);
     Ok(())
 }

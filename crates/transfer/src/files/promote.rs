@@ -22,20 +22,19 @@ use std::sync::Arc;
 impl FilesReplica {
     /// Makes the copy the dataset. Its readers have ended. The directory stays where it is; whoever may write above moves it.
     pub fn promote(&mut self) -> Result<Promoted, FilesError> {
-        let path = self.beside(".promoted");
+        let (begun, done) = (self.beside(".promoting"), self.beside(".promoted"));
         let again = self.promoted.is_some();
         let state = match (&self.promoted, &self.held) {
-            (Some(begun), _) => begun.clone(),
+            (Some(state), _) => state.clone(),
             (None, Some(held)) => {
-                let begun = State { done: false, ..held.clone() };
-                begun.write(&path, true).map_err(Self::fault(&path))?;
-                begun
+                held.write(&begun, true).map_err(Self::fault(&begun))?;
+                held.clone()
             }
             (None, None) => return Err(FilesError::NotWhole { dir: self.dir.clone() }),
         };
         self.held = None;
         self.promoted = Some(state.clone());
-        if !state.done {
+        if fs::symlink_metadata(&done).is_err() {
             let touched = self.restore(&state)?;
             // Where it was cut off before, the last time may have touched anything.
             match again {
@@ -43,9 +42,9 @@ impl FilesReplica {
                 false => disk::flush(&self.dir, &touched),
             }
             .map_err(Self::fault(&self.dir))?;
-            let done = State { done: true, ..state.clone() };
-            done.write(&path, true).map_err(Self::fault(&path))?;
-            self.promoted = Some(done);
+            disk::rename(&begun, &done).map_err(Self::fault(&done))?;
+            let above = done.parent().unwrap_or(Path::new("."));
+            disk::sync_dir(above).map_err(Self::fault(above))?;
         }
         for stale in [".state", ".next", ".part"].map(|s| self.beside(s)) {
             disk::remove(&stale).map_err(Self::fault(&stale))?;
@@ -94,7 +93,7 @@ impl FilesReplica {
         disk::sync_all_around(dir).map_err(Self::fault(dir))?;
         let as_home = options.access == Access::AsHome;
         let path = beside(apart, ".state");
-        let state = State { at, tree: Arc::new(tree), as_home, done: false };
+        let state = State { at, tree: Arc::new(tree), as_home };
         state.write(&path, options.durable).map_err(Self::fault(&path))?;
         Ok(Self::open_apart(dir, apart, options))
     }

@@ -28,7 +28,7 @@ pub struct FilesReplica {
     apart: PathBuf,
     pub(super) options: Options,
     pub(super) held: Option<State>,
-    /// It is a copy no more.
+    /// It is a copy no more, or stops being one.
     pub(super) promoted: Option<State>,
 }
 
@@ -44,7 +44,7 @@ impl FilesReplica {
     /// As `open`, where the directory above is not ours to write: state and staging are named `apart` and something.
     pub fn open_apart(dir: &Path, apart: &Path, options: Options) -> Self {
         let (dir, apart) = (dir.to_owned(), apart.to_owned());
-        let promoted = State::read(&beside(&apart, ".promoted"));
+        let promoted = [".promoted", ".promoting"].iter().find_map(|name| State::read(&beside(&apart, name)));
         let mut copy = Self { dir, apart, options, held: None, promoted };
         if copy.promoted.is_none() {
             copy.held = State::read(&copy.beside(".state")).filter(|_| copy.dir.is_dir());
@@ -130,7 +130,7 @@ impl FilesReplica {
             return Err(e.into());
         }
         let as_home = self.options.access == Access::AsHome && self.held.as_ref().is_none_or(|s| s.as_home);
-        let next = State { at: as_of, tree: Arc::new(tree), as_home, done: false };
+        let next = State { at: as_of, tree: Arc::new(tree), as_home };
         let path = self.beside(".next");
         next.write(&path, self.options.durable).map_err(Self::fault(&path))?;
         let before = self.held.take();

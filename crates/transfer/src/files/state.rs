@@ -25,9 +25,6 @@ struct Head {
     /// Everything in it was written with the modes that it has at home.
     #[serde(default)]
     as_home: bool,
-    /// Of what was promoted: nothing is left to be done.
-    #[serde(default)]
-    done: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -35,7 +32,6 @@ pub(super) struct State {
     pub(super) at: Position,
     pub(super) tree: Arc<TreeManifest>,
     pub(super) as_home: bool,
-    pub(super) done: bool,
 }
 
 impl State {
@@ -46,15 +42,47 @@ impl State {
         let head: Head = serde_json::from_slice(&bytes[..end]).ok()?;
         let known = (VERSION_OLDEST..=VERSION).contains(&head.version) && disk::still_counts(&head.boot_id);
         let tree = TreeManifest::parse(&bytes[end + 1..]).ok().filter(|_| known)?;
-        Some(Self { at: head.as_of, tree: Arc::new(tree), as_home: head.as_home, done: head.done })
+        Some(Self { at: head.as_of, tree: Arc::new(tree), as_home: head.as_home })
     }
 
     pub(super) fn write(&self, path: &Path, durable: bool) -> io::Result<()> {
         let boot_id = disk::written_in(durable);
-        let head = Head { version: VERSION, as_of: self.at, boot_id, as_home: self.as_home, done: self.done };
+        let head = Head { version: VERSION, as_of: self.at, boot_id, as_home: self.as_home };
         let mut bytes = serde_json::to_vec(&head)?;
         bytes.push(b'\n');
         bytes.extend_from_slice(&self.tree.to_bytes());
         disk::write_state(path, &bytes, durable)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::Entry;
+    use pumasi_terms::Generation;
+
+    #[test]
+    fn older_states_are_read_and_newer_ones_and_those_of_another_boot_count_as_none() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("set.state");
+        let tree = TreeManifest::new(vec![Entry::dir("d")]).unwrap();
+        let read = |head: &str| {
+            fs::write(&path, [head.as_bytes(), b"\n", &tree.to_bytes()].concat()).unwrap();
+            State::read(&path).map(|s| (s.at, s.as_home))
+        };
+        let at = Position::new(Generation(1), 7);
+        let v2 = r#"{"version":2,"as_of":{"generation":1,"as_of_ms":7}}"#;
+        assert_eq!(read(v2), Some((at, false)));
+        let v3 = r#"{"version":3,"as_of":{"generation":1,"as_of_ms":7},"as_home":true}"#;
+        assert_eq!(read(v3), Some((at, true)));
+        assert_eq!(read(&v3.replace("3,", "4,")), None);
+        assert_eq!(read(&v3.replace("\"as_home\"", "\"boot_id\":\"another\",\"as_home\"")), None);
+        for durable in [false, true] {
+            let state = State { at, tree: Arc::new(tree.clone()), as_home: true };
+            state.write(&path, durable).unwrap();
+            let bytes = fs::read(&path).unwrap();
+            assert_eq!(bytes.starts_with(v3.as_bytes()), durable, "{}", String::from_utf8_lossy(&bytes));
+            assert!(State::read(&path).is_some());
+        }
     }
 }

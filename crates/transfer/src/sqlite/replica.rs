@@ -459,3 +459,28 @@ impl SqliteReplica {
         Ok((at, mode))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pumasi_terms::Generation;
+
+    #[test]
+    fn older_states_are_read_and_newer_ones_and_those_of_another_boot_count_as_none() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("app.db.position");
+        let read = |text: &str| {
+            fs::write(&path, text).unwrap();
+            State::read(&path).map(|s| (s.at, s.mode))
+        };
+        let at = Position::new(Generation(1), 7);
+        let v1 = r#"{"version":1,"at":{"generation":1,"as_of_ms":7},"boot_id":null}"#;
+        assert_eq!(read(v1), Some((at, 0)));
+        let v2 = r#"{"version":2,"at":{"generation":1,"as_of_ms":7},"boot_id":null,"mode":432}"#;
+        assert_eq!(read(v2), Some((at, 0o660)));
+        assert_eq!(read(&v2.replace("2,", "3,")), None);
+        assert_eq!(read(&v2.replace("null", "\"another\"")), None);
+        let state = State { version: STATE_VERSION, at, boot_id: None, mode: 0o660 };
+        assert_eq!(serde_json::to_string(&state).unwrap(), v2);
+    }
+}
