@@ -170,6 +170,22 @@ pub const ENDPOINTS: &[Endpoint] = &[
     on(Get, "/v1/leases/{id}/sealing-key", PEERS, 0, "What a lease's secrets are sealed to"),
     on(Put, "/v1/leases/{id}/application", PEERS, MIB, "Complete the application and say how it runs"),
     on(Put, "/v1/leases/{id}/dossier", PEERS, 4 * MIB, "Say what a standby must know to go on without its home"),
+    on(Post, "/v1/leases/{id}/handover/prepare", PEERS, 4 * KIB, "Make ready to own what a lease keeps ready"),
+    on(
+        Put,
+        "/v1/leases/{id}/handover",
+        PEERS,
+        256 * KIB,
+        "Own a service from now on; the answer carries both signatures",
+    ),
+    on(
+        Post,
+        "/v1/leases/{id}/handover/cancel",
+        PEERS,
+        4 * KIB,
+        "Do not sign a handover any more; the answer says if that is too late",
+    ),
+    on(Get, "/v1/leases/{id}/handover", PEERS, 0, "Whether a service that was handed over serves there"),
     on(
         Put,
         "/v1/leases/{id}/datasets/{name}",

@@ -6,6 +6,7 @@
 
 pub mod act;
 pub mod event;
+pub mod moving;
 pub mod record;
 pub mod rehearsal;
 pub mod standby;

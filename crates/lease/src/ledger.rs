@@ -397,6 +397,12 @@ pub fn release(lent: &LentLease, now: Now) -> LentLease {
     if lent.usable() { ending(lent, EndedBy::Release, now) } else { lent.clone() }
 }
 
+/// The service is the lender's own from now on.
+pub fn hand_over(lent: &LentLease, now: Now) -> Result<LentLease, Refused> {
+    still_usable(lent, now)?;
+    Ok(ending(lent, EndedBy::Handover, now))
+}
+
 fn ending(lent: &LentLease, why: EndedBy, now: Now) -> LentLease {
     let usage = lent.used(now);
     LentLease { state: LentState::Ending { why }, instances_wanted: 0, since: now.wall, usage, ..lent.clone() }

@@ -8,6 +8,7 @@ mod book;
 pub mod choose;
 pub mod document;
 pub mod dossier;
+pub mod handover;
 pub mod ledger;
 pub mod message;
 pub mod meter;

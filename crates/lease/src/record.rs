@@ -120,6 +120,8 @@ pub enum EndedBy {
     Release,
     Expiry,
     Recall,
+    /// Its service was handed over to the lender.
+    Handover,
     /// A standby was kept as long as was promised, and nobody was heard.
     Retention,
 }

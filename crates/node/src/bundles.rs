@@ -7,7 +7,7 @@ use crate::{Node, clock, quarantine};
 use pumasi_api::Problem;
 use pumasi_api::message::Uploaded;
 use pumasi_terms::{BootMs, CustomerName, Digest, FieldError};
-use pumasi_transfer::{Access, EntryKind, Options, TreeManifest, build};
+use pumasi_transfer::{Access, ChunkCache, EntryKind, Options, ScanLimits, TreeManifest, build};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -159,6 +159,19 @@ impl Bundles {
         let manifests = std::fs::read_dir(self.dir.join("trees")).into_iter().flatten().flatten();
         let trees = manifests.filter_map(|e| TreeManifest::parse(&std::fs::read(e.path()).ok()?).ok());
         trees.map(|tree| (tree.digest(), Size::of(&tree, now))).collect()
+    }
+
+    /// Writes down what is unpacked elsewhere on this cloud, so that it can be sent on once it lies here.
+    pub fn know(&self, digest: &Digest, unpacked: &Path) -> Result<(), Problem> {
+        if self.manifest_path(digest).exists() {
+            return Ok(());
+        }
+        let tree = pumasi_transfer::scan(unpacked, &mut ChunkCache::default(), ScanLimits::default())
+            .map_err(|e| Problem::ours(format!("bundle {digest}: {e}")))?;
+        if tree.digest() != *digest {
+            return Err(Problem::ours(format!("bundle {digest} is {} as it lies here", tree.digest())));
+        }
+        self.write(self.manifest_path(digest), &tree.to_bytes())
     }
 
     fn write(&self, path: PathBuf, bytes: &[u8]) -> Result<(), Problem> {

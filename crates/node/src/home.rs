@@ -2,7 +2,7 @@
 
 use crate::fleet::{self, Desired};
 use crate::object::{OWNER_OF_SERVICES, ServiceRecord, service_named_by};
-use crate::{Node, borrower, bundles, clock, growth, secrets, stray, tenancy};
+use crate::{Node, borrower, bundles, clock, growth, register, secrets, stray, tenancy};
 use pumasi_api::Problem;
 use pumasi_engine::{Access, DataMount, InstanceSpec};
 use pumasi_terms::DatasetName;
@@ -18,7 +18,8 @@ pub fn data_dir(node: &Node, service: &ServiceRecord, dataset: &DatasetName) -> 
 
 pub fn wanted(node: &Node, service: &ServiceRecord) -> Desired {
     let least = service.document.spec.instances.home.min;
-    let count = if service.deleting { 0 } else { least.saturating_add(growth::grown(node, service)) };
+    let runs = !service.deleting && register::runs_here(node, service);
+    let count = if runs { least.saturating_add(growth::grown(node, service)) } else { 0 };
     Desired { owner: service.owner(), count, generation: service.generation }
 }
 
@@ -26,7 +27,10 @@ pub async fn reconcile(node: &Node) -> Result<(), Problem> {
     let services = node.services()?;
     let mut done = Ok(());
     for service in services.iter() {
-        run(node, service).await;
+        // Its data are being made this cloud's own.
+        if service.taking.is_none() {
+            run(node, service).await;
+        }
         if service.deleting {
             let finished = finish_deletion(node, service).await;
             done = done.and(finished);

@@ -44,6 +44,8 @@ pub struct Node {
     pub acts: crate::borrower::Acts,
     /// How long starts took.
     pub starts: crate::starts::Starts,
+    /// Moves whose heir is being asked.
+    pub moves: crate::moves::Moves,
     /// Services that are kept ready elsewhere, and wait.
     pub keeping: crate::borrower::Keeping,
     pub gateway_status: Locked<Option<pumasi_gateway::GatewayStatus>>,
@@ -205,6 +207,7 @@ impl Node {
             holds_told: Default::default(),
             acts: Default::default(),
             starts: Default::default(),
+            moves: Default::default(),
             keeping: Default::default(),
             routes: Default::default(),
             gateway_status: Locked::new(None),

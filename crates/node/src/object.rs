@@ -5,7 +5,7 @@ use pumasi_api::message::Automation;
 use pumasi_api::message::CustomerGrant;
 use pumasi_terms::service::Service;
 use pumasi_terms::{
-    BootMs, CustomerName, Digest, Epoch, LeaseId, PrincipalName, ServiceId, ServiceName, TokenId, WallMs,
+    BootMs, CustomerName, Digest, Epoch, LeaseId, MoveId, PrincipalName, ServiceId, ServiceName, TokenId, WallMs,
 };
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,12 @@ pub const LENT_RENEWAL: &str = "lent_renewal";
 pub const LENT_APPLICATION: &str = "lent_application";
 /// What a standby's lender must know, as its owner signed it, by lease id.
 pub const DOSSIER: &str = "dossier";
+/// Who owns a service that was handed over: the newest handover that both signed, by the service's id.
+pub const TENURE: &str = "tenure";
+/// A `pumasi_journey::moving::Move`, by the service's name.
+pub const MOVE: &str = "move";
+/// A [`Heir`], by lease id.
+pub const HEIR: &str = "heir";
 /// Signed by both, on both sides, by lease id.
 pub const SIGNED_LEASE: &str = "signed_lease";
 pub const SETTLEMENT: &str = "settlement";
@@ -45,7 +51,7 @@ pub const ENDED: &str = "ended";
 pub const PROBE: &str = "probe";
 
 /// All of them. A new kind stands here, and what becomes of things where its record cannot be read is decided in docs/operations.md.
-pub const KINDS: [&str; 17] = [
+pub const KINDS: [&str; 20] = [
     SERVICE,
     JOURNEY,
     PLAN,
@@ -63,6 +69,9 @@ pub const KINDS: [&str; 17] = [
     ENDED,
     PROBE,
     DOSSIER,
+    TENURE,
+    MOVE,
+    HEIR,
 ];
 
 /// The one object of its kind.
@@ -81,6 +90,9 @@ pub struct ServiceRecord {
     /// The journal's head at its birth: rows of before are about another service of this name.
     #[serde(default)]
     pub born_seq: u64,
+    /// It was handed over to this cloud, and its data are being made its own: nothing is started before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taking: Option<LeaseId>,
     /// Made before services had ids: its directory and its instances carry its name.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub kept_by_name: bool,
@@ -89,7 +101,8 @@ pub struct ServiceRecord {
 impl ServiceRecord {
     pub fn new(document: Service, id: ServiceId, customer: CustomerName, born_seq: u64) -> Self {
         let (generation, epoch) = (1, Epoch(1));
-        Self { document, generation, epoch, deleting: false, id, customer, born_seq, kept_by_name: false }
+        let (deleting, taking, kept_by_name) = (false, None, false);
+        Self { document, generation, epoch, deleting, id, customer, born_seq, taking, kept_by_name }
     }
     pub fn name(&self) -> &ServiceName {
         &self.document.metadata.name
@@ -122,6 +135,14 @@ pub const OWNER_OF_SERVICES: &str = "service-";
 /// The name in such a label: all that is known of a service whose record cannot be read.
 pub fn service_named_by(owner: &str) -> Option<&str> {
     owner.strip_prefix(OWNER_OF_SERVICES)?.split('.').next()
+}
+
+/// What the owner of a standby asked this cloud, its lender, about becoming the owner.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heir {
+    pub version: u32,
+    /// Wishes that will not be fulfilled any more, the newest last.
+    pub cancelled: Vec<MoveId>,
 }
 
 /// A service that ended. Its data are kept until `erase_after`; this record is what allows to erase them.

@@ -44,6 +44,12 @@ impl Routes {
         let route = pushed.as_ref().and_then(|t| t.leases.get(lease));
         route.map_or(0, |l| l.instances.iter().filter(|i| !i.draining).count() as u32)
     }
+    /// Whether the table in force leads to an instance of this cloud's own.
+    pub fn serves(&self, service: &ServiceName) -> bool {
+        let pushed = self.pushed.lock();
+        let route = pushed.as_ref().and_then(|t| t.services.get(service));
+        route.is_some_and(|s| s.home.iter().any(|i| !i.draining))
+    }
     pub fn draining_since(&self, name: &str) -> Option<BootMs> {
         self.draining.lock().get(name).copied()
     }

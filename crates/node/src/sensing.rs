@@ -2,7 +2,7 @@
 
 use crate::node::{Locked, Note, UNREADABLE};
 use crate::object::{JOURNEY, LENT, METERED, Metered, ONLY, ServiceRecord};
-use crate::{Node, borrower, clock, growth, lender};
+use crate::{Node, borrower, clock, growth, lender, register};
 use pumasi_api::Problem;
 use pumasi_engine::{InstanceState, InstanceStatus};
 use pumasi_journey::Journey;
@@ -250,7 +250,7 @@ async fn judge_all(node: &Node) -> Result<(), Problem> {
     let now = clock::now();
     let services = node.services()?;
     let journeys = node.open_journeys()?;
-    for service in services.iter().filter(|s| !s.deleting) {
+    for service in services.iter().filter(|s| !s.deleting && register::is_ours(node, s)) {
         let name = service.name();
         let situation = situation(node, service, &journeys);
         let (judgement, told) = {

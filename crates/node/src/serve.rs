@@ -7,8 +7,8 @@ use crate::node::Note;
 use crate::object::{CLOUD, CloudRecord, ONLY};
 use crate::supervise::Task;
 use crate::{
-    Node, api, borrower, bundles, clock, disk, fleet, gateway, home, lendable, lender, pact, peers, quarantine, routes,
-    sensing, supervise, tenancy, trouble, world,
+    Node, api, borrower, bundles, clock, disk, fleet, gateway, home, lendable, lender, moves, pact, peers, quarantine,
+    routes, sensing, supervise, tenancy, trouble, world,
 };
 use axum::Router;
 use pumasi_api::Door;
@@ -221,6 +221,7 @@ async fn record_boot(store: &Store, boot_id: &str) -> Result<u64, String> {
             if rebooted {
                 lender::forfeit(tx)?;
                 borrower::forfeit(tx)?;
+                moves::forfeit(tx)?;
             }
             let automation = old.map_or(Automation { stopped: false, why: String::new() }, |r| r.automation);
             tx.put(CLOUD, ONLY, &CloudRecord { automation, boot_id, boot_count }, Expect::Any)?;
@@ -252,6 +253,7 @@ pub async fn look(node: &Arc<Node>) {
     node.health.saw("services at home", home::reconcile(node).await);
     node.health.saw("what is lent", lender::reconcile(node).await);
     node.health.saw("what is rented", borrower::reconcile(node).await);
+    node.health.saw("what is moved", moves::reconcile(node).await);
     node.health.saw("the route table", routes::reconcile(node).await);
     node.health.saw("what is not ready", trouble::tell(node).await);
 }

@@ -61,6 +61,28 @@ pub struct CopyState {
     pub position: Position,
 }
 
+/// `POST /v1/leases/{id}/handover/cancel`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancelHandover {
+    #[serde(rename = "move")]
+    pub wish: pumasi_terms::MoveId,
+}
+
+/// ... and whether it comes too late.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandoverCancelled {
+    pub committed: bool,
+}
+
+/// `GET /v1/leases/{id}/handover`: whether the heir serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandoverState {
+    pub open: bool,
+    /// Why not yet.
+    #[serde(default)]
+    pub why: String,
+}
+
 /// The settlement as proposed or countersigned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Signed {

@@ -52,6 +52,21 @@ impl Continuity {
     pub fn rank(&self, cloud: &CloudName) -> Option<usize> {
         if self.clouds.is_empty() { Some(0) } else { self.clouds.iter().position(|c| c == cloud) }
     }
+    /// What the cloud that owns the service asks of others.
+    #[must_use]
+    pub fn beside(&self, owner: &CloudName) -> Self {
+        let named = self.clouds.len();
+        let mut wish = self.clone();
+        wish.clouds.retain(|c| c != owner);
+        if wish.clouds.is_empty() && named > 0 {
+            // All that was named is the owner itself.
+            wish.standbys = Some(0);
+        } else if named > 0 {
+            let most = u32::try_from(wish.clouds.len()).unwrap_or(u32::MAX);
+            wish.standbys = self.standbys.map(|n| n.min(most));
+        }
+        wish
+    }
     /// What is agreed with each cloud.
     pub fn standby(&self) -> Standby {
         Standby { warm: self.warm, retain_ms: u64::from(self.retain_hours) * 3_600_000 }
@@ -123,6 +138,11 @@ mod tests {
         assert_eq!((two.wanted(), two.rank(&CloudName::parse("c").unwrap())), (2, Some(1)));
         assert_eq!(two.rank(&CloudName::parse("d").unwrap()), None);
         assert_eq!(of(r#"{"clouds": ["b", "c"], "standbys": 1}"#).wanted(), 1);
+        let beside = |text: &str, owner: &str| of(text).beside(&CloudName::parse(owner).unwrap()).wanted();
+        assert_eq!(beside(r#"{"clouds": ["b", "c"]}"#, "c"), 1, "the owner is no standby of its own");
+        assert_eq!(beside(r#"{"clouds": ["c"]}"#, "c"), 0);
+        assert_eq!(beside(r#"{"clouds": ["b", "c"], "standbys": 2}"#, "c"), 1);
+        assert_eq!(beside(r#"{"standbys": 2}"#, "c"), 2);
         assert_eq!((Continuity::default().wanted(), Continuity::default().is_none()), (0, true));
     }
 }

@@ -146,6 +146,9 @@ id_type!(
 id_type!(
     /// A service, for good: made at its birth. Its name may be given to another one after its end, its id never.
     ServiceId, "service id", "svc");
+id_type!(
+    /// One wish that a service live at another cloud.
+    MoveId, "move id", "mov");
 id_type!(InstanceId, "instance id", "inst");
 id_type!(TokenId, "token id", "tok");
 

@@ -5,7 +5,10 @@ use super::body::{Answer, ApiError, Json, Raw};
 use super::on_lease::{OnLease, OnUsable, peer};
 use super::params::Path;
 use crate::object::{LENT_APPLICATION, LentApplication};
-use crate::wire::{CopyState, PROTOCOL, SealingKey, SendApplication, SendTree, Signed};
+use crate::wire::{
+    CancelHandover, CopyState, HandoverCancelled, HandoverState, PROTOCOL, SealingKey, SendApplication, SendTree,
+    Signed,
+};
 use crate::{Node, lender, secrets};
 use axum::Extension;
 use axum::extract::State;
@@ -158,6 +161,38 @@ pub async fn dossier(
     Json(signed): Json<Signed>,
 ) -> Answer<()> {
     Ok(axum::Json(lender::dossier::inform(&node, borrower, &lent, signed.document).await?))
+}
+
+pub async fn prepare_handover(
+    State(node): State<Arc<Node>>,
+    OnUsable(OnLease { lent, .. }): OnUsable,
+    Json(_): Json<serde_json::Value>,
+) -> Answer<()> {
+    Ok(axum::Json(lender::heir::prepare(&node, &lent).await?))
+}
+
+/// Also of a lease that is over: the same word again is answered as it was.
+pub async fn handover(
+    State(node): State<Arc<Node>>,
+    OnLease { lent, borrower, .. }: OnLease,
+    Json(signed): Json<Signed>,
+) -> Answer<Signed> {
+    let document = lender::heir::commit(&node, borrower, &lent, signed.document).await?;
+    node.wake.notify_one();
+    Ok(axum::Json(Signed { document }))
+}
+
+pub async fn cancel_handover(
+    State(node): State<Arc<Node>>,
+    on: OnLease,
+    Json(asked): Json<CancelHandover>,
+) -> Answer<HandoverCancelled> {
+    Ok(axum::Json(HandoverCancelled { committed: lender::heir::cancel(&node, &on.lent, asked.wish).await? }))
+}
+
+pub async fn handover_state(State(node): State<Arc<Node>>, on: OnLease) -> Answer<HandoverState> {
+    let why = lender::heir::is_open(&node, &on.lent)?;
+    Ok(axum::Json(HandoverState { open: why.is_none(), why: why.unwrap_or_default() }))
 }
 
 fn dataset_of(node: &Node, id: &LeaseId, name: &DatasetName) -> Result<crate::wire::SentDataset, Problem> {

@@ -6,7 +6,7 @@
 use super::{CurrentPart, Next, begin, input, may_change, tell};
 use crate::node::{Locked, Note, TxError};
 use crate::object::{JOURNEY, PLAN, PlanRecord, PlanState, ServiceRecord};
-use crate::{Node, clock};
+use crate::{Node, clock, moves, register};
 use pumasi_api::Problem;
 use pumasi_journey::record::Phase;
 use pumasi_journey::{Journey, Part, PartState, standby};
@@ -15,7 +15,7 @@ use pumasi_judge::{Cause, Verdict};
 use pumasi_plan::{KeptPart, NoPlan, Plan, compare, keep_ready};
 use pumasi_store::{Expect, Tx};
 use pumasi_terms::service::AutomationMode;
-use pumasi_terms::{BootMs, LeaseId, Now, ServiceName};
+use pumasi_terms::{BootMs, Continuity, LeaseId, Now, ServiceName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -59,7 +59,7 @@ pub async fn keep(node: &Node) -> Result<(), Problem> {
     let mut done = Ok(());
     for service in node.services()?.iter().filter(|s| !s.deleting) {
         let own: Vec<&Arc<Journey>> = open.iter().filter(|j| &j.service == service.name()).collect();
-        let none = service.document.spec.continuity.wanted() == 0 && !own.iter().any(|j| j.is_continuity());
+        let none = wish(node, service).wanted() == 0 && !own.iter().any(|j| j.is_continuity());
         if none || node.keeping.waits(service.name(), clock::boot()) {
             continue;
         }
@@ -86,13 +86,30 @@ async fn look_after(node: &Node, service: &ServiceRecord, own: &[&Arc<Journey>])
         }
     }
     let parts: Vec<CurrentPart> = standbys.map(|p| super::current(node, p)).collect();
-    let there = compare(&service.document.spec.continuity, &parts);
+    let there = compare(&wish(node, service), &parts);
     // What helps now goes once it has helped.
     let goes = there.go.iter().any(|lease| keeper.as_ref().is_some_and(|j| j.part(lease).is_some()));
     if (there.missing == 0 && !goes) || may_change(node).is_err() {
         return Ok(());
     }
     plan_for(node, service, keeper, parts, there).await
+}
+
+/// What is wanted of others: nothing by a cloud that owns the service no more; and whoever owns it is no standby of its own. Where it is to
+/// move it must be ready first.
+fn wish(node: &Node, service: &ServiceRecord) -> Continuity {
+    if !register::is_ours(node, service) {
+        return Continuity::default();
+    }
+    let mut wish = service.document.spec.continuity.beside(node.name());
+    if let Some(to) = moves::heading_for(node, service)
+        && wish.rank(&to).is_none_or(|rank| rank as u32 >= wish.wanted() || wish.clouds.is_empty())
+    {
+        wish.clouds.retain(|c| c != &to);
+        wish.clouds.insert(0, to);
+        wish.standbys = Some(wish.wanted().max(1));
+    }
+    wish
 }
 
 async fn plan_for(
@@ -121,7 +138,8 @@ async fn plan_for(
     };
     let all = node.journeys()?;
     let own: Vec<&Journey> = all.iter().map(|j| &**j).filter(|j| &j.service == name && j.is_continuity()).collect();
-    let input = input(node, service, verdict, keeper.as_ref(), &own, parts).await?;
+    let mut input = input(node, service, verdict, keeper.as_ref(), &own, parts).await?;
+    input.service.spec.continuity = wish(node, service);
     match keep_ready(&input) {
         Ok(made) => {
             node.keeping.wait(name, now.after(RETRY_MS));

@@ -37,7 +37,7 @@ fn bytes(node: &Node, service: &ServiceRecord, open: &[Arc<Journey>]) -> Result<
 }
 
 /// Of what the seats must know now; none where it cannot be made.
-pub(super) fn digest(node: &Node, service: &ServiceRecord, open: &[Arc<Journey>]) -> Option<Digest> {
+pub fn digest(node: &Node, service: &ServiceRecord, open: &[Arc<Journey>]) -> Option<Digest> {
     bytes(node, service, open).ok().map(|bytes| pumasi_transfer::digest_of(&bytes))
 }
 

@@ -11,6 +11,7 @@ mod ship;
 
 pub use acts::{Acts, settle_open};
 pub use continuity::Keeping;
+pub use dossier::digest as dossier_of;
 pub use rehearsal::rehearse;
 pub use ship::{Shipping, pump_positions, shipping};
 

@@ -38,6 +38,8 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 
 #[derive(Debug, Default)]
 pub struct Shipping {
+    /// Somebody waits for what is new: it is looked for at once.
+    urgent: Notify,
     running: Locked<BTreeMap<(LeaseId, DatasetName), Shipper>>,
     moved: Notify,
 }
@@ -76,6 +78,17 @@ impl Shipping {
             least.entry(lease.clone()).and_modify(|p| *p = position.min(*p)).or_insert(position);
         }
         least
+    }
+
+    pub fn hurry(&self) {
+        self.urgent.notify_waiters();
+    }
+
+    /// How far the copies of one lease are, those that are whole.
+    pub fn positions_of(&self, lease: &LeaseId) -> BTreeMap<DatasetName, Position> {
+        let running = self.running.lock();
+        let own = running.iter().filter(|((of, _), _)| of == lease);
+        own.filter_map(|((_, set), s)| Some((set.clone(), s.position?))).collect()
     }
 
     /// How far the copies of each lease are behind now, at most; of those that are whole.
@@ -244,7 +257,11 @@ impl Ship {
             let pace = Duration::from_millis(self.node.config.timing.ship_ms)
                 .max(looked.min(Duration::from_secs(1)) * self.rest())
                 .max(rest);
-            tokio::time::sleep(pace).await;
+            tokio::select! {
+                biased;
+                () = self.node.datasets.urgent.notified() => {}
+                () = tokio::time::sleep(pace) => {}
+            }
         }
     }
 

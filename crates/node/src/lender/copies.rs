@@ -18,7 +18,7 @@ use pumasi_lease::LentLease;
 use pumasi_terms::service::DatasetKind;
 use pumasi_terms::{DatasetName, Digest, LeaseId, Position};
 use pumasi_transfer::helper::{FarPlace, Reply, Request, Set, VERSION, Why, digests_of, unpacked};
-use pumasi_transfer::{Access, TreeManifest};
+use pumasi_transfer::{Access, Promoted, TreeManifest};
 use rustix::fs::{Mode, OFlags};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -137,7 +137,8 @@ impl Held {
             bytes_max,
             access: Access::Everyone,
             layers,
-            durable: false,
+            // What is kept ready must be there after a power cut: it may be the last copy.
+            durable: lent.standby().is_some(),
         };
         let hand = Hand::new(node.hands.clone(), spec, Place::Far(place));
         Self {
@@ -274,6 +275,20 @@ impl Copies {
         let at = at.into_iter().filter(|(name, _)| names.contains(name));
         held.positions.lock().extend(at.map(|(name, at)| (name, at.unwrap_or_default())));
         *held.opened.lock() = held.hand.life().ok();
+    }
+
+    /// Of each dataset of a lease.
+    pub fn positions_of(&self, lease: &LeaseId) -> BTreeMap<DatasetName, Position> {
+        self.leases.lock().get(lease).map(|held| held.positions.lock().clone()).unwrap_or_default()
+    }
+
+    /// A copy becomes the dataset, where it is. Asked again, it goes on.
+    pub async fn promote(&self, node: &Node, lent: &LentLease, set: &SentDataset) -> Result<Promoted, Problem> {
+        let held = self.held(node, lent);
+        match held.ask(node, Request::Promote { set: set_of(set) }, Vec::new()).await? {
+            (Reply::Promoted(base), _) => Ok(base),
+            _ => Err(strange()),
+        }
     }
 
     /// The least position over the lease's datasets, for the gateway.

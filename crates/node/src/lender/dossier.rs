@@ -11,7 +11,7 @@ use pumasi_api::{Fault, Principal, Problem};
 use pumasi_lease::LentLease;
 use pumasi_lease::dossier::{Dossier, SIGNED_AS};
 use pumasi_store::{Expect, StoreError, Tx};
-use pumasi_terms::{CloudName, LeaseId, Serial, Validate};
+use pumasi_terms::{CloudName, Digest, LeaseId, Serial, Validate};
 use pumasi_trust::SignedDocument;
 use std::collections::BTreeSet;
 
@@ -80,6 +80,12 @@ fn read(document: &SignedDocument) -> Option<Kept> {
 
 fn stored(tx: &Tx<'_>, id: &LeaseId) -> Result<Option<Kept>, StoreError> {
     Ok(tx.get::<SignedDocument>(DOSSIER, id.as_str())?.and_then(|d| read(&d.body)))
+}
+
+/// Of its bytes as they were signed.
+pub fn digest(node: &Node, id: &LeaseId) -> Result<Option<Digest>, Problem> {
+    let kept = node.get::<SignedDocument>(DOSSIER, id.as_str())?;
+    Ok(kept.map(|d| pumasi_transfer::digest_of(d.unverified_payload())))
 }
 
 /// That of a lease, if its owner sent one.

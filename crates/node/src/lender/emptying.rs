@@ -4,7 +4,7 @@ use super::Copies;
 use super::record;
 use crate::fleet::{self, Desired};
 use crate::node::{Note, TxError};
-use crate::object::{DOSSIER, HOLD, LENT, LENT_APPLICATION, LENT_RENEWAL, LentApplication, owner_of_lease};
+use crate::object::{DOSSIER, HEIR, HOLD, LENT, LENT_APPLICATION, LENT_RENEWAL, LentApplication, owner_of_lease};
 use crate::{Node, clock, quarantine, secrets, stray};
 use pumasi_api::Problem;
 use pumasi_engine::{Access, DataMount, InstanceSpec};
@@ -180,6 +180,9 @@ async fn run(node: &Arc<Node>, lent: &LentLease, application: Option<&LentApplic
 /// One step of emptying; called again until nothing is left.
 async fn empty(node: &Node, lent: &LentLease) -> Result<(), Problem> {
     let id = lent.id().clone();
+    if super::heir::was_handed_over(lent) && !super::heir::promote(node, lent).await? {
+        return Ok(());
+    }
     // The route is out of the table since the lease stopped being usable; requests in flight end first, within the fleet's bound.
     fleet::reconcile_to_nothing(node, &owner_of_lease(&id)).await;
     let left = node.engine.remains(Some(&owner_of_lease(&id))).await.map(|r| r.processes + r.directories + r.cgroups);
@@ -195,6 +198,7 @@ async fn empty(node: &Node, lent: &LentLease) -> Result<(), Problem> {
         if node.exists(LENT_APPLICATION, id.as_str())? || node.exists(DOSSIER, id.as_str())? {
             node.transact(move |tx| {
                 tx.delete(DOSSIER, key.as_str(), Expect::Any)?;
+                tx.delete(HEIR, key.as_str(), Expect::Any)?;
                 Ok(tx.delete(LENT_APPLICATION, key.as_str(), Expect::Any)?)
             })
             .await?;

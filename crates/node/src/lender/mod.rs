@@ -6,6 +6,7 @@
 pub mod copies;
 pub mod dossier;
 mod emptying;
+pub mod heir;
 mod hosts;
 mod lents;
 mod settling;

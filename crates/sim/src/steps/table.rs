@@ -295,6 +295,9 @@ pub const OTHER_ENDPOINTS: &[&str] = &[
     "/v1/pact/current",
     "/v1/pact/notices",
     "/v1/leases/{id}/dossier",
+    "/v1/leases/{id}/handover",
+    "/v1/leases/{id}/handover/prepare",
+    "/v1/leases/{id}/handover/cancel",
 ];
 
 macro_rules! acts {

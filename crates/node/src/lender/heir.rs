@@ -1,0 +1,362 @@
+//! A cloud that keeps a service ready becomes its owner: the heir's side of a planned handover.
+//!
+//! Enters: the owner's signed word. Leaves: this cloud's signature under it, and the service as one of its own.
+//! Always holds: the signature and the service's record are written in one transaction, after which there is no way back; what was
+//! cancelled is never signed; nothing of the service is started before its data are this cloud's own; each step may be cut off and
+//! taken again.
+
+use super::copies::APPLICATION;
+use super::{dossier, pact, record, refused};
+use crate::bundles::{self, short};
+use crate::node::{Note, TxError};
+use crate::object::{CUSTOMER, CustomerRecord, HEIR, Heir, LENT_APPLICATION, LentApplication, SERVICE, ServiceRecord};
+use crate::{Node, clock, register, secrets, tenancy, world};
+use pumasi_api::message::CustomerGrant;
+use pumasi_api::{Fault, Principal, Problem};
+use pumasi_engine::InstanceState;
+use pumasi_lease::dossier::{Dossier, Seat};
+use pumasi_lease::handover::{Handover, SIGNED_AS};
+use pumasi_lease::{LentLease, LentState, Transition, ledger};
+use pumasi_store::{Expect, Tx};
+use pumasi_terms::{CloudName, CustomerName, MoveId, ServiceName};
+use pumasi_trust::{Secret, SignedDocument};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// Cancelled wishes that one lease remembers.
+const CANCELLED_MAX: usize = 64;
+
+fn not_ready(text: impl Into<String>) -> Problem {
+    Problem { retry: true, ..Problem::new(409, "not_ready", Fault::Us, text) }
+}
+
+fn cannot(text: impl Into<String>) -> Problem {
+    Problem::new(409, "cannot_own", Fault::Us, text)
+}
+
+/// What it would go on with, if all of it is here.
+fn whole(node: &Node, lent: &LentLease) -> Result<(Dossier, LentApplication), Problem> {
+    let id = lent.id();
+    if lent.standby().is_none() || !lent.usable() || lent.silence.is_some() {
+        return Err(cannot(format!("{id} keeps nothing ready here now")));
+    }
+    let told =
+        dossier::of(node, id)?.ok_or_else(|| not_ready(format!("no dossier of {} is here", lent.lease.service)))?;
+    let sent = node.get::<LentApplication>(LENT_APPLICATION, id.as_str())?;
+    let sent = sent.ok_or_else(|| not_ready("its application is not here"))?;
+    let dir = node.lease_dir(id);
+    if let Some(set) = sent.sent.datasets.iter().find(|s| !node.copies.ready(&dir, &s.name)) {
+        return Err(not_ready(format!("the first copy of dataset {} is not whole", set.name)));
+    }
+    Ok((told, sent))
+}
+
+/// Everything that takes time is done before anybody waits for it.
+pub async fn prepare(node: &Node, lent: &LentLease) -> Result<(), Problem> {
+    let (dossier, sent) = whole(node, lent)?;
+    node.may_act().map_err(Problem::unavailable)?;
+    can_run(node, &dossier)?;
+    free(&node.services()?.iter().map(|s| &**s).collect::<Vec<_>>(), &dossier)?;
+    keep_secrets(node, lent, &dossier, &sent)?;
+    let bundle = bundles::owned(node, &dossier.customer);
+    let unpacked = unpacked(node, lent, &sent);
+    world::blocking(move || bundle.know(&sent.digest, &unpacked)).await.map_err(|e| Problem::ours(e.to_string()))?
+}
+
+/// Whether this cloud could run it as its own.
+fn can_run(node: &Node, dossier: &Dossier) -> Result<(), Problem> {
+    let need = &dossier.service.spec.application.platform;
+    let runs = |p: &pumasi_terms::service::Platform| {
+        p.os == need.os && p.arch == need.arch && need.runtimes.iter().all(|r| p.runtimes.contains(r))
+    };
+    match node.engine.capabilities().platforms.iter().any(runs) {
+        true => Ok(()),
+        false => Err(cannot(format!("nothing here runs {}/{} with {:?}", need.os, need.arch, need.runtimes))),
+    }
+}
+
+/// Its name and its hosts are nobody else's here.
+fn free(services: &[&ServiceRecord], dossier: &Dossier) -> Result<(), Problem> {
+    let name = &dossier.service.metadata.name;
+    let mut others = services.iter().filter(|s| s.id != dossier.id);
+    let claims = |s: &ServiceRecord| {
+        let theirs = &s.document.spec.hosts;
+        dossier.service.spec.hosts.iter().find(|h| theirs.iter().any(|t| t.eq_ignore_ascii_case(h))).cloned()
+    };
+    others.try_for_each(|s| match (s.name() == name, claims(s)) {
+        (true, _) => Err(cannot(format!("this cloud has a service {name} of its own; rename one of them"))),
+        (_, Some(host)) => Err(cannot(format!("{host} is a host of {}, which is another service here", s.name()))),
+        _ => Ok(()),
+    })
+}
+
+/// Values that came sealed to the lease become the customer's here: the application needs them as before.
+fn keep_secrets(node: &Node, lent: &LentLease, dossier: &Dossier, sent: &LentApplication) -> Result<(), Problem> {
+    let values = secrets::of_lease(&node.identity.vault, &lent.lease, &sent.sent)?;
+    for (variable, name) in &sent.sent.application.secrets {
+        let Some(value) = values.expose().get(variable) else { continue };
+        let value = Secret::new(value.clone());
+        let vault = &node.identity.vault;
+        let old = vault.get(&dossier.customer, name).map_err(|e| secrets::problem(&e))?;
+        if old.as_ref().is_some_and(|old| old.expose() == value.expose()) {
+            continue;
+        }
+        let users = secrets::users(node, &dossier.customer, name)?;
+        if old.is_some() && users.iter().any(|u| u != &dossier.service.metadata.name) {
+            return Err(cannot(format!(
+                "customer {} has another secret {name} here, which {users:?} use",
+                dossier.customer
+            )));
+        }
+        vault.set(&dossier.customer, name, &value, clock::wall()).map_err(|e| secrets::problem(&e))?;
+    }
+    Ok(())
+}
+
+fn unpacked(node: &Node, lent: &LentLease, sent: &LentApplication) -> PathBuf {
+    node.lease_dir(lent.id()).join(APPLICATION).join(short(&sent.digest))
+}
+
+/// The owner has signed; this cloud signs as well, and owns the service from then on.
+pub async fn commit(
+    node: &Node,
+    from: CloudName,
+    lent: &LentLease,
+    document: SignedDocument,
+) -> Result<SignedDocument, Problem> {
+    let view = pact(node)?;
+    let verified = document
+        .verify(SIGNED_AS, &view.keys, &BTreeSet::from([from.clone()]))
+        .map_err(|e| Problem::new(403, "bad_signature", Fault::Peer, format!("the handover of {from}: {e}")))?;
+    let said: Handover = serde_json::from_slice(&verified.payload)
+        .map_err(|e| Problem::bad_request(format!("the handover is not one of this version: {e}")))?;
+    said.check().map_err(Problem::bad_request)?;
+    if said.from != from || &said.to != node.name() || &said.lease != lent.id() || said.service != lent.lease.service {
+        return Err(Problem::bad_request("the handover names other parties, another lease or another service"));
+    }
+    if let Some(done) = already(node, &said)? {
+        return Ok(done);
+    }
+    let (dossier, _) = whole(node, lent)?;
+    ready_for(node, lent, &said, &dossier)?;
+    node.may_act().map_err(Problem::unavailable)?;
+    let signed = document.countersign(node.name(), &node.identity.key).map_err(|e| Problem::ours(e.to_string()))?;
+    let (kept, lents) = (signed.clone(), node.lents.clone());
+    node.transact(move |tx| {
+        if cancelled(tx, &said)? {
+            return Err(cannot(format!("{} was cancelled", said.wish)).into());
+        }
+        let Some(lent) = lents.lease(tx, &said.lease)? else {
+            return Err(Problem::not_found("lent lease", &said.lease).into());
+        };
+        let over = ledger::hand_over(&lent, clock::now()).map_err(refused)?;
+        own(tx, &dossier, &said)?;
+        register::enter(tx, &said.id, &kept, &said)?;
+        record(tx, Transition::Lease(Box::new(over)))?;
+        let text =
+            format!("{from} hands {} over at epoch {}; {} asked for it", said.service, said.epoch, said.asked_by);
+        let note = Note::new("tenure_taken", "service", &said.service).because(text);
+        tx.journal(note.entry(&Principal::Peer(from).to_string(), clock::wall()))?;
+        Ok(())
+    })
+    .await?;
+    Ok(signed)
+}
+
+/// The same word again is answered as it was.
+fn already(node: &Node, said: &Handover) -> Result<Option<SignedDocument>, Problem> {
+    let kept = node.get::<SignedDocument>(crate::object::TENURE, said.id.as_str())?;
+    let same = |d: &SignedDocument| {
+        serde_json::from_slice::<Handover>(d.unverified_payload()).is_ok_and(|h| h.wish == said.wish)
+    };
+    Ok(kept.filter(same))
+}
+
+fn ready_for(node: &Node, lent: &LentLease, said: &Handover, dossier: &Dossier) -> Result<(), Problem> {
+    if dossier.id != said.id || dossier.epoch != said.from_epoch {
+        return Err(not_ready(format!("the dossier here is of epoch {} of {}", dossier.epoch, dossier.id)));
+    }
+    if dossier::digest(node, lent.id())? != Some(said.dossier) {
+        return Err(not_ready("the dossier here is not the one that is handed over"));
+    }
+    let here = node.copies.positions_of(lent.id());
+    for (set, wanted) in &said.positions {
+        let held = here.get(set).copied().unwrap_or_default();
+        if held < *wanted {
+            return Err(not_ready(format!("the copy of dataset {set} is at {held}, {wanted} is handed over")));
+        }
+    }
+    Ok(())
+}
+
+fn cancelled(tx: &Tx<'_>, said: &Handover) -> Result<bool, TxError> {
+    let heir = tx.get::<Heir>(HEIR, said.lease.as_str())?.map(|h| h.body).unwrap_or_default();
+    Ok(heir.cancelled.contains(&said.wish))
+}
+
+/// The service becomes one of this cloud's own, or again so.
+fn own(tx: &mut Tx<'_>, dossier: &Dossier, said: &Handover) -> Result<(), TxError> {
+    let services: Vec<ServiceRecord> = tx.list::<ServiceRecord>(SERVICE)?.into_iter().map(|s| s.body).collect();
+    free(&services.iter().collect::<Vec<_>>(), dossier)?;
+    know_customer(tx, &dossier.customer)?;
+    let name = &dossier.service.metadata.name;
+    let old = services.into_iter().find(|s| s.id == dossier.id);
+    let born_seq = match &old {
+        Some(old) => old.born_seq,
+        None => tx
+            .journal(
+                Note::new("service_created", "service", name)
+                    .because("it was handed over")
+                    .entry("daemon", clock::wall()),
+            )?
+            .saturating_sub(1),
+    };
+    let fresh = ServiceRecord::new(dossier.service.clone(), dossier.id.clone(), dossier.customer.clone(), born_seq);
+    let generation = old.map_or(dossier.generation, |o| o.generation.max(dossier.generation));
+    let taken = ServiceRecord { epoch: said.epoch, generation, taking: Some(said.lease.clone()), ..fresh };
+    tx.put(SERVICE, name.as_str(), &taken, Expect::Any)?;
+    Ok(())
+}
+
+/// Its customer comes along, without any token.
+fn know_customer(tx: &mut Tx<'_>, name: &CustomerName) -> Result<(), TxError> {
+    if tenancy::grant(tx, name).is_ok() {
+        return Ok(());
+    }
+    let customer =
+        CustomerRecord { version: 1, name: name.clone(), grant: CustomerGrant::default(), created_at: clock::wall() };
+    tx.put(CUSTOMER, name.as_str(), &customer, Expect::Absent)?;
+    let note = Note::new("customer_created", "customer", name).because("a service of it was handed over");
+    tx.journal(note.entry("daemon", clock::wall()))?;
+    Ok(())
+}
+
+/// The owner changed its mind. Whether this cloud has signed already; if not, it never will.
+pub async fn cancel(node: &Node, lent: &LentLease, wish: MoveId) -> Result<bool, Problem> {
+    let (id, service) = (lent.id().clone(), lent.lease.service.clone());
+    node.transact(move |tx| {
+        if has_signed(tx, &service, &wish)? {
+            return Ok(true);
+        }
+        let mut heir = tx.get::<Heir>(HEIR, id.as_str())?.map(|h| h.body).unwrap_or_default();
+        if !heir.cancelled.contains(&wish) {
+            heir.version = 1;
+            heir.cancelled.push(wish.clone());
+            let surplus = heir.cancelled.len().saturating_sub(CANCELLED_MAX);
+            heir.cancelled.drain(..surplus);
+            tx.put(HEIR, id.as_str(), &heir, Expect::Any)?;
+        }
+        Ok(false)
+    })
+    .await
+}
+
+fn has_signed(tx: &Tx<'_>, service: &ServiceName, wish: &MoveId) -> Result<bool, TxError> {
+    let Some(own) = tx.get::<ServiceRecord>(SERVICE, service.as_str())? else { return Ok(false) };
+    let kept = tx.get::<SignedDocument>(crate::object::TENURE, own.body.id.as_str())?;
+    let said = kept.and_then(|d| serde_json::from_slice::<Handover>(d.body.unverified_payload()).ok());
+    Ok(said.is_some_and(|h| &h.wish == wish))
+}
+
+/// Whether the service that came under this lease serves here; why not yet.
+pub fn is_open(node: &Node, lent: &LentLease) -> Result<Option<String>, Problem> {
+    let services = node.services()?;
+    let Some(service) = services.iter().find(|s| s.name() == &lent.lease.service) else {
+        return Ok(Some("it was not handed over here".into()));
+    };
+    if service.taking.is_some() {
+        return Ok(Some("its data are being made this cloud's own".into()));
+    }
+    let owner = service.owner();
+    let ready = node.instances.lock().iter().any(|i| i.owner == owner && i.state == InstanceState::Ready);
+    Ok(if ready && node.routes.serves(service.name()) { None } else { Some("no instance of it is ready yet".into()) })
+}
+
+/// Makes what was kept the service's own: each dataset where it is, then all of it where this cloud's own services have theirs. True: done.
+pub async fn promote(node: &Node, lent: &LentLease) -> Result<bool, Problem> {
+    let services = node.services()?;
+    let Some(service) = services.iter().find(|s| s.taking.as_ref() == Some(lent.id())) else { return Ok(true) };
+    let sent = node.get::<LentApplication>(LENT_APPLICATION, lent.id().as_str())?;
+    let Some(sent) = sent else { return Err(Problem::ours(format!("the application of {} is not here", lent.id()))) };
+    if !stopped(node, lent).await {
+        return Ok(false);
+    }
+    for set in &sent.sent.datasets {
+        node.copies.promote(node, lent, set).await?;
+    }
+    node.copies.close(lent.id()).await;
+    let from = node.lease_dir(lent.id());
+    let to = tenancy::service_dir(node, service);
+    let aside = to.join("before").join(format!("epoch-{}", service.epoch));
+    let sets: Vec<String> = sent.sent.datasets.iter().map(|s| s.name.to_string()).collect();
+    let bundle = (unpacked(node, lent, &sent), bundles::owned(node, &service.customer).unpacked(&sent.digest));
+    let moved = world::blocking(move || move_all(&from, &to, &aside, &sets, &bundle)).await;
+    moved
+        .map_err(|e| Problem::ours(e.to_string()))?
+        .map_err(|e| Problem::ours(format!("moving what was kept: {e}")))?;
+    let name = service.name().clone();
+    node.transact(move |tx| {
+        let Some(stored) = tx.get::<ServiceRecord>(SERVICE, name.as_str())? else { return Ok(()) };
+        let record = ServiceRecord { taking: None, ..stored.body };
+        tx.put(SERVICE, name.as_str(), &record, Expect::Revision(stored.revision))?;
+        let note = Note::new("service_opened", "service", &name).because("its data are this cloud's own now");
+        tx.journal(note.entry("daemon", clock::wall()))?;
+        Ok(())
+    })
+    .await?;
+    Ok(true)
+}
+
+/// Instances of the lease end: they only read.
+async fn stopped(node: &Node, lent: &LentLease) -> bool {
+    let owner = lent.id().as_str();
+    let own: Vec<_> = node.instances.lock().iter().filter(|i| i.owner == owner).cloned().collect();
+    for i in &own {
+        let done = match i.state {
+            InstanceState::Stopped { .. } => node.engine.remove(&i.id).await,
+            _ => node.engine.stop(&i.id).await,
+        };
+        if let Err(e) = done {
+            tracing::warn!(instance = %i.id, error = %e, "an instance of a lease that is handed over did not end; tried again");
+        }
+    }
+    own.is_empty()
+}
+
+/// By renaming: nothing is copied, and what was cut off goes on. What this cloud had of an earlier time is set aside.
+fn move_all(
+    from: &Path,
+    to: &Path,
+    aside: &Path,
+    sets: &[String],
+    (unpacked, bundle): &(PathBuf, PathBuf),
+) -> std::io::Result<()> {
+    let data = to.join("data");
+    std::fs::create_dir_all(&data)?;
+    for set in sets {
+        let (kept, own) = (from.join("data").join(set), data.join(set));
+        if !kept.exists() {
+            continue;
+        }
+        if own.exists() {
+            std::fs::create_dir_all(aside)?;
+            std::fs::rename(&own, aside.join(set))?;
+        }
+        std::fs::rename(&kept, &own)?;
+    }
+    if !bundle.exists() && unpacked.exists() {
+        bundle.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+        std::fs::rename(unpacked, bundle)?;
+    }
+    std::fs::File::open(&data)?.sync_all()
+}
+
+/// Whether the lease ended by its service's being handed over here.
+pub fn was_handed_over(lent: &LentLease) -> bool {
+    matches!(lent.state, LentState::Ending { why: pumasi_lease::record::EndedBy::Handover })
+}
+
+/// All clouds that may forward to the service here: who had it before, and who keeps it ready.
+pub fn entrances(before: Option<&CloudName>, seats: &[Seat]) -> BTreeSet<CloudName> {
+    before.cloned().into_iter().chain(seats.iter().map(|s| s.cloud.clone())).collect()
+}

@@ -1,0 +1,353 @@
+//! The source's side of a planned handover: a customer moves its service to another cloud.
+//!
+//! Enters: the wish, what copies, gateway and heir say. Leaves: the record of the move, questions to the heir, what the gateway holds.
+//! Always holds: the pure machine (`journey::moving`) decides, inside the transaction that stores the decision; what the heir has signed
+//! is written down in the transaction that believes it.
+
+use crate::node::{Locked, Note, TxError};
+use crate::object::{MOVE, SERVICE, ServiceRecord};
+use crate::wire::{CancelHandover, HandoverCancelled, HandoverState, Signed};
+use crate::{Node, clock, gateway, lender, register};
+use pumasi_api::{CallError, Client, Fault, Problem};
+use pumasi_journey::moving::{Answer, Ask, Move, Sight, Step, answered, cancel as cancelled, tick};
+use pumasi_journey::{Journey, Part, PartState, Told};
+use pumasi_lease::handover::{Handover, KIND, SIGNED_AS};
+use pumasi_store::{Expect, Tx};
+use pumasi_terms::{API_VERSION, BootMs, CloudName, FieldError, MoveId, Now, Position, Serial, ServiceName};
+use pumasi_trust::SignedDocument;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// For one answer of the heir.
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Preparing reads the whole application there.
+const PREPARE_TIMEOUT: Duration = Duration::from_secs(60);
+/// After an answer that was none.
+const RETRY_MS: u64 = 50;
+
+/// Questions that are under way, by service.
+#[derive(Debug, Default)]
+pub struct Moves(Locked<BTreeSet<ServiceName>>);
+
+fn bad(field: &str, problem: String) -> Problem {
+    Problem::fields("this service cannot be moved there", vec![FieldError { field: field.into(), problem }])
+}
+
+/// What would come of it; an error says what stands against it.
+pub fn check(node: &Node, service: &ServiceRecord, to: &CloudName) -> Result<(), Problem> {
+    register::must_be_ours(node, service)?;
+    let name = service.name();
+    if service.deleting || service.taking.is_some() {
+        return Err(Problem::conflict(format!("{name} is being deleted, or was handed over here just now")));
+    }
+    if to == node.name() {
+        return Err(bad("to", format!("{name} is at {to} already")));
+    }
+    let view = lender::pact(node)?;
+    if view.pact.member(to).is_none() {
+        let members: Vec<&str> = view.pact.members.iter().map(|m| m.cloud.as_str()).collect();
+        return Err(bad("to", format!("{to} is no member of the pact; there are {}", members.join(", "))));
+    }
+    let allowed = &service.document.spec.borrowing.clouds;
+    if !allowed.is_empty() && !allowed.contains(to) {
+        return Err(bad("to", format!("{to} may not hold {name}: it is not among borrowing.clouds")));
+    }
+    node.may_act().map_err(Problem::unavailable)
+}
+
+/// Writes the wish down; everything else follows from it.
+pub async fn begin(node: &Node, who: &str, service: &ServiceRecord, to: CloudName) -> Result<Move, Problem> {
+    check(node, service, &to)?;
+    let wish = MoveId::from_entropy(clock::entropy());
+    let (id, name, who) = (service.id.clone(), service.name().clone(), who.to_owned());
+    node.transact(move |tx| {
+        let now = clock::now();
+        if let Some(open) = tx.get::<Move>(MOVE, name.as_str())?.filter(|m| m.body.is_open()) {
+            let text = format!("{name} is being moved to {} already; see {}", open.body.to, open.body.wish);
+            return Err(Problem::conflict(text).into());
+        }
+        let fresh = Move::new(wish, (id, name.clone()), to.clone(), who.clone(), now);
+        tx.put(MOVE, name.as_str(), &fresh, Expect::Any)?;
+        let note = Note::new("move_asked", "service", &name).caused_by(&fresh.wish).because(format!("to {to}"));
+        tx.journal(note.entry(&who, now.wall))?;
+        Ok(fresh)
+    })
+    .await
+}
+
+pub async fn cancel(node: &Node, who: &str, name: ServiceName, why: &str) -> Result<Move, Problem> {
+    let text = if why.is_empty() { format!("{who} cancelled it") } else { format!("{who}: {why}") };
+    node.transact(move |tx| {
+        let now = clock::now();
+        let stored = tx.get::<Move>(MOVE, name.as_str())?.ok_or_else(|| Problem::not_found("move of", &name))?;
+        let Some((next, told)) = cancelled(&stored.body, &text, now) else {
+            let what = format!(
+                "the move of {name} to {} cannot be cancelled any more: {:?}",
+                stored.body.to, stored.body.step
+            );
+            return Err(Problem::conflict(what).into());
+        };
+        put(tx, &next, told, now)?;
+        Ok(next)
+    })
+    .await
+}
+
+pub fn of(node: &Node, name: &ServiceName) -> Result<Option<Arc<Move>>, Problem> {
+    node.item::<Move>(MOVE, name.as_str())
+}
+
+/// Where a service is to be ready, because it is to move there.
+pub fn heading_for(node: &Node, service: &ServiceRecord) -> Option<CloudName> {
+    let open = of(node, service.name()).ok().flatten().filter(|m| m.is_open() && m.id == service.id)?;
+    Some(open.to.clone())
+}
+
+/// Services whose unsafe requests wait, until when at most.
+pub fn held(node: &Node) -> Result<BTreeMap<ServiceName, BootMs>, Problem> {
+    let moves = node.items::<Move>(MOVE)?;
+    let now = clock::boot();
+    let until = |m: &Move| {
+        let agreed = m.held_at.unwrap_or(now).after(pumasi_journey::moving::HOLD_MS_MAX);
+        // Once the heir may have signed, they wait for its word: longer than this none does, and the service stays shut.
+        if matches!(m.step, Step::Holding | Step::Catching) { agreed } else { agreed.max(now.after(1_000)) }
+    };
+    Ok(moves.iter().filter(|m| m.holds()).map(|m| (m.service.clone(), until(m))).collect())
+}
+
+fn put(tx: &mut Tx<'_>, next: &Move, told: Vec<Told>, now: Now) -> Result<(), TxError> {
+    tx.put(MOVE, next.service.as_str(), next, Expect::Any)?;
+    for t in told {
+        let mut note = Note::new(t.action, t.subject_kind, t.subject).caused_by(&next.wish);
+        note.reasons = t.reasons;
+        tx.journal(note.entry("daemon", now.wall))?;
+    }
+    Ok(())
+}
+
+/// Moves every open move by what is seen, and asks its heir. Called at every look.
+pub async fn reconcile(node: &Arc<Node>) -> Result<(), Problem> {
+    let mut done = Ok(());
+    for open in node.items::<Move>(MOVE)?.iter().filter(|m| m.is_open()) {
+        let looked = look(node, open).await;
+        done = done.and(looked);
+    }
+    done
+}
+
+async fn look(node: &Arc<Node>, open: &Move) -> Result<(), Problem> {
+    let Some(service) = node.item::<ServiceRecord>(SERVICE, open.service.as_str())? else { return Ok(()) };
+    if open.step == Step::Catching {
+        node.datasets.hurry();
+    }
+    let sight = sight(node, open, &service)?;
+    let (next, told) = tick(open, &sight, clock::now());
+    if next != *open || !told.is_empty() {
+        let name = open.service.clone();
+        let wish = open.wish.clone();
+        node.transact(move |tx| {
+            let Some(stored) = tx.get::<Move>(MOVE, name.as_str())?.filter(|m| m.body.wish == wish) else {
+                return Ok(());
+            };
+            let now = clock::now();
+            let (next, told) = tick(&stored.body, &sight, now);
+            put(tx, &next, told, now)
+        })
+        .await?;
+    }
+    let Some(now) = of(node, &open.service)? else { return Ok(()) };
+    ask_beside(node, &now);
+    Ok(())
+}
+
+/// The standby at the heir.
+fn part(open: &[Arc<Journey>], m: &Move) -> Option<(Journey, Part)> {
+    let fits = |p: &&Part| p.lender == m.to && p.standby.is_some() && p.is_hopeful() && p.is_complete();
+    let own = open.iter().filter(|j| j.service == m.service);
+    own.flat_map(|j| j.parts.iter().filter(fits).map(move |p| (Journey::clone(j), p.clone())))
+        .find(|(_, p)| m.lease.as_ref().is_none_or(|l| l == &p.lease))
+}
+
+fn sight(node: &Node, m: &Move, service: &ServiceRecord) -> Result<Sight, Problem> {
+    let open = node.open_journeys()?;
+    let Some((_, p)) = part(&open, m) else { return Ok(Sight::default()) };
+    let dossier = crate::borrower::dossier_of(node, service, &open);
+    let informed = dossier.is_some() && p.dossier == dossier && p.generation_sent >= service.generation;
+    let kept = p.state == PartState::Kept && p.expires_at > clock::boot() && informed;
+    let has_data = !service.document.spec.datasets.is_empty();
+    let behind_ms = if has_data { node.datasets.behind_ms().get(&p.lease).copied() } else { Some(0) };
+    let positions = node.datasets.positions_of(&p.lease);
+    let generation = node.generation(service.epoch);
+    let after = |p: &Position| p.generation == generation && p.as_of_ms > m.since.0;
+    let sets = service.document.spec.datasets.iter();
+    Ok(Sight {
+        standby: kept.then(|| p.lease.clone()),
+        behind_ms,
+        drained: gateway::is_drained(node, &m.service),
+        caught: sets.map(|d| positions.get(&d.name)).all(|p| p.is_some_and(after)),
+    })
+}
+
+/// One question at a time.
+fn ask_beside(node: &Arc<Node>, m: &Arc<Move>) {
+    let Some(ask) = m.ask() else { return };
+    if node.may_act().is_err() || !node.moves.0.lock().insert(m.service.clone()) {
+        return;
+    }
+    let (node, m) = (node.clone(), m.clone());
+    crate::world::spawn(async move {
+        let answer = perform(&node, &m, ask).await;
+        let failed = matches!(answer, Answer::Refused { .. });
+        if let Err(e) = believe(&node, &m, answer).await {
+            tracing::error!(service = %m.service, error = %e, "what the heir answered was not recorded; it is asked again");
+        }
+        if failed {
+            tokio::time::sleep(Duration::from_millis(RETRY_MS)).await;
+        }
+        node.moves.0.lock().remove(&m.service);
+        node.wake.notify_one();
+    });
+}
+
+fn refused(e: &CallError) -> Answer {
+    let fatal = e.problem().is_some_and(|p| !p.retry && p.status != 500 && p.status != 401);
+    Answer::Refused { why: e.to_string(), fatal }
+}
+
+fn ours(e: &Problem) -> Answer {
+    Answer::Refused { why: e.to_string(), fatal: false }
+}
+
+async fn perform(node: &Node, m: &Move, ask: Ask) -> Answer {
+    let Some(lease) = &m.lease else {
+        return Answer::Refused { why: "there is no standby at the heir".into(), fatal: true };
+    };
+    let client = match client(node, m) {
+        Ok(client) => client,
+        Err(e) => return ours(&e),
+    };
+    let path = format!("/v1/leases/{lease}/handover");
+    match ask {
+        Ask::Prepare => {
+            let sent: Result<(), CallError> =
+                client.with_timeout(PREPARE_TIMEOUT).post(&format!("{path}/prepare"), &serde_json::json!({})).await;
+            sent.map_or_else(|e| refused(&e), |()| Answer::Prepared)
+        }
+        Ask::Commit => commit(node, m, &client, &path).await,
+        Ask::Open => {
+            let state: Result<HandoverState, CallError> = client.get(&path).await;
+            match state {
+                Ok(HandoverState { open: true, .. }) => Answer::Opened,
+                Ok(HandoverState { why, .. }) => Answer::Refused { why, fatal: false },
+                Err(e) => Answer::Refused { why: e.to_string(), fatal: false },
+            }
+        }
+        Ask::Cancel => {
+            let asked = CancelHandover { wish: m.wish.clone() };
+            let heard: Result<HandoverCancelled, CallError> = client.post(&format!("{path}/cancel"), &asked).await;
+            match heard {
+                Ok(HandoverCancelled { committed: true }) => commit(node, m, &client, &path).await,
+                Ok(HandoverCancelled { committed: false }) => Answer::NotCommitted,
+                Err(e) => Answer::Refused { why: e.to_string(), fatal: false },
+            }
+        }
+    }
+}
+
+fn client(node: &Node, m: &Move) -> Result<Client, Problem> {
+    let service = node.item::<ServiceRecord>(SERVICE, m.service.as_str())?;
+    let service = service.ok_or_else(|| Problem::not_found("service", &m.service))?;
+    Ok(node.peers.clients.of(node, &m.to)?.with_timeout(ASK_TIMEOUT).at_epoch(service.epoch))
+}
+
+/// This cloud signs, and asks the heir to.
+async fn commit(node: &Node, m: &Move, client: &Client, path: &str) -> Answer {
+    let document = match document(node, m) {
+        Ok(document) => document,
+        Err(e) => return ours(&e),
+    };
+    let answer: Result<Signed, CallError> = client.put(path, &Signed { document }).await;
+    let signed = match answer {
+        Ok(signed) => signed.document,
+        Err(e) => return refused(&e),
+    };
+    match written_down(node, m, signed).await {
+        Ok(()) => Answer::Committed,
+        Err(e) => ours(&e),
+    }
+}
+
+fn document(node: &Node, m: &Move) -> Result<SignedDocument, Problem> {
+    let service = node.item::<ServiceRecord>(SERVICE, m.service.as_str())?;
+    let service = service.ok_or_else(|| Problem::not_found("service", &m.service))?;
+    let open = node.open_journeys()?;
+    let (_, p) = part(&open, m).ok_or_else(|| Problem::unavailable(format!("{} keeps it ready no more", m.to)))?;
+    let said = Handover {
+        api_version: API_VERSION.into(),
+        kind: KIND.into(),
+        wish: m.wish.clone(),
+        id: m.id.clone(),
+        service: m.service.clone(),
+        from: node.name().clone(),
+        from_epoch: service.epoch,
+        to: m.to.clone(),
+        epoch: service.epoch.next(),
+        lease: p.lease.clone(),
+        dossier: p.dossier.ok_or_else(|| Problem::unavailable(format!("{} has no dossier", m.to)))?,
+        positions: node.datasets.positions_of(&p.lease),
+        asked_by: m.asked_by.clone(),
+        created_at: m.asked_at,
+    };
+    let payload = serde_json::to_vec(&said).map_err(|e| Problem::ours(e.to_string()))?;
+    let serial = Serial(said.epoch.0);
+    SignedDocument::sign_new(&payload, SIGNED_AS, node.name(), serial, &node.identity.key)
+        .map_err(|e| Problem::ours(e.to_string()))
+}
+
+/// What both signed counts here as well, from the same transaction on that lets the move go on.
+async fn written_down(node: &Node, m: &Move, signed: SignedDocument) -> Result<(), Problem> {
+    let bad =
+        |e: String| Problem::new(502, "bad_signature", Fault::Peer, format!("the handover signed by {}: {e}", m.to));
+    let view = lender::pact(node)?;
+    let both = BTreeSet::from([node.name().clone(), m.to.clone()]);
+    let verified = signed.verify(SIGNED_AS, &view.keys, &both).map_err(|e| bad(e.to_string()))?;
+    let said: Handover = serde_json::from_slice(&verified.payload).map_err(|e| bad(e.to_string()))?;
+    if said.wish != m.wish || said.to != m.to || said.id != m.id || &said.from != node.name() {
+        return Err(bad("it is about another handover".into()));
+    }
+    let name = m.service.clone();
+    node.transact(move |tx| {
+        let now = clock::now();
+        register::enter(tx, &said.id, &signed, &said)?;
+        let Some(stored) = tx.get::<Move>(MOVE, name.as_str())?.filter(|s| s.body.wish == said.wish) else {
+            return Ok(());
+        };
+        let (next, told) = answered(&stored.body, Answer::Committed, now);
+        put(tx, &next, told, now)
+    })
+    .await
+}
+
+async fn believe(node: &Node, m: &Move, answer: Answer) -> Result<(), Problem> {
+    let (name, wish) = (m.service.clone(), m.wish.clone());
+    node.transact(move |tx| {
+        let now = clock::now();
+        let Some(stored) = tx.get::<Move>(MOVE, name.as_str())?.filter(|s| s.body.wish == wish) else { return Ok(()) };
+        let (next, told) = answered(&stored.body, answer, now);
+        if next == stored.body {
+            return Ok(());
+        }
+        put(tx, &next, told, now)
+    })
+    .await
+}
+
+/// After a reboot: boot times are void.
+pub fn forfeit(tx: &mut Tx<'_>) -> Result<(), TxError> {
+    for stored in tx.list::<Move>(MOVE)?.into_iter().filter(|m| m.body.is_open()) {
+        let next = pumasi_journey::moving::after_reboot(&stored.body, clock::now());
+        tx.put(MOVE, &stored.name, &next, Expect::Revision(stored.revision))?;
+    }
+    Ok(())
+}

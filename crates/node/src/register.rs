@@ -1,0 +1,76 @@
+//! Who owns a service, at which epoch. Everything that acts for a service asks here.
+//!
+//! Enters: a service's record, the handovers that both sides signed. Leaves: its owner.
+//! Always holds: a service that was never handed over is its own cloud's; what cannot be read is nobody's, so that nothing is started,
+//! served or sent for it here.
+//!
+//! This is the register of clouds that hand over by both signatures. Where a pact votes, it answers instead, by the same question.
+
+use crate::Node;
+use crate::node::TxError;
+use crate::object::{MOVE, ServiceRecord, TENURE};
+use pumasi_api::Problem;
+use pumasi_journey::moving::Move;
+use pumasi_lease::handover::Handover;
+use pumasi_store::{Expect, Tx};
+use pumasi_terms::{CloudName, Epoch, ServiceId};
+use pumasi_trust::SignedDocument;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tenure {
+    pub owner: CloudName,
+    pub epoch: Epoch,
+    /// Who had it before, if it was handed over.
+    pub before: Option<CloudName>,
+}
+
+fn read(document: &SignedDocument) -> Result<Handover, Problem> {
+    serde_json::from_slice(document.unverified_payload()).map_err(|e| Problem::ours(format!("a handover: {e}")))
+}
+
+/// The handover that counts, if there was one. What this store holds was verified before.
+pub fn handover(node: &Node, id: &ServiceId) -> Result<Option<Handover>, Problem> {
+    node.item::<SignedDocument>(TENURE, id.as_str())?.map(|d| read(&d)).transpose()
+}
+
+pub fn tenure(node: &Node, service: &ServiceRecord) -> Result<Tenure, Problem> {
+    Ok(match handover(node, &service.id)? {
+        Some(h) => Tenure { owner: h.to, epoch: h.epoch, before: Some(h.from) },
+        None => Tenure { owner: node.name().clone(), epoch: service.epoch, before: None },
+    })
+}
+
+/// Whether this cloud may act as the owner.
+pub fn is_ours(node: &Node, service: &ServiceRecord) -> bool {
+    tenure(node, service).is_ok_and(|t| &t.owner == node.name() && t.epoch == service.epoch)
+}
+
+/// Whether its instances run here: as the owner, or until the heir has opened.
+pub fn runs_here(node: &Node, service: &ServiceRecord) -> bool {
+    let opens = || matches!(node.item::<Move>(MOVE, service.name().as_str()), Ok(Some(m)) if m.opens());
+    service.taking.is_none() && (is_ours(node, service) || opens())
+}
+
+/// Whom to ask instead.
+///
+/// # Errors
+/// `moved` where another cloud owns it.
+pub fn must_be_ours(node: &Node, service: &ServiceRecord) -> Result<(), Problem> {
+    let t = tenure(node, service)?;
+    if &t.owner == node.name() {
+        return Ok(());
+    }
+    let text = format!("{} is served by {} since it was moved there; ask that cloud", service.name(), t.owner);
+    Err(Problem { code: "moved".into(), ..Problem::conflict(text) })
+}
+
+/// Both have signed: from this transaction on it counts. An older one replaces no newer one.
+pub fn enter(tx: &mut Tx<'_>, id: &ServiceId, document: &SignedDocument, handover: &Handover) -> Result<(), TxError> {
+    let old = tx.get::<SignedDocument>(TENURE, id.as_str())?.map(|d| read(&d.body)).transpose()?;
+    if let Some(old) = old.filter(|old| old.epoch >= handover.epoch && old != handover) {
+        let text = format!("epoch {} of {} is not newer than {}, which counts", handover.epoch, old.service, old.epoch);
+        return Err(Problem::conflict(text).into());
+    }
+    tx.put(TENURE, id.as_str(), document, Expect::Any)?;
+    Ok(())
+}
