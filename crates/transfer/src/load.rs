@@ -4,6 +4,7 @@
 //! a dataset that stopped being it (`demote`).
 //! Always holds: what kind a dataset is, is asked here and nowhere else; a copy never claims a position that it does not hold.
 
+use crate::disk;
 use crate::erase::Remains;
 use crate::files::{FilesCopy, FilesHome};
 use crate::helper::{HomePlace, Refusal, Why};
@@ -18,7 +19,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fmt::Debug;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 /// What a look at home found.
 #[derive(Debug)]
@@ -157,6 +159,14 @@ impl Demoted {
         });
         Self { digest, divergence }
     }
+}
+
+/// Moves a dataset that has diverged to `kept`, where `divergence.json` says what of it its successor has not. It may be called again
+/// until it succeeds. The directories above both are the caller's alone, and on one file system.
+pub fn set_aside(dir: &Path, kept: &Path, divergence: &Divergence) -> io::Result<()> {
+    std::fs::create_dir_all(kept)?;
+    disk::write_state(&kept.join("divergence.json"), &serde_json::to_vec_pretty(divergence)?, true)?;
+    disk::move_dir(dir, &kept.join("data"))
 }
 
 /// Where a copy is, and what it may do.

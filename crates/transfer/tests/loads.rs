@@ -10,7 +10,8 @@ use pumasi_terms::service::DatasetKind;
 use pumasi_terms::{Epoch, Generation, Position};
 use pumasi_transfer::disk::{Outage, move_dir};
 use pumasi_transfer::helper::{FarPlace, HomePlace, Reply, Request, Set, VERSION, Why, Work, digests_of};
-use pumasi_transfer::{Access, Base, Demoted, TreeManifest};
+use pumasi_transfer::load::set_aside;
+use pumasi_transfer::{Access, Base, Demoted, Divergence, TreeManifest};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use rusqlite::Connection;
 use std::collections::BTreeMap;
@@ -463,6 +464,20 @@ fn what_was_written_after_the_base_is_told_by_name() {
         let found = demote(&mut home, base, &began).divergence.unwrap().differences.unwrap();
         let names = [found.added, found.changed, found.removed].map(|n| (n.count, n.first.join(" ")));
         assert_eq!(names, [(1, "new".into()), (1, "a/6".into()), (1, "a/5".into())]);
+        let divergence = demote(&mut home, base, &began).divergence.unwrap();
+        drop(home);
+        let (kept, picture) = (tmp.path().join("kept/e1"), picture_of_files(&a.data()));
+        for step in 0.. {
+            let outage = Outage::after(step);
+            let aside = set_aside(&a.data(), &kept, &divergence);
+            if aside.is_ok() && !outage.came() {
+                break;
+            }
+        }
+        assert!(!a.data().exists());
+        assert_eq!(picture_of_files(&kept.join("data")), picture);
+        let told = fs::read(kept.join("divergence.json")).unwrap();
+        assert_eq!(serde_json::from_slice::<Divergence>(&told).unwrap(), divergence);
     }
 }
 
