@@ -220,6 +220,12 @@ async fn copies_go_from_helper_to_helper_and_belong_to_their_readers_group() {
             assert_eq!(fs::metadata(far.copy()).unwrap().mode() & 0o7777, 0o2750);
             assert_eq!(fs::metadata(far.dir.join("work")).unwrap().mode() & 0o7777, 0o700);
         }
+        // As confined as it is, it makes the copy the dataset.
+        let promoted = ask(&mut there, Request::Promote { set: far.set.clone() }, b"").await.unwrap().0;
+        let Reply::Promoted(base) = promoted else { panic!("{kind:?}: {promoted:?}") };
+        assert_eq!(ask(&mut near, Request::Digest, b"").await.unwrap().0, Reply::Digest { digest: base.digest });
+        let mode = |dir: &Path| fs::metadata(dir.join(file)).unwrap().mode() & 0o7777;
+        assert_eq!(mode(&far.copy()), mode(&home.dir), "{kind:?}");
         drop((near, there));
         fs::remove_dir_all(&far.dir).unwrap();
     }

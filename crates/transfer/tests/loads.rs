@@ -496,8 +496,22 @@ fn a_mode_or_a_time_alone_is_a_change_and_costs_little() {
     fs::File::open(a.data().join("many-251")).unwrap().set_modified(time).unwrap();
     let (bytes, at) = copy.follow(&mut home, 300);
     assert!(bytes < 160 && at.is_some(), "{bytes} bytes");
-    copy.promote();
+    let base = copy.promote();
+    assert_eq!((Some(base.at), copy.reopen()), (at, None));
     assert_eq!(picture_of_files(&a.data()), picture_of_files(&copy.dir()));
+}
+
+/// What is told to be at a position is there after a power cut too.
+#[test]
+fn an_update_that_comes_again_moves_what_is_on_disk() {
+    let mut r = ready(Kind::Files, Access::Owner);
+    let mut again = r.changes.clone();
+    // The same states, found a moment later: the instant stands behind the two digests and the generation.
+    again[4 + 1 + 64 + 8..][..8].copy_from_slice(&777u64.to_le_bytes());
+    for changes in [r.changes.clone(), again] {
+        ask(&mut r.copy.work, Request::Change { set: r.copy.set.clone() }, &changes);
+    }
+    assert_eq!(r.copy.reopen(), Some(Position::new(r.at[1].generation, 777)));
 }
 
 /// A home that went on once, and a copy that may be brought there.

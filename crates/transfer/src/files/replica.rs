@@ -163,7 +163,11 @@ impl FilesReplica {
     ) -> Result<Position, FilesError> {
         let update = TreeUpdate::decode(update)?;
         if self.advance(&update.tree, update.at) {
-            // Its answer was lost, and it was sent again.
+            // Its answer was lost, and it was sent again; or another way led to the same.
+            if let Some(held) = self.held.as_ref().filter(|_| self.options.durable) {
+                let path = self.beside(".state");
+                held.write(&path, true).map_err(Self::fault(&path))?;
+            }
             return Ok(update.at);
         }
         let base = self.tree().ok_or(UpdateError::OtherBase { wanted: update.base })?;
