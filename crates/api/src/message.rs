@@ -154,6 +154,33 @@ pub struct RehearseService {
     pub at: Option<CloudName>,
 }
 
+/// `POST /v1/services/{name}/move`: it lives at another cloud from now on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MoveService {
+    pub to: CloudName,
+    /// Only what would come of it is answered.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+}
+
+/// What a move comes to, as far as it can be told before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct MoveOutlook {
+    pub service: ServiceName,
+    pub from: CloudName,
+    pub to: CloudName,
+    /// Whether everything is kept ready there already.
+    pub is_ready: bool,
+    /// Bytes that are sent before anybody waits.
+    pub bytes: u64,
+    /// How long requests that change something wait, about; none: not known.
+    pub pause_ms: Option<u64>,
+    /// What is kept there costs so much an hour until it has moved; none: no offer is known.
+    pub cost_per_hour: Option<pumasi_terms::Money>,
+    pub risks: Vec<String>,
+}
+
 /// What is rehearsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]

@@ -8,6 +8,7 @@ use crate::node::{Locked, Note, TxError};
 use crate::object::{MOVE, SERVICE, ServiceRecord};
 use crate::wire::{CancelHandover, HandoverCancelled, HandoverState, Signed};
 use crate::{Node, clock, gateway, lender, register};
+use pumasi_api::message::MoveOutlook;
 use pumasi_api::{CallError, Client, Fault, Problem};
 use pumasi_journey::moving::{Answer, Ask, Move, Sight, Step, answered, cancel as cancelled, tick};
 use pumasi_journey::{Journey, Part, PartState, Told};
@@ -54,6 +55,41 @@ pub fn check(node: &Node, service: &ServiceRecord, to: &CloudName) -> Result<(),
         return Err(bad("to", format!("{to} may not hold {name}: it is not among borrowing.clouds")));
     }
     node.may_act().map_err(Problem::unavailable)
+}
+
+/// What it comes to, as far as it can be told now.
+pub async fn outlook(node: &Node, service: &ServiceRecord, to: &CloudName) -> Result<MoveOutlook, Problem> {
+    let open = node.open_journeys()?;
+    let spec = &service.document.spec;
+    let kept = |p: &&Part| &p.lender == to && p.standby.is_some() && p.is_complete() && p.is_hopeful();
+    let own = open.iter().filter(|j| &j.service == service.name()).flat_map(|j| &j.parts);
+    let is_ready = own.filter(kept).count() > 0;
+    let bytes = if is_ready { 0 } else { crate::borrower::sent_bytes(node, service).await? };
+    let rtt_ms = node.peers.of(to).rtt_us().map(|us| us / 1_000);
+    let offer = node.peers.offers().into_iter().map(|(offer, _)| offer).find(|o| &o.cloud == to);
+    let price = offer.as_ref().map(|o| o.price_per_instance_hour(spec.application.resources));
+    let kept_percent = offer.as_ref().and_then(|o| o.standby_percent);
+    let mut risks = vec![
+        "what the application writes by itself while requests wait, and not by a request, may be lost".to_owned(),
+        "open WebSockets are closed, so that their clients connect again".to_owned(),
+    ];
+    if kept_percent.is_none() && !is_ready {
+        risks.push(format!("{to} does not offer to keep it ready now: the move waits until it does"));
+    }
+    Ok(MoveOutlook {
+        service: service.name().clone(),
+        from: node.name().clone(),
+        to: to.clone(),
+        is_ready,
+        bytes,
+        // The last of the data, both signatures, the word that it is open; and one start.
+        pause_ms: rtt_ms.zip(node.starts.of(&service.owner())).map(|(rtt, start)| rtt * 4 + start),
+        cost_per_hour: price.zip(kept_percent).map(|(p, percent)| {
+            let least = u64::from(spec.instances.home.min.max(1));
+            pumasi_terms::Money(p.percent(percent).0.saturating_mul(least))
+        }),
+        risks,
+    })
 }
 
 /// Writes the wish down; everything else follows from it.

@@ -190,6 +190,19 @@ Examples:
 No user is sent there. What is borrowed is paid for; the ceilings of the service hold."
     )]
     Rehearse(RehearseCommand),
+    /// Move a service to another cloud, for good: its data, host names and users go along
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  pumasi move service notes --to city-c --dry-run
+  pumasi move service notes --to city-c
+  pumasi move cancel notes --why 'not today'
+
+Requests that change something wait for a moment while the last of the data is sent; none is lost. The cloud that it leaves
+forwards whoever still comes to it."
+    )]
+    Move(MoveCommand),
     /// The journal: what happened and why
     #[command(after_help = "\
 Examples:

@@ -18,6 +18,7 @@ mod golden;
 mod hints;
 mod kinds;
 mod logging;
+mod moving;
 mod output;
 mod pact;
 mod plan;
@@ -112,6 +113,7 @@ async fn ask(session: &Session, command: &Command) -> Result<(), Failure> {
         Command::Lease(command) => acts::lease(session, command).await,
         Command::Settlement(command) => acts::settlement(session, command).await,
         Command::Journey(command) => acts::journey(session, command).await,
+        Command::Move(command) => moving::moving(session, command).await,
         Command::Rehearse(command) => rehearse::rehearse(session, command).await,
         Command::Events { follow, subject, limit } => {
             events::events(session, subject.as_deref(), *limit, *follow).await

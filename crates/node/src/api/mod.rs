@@ -12,6 +12,7 @@ mod customers;
 mod idle;
 mod journeys;
 mod listen;
+mod moving;
 mod on_lease;
 mod openapi;
 mod pact;
@@ -105,6 +106,9 @@ fn table(door: Door) -> Table {
         .on(Put, "/v1/services/{name}", services::put)
         .on(Post, "/v1/services/{name}/check", services::check_only)
         .on(Post, "/v1/services/{name}/rehearsals", journeys::rehearse)
+        .on(Get, "/v1/services/{name}/move", moving::get)
+        .on(Post, "/v1/services/{name}/move", moving::begin)
+        .on(Post, "/v1/services/{name}/move/cancel", moving::cancel)
         .on(Delete, "/v1/services/{name}", services::delete)
         .on(Get, "/v1/services/{name}/logs", services::logs)
         .on(Post, "/v1/bundles/missing", services::bundle_missing)

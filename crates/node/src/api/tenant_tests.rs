@@ -258,6 +258,9 @@ async fn what_is_somebody_elses_is_not_there() {
         ("DELETE", "/v1/services/victim".to_owned(), Value::Null),
         ("POST", format!("/v1/journeys/{JOURNEY_ID}/cancel"), json!({})),
         ("POST", "/v1/services/victim/rehearsals".to_owned(), json!({"cause": "overload"})),
+        ("POST", "/v1/services/victim/move".to_owned(), json!({"to": "city-b"})),
+        ("POST", "/v1/services/victim/move/cancel".to_owned(), json!({})),
+        ("GET", "/v1/services/victim/move".to_owned(), Value::Null),
         ("POST", format!("/v1/plans/{PLAN_ID}/approve"), json!({})),
         ("POST", format!("/v1/plans/{PLAN_ID}/refuse"), json!({})),
     ] {
@@ -702,6 +705,8 @@ fn every_endpoint_for_customers_is_in_the_matrix_or_tells_nothing_of_them() {
         "/v1/services/{name}",
         "/v1/services/{name}/check",
         "/v1/services/{name}/rehearsals",
+        "/v1/services/{name}/move",
+        "/v1/services/{name}/move/cancel",
         "/v1/services/{name}/logs",
         "/v1/retired",
         "/v1/retired/{id}",

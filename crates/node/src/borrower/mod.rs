@@ -197,6 +197,14 @@ async fn input(
     })
 }
 
+/// What is sent to a cloud that has nothing of the service yet.
+pub async fn sent_bytes(node: &Node, service: &ServiceRecord) -> Result<u64, Problem> {
+    let bundle = bundles::owned(node, &service.customer).size(node, &service.bundle())?;
+    let data = crate::tenancy::service_dir(node, service).join("data");
+    let (bytes, _) = crate::world::blocking(move || measure(&data)).await.unwrap_or_default();
+    Ok(bundle.bytes.saturating_add(bytes))
+}
+
 /// Bytes and entries of a directory.
 fn measure(dir: &Path) -> (u64, u64) {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();

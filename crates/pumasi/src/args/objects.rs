@@ -54,6 +54,31 @@ pub enum LeaseCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub enum MoveCommand {
+    /// It lives there from now on
+    Service {
+        #[arg(value_name = "NAME")]
+        service: ServiceName,
+        /// The cloud, a member of the pact
+        #[arg(long, value_name = "CLOUD")]
+        to: CloudName,
+        /// Only tell what would come of it: bytes, cost, pause, risks
+        #[arg(long)]
+        dry_run: bool,
+        /// Wait for its end no longer than this; it goes on meanwhile
+        #[arg(long, value_name = "DURATION", value_parser = parse_ms, default_value = "10m")]
+        within: u64,
+    },
+    /// Stay where it is, as long as the other cloud does not own it yet
+    Cancel {
+        #[arg(value_name = "NAME")]
+        service: ServiceName,
+        #[command(flatten)]
+        why: WhyArgs,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub enum RehearseCommand {
     /// As if there were more load than the home can bear
     #[command(after_help = "\
