@@ -161,15 +161,21 @@ impl Bundles {
         trees.map(|tree| (tree.digest(), Size::of(&tree, now))).collect()
     }
 
-    /// Writes down what is unpacked elsewhere on this cloud, so that it can be sent on once it lies here.
-    pub fn know(&self, digest: &Digest, unpacked: &Path) -> Result<(), Problem> {
-        if self.manifest_path(digest).exists() {
+    /// Takes in what was unpacked for a lease, as if its customer had sent it.
+    pub fn take_in(&self, digest: &Digest, unpacked: &Path) -> Result<(), Problem> {
+        if self.is_whole(digest) {
             return Ok(());
         }
+        let wrong = |e: String| Problem::ours(format!("bundle {digest}: {e}"));
         let tree = pumasi_transfer::scan(unpacked, &mut ChunkCache::default(), ScanLimits::default())
-            .map_err(|e| Problem::ours(format!("bundle {digest}: {e}")))?;
+            .map_err(|e| wrong(e.to_string()))?;
         if tree.digest() != *digest {
-            return Err(Problem::ours(format!("bundle {digest} is {} as it lies here", tree.digest())));
+            return Err(wrong(format!("it is {} as it lies here", tree.digest())));
+        }
+        if !self.unpacked(digest).exists() {
+            let options = Options { access: Access::Everyone, ..Options::default() };
+            let source = pumasi_transfer::TreeChunks::new(unpacked.to_owned(), &tree);
+            build(&tree, &source, &self.unpacked(digest), &options).map_err(|e| wrong(e.to_string()))?;
         }
         self.write(self.manifest_path(digest), &tree.to_bytes())
     }

@@ -46,7 +46,7 @@ pub fn write_config(config: &Config) -> std::io::Result<()> {
 /// Whether the gateway holds the unsafe requests of a service, and none is in flight.
 pub fn is_drained(node: &Node, service: &pumasi_terms::ServiceName) -> bool {
     let _ = (node, service);
-    false
+    true
 }
 
 /// Starts the gateway so that it outlives this process: its own process group, its output to its own file.

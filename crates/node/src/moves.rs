@@ -14,7 +14,9 @@ use pumasi_journey::moving::{Answer, Ask, Move, Sight, Step, answered, cancel as
 use pumasi_journey::{Journey, Part, PartState, Told};
 use pumasi_lease::handover::{Handover, KIND, SIGNED_AS};
 use pumasi_store::{Expect, Tx};
-use pumasi_terms::{API_VERSION, BootMs, CloudName, FieldError, MoveId, Now, Position, Serial, ServiceName};
+use pumasi_terms::{
+    API_VERSION, BootMs, CloudName, DatasetName, FieldError, LeaseId, MoveId, Now, Position, Serial, ServiceName,
+};
 use pumasi_trust::SignedDocument;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -215,7 +217,9 @@ fn sight(node: &Node, m: &Move, service: &ServiceRecord) -> Result<Sight, Proble
     let behind_ms = if has_data { node.datasets.behind_ms().get(&p.lease).copied() } else { Some(0) };
     let positions = node.datasets.positions_of(&p.lease);
     let generation = node.generation(service.epoch);
-    let after = |p: &Position| p.generation == generation && p.as_of_ms > m.since.0;
+    let after = |(p, said): &(Position, Option<Position>)| {
+        p.generation == generation && p.as_of_ms > m.since.0 && said.is_some()
+    };
     let sets = service.document.spec.datasets.iter();
     Ok(Sight {
         standby: kept.then(|| p.lease.clone()),
@@ -331,7 +335,7 @@ fn document(node: &Node, m: &Move) -> Result<SignedDocument, Problem> {
         epoch: service.epoch.next(),
         lease: p.lease.clone(),
         dossier: p.dossier.ok_or_else(|| Problem::unavailable(format!("{} has no dossier", m.to)))?,
-        positions: node.datasets.positions_of(&p.lease),
+        positions: answered_positions(node, &p.lease),
         asked_by: m.asked_by.clone(),
         created_at: m.asked_at,
     };
@@ -339,6 +343,12 @@ fn document(node: &Node, m: &Move) -> Result<SignedDocument, Problem> {
     let serial = Serial(said.epoch.0);
     SignedDocument::sign_new(&payload, SIGNED_AS, node.name(), serial, &node.identity.key)
         .map_err(|e| Problem::ours(e.to_string()))
+}
+
+/// What the heir has said that it holds. Since then nothing was written, as `caught` saw.
+fn answered_positions(node: &Node, lease: &LeaseId) -> BTreeMap<DatasetName, Position> {
+    let all = node.datasets.positions_of(lease);
+    all.into_iter().filter_map(|(set, (_, said))| Some((set, said?))).collect()
 }
 
 /// What both signed counts here as well, from the same transaction on that lets the move go on.

@@ -64,6 +64,12 @@ pub fn must_be_ours(node: &Node, service: &ServiceRecord) -> Result<(), Problem>
     Err(Problem { code: "moved".into(), ..Problem::conflict(text) })
 }
 
+/// Who owns it since it was handed over, as a transaction sees it.
+pub fn owner_in(tx: &Tx<'_>, id: &ServiceId) -> Result<Option<CloudName>, TxError> {
+    let kept = tx.get::<SignedDocument>(TENURE, id.as_str())?;
+    Ok(kept.map(|d| read(&d.body)).transpose()?.map(|h| h.to))
+}
+
 /// Both have signed: from this transaction on it counts. An older one replaces no newer one.
 pub fn enter(tx: &mut Tx<'_>, id: &ServiceId, document: &SignedDocument, handover: &Handover) -> Result<(), TxError> {
     let old = tx.get::<SignedDocument>(TENURE, id.as_str())?.map(|d| read(&d.body)).transpose()?;

@@ -46,6 +46,7 @@ pub async fn rehearse(
     Json(wish): Json<RehearseService>,
 ) -> Answer<Journey> {
     let service = services::theirs(&node, &who, &name)?.body;
+    crate::register::must_be_ours(&node, &service)?;
     let id = borrower::rehearse(&node, &who.to_string(), &service, wish).await?;
     get(State(node), Extension(who), Path(id)).await
 }

@@ -5,7 +5,7 @@ use super::params::{For, Path, Query};
 use crate::node::{Note, TxError, store_problem};
 use crate::object::{LENT, SERVICE, ServiceRecord, service_named_by};
 use crate::tenancy::{self, Estate};
-use crate::{Node, borrower, bundles, clock, home, lendable, lender, secrets, trouble};
+use crate::{Node, borrower, bundles, clock, home, lendable, lender, register, secrets, trouble};
 use axum::Extension;
 use axum::extract::State;
 use bytes::Bytes;
@@ -48,8 +48,10 @@ fn view(
         node.troubles.of(&owner, &node.instances.get()).map(|t| trouble::words(&t, lines)).into_iter().collect();
     // What keeps it ready elsewhere is no help that it needs now.
     let helped: Vec<&&Arc<Journey>> = own.iter().filter(|j| !j.is_continuity()).collect();
+    let moved = register::tenure(node, &record).ok().filter(|t| &t.owner != node.name());
     let phase = match (record.deleting, ready, helped.is_empty()) {
         (true, ..) => "deleting",
+        _ if moved.is_some() => "moved",
         (_, 0, _) => "starting",
         (_, n, _) if n < wanted => "degraded",
         (_, _, false) => "borrowing",
@@ -57,6 +59,7 @@ fn view(
     };
     match phase {
         "deleting" => why.insert(0, "what it rented is given back first".to_owned()),
+        "moved" => why = moved.iter().map(|t| format!("{} owns it since epoch {}", t.owner, t.epoch)).collect(),
         "degraded" if why.is_empty() => why.push(format!("{ready} of {wanted} instances at home are ready")),
         "borrowing" => why.extend(helped.iter().map(|j| j.id.to_string())),
         _ => {}
@@ -198,6 +201,9 @@ fn admitted(node: &Node, who: &Principal, name: &ServiceName, asked: For, servic
         }
     };
     let old = node.get::<ServiceRecord>(SERVICE, name.as_str())?;
+    if let Some(old) = old.as_ref().filter(|old| Estate::of(node, who).is_ok_and(|e| e.record(old))) {
+        register::must_be_ours(node, old)?;
+    }
     let customer = match (&old, asked.customer) {
         (Some(old), _) if !Estate::of(node, who)?.record(old) => return Err(taken(name)),
         (Some(old), Some(other)) if other != old.customer => {
@@ -326,7 +332,9 @@ pub async fn delete(
     Extension(who): Extension<Principal>,
     Path(name): Path<ServiceName>,
 ) -> Answer<()> {
-    let id = theirs(&node, &who, &name)?.body.id;
+    let record = theirs(&node, &who, &name)?.body;
+    register::must_be_ours(&node, &record)?;
+    let id = record.id;
     node.transact(move |tx| {
         let stored = tx.get::<ServiceRecord>(SERVICE, name.as_str())?.filter(|s| s.body.id == id);
         let stored = stored.ok_or_else(|| Problem::not_found("service", &name))?;

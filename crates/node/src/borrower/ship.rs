@@ -50,6 +50,8 @@ struct Shipper {
     scratch: PathBuf,
     generation: Generation,
     position: Option<Position>,
+    /// What the lender said last. It does not hear that nothing changed since.
+    answered: Option<Position>,
 }
 
 impl Shipping {
@@ -70,6 +72,12 @@ impl Shipping {
         self.moved.notify_waiters();
     }
 
+    fn answered(&self, lease: &LeaseId, name: &DatasetName, position: Position) {
+        if let Some(shipper) = self.running.lock().get_mut(&(lease.clone(), name.clone())) {
+            shipper.answered = Some(position);
+        }
+    }
+
     /// The least position over the datasets of each lease.
     fn positions(&self) -> BTreeMap<LeaseId, Position> {
         let mut least: BTreeMap<LeaseId, Position> = BTreeMap::new();
@@ -84,11 +92,11 @@ impl Shipping {
         self.urgent.notify_waiters();
     }
 
-    /// How far the copies of one lease are, those that are whole.
-    pub fn positions_of(&self, lease: &LeaseId) -> BTreeMap<DatasetName, Position> {
+    /// How far the copies of one lease are, those that are whole: up to when they hold everything, and what their lender said last.
+    pub fn positions_of(&self, lease: &LeaseId) -> BTreeMap<DatasetName, (Position, Option<Position>)> {
         let running = self.running.lock();
         let own = running.iter().filter(|((of, _), _)| of == lease);
-        own.filter_map(|((_, set), s)| Some((set.clone(), s.position?))).collect()
+        own.filter_map(|((_, set), s)| Some((set.clone(), (s.position?, s.answered)))).collect()
     }
 
     /// How far the copies of each lease are behind now, at most; of those that are whole.
@@ -155,7 +163,7 @@ pub fn start(node: &Arc<Node>, service: &ServiceRecord, part: &Part) {
         };
         let (scratch, generation) = (ship.scratch(), ship.generation());
         let task = crate::world::spawn(ship.run());
-        running.insert(key, Shipper { task, scratch, generation, position: None });
+        running.insert(key, Shipper { task, scratch, generation, position: None, answered: None });
     }
 }
 
@@ -460,6 +468,7 @@ impl Ship {
         let sent = SendTree { epoch: self.service.epoch, digest, position: as_of };
         let path = format!("/v1/leases/{}/datasets/{}", self.lease, self.set.name);
         let state: CopyState = client.put(&path, &sent).await?;
+        self.node.datasets.answered(&self.lease, &self.set.name, state.position);
         Ok(state.position)
     }
 
@@ -468,6 +477,7 @@ impl Ship {
         let garbled = |problem: String| CallError::Garbled { url: self.lender.to_string(), problem };
         let path = format!("/v1/leases/{}/datasets/{}/batches", self.lease, self.set.name);
         let state: CopyState = self.client().map_err(garbled)?.send_bytes("POST", &path, Bytes::from(bytes)).await?;
+        self.node.datasets.answered(&self.lease, &self.set.name, state.position);
         Ok(state.position)
     }
 }

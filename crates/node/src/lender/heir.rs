@@ -60,7 +60,7 @@ pub async fn prepare(node: &Node, lent: &LentLease) -> Result<(), Problem> {
     keep_secrets(node, lent, &dossier, &sent)?;
     let bundle = bundles::owned(node, &dossier.customer);
     let unpacked = unpacked(node, lent, &sent);
-    world::blocking(move || bundle.know(&sent.digest, &unpacked)).await.map_err(|e| Problem::ours(e.to_string()))?
+    world::blocking(move || bundle.take_in(&sent.digest, &unpacked)).await.map_err(|e| Problem::ours(e.to_string()))?
 }
 
 /// Whether this cloud could run it as its own.
@@ -289,8 +289,7 @@ pub async fn promote(node: &Node, lent: &LentLease) -> Result<bool, Problem> {
     let to = tenancy::service_dir(node, service);
     let aside = to.join("before").join(format!("epoch-{}", service.epoch));
     let sets: Vec<String> = sent.sent.datasets.iter().map(|s| s.name.to_string()).collect();
-    let bundle = (unpacked(node, lent, &sent), bundles::owned(node, &service.customer).unpacked(&sent.digest));
-    let moved = world::blocking(move || move_all(&from, &to, &aside, &sets, &bundle)).await;
+    let moved = world::blocking(move || move_all(&from, &to, &aside, &sets)).await;
     moved
         .map_err(|e| Problem::ours(e.to_string()))?
         .map_err(|e| Problem::ours(format!("moving what was kept: {e}")))?;
@@ -324,13 +323,7 @@ async fn stopped(node: &Node, lent: &LentLease) -> bool {
 }
 
 /// By renaming: nothing is copied, and what was cut off goes on. What this cloud had of an earlier time is set aside.
-fn move_all(
-    from: &Path,
-    to: &Path,
-    aside: &Path,
-    sets: &[String],
-    (unpacked, bundle): &(PathBuf, PathBuf),
-) -> std::io::Result<()> {
+fn move_all(from: &Path, to: &Path, aside: &Path, sets: &[String]) -> std::io::Result<()> {
     let data = to.join("data");
     std::fs::create_dir_all(&data)?;
     for set in sets {
@@ -343,10 +336,6 @@ fn move_all(
             std::fs::rename(&own, aside.join(set))?;
         }
         std::fs::rename(&kept, &own)?;
-    }
-    if !bundle.exists() && unpacked.exists() {
-        bundle.parent().map_or(Ok(()), std::fs::create_dir_all)?;
-        std::fs::rename(unpacked, bundle)?;
     }
     std::fs::File::open(&data)?.sync_all()
 }

@@ -25,7 +25,7 @@ use crate::object::{
 };
 use crate::pact::PactView;
 use crate::uploads::Size;
-use crate::{Node, clock, home};
+use crate::{Node, clock, home, register};
 use pumasi_api::{Fault, Principal, Problem};
 use pumasi_engine::{InstanceState, InstanceStatus};
 use pumasi_lease::message::{LeaseStatus, ReservationGrant, ReservationRequest};
@@ -224,7 +224,13 @@ pub async fn sign(node: &Node, borrower: CloudName, document: SignedDocument) ->
         let known = tx.get::<LentLease>(LENT, lease.id.as_str())?.is_some();
         if !known {
             settling::within_trust(tx, &lents, &borrower)?;
-            let services: Vec<ServiceRecord> = tx.list(SERVICE)?.into_iter().map(|s| s.body).collect();
+            let mut services: Vec<ServiceRecord> = tx.list(SERVICE)?.into_iter().map(|s| s.body).collect();
+            // What this cloud had, and its owner of now wants kept ready here, is that owner's.
+            let mut theirs = Vec::new();
+            for s in services.iter().filter(|s| s.name() == &lease.service) {
+                theirs.extend(register::owner_in(tx, &s.id)?.filter(|o| o == &borrower).map(|_| s.id.clone()));
+            }
+            services.retain(|s| !theirs.contains(&s.id));
             let leases = |book: &Book| hosts::check_agreed(&lease, services.iter(), book.leases().map(|l| &**l));
             lents.book(tx, leases)??;
             // The borrower chooses the id: it must not be that of a lease that this cloud rents, or another's that is over.
