@@ -3,6 +3,7 @@
 pub mod faults;
 pub mod foreign;
 pub mod hostile;
+pub mod moving;
 pub mod overload;
 mod rehearsal;
 pub mod standby;
@@ -15,6 +16,7 @@ use anyhow::bail;
 /// Name and one line about each.
 pub const ALL: &[(&str, &str)] = &[
     ("overload", "a campaign brings several times what the home can serve; room is borrowed and given back"),
+    ("move", "services move to a neighbour and back under load, as their customer asks"),
     (
         "standby",
         "a service is kept ready elsewhere: it outlives its own cloud's silence, and helps within a second under load",
@@ -33,6 +35,7 @@ pub const ALL: &[(&str, &str)] = &[
 pub async fn play(name: &str, options: &Options, story: &mut Story) -> anyhow::Result<Report> {
     match name {
         "overload" => overload::play(options, story).await,
+        "move" => moving::play(options, story).await,
         "standby" => standby::play(options, story).await,
         "faults" => faults::play(options, story).await,
         "foreign" => foreign::play(options, story).await,

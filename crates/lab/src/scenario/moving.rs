@@ -1,0 +1,211 @@
+//! Move: a customer moves its services to a neighbour and back, under load, as often as is wanted.
+//!
+//! Users keep the host name and come in where they always did: at city A, which forwards while it is not the owner. No request fails, no
+//! acknowledged write is lost or doubled, and what the files were in the beginning they are in the end.
+
+use super::overload::{TIMING, WORK, bundle, service, worth_telling};
+use crate::cluster::Cluster;
+use crate::example::files::FilesWorkload;
+use crate::example::notes::{NotesWorkload, export};
+use crate::example::{Kind, work};
+use crate::follow::Chronicle;
+use crate::load::{self, Gaps, LoadOptions, Outcome, Run, Running, Schedule, Workload};
+use crate::machine::ValidityBounds;
+use crate::report::{Promise, Report};
+use crate::run::{Options, three_clouds};
+use crate::story::Story;
+use anyhow::{Context, ensure};
+use pumasi_journey::moving::Move;
+use pumasi_terms::ServiceName;
+use std::collections::BTreeMap;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+const HOME: &str = "city-a";
+const THERE: &str = "city-b";
+const RATE: f64 = 30.0;
+const WRITES: f64 = 0.3;
+const FILE_BYTES: usize = 4_096;
+/// Of one move, in the worst of them.
+const PAUSE_MS: f64 = 300.0;
+const REST: Duration = Duration::from_millis(500);
+/// Beside what users write: its modes, times and links must come back.
+const ODD: &str = ".odd";
+
+pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report> {
+    let mut report = Report::new("move");
+    let rounds = if options.full { 10 } else { 2 };
+    story.chapter("Three clouds found a pact");
+    let mut cluster = Cluster::start(&options.executable, &three_clouds(), TIMING).await?;
+    if options.keep {
+        cluster.supervisor.keep();
+        story.tell("lab", "keeps", cluster.supervisor.dir().display().to_string());
+    }
+    let chronicle = Chronicle::new(story.clone());
+    for cloud in cluster.clouds() {
+        chronicle.follow(cloud.name, cluster.client(cloud.name)?, worth_telling);
+    }
+    let dir = bundle(&cluster, &options.executable, options.bundle_mib).await?;
+    let iterations = work::calibrate(WORK) / 10;
+    for (kind, name) in [(Kind::Notes, "notes"), (Kind::Files, "files")] {
+        cluster.apply(HOME, &service(kind, name, &dir, iterations)?).await?;
+    }
+    let began = make_odd(&data(&cluster, HOME, "files").await?.join(ODD))?;
+
+    story.chapter("There and back, under load");
+    let (notes, files) = (Arc::new(NotesWorkload::new(WRITES)), Arc::new(FilesWorkload::new(WRITES, FILE_BYTES)));
+    let loads = [start(&cluster, "notes", 1, notes.clone())?, start(&cluster, "files", 2, files.clone())?];
+    let mut pauses: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for round in 1..=rounds {
+        for (from, to) in [(HOME, THERE), (THERE, HOME)] {
+            for name in ["notes", "files"] {
+                let pause = go(&cluster, name, from, to).await.with_context(|| format!("round {round}"))?;
+                story.tell(from, "moved", format!("{name} to {to}: writers waited {pause:.0} ms"));
+                pauses.entry(name).or_default().push(pause);
+                tokio::time::sleep(REST).await;
+            }
+        }
+    }
+    loads.iter().for_each(Running::stop);
+    for (running, name) in loads.into_iter().zip(["notes", "files"]) {
+        judge_load(&mut report, name, &running.wait().await?);
+    }
+    judge_pauses(&mut report, &pauses);
+
+    story.chapter("Everything is where it was");
+    let exported =
+        export(cluster.place(HOME)?.users, "notes.city-a.example").await.context("reading every note back")?;
+    let audit = notes.audit(&exported);
+    report.figure("acknowledged notes", audit.acknowledged.to_string(), "all of them looked for afterwards");
+    report.promise(Promise::none("acknowledged notes lost", audit.lost.len() as u64));
+    report.promise(Promise::none("notes doubled or altered", (audit.doubled.len() + audit.altered.len()) as u64));
+    judge_files(&mut report, &cluster, &files).await?;
+    let ended = look(&data(&cluster, HOME, "files").await?.join(ODD))?;
+    let same = began == ended;
+    let told = if same { "the same".to_owned() } else { format!("{began:?} became {ended:?}") };
+    report.promise(Promise::holds("contents, modes, times and links of files", same, told, "the same"));
+    Ok(report)
+}
+
+fn start(cluster: &Cluster, name: &str, seed: u64, workload: Arc<dyn Workload>) -> anyhow::Result<Running> {
+    let place = cluster.place(HOME)?;
+    let schedule = Schedule::new(Gaps::Poisson, seed).level("moves", Duration::from_secs(86_400), RATE);
+    let host = format!("{name}.city-a.example");
+    let options = LoadOptions { users_from: Some(place.users_from), ..LoadOptions::new(schedule, place.users, host) };
+    Ok(load::start(options, workload)?)
+}
+
+/// As its customer would; how long writers waited, ms.
+async fn go(cluster: &Cluster, name: &str, from: &str, to: &str) -> anyhow::Result<f64> {
+    let said =
+        cluster.operate(from, &["move", "service", name, "--to", to, "--within", "2m", "-o", "json"], None).await?;
+    let done: Move = serde_json::from_str(&said).with_context(|| said.clone())?;
+    ensure!(!done.is_open(), "the move of {name} to {to} is not over: {done:?}");
+    done.pause_ms.map(|ms| ms as f64).context("a move that is over tells how long writers waited")
+}
+
+fn judge_load(report: &mut Report, name: &str, played: &Run) {
+    let all = played.all();
+    report.figure(
+        &format!("requests to {name}"),
+        all.offered().to_string(),
+        format!("p99 {:.0} ms", all.latency_ms(0.99)),
+    );
+    for outcome in
+        [Outcome::Wrong, Outcome::Unknown, Outcome::Failed, Outcome::Unreachable, Outcome::Broken, Outcome::TimedOut]
+    {
+        report.promise(Promise::none(&format!("{name}: {outcome:?}").to_lowercase(), all.count(outcome)));
+    }
+    report.promise(Promise::none(&format!("{name}: shed"), all.shed()).about_time());
+    let samples = played.samples.iter().take(3).cloned().collect::<Vec<_>>().join("; ");
+    if !samples.is_empty() {
+        report.figure(&format!("samples of {name}"), samples, "");
+    }
+    report.validity(name, &played.validity, &ValidityBounds::default());
+}
+
+fn judge_pauses(report: &mut Report, pauses: &BTreeMap<&str, Vec<f64>>) {
+    for (name, all) in pauses {
+        let mut all = all.clone();
+        all.sort_by(f64::total_cmp);
+        let at = |q: f64| all.get(((all.len() as f64 * q).ceil() as usize).clamp(1, all.len()) - 1).copied();
+        let (p50, p99) = (at(0.5).unwrap_or(f64::NAN), at(0.99));
+        let text = format!("p50 {p50:.0} ms, p99 {:.0} ms", p99.unwrap_or(f64::NAN));
+        report.figure(&format!("writers of {name} waited"), text, format!("{} moves", all.len()));
+        report.promise(Promise::within_ms(&format!("writers of {name} waited, p99"), p99, PAUSE_MS));
+    }
+}
+
+/// Every file that was acknowledged has that version or a later one.
+async fn judge_files(report: &mut Report, cluster: &Cluster, workload: &FilesWorkload) -> anyhow::Result<()> {
+    let dir = data(cluster, HOME, "files").await?;
+    let (mut wrong, acknowledged) = (0, workload.acknowledged());
+    for (user, name, version) in &acknowledged {
+        let body = std::fs::read(dir.join(name)).unwrap_or_default();
+        wrong += u64::from(FilesWorkload::verify(*user, *version, &body).is_err());
+    }
+    report.figure("acknowledged files", acknowledged.len().to_string(), "each looked for afterwards");
+    report.promise(Promise::none("acknowledged files lost or older", wrong));
+    Ok(())
+}
+
+async fn data(cluster: &Cluster, cloud: &str, name: &str) -> anyhow::Result<PathBuf> {
+    let dir = cluster.service_dir(cloud, &ServiceName::parse(name)?).await?.join("data");
+    let set = std::fs::read_dir(&dir).with_context(|| dir.display().to_string())?.flatten().next();
+    Ok(set.with_context(|| format!("{name} has no data at {cloud}"))?.path())
+}
+
+/// What can be told of a file without its name, its owner and its directory.
+type Told = (u32, u64, i64, i64, u64, Vec<u8>);
+
+/// Files as an application leaves them: odd modes, an old time, a second name, a link, a hole.
+fn make_odd(dir: &Path) -> anyhow::Result<BTreeMap<PathBuf, Told>> {
+    let owner = std::fs::metadata(dir.parent().context("a directory above")?)?;
+    std::fs::create_dir_all(dir.join("empty"))?;
+    for (name, mode, age_s) in
+        [("plain", 0o644, 5), ("private", 0o600, 86_400), ("tool", 0o750, 700_000_000), ("kept", 0o444, 3)]
+    {
+        let path = dir.join(name);
+        std::fs::write(&path, format!("{name}\n").repeat(mode as usize))?;
+        std::fs::File::options()
+            .write(true)
+            .open(&path)?
+            .set_modified(SystemTime::now() - Duration::from_secs(age_s))?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))?;
+    }
+    std::fs::hard_link(dir.join("plain"), dir.join("second-name"))?;
+    std::os::unix::fs::symlink("private", dir.join("link"))?;
+    let hole = std::fs::File::create(dir.join("hole"))?;
+    hole.set_len(3 << 20)?;
+    for entry in walk(dir)? {
+        std::os::unix::fs::lchown(&entry, Some(owner.uid()), Some(owner.gid()))?;
+    }
+    look(dir)
+}
+
+fn walk(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut all = vec![dir.to_owned()];
+    for entry in std::fs::read_dir(dir).with_context(|| dir.display().to_string())? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() { all.extend(walk(&entry.path())?) } else { all.push(entry.path()) }
+    }
+    Ok(all)
+}
+
+fn look(dir: &Path) -> anyhow::Result<BTreeMap<PathBuf, Told>> {
+    let mut seen = BTreeMap::new();
+    for path in walk(dir)? {
+        let m = path.symlink_metadata()?;
+        let name = path.strip_prefix(dir)?.to_owned();
+        // Modes of directories and links are the cloud's, and so are their times.
+        let told = match (m.is_dir(), m.is_symlink()) {
+            (true, _) => (0, 0, 0, 0, 0, Vec::new()),
+            (_, true) => (0, 0, 0, 0, 0, std::fs::read_link(&path)?.into_os_string().into_encoded_bytes()),
+            _ => (m.mode() & 0o777, m.nlink(), m.mtime(), m.mtime_nsec(), m.len(), std::fs::read(&path)?),
+        };
+        seen.insert(name, told);
+    }
+    Ok(seen)
+}
