@@ -5,7 +5,7 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 use pumasi_engine::free_address;
 use pumasi_gateway::{CONFIG_FILE, ControlClient, GatewayConfig};
-use pumasi_route::table::{Admission, HomeBackend, RouteTable, ServiceRoute, TABLE_VERSION};
+use pumasi_route::table::{Admission, HomeBackend, RouteTable, ServiceRoute, TABLE_VERSION, Writes};
 use pumasi_terms::service::RouteMode;
 use pumasi_terms::{CloudName, Epoch, InstanceId, Ppm, ServiceName};
 use std::ffi::OsStr;
@@ -164,7 +164,7 @@ fn table(cloud: CloudName, backend: SocketAddr, admission: Admission) -> anyhow:
     let route = ServiceRoute {
         hosts: vec!["shop.example".into()],
         epoch: Epoch(1),
-        writable_until: None,
+        writes: Writes::Unbound,
         mode: RouteMode::Proxy,
         home_only: Vec::new(),
         safe_methods: Vec::new(),

@@ -116,7 +116,7 @@ fn table(cloud: CloudName, address: std::net::SocketAddr) -> Result<RouteTable, 
     let route = ServiceRoute {
         hosts: vec!["shop.example".into()],
         epoch: Epoch(1),
-        writable_until: None,
+        writes: Writes::Unbound,
         mode: RouteMode::Proxy,
         home_only: Vec::new(),
         safe_methods: Vec::new(),

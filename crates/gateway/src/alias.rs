@@ -111,6 +111,7 @@ pub async fn serve(
         for_peer: false,
         refuse_when_full: false,
         writes,
+        pass: None,
         still_ours: &|| true,
         homeward: home,
         link: &client.link,

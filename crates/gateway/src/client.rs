@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
+use pumasi_route::Tenure;
 use pumasi_route::table::{Positions, RouteTable};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -52,6 +53,11 @@ impl ControlClient {
 
     pub async fn put_positions(&self, positions: &Positions) -> Result<(), ControlError> {
         self.call::<serde_json::Value>(Method::PUT, "/v1/positions", Some(body(positions)?)).await.map(drop)
+    }
+
+    /// Returns once it is in force.
+    pub async fn put_tenure(&self, tenure: &Tenure) -> Result<(), ControlError> {
+        self.call::<serde_json::Value>(Method::PUT, "/v1/tenure", Some(body(tenure)?)).await.map(drop)
     }
 
     /// Windows after `after`; waits up to a second for the first. Another `gateway_run` than before: begin at 0.

@@ -1,6 +1,6 @@
 //! The daemon's hand on its gateway: HTTP/1.1 and JSON over a Unix socket that only its owner may open.
 //!
-//! Control protocol, version 1: `PUT /v1/table`, `PUT /v1/positions`, `GET /v1/meter?after=SEQ`, `GET /v1/status`,
+//! Control protocol, version 1: `PUT /v1/table`, `PUT /v1/positions`, `PUT /v1/tenure`, `GET /v1/meter?after=SEQ`, `GET /v1/status`,
 //! `POST /v1/ask`, `POST /v1/reload-identity`, `POST /v1/stop`, `GET /metrics`.
 
 use crate::admission::BackendStatus;
@@ -8,7 +8,7 @@ use crate::ask::{self, Question};
 use crate::certificates::{self, Reloadable};
 use crate::gateway::{Gateway, Phase};
 use crate::meter::MeterReport;
-use crate::table::{TABLE_BYTES_MAX, TableError};
+use crate::table::{Service, TABLE_BYTES_MAX, TableError, TenureError};
 use crate::{clock, metrics};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -17,7 +17,8 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use pumasi_route::table::{Positions, RouteTable};
-use pumasi_terms::{BootMs, CloudName};
+use pumasi_route::tenure::{TENURE_VERSION, Tenure};
+use pumasi_terms::{BootMs, CloudName, ServiceName};
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -57,6 +58,21 @@ pub struct GatewayStatus {
     pub leases: Vec<PlaceStatus>,
     /// No longer in the table, with requests still in flight.
     pub leaving: Vec<PlaceStatus>,
+    /// Services whose requests that may write wait.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<HeldStatus>,
+}
+
+/// A service that is held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeldStatus {
+    pub service: ServiceName,
+    /// When those that wait are refused.
+    pub until: BootMs,
+    /// Let in before the hold, not answered whole yet, upgraded connections included. At 0 the service is drained.
+    pub in_flight: u32,
+    pub waiting: u32,
 }
 
 /// One service, or one lease served here.
@@ -150,6 +166,10 @@ async fn serve(gateway: &Arc<Gateway>, public: &Reloadable, request: Request<Inc
             },
             Err(answer) => answer,
         },
+        (&Method::PUT, "/v1/tenure") => match body(request).await {
+            Ok(bytes) => put_tenure(gateway, &bytes),
+            Err(answer) => answer,
+        },
         (&Method::GET, "/v1/meter") => {
             let query = request.uri().query().unwrap_or_default();
             let after = query.split('&').find_map(|p| p.strip_prefix("after="));
@@ -181,12 +201,30 @@ async fn serve(gateway: &Arc<Gateway>, public: &Reloadable, request: Request<Inc
     }
 }
 
-async fn put_table(gateway: &Arc<Gateway>, bytes: Bytes) -> Answer {
-    // The version first: a newer table may not read as this one at all.
-    #[derive(Deserialize)]
-    struct Head {
-        version: u32,
+/// Read first: what is of a newer version may not read as this one at all.
+#[derive(Deserialize)]
+struct Head {
+    version: u32,
+}
+
+fn put_tenure(gateway: &Gateway, bytes: &[u8]) -> Answer {
+    let tenure = match serde_json::from_slice::<Head>(bytes) {
+        Ok(head) if head.version != TENURE_VERSION => {
+            return problem(StatusCode::BAD_REQUEST, TenureError::Version { found: head.version });
+        }
+        Ok(_) => serde_json::from_slice::<Tenure>(bytes),
+        Err(e) => Err(e),
+    };
+    match tenure {
+        Ok(tenure) => match gateway.tables.put_tenure(tenure) {
+            Ok(()) => json(StatusCode::OK, &serde_json::json!({})),
+            Err(e) => problem(StatusCode::BAD_REQUEST, e),
+        },
+        Err(e) => problem(StatusCode::BAD_REQUEST, format!("tenure: {e}")),
     }
+}
+
+async fn put_table(gateway: &Arc<Gateway>, bytes: Bytes) -> Answer {
     let table = match serde_json::from_slice::<Head>(&bytes) {
         Ok(head) if !pumasi_route::table::is_read(head.version) => {
             return problem(StatusCode::BAD_REQUEST, TableError::Version { found: head.version });
@@ -241,5 +279,12 @@ pub fn status(gateway: &Gateway) -> GatewayStatus {
         services: live.services.iter().map(|(n, s)| place(n.to_string(), &s.admission)).collect(),
         leases: live.leases.iter().map(|(id, l)| place(id.to_string(), &l.admission)).collect(),
         leaving: gateway.tables.leaving().into_iter().map(|(n, a)| place(n, &a)).collect(),
+        held: live.services.values().filter_map(|s| held(s)).collect(),
     }
+}
+
+fn held(service: &Service) -> Option<HeldStatus> {
+    let now = service.gate.held()?;
+    let (service, until) = (service.name.clone(), now.until);
+    Some(HeldStatus { service, until, in_flight: now.inside, waiting: now.waiting })
 }

@@ -7,13 +7,14 @@
 use crate::admission::{Admission, Destination, Failure, Permit, Refusal, Want};
 use crate::answer;
 use crate::body::{AnswerBody, BodyFault, Came, Source};
+use crate::gate::Pass;
 use crate::gateway::Worker;
 use crate::headers;
 use crate::link::Link;
 use crate::peer;
 use crate::permit::TooManyStreams;
 use crate::plain::RequestHead;
-use crate::tunnel::{self, TunnelSlot};
+use crate::tunnel::{self, Ends, TunnelSlot};
 use crate::upload::{Least, NotThere, RequestBody, Upload, Verdict};
 use crate::upstream::SendFault;
 use bytes::Bytes;
@@ -52,6 +53,8 @@ pub struct Task<'a> {
     pub refuse_when_full: bool,
     /// It may change something: its method is not safe, or the service says that this path writes all the same.
     pub writes: bool,
+    /// Of one that writes here: it counts as under way.
+    pub pass: Option<Pass>,
     /// Whether the answer to a request that writes may still be released.
     pub still_ours: &'a (dyn Fn() -> bool + Sync),
     /// A user of an alias whose request goes home: the peer link is told so.
@@ -293,7 +296,8 @@ enum Next {
     End(Response<AnswerBody>),
 }
 
-pub async fn forward(worker: &Arc<Worker>, task: Task<'_>, request: Request<Incoming>) -> Done {
+pub async fn forward(worker: &Arc<Worker>, mut task: Task<'_>, request: Request<Incoming>) -> Done {
+    let pass = task.pass.take();
     let limits = &worker.gateway.config.limits;
     let least = Least {
         stall_ms: limits.stall_ms,
@@ -328,7 +332,7 @@ pub async fn forward(worker: &Arc<Worker>, task: Task<'_>, request: Request<Inco
         }
         want.avoid = Some(permit.slot());
         match attempt(worker, &task, &mut out, permit).await {
-            Next::Answer(answer, permit) => return finish(worker, &task, out, answer, permit),
+            Next::Answer(answer, permit) => return finish(worker, &task, out, answer, (permit, pass)),
             Next::End(answer) => return Done::ours(answer),
             Next::Elsewhere(answer) => last = Some(answer),
             Next::Home(answer) => {
@@ -524,7 +528,13 @@ fn no_place(task: &Task<'_>, refusal: Refusal, last: Option<Response<AnswerBody>
     }
 }
 
-fn finish(worker: &Arc<Worker>, task: &Task<'_>, out: Outgoing, answer: Response<Source>, permit: Permit) -> Done {
+fn finish(
+    worker: &Arc<Worker>,
+    task: &Task<'_>,
+    out: Outgoing,
+    answer: Response<Source>,
+    (permit, pass): (Permit, Option<Pass>),
+) -> Done {
     let limits = &worker.gateway.config.limits;
     let (mut parts, source) = answer.into_parts();
     if let Some(verdict) = &out.verdict {
@@ -549,9 +559,13 @@ fn finish(worker: &Arc<Worker>, task: &Task<'_>, out: Outgoing, answer: Response
             permit.answered(status, rtt_us, 0);
             return Done::ours(answer::unavailable("tunnels", "too many upgraded connections at the moment"));
         };
+        let websocket = headers::tokens(&parts.headers, &UPGRADE).any(|t| t.eq_ignore_ascii_case(b"websocket"));
         let mut answer = Response::from_parts(parts, ());
         let backend = hyper::upgrade::on(&mut answer);
-        tunnel::spawn(user, backend, permit.into_tunnel(rtt_us), (slot, room), limits.tunnel_idle_ms);
+        let mut stream = permit.into_tunnel(rtt_us);
+        stream.carry(pass);
+        let ends = Ends { user, backend, websocket };
+        tunnel::spawn(ends, stream, (slot, room), limits.tunnel_idle_ms);
         headers::strip_ours(answer.headers_mut());
         return Done { answer: answer.map(|()| AnswerBody::Empty), from_home, from_backend: true };
     }
@@ -584,9 +598,10 @@ fn finish(worker: &Arc<Worker>, task: &Task<'_>, out: Outgoing, answer: Response
                 permit.answered(status, rtt_us, 0);
                 return Done::ours(too_many_streams(&out));
             };
-            let Ok(stream) = permit.streams(status, rtt_us, limits.streams_per_instance_max) else {
+            let Ok(mut stream) = permit.streams(status, rtt_us, limits.streams_per_instance_max) else {
                 return Done::ours(too_many_streams(&out));
             };
+            stream.carry(pass);
             let (body, flow) = AnswerBody::going(going, stream, room, task.link, out.verdict);
             worker.links.watch_body(&flow);
             body

@@ -1,6 +1,6 @@
 //! The data plane of one cloud: a process of its own that serves by a route table, admits, and meters.
 //!
-//! Enters: users' requests, peers' requests over mutual TLS, route tables and positions from the daemon. Leaves: requests
+//! Enters: users' requests, peers' requests over mutual TLS, route tables, positions and tenures from the daemon. Leaves: requests
 //! to instances at home and to the gateways of lenders, answers, meter windows.
 //!
 //! Always holds:
@@ -30,6 +30,7 @@ mod forward;
 mod front;
 #[doc(hidden)]
 pub mod fuzzing;
+mod gate;
 mod gateway;
 mod handover;
 mod headers;
@@ -58,6 +59,7 @@ mod timer;
 mod tunnel;
 mod upload;
 mod upstream;
+mod websocket;
 
 pub use admission::BackendStatus;
 pub use ask::{Question, Reply};
@@ -65,7 +67,7 @@ pub use client::{ControlClient, ControlError};
 pub use config::{
     CONFIG_FILE, CONFIG_VERSION, ConfigError, GatewayConfig, Limits, Listener, TRUSTED_PROXIES_MAX, TlsFiles,
 };
-pub use control::{CONTROL_SOCKET, GatewayStatus, PlaceStatus};
+pub use control::{CONTROL_SOCKET, GatewayStatus, HeldStatus, PlaceStatus};
 pub use meter::MeterReport;
 pub use run::{GatewayError, gateway_main};
 pub use table::TABLE_FILE;

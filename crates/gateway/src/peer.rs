@@ -117,6 +117,7 @@ async fn serve_lease(
         for_peer: true,
         refuse_when_full: true,
         writes: false,
+        pass: None,
         still_ours: &|| true,
         homeward: false,
         link,

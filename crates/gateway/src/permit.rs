@@ -6,6 +6,7 @@
 
 use crate::admission::{Admission, Destination};
 use crate::clock::boot_us;
+use crate::gate::Pass;
 use crate::slot::{Failure, Slot};
 use pumasi_sense::meter::ServiceMeter;
 use std::sync::Arc;
@@ -116,7 +117,7 @@ impl Permit {
     }
 
     fn stream(&self, tunnel: bool) -> Stream {
-        Stream { admission: self.admission.clone(), slot: self.slot, tunnel, bytes_out: 0 }
+        Stream { admission: self.admission.clone(), slot: self.slot, tunnel, bytes_out: 0, pass: None }
     }
 
     /// The user is not done with sending the body: the place is given back, and a stream's room is taken.
@@ -189,9 +190,23 @@ pub struct Stream {
     slot: u32,
     tunnel: bool,
     bytes_out: u64,
+    pass: Option<Pass>,
 }
 
 impl Stream {
+    /// Of a request that may write: it is under way as long as this is.
+    pub fn carry(&mut self, pass: Option<Pass>) {
+        self.pass = pass;
+    }
+
+    /// Returns when an upgraded connection has to end; never, where it was opened for a cloud that writes elsewhere.
+    pub async fn over(&self) {
+        match &self.pass {
+            Some(pass) => pass.over().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// What was sent of it, told at its end.
     pub fn add_bytes(&mut self, bytes: u64) {
         self.bytes_out += bytes;

@@ -5,6 +5,7 @@ use crate::answer;
 use crate::body::AnswerBody;
 use crate::clock;
 use crate::forward::{self, Done, Task};
+use crate::gate::{Pass, Shut};
 use crate::gateway::Worker;
 use crate::io::Rtt;
 use crate::link::Link;
@@ -246,6 +247,37 @@ pub struct From<'a> {
     pub link: &'a Arc<Link>,
 }
 
+/// A pass, and the service as a later table has it.
+type Entered = (Option<Pass>, Option<Arc<Service>>);
+
+/// Past the gate: at once, or when the service is held no longer and then by the table of that moment.
+async fn let_in(worker: &Worker, service: &Arc<Service>) -> Result<Entered, Box<Response<AnswerBody>>> {
+    let mut later = None;
+    let shut = loop {
+        let now = later.as_ref().unwrap_or(service);
+        match now.gate.enter(now.route.epoch) {
+            Some(Ok(pass)) => return Ok((Some(pass), later)),
+            Some(Err(shut)) => break shut,
+            None => {}
+        }
+        // Boxed, so that the usual way stays small.
+        if let Err(shut) = Box::pin(now.gate.wait()).await {
+            break shut;
+        }
+        let live = worker.gateway.tables.live();
+        match live.services.get(&service.name) {
+            Some(found) => later = Some(found.clone()),
+            None => break Shut::NotWritable,
+        }
+    };
+    service.admission.arrived(true);
+    service.admission.count_error();
+    Err(Box::new(match shut {
+        Shut::NotWritable => answer::unavailable("not-writable", "this cloud may not write for the service now"),
+        Shut::Held => answer::unavailable("held", "the service is being handed over; send the request again"),
+    }))
+}
+
 /// Serves a request for a service of this cloud; with the position that the answer to one that writes gave out.
 pub async fn serve_service(
     worker: &Arc<Worker>,
@@ -253,18 +285,20 @@ pub async fn serve_service(
     from: From<'_>,
     mut request: Request<Incoming>,
 ) -> (Response<AnswerBody>, Option<Position>) {
-    let gateway = &worker.gateway;
-    let name = service.name.as_str();
     // Safe methods write too where the service says so.
     let writes = !method::is_safe_or(request.method().as_str(), &service.route.safe_methods)
         || forward::is_upgrade(&request)
         || headers::under_prefix(request.uri().path(), &service.route.home_only);
-    if writes && !service.writable() {
-        service.admission.arrived(writes);
-        service.admission.count_error();
-        let answer = answer::unavailable("not-writable", "this cloud may not write for the service now");
-        return (answer, None);
+    let (mut pass, mut later) = (None, None);
+    if writes {
+        match let_in(worker, service).await {
+            Ok(entered) => (pass, later) = entered,
+            Err(answer) => return (*answer, None),
+        }
     }
+    let service = later.as_ref().unwrap_or(service);
+    let gateway = &worker.gateway;
+    let name = service.name.as_str();
     let class = &service.route.admission.less_important;
     let less_important = headers::is_less_important(request.uri().path(), request.headers(), class);
     let mut want = Want { home_only: writes || from.homeward, less_important, ..Want::default() };
@@ -287,11 +321,8 @@ pub async fn serve_service(
         service.admission.arrived(writes);
         return (answer, None);
     }
-    let still_ours = || {
-        // Asked of the table of now, which may be a later one.
-        let live = gateway.tables.live();
-        live.services.get(&service.name).is_some_and(|s| s.route.epoch == service.route.epoch && s.writable())
-    };
+    // Asked of the table and the tenure of then.
+    let still_ours = || service.gate.may_write(service.route.epoch);
     let task = Task {
         service: &service.name,
         protocol: service.route.protocol,
@@ -304,6 +335,7 @@ pub async fn serve_service(
         for_peer: from.homeward,
         refuse_when_full: false,
         writes,
+        pass,
         still_ours: &still_ours,
         homeward: false,
         link: from.link,

@@ -5,17 +5,19 @@
 
 use crate::admission::{Admission, BackendSpec, Destination};
 use crate::clock;
+use crate::gate::Gate;
 use crate::peers::{Peers, PeersError};
 use pumasi_door::Place;
 use pumasi_route::table::{
     Admission as Bounds, LeaseRoute, Positions, RouteTable, ServiceRoute, TABLE_VERSION, TABLE_VERSION_OLDEST, is_read,
 };
+use pumasi_route::tenure::{TENURE_VERSION, Tenure};
 use pumasi_sense::meter::BackendKey;
 use pumasi_terms::{BootMs, CloudName, LeaseId, Position, ServiceName};
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 pub const TABLE_FILE: &str = "table.json";
 pub const TABLE_BYTES_MAX: usize = 16 << 20;
@@ -35,19 +37,27 @@ pub enum TableError {
     Keep { path: PathBuf, source: std::io::Error },
 }
 
+/// Why a tenure counts for nothing; what was said before stands.
+#[derive(Debug, thiserror::Error)]
+pub enum TenureError {
+    #[error("tenure version {found} is not known; this gateway reads {TENURE_VERSION}")]
+    Version { found: u32 },
+    #[error("the tenure is of another boot, its instants mean nothing here")]
+    OtherBoot,
+    #[error("the tenure says that it was made at an instant that is still to come")]
+    Ahead,
+    #[error("the tenure was overtaken by a later one")]
+    Overtaken,
+}
+
 /// A service of this cloud.
 #[derive(Debug)]
 pub struct Service {
     pub name: ServiceName,
     pub route: ServiceRoute,
     pub admission: Arc<Admission>,
-}
-
-impl Service {
-    /// Whether unsafe methods may be served now.
-    pub fn writable(&self) -> bool {
-        self.route.writable_until.is_none_or(|until| clock::boot_ms() < until)
-    }
+    /// Of all tables that name it one after another.
+    pub gate: Arc<Gate>,
 }
 
 /// Another cloud's service, served here under a lease.
@@ -99,6 +109,8 @@ pub struct Tables {
     peers: Arc<Peers>,
     live: RwLock<Arc<Live>>,
     positions: RwLock<BTreeMap<LeaseId, Position>>,
+    /// In memory only: after a restart nobody knows what this cloud may write.
+    tenure: Mutex<Option<Tenure>>,
     /// Held while a table is put in force, disk write included: never by whoever serves a request.
     writing: Mutex<Leaving>,
 }
@@ -112,6 +124,7 @@ impl Tables {
             peers,
             live: RwLock::default(),
             positions: RwLock::default(),
+            tenure: Mutex::default(),
             writing: Mutex::default(),
         }
     }
@@ -166,6 +179,7 @@ impl Tables {
         }
         for (name, service) in &before.services {
             if !live.services.contains_key(name) {
+                service.gate.set(name, None, None);
                 service.admission.update(service.route.admission.clone(), 0, Vec::new());
                 writing.push((name.to_string(), service.admission.clone()));
             }
@@ -178,7 +192,39 @@ impl Tables {
         }
         writing.retain(|(_, a)| !a.is_idle());
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(live);
+        self.set_gates(self.lock_tenure().as_ref());
         Ok(revision)
+    }
+
+    /// What this cloud may write from now on.
+    pub fn put_tenure(&self, tenure: Tenure) -> Result<(), TenureError> {
+        if tenure.version != TENURE_VERSION {
+            return Err(TenureError::Version { found: tenure.version });
+        }
+        if tenure.boot_id != self.boot_id {
+            return Err(TenureError::OtherBoot);
+        }
+        if tenure.at > clock::boot_ms() {
+            return Err(TenureError::Ahead);
+        }
+        let mut held = self.lock_tenure();
+        if held.as_ref().is_some_and(|before| before.at > tenure.at) {
+            return Err(TenureError::Overtaken);
+        }
+        *held = Some(tenure);
+        self.set_gates(held.as_ref());
+        Ok(())
+    }
+
+    fn lock_tenure(&self) -> MutexGuard<'_, Option<Tenure>> {
+        self.tenure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Under the tenure's lock, so that whoever is last has both the newest table and the newest tenure.
+    fn set_gates(&self, tenure: Option<&Tenure>) {
+        for (name, service) in &self.live().services {
+            service.gate.set(name, Some(&service.route), tenure);
+        }
     }
 
     /// The furthest position of each lease wins.
@@ -236,15 +282,14 @@ fn compile(before: &Live, table: RouteTable, boot_id: &str) -> Live {
     let mut live = Live { revision: table.revision, ..Live::default() };
     for (name, mut route) in table.services {
         if void {
-            route.writable_until = route.writable_until.map(|_| BootMs(0));
             route.leases.iter_mut().for_each(|l| l.usable_until = BootMs(0));
         }
-        let admission = match before.services.get(&name) {
-            Some(known) => known.admission.clone(),
-            None => Admission::new(route.admission.clone()),
+        let (admission, gate) = match before.services.get(&name) {
+            Some(known) => (known.admission.clone(), known.gate.clone()),
+            None => (Admission::new(route.admission.clone()), Arc::default()),
         };
         admission.update(route.admission.clone(), route.home_weight.0, specs(&route));
-        let service = Arc::new(Service { name: name.clone(), route, admission });
+        let service = Arc::new(Service { name: name.clone(), route, admission, gate });
         for host in &service.route.hosts {
             live.hosts.insert(host.to_ascii_lowercase(), Target::Service(service.clone()));
         }

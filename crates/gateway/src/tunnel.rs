@@ -1,8 +1,10 @@
-//! Upgraded connections (WebSocket): bytes both ways until one side ends, or both are silent for too long.
+//! Upgraded connections (WebSocket): bytes both ways until one side ends, both are silent for too long, or the right to write
+//! for the service does.
 
 use crate::link::Taken;
 use crate::permit::Stream;
-use hyper::upgrade::OnUpgrade;
+use crate::websocket::{CLOSE_RESTART, Frames};
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use std::future::poll_fn;
 use std::io;
@@ -11,9 +13,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 const BUFFER_BYTES: usize = 16 << 10;
+/// A user that is told to come back is given so long to hear it.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// One of the tunnels that are allowed at one time.
 #[derive(Debug)]
@@ -32,10 +36,19 @@ impl Drop for TunnelSlot {
     }
 }
 
+/// The two sides, and what they speak.
+pub struct Ends {
+    pub user: OnUpgrade,
+    pub backend: OnUpgrade,
+    pub websocket: bool,
+}
+
 /// Counts what moves through one side.
 struct Watched<T> {
     inner: T,
     moved: Arc<AtomicU32>,
+    /// What was written to it, where that is WebSocket.
+    frames: Option<Frames>,
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
@@ -50,7 +63,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
+        let done = Pin::new(&mut self.inner).poll_write(cx, buf);
+        if let (Poll::Ready(Ok(written)), Some(frames)) = (&done, &mut self.frames) {
+            frames.wrote(&buf[..*written]);
+        }
+        done
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_flush(cx)
@@ -60,38 +77,78 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
     }
 }
 
+type Side = Watched<TokioIo<Upgraded>>;
+
 /// Joins the two sides in the background. `stream` counts it at its backend until it ends, `room` here and at its address.
-pub fn spawn(user: OnUpgrade, backend: OnUpgrade, mut stream: Stream, room: (TunnelSlot, Option<Taken>), idle_ms: u64) {
+pub fn spawn(ends: Ends, mut stream: Stream, room: (TunnelSlot, Option<Taken>), idle_ms: u64) {
     tokio::spawn(async move {
-        if let Some(bytes) = join(user, backend, idle_ms).await {
-            stream.add_bytes(bytes);
+        let cut_off = match join(ends, &stream, idle_ms).await {
+            Some(End::Whole(bytes)) => {
+                stream.add_bytes(bytes);
+                None
+            }
+            Some(End::CutOff(user)) => Some(user),
+            None => None,
+        };
+        // The instance is rid of it already, whatever the user does now.
+        drop(stream);
+        if let Some(user) = cut_off {
+            let _ = tokio::time::timeout(FAREWELL, farewell(user)).await;
         }
         drop(room);
     });
 }
 
-async fn join(user: OnUpgrade, backend: OnUpgrade, idle_ms: u64) -> Option<u64> {
-    let (user, backend) = tokio::join!(user, backend);
+enum End {
+    /// So many bytes went to the user.
+    Whole(u64),
+    /// The right to write ended first.
+    CutOff(Side),
+}
+
+/// None: it broke off, or nothing moved for too long.
+async fn join(ends: Ends, stream: &Stream, idle_ms: u64) -> Option<End> {
+    let (user, backend) = tokio::join!(ends.user, ends.backend);
     let moved = Arc::new(AtomicU32::new(0));
-    let mut user = Watched { inner: TokioIo::new(user.ok()?), moved: moved.clone() };
-    let mut backend = Watched { inner: TokioIo::new(backend.ok()?), moved: moved.clone() };
-    let copy = tokio::io::copy_bidirectional_with_sizes(&mut user, &mut backend, BUFFER_BYTES, BUFFER_BYTES);
-    let mut copy = std::pin::pin!(copy);
-    let mut idle = std::pin::pin!(tokio::time::sleep(Duration::from_millis(idle_ms)));
-    let mut seen = 0;
-    poll_fn(|cx| {
-        if let Poll::Ready(done) = copy.as_mut().poll(cx) {
-            return Poll::Ready(done.ok().map(|(_, to_user)| to_user));
-        }
-        while idle.as_mut().poll(cx).is_ready() {
-            let now = moved.load(Ordering::Relaxed);
-            if now == seen {
-                return Poll::Ready(None);
+    let frames = ends.websocket.then(Frames::default);
+    let mut user = Watched { inner: TokioIo::new(user.ok()?), moved: moved.clone(), frames };
+    let mut backend = Watched { inner: TokioIo::new(backend.ok()?), moved: moved.clone(), frames: None };
+    let whole = {
+        let copy = tokio::io::copy_bidirectional_with_sizes(&mut user, &mut backend, BUFFER_BYTES, BUFFER_BYTES);
+        let mut copy = std::pin::pin!(copy);
+        let mut idle = std::pin::pin!(tokio::time::sleep(Duration::from_millis(idle_ms)));
+        let mut over = std::pin::pin!(stream.over());
+        let mut seen = 0;
+        poll_fn(|cx| {
+            if over.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Some(None));
             }
-            seen = now;
-            idle.as_mut().reset(tokio::time::Instant::now() + Duration::from_millis(idle_ms));
-        }
-        Poll::Pending
-    })
-    .await
+            if let Poll::Ready(done) = copy.as_mut().poll(cx) {
+                return Poll::Ready(done.ok().map(|(_, to_user)| Some(to_user)));
+            }
+            while idle.as_mut().poll(cx).is_ready() {
+                let now = moved.load(Ordering::Relaxed);
+                if now == seen {
+                    return Poll::Ready(None);
+                }
+                seen = now;
+                idle.as_mut().reset(tokio::time::Instant::now() + Duration::from_millis(idle_ms));
+            }
+            Poll::Pending
+        })
+        .await?
+    };
+    Some(whole.map_or(End::CutOff(user), End::Whole))
+}
+
+/// Has a user of WebSocket come again. What the user still sends is read and thrown away: a connection that is closed over
+/// unread bytes is reset, and the word with it.
+async fn farewell(mut user: Side) -> io::Result<()> {
+    if user.frames.as_ref().is_some_and(Frames::may_close) {
+        user.write_all(&CLOSE_RESTART).await?;
+    }
+    user.shutdown().await?;
+    let mut unread = [0; 1 << 10];
+    while user.read(&mut unread).await? > 0 {}
+    Ok(())
 }

@@ -184,7 +184,7 @@ async fn a_get_of_a_path_that_writes_is_treated_as_a_write() {
     assert!(c.get("/run?what=counter").await.field("set-cookie").is_some_and(|c| c.starts_with("pumasi_pos=")));
     assert_eq!(c.get("/").await.field("set-cookie"), None);
     // A cloud that may not write does not run it.
-    route.writable_until = Some(pumasi_terms::BootMs(1));
+    route.writes = pumasi_route::table::Writes::Bound;
     gateway.control.put_table(&with("city-a", 3, route)).await.unwrap();
     let seen = good.seen();
     assert_eq!(c.get("/run?what=counter").await.status, 503);
@@ -270,8 +270,9 @@ async fn a_right_to_write_that_ran_out_is_checked_on_the_way_in_and_out() {
     let backend = Backend::start("one", Conduct::Sleep { ms: 400 }).await;
     let gateway = Running::start(config("city-a")).await;
     let mut route = service(&[backend.address]);
-    route.writable_until = Some(pumasi_terms::BootMs(boot_ms() + 200));
+    route.writes = pumasi_route::table::Writes::Bound;
     gateway.control.put_table(&with("city-a", 1, route)).await.unwrap();
+    gateway.control.put_tenure(&tenure(boot_ms() + 200)).await.unwrap();
     let mut c = gateway.connect().await;
     let late = c.post("/", "x").await;
     assert_eq!((late.status, late.field("pumasi-outcome")), (503, Some("unknown")));

@@ -121,14 +121,30 @@ async fn boot_times_of_another_boot_are_void() {
     let backend = Backend::start("one", Conduct::Answer).await;
     let gateway = Running::start(config("city-a")).await;
     let mut route = service(&[backend.address]);
-    route.writable_until = Some(pumasi_terms::BootMs(boot_ms() + 600_000));
-    let mut table = with("city-a", 1, route);
-    gateway.control.put_table(&table).await.unwrap();
+    route.writes = pumasi_route::table::Writes::Bound;
+    gateway.control.put_table(&with("city-a", 1, route)).await.unwrap();
+    let void = pumasi_route::Tenure { boot_id: "another".into(), ..tenure(boot_ms() + 600_000) };
+    assert!(gateway.control.put_tenure(&void).await.unwrap_err().to_string().contains("another boot"));
+    assert_eq!(gateway.connect().await.post("/", "x").await.status, 503);
+    gateway.control.put_tenure(&tenure(boot_ms() + 600_000)).await.unwrap();
     assert_eq!(gateway.connect().await.post("/", "x").await.status, 200);
-    (table.revision, table.boot_id) = (2, "another".into());
-    gateway.control.put_table(&table).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_was_started_again_writes_nothing_that_is_bound_until_it_is_told() {
+    let backend = Backend::start("one", Conduct::Answer).await;
+    let gateway = Running::start(config("city-a")).await;
+    let mut route = service(&[backend.address]);
+    route.writes = pumasi_route::table::Writes::Bound;
+    gateway.control.put_table(&with("city-a", 1, route)).await.unwrap();
+    gateway.control.put_tenure(&tenure(boot_ms() + 600_000)).await.unwrap();
+    assert_eq!(gateway.connect().await.post("/", "x").await.status, 200);
+    let gateway = Running::start_in(gateway.stop().await, config("city-a")).await;
     assert_eq!(gateway.get("/").await.status, 200, "the home still serves");
-    assert_eq!(gateway.connect().await.post("/", "x").await.status, 503, "who may write is not known any more");
+    let refused = gateway.connect().await.post("/", "x").await;
+    assert_eq!((refused.status, refused.field("pumasi-outcome")), (503, None), "who may write is not known any more");
+    gateway.control.put_tenure(&tenure(boot_ms() + 600_000)).await.unwrap();
+    assert_eq!(gateway.connect().await.post("/", "x").await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

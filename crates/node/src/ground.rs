@@ -5,6 +5,7 @@ pub use crate::hands::Hands;
 use pumasi_api::Client;
 use pumasi_engine::Engine;
 use pumasi_gateway::{ControlClient, ControlError, GatewayStatus, MeterReport, Question, Reply};
+use pumasi_route::Tenure;
 use pumasi_route::table::{Positions, RouteTable};
 use pumasi_store::Store;
 use pumasi_terms::{BootMs, CloudName};
@@ -21,6 +22,8 @@ pub trait GatewayPort: Send + Sync {
     /// The table in force, as far as it can be read. Asked seldom: for what cannot be read elsewhere.
     fn table(&self) -> Pin<Box<dyn Future<Output = Option<RouteTable>> + Send + '_>>;
     fn put_positions<'a>(&'a self, positions: &'a Positions) -> Asked<'a, ()>;
+    /// What the cloud may write; returns once it is in force. A gateway that was started again has forgotten it.
+    fn put_tenure<'a>(&'a self, tenure: &'a Tenure) -> Asked<'a, ()>;
     /// Windows after `after`; waits up to a second for the first. Another `gateway_run` than before: begin at 0.
     fn meter(&self, after: u64) -> Asked<'_, MeterReport>;
     fn status(&self) -> Asked<'_, GatewayStatus>;
@@ -91,6 +94,9 @@ impl GatewayPort for GatewayProcess {
     }
     fn put_positions<'a>(&'a self, positions: &'a Positions) -> Asked<'a, ()> {
         Box::pin(self.client.put_positions(positions))
+    }
+    fn put_tenure<'a>(&'a self, tenure: &'a Tenure) -> Asked<'a, ()> {
+        Box::pin(self.client.put_tenure(tenure))
     }
     fn meter(&self, after: u64) -> Asked<'_, MeterReport> {
         Box::pin(self.client.meter(after))

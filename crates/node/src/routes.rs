@@ -12,7 +12,7 @@ use pumasi_route::build::{
     LentInput, PartInput, PartState as Serves, RouteInput, ServiceInput, build_told, table_differs, without_doubles,
 };
 use pumasi_route::keep::{Aside, AsideLease, keep};
-use pumasi_route::table::{Admission, HomeBackend, PeerLink, RouteTable};
+use pumasi_route::table::{Admission, HomeBackend, PeerLink, RouteTable, Writes};
 use pumasi_store::Items;
 use pumasi_terms::service::{RouteMode, ServiceSpec};
 use pumasi_terms::{BootMs, CloudName, LeaseId, ServiceName};
@@ -237,7 +237,7 @@ fn service(node: &Node, record: &ServiceRecord, journeys: &[Arc<Journey>]) -> Se
     let parts = journeys.iter().filter(serves).flat_map(|j| &j.parts);
     ServiceInput {
         epoch: record.epoch,
-        writable_until: None,
+        writes: Writes::Unbound,
         home: backends(node, &home::wanted(node, record)),
         parts: parts.filter_map(|p| rented(node, record, p)).collect(),
         admission: admission(node, &record.document.spec),

@@ -5,6 +5,7 @@
 use crate::clock;
 use crate::ground::{Asked, GatewayPort};
 use pumasi_gateway::{ControlError, GatewayStatus, MeterReport, Question, Reply};
+use pumasi_route::Tenure;
 use pumasi_route::table::{Positions, RouteTable};
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -32,6 +33,9 @@ impl GatewayPort for Gate {
     fn put_positions<'a>(&'a self, _: &'a Positions) -> Asked<'a, ()> {
         Box::pin(async { Ok(()) })
     }
+    fn put_tenure<'a>(&'a self, _: &'a Tenure) -> Asked<'a, ()> {
+        Box::pin(async { Ok(()) })
+    }
     fn meter(&self, _: u64) -> Asked<'_, MeterReport> {
         Box::pin(async {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -56,6 +60,7 @@ impl GatewayPort for Gate {
             services: Vec::new(),
             leases: Vec::new(),
             leaving: Vec::new(),
+            held: Vec::new(),
         };
         Box::pin(async move { Ok(status) })
     }

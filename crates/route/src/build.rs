@@ -6,7 +6,7 @@
 
 use crate::share;
 use crate::table::{
-    Admission, HomeBackend, LeaseBackend, LeaseRoute, PeerLink, RouteTable, ServiceRoute, TABLE_VERSION,
+    Admission, HomeBackend, LeaseBackend, LeaseRoute, PeerLink, RouteTable, ServiceRoute, TABLE_VERSION, Writes,
 };
 use pumasi_lease::LentLease;
 use pumasi_terms::service::Service;
@@ -32,7 +32,7 @@ pub struct RouteInput {
 pub struct ServiceInput {
     pub service: Service,
     pub epoch: Epoch,
-    pub writable_until: Option<BootMs>,
+    pub writes: Writes,
     /// Ready instances, and those that drain.
     pub home: Vec<HomeBackend>,
     pub parts: Vec<PartInput>,
@@ -148,7 +148,7 @@ fn service_route(s: &ServiceInput, input: &RouteInput) -> ServiceRoute {
     ServiceRoute {
         hosts: spec.hosts.clone(),
         epoch: s.epoch,
-        writable_until: s.writable_until,
+        writes: s.writes,
         mode: spec.routing.mode,
         home_only: spec.routing.home_only.clone(),
         safe_methods: spec.routing.safe_methods.clone(),

@@ -40,7 +40,6 @@ pub fn keep(table: &mut RouteTable, last: &RouteTable, aside: &Aside) {
         let mut route = ServiceRoute { home: home.clone(), ..old.clone() };
         if !same_boot {
             route.leases.clear();
-            route.writable_until = None;
         }
         route.hosts.retain(|h| taken.insert(h.to_ascii_lowercase()));
         table.services.insert(name.clone(), route);
@@ -75,7 +74,7 @@ fn all_hosts(table: &RouteTable) -> impl Iterator<Item = String> + '_ {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::table::{Admission, TABLE_VERSION};
+    use crate::table::{Admission, TABLE_VERSION, Writes};
     use pumasi_terms::{CloudName, InstanceId, Ppm, service::RouteMode};
 
     fn name(text: &str) -> ServiceName {
@@ -106,7 +105,7 @@ mod tests {
         ServiceRoute {
             hosts: hosts.iter().map(ToString::to_string).collect(),
             epoch: Epoch(1),
-            writable_until: None,
+            writes: Writes::Unbound,
             mode: RouteMode::Proxy,
             home_only: Vec::new(),
             safe_methods: Vec::new(),

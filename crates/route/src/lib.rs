@@ -7,9 +7,11 @@ pub mod build;
 pub mod keep;
 pub mod share;
 pub mod table;
+pub mod tenure;
 
 pub use build::{
     LentInput, PartInput, PartState, RouteInput, ServiceInput, build, build_told, table_differs, without_doubles,
 };
 pub use share::{Ramp, fair, next_weight};
 pub use table::RouteTable;
+pub use tenure::Tenure;

@@ -1,4 +1,5 @@
-//! The route table: the daemon's whole word to its gateway. Format version 2; version 1 knows no doors.
+//! The route table: the daemon's whole word to its gateway. Format version 3; version 1 knows no doors, and
+//! versions 1 and 2 say themselves until when a service is writable.
 //!
 //! The gateway keeps the last one on disk and serves by it when the daemon is dead.
 
@@ -7,12 +8,12 @@ use pumasi_terms::service::RouteMode;
 use pumasi_terms::{
     BootMs, CloudName, DatasetName, Epoch, Generation, InstanceId, LeaseId, Position, Ppm, Protocol, ServiceName,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-pub const TABLE_VERSION: u32 = 2;
+pub const TABLE_VERSION: u32 = 3;
 /// The oldest that is still read: the file of a gateway that ran before an upgrade.
 pub const TABLE_VERSION_OLDEST: u32 = 1;
 
@@ -44,8 +45,8 @@ pub struct ServiceRoute {
     pub hosts: Vec<String>,
     /// Ownership under which answers are given; checked on entry and before an answer leaves.
     pub epoch: Epoch,
-    /// After this instant only safe methods are served. None: no liveness lease bounds it (a cloud outside a voting pact).
-    pub writable_until: Option<BootMs>,
+    #[serde(alias = "writable_until", deserialize_with = "writes")]
+    pub writes: Writes,
     pub mode: RouteMode,
     /// Path prefixes that go home whatever their method.
     pub home_only: Vec<String>,
@@ -67,6 +68,31 @@ pub struct ServiceRoute {
     pub admission: Admission,
     /// The dataset generation whose positions this home gives out in its answers to writes; None: no dataset.
     pub position_generation: Option<Generation>,
+}
+
+/// What the right to write rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Writes {
+    /// On nothing: a cloud outside of a pact that knows owners.
+    Unbound,
+    /// On this cloud's tenure: writable only while [`Tenure`](crate::Tenure) says so.
+    Bound,
+}
+
+/// Versions 1 and 2 have an instant or none in its place.
+fn writes<'de, D: Deserializer<'de>>(d: D) -> Result<Writes, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Said {
+        Writes(Writes),
+        Until(Option<BootMs>),
+    }
+    Ok(match Said::deserialize(d)? {
+        Said::Writes(writes) => writes,
+        Said::Until(None) => Writes::Unbound,
+        Said::Until(Some(_)) => Writes::Bound,
+    })
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use pumasi_lease::document::{KIND, Lease};
 use pumasi_lease::record::{EndedBy, LentLease, LentState, Usage};
-use pumasi_route::table::{Admission, HomeBackend, PeerLink};
+use pumasi_route::table::{Admission, HomeBackend, PeerLink, Writes};
 use pumasi_route::*;
 use pumasi_terms::offer::Requirement;
 use pumasi_terms::service::{Application, BundleRef, Platform, Service, ServiceSpec};
@@ -139,7 +139,7 @@ fn input(home: Vec<HomeBackend>, parts: Vec<PartInput>, lent: Vec<LentInput>) ->
         services: vec![ServiceInput {
             service: service("shop"),
             epoch: Epoch(1),
-            writable_until: None,
+            writes: Writes::Unbound,
             home,
             parts,
             admission: Admission::default(),

@@ -8,9 +8,12 @@ use crate::mutant::Mutant;
 use crate::net::Net;
 use crate::traffic::Load;
 use pumasi_engine::{Engine, InstanceState};
-use pumasi_gateway::{BackendStatus, ControlError, GatewayStatus, MeterReport, PlaceStatus, Question, Reply};
+use pumasi_gateway::{
+    BackendStatus, ControlError, GatewayStatus, HeldStatus, MeterReport, PlaceStatus, Question, Reply,
+};
 use pumasi_node::ground::{Asked, GatewayPort};
-use pumasi_route::table::{Positions, RouteTable, ServiceRoute};
+use pumasi_route::Tenure;
+use pumasi_route::table::{Positions, RouteTable, ServiceRoute, Writes};
 use pumasi_sense::meter::{BackendKey, BackendMeter, MeterWindow, ServiceMeter};
 use pumasi_terms::{CloudName, InstanceId, LeaseId, ServiceName};
 use rand::rngs::StdRng;
@@ -45,6 +48,7 @@ struct Working {
     key: BackendKey,
     /// Where it works: here, or there for a lease.
     instance: InstanceId,
+    writes: bool,
 }
 
 #[derive(Default)]
@@ -75,6 +79,8 @@ struct Inner {
     run: u64,
     table: Option<RouteTable>,
     positions: Positions,
+    /// Gone with each life.
+    tenure: Option<Tenure>,
     services: BTreeMap<ServiceName, Place>,
     leases: BTreeMap<LeaseId, BTreeMap<InstanceId, u32>>,
     lease_meters: BTreeMap<LeaseId, BackendMeter>,
@@ -104,6 +110,23 @@ impl std::fmt::Debug for SimGateway {
     }
 }
 
+impl Inner {
+    fn held(&self) -> Vec<HeldStatus> {
+        let held = self.tenure.iter().flat_map(|t| &t.held);
+        held.map(|(service, held)| {
+            let place = self.services.get(service);
+            let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+            HeldStatus {
+                service: service.clone(),
+                until: held.until,
+                in_flight: count(place.map_or(0, |p| p.working.iter().filter(|w| w.writes).count())),
+                waiting: count(place.map_or(0, |p| p.waiting.iter().filter(|(_, writes)| *writes).count())),
+            }
+        })
+        .collect()
+    }
+}
+
 impl SimGateway {
     pub fn new(
         cloud: CloudName,
@@ -119,6 +142,7 @@ impl SimGateway {
             run: seed | 1,
             table: None,
             positions: Positions::default(),
+            tenure: None,
             services: BTreeMap::new(),
             leases: BTreeMap::new(),
             lease_meters: BTreeMap::new(),
@@ -173,6 +197,7 @@ impl SimGateway {
                 peer.gave_back(lease, &working.instance, false);
             }
         }
+        inner.tenure = None;
         inner.services.clear();
         inner.leases.clear();
         inner.lease_meters.clear();
@@ -205,6 +230,7 @@ impl SimGateway {
                 gateway: self,
                 name,
                 route,
+                tenure: inner.tenure.as_ref(),
                 ready: &ready,
                 place,
                 rng: &mut inner.rng,
@@ -409,6 +435,7 @@ impl SimGateway {
             services,
             leases,
             leaving,
+            held: inner.held(),
         }
     }
 }
@@ -437,11 +464,20 @@ pub(crate) fn now_or_never<T>(future: impl Future<Output = T>) -> Option<T> {
     }
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    Open,
+    /// They wait.
+    Held,
+    Shut,
+}
+
 /// One service's requests within one tick.
 struct Street<'a> {
     gateway: &'a SimGateway,
     name: &'a ServiceName,
     route: Option<&'a ServiceRoute>,
+    tenure: Option<&'a Tenure>,
     ready: &'a [InstanceId],
     place: &'a mut Place,
     rng: &'a mut StdRng,
@@ -486,10 +522,28 @@ impl Street<'_> {
         -mean * (1.0 - self.rng.random::<f64>()).ln()
     }
 
+    /// For requests that write.
+    fn gate(&self) -> Gate {
+        let (Some(route), now) = (self.route, self.gateway.clock.now().boot) else { return Gate::Shut };
+        if let Some(held) = self.tenure.and_then(|t| t.held.get(self.name)) {
+            return if now < held.until { Gate::Held } else { Gate::Shut };
+        }
+        let within = |t: &Tenure| t.until.is_some_and(|u| now < u) && t.epochs.get(self.name) == Some(&route.epoch);
+        match route.writes == Writes::Unbound || self.tenure.is_some_and(within) {
+            true => Gate::Open,
+            false => Gate::Shut,
+        }
+    }
+
     fn arrive(&mut self, home_only: bool) {
         self.totals.arrivals += 1;
         self.place.meter.arrivals += 1;
         self.place.meter.arrivals_home_only += u64::from(home_only);
+        if home_only && self.route.is_some() && self.gate() == Gate::Shut {
+            self.place.meter.errors += 1;
+            self.totals.shed += 1;
+            return;
+        }
         if self.place.waiting.is_empty() && self.give(self.now_ms, home_only) {
             return;
         }
@@ -503,7 +557,7 @@ impl Street<'_> {
 
     /// Hands a request to a backend with a free place; by weight where there are several.
     fn give(&mut self, arrived_ms: f64, home_only: bool) -> bool {
-        let Some(route) = self.route else { return false };
+        let Some(route) = self.route.filter(|_| !home_only || self.gate() == Gate::Open) else { return false };
         let boot = self.gateway.clock.now().boot;
         let busy = |place: &Place, key: &BackendKey| place.working.iter().filter(|w| &w.key == key).count();
         let mut open: Vec<(u64, BackendKey, InstanceId)> = Vec::new();
@@ -554,7 +608,7 @@ impl Street<'_> {
             work_ms += 2.0 * self.gateway.net.delay_ms(&self.gateway.cloud, cloud) as f64;
         }
         let done_ms = self.now_ms + work_ms;
-        self.place.working.push(Working { done_ms, began_ms: self.now_ms, key, instance });
+        self.place.working.push(Working { done_ms, began_ms: self.now_ms, key, instance, writes: home_only });
         true
     }
 
@@ -609,8 +663,10 @@ impl Street<'_> {
 
     /// Those who wait: too long ones are refused, the next that fits a free place goes in.
     fn call_in(&mut self) {
-        while self.place.waiting.front().is_some_and(|(arrived, _)| self.now_ms - arrived > WAIT_MAX_MS) {
-            self.place.waiting.pop_front();
+        let held = self.gate() == Gate::Held;
+        let too_long = |(arrived, writes): &(f64, bool)| self.now_ms - arrived > WAIT_MAX_MS && !(held && *writes);
+        while let Some(at) = self.place.waiting.iter().position(too_long) {
+            self.place.waiting.remove(at);
             self.place.meter.shed += 1;
             self.totals.shed += 1;
         }
@@ -672,6 +728,16 @@ impl GatewayPort for Port {
     fn put_positions<'a>(&'a self, positions: &'a Positions) -> Asked<'a, ()> {
         Box::pin(async move {
             self.0.lock().positions = positions.clone();
+            Ok(())
+        })
+    }
+    fn put_tenure<'a>(&'a self, tenure: &'a Tenure) -> Asked<'a, ()> {
+        Box::pin(async move {
+            let mut inner = self.0.lock();
+            if inner.tenure.as_ref().is_some_and(|before| before.at > tenure.at) {
+                return Err(ControlError::Refused("the tenure was overtaken by a later one".into()));
+            }
+            inner.tenure = Some(tenure.clone());
             Ok(())
         })
     }

@@ -5,7 +5,7 @@
 
 use pumasi_gateway::{CONFIG_FILE, ControlClient, GatewayConfig, Limits, TABLE_FILE};
 use pumasi_route::RouteTable;
-use pumasi_route::table::{Admission, HomeBackend, ServiceRoute, TABLE_VERSION};
+use pumasi_route::table::{Admission, HomeBackend, ServiceRoute, TABLE_VERSION, Writes};
 use pumasi_terms::service::RouteMode;
 use pumasi_terms::{CloudName, Epoch, InstanceId, Ppm, ServiceName};
 use std::collections::BTreeMap;
@@ -141,7 +141,7 @@ fn gateway() -> SocketAddr {
         let service = ServiceRoute {
             hosts: vec![HOST.into()],
             epoch: Epoch(1),
-            writable_until: None,
+            writes: Writes::Unbound,
             mode: RouteMode::Proxy,
             home_only: vec!["/admin".into()],
             safe_methods: Vec::new(),

@@ -5,6 +5,7 @@ pub mod h2;
 
 use pumasi_gateway::{CONFIG_FILE, ControlClient, GatewayConfig, GatewayStatus};
 use pumasi_route::table::*;
+use pumasi_route::tenure::{Held, TENURE_VERSION, Tenure};
 use pumasi_terms::service::RouteMode;
 use pumasi_terms::*;
 use std::collections::BTreeMap;
@@ -101,7 +102,7 @@ pub fn service(home: &[SocketAddr]) -> ServiceRoute {
     ServiceRoute {
         hosts: vec![HOST.into()],
         epoch: Epoch(1),
-        writable_until: None,
+        writes: Writes::Unbound,
         mode: RouteMode::Proxy,
         home_only: vec!["/admin".into()],
         safe_methods: Vec::new(),
@@ -114,6 +115,24 @@ pub fn service(home: &[SocketAddr]) -> ServiceRoute {
         admission: Admission::default(),
         position_generation: None,
     }
+}
+
+/// This cloud owns the shop at epoch 1, and may write until then.
+pub fn tenure(until: u64) -> Tenure {
+    Tenure {
+        version: TENURE_VERSION,
+        boot_id: boot_id(),
+        at: BootMs(boot_ms()),
+        until: Some(BootMs(until)),
+        epochs: [(shop(), Epoch(1))].into(),
+        held: BTreeMap::new(),
+    }
+}
+
+/// As above, and the shop is held for so long.
+pub fn held_for(ms: u64) -> Tenure {
+    let held = Held { until: BootMs(boot_ms() + ms) };
+    Tenure { held: [(shop(), held)].into(), ..tenure(boot_ms() + 600_000) }
 }
 
 pub fn instance(address: SocketAddr) -> HomeBackend {
@@ -157,6 +176,7 @@ pub struct Backend {
     pub seen: Arc<AtomicU32>,
     pub at_once_max: Arc<AtomicU32>,
     pub conduct: Arc<std::sync::Mutex<Conduct>>,
+    paths: Arc<std::sync::Mutex<Vec<String>>>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -175,20 +195,22 @@ impl Backend {
         let address = listener.local_addr().unwrap();
         let (seen, at_once_max) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
         let conduct = Arc::new(std::sync::Mutex::new(conduct));
-        let shared = (seen.clone(), at_once_max.clone(), conduct.clone());
+        let paths = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let shared = (seen.clone(), at_once_max.clone(), conduct.clone(), paths.clone());
         let turn = Arc::new(tokio::sync::Mutex::new(()));
         let at_once = Arc::new(AtomicU32::new(0));
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let (seen, max, conduct) = shared.clone();
+                let (seen, max, conduct, paths) = shared.clone();
                 let (turn, at_once) = (turn.clone(), at_once.clone());
                 connections.spawn(async move {
                     stream.set_nodelay(true).unwrap();
                     let mut reader = BufReader::new(stream);
                     while let Some((head, body)) = read_message(&mut reader).await {
                         seen.fetch_add(1, Ordering::SeqCst);
+                        paths.lock().unwrap().push(head.split(' ').nth(1).unwrap_or_default().to_owned());
                         max.fetch_max(at_once.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                         let what = *conduct.lock().unwrap();
                         match what {
@@ -217,10 +239,14 @@ impl Backend {
                 });
             }
         });
-        Self { address, seen, at_once_max, conduct, task }
+        Self { address, seen, at_once_max, conduct, paths, task }
     }
     pub fn seen(&self) -> u32 {
         self.seen.load(Ordering::SeqCst)
+    }
+    /// What was asked for, in order.
+    pub fn paths(&self) -> Vec<String> {
+        self.paths.lock().unwrap().clone()
     }
     pub fn set(&self, conduct: Conduct) {
         *self.conduct.lock().unwrap() = conduct;

@@ -12,6 +12,7 @@ use pumasi_api::Problem;
 use pumasi_engine::{BoxFuture, Capabilities, Engine, EngineError, InstanceSpec, InstanceStatus, Remains};
 use pumasi_gateway::{ControlError, GatewayStatus, MeterReport, Question, Reply};
 use pumasi_node::ground::{Asked, GatewayPort};
+use pumasi_route::Tenure;
 use pumasi_route::table::{Positions, RouteTable};
 use pumasi_store::sim::Fate;
 use pumasi_terms::{CloudName, InstanceId};
@@ -413,6 +414,9 @@ impl GatewayPort for TrappedPort {
         let seen = Seen::Positions { any: !positions.leases.is_empty() };
         let act = move || self.inner.put_positions(positions);
         Box::pin(async move { self.trap.local(&self.cloud, &seen, act, unreachable).await })
+    }
+    fn put_tenure<'a>(&'a self, tenure: &'a Tenure) -> Asked<'a, ()> {
+        self.inner.put_tenure(tenure)
     }
     fn meter(&self, after: u64) -> Asked<'_, MeterReport> {
         self.inner.meter(after)

@@ -1,0 +1,33 @@
+//! What a cloud may write, told to its gateway in one small message, many times a second and apart from the table. Format
+//! version 1.
+//!
+//! The gateway keeps it in memory only: one that was started again writes for no bound service until it is told anew.
+
+use pumasi_terms::{BootMs, Epoch, ServiceName};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+pub const TENURE_VERSION: u32 = 1;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tenure {
+    pub version: u32,
+    /// Boot id of the kernel whose clock the instants are of: under another the message is void.
+    pub boot_id: String,
+    /// When it was said. One that was overtaken by a later one counts for nothing.
+    pub at: BootMs,
+    /// Until when this cloud may write for its bound services; None: not at all.
+    pub until: Option<BootMs>,
+    /// What it owns, and at which epoch. Not writable: what is not named, and what the table has at another epoch.
+    pub epochs: BTreeMap<ServiceName, Epoch>,
+    /// What is handed over at this moment: requests that may write wait.
+    pub held: BTreeMap<ServiceName, Held>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Held {
+    /// Those that wait are refused then. Nobody is let in before a message without this entry, or a table with another owner.
+    pub until: BootMs,
+}
