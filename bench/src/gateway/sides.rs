@@ -5,7 +5,7 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 use pumasi_engine::free_address;
 use pumasi_gateway::{CONFIG_FILE, ControlClient, GatewayConfig};
-use pumasi_route::table::{Admission, HomeBackend, RouteTable, ServiceRoute, TABLE_VERSION, Writes};
+use pumasi_route::table::{Admission, HomeBackend, Role, RouteTable, ServiceRoute, TABLE_VERSION, Writes};
 use pumasi_terms::service::RouteMode;
 use pumasi_terms::{CloudName, Epoch, InstanceId, Ppm, ServiceName};
 use std::ffi::OsStr;
@@ -165,6 +165,8 @@ fn table(cloud: CloudName, backend: SocketAddr, admission: Admission) -> anyhow:
         hosts: vec!["shop.example".into()],
         epoch: Epoch(1),
         writes: Writes::Unbound,
+        role: Role::Owner,
+        entrances: Default::default(),
         mode: RouteMode::Proxy,
         home_only: Vec::new(),
         safe_methods: Vec::new(),
@@ -176,6 +178,7 @@ fn table(cloud: CloudName, backend: SocketAddr, admission: Admission) -> anyhow:
         home_weight: Ppm::WHOLE,
         admission,
         position_generation: None,
+        position_key: None,
     };
     Ok(RouteTable {
         version: TABLE_VERSION,

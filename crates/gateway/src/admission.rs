@@ -10,7 +10,7 @@ use crate::clock::boot_us;
 pub use crate::permit::{Permit, Stream};
 use crate::queue::{Left, Queue, Waiter};
 use crate::slot::Slot;
-pub use crate::slot::{BackendSpec, BackendStatus, Destination, Failure, Want};
+pub use crate::slot::{BackendSpec, BackendStatus, By, Destination, Failure, Want};
 use pumasi_route::table::{Admission as Bounds, Positions};
 use pumasi_sense::meter::{BackendKey, ServiceMeter};
 use pumasi_terms::LeaseId;
@@ -310,7 +310,7 @@ impl Admission {
         let at = inner.chosen_lease(want, boot_us())?;
         match &inner.slots[at].spec.key {
             BackendKey::Lease(_, lease) => Some(lease.clone()),
-            BackendKey::Home(_) => None,
+            BackendKey::Home(_) | BackendKey::Front(_) => None,
         }
     }
 

@@ -88,7 +88,7 @@ pub async fn serve(
     if lease.expired() {
         return over(lease, scheme, &request);
     }
-    let positions = &worker.gateway.positions;
+    let positions = worker.gateway.positions.own();
     let scope = lease.id.as_str();
     let seen = positions.furthest(scope, headers::cookies(request.headers(), position::COOKIE));
     headers::strip_cookie(request.headers_mut(), position::COOKIE);
@@ -113,18 +113,13 @@ pub async fn serve(
         writes,
         pass: None,
         still_ours: &|| true,
-        homeward: home,
         link: &client.link,
     };
     let mut answer = forward::forward(worker, task, request).await.answer;
     if home {
         let fields = answer.headers_mut();
         let given = fields.get(POSITION).and_then(|v| v.to_str().ok()).and_then(parse_position);
-        let kept = [answer::OUTCOME, answer::SHED].map(|name| fields.remove(&name).map(|value| (name, value)));
-        headers::strip_ours(fields);
-        for (name, value) in kept.into_iter().flatten() {
-            fields.insert(name, value);
-        }
+        fields.remove(POSITION);
         if let Some(at) = given {
             set_position(&mut answer, &positions.write(scope, at), scheme);
         }
@@ -160,7 +155,7 @@ fn welcome(worker: &Arc<Worker>, lease: &LeaseHere, scheme: &str, clean: &str, t
         }
     }
     if let Some(at) = ticket.position {
-        set_position(&mut answer, &worker.gateway.positions.write(lease.id.as_str(), at), scheme);
+        set_position(&mut answer, &worker.gateway.positions.own().write(lease.id.as_str(), at), scheme);
     }
     answer
 }

@@ -25,6 +25,11 @@ pub const PROTOCOL_VERSION: u32 = 1;
 /// Between gateways: a request that must be served where the service is at home.
 pub const HOMEWARD: HeaderName = HeaderName::from_static("pumasi-homeward");
 
+/// Between gateways: it came in at a cloud that is an entrance of the service only.
+pub const ENTRANCE: HeaderName = HeaderName::from_static("pumasi-entrance");
+/// Between gateways: who owns the service, and at which epoch, as far as is known where it was asked for in vain.
+pub const MOVED: HeaderName = HeaderName::from_static("pumasi-moved");
+
 /// Every field of ours begins so; nobody else's may.
 pub const PREFIX: &str = "pumasi-";
 

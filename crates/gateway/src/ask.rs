@@ -3,7 +3,7 @@
 //! Enters: a lease that the table need not name yet. Leaves: the status and size of the answer, or whose side failed and how.
 //! Always holds: it takes the users' way (this gateway, the lender's, the instance); its body and its time are bounded; it is not metered.
 
-use crate::admission::Destination;
+use crate::admission::{By, Destination};
 use crate::answer;
 use crate::forward;
 use crate::gateway::Gateway;
@@ -75,11 +75,11 @@ pub async fn ask(gateway: &Arc<Gateway>, question: &Question) -> Reply {
 
 async fn exchange(gateway: &Arc<Gateway>, question: &Question) -> Reply {
     let Some(request) = request(question) else { return none("the host or the path cannot be asked for") };
-    let (cloud, lease) = (question.cloud.clone(), question.lease.clone());
+    let (cloud, by) = (question.cloud.clone(), By::Lease(question.lease.clone()));
     // A pool of its own: it keeps no connection.
     let pool = gateway.pool();
     let begun = Instant::now();
-    let to = Destination::Peer { cloud, lease };
+    let to = Destination::Peer { cloud, by };
     let sent = pool.send((&to, question.protocol), request, 0, ASK_MS_MAX, None).await;
     let (answer, _loan) = match sent {
         Ok(sent) => sent,
@@ -135,7 +135,7 @@ fn request(question: &Question) -> Option<Request<RequestBody>> {
         put(CONTENT_TYPE, "application/grpc")?;
         put(TE, "trailers")?;
     }
-    peer::set_hop(fields, &question.lease, &question.service, question.epoch);
+    peer::set_hop(fields, &By::Lease(question.lease.clone()), &question.service, question.epoch);
     if !question.protocol.is_http1() {
         forward::name_in_target(&mut request);
     }

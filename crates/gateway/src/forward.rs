@@ -4,7 +4,7 @@
 //! a request that was surely not executed may go elsewhere whatever its method; an unsafe one that broke in between is
 //! answered as unknown.
 
-use crate::admission::{Admission, Destination, Failure, Permit, Refusal, Want};
+use crate::admission::{Admission, By, Destination, Failure, Permit, Refusal, Want};
 use crate::answer;
 use crate::body::{AnswerBody, BodyFault, Came, Source};
 use crate::gate::Pass;
@@ -20,7 +20,7 @@ use crate::upstream::SendFault;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use pumasi_terms::{Epoch, Protocol, ServiceName};
@@ -35,6 +35,9 @@ const REPLAYS_MAX: u32 = 1;
 const FRESH_MS: u64 = 1_000;
 /// A place is held for so long while its user still sends the body.
 const UPLOAD_HELD: Duration = Duration::from_millis(500);
+
+/// What the gateway of a service's owner says for users, and for the cloud in between.
+const TOLD_BY_OWNER: [HeaderName; 3] = [answer::OUTCOME, answer::SHED, peer::POSITION];
 
 /// What is asked of the application, apart from where.
 pub struct Task<'a> {
@@ -57,8 +60,6 @@ pub struct Task<'a> {
     pub pass: Option<Pass>,
     /// Whether the answer to a request that writes may still be released.
     pub still_ours: &'a (dyn Fn() -> bool + Sync),
-    /// A user of an alias whose request goes home: the peer link is told so.
-    pub homeward: bool,
     /// The connection that it came by.
     pub link: &'a Arc<Link>,
 }
@@ -159,11 +160,8 @@ impl Outgoing {
             fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             fields.insert(UPGRADE, to.clone());
         }
-        if let Destination::Peer { lease, .. } = &**permit.destination() {
-            peer::set_hop(fields, lease, task.service, task.epoch);
-            if task.homeward {
-                fields.insert(answer::HOMEWARD, HeaderValue::from_static("1"));
-            }
+        if let Destination::Peer { by, .. } = &**permit.destination() {
+            peer::set_hop(fields, by, task.service, task.epoch);
         }
         if spoken == Protocol::H2c {
             name_in_target(&mut request);
@@ -317,9 +315,7 @@ pub async fn forward(worker: &Arc<Worker>, mut task: Task<'_>, request: Request<
     }
     out.keep();
     // What a user has not sent yet is no work that anybody waits for.
-    if !task.homeward {
-        task.admission.arrived(task.writes);
-    }
+    task.admission.arrived(task.writes);
     let mut want = task.want;
     let mut last = None;
     for _ in 0..ATTEMPTS_MAX {
@@ -327,7 +323,7 @@ pub async fn forward(worker: &Arc<Worker>, mut task: Task<'_>, request: Request<
             Ok(permit) => permit,
             Err(refusal) => return Done::ours(no_place(&task, refusal, last)),
         };
-        if !out.safe && !(task.still_ours)() {
+        if !out.safe && permit.is_home() && !(task.still_ours)() {
             return Done::ours(answer::unavailable("not-writable", "this cloud may not write for the service now"));
         }
         want.avoid = Some(permit.slot());
@@ -464,13 +460,17 @@ fn peers_word(
     destination: &Destination,
     answer: &Response<Source>,
 ) -> Option<(Failure, Next)> {
-    if !matches!(destination, Destination::Peer { .. }) {
-        return None;
-    }
+    let Destination::Peer { by, .. } = destination else { return None };
     if let Some(why) = answer.headers().get(answer::REFUSED) {
         let busy = why.as_bytes() == b"full";
         tracing::debug!(service = %task.service, ?destination, ?why, "the peer refused");
         let failure = if busy { Failure::Busy } else { Failure::Refused };
+        if matches!(by, By::Entrance(_)) || answer.headers().contains_key(answer::MOVED) {
+            // Asked again it would say the same, until one of the two has another table.
+            task.admission.count_error();
+            let detail = "the service has moved to another cloud; send the request again";
+            return Some((Failure::Busy, Next::End(answer::unavailable("moved", detail))));
+        }
         if out.replayable || out.upgrade.is_some() {
             task.admission.count_retry();
             let answer = answer::unavailable("peer", "the peer's gateway refused the request");
@@ -481,7 +481,12 @@ fn peers_word(
         return Some((failure, Next::End(answer)));
     }
     if answer.headers().contains_key(answer::FAILED) {
-        let next = broken(task, out, StatusCode::BAD_GATEWAY, "the instance at the peer broke off");
+        let detail = "the instance at the peer broke off";
+        let next = match by {
+            By::Lease(_) | By::Homeward(_) => broken(task, out, StatusCode::BAD_GATEWAY, detail),
+            // The owner has tried again already.
+            By::Entrance(_) => Next::End(lost(task, out, StatusCode::BAD_GATEWAY, detail)),
+        };
         return Some((Failure::Broken, next));
     }
     None
@@ -490,7 +495,7 @@ fn peers_word(
 /// An application may stumble over its copy where it does not over the original: a reader of SQLite that is held up while a
 /// commit comes in sees a torn index and may not repair it. Home has the original, and asking it is safe.
 fn stumbled(task: &Task<'_>, out: &Outgoing, destination: &Destination, answer: &Response<Source>) -> bool {
-    let rented = matches!(destination, Destination::Peer { .. }) && !task.homeward && !task.for_peer;
+    let rented = matches!(destination, Destination::Peer { by: By::Lease(_), .. }) && !task.for_peer;
     let again = out.replayable && out.replays > 0;
     rented && again && answer.status() == StatusCode::INTERNAL_SERVER_ERROR && task.admission.may_retry()
 }
@@ -542,7 +547,7 @@ fn finish(
     }
     let from_home = permit.is_home();
     let (status, rtt_us) = (parts.status.as_u16(), task.user_rtt_us);
-    if !out.safe && !(task.still_ours)() {
+    if !out.safe && from_home && !(task.still_ours)() {
         permit.answered(status, rtt_us, 0);
         let detail =
             "this cloud lost the right to write before the answer was out; whether it took effect is not known";
@@ -570,8 +575,11 @@ fn finish(
         return Done { answer: answer.map(|()| AnswerBody::Empty), from_home, from_backend: true };
     }
     headers::strip_hop_by_hop(&mut parts.headers);
-    if !task.homeward {
-        headers::strip_ours(&mut parts.headers);
+    match &**permit.destination() {
+        Destination::Peer { by: By::Homeward(_) | By::Entrance(_), .. } => {
+            headers::strip_ours_but(&mut parts.headers, &TOLD_BY_OWNER);
+        }
+        _ => headers::strip_ours(&mut parts.headers),
     }
     if !task.for_peer {
         let by = match &**permit.destination() {

@@ -21,6 +21,7 @@ pub const WAITING_MAX: u32 = 512;
 /// What the table in force says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Entry {
+    owner: bool,
     writes: Writes,
     epoch: Epoch,
 }
@@ -48,7 +49,7 @@ impl State {
     fn may_write(&self, epoch: Epoch) -> bool {
         self.entry.is_some_and(|entry| {
             let in_time = || self.owned_at == Some(epoch) && boot_ms() < self.until;
-            entry.epoch == epoch && (entry.writes == Writes::Unbound || in_time())
+            entry.owner && entry.epoch == epoch && (entry.writes == Writes::Unbound || in_time())
         })
     }
 
@@ -101,7 +102,8 @@ impl Gate {
     pub fn set(&self, name: &ServiceName, route: Option<&ServiceRoute>, tenure: Option<&Tenure>) {
         let now = boot_ms();
         self.change(|state| {
-            state.entry = route.map(|route| Entry { writes: route.writes, epoch: route.epoch });
+            let entry = |r: &ServiceRoute| Entry { owner: r.role.is_owner(), writes: r.writes, epoch: r.epoch };
+            state.entry = route.map(entry);
             state.until = tenure.and_then(|t| t.until).unwrap_or_default();
             state.owned_at = tenure.and_then(|t| t.epochs.get(name).copied());
             let since = state.hold.map_or(now, |hold| hold.since);
@@ -129,7 +131,7 @@ impl Gate {
         Some(Ok(Pass { gate: self.clone(), epoch, bound }))
     }
 
-    /// Until the service is held no longer; in the order in which they came.
+    /// Until the service is held no longer, or is not owned here any more; in the order in which they came.
     pub async fn wait(&self) -> Result<(), Shut> {
         let mut place: Option<Waiting<'_>> = None;
         loop {
@@ -138,7 +140,8 @@ impl Gate {
             turned.as_mut().enable();
             let left_ms = {
                 let mut state = self.lock();
-                let Some(hold) = state.hold else { return Ok(()) };
+                let owned = state.entry.is_some_and(|entry| entry.owner);
+                let Some(hold) = state.hold.filter(|_| owned) else { return Ok(()) };
                 let left_ms = hold.until.since(boot_ms());
                 if left_ms == 0 || (place.is_none() && state.waiting >= WAITING_MAX) {
                     return Err(Shut::Held);
@@ -229,7 +232,7 @@ mod tests {
     }
 
     fn open(gate: &Gate, writes: Writes) {
-        gate.lock().entry = Some(Entry { writes, epoch: Epoch(2) });
+        gate.lock().entry = Some(Entry { owner: true, writes, epoch: Epoch(2) });
     }
 
     fn told(gate: &Gate, tenure: Option<&Tenure>) {

@@ -62,6 +62,13 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
     )
 }
 
+/// As [`strip_ours`], but for those of `kept`.
+pub fn strip_ours_but(fields: &mut HeaderMap, kept: &[HeaderName]) {
+    let kept: Vec<_> = kept.iter().filter_map(|name| fields.remove(name).map(|value| (name.clone(), value))).collect();
+    strip_ours(fields);
+    fields.extend(kept);
+}
+
 /// Our own fields, which nobody else may set.
 pub fn strip_ours(fields: &mut HeaderMap) {
     if fields.keys().any(|name| name.as_str().starts_with(PREFIX)) {

@@ -6,7 +6,8 @@
 //! Always holds:
 //! - It needs no daemon: the last complete table is on disk and in force, also after a restart.
 //! - A request goes only where the table of its arrival says; a table change loses none.
-//! - An unsafe request is served at home only, by a cloud that may write when it enters and still when its answer leaves.
+//! - An unsafe request is served at home only, by a cloud that may write when it enters and still when its answer leaves;
+//!   an entrance sends it there.
 //! - A request is executed twice only if its method is safe.
 //! - One hop between clouds at most. Every queue, body, retry, wait and connection count is bounded.
 //!
@@ -26,6 +27,7 @@ mod client;
 mod clock;
 mod config;
 mod control;
+mod entrance;
 mod forward;
 mod front;
 #[doc(hidden)]

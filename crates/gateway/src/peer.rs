@@ -1,16 +1,18 @@
-//! A request of another cloud's gateway: for a lease that we serve, or homeward for a service that we own.
+//! A request of another cloud's gateway: for a lease that we serve, homeward for a service that we own, or from a cloud that is
+//! an entrance of one ([`entrance`]).
 //!
 //! Always holds: only a gateway that the table names gets here; it reaches only leases of its own cloud, or services of
-//! ours that it holds a lease of; nothing is passed on to a third cloud.
+//! ours that it holds a lease of or is an entrance of; nothing is passed on to a third cloud.
 
-use crate::admission::Want;
+use crate::admission::{By, Want};
 use crate::answer;
 use crate::body::AnswerBody;
+use crate::entrance;
 use crate::forward::{self, Task};
 use crate::gateway::Worker;
 use crate::headers;
 use crate::link::Link;
-use crate::public::{self, From};
+use crate::public::{self, From, Via};
 use http::header::{HOST, HeaderName, VIA};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -51,9 +53,14 @@ pub async fn serve(
     let lease = text(answer::LEASE).and_then(|l| LeaseId::parse(l).ok());
     let service = text(answer::SERVICE).and_then(|s| ServiceName::parse(s).ok());
     let epoch = text(answer::EPOCH).and_then(|e| e.parse::<u64>().ok());
-    let (Some(lease), Some(service), Some(epoch)) = (lease, service, epoch) else {
+    let (Some(service), Some(epoch)) = (service, epoch) else {
         return answer::refused(StatusCode::BAD_REQUEST, "malformed");
     };
+    if text(answer::ENTRANCE) == Some("1") {
+        let what = (&service, Epoch(epoch));
+        return entrance::receive(&worker, &link, peer.trust_domain(), what, request).await;
+    }
+    let Some(lease) = lease else { return answer::refused(StatusCode::BAD_REQUEST, "malformed") };
     if request.headers().contains_key(answer::HOMEWARD) {
         return homeward(&worker, &link, peer.trust_domain(), &lease, &service, epoch, request).await;
     }
@@ -61,12 +68,24 @@ pub async fn serve(
 }
 
 /// What a request says on its way to another cloud's gateway.
-pub fn set_hop(fields: &mut HeaderMap, lease: &LeaseId, service: &ServiceName, epoch: Epoch) {
+pub fn set_hop(fields: &mut HeaderMap, by: &By, service: &ServiceName, epoch: Epoch) {
     let text = |t: &str| HeaderValue::from_str(t).unwrap_or(HeaderValue::from_static(""));
-    fields.insert(answer::LEASE, text(lease.as_str()));
+    let one = HeaderValue::from_static("1");
+    let (lease, kind, epoch) = match by {
+        By::Lease(lease) => (Some(lease), None, epoch),
+        By::Homeward(lease) => (Some(lease), Some(answer::HOMEWARD), epoch),
+        // A request that waited for a place while the table changed goes by the later one.
+        By::Entrance(owned_at) => (None, Some(answer::ENTRANCE), *owned_at),
+    };
+    if let Some(lease) = lease {
+        fields.insert(answer::LEASE, text(lease.as_str()));
+    }
+    if let Some(kind) = kind {
+        fields.insert(kind, one.clone());
+    }
     fields.insert(answer::SERVICE, text(service.as_str()));
     fields.insert(answer::EPOCH, HeaderValue::from(epoch.0));
-    fields.insert(answer::HOP, HeaderValue::from_static("1"));
+    fields.insert(answer::HOP, one);
     fields.insert(answer::PROTOCOL, HeaderValue::from(answer::PROTOCOL_VERSION));
 }
 
@@ -119,7 +138,6 @@ async fn serve_lease(
         writes: false,
         pass: None,
         still_ours: &|| true,
-        homeward: false,
         link,
     };
     forward::forward(worker, task, request).await.answer
@@ -149,10 +167,10 @@ async fn homeward(
         return answer::refused(StatusCode::FORBIDDEN, "not-redirected");
     }
     let fields = request.headers_mut();
-    let address = headers::forwarded_for(fields).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let (address, _) = user_of(fields);
     headers::strip_forged(fields, service.route.underscored_fields);
-    mark_told(fields, address, peer);
-    let from = From { address, rtt_us: None, homeward: true, scheme: "https", link };
+    mark_told(fields, address, "https", peer);
+    let from = From { address, rtt_us: None, via: Via::Alias, scheme: "https", link };
     let (mut answer, given) = public::serve_service(worker, service, from, request).await;
     if let Some(at) = given
         && let Ok(value) = HeaderValue::try_from(at.to_string())
@@ -162,12 +180,19 @@ async fn homeward(
     answer
 }
 
+/// Whom the peer's gateway serves, and how its user came there.
+pub fn user_of(fields: &HeaderMap) -> (IpAddr, &'static str) {
+    let address = headers::forwarded_for(fields).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let is_plain = fields.get(headers::FORWARDED_PROTO).is_some_and(|scheme| scheme.as_bytes() == b"http");
+    (address, if is_plain { "http" } else { "https" })
+}
+
 /// The user's address is the peer's word: one address and no list, and whose word it is.
-fn mark_told(fields: &mut HeaderMap, address: IpAddr, peer: &CloudName) {
+pub fn mark_told(fields: &mut HeaderMap, address: IpAddr, scheme: &'static str, peer: &CloudName) {
     let host = fields.get(HOST).cloned();
-    let forwarded = host.as_ref().and_then(|host| headers::forwarded_by(address, "https", host, Some(peer.as_str())));
+    let forwarded = host.as_ref().and_then(|host| headers::forwarded_by(address, scheme, host, Some(peer.as_str())));
     let client = HeaderValue::try_from(address.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
-    headers::put_forwarded(fields, &client, "https", host, forwarded);
+    headers::put_forwarded(fields, &client, scheme, host, forwarded);
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! Read-your-writes: what a user has seen, carried by the user as a signed cookie, or remembered by a hash of the
 //! `Authorization` field for clients without cookies.
 //!
-//! Always holds: a position that this gateway did not sign counts as none; the memory is bounded in size and time.
+//! Always holds: a position that was signed with no key of this gateway or of the service counts as none; the memory is bounded in size and time.
 
+use crate::ticket;
 use pumasi_terms::Position;
 use std::collections::{HashMap, VecDeque};
 use std::io::Write;
@@ -24,46 +25,24 @@ struct Remembered {
     order: VecDeque<(u128, u64)>,
 }
 
-pub struct Positions {
-    key: [u8; 32],
-    remembered: Mutex<Remembered>,
-}
+/// What a cookie is signed with.
+#[derive(Clone)]
+pub struct Key([u8; 32]);
 
-impl std::fmt::Debug for Positions {
+impl std::fmt::Debug for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Positions([secret])")
+        f.write_str("Key([secret])")
     }
 }
 
-impl Positions {
-    pub fn new(key: [u8; 32]) -> Self {
-        Self { key, remembered: Mutex::default() }
-    }
-
-    /// With the key of this directory, made at the first start.
-    pub fn open(dir: &Path) -> std::io::Result<Self> {
-        let path = dir.join("position.key");
-        match std::fs::read(&path) {
-            Ok(bytes) => {
-                let key = bytes.try_into().map_err(|_| std::io::Error::other("position.key has not 32 bytes"))?;
-                Ok(Self::new(key))
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                let key: [u8; 32] = pumasi_trust::random_bytes().map_err(std::io::Error::other)?;
-                let temporary = dir.join("position.key.new");
-                let _ = std::fs::remove_file(&temporary);
-                let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-                file.write_all(&key)?;
-                file.sync_all()?;
-                std::fs::rename(&temporary, &path)?;
-                Ok(Self::new(key))
-            }
-            Err(e) => Err(e),
-        }
+impl Key {
+    /// 32 bytes, hex.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        ticket::key_of(text).map(Self)
     }
 
     fn seal(&self, service: &str, text: &str) -> String {
-        let mut mac = blake3::Hasher::new_keyed(&self.key);
+        let mut mac = blake3::Hasher::new_keyed(&self.0);
         mac.update(service.as_bytes()).update(&[0]).update(text.as_bytes());
         mac.finalize().to_hex()[..32].to_owned()
     }
@@ -89,9 +68,53 @@ impl Positions {
         let (version, position) = text.split_once('.')?;
         position.parse().ok().filter(|_| version == VERSION)
     }
+}
+
+pub struct Positions {
+    key: Key,
+    remembered: Mutex<Remembered>,
+}
+
+impl std::fmt::Debug for Positions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Positions([secret])")
+    }
+}
+
+impl Positions {
+    pub fn new(key: [u8; 32]) -> Self {
+        Self { key: Key(key), remembered: Mutex::default() }
+    }
+
+    /// This gateway's own.
+    pub fn own(&self) -> &Key {
+        &self.key
+    }
+
+    /// With the key of this directory, made at the first start.
+    pub fn open(dir: &Path) -> std::io::Result<Self> {
+        let path = dir.join("position.key");
+        match std::fs::read(&path) {
+            Ok(bytes) => {
+                let key = bytes.try_into().map_err(|_| std::io::Error::other("position.key has not 32 bytes"))?;
+                Ok(Self::new(key))
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                let key: [u8; 32] = pumasi_trust::random_bytes().map_err(std::io::Error::other)?;
+                let temporary = dir.join("position.key.new");
+                let _ = std::fs::remove_file(&temporary);
+                let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+                file.write_all(&key)?;
+                file.sync_all()?;
+                std::fs::rename(&temporary, &path)?;
+                Ok(Self::new(key))
+            }
+            Err(e) => Err(e),
+        }
+    }
 
     fn user(&self, service: &str, authorization: &[u8]) -> u128 {
-        let mut hash = blake3::Hasher::new_keyed(&self.key);
+        let mut hash = blake3::Hasher::new_keyed(&self.key.0);
         hash.update(service.as_bytes()).update(&[1]).update(authorization);
         let mut out = [0u8; 16];
         hash.finalize_xof().fill(&mut out);
@@ -134,11 +157,11 @@ mod tests {
 
     #[test]
     fn only_what_was_signed_here_for_this_service_counts() {
-        let p = Positions::new([7; 32]);
+        let p = Key([7; 32]);
         let cookie = p.write("shop", AT);
         assert_eq!(p.read("shop", &cookie), Some(AT));
         assert_eq!(p.read("other", &cookie), None);
-        assert_eq!(Positions::new([8; 32]).read("shop", &cookie), None);
+        assert_eq!(Key([8; 32]).read("shop", &cookie), None);
         assert_eq!(p.read("shop", &cookie.replace("99", "98")), None);
         for bad in ["", ".", "1.2", "1.2.3", "1.3.99.", "1.3.99.00"] {
             assert_eq!(p.read("shop", bad), None, "{bad}");
@@ -162,8 +185,8 @@ mod tests {
     fn the_key_outlives_the_process() {
         let dir = std::env::temp_dir().join(format!("pumasi-position-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
-        let cookie = Positions::open(&dir).unwrap().write("shop", AT);
-        assert_eq!(Positions::open(&dir).unwrap().read("shop", &cookie), Some(AT));
+        let cookie = Positions::open(&dir).unwrap().own().write("shop", AT);
+        assert_eq!(Positions::open(&dir).unwrap().own().read("shop", &cookie), Some(AT));
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -10,7 +10,7 @@ use crate::gateway::Worker;
 use crate::io::Rtt;
 use crate::link::Link;
 use crate::table::{Service, Target};
-use crate::{alias, choose, front, headers, position};
+use crate::{alias, choose, entrance, front, headers, position};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -132,7 +132,7 @@ pub async fn serve(
             let from = From {
                 address: client.address,
                 rtt_us: client.rtt.us(),
-                homeward: false,
+                via: Via::Users,
                 scheme: client.scheme,
                 link: &client.link,
             };
@@ -236,25 +236,37 @@ fn user(service: &Service, fields: &HeaderMap, address: IpAddr) -> u64 {
     }
 }
 
+/// How a request came to this cloud. What another one sends is served by instances here and nowhere else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Via {
+    Users,
+    /// A lender's gateway, for a user of an alias there: it tells the user how far the writing went.
+    Alias,
+    /// A cloud that is an entrance only.
+    Entrance,
+}
+
 /// Where a request for a service of this cloud comes from.
 pub struct From<'a> {
     pub address: IpAddr,
     pub rtt_us: Option<u32>,
-    /// From a lender's gateway, for a user of an alias there: home instances only.
-    pub homeward: bool,
+    pub via: Via,
     pub scheme: &'static str,
     /// The connection that it came by.
     pub link: &'a Arc<Link>,
 }
 
-/// A pass, and the service as a later table has it.
+/// A pass, unless it goes on to the owner, and the service as a later table has it.
 type Entered = (Option<Pass>, Option<Arc<Service>>);
 
-/// Past the gate: at once, or when the service is held no longer and then by the table of that moment.
+/// Past the gate: at once, or when the service is held no longer or owned elsewhere, and then by the table of that moment.
 async fn let_in(worker: &Worker, service: &Arc<Service>) -> Result<Entered, Box<Response<AnswerBody>>> {
     let mut later = None;
     let shut = loop {
         let now = later.as_ref().unwrap_or(service);
+        if !now.route.role.is_owner() {
+            return Ok((None, later));
+        }
         match now.gate.enter(now.route.epoch) {
             Some(Ok(pass)) => return Ok((Some(pass), later)),
             Some(Err(shut)) => break shut,
@@ -297,17 +309,28 @@ pub async fn serve_service(
         }
     }
     let service = later.as_ref().unwrap_or(service);
+    let from_peer = from.via != Via::Users;
+    if !service.route.role.is_owner() {
+        let answer = match from_peer {
+            true => entrance::moved(worker, service),
+            // Boxed, so that the usual way stays small.
+            false => Box::pin(entrance::send(worker, service, from, writes, request)).await,
+        };
+        return (answer, None);
+    }
     let gateway = &worker.gateway;
     let name = service.name.as_str();
     let class = &service.route.admission.less_important;
     let less_important = headers::is_less_important(request.uri().path(), request.headers(), class);
-    let mut want = Want { home_only: writes || from.homeward, less_important, ..Want::default() };
+    let mut want = Want { home_only: writes || from_peer, less_important, ..Want::default() };
     let fields = request.headers_mut();
     let mut authorization = None;
     if service.route.position_generation.is_some() {
         authorization = fields.get(header::AUTHORIZATION).cloned();
         let now_ms = clock::boot_ms().0;
-        let by_cookie = gateway.positions.furthest(name, headers::cookies(fields, position::COOKIE));
+        let furthest = |key: &position::Key| key.furthest(name, headers::cookies(fields, position::COOKIE));
+        // Also what was signed before the service had a key of its own.
+        let by_cookie = service.position_key.as_ref().and_then(furthest).max(furthest(gateway.positions.own()));
         let by_memory = authorization.as_ref().and_then(|a| gateway.positions.recall(name, a.as_bytes(), now_ms));
         want.position = by_cookie.max(by_memory);
     }
@@ -332,12 +355,11 @@ pub async fn serve_service(
         answer_timeout_ms: service.route.admission.answer_timeout_ms,
         body_bytes_max: service.route.admission.body_bytes_max,
         user_rtt_us: from.rtt_us,
-        for_peer: from.homeward,
+        for_peer: from_peer,
         refuse_when_full: false,
         writes,
         pass,
         still_ours: &still_ours,
-        homeward: false,
         link: from.link,
     };
     let Done { mut answer, from_home, from_backend } = forward::forward(worker, task, request).await;
@@ -352,8 +374,9 @@ pub async fn serve_service(
         if let Some(authorization) = authorization {
             gateway.positions.remember(name, authorization.as_bytes(), at, clock::boot_ms().0);
         }
-        if !from.homeward {
-            set_position(&mut answer, &gateway.positions.write(name, at), from.scheme);
+        if from.via != Via::Alias {
+            let key = service.position_key.as_ref().unwrap_or(gateway.positions.own());
+            set_position(&mut answer, &key.write(name, at), from.scheme);
         }
     }
     (answer, given)

@@ -9,7 +9,7 @@ use crate::limiter::Limiter;
 use pumasi_door::Place;
 use pumasi_route::table::Admission as Bounds;
 use pumasi_sense::meter::{BackendKey, BackendMeter};
-use pumasi_terms::{BootMs, CloudName, LeaseId, Position, Protocol};
+use pumasi_terms::{BootMs, CloudName, Epoch, LeaseId, Position, Protocol};
 use std::sync::Arc;
 
 const SET_ASIDE_FIRST_MS: u64 = 100;
@@ -20,7 +20,18 @@ const ALIVE_US: u64 = 1_000_000;
 #[derive(Debug, PartialEq, Eq)]
 pub enum Destination {
     Instance(Place, Protocol),
-    Peer { cloud: CloudName, lease: LeaseId },
+    Peer { cloud: CloudName, by: By },
+}
+
+/// By what right another cloud's gateway is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum By {
+    /// It serves under this lease.
+    Lease(LeaseId),
+    /// The lease is served here, and this must be served where the service is at home.
+    Homeward(LeaseId),
+    /// It owns the service at this epoch, and this cloud is an entrance.
+    Entrance(Epoch),
 }
 
 /// One backend as the route table has it.

@@ -3,17 +3,19 @@
 //! Always holds: revisions only rise; a table is on disk before it is in force; requests that began under an older table
 //! end under it; what it says in boot time counts only under the boot in which it was written.
 
-use crate::admission::{Admission, BackendSpec, Destination};
+use crate::admission::{Admission, BackendSpec, By, Destination};
 use crate::clock;
 use crate::gate::Gate;
 use crate::peers::{Peers, PeersError};
+use crate::position;
 use pumasi_door::Place;
 use pumasi_route::table::{
-    Admission as Bounds, LeaseRoute, Positions, RouteTable, ServiceRoute, TABLE_VERSION, TABLE_VERSION_OLDEST, is_read,
+    Admission as Bounds, LeaseRoute, Positions, Role, RouteTable, ServiceRoute, TABLE_VERSION, TABLE_VERSION_OLDEST,
+    is_read,
 };
 use pumasi_route::tenure::{TENURE_VERSION, Tenure};
 use pumasi_sense::meter::BackendKey;
-use pumasi_terms::{BootMs, CloudName, LeaseId, Position, ServiceName};
+use pumasi_terms::{BootMs, CloudName, Epoch, LeaseId, Position, ServiceName};
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -21,6 +23,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 pub const TABLE_FILE: &str = "table.json";
 pub const TABLE_BYTES_MAX: usize = 16 << 20;
+/// How many instances an owner is taken to have, where a front bounds what it sends there.
+const OWNER_INSTANCES: u32 = 16;
 
 /// Why a table was refused; the one before it stays in force.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +62,7 @@ pub struct Service {
     pub admission: Arc<Admission>,
     /// Of all tables that name it one after another.
     pub gate: Arc<Gate>,
+    pub position_key: Option<position::Key>,
 }
 
 /// Another cloud's service, served here under a lease.
@@ -288,8 +293,9 @@ fn compile(before: &Live, table: RouteTable, boot_id: &str) -> Live {
             Some(known) => (known.admission.clone(), known.gate.clone()),
             None => (Admission::new(route.admission.clone()), Arc::default()),
         };
-        admission.update(route.admission.clone(), route.home_weight.0, specs(&route));
-        let service = Arc::new(Service { name: name.clone(), route, admission, gate });
+        admission.update(bounds(&route), route.home_weight.0, specs(&route));
+        let service =
+            Arc::new(Service { name: name.clone(), position_key: position_key(&name, &route), route, admission, gate });
         for host in &service.route.hosts {
             live.hosts.insert(host.to_ascii_lowercase(), Target::Service(service.clone()));
         }
@@ -303,7 +309,7 @@ fn compile(before: &Live, table: RouteTable, boot_id: &str) -> Live {
             Some(known) => (known.admission.clone(), known.homeward.clone()),
             None => (Admission::new(route.admission.clone()), Admission::new(route.admission.clone())),
         };
-        homeward.update(homeward_bounds(&route), 0, vec![homeward_spec(&id, &route)]);
+        homeward.update(of_another(&route.admission), 0, vec![homeward_spec(&id, &route)]);
         admission.update(route.admission.clone(), 1, route.instances.iter().map(home_spec).collect());
         let lease = Arc::new(LeaseHere { id: id.clone(), route, admission, homeward });
         for alias in &lease.route.aliases {
@@ -314,15 +320,31 @@ fn compile(before: &Live, table: RouteTable, boot_id: &str) -> Live {
     live
 }
 
-/// The home admits for itself: this link only bounds how much is under way.
-fn homeward_bounds(route: &LeaseRoute) -> Bounds {
-    Bounds { limit_initial: route.admission.limit_max, ..route.admission.clone() }
+/// One that does not read is passed over: users then read older copies at the worst, and only where another cloud signed.
+fn position_key(name: &ServiceName, route: &ServiceRoute) -> Option<position::Key> {
+    let key = position::Key::from_hex(route.position_key.as_deref()?);
+    if key.is_none() {
+        tracing::warn!(service = %name, "the key for positions is not 32 bytes in hex; this gateway's own is used");
+    }
+    key
+}
+
+/// Another cloud's gateway admits for itself: the link there only bounds how much is under way.
+fn of_another(bounds: &Bounds) -> Bounds {
+    Bounds { limit_initial: bounds.limit_max, ..bounds.clone() }
+}
+
+fn bounds(route: &ServiceRoute) -> Bounds {
+    match route.role {
+        Role::Owner => route.admission.clone(),
+        Role::Front { .. } => of_another(&route.admission),
+    }
 }
 
 fn homeward_spec(id: &LeaseId, route: &LeaseRoute) -> BackendSpec {
     BackendSpec {
         key: BackendKey::Lease(route.borrower.clone(), id.clone()),
-        destination: Arc::new(Destination::Peer { cloud: route.borrower.clone(), lease: id.clone() }),
+        destination: Arc::new(Destination::Peer { cloud: route.borrower.clone(), by: By::Homeward(id.clone()) }),
         instances: 1,
         weight: 1,
         draining: false,
@@ -344,10 +366,25 @@ fn home_spec(home: &pumasi_route::table::HomeBackend) -> BackendSpec {
     }
 }
 
+fn front_spec(owner: &CloudName, epoch: Epoch) -> BackendSpec {
+    BackendSpec {
+        key: BackendKey::Front(owner.clone()),
+        destination: Arc::new(Destination::Peer { cloud: owner.clone(), by: By::Entrance(epoch) }),
+        instances: OWNER_INSTANCES,
+        weight: 1,
+        draining: false,
+        usable_until: None,
+        has_datasets: false,
+    }
+}
+
 fn specs(route: &ServiceRoute) -> Vec<BackendSpec> {
+    if let Role::Front { owner } = &route.role {
+        return vec![front_spec(owner, route.epoch)];
+    }
     let leases = route.leases.iter().map(|l| BackendSpec {
         key: BackendKey::Lease(l.cloud.clone(), l.lease.clone()),
-        destination: Arc::new(Destination::Peer { cloud: l.cloud.clone(), lease: l.lease.clone() }),
+        destination: Arc::new(Destination::Peer { cloud: l.cloud.clone(), by: By::Lease(l.lease.clone()) }),
         instances: l.instances,
         weight: l.weight.0,
         draining: l.draining || l.instances == 0,

@@ -38,7 +38,8 @@ fn wall_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn sealer(key: &str) -> Option<Sealer> {
+/// 32 bytes, hex.
+pub fn key_of(key: &str) -> Option<[u8; 32]> {
     if key.len() != 64 || !key.is_ascii() {
         return None;
     }
@@ -46,7 +47,11 @@ fn sealer(key: &str) -> Option<Sealer> {
     for (i, byte) in bytes.iter_mut().enumerate() {
         *byte = u8::from_str_radix(&key[2 * i..2 * i + 2], 16).ok()?;
     }
-    Sealer::new(&bytes).ok()
+    Some(bytes)
+}
+
+fn sealer(key: &str) -> Option<Sealer> {
+    Sealer::new(&key_of(key)?).ok()
 }
 
 fn purpose(lease: &LeaseId, path: &str) -> Vec<u8> {

@@ -2,53 +2,19 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
+use common::clouds::{Cloud, now};
 use common::*;
-use pumasi_gateway::{Listener, Question, Reply, TlsFiles};
+use pumasi_gateway::{Question, Reply};
 use pumasi_route::table::*;
 use pumasi_terms::service::RouteMode;
 use pumasi_terms::*;
 use pumasi_trust::{Authority, SpiffeId};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 const TICKET_KEY: &str = "000102030405060708090a0b0c0d0e0f000102030405060708090a0b0c0d0e0f";
 const ALIAS: &str = "city-b.shop.example";
 
-fn now() -> WallMs {
-    WallMs(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64)
-}
-
 fn lease() -> LeaseId {
     LeaseId::from_entropy(77)
-}
-
-/// A cloud with its own authority and a gateway.
-struct Cloud {
-    name: CloudName,
-    bundle: String,
-    gateway: Running,
-    _authority: tempfile::TempDir,
-}
-
-impl Cloud {
-    async fn start(name: &str) -> Self {
-        let authority_dir = tempfile::tempdir().unwrap();
-        let cloud = CloudName::parse(name).unwrap();
-        let authority = Authority::create(&authority_dir.path().join("ca"), &cloud, now()).unwrap();
-        let svid = authority.issue(&SpiffeId::gateway(&cloud), 3_600_000, now(), &[]).unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("svid.pem");
-        svid.save(&path).unwrap();
-        let mut config = config(name);
-        config.peer_listen = Some("127.0.0.1:0".parse().unwrap());
-        config.svid_path = Some(path.clone());
-        let tls = Some(TlsFiles { cert_path: path.clone(), key_path: path });
-        config.listeners.push(Listener { address: "127.0.0.1:0".parse().unwrap(), tls, http2: true });
-        let bundle = authority.bundle().unwrap().to_json();
-        Self { name: cloud, bundle, gateway: Running::start_in(dir, config).await, _authority: authority_dir }
-    }
-    fn link(&self) -> PeerLink {
-        PeerLink { gateway_address: self.gateway.peer_address.unwrap().to_string(), bundle: self.bundle.clone() }
-    }
 }
 
 fn away(lender: &Cloud) -> LeaseBackend {
@@ -582,7 +548,7 @@ async fn tls_listeners_speak_http2_and_the_certificate_is_replaced_while_serving
         certificate
     };
     let first = ask().await;
-    let authority = Authority::load(&pair.a._authority.path().join("ca")).unwrap();
+    let authority = Authority::load(&pair.a.authority.path().join("ca")).unwrap();
     let svid = authority.issue(&SpiffeId::gateway(&pair.a.name), 3_600_000, now(), &[]).unwrap();
     svid.save(&pair.a.gateway.path().join("svid.pem")).unwrap();
     assert_eq!(ask().await, first, "not before it is asked for");

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
+use common::websocket::{HELLO, RESTART, rest, talker, upgraded};
 use common::*;
 use pumasi_route::Tenure;
 use pumasi_route::table::*;
@@ -9,8 +10,6 @@ use pumasi_terms::*;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpListener;
 
 fn bound(home: std::net::SocketAddr) -> ServiceRoute {
     ServiceRoute { writes: Writes::Bound, ..service(&[home]) }
@@ -176,54 +175,6 @@ async fn a_thousand_that_wait_are_bounded() {
     assert!(refused > 0 && served >= 512 && served + refused == 1_000, "{served} served, {refused} refused");
     assert_eq!(backend.seen(), served, "those that were refused were not executed");
 }
-
-/// Becomes WebSocket at once, says hello, and sends `rest`.
-async fn talker(rest: &'static [u8]) -> std::net::SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(async move {
-                let mut reader = BufReader::new(stream);
-                let mut line = String::new();
-                let mut upgrade = String::new();
-                while reader.read_line(&mut line).await.unwrap() > 2 {
-                    if line.to_ascii_lowercase().starts_with("upgrade:") {
-                        upgrade = line.trim().to_owned();
-                    }
-                    line.clear();
-                }
-                let head = format!("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n{upgrade}\r\n\r\n");
-                reader.get_mut().write_all(head.as_bytes()).await.unwrap();
-                reader.get_mut().write_all(rest).await.unwrap();
-                let _ = reader.read(&mut [0; 64]).await;
-                std::future::pending::<()>().await;
-            });
-        }
-    });
-    address
-}
-
-async fn upgraded(gateway: &Running, to: &str) -> Connection {
-    let mut c = gateway.connect().await;
-    c.send(&format!("GET /ws HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: {to}\r\n\r\n")).await;
-    let mut head = String::new();
-    while !head.ends_with("\r\n\r\n") {
-        assert!(c.reader.read_line(&mut head).await.unwrap() > 0, "{head}");
-    }
-    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
-    c
-}
-
-async fn rest(mut c: Connection) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    tokio::time::timeout(Duration::from_secs(5), c.reader.read_to_end(&mut bytes)).await.expect("it ends").unwrap();
-    bytes
-}
-
-const HELLO: &[u8] = b"\x81\x05hello";
-const RESTART: &[u8] = b"\x88\x02\x03\xf4";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn upgraded_connections_end_with_the_right_or_at_a_hold() {

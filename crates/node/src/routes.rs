@@ -12,7 +12,7 @@ use pumasi_route::build::{
     LentInput, PartInput, PartState as Serves, RouteInput, ServiceInput, build_told, table_differs, without_doubles,
 };
 use pumasi_route::keep::{Aside, AsideLease, keep};
-use pumasi_route::table::{Admission, HomeBackend, PeerLink, RouteTable, Writes};
+use pumasi_route::table::{Admission, HomeBackend, PeerLink, Role, RouteTable, Writes};
 use pumasi_store::Items;
 use pumasi_terms::service::{RouteMode, ServiceSpec};
 use pumasi_terms::{BootMs, CloudName, LeaseId, ServiceName};
@@ -238,10 +238,13 @@ fn service(node: &Node, record: &ServiceRecord, journeys: &[Arc<Journey>]) -> Se
     ServiceInput {
         epoch: record.epoch,
         writes: Writes::Unbound,
+        role: Role::Owner,
+        entrances: Default::default(),
         home: backends(node, &home::wanted(node, record)),
         parts: parts.filter_map(|p| rented(node, record, p)).collect(),
         admission: admission(node, &record.document.spec),
         position_generation: (!record.document.spec.datasets.is_empty()).then(|| node.generation(record.epoch)),
+        position_key: None,
         service: record.document.clone(),
     }
 }

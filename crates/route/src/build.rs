@@ -6,12 +6,12 @@
 
 use crate::share;
 use crate::table::{
-    Admission, HomeBackend, LeaseBackend, LeaseRoute, PeerLink, RouteTable, ServiceRoute, TABLE_VERSION, Writes,
+    Admission, HomeBackend, LeaseBackend, LeaseRoute, PeerLink, Role, RouteTable, ServiceRoute, TABLE_VERSION, Writes,
 };
 use pumasi_lease::LentLease;
 use pumasi_terms::service::Service;
 use pumasi_terms::{BootMs, CloudName, DatasetName, Epoch, Generation, LeaseId, Now, Ppm, Protocol};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Everything a table rests on.
 #[derive(Debug, Clone)]
@@ -33,11 +33,15 @@ pub struct ServiceInput {
     pub service: Service,
     pub epoch: Epoch,
     pub writes: Writes,
+    pub role: Role,
+    /// Clouds that may send their users here.
+    pub entrances: BTreeSet<CloudName>,
     /// Ready instances, and those that drain.
     pub home: Vec<HomeBackend>,
     pub parts: Vec<PartInput>,
     pub admission: Admission,
     pub position_generation: Option<Generation>,
+    pub position_key: Option<String>,
 }
 
 /// A lease that this cloud rents.
@@ -135,12 +139,14 @@ fn whole(input: &RouteInput) -> RouteTable {
 
 fn service_route(s: &ServiceInput, input: &RouteInput) -> ServiceRoute {
     let spec = &s.service.spec;
-    let mut home = s.home.clone();
+    // An entrance serves nobody itself.
+    let serves = s.role.is_owner();
+    let mut home = if serves { s.home.clone() } else { Vec::new() };
     home.sort_by(|a, b| a.instance.cmp(&b.instance));
     let usable = |p: &&PartInput| p.usable_until > input.now.boot && input.members.contains_key(&p.cloud);
     // A part without ready instances serves nobody; one that drains still ends what is in flight.
     let useful = |p: &&PartInput| p.instances_ready > 0 || p.state == PartState::Draining;
-    let mut parts: Vec<&PartInput> = s.parts.iter().filter(usable).filter(useful).collect();
+    let mut parts: Vec<&PartInput> = s.parts.iter().filter(|_| serves).filter(usable).filter(useful).collect();
     parts.sort_by(|a, b| (&a.lease, &a.cloud).cmp(&(&b.lease, &b.cloud)));
     parts.dedup_by(|a, b| a.lease == b.lease);
     let ready = home.iter().filter(|h| !h.draining).count();
@@ -149,6 +155,8 @@ fn service_route(s: &ServiceInput, input: &RouteInput) -> ServiceRoute {
         hosts: spec.hosts.clone(),
         epoch: s.epoch,
         writes: s.writes,
+        role: s.role.clone(),
+        entrances: s.entrances.iter().filter(|c| input.members.contains_key(*c)).cloned().collect(),
         mode: spec.routing.mode,
         home_only: spec.routing.home_only.clone(),
         safe_methods: spec.routing.safe_methods.clone(),
@@ -160,6 +168,7 @@ fn service_route(s: &ServiceInput, input: &RouteInput) -> ServiceRoute {
         leases: parts.into_iter().map(lease_backend).collect(),
         admission: s.admission.clone(),
         position_generation: s.position_generation,
+        position_key: s.position_key.clone(),
     }
 }
 

@@ -74,7 +74,7 @@ fn all_hosts(table: &RouteTable) -> impl Iterator<Item = String> + '_ {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::table::{Admission, TABLE_VERSION, Writes};
+    use crate::table::{Admission, Role, TABLE_VERSION, Writes};
     use pumasi_terms::{CloudName, InstanceId, Ppm, service::RouteMode};
 
     fn name(text: &str) -> ServiceName {
@@ -106,6 +106,8 @@ mod tests {
             hosts: hosts.iter().map(ToString::to_string).collect(),
             epoch: Epoch(1),
             writes: Writes::Unbound,
+            role: Role::Owner,
+            entrances: Default::default(),
             mode: RouteMode::Proxy,
             home_only: Vec::new(),
             safe_methods: Vec::new(),
@@ -117,6 +119,7 @@ mod tests {
             home_weight: Ppm(1),
             admission: Admission::default(),
             position_generation: None,
+            position_key: None,
         }
     }
 

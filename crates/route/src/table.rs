@@ -1,5 +1,5 @@
 //! The route table: the daemon's whole word to its gateway. Format version 3; version 1 knows no doors, and
-//! versions 1 and 2 say themselves until when a service is writable.
+//! versions 1 and 2 say themselves until when a service is writable, and know no fronts.
 //!
 //! The gateway keeps the last one on disk and serves by it when the daemon is dead.
 
@@ -9,7 +9,7 @@ use pumasi_terms::{
     BootMs, CloudName, DatasetName, Epoch, Generation, InstanceId, LeaseId, Position, Ppm, Protocol, ServiceName,
 };
 use serde::{Deserialize, Deserializer, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -43,10 +43,15 @@ pub struct RouteTable {
 #[serde(deny_unknown_fields)]
 pub struct ServiceRoute {
     pub hosts: Vec<String>,
-    /// Ownership under which answers are given; checked on entry and before an answer leaves.
+    /// Ownership under which answers are given; checked on entry and before an answer leaves. At a front, the owner's.
     pub epoch: Epoch,
     #[serde(alias = "writable_until", deserialize_with = "writes")]
     pub writes: Writes,
+    #[serde(default, skip_serializing_if = "Role::is_owner")]
+    pub role: Role,
+    /// Clouds that may send their users' requests here, to instances of this cloud alone.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub entrances: BTreeSet<CloudName>,
     pub mode: RouteMode,
     /// Path prefixes that go home whatever their method.
     pub home_only: Vec<String>,
@@ -68,6 +73,26 @@ pub struct ServiceRoute {
     pub admission: Admission,
     /// The dataset generation whose positions this home gives out in its answers to writes; None: no dataset.
     pub position_generation: Option<Generation>,
+    /// 32 bytes, hex: signs the cookies of positions in place of the gateway's own key, so that another owner reads them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position_key: Option<String>,
+}
+
+/// What this cloud is to a service.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Role {
+    /// Its instances serve it, and its leases.
+    #[default]
+    Owner,
+    /// It is an entrance only: every request goes to the gateway of the owner.
+    Front { owner: CloudName },
+}
+
+impl Role {
+    pub fn is_owner(&self) -> bool {
+        *self == Self::Owner
+    }
 }
 
 /// What the right to write rests on.

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use pumasi_lease::document::{KIND, Lease};
 use pumasi_lease::record::{EndedBy, LentLease, LentState, Usage};
-use pumasi_route::table::{Admission, HomeBackend, PeerLink, Writes};
+use pumasi_route::table::{Admission, HomeBackend, PeerLink, Role, Writes};
 use pumasi_route::*;
 use pumasi_terms::offer::Requirement;
 use pumasi_terms::service::{Application, BundleRef, Platform, Service, ServiceSpec};
@@ -140,10 +140,13 @@ fn input(home: Vec<HomeBackend>, parts: Vec<PartInput>, lent: Vec<LentInput>) ->
             service: service("shop"),
             epoch: Epoch(1),
             writes: Writes::Unbound,
+            role: Role::Owner,
+            entrances: Default::default(),
             home,
             parts,
             admission: Admission::default(),
             position_generation: None,
+            position_key: None,
         }],
         lent,
         members: [(cloud("b"), peer()), (cloud("c"), peer())].into(),

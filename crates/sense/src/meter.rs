@@ -73,6 +73,8 @@ pub struct ServiceMeter {
 pub enum BackendKey {
     Home(InstanceId),
     Lease(CloudName, LeaseId),
+    /// The owner's gateway, at a cloud that is an entrance only.
+    Front(CloudName),
 }
 
 impl std::fmt::Display for BackendKey {
@@ -80,6 +82,7 @@ impl std::fmt::Display for BackendKey {
         match self {
             Self::Home(instance) => write!(f, "home/{instance}"),
             Self::Lease(cloud, lease) => write!(f, "{cloud}/{lease}"),
+            Self::Front(owner) => write!(f, "front:{owner}"),
         }
     }
 }
@@ -94,6 +97,9 @@ impl<'de> Deserialize<'de> for BackendKey {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         use serde::de::Error;
         let text = String::deserialize(d)?;
+        if let Some(owner) = text.strip_prefix("front:") {
+            return CloudName::parse(owner).map(Self::Front).map_err(D::Error::custom);
+        }
         match text.split_once('/') {
             // A cloud may be called "home": the kind of id after the slash decides.
             Some((_, id)) if id.starts_with("inst-") => InstanceId::parse(id).map(Self::Home).map_err(D::Error::custom),
@@ -101,7 +107,7 @@ impl<'de> Deserialize<'de> for BackendKey {
                 CloudName::parse(cloud).map_err(D::Error::custom)?,
                 LeaseId::parse(id).map_err(D::Error::custom)?,
             )),
-            None => Err(D::Error::custom("a backend is home/<instance> or <cloud>/<lease>")),
+            None => Err(D::Error::custom("a backend is home/<instance>, <cloud>/<lease> or front:<cloud>")),
         }
     }
 }

@@ -354,7 +354,7 @@ impl SimGateway {
                 BackendKey::Lease(_, lease) => {
                     place.and_then(|p| p.set_aside.get(lease)).is_some_and(|t| *t > self.clock.true_ms())
                 }
-                BackendKey::Home(_) => false,
+                BackendKey::Home(_) | BackendKey::Front(_) => false,
             };
             BackendStatus {
                 backend: key.clone(),
@@ -453,6 +453,7 @@ fn draining(route: &ServiceRoute, key: &BackendKey) -> bool {
     match key {
         BackendKey::Home(i) => route.home.iter().any(|h| &h.instance == i && h.draining),
         BackendKey::Lease(_, lease) => route.leases.iter().any(|l| &l.lease == lease && l.draining),
+        BackendKey::Front(_) => false,
     }
 }
 
@@ -638,6 +639,7 @@ impl Street<'_> {
         let backend = self.place.backends.entry(done.key.clone()).or_default();
         let well = match &done.key {
             BackendKey::Home(i) => self.ready.contains(i),
+            BackendKey::Front(owner) => self.gateway.reaches(owner),
             BackendKey::Lease(cloud, lease) => {
                 let reaches = self.gateway.reaches(cloud);
                 if let Some(peer) = self.gateway.peers.get().and_then(|p| p.get(cloud)) {

@@ -136,11 +136,11 @@ pub fn path(input: &[u8]) {
 
 pub fn position_cookie(input: &[u8]) {
     let Some(input) = text(input) else { return };
-    let positions = Positions::new([7; 32]);
+    let positions = Positions::new([7; 32]).own().clone();
     if let Some(read) = positions.read("shop", input) {
         assert_eq!(positions.write("shop", read), input, "a position in another form is believed");
         assert_eq!(positions.read("other", input), None);
-        assert_eq!(Positions::new([8; 32]).read("shop", input), None);
+        assert_eq!(Positions::new([8; 32]).own().read("shop", input), None);
     }
     if let Some(read) = parse_position(input) {
         let Position { generation, as_of_ms } = read;

@@ -5,7 +5,7 @@
 
 use pumasi_gateway::{CONFIG_FILE, ControlClient, GatewayConfig, Limits, TABLE_FILE};
 use pumasi_route::RouteTable;
-use pumasi_route::table::{Admission, HomeBackend, ServiceRoute, TABLE_VERSION, Writes};
+use pumasi_route::table::{Admission, HomeBackend, Role, ServiceRoute, TABLE_VERSION, Writes};
 use pumasi_terms::service::RouteMode;
 use pumasi_terms::{CloudName, Epoch, InstanceId, Ppm, ServiceName};
 use std::collections::BTreeMap;
@@ -142,6 +142,8 @@ fn gateway() -> SocketAddr {
             hosts: vec![HOST.into()],
             epoch: Epoch(1),
             writes: Writes::Unbound,
+            role: Role::Owner,
+            entrances: Default::default(),
             mode: RouteMode::Proxy,
             home_only: vec!["/admin".into()],
             safe_methods: Vec::new(),
@@ -153,6 +155,7 @@ fn gateway() -> SocketAddr {
             home_weight: Ppm::WHOLE,
             admission: Admission::default(),
             position_generation: Some(pumasi_terms::Generation(1)),
+            position_key: None,
         };
         let table = RouteTable {
             version: TABLE_VERSION,

@@ -1,7 +1,9 @@
 //! A gateway on a thread of its own, backends that do as they are told, and a plain HTTP/1.1 client.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+pub mod clouds;
 pub mod h2;
+pub mod websocket;
 
 use pumasi_gateway::{CONFIG_FILE, ControlClient, GatewayConfig, GatewayStatus};
 use pumasi_route::table::*;
@@ -103,6 +105,8 @@ pub fn service(home: &[SocketAddr]) -> ServiceRoute {
         hosts: vec![HOST.into()],
         epoch: Epoch(1),
         writes: Writes::Unbound,
+        role: Role::Owner,
+        entrances: Default::default(),
         mode: RouteMode::Proxy,
         home_only: vec!["/admin".into()],
         safe_methods: Vec::new(),
@@ -114,6 +118,7 @@ pub fn service(home: &[SocketAddr]) -> ServiceRoute {
         home_weight: Ppm::WHOLE,
         admission: Admission::default(),
         position_generation: None,
+        position_key: None,
     }
 }
 

@@ -106,7 +106,7 @@ pub async fn traffic(State(node): State<Arc<Node>>, Extension(who): Extension<Pr
         for (key, backend) in &seen.backends {
             let cloud = match key {
                 BackendKey::Home(_) => node.name(),
-                BackendKey::Lease(cloud, _) => cloud,
+                BackendKey::Lease(cloud, _) | BackendKey::Front(cloud) => cloud,
             };
             *served_by.entry(cloud.clone()).or_default() += backend.completed_mps;
         }

@@ -1,0 +1,93 @@
+//! An entrance: a cloud whose users come in here, while another one owns the service.
+//!
+//! Enters: users' requests for a service at whose front this cloud stands; at the owner, what such a cloud sends. Leaves: the
+//! owner's answers, or that the service has moved. Always holds: whatever its method, a request is served by instances of the
+//! owner alone, one hop from where it came in; who is not named in the owner's table gets no further; nothing is sent twice
+//! that may write.
+
+use crate::admission::Want;
+use crate::answer;
+use crate::body::AnswerBody;
+use crate::forward::{self, Task};
+use crate::gateway::Worker;
+use crate::headers;
+use crate::link::Link;
+use crate::peer;
+use crate::public::{self, From, Via};
+use crate::table::Service;
+use http::header::VIA;
+use http::{HeaderValue, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use pumasi_route::table::Role;
+use pumasi_terms::{CloudName, Epoch, ServiceName};
+use std::sync::Arc;
+
+/// A user's request, to the owner.
+pub async fn send(
+    worker: &Arc<Worker>,
+    service: &Service,
+    from: From<'_>,
+    writes: bool,
+    request: Request<Incoming>,
+) -> Response<AnswerBody> {
+    let bounds = &service.route.admission;
+    let less_important = headers::is_less_important(request.uri().path(), request.headers(), &bounds.less_important);
+    let task = Task {
+        service: &service.name,
+        protocol: service.route.protocol,
+        epoch: service.route.epoch,
+        admission: &service.admission,
+        want: Want { less_important, ..Want::default() },
+        answer_timeout_ms: bounds.answer_timeout_ms,
+        body_bytes_max: bounds.body_bytes_max,
+        user_rtt_us: from.rtt_us,
+        for_peer: false,
+        refuse_when_full: false,
+        writes,
+        pass: None,
+        // Should the service come here while it waits for a place: it did not pass the gate.
+        still_ours: &|| false,
+        link: from.link,
+    };
+    forward::forward(worker, task, request).await.answer
+}
+
+/// A request that came in at another cloud, at the owner.
+pub async fn receive(
+    worker: &Arc<Worker>,
+    link: &Arc<Link>,
+    peer: &CloudName,
+    (service, epoch): (&ServiceName, Epoch),
+    mut request: Request<Incoming>,
+) -> Response<AnswerBody> {
+    let live = worker.gateway.tables.live();
+    let Some(service) = live.services.get(service) else {
+        return answer::refused(StatusCode::GONE, "no-such-service");
+    };
+    if !service.route.entrances.contains(peer) {
+        return answer::refused(StatusCode::FORBIDDEN, "not-an-entrance");
+    }
+    if service.route.epoch != epoch || !service.route.role.is_owner() {
+        return moved(worker, service);
+    }
+    let fields = request.headers_mut();
+    let (address, scheme) = peer::user_of(fields);
+    headers::strip_forged(fields, service.route.underscored_fields);
+    fields.append(VIA, worker.gateway.via.clone());
+    peer::mark_told(fields, address, scheme, peer);
+    let from = From { address, rtt_us: None, via: Via::Entrance, scheme, link };
+    public::serve_service(worker, service, from, request).await.0
+}
+
+/// To another cloud's gateway: not served here, and who owns the service as far as is known here.
+pub fn moved(worker: &Worker, service: &Service) -> Response<AnswerBody> {
+    let owner = match &service.route.role {
+        Role::Front { owner } => owner,
+        Role::Owner => &worker.gateway.config.cloud,
+    };
+    let mut answer = answer::refused(StatusCode::CONFLICT, "moved");
+    if let Ok(value) = HeaderValue::try_from(format!("{owner} {}", service.route.epoch.0)) {
+        answer.headers_mut().insert(answer::MOVED, value);
+    }
+    answer
+}
