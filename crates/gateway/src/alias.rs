@@ -11,7 +11,7 @@ use crate::gateway::Worker;
 use crate::peer::POSITION;
 use crate::public::{Client, set_position};
 use crate::table::{LeaseHere, Service};
-use crate::{headers, position, ticket};
+use crate::{headers, position, ticket, upgrade};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -96,7 +96,7 @@ pub async fn serve(
         && seen.is_some_and(|seen| worker.gateway.tables.position(&lease.id).is_none_or(|at| at < seen));
     let writes = !method::is_safe_or(request.method().as_str(), &lease.route.safe_methods)
         || headers::under_prefix(request.uri().path(), &lease.route.home_only);
-    let home = behind || writes || forward::is_upgrade(&request);
+    let home = behind || writes || upgrade::is_asked_for(&request);
     let bounds = &lease.route.admission;
     let less_important = headers::is_less_important(request.uri().path(), request.headers(), &bounds.less_important);
     let task = Task {

@@ -15,12 +15,13 @@ use crate::peer;
 use crate::permit::TooManyStreams;
 use crate::plain::RequestHead;
 use crate::tunnel::{self, Ends, TunnelSlot};
+use crate::upgrade;
 use crate::upload::{Least, NotThere, RequestBody, Upload, Verdict};
 use crate::upstream::SendFault;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use pumasi_terms::{Epoch, Protocol, ServiceName};
@@ -35,9 +36,6 @@ const REPLAYS_MAX: u32 = 1;
 const FRESH_MS: u64 = 1_000;
 /// A place is held for so long while its user still sends the body.
 const UPLOAD_HELD: Duration = Duration::from_millis(500);
-
-/// What the gateway of a service's owner says for users, and for the cloud in between.
-const TOLD_BY_OWNER: [HeaderName; 3] = [answer::OUTCOME, answer::SHED, peer::POSITION];
 
 /// What is asked of the application, apart from where.
 pub struct Task<'a> {
@@ -104,7 +102,7 @@ impl Outgoing {
             return Err(TooLarge);
         }
         // HTTP/2 has no upgrades: who asks such a service for one is answered as if it had not asked.
-        let wished = if task.protocol.is_http1() { wants_upgrade(&request) } else { None };
+        let wished = if task.protocol.is_http1() { upgrade::wants(&request) } else { None };
         let upgrade = wished.map(|to| (to, hyper::upgrade::on(&mut request)));
         let (parts, incoming) = request.into_parts();
         let safe = !task.writes && upgrade.is_none();
@@ -217,40 +215,6 @@ pub fn name_in_target(request: &mut Request<RequestBody>) {
         *request.uri_mut() = uri;
         request.headers_mut().remove(HOST);
     }
-}
-
-/// What it asks to become. With a body it asks for nothing: the body would have nowhere to go.
-fn wants_upgrade(request: &Request<Incoming>) -> Option<HeaderValue> {
-    if request.version() != Version::HTTP_11 || !hyper::body::Body::is_end_stream(request.body()) {
-        return None;
-    }
-    if !headers::tokens(request.headers(), &CONNECTION).any(|t| t.eq_ignore_ascii_case(b"upgrade")) {
-        return None;
-    }
-    // h2c by Upgrade is obsolete, and would carry HTTP past us.
-    let http = |t: &&[u8]| [&b"h2c"[..], b"h2", b"http"].iter().any(|own| protocol(t).eq_ignore_ascii_case(own));
-    let left: Vec<&[u8]> = headers::tokens(request.headers(), &UPGRADE).filter(|t| !http(t)).collect();
-    if left.is_empty() { None } else { HeaderValue::from_bytes(&left.join(&b", "[..])).ok() }
-}
-
-/// Its name, without the version (RFC 9110, 7.8).
-fn protocol(token: &[u8]) -> &[u8] {
-    token.split(|&b| b == b'/').next().unwrap_or_default()
-}
-
-/// Whether the other side became what was asked for.
-fn became_what_was_asked(asked: &HeaderValue, answer: &HeaderMap) -> bool {
-    let offered = |token: &[u8]| {
-        let names = asked.as_bytes().split(|&b| b == b',').map(|t| protocol(t.trim_ascii()));
-        names.into_iter().any(|name| name.eq_ignore_ascii_case(protocol(token)))
-    };
-    let mut became = headers::tokens(answer, &UPGRADE).peekable();
-    became.peek().is_some() && became.all(offered)
-}
-
-/// Whether it asks to become something else than HTTP.
-pub fn is_upgrade(request: &Request<Incoming>) -> bool {
-    request.headers().contains_key(UPGRADE) && wants_upgrade(request).is_some()
 }
 
 fn too_large() -> Response<AnswerBody> {
@@ -554,30 +518,16 @@ fn finish(
         return Done::ours(answer::unknown_outcome(StatusCode::SERVICE_UNAVAILABLE, detail));
     }
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-        let asked = out.upgrade.filter(|(asked, _)| became_what_was_asked(asked, &parts.headers));
-        let Some((_, user)) = asked else {
-            permit.answered(status, rtt_us, 0);
-            return Done::ours(answer::problem(StatusCode::BAD_GATEWAY, "backend", "an upgrade nobody asked for"));
-        };
-        let slot = TunnelSlot::take(&worker.gateway.tunnels, limits.tunnels_max);
-        let (Some(slot), Ok(room)) = (slot, task.link.take_stream(limits.streams_per_address_max)) else {
-            permit.answered(status, rtt_us, 0);
-            return Done::ours(answer::unavailable("tunnels", "too many upgraded connections at the moment"));
-        };
-        let websocket = headers::tokens(&parts.headers, &UPGRADE).any(|t| t.eq_ignore_ascii_case(b"websocket"));
-        let mut answer = Response::from_parts(parts, ());
-        let backend = hyper::upgrade::on(&mut answer);
-        let mut stream = permit.into_tunnel(rtt_us);
-        stream.carry(pass);
-        let ends = Ends { user, backend, websocket };
-        tunnel::spawn(ends, stream, (slot, room), limits.tunnel_idle_ms);
-        headers::strip_ours(answer.headers_mut());
-        return Done { answer: answer.map(|()| AnswerBody::Empty), from_home, from_backend: true };
+        return switch(worker, task, out, Response::from_parts(parts, ()), (permit, pass));
     }
     headers::strip_hop_by_hop(&mut parts.headers);
+    // The owner's gateway tells users, and the cloud of an alias.
     match &**permit.destination() {
-        Destination::Peer { by: By::Homeward(_) | By::Entrance(_), .. } => {
-            headers::strip_ours_but(&mut parts.headers, &TOLD_BY_OWNER);
+        Destination::Peer { by: By::Entrance(_), .. } => {
+            headers::strip_ours_but(&mut parts.headers, &[answer::OUTCOME, answer::SHED]);
+        }
+        Destination::Peer { by: By::Homeward(_), .. } => {
+            headers::strip_ours_but(&mut parts.headers, &[answer::OUTCOME, answer::SHED, peer::POSITION]);
         }
         _ => headers::strip_ours(&mut parts.headers),
     }
@@ -616,4 +566,33 @@ fn finish(
         }
     };
     Done { answer: Response::from_parts(parts, body), from_home, from_backend: true }
+}
+
+/// It is HTTP no longer.
+fn switch(
+    worker: &Arc<Worker>,
+    task: &Task<'_>,
+    out: Outgoing,
+    mut answer: Response<()>,
+    (permit, pass): (Permit, Option<Pass>),
+) -> Done {
+    let limits = &worker.gateway.config.limits;
+    let (status, rtt_us, from_home) = (answer.status().as_u16(), task.user_rtt_us, permit.is_home());
+    let asked = out.upgrade.filter(|(asked, _)| upgrade::became_what_was_asked(asked, answer.headers()));
+    let Some((_, user)) = asked else {
+        permit.answered(status, rtt_us, 0);
+        return Done::ours(answer::problem(StatusCode::BAD_GATEWAY, "backend", "an upgrade nobody asked for"));
+    };
+    let slot = TunnelSlot::take(&worker.gateway.tunnels, limits.tunnels_max);
+    let (Some(slot), Ok(room)) = (slot, task.link.take_stream(limits.streams_per_address_max)) else {
+        permit.answered(status, rtt_us, 0);
+        return Done::ours(answer::unavailable("tunnels", "too many upgraded connections at the moment"));
+    };
+    let backend = hyper::upgrade::on(&mut answer);
+    let mut stream = permit.into_tunnel(rtt_us);
+    stream.carry(pass);
+    let ends = Ends { user, backend, websocket: upgrade::is_websocket(answer.headers()) };
+    tunnel::spawn(ends, stream, (slot, room), limits.tunnel_idle_ms);
+    headers::strip_ours(answer.headers_mut());
+    Done { answer: answer.map(|()| AnswerBody::Empty), from_home, from_backend: true }
 }

@@ -2,8 +2,8 @@
 //!
 //! Enters: the table's entry of the service, what the daemon last said of this cloud's tenure, requests that may write.
 //! Leaves: a [`Pass`] for each that goes on, in the order in which they came. Always holds: nothing writes for a bound service
-//! but within the right last told, at its epoch; a hold ends by the daemon's word alone (after its time those that wait are
-//! refused, and nobody is let in); a pass counts until the last byte of its answer.
+//! but within the right last told, at its epoch; a hold ends by the daemon's word alone, tenure or table (after its time those
+//! that wait are refused, and nobody is let in); a pass counts until the last byte of its answer.
 
 use crate::clock::boot_ms;
 use pumasi_route::table::{ServiceRoute, Writes};
@@ -28,6 +28,7 @@ struct Entry {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Hold {
+    epoch: Epoch,
     since: BootMs,
     until: BootMs,
 }
@@ -53,6 +54,11 @@ impl State {
         })
     }
 
+    /// The hold that what began at `epoch` is under.
+    fn hold(&self, epoch: Epoch) -> Option<Hold> {
+        self.hold.filter(|hold| hold.epoch == epoch && self.entry.is_some_and(|entry| entry.epoch == epoch))
+    }
+
     /// All but the end of the right, whose growth wakes nobody.
     fn turns(&self) -> (Option<Entry>, Option<Epoch>, Option<Hold>) {
         (self.entry, self.owned_at, self.hold)
@@ -65,13 +71,14 @@ pub struct Gate {
     turned: Notify,
 }
 
-/// Why a request that may write was not let in. It was not executed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shut {
+/// What becomes of a request that may write.
+#[derive(Debug)]
+pub enum Turn {
+    In(Pass),
+    /// The service is held: it has to [`wait`](Gate::wait).
+    Wait,
     /// No right to write.
-    NotWritable,
-    /// The hold is over its time, or as many wait as may.
-    Held,
+    Shut,
 }
 
 /// What the daemon is told of a hold.
@@ -106,9 +113,11 @@ impl Gate {
             state.entry = route.map(entry);
             state.until = tenure.and_then(|t| t.until).unwrap_or_default();
             state.owned_at = tenure.and_then(|t| t.epochs.get(name).copied());
-            let since = state.hold.map_or(now, |hold| hold.since);
-            let hold = |until: BootMs| Hold { since, until: until.min(since.after(HOLD_MS_MAX)) };
-            state.hold = tenure.and_then(|t| t.held.get(name)).map(|held| hold(held.until));
+            let before = state.hold;
+            state.hold = tenure.and_then(|t| t.held.get(name)).map(|held| {
+                let since = before.filter(|hold| hold.epoch == held.epoch).map_or(now, |hold| hold.since);
+                Hold { epoch: held.epoch, since, until: held.until.min(since.after(HOLD_MS_MAX)) }
+            });
         });
     }
 
@@ -117,22 +126,27 @@ impl Gate {
         self.lock().may_write(epoch)
     }
 
-    /// Lets a request in; `None`: the service is held, and it has to [`wait`](Self::wait).
-    pub fn enter(self: &Arc<Self>, epoch: Epoch) -> Option<Result<Pass, Shut>> {
+    pub fn is_held(&self, epoch: Epoch) -> bool {
+        self.lock().hold(epoch).is_some()
+    }
+
+    /// At the owner.
+    pub fn enter(self: &Arc<Self>, epoch: Epoch) -> Turn {
         let mut state = self.lock();
-        if state.hold.is_some() {
-            return None;
+        if state.hold(epoch).is_some() {
+            return Turn::Wait;
         }
         if !state.may_write(epoch) {
-            return Some(Err(Shut::NotWritable));
+            return Turn::Shut;
         }
         state.inside += 1;
         let bound = state.entry.is_some_and(|entry| entry.writes == Writes::Bound);
-        Some(Ok(Pass { gate: self.clone(), epoch, bound }))
+        Turn::In(Pass { gate: self.clone(), epoch, bound })
     }
 
-    /// Until the service is held no longer, or is not owned here any more; in the order in which they came.
-    pub async fn wait(&self) -> Result<(), Shut> {
+    /// Until the service is held no longer, or the table has another owner or epoch; in the order in which they came. False:
+    /// the hold is over its time, or as many wait as may; the request was not executed.
+    pub async fn wait(&self, epoch: Epoch) -> bool {
         let mut place: Option<Waiting<'_>> = None;
         loop {
             let turned = self.turned.notified();
@@ -140,11 +154,10 @@ impl Gate {
             turned.as_mut().enable();
             let left_ms = {
                 let mut state = self.lock();
-                let owned = state.entry.is_some_and(|entry| entry.owner);
-                let Some(hold) = state.hold.filter(|_| owned) else { return Ok(()) };
+                let Some(hold) = state.hold(epoch) else { return true };
                 let left_ms = hold.until.since(boot_ms());
                 if left_ms == 0 || (place.is_none() && state.waiting >= WAITING_MAX) {
-                    return Err(Shut::Held);
+                    return false;
                 }
                 if place.is_none() {
                     state.waiting += 1;
@@ -159,7 +172,8 @@ impl Gate {
     /// None: it is not held.
     pub fn held(&self) -> Option<HeldNow> {
         let state = self.lock();
-        state.hold.map(|hold| HeldNow { until: hold.until, inside: state.inside, waiting: state.waiting })
+        let hold = state.entry.and_then(|entry| state.hold(entry.epoch));
+        hold.map(|hold| HeldNow { until: hold.until, inside: state.inside, waiting: state.waiting })
     }
 }
 
@@ -196,7 +210,7 @@ impl Pass {
             let left_ms = {
                 let state = self.gate.lock();
                 let left_alone = state.entry.is_none() && !self.bound;
-                if state.hold.is_some() || !(left_alone || state.may_write(self.epoch)) {
+                if state.hold(self.epoch).is_some() || !(left_alone || state.may_write(self.epoch)) {
                     return;
                 }
                 let bound = state.entry.is_some_and(|entry| entry.writes == Writes::Bound);
@@ -216,7 +230,8 @@ mod tests {
 
     fn tenure(until: u64, epoch: u64, held_until: Option<u64>) -> Tenure {
         let name = shop();
-        let held = held_until.map(|until| (name.clone(), pumasi_route::tenure::Held { until: BootMs(until) }));
+        let held = held_until
+            .map(|until| (name.clone(), pumasi_route::tenure::Held { epoch: Epoch(epoch), until: BootMs(until) }));
         Tenure {
             version: 1,
             boot_id: String::new(),
@@ -235,6 +250,7 @@ mod tests {
         gate.lock().entry = Some(Entry { owner: true, writes, epoch: Epoch(2) });
     }
 
+    /// A table's entry stays as it is.
     fn told(gate: &Gate, tenure: Option<&Tenure>) {
         let entry = gate.lock().entry;
         gate.set(&shop(), None, tenure);
@@ -268,7 +284,7 @@ mod tests {
         let (gate, now) = (Arc::new(Gate::default()), boot_ms().0);
         open(&gate, Writes::Bound);
         told(&gate, Some(&tenure(now + 60_000, 2, None)));
-        let pass = gate.enter(Epoch(2)).unwrap().unwrap();
+        let Turn::In(pass) = gate.enter(Epoch(2)) else { panic!("it may write") };
         assert_eq!(gate.held(), None);
         told(&gate, Some(&tenure(now + 60_000, 2, Some(now + 60_000))));
         let first = gate.held().unwrap();
@@ -276,8 +292,12 @@ mod tests {
         std::thread::sleep(Duration::from_millis(5));
         told(&gate, Some(&tenure(now + 60_000, 2, Some(now + 90_000))));
         assert_eq!(gate.held().unwrap().until, first.until);
-        assert!(gate.enter(Epoch(2)).is_none());
+        assert!(matches!(gate.enter(Epoch(2)), Turn::Wait));
         drop(pass);
         assert_eq!(gate.held().unwrap().inside, 0);
+        // Another ownership is not what is handed over.
+        assert!(gate.is_held(Epoch(2)) && !gate.is_held(Epoch(3)));
+        gate.lock().entry = Some(Entry { owner: false, writes: Writes::Bound, epoch: Epoch(3) });
+        assert!(gate.held().is_none() && !gate.is_held(Epoch(2)));
     }
 }

@@ -59,6 +59,7 @@ mod tcp;
 mod ticket;
 mod timer;
 mod tunnel;
+mod upgrade;
 mod upload;
 mod upstream;
 mod websocket;

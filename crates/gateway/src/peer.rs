@@ -13,6 +13,7 @@ use crate::gateway::Worker;
 use crate::headers;
 use crate::link::Link;
 use crate::public::{self, From, Via};
+use crate::upgrade;
 use http::header::{HOST, HeaderName, VIA};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -117,7 +118,7 @@ async fn serve_lease(
     }
     let home_only = headers::under_prefix(request.uri().path(), &here.route.home_only);
     let safe = method::is_safe_or(request.method().as_str(), &here.route.safe_methods);
-    if home_only || !safe || forward::is_upgrade(&request) {
+    if home_only || !safe || upgrade::is_asked_for(&request) {
         return answer::refused(StatusCode::FORBIDDEN, "home-only");
     }
     let bounds = &here.route.admission;

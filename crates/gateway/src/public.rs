@@ -5,12 +5,12 @@ use crate::answer;
 use crate::body::AnswerBody;
 use crate::clock;
 use crate::forward::{self, Done, Task};
-use crate::gate::{Pass, Shut};
+use crate::gate::{Pass, Turn};
 use crate::gateway::Worker;
 use crate::io::Rtt;
 use crate::link::Link;
 use crate::table::{Service, Target};
-use crate::{alias, choose, entrance, front, headers, position};
+use crate::{alias, choose, entrance, front, headers, position, upgrade};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -259,35 +259,35 @@ pub struct From<'a> {
 /// A pass, unless it goes on to the owner, and the service as a later table has it.
 type Entered = (Option<Pass>, Option<Arc<Service>>);
 
-/// Past the gate: at once, or when the service is held no longer or owned elsewhere, and then by the table of that moment.
+/// Past the gate: at once, or when the service is held no longer, and then by the table of that moment.
 async fn let_in(worker: &Worker, service: &Arc<Service>) -> Result<Entered, Box<Response<AnswerBody>>> {
-    let mut later = None;
-    let shut = loop {
+    let mut later: Option<Arc<Service>> = None;
+    let (reason, detail) = loop {
         let now = later.as_ref().unwrap_or(service);
-        if !now.route.role.is_owner() {
-            return Ok((None, later));
-        }
-        match now.gate.enter(now.route.epoch) {
-            Some(Ok(pass)) => return Ok((Some(pass), later)),
-            Some(Err(shut)) => break shut,
-            None => {}
-        }
-        // Boxed, so that the usual way stays small.
-        if let Err(shut) = Box::pin(now.gate.wait()).await {
-            break shut;
-        }
+        let epoch = now.route.epoch;
+        let turn = match now.route.role.is_owner() {
+            true => now.gate.enter(epoch),
+            false if now.gate.is_held(epoch) => Turn::Wait,
+            false => return Ok((None, later)),
+        };
+        let shut = match turn {
+            Turn::In(pass) => return Ok((Some(pass), later)),
+            Turn::Shut => true,
+            // Boxed, so that the usual way stays small.
+            Turn::Wait if Box::pin(now.gate.wait(epoch)).await => false,
+            Turn::Wait => break ("held", "the service is being handed over; send the request again"),
+        };
         let live = worker.gateway.tables.live();
-        match live.services.get(&service.name) {
-            Some(found) => later = Some(found.clone()),
-            None => break Shut::NotWritable,
+        let found = live.services.get(&service.name);
+        match found {
+            // Only if no table came in between.
+            Some(found) if !(shut && Arc::ptr_eq(found, now)) => later = Some(found.clone()),
+            _ => break ("not-writable", "this cloud may not write for the service now"),
         }
     };
     service.admission.arrived(true);
     service.admission.count_error();
-    Err(Box::new(match shut {
-        Shut::NotWritable => answer::unavailable("not-writable", "this cloud may not write for the service now"),
-        Shut::Held => answer::unavailable("held", "the service is being handed over; send the request again"),
-    }))
+    Err(Box::new(answer::unavailable(reason, detail)))
 }
 
 /// Serves a request for a service of this cloud; with the position that the answer to one that writes gave out.
@@ -295,11 +295,11 @@ pub async fn serve_service(
     worker: &Arc<Worker>,
     service: &Arc<Service>,
     from: From<'_>,
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
 ) -> (Response<AnswerBody>, Option<Position>) {
     // Safe methods write too where the service says so.
     let writes = !method::is_safe_or(request.method().as_str(), &service.route.safe_methods)
-        || forward::is_upgrade(&request)
+        || upgrade::is_asked_for(&request)
         || headers::under_prefix(request.uri().path(), &service.route.home_only);
     let (mut pass, mut later) = (None, None);
     if writes {
@@ -309,15 +309,26 @@ pub async fn serve_service(
         }
     }
     let service = later.as_ref().unwrap_or(service);
-    let from_peer = from.via != Via::Users;
     if !service.route.role.is_owner() {
-        let answer = match from_peer {
-            true => entrance::moved(worker, service),
+        let answer = match from.via {
+            Via::Alias | Via::Entrance => entrance::moved(worker, service),
             // Boxed, so that the usual way stays small.
-            false => Box::pin(entrance::send(worker, service, from, writes, request)).await,
+            Via::Users => Box::pin(entrance::send(worker, service, from, writes, request)).await,
         };
         return (answer, None);
     }
+    serve_here(worker, service, from, (writes, pass), request).await
+}
+
+/// As its owner.
+async fn serve_here(
+    worker: &Arc<Worker>,
+    service: &Arc<Service>,
+    from: From<'_>,
+    (writes, pass): (bool, Option<Pass>),
+    mut request: Request<Incoming>,
+) -> (Response<AnswerBody>, Option<Position>) {
+    let from_peer = from.via != Via::Users;
     let gateway = &worker.gateway;
     let name = service.name.as_str();
     let class = &service.route.admission.less_important;

@@ -7,8 +7,9 @@ use common::websocket::{HELLO, RESTART, rest, talker, upgraded};
 use common::*;
 use pumasi_route::Tenure;
 use pumasi_route::table::*;
+use pumasi_route::tenure::Held;
 use pumasi_terms::*;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,10 @@ fn front(of: &Cloud, epoch: u64) -> ServiceRoute {
 
 fn right(epoch: u64) -> Tenure {
     Tenure { epochs: [(shop(), Epoch(epoch))].into(), ..tenure(far()) }
+}
+
+fn held_at(epoch: u64) -> BTreeMap<ServiceName, Held> {
+    [(shop(), Held { epoch: Epoch(epoch), until: BootMs(boot_ms() + 2_000) })].into()
 }
 
 async fn put(cloud: &Cloud, revision: u64, route: ServiceRoute, peers: &[&Cloud]) {
@@ -117,7 +122,7 @@ async fn held_requests_are_executed_once_and_by_the_new_owner() {
     let control = moved.a.gateway.control.clone();
     control.put_tenure(&right(1)).await.unwrap();
     assert_eq!(moved.a.gateway.connect().await.post("/", "x").await.backend(), "old");
-    control.put_tenure(&Tenure { held: held_for(2_000).held, ..right(1) }).await.unwrap();
+    control.put_tenure(&Tenure { held: held_at(1), ..right(1) }).await.unwrap();
     let users: Vec<_> = (0..50)
         .map(|n| {
             let address = moved.a.gateway.address;
@@ -231,7 +236,7 @@ async fn the_owners_rented_instances_serve_no_entrance() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_may_write_is_sent_once_and_what_was_not_sent_goes_elsewhere() {
-    let mut moved = Moved::start().await;
+    let moved = Moved::start().await;
     moved.new.set(Conduct::Die);
     let mut c = moved.a.gateway.connect().await;
     let broken = c.post("/", "x").await;
@@ -239,31 +244,33 @@ async fn what_may_write_is_sent_once_and_what_was_not_sent_goes_elsewhere() {
     assert_eq!(moved.new.seen(), 1);
     assert_eq!(c.get("/").await.status, 502);
     assert_eq!(moved.new.seen(), 3, "the owner asks twice, the front does not ask again");
-    moved.new.set(Conduct::Answer);
     // The right to write runs out under way.
     moved.new.set(Conduct::Sleep { ms: 300 });
     moved.b.gateway.control.put_tenure(&Tenure { until: Some(BootMs(boot_ms() + 150)), ..right(2) }).await.unwrap();
     let late = c.post("/", "x").await;
     assert_eq!((late.status, late.field("pumasi-outcome")), (503, Some("unknown")), "{late:?}");
-    // Nobody listens at the owner's: nothing was sent, and it is told so in a moment.
-    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_is_not_reached_is_waited_for_and_found_again() {
+    let mut moved = Moved::start().await;
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     moved.revision += 1;
     let mut table = with("city-a", moved.revision, front(&moved.b, 2));
-    table.peers.insert(moved.b.name.clone(), PeerLink { gateway_address: gone.to_string(), ..moved.b.link() });
+    let wrong = PeerLink { gateway_address: nobody.to_string(), ..moved.b.link() };
+    table.peers.insert(moved.b.name.clone(), wrong);
     moved.a.gateway.control.put_table(&table).await.unwrap();
-    let mut c = moved.a.gateway.connect().await;
     let begun = Instant::now();
-    let answers = (0..50).map(|_| moved.a.gateway.address);
-    for answer in answers.take(1) {
-        let refused = Connection::open(answer).await.post("/", "x").await;
-        assert!(refused.status == 503 || refused.status == 200, "{refused:?}");
-    }
-    assert!(begun.elapsed() < Duration::from_secs(3));
-    moved.own(|_| {}).await;
-    moved.b.gateway.control.put_tenure(&right(2)).await.unwrap();
+    let refused = moved.a.gateway.connect().await.post("/", "x").await;
+    assert_eq!((refused.status, refused.field("pumasi-outcome"), moved.new.seen()), (503, None, 0), "{refused:?}");
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    // Its right address comes while somebody waits.
+    let address = moved.a.gateway.address;
+    let waiting = tokio::spawn(async move { Connection::open(address).await.post("/", "x").await });
     moved.front(|_| {}).await;
+    let answer = waiting.await.unwrap();
+    assert!(answer.status == 200 || answer.field("pumasi-outcome").is_none(), "{answer:?}");
     until("the owner is found again", || async { moved.a.gateway.get("/").await.status == 200 }).await;
-    assert_eq!(c.post("/", "x").await.backend(), "new");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -307,8 +314,7 @@ async fn http2_goes_through_a_front() {
     pen.write("and").await;
     assert_eq!(h2::piece(&mut answer).await.as_deref(), Some("and"));
     // A stream that may write counts as under way, until it ends.
-    let mut hold = right(2);
-    hold.held = held_for(2_000).held;
+    let hold = Tenure { held: held_at(2), ..right(2) };
     moved.b.gateway.control.put_tenure(&hold).await.unwrap();
     assert_eq!(moved.b.gateway.control.status().await.unwrap().held[0].in_flight, 1);
     drop(pen);
@@ -391,4 +397,76 @@ async fn owners_with_the_same_key_read_each_others_cookies() {
         by.push(c.get_with("/", &format!("Cookie: {cookie}\r\n")).await.backend().to_owned());
     }
     assert_eq!(by, ["rented", "new", "new"], "only what was signed with the service's key counts here");
+}
+
+/// One move, as two daemons drive it: held at the front and at the owner, drained, owned anew, and at the front.
+async fn hand_over(from: &Cloud, to: &Cloud, instances: [SocketAddr; 2], epoch: u64, revision: u64) {
+    let (giver, heir) = (&from.gateway.control, &to.gateway.control);
+    heir.put_tenure(&Tenure { held: held_at(epoch), ..tenure(far()) }).await.unwrap();
+    giver.put_tenure(&Tenure { held: held_at(epoch), ..right(epoch) }).await.unwrap();
+    until("it is drained", || async { giver.status().await.unwrap().held[0].in_flight == 0 }).await;
+    giver.put_tenure(&Tenure { held: held_at(epoch), epochs: Default::default(), ..right(epoch) }).await.unwrap();
+    heir.put_tenure(&Tenure { held: held_at(epoch), ..right(epoch + 1) }).await.unwrap();
+    put(to, revision, owner(instances[1], epoch + 1, &[from]), &[from]).await;
+    put(from, revision, front(to, epoch + 1), &[to]).await;
+    giver.put_tenure(&Tenure { epochs: Default::default(), ..right(epoch) }).await.unwrap();
+    heir.put_tenure(&right(epoch + 1)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_moves_to_and_fro_and_each_write_is_executed_once() {
+    let mut moved = Moved::start().await;
+    moved.revision = 100;
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let users: Vec<_> = (0..12)
+        .map(|user| {
+            let address = if user % 2 == 0 { moved.a.gateway.address } else { moved.b.gateway.address };
+            let stop = stop.clone();
+            tokio::spawn(async move {
+                let mut c = Connection::open(address).await;
+                let (mut done, mut refused) = (Vec::new(), 0u32);
+                for n in 0.. {
+                    if stop.load(std::sync::atomic::Ordering::SeqCst) {
+                        break;
+                    }
+                    let path = format!("/{user}/{n}");
+                    // One that is under way from the front while both tables change is told to come again.
+                    let read = c.get("/").await;
+                    refused += u32::from(read.status == 503);
+                    assert!(read.status == 200 || read.status == 503, "{read:?}");
+                    let answer = c.post(&path, "x").await;
+                    match answer.status {
+                        200 => done.push(path),
+                        503 if answer.field("pumasi-outcome").is_none() => refused += 1,
+                        _ => panic!("{answer:?}"),
+                    }
+                }
+                (done, refused)
+            })
+        })
+        .collect();
+    let instances = [moved.old.address, moved.new.address];
+    for turn in 0..20 {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        let (from, to) = if turn % 2 == 0 { (&moved.b, &moved.a) } else { (&moved.a, &moved.b) };
+        let to_whom = if turn % 2 == 0 { [instances[1], instances[0]] } else { instances };
+        hand_over(from, to, to_whom, 2 + turn, moved.revision + turn).await;
+    }
+    stop.store(true, std::sync::atomic::Ordering::SeqCst);
+    let (mut done, mut refused) = (Vec::new(), 0);
+    for user in users {
+        let (paths, count) = user.await.unwrap();
+        done.extend(paths);
+        refused += count;
+    }
+    let mut executed: Vec<_> = [moved.old.paths(), moved.new.paths()].concat();
+    executed.retain(|path| path != "/");
+    executed.sort();
+    done.sort();
+    assert!(executed == done, "{} executed, {} answered", executed.len(), done.len());
+    assert!(
+        moved.old.seen() > 100 && moved.new.seen() > 100 && refused as usize * 20 < done.len(),
+        "{refused} of {}",
+        done.len()
+    );
 }

@@ -21,13 +21,15 @@ pub struct Tenure {
     pub until: Option<BootMs>,
     /// What it owns, and at which epoch. Not writable: what is not named, and what the table has at another epoch.
     pub epochs: BTreeMap<ServiceName, Epoch>,
-    /// What is handed over at this moment: requests that may write wait.
+    /// What is handed over at this moment: requests that may write wait, at the owner and at its entrances.
     pub held: BTreeMap<ServiceName, Held>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Held {
-    /// Those that wait are refused then. Nobody is let in before a message without this entry, or a table with another owner.
+    /// The ownership that ends. A table with another one is past the hold, and sends those that wait on their way.
+    pub epoch: Epoch,
+    /// Those that wait are refused then. Nobody is let in before a message without this entry, or such a table.
     pub until: BootMs,
 }

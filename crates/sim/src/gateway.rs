@@ -526,7 +526,8 @@ impl Street<'_> {
     /// For requests that write.
     fn gate(&self) -> Gate {
         let (Some(route), now) = (self.route, self.gateway.clock.now().boot) else { return Gate::Shut };
-        if let Some(held) = self.tenure.and_then(|t| t.held.get(self.name)) {
+        let held = self.tenure.and_then(|t| t.held.get(self.name));
+        if let Some(held) = held.filter(|held| held.epoch == route.epoch) {
             return if now < held.until { Gate::Held } else { Gate::Shut };
         }
         let within = |t: &Tenure| t.until.is_some_and(|u| now < u) && t.epochs.get(self.name) == Some(&route.epoch);
