@@ -4,6 +4,7 @@ use crate::record::{Journey, Part, PartState, Told, TryState};
 use crate::rehearsal::{self, Answer};
 use pumasi_lease::message::{Emptiness, LeaseStatus, ReservationGrant};
 use pumasi_lease::meter::INSTANCE_MS_SLACK;
+use pumasi_lease::record::EndedBy;
 use pumasi_lease::{LentState, Usage};
 use pumasi_plan::{Borrow, Plan};
 use pumasi_terms::{BootMs, Digest, LeaseId, Now, Ppm, ReservationId};
@@ -311,6 +312,11 @@ fn heard(journey: &mut Journey, status: LeaseStatus, sent_at: BootMs, now: Now, 
                     format!("{} wants it back in {} ms: {why}", part.lender, deadline.since(now.boot)),
                 ));
             }
+        }
+        Some(LentState::Ending { why: EndedBy::Handover } | LentState::Ended { why: EndedBy::Handover, .. }) => {
+            part.ready = 0;
+            part.lender_usage = status.usage;
+            end(journey, &lease, "the service is its lender's own now".into(), now, told);
         }
         Some(LentState::Ending { .. } | LentState::Ended { .. } | LentState::Settled { .. }) => {
             part.ready = 0;

@@ -43,10 +43,12 @@ pub fn write_config(config: &Config) -> std::io::Result<()> {
     std::fs::rename(partial, dir.join(CONFIG_FILE))
 }
 
-/// Whether the gateway holds the unsafe requests of a service, and none is in flight.
-pub fn is_drained(node: &Node, service: &pumasi_terms::ServiceName) -> bool {
-    let _ = (node, service);
-    true
+/// Whether the gateway holds the unsafe requests of a service, and none is in flight. It is asked now: somebody waits for it.
+pub async fn is_drained(node: &Node, service: &pumasi_terms::ServiceName) -> bool {
+    let Ok(status) = node.gateway.status().await else { return false };
+    let drained = status.held.iter().any(|h| &h.service == service && h.in_flight == 0);
+    node.gateway_status.set(Some(status));
+    drained
 }
 
 /// Starts the gateway so that it outlives this process: its own process group, its output to its own file.

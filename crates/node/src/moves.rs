@@ -7,10 +7,10 @@
 use crate::node::{Locked, Note, TxError};
 use crate::object::{MOVE, SERVICE, ServiceRecord};
 use crate::wire::{CancelHandover, HandoverCancelled, HandoverState, Signed};
-use crate::{Node, clock, gateway, lender, register};
+use crate::{Node, clock, gateway, lender, register, routes};
 use pumasi_api::message::MoveOutlook;
 use pumasi_api::{CallError, Client, Fault, Problem};
-use pumasi_journey::moving::{Answer, Ask, Move, Sight, Step, answered, cancel as cancelled, tick};
+use pumasi_journey::moving::{Answer, Ask, HOLD_MS_MAX, Move, Sight, Step, answered, cancel as cancelled, tick};
 use pumasi_journey::{Journey, Part, PartState, Told};
 use pumasi_lease::handover::{Handover, KIND, SIGNED_AS};
 use pumasi_store::{Expect, Tx};
@@ -145,12 +145,8 @@ pub fn heading_for(node: &Node, service: &ServiceRecord) -> Option<CloudName> {
 /// Services whose unsafe requests wait, until when at most.
 pub fn held(node: &Node) -> Result<BTreeMap<ServiceName, BootMs>, Problem> {
     let moves = node.items::<Move>(MOVE)?;
-    let now = clock::boot();
-    let until = |m: &Move| {
-        let agreed = m.held_at.unwrap_or(now).after(pumasi_journey::moving::HOLD_MS_MAX);
-        // Once the heir may have signed, they wait for its word: longer than this none does, and the service stays shut.
-        if matches!(m.step, Step::Holding | Step::Catching) { agreed } else { agreed.max(now.after(1_000)) }
-    };
+    // Nobody waits longer; and nobody is let in either, until the hold is lifted or the table has another owner.
+    let until = |m: &Move| m.held_at.unwrap_or_default().after(HOLD_MS_MAX);
     Ok(moves.iter().filter(|m| m.holds()).map(|m| (m.service.clone(), until(m))).collect())
 }
 
@@ -179,7 +175,11 @@ async fn look(node: &Arc<Node>, open: &Move) -> Result<(), Problem> {
     if open.step == Step::Catching {
         node.datasets.hurry();
     }
-    let sight = sight(node, open, &service)?;
+    if open.holds() {
+        routes::tell_tenure(node).await?;
+    }
+    let drained = open.step == Step::Holding && gateway::is_drained(node, &open.service).await;
+    let sight = Sight { drained, ..sight(node, open, &service)? };
     let (next, told) = tick(open, &sight, clock::now());
     if next != *open || !told.is_empty() {
         let name = open.service.clone();
@@ -196,6 +196,10 @@ async fn look(node: &Arc<Node>, open: &Move) -> Result<(), Problem> {
     }
     let Some(now) = of(node, &open.service)? else { return Ok(()) };
     ask_beside(node, &now);
+    if now.holds() {
+        // Somebody waits: the next look comes at once.
+        node.wake.notify_one();
+    }
     Ok(())
 }
 
@@ -224,7 +228,7 @@ fn sight(node: &Node, m: &Move, service: &ServiceRecord) -> Result<Sight, Proble
     Ok(Sight {
         standby: kept.then(|| p.lease.clone()),
         behind_ms,
-        drained: gateway::is_drained(node, &m.service),
+        drained: false,
         caught: sets.map(|d| positions.get(&d.name)).all(|p| p.is_some_and(after)),
     })
 }

@@ -51,6 +51,35 @@ pub fn runs_here(node: &Node, service: &ServiceRecord) -> bool {
     service.taking.is_none() && (is_ours(node, service) || opens())
 }
 
+/// What this cloud is to a service, for its gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stand {
+    pub epoch: Epoch,
+    /// It may write only while the gateway is told so: from before another cloud can own it.
+    pub bound: bool,
+    /// Who owns it and serves; none: this cloud does, or did until the heir has opened.
+    pub front: Option<CloudName>,
+    /// Who had it before, and may still be asked for it by users.
+    pub before: Option<CloudName>,
+}
+
+pub fn stand(node: &Node, service: &ServiceRecord) -> Stand {
+    let moving = node.item::<Move>(MOVE, service.name().as_str());
+    let moves = !matches!(&moving, Ok(None)) && !matches!(&moving, Ok(Some(m)) if !m.is_open());
+    let opens = matches!(&moving, Ok(Some(m)) if m.opens());
+    match tenure(node, service) {
+        Ok(Tenure { owner, epoch, .. }) if &owner != node.name() && !opens => {
+            Stand { epoch, bound: true, front: Some(owner), before: None }
+        }
+        Ok(Tenure { before, owner, .. }) => {
+            let before = before.filter(|_| &owner == node.name());
+            Stand { epoch: service.epoch, bound: moves || before.is_some() || opens, front: None, before }
+        }
+        // Whose it is cannot be read: nobody writes here.
+        Err(_) => Stand { epoch: service.epoch, bound: true, front: None, before: None },
+    }
+}
+
 /// Whom to ask instead.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 use crate::fleet::{self, Desired};
 use crate::node::Locked;
 use crate::object::{LENT_APPLICATION, LentApplication, ServiceRecord, owner_of_lease, service_named_by};
-use crate::{Node, clock, home, lender};
+use crate::{Node, clock, home, lender, moves, register};
 use pumasi_api::Problem;
 use pumasi_engine::{InstanceState, InstanceStatus};
 use pumasi_journey::{Journey, Part, PartState};
@@ -13,21 +13,34 @@ use pumasi_route::build::{
 };
 use pumasi_route::keep::{Aside, AsideLease, keep};
 use pumasi_route::table::{Admission, HomeBackend, PeerLink, Role, RouteTable, Writes};
+use pumasi_route::tenure::{Held, TENURE_VERSION, Tenure};
 use pumasi_store::Items;
 use pumasi_terms::service::{RouteMode, ServiceSpec};
-use pumasi_terms::{BootMs, CloudName, LeaseId, ServiceName};
+use pumasi_terms::{BootMs, CloudName, Epoch, LeaseId, ServiceName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Requests in flight are waited for so long before an instance is stopped all the same.
 pub const DRAIN_MS_MAX: u64 = 30_000;
+/// A year.
+const TENURE_MS: u64 = 31_536_000_000;
 /// Nothing is sent to a lease so long before its end.
 const LEASE_MARGIN_MS: u64 = 500;
+
+/// What this cloud may write, as one life of the gateway was told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Word {
+    run: Option<u64>,
+    epochs: BTreeMap<ServiceName, Epoch>,
+    held: BTreeMap<ServiceName, Held>,
+}
 
 /// What the gateway was given last.
 #[derive(Debug, Default)]
 pub struct Routes {
     pushed: Locked<Option<RouteTable>>,
+    /// What it was told last of what this cloud may write.
+    word: Locked<Option<Word>>,
     /// What the last table left out.
     dropped: Locked<Vec<String>>,
     /// Since when a backend gets nothing new, by instance or lease id.
@@ -102,7 +115,42 @@ fn all_names(table: &RouteTable) -> Vec<String> {
     homes.map(|b| b.instance.to_string()).chain(leases).collect()
 }
 
+/// Tells the gateway what this cloud may write, before a table says what rests on that.
+pub async fn tell_tenure(node: &Node) -> Result<(), Problem> {
+    let run = node.gateway_status.lock().as_ref().map(|s| s.gateway_run);
+    let services = node.services()?;
+    let held = moves::held(node)?;
+    let ours = || services.iter().filter(|s| register::is_ours(node, s));
+    let word = Word {
+        run,
+        epochs: ours().map(|s| (s.name().clone(), s.epoch)).collect(),
+        held: services
+            .iter()
+            .filter_map(|s| Some((s.name().clone(), Held { epoch: s.epoch, until: *held.get(s.name())? })))
+            .collect(),
+    };
+    if run.is_none() || node.routes.word.lock().as_ref() == Some(&word) {
+        return Ok(());
+    }
+    let at = clock::boot();
+    let tenure = Tenure {
+        version: TENURE_VERSION,
+        boot_id: node.boot_id.clone(),
+        at,
+        // Nothing bounds it where no pact votes: what was handed over is not named any more.
+        until: Some(at.after(TENURE_MS)),
+        epochs: word.epochs.clone(),
+        held: word.held.clone(),
+    };
+    match node.gateway.put_tenure(&tenure).await {
+        Ok(()) => node.routes.word.set(Some(word)),
+        Err(e) => tracing::warn!(error = %e, "the gateway did not take what this cloud may write; tried again"),
+    }
+    Ok(())
+}
+
 pub async fn reconcile(node: &Node) -> Result<(), Problem> {
+    tell_tenure(node).await?;
     let Some(in_force) = node.gateway_status.lock().as_ref().map(|s| s.table_revision) else { return Ok(()) };
     // All of it or nothing: a table that leaves out what could not be read would take the routes from those that serve.
     let (input, aside) = input(node)?;
@@ -235,11 +283,14 @@ fn service(node: &Node, record: &ServiceRecord, journeys: &[Arc<Journey>]) -> Se
     // No user is sent to a rehearsal.
     let serves = |j: &&Arc<Journey>| &j.service == record.name() && !j.is_rehearsal();
     let parts = journeys.iter().filter(serves).flat_map(|j| &j.parts);
+    let stand = register::stand(node, record);
+    let seats = journeys.iter().filter(|j| &j.service == record.name()).flat_map(|j| &j.parts);
+    let keepers = seats.filter(|p| p.standby.is_some() && p.is_hopeful()).map(|p| p.lender.clone());
     ServiceInput {
-        epoch: record.epoch,
-        writes: Writes::Unbound,
-        role: Role::Owner,
-        entrances: Default::default(),
+        epoch: stand.epoch,
+        writes: if stand.bound { Writes::Bound } else { Writes::Unbound },
+        role: stand.front.map_or(Role::Owner, |owner| Role::Front { owner }),
+        entrances: stand.before.into_iter().chain(keepers).collect(),
         home: backends(node, &home::wanted(node, record)),
         parts: parts.filter_map(|p| rented(node, record, p)).collect(),
         admission: admission(node, &record.document.spec),

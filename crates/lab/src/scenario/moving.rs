@@ -84,7 +84,10 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
     judge_files(&mut report, &cluster, &files).await?;
     let ended = look(&data(&cluster, HOME, "files").await?.join(ODD))?;
     let same = began == ended;
-    let told = if same { "the same".to_owned() } else { format!("{began:?} became {ended:?}") };
+    let names = began.keys().chain(ended.keys()).filter(|name| began.get(*name) != ended.get(*name));
+    let differ: Vec<String> =
+        names.map(|n| format!("{}: {:?} became {:?}", n.display(), began.get(n), ended.get(n))).take(4).collect();
+    let told = if same { "the same".to_owned() } else { differ.join("; ") };
     report.promise(Promise::holds("contents, modes, times and links of files", same, told, "the same"));
     Ok(report)
 }
@@ -158,7 +161,7 @@ async fn data(cluster: &Cluster, cloud: &str, name: &str) -> anyhow::Result<Path
 }
 
 /// What can be told of a file without its name, its owner and its directory.
-type Told = (u32, u64, i64, i64, u64, Vec<u8>);
+type Told = (u32, u64, i64, i64, u64, String);
 
 /// Files as an application leaves them: odd modes, an old time, a second name, a link, a hole.
 fn make_odd(dir: &Path) -> anyhow::Result<BTreeMap<PathBuf, Told>> {
@@ -201,9 +204,12 @@ fn look(dir: &Path) -> anyhow::Result<BTreeMap<PathBuf, Told>> {
         let name = path.strip_prefix(dir)?.to_owned();
         // Modes of directories and links are the cloud's, and so are their times.
         let told = match (m.is_dir(), m.is_symlink()) {
-            (true, _) => (0, 0, 0, 0, 0, Vec::new()),
-            (_, true) => (0, 0, 0, 0, 0, std::fs::read_link(&path)?.into_os_string().into_encoded_bytes()),
-            _ => (m.mode() & 0o777, m.nlink(), m.mtime(), m.mtime_nsec(), m.len(), std::fs::read(&path)?),
+            (true, _) => (0, 0, 0, 0, 0, String::new()),
+            (_, true) => (0, 0, 0, 0, 0, std::fs::read_link(&path)?.display().to_string()),
+            _ => {
+                let content = blake3::hash(&std::fs::read(&path)?).to_hex().to_string();
+                (m.mode() & 0o777, m.nlink(), m.mtime(), m.mtime_nsec(), m.len(), content)
+            }
         };
         seen.insert(name, told);
     }

@@ -192,6 +192,10 @@ pub async fn cancel_handover(
 
 pub async fn handover_state(State(node): State<Arc<Node>>, on: OnLease) -> Answer<HandoverState> {
     let why = lender::heir::is_open(&node, &on.lent)?;
+    if why.is_some() {
+        // Users wait for it.
+        node.wake.notify_one();
+    }
     Ok(axum::Json(HandoverState { open: why.is_none(), why: why.unwrap_or_default() }))
 }
 
