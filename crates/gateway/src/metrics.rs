@@ -23,6 +23,9 @@ pub fn text(gateway: &Gateway) -> String {
     let places: Vec<_> = status.services.iter().chain(&status.leases).collect();
     let queued: Vec<_> = places.iter().map(|p| (format!("{{service=\"{}\"}}", p.name), p.queued)).collect();
     put("pumasi_gateway_queued", "Requests that wait for a place.", "gauge", &queued);
+    let held: Vec<_> =
+        status.held.iter().map(|h| (format!("{{service=\"{}\"}}", h.service), h.waiting.into())).collect();
+    put("pumasi_gateway_held", "Requests that wait for the end of a handover.", "gauge", &held);
     let rows = |value: fn(&crate::admission::BackendStatus) -> u64| -> Vec<(String, u64)> {
         let all = places.iter().flat_map(|p| p.backends.iter().map(move |b| (p, b)));
         all.map(|(p, b)| (format!("{{service=\"{}\",backend=\"{}\"}}", p.name, b.backend), value(b))).collect()

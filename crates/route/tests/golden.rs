@@ -1,4 +1,5 @@
 //! Route tables as the versions wrote them: a gateway that serves by an old file must keep reading it.
+#![allow(clippy::expect_used)]
 
 use pumasi_route::table::{TABLE_VERSION, Writes, is_read};
 use pumasi_route::{RouteTable, Tenure};

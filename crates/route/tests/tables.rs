@@ -172,6 +172,17 @@ fn only_usable_parts_are_routed_to() {
 }
 
 #[test]
+fn an_entrance_serves_nobody_and_only_members_are_entrances() {
+    let mut input = input(vec![instance(1, false)], vec![part(1, "b", 3, PartState::Serving, 2_000)], Vec::new());
+    input.services[0].entrances = [cloud("b"), cloud("stranger")].into();
+    let route = build(&input).services.into_values().next().unwrap();
+    assert_eq!((route.entrances, route.home.len(), route.leases.len()), ([cloud("b")].into(), 1, 1));
+    input.services[0].role = Role::Front { owner: cloud("b") };
+    let route = build(&input).services.into_values().next().unwrap();
+    assert_eq!((route.home.len(), route.leases.len(), route.home_weight.0), (0, 0, 0));
+}
+
+#[test]
 fn only_usable_leases_are_served() {
     let states = [
         LentState::Active,

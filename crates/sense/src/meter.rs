@@ -126,3 +126,22 @@ pub struct BackendMeter {
     pub saturated: bool,
     pub app_time: Histogram,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backend_reads_as_it_is_written() {
+        let cloud = |name: &str| CloudName::parse(name).unwrap();
+        for (key, text) in [
+            (BackendKey::Home(InstanceId::from_entropy(1)), "home/inst-00000000000000000000000000000001"),
+            (BackendKey::Lease(cloud("home"), LeaseId::from_entropy(1)), "home/lease-00000000000000000000000000000001"),
+            (BackendKey::Front(cloud("front")), "front:front"),
+        ] {
+            assert_eq!(serde_json::to_value(&key).unwrap(), text);
+            assert_eq!(serde_json::from_value::<BackendKey>(text.into()).unwrap(), key);
+        }
+        assert!(serde_json::from_value::<BackendKey>("front:".into()).is_err());
+    }
+}
