@@ -520,26 +520,7 @@ fn finish(
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
         return switch(worker, task, out, Response::from_parts(parts, ()), (permit, pass));
     }
-    headers::strip_hop_by_hop(&mut parts.headers);
-    // The owner's gateway tells users, and the cloud of an alias.
-    match &**permit.destination() {
-        Destination::Peer { by: By::Entrance(_), .. } => {
-            headers::strip_ours_but(&mut parts.headers, &[answer::OUTCOME, answer::SHED]);
-        }
-        Destination::Peer { by: By::Homeward(_), .. } => {
-            headers::strip_ours_but(&mut parts.headers, &[answer::OUTCOME, answer::SHED, peer::POSITION]);
-        }
-        _ => headers::strip_ours(&mut parts.headers),
-    }
-    if !task.for_peer {
-        let by = match &**permit.destination() {
-            Destination::Peer { cloud, .. } => HeaderValue::from_str(cloud.as_str()).ok(),
-            Destination::Instance(..) => Some(worker.gateway.served_by.clone()),
-        };
-        if let Some(by) = by {
-            parts.headers.insert(answer::SERVED_BY, by);
-        }
-    }
+    set_told(worker, task, permit.destination(), &mut parts.headers);
     parts.version = Version::HTTP_11;
     if matches!(parts.status, StatusCode::NOT_MODIFIED | StatusCode::NO_CONTENT) {
         // There is no body whose length it could be, and it may not contradict the empty one.
@@ -566,6 +547,32 @@ fn finish(
         }
     };
     Done { answer: Response::from_parts(parts, body), from_home, from_backend: true }
+}
+
+/// What an answer tells of its way: whose instance gave it, and the word of the owner's gateway where that was asked.
+fn set_told(worker: &Worker, task: &Task<'_>, destination: &Destination, fields: &mut HeaderMap) {
+    headers::strip_hop_by_hop(fields);
+    let by = match destination {
+        Destination::Instance(..) => None,
+        Destination::Peer { by, .. } => Some(by),
+    };
+    match by {
+        Some(By::Entrance(_)) => headers::strip_ours_but(fields, &[answer::OUTCOME, answer::SHED]),
+        Some(By::Homeward(_)) => {
+            headers::strip_ours_but(fields, &[answer::OUTCOME, answer::SHED, peer::POSITION]);
+        }
+        Some(By::Lease(_)) | None => headers::strip_ours(fields),
+    }
+    if task.for_peer {
+        return;
+    }
+    let served_by = match destination {
+        Destination::Peer { cloud, .. } => HeaderValue::from_str(cloud.as_str()).ok(),
+        Destination::Instance(..) => Some(worker.gateway.served_by.clone()),
+    };
+    if let Some(cloud) = served_by {
+        fields.insert(answer::SERVED_BY, cloud);
+    }
 }
 
 /// It is HTTP no longer.

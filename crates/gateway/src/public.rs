@@ -9,6 +9,7 @@ use crate::gate::{Pass, Turn};
 use crate::gateway::Worker;
 use crate::io::Rtt;
 use crate::link::Link;
+use crate::position::Positions;
 use crate::table::{Service, Target};
 use crate::{alias, choose, entrance, front, headers, position, upgrade};
 use http::header::{self, HeaderMap, HeaderValue};
@@ -320,6 +321,17 @@ pub async fn serve_service(
     serve_here(worker, service, from, (writes, pass), request).await
 }
 
+/// How far the user has seen, by cookie or by what is remembered of the last write.
+fn seen(positions: &Positions, service: &Service, fields: &HeaderMap) -> Option<Position> {
+    let name = service.name.as_str();
+    let furthest = |key: &position::Key| key.furthest(name, headers::cookies(fields, position::COOKIE));
+    // Also what was signed before the service had a key of its own.
+    let by_cookie = service.position_key.as_ref().and_then(furthest).max(furthest(positions.own()));
+    let authorization = fields.get(header::AUTHORIZATION);
+    let by_memory = authorization.and_then(|a| positions.recall(name, a.as_bytes(), clock::boot_ms().0));
+    by_cookie.max(by_memory)
+}
+
 /// As its owner.
 async fn serve_here(
     worker: &Arc<Worker>,
@@ -338,12 +350,7 @@ async fn serve_here(
     let mut authorization = None;
     if service.route.position_generation.is_some() {
         authorization = fields.get(header::AUTHORIZATION).cloned();
-        let now_ms = clock::boot_ms().0;
-        let furthest = |key: &position::Key| key.furthest(name, headers::cookies(fields, position::COOKIE));
-        // Also what was signed before the service had a key of its own.
-        let by_cookie = service.position_key.as_ref().and_then(furthest).max(furthest(gateway.positions.own()));
-        let by_memory = authorization.as_ref().and_then(|a| gateway.positions.recall(name, a.as_bytes(), now_ms));
-        want.position = by_cookie.max(by_memory);
+        want.position = seen(&gateway.positions, service, fields);
     }
     headers::strip_cookie(fields, position::COOKIE);
     if !service.route.leases.is_empty() {

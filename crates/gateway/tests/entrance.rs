@@ -217,17 +217,7 @@ async fn the_owners_rented_instances_serve_no_entrance() {
     table.peers = [(moved.a.name.clone(), moved.a.link()), (c.name.clone(), c.link())].into();
     let route = table.services.get_mut(&shop()).unwrap();
     route.home_weight = Ppm(0);
-    route.leases.push(LeaseBackend {
-        lease: LeaseId::from_entropy(7),
-        cloud: c.name.clone(),
-        instances: 1,
-        weight: Ppm::WHOLE,
-        draining: false,
-        usable_until: BootMs(far()),
-        alias: None,
-        datasets: Vec::new(),
-        ticket_key: None,
-    });
+    route.leases.push(rents(&c));
     moved.b.gateway.control.put_table(&table).await.unwrap();
     for _ in 0..10 {
         assert_eq!(moved.a.gateway.get("/").await.backend(), "new");
@@ -322,6 +312,47 @@ async fn http2_goes_through_a_front() {
     until("it is drained", || async { moved.b.gateway.control.status().await.unwrap().held[0].in_flight == 0 }).await;
 }
 
+fn db() -> Vec<DatasetName> {
+    vec![DatasetName::parse("db").unwrap()]
+}
+
+/// `city-a` lends one instance to the owner, with a copy.
+fn lends(moved: &Moved, instance_at: SocketAddr) -> RouteTable {
+    let mut table = table("city-a", 100);
+    table.peers.insert(moved.b.name.clone(), moved.b.link());
+    let lease = LeaseRoute {
+        borrower: moved.b.name.clone(),
+        service: shop(),
+        epoch: Epoch(2),
+        hosts: vec![HOST.into()],
+        aliases: Vec::new(),
+        instances: vec![instance(instance_at)],
+        expires_at: BootMs(far()),
+        home_only: Vec::new(),
+        safe_methods: Vec::new(),
+        protocol: Default::default(),
+        admission: Admission::default(),
+        ticket_key: None,
+        datasets: db(),
+    };
+    table.leases.insert(LeaseId::from_entropy(7), lease);
+    table
+}
+
+fn rents(lender: &Cloud) -> LeaseBackend {
+    LeaseBackend {
+        lease: LeaseId::from_entropy(7),
+        cloud: lender.name.clone(),
+        instances: 1,
+        weight: Ppm::WHOLE,
+        draining: false,
+        usable_until: BootMs(far()),
+        alias: None,
+        datasets: Vec::new(),
+        ticket_key: None,
+    }
+}
+
 const KEY: &str = "000102030405060708090a0b0c0d0e0f000102030405060708090a0b0c0d0e0f";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -348,48 +379,17 @@ async fn owners_with_the_same_key_read_each_others_cookies() {
     assert_eq!(through.backend(), "new");
     cookies.push(cookie_of(through));
     // At `city-b`, who is ahead of the copy at `city-a` is served at home.
-    let lease = LeaseId::from_entropy(7);
     let rented = Backend::start("rented", Conduct::Answer).await;
-    let mut lends = table("city-a", 100);
-    lends.peers.insert(moved.b.name.clone(), moved.b.link());
-    lends.leases.insert(
-        lease.clone(),
-        LeaseRoute {
-            borrower: moved.b.name.clone(),
-            service: shop(),
-            epoch: Epoch(2),
-            hosts: vec![HOST.into()],
-            aliases: Vec::new(),
-            instances: vec![instance(rented.address)],
-            expires_at: BootMs(far()),
-            home_only: Vec::new(),
-            safe_methods: Vec::new(),
-            protocol: Default::default(),
-            admission: Admission::default(),
-            ticket_key: None,
-            datasets: vec![DatasetName::parse("db").unwrap()],
-        },
-    );
-    moved.a.gateway.control.put_table(&lends).await.unwrap();
-    let lender = moved.a.name.clone();
+    moved.a.gateway.control.put_table(&lends(&moved, rented.address)).await.unwrap();
+    let backend = LeaseBackend { datasets: db(), ..rents(&moved.a) };
     moved
         .own(|r| {
             with_data(r, Some(KEY));
             r.home_weight = Ppm(0);
-            r.leases.push(LeaseBackend {
-                lease: lease.clone(),
-                cloud: lender,
-                instances: 1,
-                weight: Ppm::WHOLE,
-                draining: false,
-                usable_until: BootMs(far()),
-                alias: None,
-                datasets: vec![DatasetName::parse("db").unwrap()],
-                ticket_key: None,
-            });
+            r.leases.push(backend);
         })
         .await;
-    let at = Positions { leases: [(lease, Position::new(Generation(4), 1))].into() };
+    let at = Positions { leases: [(LeaseId::from_entropy(7), Position::new(Generation(4), 1))].into() };
     moved.b.gateway.control.put_positions(&at).await.unwrap();
     let mut c = moved.b.gateway.connect().await;
     let mut by = Vec::new();
