@@ -327,7 +327,7 @@ async fn attempt(worker: &Arc<Worker>, task: &Task<'_>, out: &mut Outgoing, mut 
         }
     };
     match sent {
-        Ok(answer) => match peers_word(task, out, &destination, &answer) {
+        Ok(answer) => match peers_word(task, out, &permit, &answer) {
             None if stumbled(task, out, &destination, &answer) => {
                 out.replays -= 1;
                 permit.answered(answer.status().as_u16(), None, 0);
@@ -421,19 +421,26 @@ async fn send(
 fn peers_word(
     task: &Task<'_>,
     out: &mut Outgoing,
-    destination: &Destination,
+    permit: &Permit,
     answer: &Response<Source>,
 ) -> Option<(Failure, Next)> {
+    let destination = &**permit.destination();
     let Destination::Peer { by, .. } = destination else { return None };
     if let Some(why) = answer.headers().get(answer::REFUSED) {
         let busy = why.as_bytes() == b"full";
         tracing::debug!(service = %task.service, ?destination, ?why, "the peer refused");
         let failure = if busy { Failure::Busy } else { Failure::Refused };
         if matches!(by, By::Entrance(_)) || answer.headers().contains_key(answer::MOVED) {
-            // Asked again it would say the same, until one of the two has another table.
-            task.admission.count_error();
             let detail = "the service has moved to another cloud; send the request again";
-            return Some((Failure::Busy, Next::End(answer::unavailable("moved", detail))));
+            let answer = answer::unavailable("moved", detail);
+            if out.replayable && permit.is_gone() {
+                // The table here has changed as well, and says who serves now.
+                task.admission.count_retry();
+                return Some((Failure::Busy, Next::Elsewhere(answer)));
+            }
+            // Asked again it would say the same.
+            task.admission.count_error();
+            return Some((Failure::Busy, Next::End(answer)));
         }
         if out.replayable || out.upgrade.is_some() {
             task.admission.count_retry();

@@ -57,6 +57,10 @@ impl Permit {
     pub fn is_home(&self) -> bool {
         self.home
     }
+    /// Whether the table does not have its backend any more.
+    pub fn is_gone(&self) -> bool {
+        self.admission.lock().slots.iter().any(|slot| slot.id == self.slot && slot.gone)
+    }
 
     /// What is held goes back to `slot`; true: nothing can be told from how long it took.
     fn give_back(&mut self, slot: &mut Slot) -> bool {

@@ -161,6 +161,38 @@ async fn who_waits_for_a_place_while_the_service_moves_is_served_by_the_owner() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reader_whom_the_former_owner_turns_away_is_served_by_the_next() {
+    let mut moved = Moved::start().await;
+    // A request is under way to `city-b`, by a way that takes its time, while the service comes back.
+    let relay = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (near, far_end) = (relay.local_addr().unwrap(), moved.b.gateway.peer_address.unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut user, _)) = relay.accept().await {
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                let mut owner = tokio::net::TcpStream::connect(far_end).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut user, &mut owner).await;
+            });
+        }
+    });
+    let slow = PeerLink { gateway_address: near.to_string(), ..moved.b.link() };
+    let mut table = with("city-a", 50, front(&moved.b, 2));
+    table.peers.insert(moved.b.name.clone(), slow);
+    moved.a.gateway.control.put_table(&table).await.unwrap();
+    let address = moved.a.gateway.address;
+    let reader = tokio::spawn(async move { Connection::open(address).await.get("/").await });
+    let writer = tokio::spawn(async move { Connection::open(address).await.post("/", "x").await });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    put(&moved.a, 51, owner(moved.old.address, 3, &[&moved.b]), &[&moved.b]).await;
+    let role = Role::Front { owner: moved.a.name.clone() };
+    moved.own(|r| (r.role, r.epoch) = (role, Epoch(3))).await;
+    assert_eq!(reader.await.unwrap().backend(), "old");
+    let refused = writer.await.unwrap();
+    assert_eq!((refused.status, refused.field("pumasi-outcome")), (503, None), "its body is gone");
+    assert_eq!((moved.old.seen(), moved.new.seen()), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_is_not_the_owner_says_so_once() {
     let mut moved = Moved::start().await;
     let ask = async |moved: &Moved| {
@@ -430,7 +462,7 @@ async fn a_service_moves_to_and_fro_and_each_write_is_executed_once() {
                         break;
                     }
                     let path = format!("/{user}/{n}");
-                    // One that is under way from the front while both tables change is told to come again.
+                    // One that waits for a place at the former owner is told to come again.
                     let read = c.get("/").await;
                     refused += u32::from(read.status == 503);
                     assert!(read.status == 200 || read.status == 503, "{read:?}");
