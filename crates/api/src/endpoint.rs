@@ -193,6 +193,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         256 * KIB,
         "Own a service from now on; the answer carries both signatures",
     ),
+    on(Post, "/v1/leases/{id}/handover/hold", PEERS, 4 * KIB, "Let unsafe requests wait that come in there"),
     on(
         Post,
         "/v1/leases/{id}/handover/cancel",

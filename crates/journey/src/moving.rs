@@ -55,6 +55,8 @@ pub enum Step {
     Placing,
     /// The heir is asked to make everything ready.
     Preparing,
+    /// The heir is told that they will wait, so that what comes in there waits there.
+    Alerting,
     /// Unsafe requests wait; those in flight end.
     Holding,
     /// What they wrote is sent.
@@ -93,6 +95,7 @@ pub struct Sight {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     Prepared,
+    Alerted,
     /// `fatal`: asking again cannot help.
     Refused {
         why: String,
@@ -108,6 +111,7 @@ pub enum Answer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ask {
     Prepare,
+    Alert,
     Commit,
     Open,
     Cancel,
@@ -154,6 +158,7 @@ impl Move {
     pub fn ask(&self) -> Option<Ask> {
         match self.step {
             Step::Preparing => Some(Ask::Prepare),
+            Step::Alerting => Some(Ask::Alert),
             Step::Committing => Some(Ask::Commit),
             Step::Opening => Some(Ask::Open),
             Step::Cancelling { .. } => Some(Ask::Cancel),
@@ -244,12 +249,15 @@ fn cancelled(next: &mut Move, why: String, now: Now, told: &mut Vec<Told>) {
 pub fn answered(old: &Move, answer: Answer, now: Now) -> (Move, Vec<Told>) {
     let (mut next, mut told) = (old.clone(), Vec::new());
     match (&old.step, answer) {
-        (Step::Preparing, Answer::Prepared) => {
+        (Step::Preparing, Answer::Prepared) => next.enter(Step::Alerting, now),
+        (Step::Alerting, Answer::Alerted) => {
             next.enter(Step::Holding, now);
             next.held_at = Some(now.boot);
             told.push(next.tell("move_holding", "unsafe requests wait while the last of the data is sent".into()));
         }
-        (Step::Preparing, Answer::Refused { why, fatal: true }) => cancelled(&mut next, why, now, &mut told),
+        (Step::Preparing | Step::Alerting, Answer::Refused { why, fatal: true }) => {
+            cancelled(&mut next, why, now, &mut told)
+        }
         (Step::Committing | Step::Cancelling { .. }, Answer::Committed) => {
             next.enter(Step::Opening, now);
             told.push(next.tell("tenure_given", format!("{} owns it now", next.to)));
@@ -280,7 +288,7 @@ pub fn answered(old: &Move, answer: Answer, now: Now) -> (Move, Vec<Told>) {
 pub fn cancel(old: &Move, why: &str, now: Now) -> Option<(Move, Vec<Told>)> {
     let (mut next, mut told) = (old.clone(), Vec::new());
     match old.step {
-        Step::Placing | Step::Preparing | Step::Holding | Step::Catching => {
+        Step::Placing | Step::Preparing | Step::Alerting | Step::Holding | Step::Catching => {
             cancelled(&mut next, why.to_owned(), now, &mut told);
         }
         Step::Committing => next.enter(Step::Cancelling { why: why.to_owned() }, now),
@@ -293,7 +301,7 @@ pub fn cancel(old: &Move, why: &str, now: Now) -> Option<(Move, Vec<Told>)> {
 #[must_use]
 pub fn after_reboot(old: &Move, now: Now) -> Move {
     let step = match &old.step {
-        Step::Preparing | Step::Holding | Step::Catching => Step::Placing,
+        Step::Preparing | Step::Alerting | Step::Holding | Step::Catching => Step::Placing,
         step => step.clone(),
     };
     let held_at = old

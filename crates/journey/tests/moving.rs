@@ -29,7 +29,9 @@ fn the_usual_way() {
     assert_eq!(tick(&begun(), &far, at(10)).0.step, Step::Placing, "nobody is held for a copy that is far behind");
     let m = tick(&begun(), &ready(), at(20)).0;
     assert_eq!((m.ask(), m.holds()), (Some(Ask::Prepare), false));
-    let m = answered(&m, Answer::Prepared, at(30)).0;
+    let m = answered(&m, Answer::Prepared, at(25)).0;
+    assert_eq!((m.ask(), m.holds()), (Some(Ask::Alert), false));
+    let m = answered(&m, Answer::Alerted, at(30)).0;
     assert_eq!((&m.step, m.holds(), m.ask()), (&Step::Holding, true, None));
     let m = tick(&m, &Sight { drained: false, ..ready() }, at(40)).0;
     assert_eq!(m.step, Step::Holding, "requests are in flight");
@@ -51,7 +53,7 @@ fn a_hold_that_comes_to_nothing_is_let_go_and_tried_again_a_few_times() {
     for n in 1..=TRIES_MAX {
         ms += 2_000;
         m = tick(&m, &ready(), at(ms)).0;
-        m = answered(&m, Answer::Prepared, at(ms)).0;
+        m = answered(&answered(&m, Answer::Prepared, at(ms)).0, Answer::Alerted, at(ms)).0;
         m = tick(&m, &Sight { drained: false, ..ready() }, at(ms + HOLD_MS_MAX - 1)).0;
         assert!(m.holds());
         ms += HOLD_MS_MAX;
@@ -64,7 +66,7 @@ fn a_hold_that_comes_to_nothing_is_let_go_and_tried_again_a_few_times() {
 #[test]
 fn once_it_was_asked_to_commit_only_the_heirs_word_counts() {
     let mut m = tick(&begun(), &ready(), at(10)).0;
-    m = answered(&m, Answer::Prepared, at(10)).0;
+    m = answered(&answered(&m, Answer::Prepared, at(10)).0, Answer::Alerted, at(10)).0;
     m = tick(&m, &ready(), at(20)).0;
     m = tick(&m, &ready(), at(20)).0;
     assert_eq!(m.step, Step::Committing);
@@ -92,6 +94,7 @@ proptest! {
                 _ => {
                     let answer = match m.ask() {
                         Some(Ask::Prepare) => Answer::Prepared,
+                        Some(Ask::Alert) => Answer::Alerted,
                         Some(Ask::Commit) if refuses => Answer::Refused { why: "cancelled".into(), fatal: true },
                         Some(Ask::Commit) => { committed = true; Answer::Committed }
                         Some(Ask::Cancel) if committed => Answer::Committed,

@@ -6,6 +6,7 @@
 use pumasi_terms::service::Service;
 use pumasi_terms::{CloudName, CustomerName, Epoch, FieldError, LeaseId, ServiceId, Validate};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 pub const KIND: &str = "Dossier";
 /// As documents are signed.
@@ -28,6 +29,9 @@ pub struct Dossier {
     pub generation: u64,
     /// All clouds that keep it ready.
     pub seats: Vec<Seat>,
+    /// Those that owned it before, and forward whoever still comes to them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub entrances: BTreeSet<CloudName>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -44,6 +48,9 @@ impl Validate for Dossier {
         }
         if self.seats.len() > SEATS_MAX {
             fault("seats", format!("are {}, at most {SEATS_MAX}", self.seats.len()));
+        }
+        if self.entrances.len() > SEATS_MAX {
+            fault("entrances", format!("are {}, at most {SEATS_MAX}", self.entrances.len()));
         }
         self.service.spec.validate(&format!("{at}.service.spec"), e);
     }

@@ -15,7 +15,7 @@ use pumasi_journey::{Journey, Part, PartState, Told};
 use pumasi_lease::handover::{Handover, KIND, SIGNED_AS};
 use pumasi_store::{Expect, Tx};
 use pumasi_terms::{
-    API_VERSION, BootMs, CloudName, DatasetName, FieldError, LeaseId, MoveId, Now, Position, Serial, ServiceName,
+    API_VERSION, BootMs, CloudName, DatasetName, Epoch, FieldError, LeaseId, MoveId, Now, Position, Serial, ServiceName,
 };
 use pumasi_trust::SignedDocument;
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,7 +31,26 @@ const RETRY_MS: u64 = 50;
 
 /// Questions that are under way, by service.
 #[derive(Debug, Default)]
-pub struct Moves(Locked<BTreeSet<ServiceName>>);
+pub struct Moves {
+    asked: Locked<BTreeSet<ServiceName>>,
+    /// What comes in here for services that are handed over to this cloud waits until then: the owner would let it wait as well.
+    alerted: Locked<BTreeMap<ServiceName, (Epoch, BootMs)>>,
+}
+
+impl Moves {
+    /// At an entrance, of a service whose ownership at this epoch is about to end.
+    pub fn alert(&self, service: &ServiceName, epoch: Epoch) {
+        self.alerted.lock().insert(service.clone(), (epoch, clock::boot().after(HOLD_MS_MAX)));
+    }
+
+    /// Nobody here waits for longer, whatever becomes of it.
+    pub fn alerted(&self) -> BTreeMap<ServiceName, (Epoch, BootMs)> {
+        let mut alerted = self.alerted.lock();
+        let now = clock::boot();
+        alerted.retain(|_, (_, until)| now < *until);
+        alerted.clone()
+    }
+}
 
 fn bad(field: &str, problem: String) -> Problem {
     Problem::fields("this service cannot be moved there", vec![FieldError { field: field.into(), problem }])
@@ -236,7 +255,7 @@ fn sight(node: &Node, m: &Move, service: &ServiceRecord) -> Result<Sight, Proble
 /// One question at a time.
 fn ask_beside(node: &Arc<Node>, m: &Arc<Move>) {
     let Some(ask) = m.ask() else { return };
-    if node.may_act().is_err() || !node.moves.0.lock().insert(m.service.clone()) {
+    if node.may_act().is_err() || !node.moves.asked.lock().insert(m.service.clone()) {
         return;
     }
     let (node, m) = (node.clone(), m.clone());
@@ -249,7 +268,7 @@ fn ask_beside(node: &Arc<Node>, m: &Arc<Move>) {
         if failed {
             tokio::time::sleep(Duration::from_millis(RETRY_MS)).await;
         }
-        node.moves.0.lock().remove(&m.service);
+        node.moves.asked.lock().remove(&m.service);
         node.wake.notify_one();
     });
 }
@@ -277,6 +296,10 @@ async fn perform(node: &Node, m: &Move, ask: Ask) -> Answer {
             let sent: Result<(), CallError> =
                 client.with_timeout(PREPARE_TIMEOUT).post(&format!("{path}/prepare"), &serde_json::json!({})).await;
             sent.map_or_else(|e| refused(&e), |()| Answer::Prepared)
+        }
+        Ask::Alert => {
+            let sent: Result<(), CallError> = client.post(&format!("{path}/hold"), &serde_json::json!({})).await;
+            sent.map_or_else(|e| refused(&e), |()| Answer::Alerted)
         }
         Ask::Commit => commit(node, m, &client, &path).await,
         Ask::Open => {

@@ -5,9 +5,11 @@ use pumasi_api::message::Automation;
 use pumasi_api::message::CustomerGrant;
 use pumasi_terms::service::Service;
 use pumasi_terms::{
-    BootMs, CustomerName, Digest, Epoch, LeaseId, MoveId, PrincipalName, ServiceId, ServiceName, TokenId, WallMs,
+    BootMs, CloudName, CustomerName, Digest, Epoch, LeaseId, MoveId, PrincipalName, ServiceId, ServiceName, TokenId,
+    WallMs,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 pub const SERVICE: &str = "service";
 pub const JOURNEY: &str = "journey";
@@ -90,6 +92,9 @@ pub struct ServiceRecord {
     /// The journal's head at its birth: rows of before are about another service of this name.
     #[serde(default)]
     pub born_seq: u64,
+    /// Clouds that owned it before: users still come to them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub entrances: BTreeSet<CloudName>,
     /// It was handed over to this cloud, and its data are being made its own: nothing is started before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub taking: Option<LeaseId>,
@@ -101,8 +106,8 @@ pub struct ServiceRecord {
 impl ServiceRecord {
     pub fn new(document: Service, id: ServiceId, customer: CustomerName, born_seq: u64) -> Self {
         let (generation, epoch) = (1, Epoch(1));
-        let (deleting, taking, kept_by_name) = (false, None, false);
-        Self { document, generation, epoch, deleting, id, customer, born_seq, taking, kept_by_name }
+        let (deleting, entrances, taking, kept_by_name) = (false, BTreeSet::new(), None, false);
+        Self { document, generation, epoch, deleting, id, customer, born_seq, entrances, taking, kept_by_name }
     }
     pub fn name(&self) -> &ServiceName {
         &self.document.metadata.name

@@ -59,8 +59,8 @@ pub struct Stand {
     pub bound: bool,
     /// Who owns it and serves; none: this cloud does, or did until the heir has opened.
     pub front: Option<CloudName>,
-    /// Who had it before, and may still be asked for it by users.
-    pub before: Option<CloudName>,
+    /// Who owns it already, and does not serve yet.
+    pub heir: Option<CloudName>,
 }
 
 pub fn stand(node: &Node, service: &ServiceRecord) -> Stand {
@@ -69,14 +69,15 @@ pub fn stand(node: &Node, service: &ServiceRecord) -> Stand {
     let opens = matches!(&moving, Ok(Some(m)) if m.opens());
     match tenure(node, service) {
         Ok(Tenure { owner, epoch, .. }) if &owner != node.name() && !opens => {
-            Stand { epoch, bound: true, front: Some(owner), before: None }
+            Stand { epoch, bound: true, front: Some(owner), heir: None }
         }
         Ok(Tenure { before, owner, .. }) => {
-            let before = before.filter(|_| &owner == node.name());
-            Stand { epoch: service.epoch, bound: moves || before.is_some() || opens, front: None, before }
+            let heir = Some(owner).filter(|o| o != node.name());
+            let bound = moves || before.is_some() || heir.is_some();
+            Stand { epoch: service.epoch, bound, front: None, heir }
         }
         // Whose it is cannot be read: nobody writes here.
-        Err(_) => Stand { epoch: service.epoch, bound: true, front: None, before: None },
+        Err(_) => Stand { epoch: service.epoch, bound: true, front: None, heir: None },
     }
 }
 

@@ -63,6 +63,11 @@ impl Routes {
         let route = pushed.as_ref().and_then(|t| t.services.get(service));
         route.is_some_and(|s| s.home.iter().any(|i| !i.draining))
     }
+    /// Whether the table in force sends everything about a service to its owner.
+    fn fronts(&self, service: &ServiceName) -> bool {
+        let pushed = self.pushed.lock();
+        pushed.as_ref().and_then(|t| t.services.get(service)).is_some_and(|s| !s.role.is_owner())
+    }
     pub fn draining_since(&self, name: &str) -> Option<BootMs> {
         self.draining.lock().get(name).copied()
     }
@@ -121,12 +126,21 @@ pub async fn tell_tenure(node: &Node) -> Result<(), Problem> {
     let services = node.services()?;
     let held = moves::held(node)?;
     let ours = || services.iter().filter(|s| register::is_ours(node, s));
+    // Those that wait are sent on by a table that has the new owner. Until it is in force the hold stays, or they would be refused.
+    let before = node.routes.word.get().map(|w| w.held).unwrap_or_default();
+    let late = |s: &ServiceRecord| {
+        let fronted = register::stand(node, s).front.is_some() && !node.routes.fronts(s.name());
+        before.get(s.name()).filter(|_| fronted).map(|held| held.until)
+    };
+    let alerted = node.moves.alerted().into_iter().map(|(name, (epoch, until))| (name, Held { epoch, until }));
     let word = Word {
         run,
         epochs: ours().map(|s| (s.name().clone(), s.epoch)).collect(),
         held: services
             .iter()
-            .filter_map(|s| Some((s.name().clone(), Held { epoch: s.epoch, until: *held.get(s.name())? })))
+            .filter_map(|s| Some((s, held.get(s.name()).copied().or_else(|| late(s))?)))
+            .map(|(s, until)| (s.name().clone(), Held { epoch: s.epoch, until }))
+            .chain(alerted)
             .collect(),
     };
     if run.is_none() || node.routes.word.lock().as_ref() == Some(&word) {
@@ -283,15 +297,22 @@ fn service(node: &Node, record: &ServiceRecord, journeys: &[Arc<Journey>]) -> Se
     // No user is sent to a rehearsal.
     let serves = |j: &&Arc<Journey>| &j.service == record.name() && !j.is_rehearsal();
     let parts = journeys.iter().filter(serves).flat_map(|j| &j.parts);
-    let stand = register::stand(node, record);
+    let mut stand = register::stand(node, record);
+    let home = backends(node, &home::wanted(node, record));
+    if stand.front.is_none() && home.is_empty() && node.routes.fronts(record.name()) {
+        // It was handed over here, and nothing of it is ready: who had it before still answers what only reads.
+        if let Ok(Some(h)) = register::handover(node, &record.id) {
+            (stand.front, stand.epoch) = (Some(h.from), h.from_epoch);
+        }
+    }
     let seats = journeys.iter().filter(|j| &j.service == record.name()).flat_map(|j| &j.parts);
     let keepers = seats.filter(|p| p.standby.is_some() && p.is_hopeful()).map(|p| p.lender.clone());
     ServiceInput {
         epoch: stand.epoch,
         writes: if stand.bound { Writes::Bound } else { Writes::Unbound },
         role: stand.front.map_or(Role::Owner, |owner| Role::Front { owner }),
-        entrances: stand.before.into_iter().chain(keepers).collect(),
-        home: backends(node, &home::wanted(node, record)),
+        entrances: record.entrances.iter().cloned().chain(stand.heir).chain(keepers).collect(),
+        home,
         parts: parts.filter_map(|p| rented(node, record, p)).collect(),
         admission: admission(node, &record.document.spec),
         position_generation: (!record.document.spec.datasets.is_empty()).then(|| node.generation(record.epoch)),

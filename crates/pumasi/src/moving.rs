@@ -61,6 +61,7 @@ fn stage(m: &Move) -> String {
     let text = match &m.step {
         Step::Placing => format!("{to} gets application and data"),
         Step::Preparing => format!("{to} makes everything ready"),
+        Step::Alerting => format!("{to} is told that requests will wait"),
         Step::Holding => "requests that change something wait; those in flight end".into(),
         Step::Catching => "the last of the data is sent".into(),
         Step::Committing => format!("both sign that {to} owns it"),

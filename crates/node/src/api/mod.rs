@@ -153,6 +153,7 @@ fn table(door: Door) -> Table {
         .on(Put, "/v1/leases/{id}/application", peers::application)
         .on(Put, "/v1/leases/{id}/dossier", peers::dossier)
         .on(Post, "/v1/leases/{id}/handover/prepare", peers::prepare_handover)
+        .on(Post, "/v1/leases/{id}/handover/hold", peers::hold_at_heir)
         .on(Put, "/v1/leases/{id}/handover", peers::handover)
         .on(Post, "/v1/leases/{id}/handover/cancel", peers::cancel_handover)
         .on(Get, "/v1/leases/{id}/handover", peers::handover_state)

@@ -171,6 +171,14 @@ pub async fn prepare_handover(
     Ok(axum::Json(lender::heir::prepare(&node, &lent).await?))
 }
 
+pub async fn hold_at_heir(
+    State(node): State<Arc<Node>>,
+    OnUsable(OnLease { lent, .. }): OnUsable,
+    Json(_): Json<serde_json::Value>,
+) -> Answer<()> {
+    Ok(axum::Json(lender::heir::hold(&node, &lent).await?))
+}
+
 /// Also of a lease that is over: the same word again is answered as it was.
 pub async fn handover(
     State(node): State<Arc<Node>>,

@@ -32,6 +32,7 @@ fn bytes(node: &Node, service: &ServiceRecord, open: &[Arc<Journey>]) -> Result<
         service: service.document.clone(),
         generation: service.generation,
         seats: seats(open, service.name()),
+        entrances: service.entrances.clone(),
     };
     serde_json::to_vec(&dossier).map_err(|e| Problem::ours(e.to_string()))
 }

@@ -10,11 +10,11 @@ use super::{dossier, pact, record, refused};
 use crate::bundles::{self, short};
 use crate::node::{Note, TxError};
 use crate::object::{CUSTOMER, CustomerRecord, HEIR, Heir, LENT_APPLICATION, LentApplication, SERVICE, ServiceRecord};
-use crate::{Node, clock, register, secrets, tenancy, world};
+use crate::{Node, clock, register, routes, secrets, tenancy, world};
 use pumasi_api::message::CustomerGrant;
 use pumasi_api::{Fault, Principal, Problem};
 use pumasi_engine::InstanceState;
-use pumasi_lease::dossier::{Dossier, Seat};
+use pumasi_lease::dossier::Dossier;
 use pumasi_lease::handover::{Handover, SIGNED_AS};
 use pumasi_lease::{LentLease, LentState, Transition, ledger};
 use pumasi_store::{Expect, Tx};
@@ -61,6 +61,18 @@ pub async fn prepare(node: &Node, lent: &LentLease) -> Result<(), Problem> {
     let bundle = bundles::owned(node, &dossier.customer);
     let unpacked = unpacked(node, lent, &sent);
     world::blocking(move || bundle.take_in(&sent.digest, &unpacked)).await.map_err(|e| Problem::ours(e.to_string()))?
+}
+
+/// The owner is about to let unsafe requests wait: those that come in here wait here, and are this cloud's own afterwards.
+pub async fn hold(node: &Node, lent: &LentLease) -> Result<(), Problem> {
+    let (dossier, _) = whole(node, lent)?;
+    let known =
+        register::handover(node, &dossier.id)?.is_some_and(|h| h.to == dossier.owner && h.epoch == dossier.epoch);
+    if known {
+        node.moves.alert(&dossier.service.metadata.name, dossier.epoch);
+        routes::tell_tenure(node).await?;
+    }
+    Ok(())
 }
 
 /// Whether this cloud could run it as its own.
@@ -213,7 +225,11 @@ fn own(tx: &mut Tx<'_>, dossier: &Dossier, said: &Handover) -> Result<(), TxErro
     };
     let fresh = ServiceRecord::new(dossier.service.clone(), dossier.id.clone(), dossier.customer.clone(), born_seq);
     let generation = old.map_or(dossier.generation, |o| o.generation.max(dossier.generation));
-    let taken = ServiceRecord { epoch: said.epoch, generation, taking: Some(said.lease.clone()), ..fresh };
+    let mut entrances = dossier.entrances.clone();
+    entrances.insert(said.from.clone());
+    entrances.remove(&said.to);
+    let taking = Some(said.lease.clone());
+    let taken = ServiceRecord { epoch: said.epoch, generation, entrances, taking, ..fresh };
     tx.put(SERVICE, name.as_str(), &taken, Expect::Any)?;
     Ok(())
 }
@@ -343,9 +359,4 @@ fn move_all(from: &Path, to: &Path, aside: &Path, sets: &[String]) -> std::io::R
 /// Whether the lease ended by its service's being handed over here.
 pub fn was_handed_over(lent: &LentLease) -> bool {
     matches!(lent.state, LentState::Ending { why: pumasi_lease::record::EndedBy::Handover })
-}
-
-/// All clouds that may forward to the service here: who had it before, and who keeps it ready.
-pub fn entrances(before: Option<&CloudName>, seats: &[Seat]) -> BTreeSet<CloudName> {
-    before.cloned().into_iter().chain(seats.iter().map(|s| s.cloud.clone())).collect()
 }

@@ -297,6 +297,7 @@ pub const OTHER_ENDPOINTS: &[&str] = &[
     "/v1/leases/{id}/dossier",
     "/v1/leases/{id}/handover",
     "/v1/leases/{id}/handover/prepare",
+    "/v1/leases/{id}/handover/hold",
     "/v1/leases/{id}/handover/cancel",
 ];
 
