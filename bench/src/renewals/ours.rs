@@ -173,6 +173,7 @@ impl Borrower {
                 receipt: None,
                 pact_digest: None,
                 renew: Vec::new(),
+                fronts: Default::default(),
             },
             name,
         })

@@ -4,7 +4,7 @@
 use crate::record::{LentState, Usage};
 use pumasi_terms::offer::{Offer, Requirement};
 use pumasi_terms::told;
-use pumasi_terms::{Digest, Epoch, LeaseId, Money, ReservationId, Serial};
+use pumasi_terms::{Digest, Epoch, LeaseId, Money, ReservationId, Serial, ServiceId};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 
@@ -47,6 +47,9 @@ pub struct Heartbeat {
     pub pact_digest: Option<Digest>,
     /// Leases the sender rents from the receiver and wants renewed.
     pub renew: Vec<Renewal>,
+    /// Services that the sender owned once, and the epoch at which it knows their owner.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "told::readable_or_none")]
+    pub fronts: BTreeMap<ServiceId, Epoch>,
 }
 
 /// How far the store of the cloud that made it was once. Only that cloud can make or verify it: whoever brings it back proves
@@ -92,6 +95,9 @@ pub struct HeartbeatAnswer {
     /// What the receiver offers to the sender now; none where it cannot be read.
     #[serde(default, deserialize_with = "told::readable")]
     pub offer: Option<Offer>,
+    /// Newer handovers of services that the asker owned once, as both sides signed them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub handovers: Vec<serde_json::Value>,
     /// One for each renewal asked, and for each lease of the sender that still binds.
     pub leases: Vec<LeaseStatus>,
 }

@@ -5,7 +5,7 @@
 
 use crate::node::Locked;
 use crate::wire::PROTOCOL;
-use crate::{Node, borrower, clock, pact};
+use crate::{Node, borrower, clock, pact, register};
 use pumasi_journey::{Event, Journey, PartState, renewals};
 use pumasi_lease::message::{Heartbeat, HeartbeatAnswer, Receipt, Renewal};
 use pumasi_store::COUNT_MAX;
@@ -267,7 +267,9 @@ async fn call(
     let (incarnation, revision) = (identity.incarnation, node.store.revision().0);
     let receipt = Some(node.identity.receipt(&member.cloud, incarnation, revision));
     let pact_digest = node.pact().map(|v| v.digest);
-    let beat = Heartbeat { protocol: PROTOCOL, pact_serial, incarnation, revision, receipt, pact_digest, renew };
+    let fronts = register::fronts(node).map_err(|e| e.to_string())?;
+    let beat =
+        Heartbeat { protocol: PROTOCOL, pact_serial, incarnation, revision, receipt, pact_digest, renew, fronts };
     // Long enough for a slow link, short enough that three fit into a lease.
     let timeout = Duration::from_millis((node.config.timing.lease_ttl_ms / 4).clamp(500, 5_000));
     let client = node.peers.clients.of(node, &member.cloud).map_err(|e| e.to_string())?;
@@ -285,6 +287,11 @@ async fn heard(node: &Node, cloud: &CloudName, journeys: &[Arc<Journey>], answer
         tracing::warn!(%cloud, error = %e, "its newer pact was not taken over; tried again");
     }
     compare_store(node, cloud, &answer).await;
+    for told in &answer.handovers {
+        if let Err(e) = register::learn(node, told.clone()).await {
+            tracing::warn!(%cloud, error = %e, "a handover that it tells of was not believed");
+        }
+    }
     let mut kept = BTreeMap::new();
     for status in answer.leases {
         let of = journeys.iter().find(|j| j.part(&status.lease).is_some_and(|p| &p.lender == cloud));

@@ -7,14 +7,15 @@
 //! This is the register of clouds that hand over by both signatures. Where a pact votes, it answers instead, by the same question.
 
 use crate::Node;
-use crate::node::TxError;
+use crate::node::{Note, TxError};
 use crate::object::{MOVE, ServiceRecord, TENURE};
 use pumasi_api::Problem;
 use pumasi_journey::moving::Move;
-use pumasi_lease::handover::Handover;
+use pumasi_lease::handover::{Handover, SIGNED_AS};
 use pumasi_store::{Expect, Tx};
 use pumasi_terms::{CloudName, Epoch, ServiceId};
 use pumasi_trust::SignedDocument;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tenure {
@@ -98,6 +99,53 @@ pub fn must_be_ours(node: &Node, service: &ServiceRecord) -> Result<(), Problem>
 pub fn owner_in(tx: &Tx<'_>, id: &ServiceId) -> Result<Option<CloudName>, TxError> {
     let kept = tx.get::<SignedDocument>(TENURE, id.as_str())?;
     Ok(kept.map(|d| read(&d.body)).transpose()?.map(|h| h.to))
+}
+
+/// Handovers that one answer tells of.
+const TOLD_MAX: usize = 64;
+
+/// What this cloud owned once, and the epoch at which it knows the owner: whoever is asked tells of a newer one.
+pub fn fronts(node: &Node) -> Result<BTreeMap<ServiceId, Epoch>, Problem> {
+    let services = node.services()?;
+    let known = services.iter().filter_map(|s| Some((s.id.clone(), tenure(node, s).ok()?)));
+    Ok(known.filter(|(_, t)| &t.owner != node.name()).map(|(id, t)| (id, t.epoch)).take(TOLD_MAX).collect())
+}
+
+/// For a cloud that knows these.
+pub fn newer(node: &Node, known: &BTreeMap<ServiceId, Epoch>) -> Result<Vec<serde_json::Value>, Problem> {
+    let mut told = Vec::new();
+    for (id, epoch) in known.iter().take(TOLD_MAX) {
+        let Some(document) = node.item::<SignedDocument>(TENURE, id.as_str())? else { continue };
+        if read(&document)?.epoch > *epoch {
+            told.push(serde_json::to_value(&*document).map_err(|e| Problem::ours(e.to_string()))?);
+        }
+    }
+    Ok(told)
+}
+
+/// The owner that this cloud knows has handed it on: both of them say so. Anything else is no news.
+pub async fn learn(node: &Node, told: serde_json::Value) -> Result<(), Problem> {
+    let bad = |e: String| Problem::bad_request(format!("a handover: {e}"));
+    let document: SignedDocument = serde_json::from_value(told).map_err(|e| bad(e.to_string()))?;
+    let said = read(&document)?;
+    said.check().map_err(bad)?;
+    let services = node.services()?;
+    let Some(service) = services.iter().find(|s| s.id == said.id) else { return Ok(()) };
+    let known = tenure(node, service)?;
+    if known.owner != said.from || known.epoch != said.from_epoch || &known.owner == node.name() {
+        return Ok(());
+    }
+    let view = crate::lender::pact(node)?;
+    let both = BTreeSet::from([said.from.clone(), said.to.clone()]);
+    document.verify(SIGNED_AS, &view.keys, &both).map_err(|e| bad(e.to_string()))?;
+    node.transact(move |tx| {
+        let note = Note::new("tenure_heard", "service", &said.service);
+        let note = note.because(format!("{} owns it at epoch {}, as {} and it say", said.to, said.epoch, said.from));
+        enter(tx, &said.id, &document, &said)?;
+        tx.journal(note.entry("daemon", crate::clock::wall()))?;
+        Ok(())
+    })
+    .await
 }
 
 /// Both have signed: from this transaction on it counts. An older one replaces no newer one.
