@@ -138,7 +138,7 @@ pub fn apply(journey: &Journey, plan: &Plan, event: Event, now: Now) -> (Journey
             }
             on_release(&mut next, &lease, |r| r.emptiness = Some(left));
         }
-        Event::Unknown { lease } => on_release(&mut next, &lease, |r| r.unknown_there = true),
+        Event::Unknown { lease } => unknown_there(&mut next, &lease, now),
         Event::Settled { lease, agreed } => {
             on_release(&mut next, &lease, |r| r.settled = true);
             if let Some(part) = next.part(&lease) {
@@ -161,6 +161,14 @@ pub fn apply(journey: &Journey, plan: &Plan, event: Event, now: Now) -> (Journey
 fn on_release(journey: &mut Journey, lease: &LeaseId, change: impl FnOnce(&mut pumasi_release::Heard)) {
     if let Some(Part { state: PartState::Ending { release, .. }, .. }) = journey.part_mut(lease) {
         change(&mut release.heard);
+    }
+}
+
+/// Believed once no signature under way can make it known there: a standby that was signed late would be kept there by nobody's wish.
+fn unknown_there(journey: &mut Journey, lease: &LeaseId, now: Now) {
+    let unsure = journey.part(lease).and_then(|p| p.unsure_until).is_some_and(|until| now.boot < until);
+    if !unsure {
+        on_release(journey, lease, |r| r.unknown_there = true);
     }
 }
 
@@ -329,7 +337,7 @@ fn heard(journey: &mut Journey, status: LeaseStatus, sent_at: BootMs, now: Now, 
             part.ready = 0;
             match part.is_hopeful() {
                 true => give_back(journey, &lease, "the lender does not know it".into(), now, told),
-                false => on_release(journey, &lease, |r| r.unknown_there = true),
+                false => unknown_there(journey, &lease, now),
             }
         }
     }
@@ -354,6 +362,7 @@ pub(crate) fn end(journey: &mut Journey, lease: &LeaseId, why: String, now: Now,
     }
     if part.state == PartState::Signing {
         // Not known whether the lender signed: the release below finds out, or its time to live does.
+        part.unsure_until = Some(part.expires_at);
         part.expires_at = now.boot.after(part.ttl_ms);
     }
     part.wanted = 0;
@@ -398,6 +407,7 @@ mod tests {
             generation_sent: 0,
             weight: Ppm(0),
             stepped_at: BootMs(0),
+            unsure_until: None,
             recalled: None,
             trouble: None,
             troubles_told: Default::default(),

@@ -128,6 +128,9 @@ pub struct Part {
     /// Its share of new users, relative to the home's.
     pub weight: Ppm,
     pub stepped_at: BootMs,
+    /// Given up while it was being signed: until its hold has run out there, a signature under way may still make it a lease.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsure_until: Option<BootMs>,
     /// Called back: gone by then.
     pub recalled: Option<BootMs>,
     pub trouble: Option<String>,
@@ -229,6 +232,7 @@ impl Part {
             generation_sent: 0,
             weight: Ppm(0),
             stepped_at: now.boot,
+            unsure_until: None,
             recalled: None,
             trouble: None,
             troubles_told: BTreeSet::new(),

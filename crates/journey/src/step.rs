@@ -154,6 +154,7 @@ pub fn after_reboot(journey: &Journey, now: Now) -> Journey {
             }
         }
     }
+    next.failed_until.clear();
     for part in &mut next.parts {
         part.expires_at = BootMs(0);
         part.heard_at = BootMs(0);
@@ -162,7 +163,7 @@ pub fn after_reboot(journey: &Journey, now: Now) -> Journey {
         part.stepped_at = now.boot;
         part.ready = 0;
         part.recalled = None;
-        next.failed_until.clear();
+        part.unsure_until = None;
         if let PartState::Ending { release, .. } = &mut part.state {
             release.since = now.boot;
         }
@@ -373,6 +374,10 @@ fn recall_is_due(part: &Part, replaced: bool, now: Now) -> bool {
 
 fn close(journey: &mut Journey, now: Now, told: &mut Vec<Told>) {
     if journey.seeking.is_some() || !journey.away.is_empty() || !journey.parts.iter().all(Part::is_over) {
+        return;
+    }
+    // One that lasts remembers whom it asked in vain; without it the next look would ask them again at once.
+    if journey.is_continuity() && !journey.failed.is_empty() {
         return;
     }
     let unproven = journey.parts.iter().any(|p| matches!(p.state, PartState::Ended { proven: false, .. }));

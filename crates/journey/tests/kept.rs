@@ -106,10 +106,7 @@ fn facts(drained: bool) -> Facts {
     Facts { home_ready: 1, parts }
 }
 
-/// The journey that keeps it, up to where it is kept with its warm instance, at 3 s.
-fn kept() -> (Journey, Plan) {
-    let plan = plan(1, 1, Cause::Continuity, Some(search()), Vec::new());
-    let (mut j, _) = open(plan.journey.clone(), &plan, Vec::new(), at(0));
+fn granted() -> Event {
     let grant = ReservationGrant {
         id: ReservationId::from_entropy(1),
         instances: 2,
@@ -120,8 +117,15 @@ fn kept() -> (Journey, Plan) {
         standby_percent: Some(20),
         estimated_start_ms: 500,
     };
+    Event::Granted { reservation: grant.id.clone(), grant }
+}
+
+/// The journey that keeps it, up to where it is kept with its warm instance, at 3 s.
+fn kept() -> (Journey, Plan) {
+    let plan = plan(1, 1, Cause::Continuity, Some(search()), Vec::new());
+    let (mut j, _) = open(plan.journey.clone(), &plan, Vec::new(), at(0));
     let events = [
-        Event::Granted { reservation: grant.id.clone(), grant },
+        granted(),
         Event::Signed { lease: lease() },
         Event::Sent { lease: lease(), generation: 1 },
         heard(WARM, 3_000),
@@ -244,4 +248,23 @@ fn a_lender_that_failed_is_asked_again_after_a_while() {
     let j = tick(&j, &plan, &facts(false), at(59_000)).0;
     assert_eq!(j.failed, [keeper_cloud()]);
     assert!(tick(&j, &plan, &facts(false), at(61_000)).0.failed.is_empty());
+}
+
+#[test]
+fn what_was_given_up_while_it_was_signed_is_not_unknown_there_before_its_hold_ran_out() {
+    let plan = plan(1, 1, Cause::Continuity, Some(search()), Vec::new());
+    let (j, _) = open(plan.journey.clone(), &plan, Vec::new(), at(0));
+    let j = tick(&apply(&j, &plan, granted(), at(10)).0, &plan, &facts(false), at(10)).0;
+    assert_eq!(state(&j), PartState::Signing);
+    let hold_ends = only(&j).expires_at.since(at(0).boot);
+    let mut j = cancel(&j, "an operator", at(20)).0;
+    j = apply(&j, &plan, Event::Returned { lease: lease() }, at(30)).0;
+    j = tick(&j, &plan, &facts(true), at(30)).0;
+    // The signature may still be under way.
+    let asked = |j: &Journey, ms| {
+        tick(&apply(j, &plan, Event::Unknown { lease: lease() }, at(ms)).0, &plan, &facts(true), at(ms)).0
+    };
+    assert!(!only(&asked(&j, hold_ends - 1)).is_over());
+    let j = asked(&j, hold_ends);
+    assert!(matches!(state(&j), PartState::Ended { proven: true, .. }), "{:?}", state(&j));
 }

@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn what_is_not_as_wished_goes_only_when_enough_others_are_complete() {
         let recalled = Seat { recalled: true, ..seat(1, "b", true) };
-        let odd = standbys(&wish(&["b", "c"], Some(1)), &[recalled.clone()]);
+        let odd = standbys(&wish(&["b", "c"], Some(1)), std::slice::from_ref(&recalled));
         assert_eq!((odd.missing, odd.go.len()), (1, 0), "it is the only one");
         let coming = standbys(&wish(&["b", "c"], Some(1)), &[recalled.clone(), seat(2, "c", false)]);
         assert_eq!((coming.missing, coming.go.len()), (0, 0));

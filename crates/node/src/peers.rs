@@ -294,7 +294,9 @@ async fn heard(node: &Node, cloud: &CloudName, journeys: &[Arc<Journey>], answer
     }
     let mut kept = BTreeMap::new();
     for status in answer.leases {
-        let of = journeys.iter().find(|j| j.part(&status.lease).is_some_and(|p| &p.lender == cloud));
+        // One that was over before this was asked, and lives there: a signature came late. It is treated like one that was forgotten.
+        let concerns = |p: &pumasi_journey::Part| &p.lender == cloud && !(p.is_over() && p.since < sent_at);
+        let of = journeys.iter().find(|j| j.part(&status.lease).is_some_and(concerns));
         match of {
             Some(journey) => {
                 node.troubles.lender_says(&status.lease, &status.last_line);

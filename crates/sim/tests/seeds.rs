@@ -28,6 +28,7 @@ const KEPT: &[u64] = &[
     10_618, // as 10_461
     10_863, // and until the word was heard that they had stopped
     10_934, // as 10_863
+    10_081, // a standby given up while it was signed: the signature came late, and it was kept for nobody
 ];
 
 fn told(outcome: &Outcome) -> String {

@@ -502,7 +502,9 @@ fn facts(node: &Node, journey: &Journey, owner: Option<String>) -> Facts {
 /// answer is its renewal, over the lease as both signed it.
 pub async fn disown(node: &Node, lender: &CloudName, status: &LeaseStatus) -> Option<Renewal> {
     let lease = &status.lease;
-    if status.standby {
+    let of = |j: &Journey| j.part(lease).map(|p| p.is_over());
+    let given_up = node.journeys().is_ok_and(|all| all.iter().any(|j| of(j) == Some(true)));
+    if status.standby && !given_up {
         // What this store lost, the standby may be the last to have.
         let text =
             format!("{lender} keeps a service ready under it, and this store does not know it: it is not given back");
@@ -511,7 +513,7 @@ pub async fn disown(node: &Node, lender: &CloudName, status: &LeaseStatus) -> Op
         return None;
     }
     let unclear = match node.journeys() {
-        Ok(all) if all.iter().any(|j| j.is_open() && j.part(lease).is_some()) => return None,
+        Ok(all) if all.iter().any(|j| j.is_open() && of(j) == Some(false)) => return None,
         // It may stand in a journey that cannot be read.
         Ok(all) => all.unreadable().first().map(|u| format!("{} cannot be read", u.name)),
         Err(e) => Some(e.to_string()),

@@ -56,6 +56,13 @@ pub enum LeaseCommand {
 #[derive(Debug, Subcommand)]
 pub enum MoveCommand {
     /// It lives there from now on
+    #[command(after_help = "\
+Examples:
+  pumasi move service notes --to city-c --dry-run
+  pumasi move service notes --to city-c
+  pumasi move service notes --to city-c --within 2m -o json
+
+Steps go to standard error, the result to standard output. Exit code 0: the other cloud owns it and serves it.")]
     Service {
         #[arg(value_name = "NAME")]
         service: ServiceName,
@@ -70,6 +77,7 @@ pub enum MoveCommand {
         within: u64,
     },
     /// Stay where it is, as long as the other cloud does not own it yet
+    #[command(after_help = "Example:\n  pumasi move cancel notes --why 'not today'")]
     Cancel {
         #[arg(value_name = "NAME")]
         service: ServiceName,
