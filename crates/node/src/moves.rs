@@ -93,6 +93,8 @@ pub async fn outlook(node: &Node, service: &ServiceRecord, to: &CloudName) -> Re
     let mut risks = vec![
         "what the application writes by itself while requests wait, and not by a request, may be lost".to_owned(),
         "open WebSockets are closed, so that their clients connect again".to_owned(),
+        format!("its host names lead here until DNS names {to}; certificates for them are put there by a person"),
+        "what this cloud has of its data stays on its disk".to_owned(),
     ];
     if kept_percent.is_none() && !is_ready {
         risks.push(format!("{to} does not offer to keep it ready now: the move waits until it does"));
