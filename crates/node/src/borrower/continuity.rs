@@ -140,6 +140,9 @@ async fn plan_for(
     let own: Vec<&Journey> = all.iter().map(|j| &**j).filter(|j| &j.service == name && j.is_continuity()).collect();
     let mut input = input(node, service, verdict, keeper.as_ref(), &own, parts).await?;
     input.service.spec.continuity = wish(node, service);
+    // Nobody else will do for a move that was asked for: it is asked again as soon as it may have come back.
+    let heading_for = moves::heading_for(node, service);
+    input.excluded.retain(|(cloud, _)| Some(cloud) != heading_for.as_ref());
     match keep_ready(&input) {
         Ok(made) => {
             node.keeping.wait(name, now.after(RETRY_MS));
