@@ -350,8 +350,14 @@ async fn commit(node: &Node, m: &Move, client: &Client, path: &str) -> Answer {
 fn document(node: &Node, m: &Move) -> Result<SignedDocument, Problem> {
     let service = node.item::<ServiceRecord>(SERVICE, m.service.as_str())?;
     let service = service.ok_or_else(|| Problem::not_found("service", &m.service))?;
-    let open = node.open_journeys()?;
-    let (_, p) = part(&open, m).ok_or_else(|| Problem::unavailable(format!("{} keeps it ready no more", m.to)))?;
+    // Also one that is over: the heir ends it as it signs, and its answer may have been lost.
+    let all = node.journeys()?;
+    let p = m.lease.as_ref().and_then(|lease| all.iter().find_map(|j| j.part(lease)));
+    let p = p.ok_or_else(|| Problem::unavailable(format!("{} keeps it ready no more", m.to)))?;
+    let positions = answered_positions(node, &p.lease);
+    if p.is_hopeful() && positions.len() < service.document.spec.datasets.len() {
+        return Err(Problem::unavailable(format!("{} has not said yet what its copies hold", m.to)));
+    }
     let said = Handover {
         api_version: API_VERSION.into(),
         kind: KIND.into(),
@@ -364,7 +370,7 @@ fn document(node: &Node, m: &Move) -> Result<SignedDocument, Problem> {
         epoch: service.epoch.next(),
         lease: p.lease.clone(),
         dossier: p.dossier.ok_or_else(|| Problem::unavailable(format!("{} has no dossier", m.to)))?,
-        positions: answered_positions(node, &p.lease),
+        positions,
         asked_by: m.asked_by.clone(),
         created_at: m.asked_at,
     };

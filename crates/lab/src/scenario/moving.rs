@@ -1,7 +1,8 @@
 //! Move: a customer moves its services to a neighbour and back, under load, as often as is wanted.
 //!
 //! Users keep the host name and come in where they always did: at city A, which forwards while it is not the owner. No request fails, no
-//! acknowledged write is lost or doubled, and what the files were in the beginning they are in the end.
+//! acknowledged write is lost or doubled, and what the files were in the beginning they are in the end. Then the daemons of both clouds
+//! die on the way (`kill -9`), at the steps from which there is no way back or hardly one.
 
 use super::overload::{TIMING, WORK, bundle, service, worth_telling};
 use crate::cluster::Cluster;
@@ -15,13 +16,14 @@ use crate::report::{Promise, Report};
 use crate::run::{Options, three_clouds};
 use crate::story::Story;
 use anyhow::{Context, ensure};
-use pumasi_journey::moving::Move;
-use pumasi_terms::ServiceName;
+use pumasi_api::message::MoveService;
+use pumasi_journey::moving::{Move, Step};
+use pumasi_terms::{CloudName, ServiceName};
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 const HOME: &str = "city-a";
 const THERE: &str = "city-b";
@@ -31,6 +33,10 @@ const FILE_BYTES: usize = 4_096;
 /// Of one move, in the worst of them.
 const PAUSE_MS: f64 = 300.0;
 const REST: Duration = Duration::from_millis(500);
+/// A heir's daemon that dies forgets that its gateway was to wait: what that one has just sent to the owner is told (503, not executed) to come
+/// again.
+const AGAIN_MAX: u64 = 8;
+const MOVE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Beside what users write: its modes, times and links must come back.
 const ODD: &str = ".odd";
 
@@ -70,9 +76,53 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
     }
     loads.iter().for_each(Running::stop);
     for (running, name) in loads.into_iter().zip(["notes", "files"]) {
-        judge_load(&mut report, name, &running.wait().await?);
+        let all = running.wait().await?;
+        judge_load(&mut report, name, &all);
+        report.promise(Promise::none(&format!("{name}: failed"), all.all().count(Outcome::Failed)));
+        report.promise(Promise::none(&format!("{name}: shed"), all.all().shed()).about_time());
     }
     judge_pauses(&mut report, &pauses);
+
+    story.chapter("Daemons die on the way");
+    let loads = [start(&cluster, "notes", 3, notes.clone())?, start(&cluster, "files", 4, files.clone())?];
+    let deaths = if options.full { &DEATHS[..] } else { &DEATHS[..4] };
+    let mut at: BTreeMap<&str, &str> = [("notes", HOME), ("files", HOME)].into();
+    for (death, name) in deaths.iter().zip(["notes", "files"].into_iter().cycle()) {
+        let from = at.get(name).copied().unwrap_or(HOME);
+        let to = if from == HOME { THERE } else { HOME };
+        let ended = die(&cluster, story, name, (from, to), death).await.with_context(|| format!("{death:?}"))?;
+        let moved = matches!(ended.step, Step::Fronted { .. });
+        report.promise(Promise::holds(
+            &format!("{name} is moved though {}'s daemon died", death.who(from, to)),
+            moved,
+            format!("{:?}", ended.step),
+            "moved",
+        ));
+        if moved {
+            at.insert(name, to);
+        }
+        tokio::time::sleep(REST).await;
+    }
+    for (name, cloud) in at {
+        if cloud != HOME {
+            go(&cluster, name, cloud, HOME).await?;
+        }
+    }
+    loads.iter().for_each(Running::stop);
+    for (running, name) in loads.into_iter().zip(["notes", "files"]) {
+        let all = running.wait().await?;
+        let title = format!("{name}, daemons dying");
+        judge_load(&mut report, &title, &all);
+        let refused = all.all().count(Outcome::Failed);
+        let told = format!("{refused} requests");
+        report.promise(Promise::holds(
+            &format!("{title}: told to come again"),
+            refused <= AGAIN_MAX,
+            told,
+            "at most 8",
+        ));
+        report.figure(&format!("shed by {name}, daemons dying"), all.all().shed().to_string(), "503, not executed");
+    }
 
     story.chapter("Everything is where it was");
     let exported =
@@ -109,6 +159,76 @@ async fn go(cluster: &Cluster, name: &str, from: &str, to: &str) -> anyhow::Resu
     done.pause_ms.map(|ms| ms as f64).context("a move that is over tells how long writers waited")
 }
 
+/// `kill -9` of the source's or the heir's daemon, once the move is at this step or further.
+#[derive(Debug)]
+struct Death {
+    at_source: bool,
+    step: u32,
+}
+
+impl Death {
+    fn who<'a>(&self, source: &'a str, heir: &'a str) -> &'a str {
+        if self.at_source { source } else { heir }
+    }
+}
+
+/// The first four in any run.
+const DEATHS: [Death; 8] = [
+    Death { at_source: true, step: 4 },
+    Death { at_source: false, step: 4 },
+    Death { at_source: false, step: 5 },
+    Death { at_source: true, step: 5 },
+    Death { at_source: true, step: 2 },
+    Death { at_source: false, step: 2 },
+    Death { at_source: true, step: 3 },
+    Death { at_source: false, step: 3 },
+];
+
+fn rank(step: &Step) -> u32 {
+    match step {
+        Step::Placing => 0,
+        Step::Preparing | Step::Alerting => 1,
+        Step::Holding => 2,
+        Step::Catching => 3,
+        Step::Committing | Step::Cancelling { .. } => 4,
+        Step::Opening => 5,
+        Step::Fronted { .. } | Step::Cancelled { .. } => 6,
+    }
+}
+
+async fn die(
+    cluster: &Cluster,
+    story: &Story,
+    name: &str,
+    (from, to): (&str, &str),
+    death: &Death,
+) -> anyhow::Result<Move> {
+    let (client, path) = (cluster.client(from)?, format!("/v1/services/{name}/move"));
+    let asked = MoveService { to: CloudName::parse(to)?, dry_run: false };
+    client.post::<serde_json::Value>(&path, &asked).await.context("asking for the move")?;
+    let begun = Instant::now();
+    let seen = loop {
+        let seen: Move = client.get(&path).await?;
+        if rank(&seen.step) >= death.step {
+            break seen;
+        }
+        ensure!(begun.elapsed() < MOVE_TIMEOUT, "the move came no further than {:?}", seen.step);
+    };
+    let who = death.who(from, to);
+    cluster.supervisor.kill9(who)?;
+    story.tell(who, "kill -9", format!("its daemon; {name} was at {:?}", seen.step));
+    cluster.supervisor.restart(who)?;
+    cluster.wait_up(who).await?;
+    loop {
+        let seen: Move = client.get(&path).await?;
+        if !seen.is_open() {
+            return Ok(seen);
+        }
+        ensure!(begun.elapsed() < MOVE_TIMEOUT, "the move stands still: {seen:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 fn judge_load(report: &mut Report, name: &str, played: &Run) {
     let all = played.all();
     report.figure(
@@ -116,12 +236,9 @@ fn judge_load(report: &mut Report, name: &str, played: &Run) {
         all.offered().to_string(),
         format!("p99 {:.0} ms", all.latency_ms(0.99)),
     );
-    for outcome in
-        [Outcome::Wrong, Outcome::Unknown, Outcome::Failed, Outcome::Unreachable, Outcome::Broken, Outcome::TimedOut]
-    {
+    for outcome in [Outcome::Wrong, Outcome::Unknown, Outcome::Unreachable, Outcome::Broken, Outcome::TimedOut] {
         report.promise(Promise::none(&format!("{name}: {outcome:?}").to_lowercase(), all.count(outcome)));
     }
-    report.promise(Promise::none(&format!("{name}: shed"), all.shed()).about_time());
     let samples = played.samples.iter().take(3).cloned().collect::<Vec<_>>().join("; ");
     if !samples.is_empty() {
         report.figure(&format!("samples of {name}"), samples, "");
