@@ -48,7 +48,7 @@ pub struct Heartbeat {
     /// Leases the sender rents from the receiver and wants renewed.
     pub renew: Vec<Renewal>,
     /// Services that the sender owned once, and the epoch at which it knows their owner.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "told::readable_or_none")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub fronts: BTreeMap<ServiceId, Epoch>,
 }
 

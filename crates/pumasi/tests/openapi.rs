@@ -8,6 +8,7 @@ use pumasi_api::{Door, ENDPOINTS, Method, Role};
 use pumasi_lab::cluster::{CloudPlan, Cluster};
 use pumasi_terms::{CloudName, Resources, WallMs};
 use pumasi_trust::{Authority, SpiffeId};
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -171,7 +172,8 @@ async fn the_document_is_what_the_daemon_does() {
     APART.iter().for_each(|path| own.extend(["--exclude-path", path]));
     // The document tells of members' paths as well; at people's door they are not there.
     let people_have = |path: &str| ENDPOINTS.iter().any(|e| e.path == path && e.is_served_at(Door::People));
-    ENDPOINTS.iter().filter(|e| !people_have(e.path)).for_each(|e| own.extend(["--exclude-path", e.path]));
+    let not_theirs: BTreeSet<&str> = ENDPOINTS.iter().map(|e| e.path).filter(|path| !people_have(path)).collect();
+    not_theirs.into_iter().for_each(|path| own.extend(["--exclude-path", path]));
     // Ready or not is the machine's matter; and who has left the pact has nothing left to show.
     own.extend(["--exclude-path", "/readyz", "--exclude-path", "/v1/pact/leave"]);
     faults.extend(drive(api, &people, &own).err());

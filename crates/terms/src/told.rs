@@ -14,11 +14,6 @@ pub fn readable<'de, D: Deserializer<'de>, T: DeserializeOwned>(from: D) -> Resu
     Ok(told.and_then(|value| serde_json::from_value(value).ok()))
 }
 
-/// Nothing where it cannot be read.
-pub fn readable_or_none<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(from: D) -> Result<T, D::Error> {
-    Ok(readable(from)?.unwrap_or_default())
-}
-
 /// Without those that cannot be read.
 pub fn readable_each<'de, D: Deserializer<'de>, T: DeserializeOwned>(from: D) -> Result<Vec<T>, D::Error> {
     let told = Vec::<serde_json::Value>::deserialize(from)?;
