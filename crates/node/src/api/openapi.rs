@@ -42,7 +42,10 @@ fn shapes(g: &mut SchemaGenerator, method: Method, path: &str) -> Shapes {
         }
         (Get, "/v1/services/{name}/move") => (None, of::<pumasi_journey::moving::Move>(g)),
         // A dry run is answered by the outlook.
-        (Post, "/v1/services/{name}/move") => (Some(of::<m::MoveService>(g)), of::<m::MoveOutlook>(g)),
+        (Post, "/v1/services/{name}/move") => {
+            let either = json!({ "anyOf": [of::<m::MoveOutlook>(g), of::<pumasi_journey::moving::Move>(g)] });
+            (Some(of::<m::MoveService>(g)), either)
+        }
         (Post, "/v1/services/{name}/move/cancel") => (Some(of::<m::Why>(g)), of::<pumasi_journey::moving::Move>(g)),
         (Post, "/v1/services/{name}/check") => (Some(of::<m::CheckService>(g)), of::<m::Lending>(g)),
         (Put, "/v1/services/{name}") => (Some(of::<pumasi_terms::service::Service>(g)), of::<m::ServiceView>(g)),
