@@ -18,9 +18,20 @@ pub fn data_dir(node: &Node, service: &ServiceRecord, dataset: &DatasetName) -> 
 
 pub fn wanted(node: &Node, service: &ServiceRecord) -> Desired {
     let least = service.document.spec.instances.home.min;
-    let runs = !service.deleting && register::runs_here(node, service);
-    let count = if runs { least.saturating_add(growth::grown(node, service)) } else { 0 };
-    Desired { owner: service.owner(), count, generation: service.generation }
+    let (owner, all) = (service.owner(), least.saturating_add(growth::grown(node, service)));
+    let count = match register::runs_here(node, service) {
+        _ if service.deleting => 0,
+        Ok(runs) => {
+            if runs {
+                all
+            } else {
+                0
+            }
+        }
+        // Whose it is cannot be read: nothing is started for it, and nothing stopped.
+        Err(_) => all.min(node.instances.lock().iter().filter(|i| i.owner == owner).count() as u32),
+    };
+    Desired { owner, count, generation: service.generation }
 }
 
 pub async fn reconcile(node: &Node) -> Result<(), Problem> {

@@ -2,7 +2,7 @@
 //!
 //! Enters: a service's record, the handovers that both sides signed. Leaves: its owner.
 //! Always holds: a service that was never handed over is its own cloud's; what cannot be read is nobody's, so that nothing is started,
-//! served or sent for it here.
+//! written or sent for it here; what runs runs on, for readers.
 //!
 //! This is the register of clouds that hand over by both signatures. Where a pact votes, it answers instead, by the same question.
 
@@ -47,9 +47,11 @@ pub fn is_ours(node: &Node, service: &ServiceRecord) -> bool {
 }
 
 /// Whether its instances run here: as the owner, or until the heir has opened.
-pub fn runs_here(node: &Node, service: &ServiceRecord) -> bool {
-    let opens = || matches!(node.item::<Move>(MOVE, service.name().as_str()), Ok(Some(m)) if m.opens());
-    service.taking.is_none() && (is_ours(node, service) || opens())
+pub fn runs_here(node: &Node, service: &ServiceRecord) -> Result<bool, Problem> {
+    let t = tenure(node, service)?;
+    let ours = &t.owner == node.name() && t.epoch == service.epoch;
+    let opens = || Ok::<_, Problem>(node.item::<Move>(MOVE, service.name().as_str())?.is_some_and(|m| m.opens()));
+    Ok(service.taking.is_none() && (ours || opens()?))
 }
 
 /// What this cloud is to a service, for its gateway.
