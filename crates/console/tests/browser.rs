@@ -71,7 +71,7 @@ fn every_page_shows_its_data_and_breaks_no_rule() {
     b.picture("leases");
 
     go(&b, "continuity");
-    b.wait_text("busan at once and would lose the last 14 ms");
+    b.wait_text("could go on at busan at once and would lose the last 14 ms");
     b.wait_text("would end with this cloud: nobody keeps it ready");
     b.wait("both tables", "document.querySelectorAll('main tbody tr').length === 4");
     b.picture("continuity");

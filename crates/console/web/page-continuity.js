@@ -13,7 +13,7 @@ const loss = (s) => (s.loss_ms === null ? (s.cloud === null ? "all" : "–") : s
 function outlook(name, seats) {
   const best = seats.filter(able).sort((a, b) => a.serves_in_ms - b.serves_in_ms || (a.loss_ms ?? 0) - (b.loss_ms ?? 0))[0];
   const told = best
-    ? h("p", {}, "could go on at ", cloudName(best.cloud), ` ${soon(best.serves_in_ms)} and would lose ${loss(best)}`)
+    ? h("p", {}, "could go on at ", h("b", {}, best.cloud), ` ${soon(best.serves_in_ms)} and would lose ${loss(best)}`)
     : h("p.bad", {}, seats.some((s) => s.state === "none") ? "would end with this cloud: nobody keeps it ready" : "could not go on yet: what keeps it ready is not complete");
   return h("section.sheet", { "aria-label": `Outlook of ${name}`, "data-key": `outlook-${name}` }, h("div.sub", {}, h("h2", {}, name), told));
 }
