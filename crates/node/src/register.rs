@@ -41,17 +41,20 @@ pub fn tenure(node: &Node, service: &ServiceRecord) -> Result<Tenure, Problem> {
     })
 }
 
-/// Whether this cloud may act as the owner.
+fn owns(node: &Node, service: &ServiceRecord) -> Result<bool, Problem> {
+    let t = tenure(node, service)?;
+    Ok(&t.owner == node.name() && t.epoch == service.epoch)
+}
+
+/// Whether this cloud may act as the owner: not while that cannot be read.
 pub fn is_ours(node: &Node, service: &ServiceRecord) -> bool {
-    tenure(node, service).is_ok_and(|t| &t.owner == node.name() && t.epoch == service.epoch)
+    owns(node, service).unwrap_or(false)
 }
 
 /// Whether its instances run here: as the owner, or until the heir has opened.
 pub fn runs_here(node: &Node, service: &ServiceRecord) -> Result<bool, Problem> {
-    let t = tenure(node, service)?;
-    let ours = &t.owner == node.name() && t.epoch == service.epoch;
     let opens = || Ok::<_, Problem>(node.item::<Move>(MOVE, service.name().as_str())?.is_some_and(|m| m.opens()));
-    Ok(service.taking.is_none() && (ours || opens()?))
+    Ok((owns(node, service)? || opens()?) && service.taking.is_none())
 }
 
 /// What this cloud is to a service, for its gateway.
