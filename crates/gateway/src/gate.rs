@@ -1,73 +1,21 @@
-//! The gate of one service for requests that may write: open, shut, or held while the service is handed over.
+//! The gate of one service for requests that may write: it puts the [rules](crate::right) in force, and wakes those that wait.
 //!
 //! Enters: the table's entry of the service, what the daemon last said of this cloud's tenure, requests that may write.
-//! Leaves: a [`Pass`] for each that goes on, in the order in which they came. Always holds: nothing writes for a bound service
-//! but within the right last told, at its epoch; a hold ends by the daemon's word alone, tenure or table (after its time those
-//! that wait are refused, and nobody is let in); a pass counts until the last byte of its answer.
+//! Leaves: a [`Pass`] for each that goes on, in the order in which they came. Always holds: a pass counts until the last byte of
+//! its answer.
 
 use crate::clock::boot_ms;
-use pumasi_route::table::{ServiceRoute, Writes};
+use crate::right::{HeldNow, Right};
+use pumasi_route::table::ServiceRoute;
 use pumasi_route::tenure::Tenure;
-use pumasi_terms::{BootMs, Epoch, ServiceName};
+use pumasi_terms::{Epoch, ServiceName};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// The longest that a hold has requests wait, from the message that began it, ms.
-pub const HOLD_MS_MAX: u64 = 2_000;
-/// So many wait at one service. Their bodies stay with their users: none is read before.
-pub const WAITING_MAX: u32 = 512;
-
-/// What the table in force says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Entry {
-    owner: bool,
-    writes: Writes,
-    epoch: Epoch,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Hold {
-    epoch: Epoch,
-    since: BootMs,
-    until: BootMs,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    /// None: the table does not have the service, or not any more.
-    entry: Option<Entry>,
-    /// As the tenure has them.
-    until: BootMs,
-    owned_at: Option<Epoch>,
-    hold: Option<Hold>,
-    inside: u32,
-    waiting: u32,
-}
-
-impl State {
-    /// Whether what began at `epoch` may write now.
-    fn may_write(&self, epoch: Epoch) -> bool {
-        self.entry.is_some_and(|entry| {
-            let in_time = || self.owned_at == Some(epoch) && boot_ms() < self.until;
-            entry.owner && entry.epoch == epoch && (entry.writes == Writes::Unbound || in_time())
-        })
-    }
-
-    /// The hold that what began at `epoch` is under.
-    fn hold(&self, epoch: Epoch) -> Option<Hold> {
-        self.hold.filter(|hold| hold.epoch == epoch && self.entry.is_some_and(|entry| entry.epoch == epoch))
-    }
-
-    /// All but the end of the right, whose growth wakes nobody.
-    fn turns(&self) -> (Option<Entry>, Option<Epoch>, Option<Hold>) {
-        (self.entry, self.owned_at, self.hold)
-    }
-}
-
 #[derive(Debug, Default)]
 pub struct Gate {
-    state: Mutex<State>,
+    right: Mutex<Right>,
     turned: Notify,
 }
 
@@ -81,67 +29,41 @@ pub enum Turn {
     Shut,
 }
 
-/// What the daemon is told of a hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HeldNow {
-    pub until: BootMs,
-    pub inside: u32,
-    pub waiting: u32,
-}
-
 impl Gate {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn change(&self, change: impl FnOnce(&mut State)) {
-        let mut state = self.lock();
-        let (before, until) = (state.turns(), state.until);
-        change(&mut state);
-        let turned = state.turns() != before || state.until < until;
-        drop(state);
-        if turned {
-            self.turned.notify_waiters();
-        }
+    fn lock(&self) -> MutexGuard<'_, Right> {
+        self.right.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts a table's entry and the tenure in force.
     pub fn set(&self, name: &ServiceName, route: Option<&ServiceRoute>, tenure: Option<&Tenure>) {
         let now = boot_ms();
-        self.change(|state| {
-            let entry = |r: &ServiceRoute| Entry { owner: r.role.is_owner(), writes: r.writes, epoch: r.epoch };
-            state.entry = route.map(entry);
-            state.until = tenure.and_then(|t| t.until).unwrap_or_default();
-            state.owned_at = tenure.and_then(|t| t.epochs.get(name).copied());
-            let before = state.hold;
-            state.hold = tenure.and_then(|t| t.held.get(name)).map(|held| {
-                let since = before.filter(|hold| hold.epoch == held.epoch).map_or(now, |hold| hold.since);
-                Hold { epoch: held.epoch, since, until: held.until.min(since.after(HOLD_MS_MAX)) }
-            });
-        });
+        let mut right = self.lock();
+        let before = right.clone();
+        right.set(name, route, tenure, now);
+        let turned = right.differs(&before);
+        drop(right);
+        if turned {
+            self.turned.notify_waiters();
+        }
     }
 
     /// Whether what began at `epoch` may write, or let go of an answer, now.
     pub fn may_write(&self, epoch: Epoch) -> bool {
-        self.lock().may_write(epoch)
+        self.lock().may_write(epoch, boot_ms())
     }
 
     pub fn is_held(&self, epoch: Epoch) -> bool {
-        self.lock().hold(epoch).is_some()
+        self.lock().is_held(epoch)
     }
 
     /// At the owner.
     pub fn enter(self: &Arc<Self>, epoch: Epoch) -> Turn {
-        let mut state = self.lock();
-        if state.hold(epoch).is_some() {
-            return Turn::Wait;
+        let mut right = self.lock();
+        match right.enter(epoch, boot_ms()) {
+            crate::right::Turn::In => Turn::In(Pass { gate: self.clone(), epoch, bound: right.is_bound() }),
+            crate::right::Turn::Wait => Turn::Wait,
+            crate::right::Turn::Shut => Turn::Shut,
         }
-        if !state.may_write(epoch) {
-            return Turn::Shut;
-        }
-        state.inside += 1;
-        let bound = state.entry.is_some_and(|entry| entry.writes == Writes::Bound);
-        Turn::In(Pass { gate: self.clone(), epoch, bound })
     }
 
     /// Until the service is held no longer, or the table has another owner or epoch; in the order in which they came. False:
@@ -153,16 +75,12 @@ impl Gate {
             let mut turned = std::pin::pin!(turned);
             turned.as_mut().enable();
             let left_ms = {
-                let mut state = self.lock();
-                let Some(hold) = state.hold(epoch) else { return true };
-                let left_ms = hold.until.since(boot_ms());
-                if left_ms == 0 || (place.is_none() && state.waiting >= WAITING_MAX) {
+                let mut right = self.lock();
+                let Some(left_ms) = right.wait_left_ms(epoch, boot_ms()) else { return true };
+                if left_ms == 0 || (place.is_none() && !right.begin_to_wait()) {
                     return false;
                 }
-                if place.is_none() {
-                    state.waiting += 1;
-                    place = Some(Waiting(self));
-                }
+                place.get_or_insert(Waiting(self));
                 left_ms
             };
             let _ = tokio::time::timeout(Duration::from_millis(left_ms), turned).await;
@@ -171,9 +89,7 @@ impl Gate {
 
     /// None: it is not held.
     pub fn held(&self) -> Option<HeldNow> {
-        let state = self.lock();
-        let hold = state.entry.and_then(|entry| state.hold(entry.epoch));
-        hold.map(|hold| HeldNow { until: hold.until, inside: state.inside, waiting: state.waiting })
+        self.lock().held()
     }
 }
 
@@ -181,7 +97,7 @@ struct Waiting<'a>(&'a Gate);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.lock().waiting -= 1;
+        self.0.lock().end_to_wait();
     }
 }
 
@@ -195,7 +111,7 @@ pub struct Pass {
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        self.gate.lock().inside -= 1;
+        self.gate.lock().leave();
     }
 }
 
@@ -208,96 +124,16 @@ impl Pass {
             let mut turned = std::pin::pin!(turned);
             turned.as_mut().enable();
             let left_ms = {
-                let state = self.gate.lock();
-                let left_alone = state.entry.is_none() && !self.bound;
-                if state.hold(self.epoch).is_some() || !(left_alone || state.may_write(self.epoch)) {
+                let (right, now) = (self.gate.lock(), boot_ms());
+                if right.is_over(self.epoch, self.bound, now) {
                     return;
                 }
-                let bound = state.entry.is_some_and(|entry| entry.writes == Writes::Bound);
-                bound.then(|| state.until.since(boot_ms()))
+                right.right_left_ms(now)
             };
             match left_ms {
                 Some(ms) => drop(tokio::time::timeout(Duration::from_millis(ms), turned).await),
                 None => turned.await,
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn tenure(until: u64, epoch: u64, held_until: Option<u64>) -> Tenure {
-        let name = shop();
-        let held = held_until
-            .map(|until| (name.clone(), pumasi_route::tenure::Held { epoch: Epoch(epoch), until: BootMs(until) }));
-        Tenure {
-            version: 1,
-            boot_id: String::new(),
-            at: BootMs(0),
-            until: Some(BootMs(until)),
-            epochs: [(name, Epoch(epoch))].into(),
-            held: held.into_iter().collect(),
-        }
-    }
-
-    fn shop() -> ServiceName {
-        ServiceName::parse("shop").unwrap()
-    }
-
-    fn open(gate: &Gate, writes: Writes) {
-        gate.lock().entry = Some(Entry { owner: true, writes, epoch: Epoch(2) });
-    }
-
-    /// A table's entry stays as it is.
-    fn told(gate: &Gate, tenure: Option<&Tenure>) {
-        let entry = gate.lock().entry;
-        gate.set(&shop(), None, tenure);
-        gate.lock().entry = entry;
-    }
-
-    #[test]
-    fn a_bound_service_is_written_within_the_right_at_its_epoch_and_no_other_way() {
-        let (gate, far) = (Arc::new(Gate::default()), boot_ms().0 + 60_000);
-        assert!(!gate.may_write(Epoch(2)), "a service that no table has");
-        open(&gate, Writes::Unbound);
-        assert!(gate.may_write(Epoch(2)) && !gate.may_write(Epoch(1)));
-        open(&gate, Writes::Bound);
-        assert!(!gate.may_write(Epoch(2)), "nothing was said yet");
-        for (word, may) in [
-            (Some(tenure(far, 2, None)), true),
-            (Some(tenure(far, 1, None)), false),
-            (Some(tenure(far, 3, None)), false),
-            (Some(tenure(boot_ms().0, 2, None)), false),
-            (Some(Tenure { until: None, ..tenure(far, 2, None) }), false),
-            (Some(Tenure { epochs: Default::default(), ..tenure(far, 2, None) }), false),
-            (None, false),
-        ] {
-            told(&gate, word.as_ref());
-            assert_eq!(gate.may_write(Epoch(2)), may, "{word:?}");
-        }
-    }
-
-    #[test]
-    fn passes_are_counted_and_a_hold_that_is_told_again_grows_no_longer() {
-        let (gate, now) = (Arc::new(Gate::default()), boot_ms().0);
-        open(&gate, Writes::Bound);
-        told(&gate, Some(&tenure(now + 60_000, 2, None)));
-        let Turn::In(pass) = gate.enter(Epoch(2)) else { panic!("it may write") };
-        assert_eq!(gate.held(), None);
-        told(&gate, Some(&tenure(now + 60_000, 2, Some(now + 60_000))));
-        let first = gate.held().unwrap();
-        assert!(first.inside == 1 && first.until.0 <= boot_ms().0 + HOLD_MS_MAX);
-        std::thread::sleep(Duration::from_millis(5));
-        told(&gate, Some(&tenure(now + 60_000, 2, Some(now + 90_000))));
-        assert_eq!(gate.held().unwrap().until, first.until);
-        assert!(matches!(gate.enter(Epoch(2)), Turn::Wait));
-        drop(pass);
-        assert_eq!(gate.held().unwrap().inside, 0);
-        // Another ownership is not what is handed over.
-        assert!(gate.is_held(Epoch(2)) && !gate.is_held(Epoch(3)));
-        gate.lock().entry = Some(Entry { owner: false, writes: Writes::Bound, epoch: Epoch(3) });
-        assert!(gate.held().is_none() && !gate.is_held(Epoch(2)));
     }
 }

@@ -51,6 +51,7 @@ mod position;
 mod proxied;
 mod public;
 mod queue;
+pub mod right;
 mod run;
 mod slot;
 mod strict;

@@ -189,7 +189,8 @@ pub fn tick(old: &Move, sight: &Sight, now: Now) -> (Move, Vec<Told>) {
     match &old.step {
         Step::Placing => place(&mut next, sight, now, &mut told),
         Step::Holding if sight.drained => next.enter(Step::Catching, now),
-        Step::Catching if sight.caught => {
+        // Told everything: what the customer changed before requests waited goes along.
+        Step::Catching if sight.caught && sight.standby.is_some() => {
             next.enter(Step::Committing, now);
             told.push(next.tell("move_committing", format!("everything that was written is at {}", next.to)));
         }
@@ -230,6 +231,8 @@ fn place(next: &mut Move, sight: &Sight, now: Now, told: &mut Vec<Told>) {
 /// Before the heir was asked to commit: users go on here, and it is tried again a few times.
 fn let_go(next: &mut Move, why: String, now: Now, told: &mut Vec<Told>) {
     next.held_at = None;
+    // The next try may find another standby there.
+    next.lease = None;
     next.tries += 1;
     if next.tries >= TRIES_MAX {
         return cancelled(next, why, now, told);
@@ -284,6 +287,15 @@ pub fn answered(old: &Move, answer: Answer, now: Now) -> (Move, Vec<Told>) {
     (next, told)
 }
 
+/// The service is this cloud's again, by a later handover than this one: the heir has opened, whatever was heard of that.
+pub fn superseded(old: &Move, now: Now) -> (Move, Vec<Told>) {
+    let mut next = old.clone();
+    next.held_at = None;
+    next.enter(Step::Fronted { at: now.wall }, now);
+    let told = next.tell("moved", format!("{} had it, and it was handed over to this cloud since", next.to));
+    (next, vec![told])
+}
+
 /// Somebody changed his mind. Refused (none) once the heir owns it.
 pub fn cancel(old: &Move, why: &str, now: Now) -> Option<(Move, Vec<Told>)> {
     let (mut next, mut told) = (old.clone(), Vec::new());
@@ -308,5 +320,6 @@ pub fn after_reboot(old: &Move, now: Now) -> Move {
         .held_at
         .map(|_| now.boot)
         .filter(|_| matches!(step, Step::Committing | Step::Opening | Step::Cancelling { .. }));
-    Move { step, held_at, since: now.boot, ..old.clone() }
+    let lease = old.lease.clone().filter(|_| step != Step::Placing);
+    Move { step, held_at, lease, since: now.boot, ..old.clone() }
 }

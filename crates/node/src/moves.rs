@@ -20,6 +20,7 @@ use pumasi_terms::{
 use pumasi_trust::SignedDocument;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// For one answer of the heir.
@@ -28,11 +29,15 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(60);
 /// After an answer that was none.
 const RETRY_MS: u64 = 50;
+/// Between looks while somebody waits.
+const LOOK_MS: u64 = 2;
 
 /// Questions that are under way, by service.
 #[derive(Debug, Default)]
 pub struct Moves {
     asked: Locked<BTreeSet<ServiceName>>,
+    /// A look is coming that need not be asked for.
+    looks_soon: AtomicBool,
     /// What comes in here for services that are handed over to this cloud waits until then: the owner would let it wait as well.
     alerted: Locked<BTreeMap<ServiceName, (Epoch, BootMs)>>,
 }
@@ -217,11 +222,24 @@ async fn look(node: &Arc<Node>, open: &Move) -> Result<(), Problem> {
     }
     let Some(now) = of(node, &open.service)? else { return Ok(()) };
     ask_beside(node, &now);
-    if now.holds() {
-        // Somebody waits: the next look comes at once.
-        node.wake.notify_one();
-    }
+    look_soon(node, &now);
     Ok(())
+}
+
+/// While somebody waits the next look comes soon; where that lasts, because the heir is away, less often.
+fn look_soon(node: &Arc<Node>, m: &Move) {
+    let Some(held_at) = m.held_at.filter(|_| m.holds()) else { return };
+    if node.moves.looks_soon.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let is_long = clock::boot().since(held_at) > 2 * HOLD_MS_MAX;
+    let after = Duration::from_millis(if is_long { RETRY_MS } else { LOOK_MS });
+    let node = node.clone();
+    crate::world::spawn(async move {
+        tokio::time::sleep(after).await;
+        node.moves.looks_soon.store(false, Ordering::Relaxed);
+        node.wake.notify_one();
+    });
 }
 
 /// The standby at the heir.
@@ -422,6 +440,43 @@ async fn believe(node: &Node, m: &Move, answer: Answer) -> Result<(), Problem> {
         put(tx, &next, told, now)
     })
     .await
+}
+
+/// While requests wait the service's record stays as it is: the heir signs for what it was told before.
+///
+/// # Errors
+/// Unavailable, for the seconds that a handover takes.
+pub fn leaves_alone(tx: &Tx<'_>, name: &ServiceName) -> Result<(), TxError> {
+    match tx.get::<Move>(MOVE, name.as_str())?.filter(|m| m.body.holds()) {
+        Some(m) => {
+            let text = format!("{name} is being handed over to {} at this moment; nothing was changed", m.body.to);
+            Err(Problem::unavailable(text).into())
+        }
+        None => Ok(()),
+    }
+}
+
+/// It came back here before this cloud heard that the heir had opened: what was asked for is done.
+pub fn superseded(tx: &mut Tx<'_>, name: &ServiceName) -> Result<(), TxError> {
+    let now = clock::now();
+    match tx.get::<Move>(MOVE, name.as_str())?.filter(|m| m.body.is_open()) {
+        Some(open) => {
+            let (next, told) = pumasi_journey::moving::superseded(&open.body, now);
+            put(tx, &next, told, now)
+        }
+        None => Ok(()),
+    }
+}
+
+/// A service that is being deleted is moved no more.
+pub fn end_for_deletion(tx: &mut Tx<'_>, name: &ServiceName) -> Result<(), TxError> {
+    leaves_alone(tx, name)?;
+    let open = tx.get::<Move>(MOVE, name.as_str())?.filter(|m| m.body.is_open());
+    let now = clock::now();
+    match open.and_then(|m| cancelled(&m.body, "the service is being deleted", now)) {
+        Some((next, told)) => put(tx, &next, told, now),
+        None => Ok(()),
+    }
 }
 
 /// After a reboot: boot times are void.

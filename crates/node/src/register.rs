@@ -8,12 +8,12 @@
 
 use crate::Node;
 use crate::node::{Note, TxError};
-use crate::object::{MOVE, ServiceRecord, TENURE};
+use crate::object::{HANDOVER, MOVE, ServiceRecord, TENURE};
 use pumasi_api::Problem;
 use pumasi_journey::moving::Move;
 use pumasi_lease::handover::{Handover, SIGNED_AS};
 use pumasi_store::{Expect, Tx};
-use pumasi_terms::{CloudName, Epoch, ServiceId};
+use pumasi_terms::{CloudName, Epoch, MoveId, ServiceId};
 use pumasi_trust::SignedDocument;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -106,8 +106,10 @@ pub fn owner_in(tx: &Tx<'_>, id: &ServiceId) -> Result<Option<CloudName>, TxErro
     Ok(kept.map(|d| read(&d.body)).transpose()?.map(|h| h.to))
 }
 
-/// Handovers that one answer tells of.
+/// Services that one question asks about, and handovers that one answer tells of.
 const TOLD_MAX: usize = 64;
+/// Handovers of one service that are kept: a cloud that was away for longer asks a person.
+const CHAIN_MAX: usize = 64;
 
 /// What this cloud owned once, and the epoch at which it knows the owner: whoever is asked tells of a newer one.
 pub fn fronts(node: &Node) -> Result<BTreeMap<ServiceId, Epoch>, Problem> {
@@ -119,13 +121,28 @@ pub fn fronts(node: &Node) -> Result<BTreeMap<ServiceId, Epoch>, Problem> {
 /// For a cloud that knows these.
 pub fn newer(node: &Node, known: &BTreeMap<ServiceId, Epoch>) -> Result<Vec<serde_json::Value>, Problem> {
     let mut told = Vec::new();
-    for (id, epoch) in known.iter().take(TOLD_MAX) {
-        let Some(document) = node.item::<SignedDocument>(TENURE, id.as_str())? else { continue };
-        if read(&document)?.epoch > *epoch {
-            told.push(serde_json::to_value(&*document).map_err(|e| Problem::ours(e.to_string()))?);
+    let all = node.items::<SignedDocument>(HANDOVER)?;
+    // One after another: it believes each of the owner whom it knows by the one before.
+    for document in all.iter() {
+        let said = read(document)?;
+        if told.len() < TOLD_MAX && known.get(&said.id).is_some_and(|epoch| said.epoch > *epoch) {
+            told.push(serde_json::to_value(&**document).map_err(|e| Problem::ours(e.to_string()))?);
         }
     }
     Ok(told)
+}
+
+/// What this cloud signed to fulfil a wish, also where the service was handed on since.
+pub fn signed_in(tx: &Tx<'_>, id: &ServiceId, wish: &MoveId) -> Result<Option<SignedDocument>, TxError> {
+    let newest = tx.get::<SignedDocument>(TENURE, id.as_str())?.map(|d| d.body);
+    let all = tx.list::<SignedDocument>(HANDOVER)?.into_iter().map(|d| d.body);
+    let fits = |d: &SignedDocument| read(d).is_ok_and(|h| &h.id == id && &h.wish == wish);
+    Ok(newest.into_iter().chain(all).find(fits))
+}
+
+/// Names sort by service, then by epoch.
+fn key(id: &ServiceId, epoch: Epoch) -> String {
+    format!("{id}.{:020}", epoch.0)
 }
 
 /// The owner that this cloud knows has handed it on: both of them say so. Anything else is no news.
@@ -161,5 +178,11 @@ pub fn enter(tx: &mut Tx<'_>, id: &ServiceId, document: &SignedDocument, handove
         return Err(Problem::conflict(text).into());
     }
     tx.put(TENURE, id.as_str(), document, Expect::Any)?;
+    tx.put(HANDOVER, &key(id, handover.epoch), document, Expect::Any)?;
+    let all: Vec<String> = tx.list::<SignedDocument>(HANDOVER)?.into_iter().map(|d| d.name).collect();
+    let own: Vec<&String> = all.iter().filter(|name| name.starts_with(&format!("{id}."))).collect();
+    for old in own.iter().take(own.len().saturating_sub(CHAIN_MAX)) {
+        tx.delete(HANDOVER, old, Expect::Any)?;
+    }
     Ok(())
 }

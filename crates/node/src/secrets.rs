@@ -4,10 +4,10 @@
 //! Always holds: a value leaves this cloud only sealed to the key of one lease; no plan, journal, answer or log holds one.
 
 use crate::Node;
-use crate::clock;
 use crate::node::{Note, TxError};
 use crate::object::{SERVICE, ServiceRecord};
 use crate::wire::{SealingKey, SendApplication};
+use crate::{clock, moves};
 use pumasi_api::{Fault, Principal, Problem};
 use pumasi_engine::Secrets;
 use pumasi_lease::Lease;
@@ -121,6 +121,7 @@ pub fn renew_users(
         if stored.body.customer != *customer || !names(&stored.body, name) {
             continue;
         }
+        moves::leaves_alone(tx, stored.body.name())?;
         let record = ServiceRecord { generation: stored.body.generation + 1, ..stored.body };
         renewed.push(record.name().clone());
         tx.put(SERVICE, &stored.name, &record, Expect::Revision(stored.revision))?;

@@ -21,6 +21,7 @@ Examples:
   pumasi lab sim --first 7000 --count 5000
   pumasi lab sim --seed 188           one seed, and its story: who sent what when
   pumasi lab sim --seed 1 --mutant zombie
+  pumasi lab sim --moves --count 200  seeds in which a service moves from cloud to cloud
 
 A broken oracle ends the run with exit code 1 and names the seed. The same seed of the same program is the same story."
 )]
@@ -34,6 +35,9 @@ pub struct Sim {
     /// How many seeds
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     count: u64,
+    /// Every seed moves a service, several times
+    #[arg(long)]
+    moves: bool,
     /// Plants a bug that the oracles must find
     #[arg(long, value_name = "NAME", value_parser = mutant)]
     mutant: Option<Mutant>,
@@ -57,6 +61,8 @@ struct Sum {
     leases: usize,
     journeys: usize,
     lives: u64,
+    moved: usize,
+    written: usize,
     broken: Option<Outcome>,
 }
 
@@ -69,7 +75,7 @@ pub fn sim(words: &[String], output: Format) -> Result<(), Failure> {
     }
     let (first, count) = args.seed.map_or((args.first, args.count), |seed| (seed, 1));
     let began = Instant::now();
-    let mut sum = all(first, count, args.mutant)?;
+    let mut sum = all((first, count), args.moves, args.mutant)?;
     let real_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
     let broken = sum.broken.take();
     if args.output == Format::Table {
@@ -77,7 +83,8 @@ pub fn sim(words: &[String], output: Format) -> Result<(), Failure> {
             output::print(&outcome.story.text())?;
         }
         output::note(&format!(
-            "{} seeds: {} virtual s in {} s ({} times real time), {} messages, {} journeys, {} leases, {} lives of daemons",
+            "{} seeds: {} virtual s in {} s ({} times real time), {} messages, {} journeys, {} leases, {} lives of daemons, \
+             {} handovers, {} acknowledged writes",
             sum.seeds,
             sum.virtual_ms / 1_000,
             real_ms / 1_000,
@@ -85,7 +92,9 @@ pub fn sim(words: &[String], output: Format) -> Result<(), Failure> {
             sum.messages,
             sum.journeys,
             sum.leases,
-            sum.lives
+            sum.lives,
+            sum.moved,
+            sum.written
         ));
     } else {
         let broken: Vec<_> = broken
@@ -96,7 +105,8 @@ pub fn sim(words: &[String], output: Format) -> Result<(), Failure> {
             .collect();
         let all = json!({
             "seeds": sum.seeds, "virtual_ms": sum.virtual_ms, "real_ms": real_ms, "messages": sum.messages,
-            "journeys": sum.journeys, "leases": sum.leases, "lives": sum.lives, "broken": broken,
+            "journeys": sum.journeys, "leases": sum.leases, "lives": sum.lives, "handovers": sum.moved,
+            "acknowledged_writes": sum.written, "broken": broken,
         });
         output::print(&if args.output == Format::Yaml { output::yaml(&all)? } else { output::json(&all)? })?;
     }
@@ -105,14 +115,15 @@ pub fn sim(words: &[String], output: Format) -> Result<(), Failure> {
         Some(outcome) => {
             let what: Vec<String> = outcome.broken.iter().map(|b| format!("oracle {}: {}", b.oracle, b.what)).collect();
             let mutant = args.mutant.map_or_else(String::new, |m| format!(" --mutant {}", m.name()));
-            let again = format!("play it again: pumasi lab sim --seed {}{mutant}", outcome.seed);
+            let moves = if args.moves { " --moves" } else { "" };
+            let again = format!("play it again: pumasi lab sim --seed {}{moves}{mutant}", outcome.seed);
             Err(Failure::failed(format!("seed {}: {}", outcome.seed, what.join("; "))).hint(again))
         }
     }
 }
 
 /// Plays seeds on all processors until one breaks. A single seed's outcome is kept in any case.
-fn all(first: u64, count: u64, mutant: Option<Mutant>) -> Result<Sum, Failure> {
+fn all((first, count): (u64, u64), moves: bool, mutant: Option<Mutant>) -> Result<Sum, Failure> {
     // Nothing is drawn where standard error is no terminal.
     let bar = ProgressBar::with_draw_target(Some(count), ProgressDrawTarget::stderr());
     if let Ok(style) = ProgressStyle::with_template("playing [{bar:32}] {pos}/{len} seeds {eta}") {
@@ -128,7 +139,8 @@ fn all(first: u64, count: u64, mutant: Option<Mutant>) -> Result<Sum, Failure> {
                     if at >= count {
                         return;
                     }
-                    let played = play(&Setup { mutant, ..Setup::random(first.saturating_add(at)) });
+                    let setup = if moves { Setup::moving } else { Setup::random };
+                    let played = play(&Setup { mutant, ..setup(first.saturating_add(at)) });
                     let mut sum = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     match played {
                         Err(e) => {
@@ -161,5 +173,7 @@ impl Sum {
         self.leases += outcome.leases;
         self.journeys += outcome.journeys;
         self.lives += outcome.lives;
+        self.moved += outcome.moved;
+        self.written += outcome.written;
     }
 }

@@ -60,6 +60,8 @@ pub struct Host {
     running: Mutex<Option<Running>>,
     /// Commits until it dies of one; negative: it does not.
     fuse: AtomicI64,
+    /// It dies right after it wrote this kind.
+    fuse_on: Mutex<Option<&'static str>>,
     /// Hosts whose daemon died of a commit.
     died: mpsc::UnboundedSender<CloudName>,
     /// The life that runs, or is being started.
@@ -141,6 +143,7 @@ impl Host {
             lives: AtomicU64::new(0),
             running: Mutex::new(None),
             fuse: AtomicI64::new(-1),
+            fuse_on: Mutex::new(None),
             died: common.died.clone(),
             life: Mutex::new(Weak::new()),
             trap: OnceLock::new(),
@@ -189,6 +192,22 @@ impl Host {
     /// It dies right after so many more commits.
     pub fn light_fuse(&self, commits: u32) {
         self.fuse.store(i64::from(commits), Ordering::Relaxed);
+    }
+
+    /// It dies right after it next writes this kind; `None`: of nothing.
+    pub fn light_fuse_on(&self, kind: Option<&'static str>) {
+        *self.fuse_on.lock().unwrap_or_else(PoisonError::into_inner) = kind;
+    }
+
+    /// Whether it has to die of this commit.
+    fn burns(&self, info: &CommitInfo) -> bool {
+        let counted = self.fuse.load(Ordering::Relaxed) > 0 && self.fuse.fetch_sub(1, Ordering::Relaxed) == 1;
+        let mut on = self.fuse_on.lock().unwrap_or_else(PoisonError::into_inner);
+        let named = on.is_some_and(|kind| info.changes.iter().any(|c| c.kind == kind));
+        if named {
+            *on = None;
+        }
+        counted || named
     }
 
     /// Reads of the store fail from now on, of one kind or of all; `None`: no more.
@@ -256,7 +275,7 @@ impl Host {
         let on_commit = move |info: &CommitInfo| {
             let Some(host) = Weak::upgrade(&host) else { return Verdict::GoOn };
             host.observer.committed(&host.name, info);
-            if host.fuse.load(Ordering::Relaxed) > 0 && host.fuse.fetch_sub(1, Ordering::Relaxed) == 1 {
+            if host.burns(info) {
                 let what = info.changes.last().map_or_else(String::new, |c| format!(" of {} {}", c.kind, c.name));
                 host.tell(format!("killed right after its commit{what}"));
                 host.net.listen(&host.name, None);

@@ -3,11 +3,16 @@
 use crate::life::HostClock;
 use crate::mutant::Mutant;
 use pumasi_engine::BoxFuture;
-use pumasi_engine::{Capabilities, Engine, EngineError, InstanceSpec, InstanceStatus, Remains, SimEngine};
+use pumasi_engine::{Access, Capabilities, Engine, EngineError, InstanceSpec, InstanceStatus, Remains, SimEngine};
 use pumasi_terms::{InstanceId, WallMs};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// A line for each request that wrote, in the first dataset of a service.
+pub const WRITES: &str = "writes";
 
 #[derive(Debug)]
 pub struct TimedEngine {
@@ -17,13 +22,23 @@ pub struct TimedEngine {
     mutant: Option<Mutant>,
     /// Instances that a planted bug says are stopped.
     stopped: Mutex<BTreeSet<InstanceId>>,
+    /// Where instances write their data.
+    mounts: Mutex<BTreeMap<InstanceId, PathBuf>>,
     /// What another engine, which runs in its place, listed last.
     shown: Mutex<Option<Vec<InstanceStatus>>>,
 }
 
 impl TimedEngine {
     pub fn new(clock: Arc<HostClock>, inner: SimEngine, mutant: Option<Mutant>) -> Self {
-        Self { clock, at_ms: AtomicU64::new(0), inner, mutant, stopped: Mutex::default(), shown: Mutex::default() }
+        Self {
+            clock,
+            at_ms: AtomicU64::new(0),
+            inner,
+            mutant,
+            stopped: Mutex::default(),
+            mounts: Mutex::default(),
+            shown: Mutex::default(),
+        }
     }
 
     fn lent(&self, id: &InstanceId) -> bool {
@@ -33,6 +48,13 @@ impl TimedEngine {
 
     pub fn show(&self, listed: Vec<InstanceStatus>) {
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(listed);
+    }
+
+    /// The application in an instance adds a line to its data; whether that was done. None: it has no data of its own.
+    pub fn write(&self, id: &InstanceId, line: &str) -> Option<bool> {
+        let dir = self.mounts.lock().unwrap_or_else(PoisonError::into_inner).get(id)?.clone();
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(dir.join(WRITES));
+        Some(file.and_then(|mut f| writeln!(f, "{line}")).is_ok())
     }
 
     pub fn catch_up(&self) -> &SimEngine {
@@ -48,6 +70,11 @@ impl Engine for TimedEngine {
         self.inner.capabilities()
     }
     fn start(&self, spec: InstanceSpec) -> BoxFuture<'_, Result<(), EngineError>> {
+        let own = spec.data.values().find(|mount| mount.access == Access::ReadWrite);
+        if let Some(mount) = own {
+            let mut mounts = self.mounts.lock().unwrap_or_else(PoisonError::into_inner);
+            mounts.insert(spec.id.clone(), mount.path.clone());
+        }
         self.catch_up().start(spec)
     }
     fn list(&self) -> BoxFuture<'_, Result<Vec<InstanceStatus>, EngineError>> {

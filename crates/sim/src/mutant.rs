@@ -54,6 +54,22 @@ mutants! {
     Fickle = "fickle",
     /// The settlement that is kept is not the one that was signed.
     CookedBooks = "cooked-books",
+    /// The gateway lets requests that write in while the service is handed over.
+    Heedless = "heedless",
+    /// The gateway says that nothing is in flight, whatever is.
+    Impatient = "impatient",
+    /// A hold ends when its time is over, though the heir may have signed.
+    Unhold = "unhold",
+    /// The gateway of a former owner goes on serving.
+    Stubborn = "stubborn",
+    /// Nobody writes down who owns a service that was handed over.
+    Amnesiac = "amnesiac",
+    /// A heir opens before it has made the data its own.
+    Unpromoted = "unpromoted",
+    /// A heir forgets that a handover was cancelled.
+    Resigned = "resigned",
+    /// The owner takes everything for sent as soon as requests wait.
+    Hasty = "hasty",
 }
 
 const HOUR_MS: u64 = 3_600_000;
@@ -73,6 +89,12 @@ fn state_of(value: &Value) -> Option<&str> {
 impl Mutant {
     pub fn by_name(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|m| m.name() == name)
+    }
+
+    /// Whether it shows only where a service moves.
+    pub fn is_of_moves(self) -> bool {
+        use Mutant::{Amnesiac, Hasty, Heedless, Impatient, Resigned, Stubborn, Unhold, Unpromoted};
+        matches!(self, Heedless | Impatient | Unhold | Stubborn | Amnesiac | Unpromoted | Resigned | Hasty)
     }
 
     pub(crate) fn on_put(self, kind: &str, _name: &str, value: &mut Value) -> Fate {
@@ -113,6 +135,15 @@ impl Mutant {
                         part["state"] =
                             json!({ "state": "ended", "why": "forgotten", "proven": true, "settled": true });
                     }
+                }
+            }
+            (Self::Amnesiac, "tenure" | "handover") | (Self::Resigned, "heir") => return Fate::Drop,
+            (Self::Hasty, "move") if value.pointer("/step/step").and_then(Value::as_str) == Some("catching") => {
+                value["step"]["step"] = json!("committing");
+            }
+            (Self::Unpromoted, "service") => {
+                if let Some(service) = value.as_object_mut() {
+                    service.remove("taking");
                 }
             }
             (Self::CookedBooks, "settlement") => {

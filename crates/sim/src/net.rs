@@ -64,6 +64,8 @@ struct Inner {
     delay_ms: BTreeMap<(CloudName, CloudName), u64>,
     weather: Weather,
     messages: u64,
+    /// The next handover that is to be signed is so late.
+    late_handover_ms: Option<u64>,
 }
 
 pub struct Net {
@@ -95,6 +97,7 @@ impl Net {
             delay_ms: BTreeMap::new(),
             weather: Weather::default(),
             messages: 0,
+            late_handover_ms: None,
         };
         Arc::new(Self { begin, story, inner: Mutex::new(inner), mutant, trap: OnceLock::new(), liar: OnceLock::new() })
     }
@@ -148,6 +151,10 @@ impl Net {
 
     pub fn set_weather(&self, weather: Weather) {
         self.lock().weather = weather;
+    }
+
+    pub fn set_late_handover(&self, late_ms: Option<u64>) {
+        self.lock().late_handover_ms = late_ms;
     }
 
     pub fn messages(&self) -> u64 {
@@ -210,9 +217,11 @@ impl Net {
                         let _ = net.deliver(&from, &to, known, copy).await;
                     });
                 }
+                let is_handover = request.method() == http::Method::PUT && what.ends_with("/handover");
+                let late_ms = if is_handover { self.lock().late_handover_ms.take().unwrap_or(0) } else { 0 };
                 let (net, from, to) = (self.clone(), from.clone(), to.clone());
                 tokio::spawn(async move {
-                    tokio::time::sleep(Duration::from_millis(after_ms)).await;
+                    tokio::time::sleep(Duration::from_millis(after_ms + late_ms)).await;
                     let _ = answered.send(net.deliver(&from, &to, known, request).await);
                 });
             }

@@ -2,7 +2,7 @@
 
 use crate::net::Weather;
 use crate::traffic::{Load, Phase};
-use pumasi_node::object::KINDS;
+use pumasi_node::object::{KINDS, MOVE, SERVICE, TENURE};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -10,6 +10,9 @@ use rand::{Rng, SeedableRng};
 pub const HEALED_MS: u64 = 22_000;
 /// Of the kinds of the store, those among which seeds have always drawn.
 const KINDS_FIRST: usize = 16;
+/// Gives none of the moving seeds that are kept such a strike.
+const STRIKES_SALT: u64 = 0x0073_7472_696b_0001;
+const MOVES_SALT: u64 = 0x006d_6f76_6573;
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Fault {
@@ -65,6 +68,22 @@ pub enum Fault {
         standbys: u32,
         warm: u32,
         for_ms: u64,
+    },
+    /// The customer moves the first cloud's service there, from wherever it is.
+    Move {
+        to: usize,
+    },
+    /// And changes its mind.
+    CancelMove,
+    /// It dies right after its next commit that writes this kind.
+    FuseOn {
+        cloud: usize,
+        kind: &'static str,
+        down_ms: u64,
+    },
+    /// The next handover that is to be signed is so late.
+    LateHandover {
+        late_ms: u64,
     },
     /// Reads of its store fail: of one kind or of all, so many, and no longer than this.
     Unread {
@@ -126,8 +145,55 @@ impl Script {
         script.faults.extend(of_the_store(seed, clouds));
         script.faults.extend(rehearsal(seed));
         script.faults.extend(standby(seed, clouds));
+        script.faults.extend(moves(seed, clouds));
         script.faults.sort_by_key(|(at, _)| *at);
         script
+    }
+
+    /// The first cloud's service is moved, at least twice, and something dies on the way.
+    pub fn moving(seed: u64, clouds: usize) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed ^ 0x006d_6f76_6564);
+        let mut script = Self::random(seed, clouds);
+        script.faults.retain(|(_, f)| !matches!(f, Fault::Move { .. } | Fault::CancelMove));
+        let mut at_ms = rng.random_range(300..2_500);
+        while at_ms < 15_000 {
+            script.faults.push((at_ms, Fault::Move { to: rng.random_range(0..clouds) }));
+            let strike_ms = at_ms + rng.random_range(0..4_000);
+            let cloud = rng.random_range(0..clouds);
+            match rng.random_range(0..8) {
+                0 => script.faults.push((strike_ms, Fault::CancelMove)),
+                1 | 2 => {
+                    let fuse =
+                        Fault::Fuse { cloud, commits: rng.random_range(1..=20), down_ms: rng.random_range(0..4_000) };
+                    script.faults.push((strike_ms, fuse));
+                }
+                3 => script.faults.push((strike_ms, Fault::Gateway { cloud })),
+                4 => {
+                    let to = (cloud + rng.random_range(1..clouds)) % clouds;
+                    let cut = Fault::Cut {
+                        from: cloud,
+                        to,
+                        both: rng.random_bool(0.5),
+                        for_ms: rng.random_range(200..5_500),
+                    };
+                    script.faults.push((strike_ms, cut));
+                }
+                _ => {}
+            }
+            at_ms += rng.random_range(3_000..7_000);
+        }
+        script.faults.extend(at_the_handover(seed, &script.faults));
+        script.faults.sort_by_key(|(at, _)| *at);
+        script
+    }
+
+    /// Whether the first cloud's service is moved: then it has data, and what is acknowledged is looked for at the end.
+    pub fn moves(&self) -> bool {
+        self.faults.iter().any(|(_, f)| matches!(f, Fault::Move { .. }))
+    }
+
+    pub fn strikes_at_the_handover(&self) -> bool {
+        self.faults.iter().any(|(_, f)| matches!(f, Fault::FuseOn { .. } | Fault::LateHandover { .. }))
     }
 
     /// Steady load on one cloud, and nothing else.
@@ -186,6 +252,50 @@ fn standby(seed: u64, clouds: usize) -> Option<(u64, Fault)> {
     let standbys = rng.random_range(1..clouds.max(2)) as u32;
     let warm = rng.random_range(0..=1);
     rng.random_bool(0.3).then_some((at_ms, Fault::Keep { cloud: 0, standbys, warm, for_ms }))
+}
+
+/// Where it hurts most: the heir dies of what it has just written down, or the customer changes its mind while the word is on its
+/// way. Drawn apart.
+fn at_the_handover(seed: u64, faults: &[(u64, Fault)]) -> Vec<(u64, Fault)> {
+    let mut rng = StdRng::seed_from_u64(seed ^ STRIKES_SALT);
+    let mut all = Vec::new();
+    if !rng.random_bool(0.4) {
+        return all;
+    }
+    for (at_ms, fault) in faults {
+        let Fault::Move { to } = fault else { continue };
+        match rng.random_range(0..4) {
+            0 | 1 => {
+                let kind = [TENURE, SERVICE, MOVE][rng.random_range(0..3)];
+                let down_ms = rng.random_range(0..5_000);
+                all.push((*at_ms, Fault::FuseOn { cloud: *to, kind, down_ms }));
+            }
+            2 => {
+                all.push((*at_ms, Fault::LateHandover { late_ms: rng.random_range(500..3_000) }));
+                all.push((at_ms + rng.random_range(500..3_000), Fault::CancelMove));
+            }
+            _ => {}
+        }
+    }
+    all
+}
+
+/// The salt is one that gives none of the seeds that are kept a move: they go on telling what they were kept for.
+fn moves(seed: u64, clouds: usize) -> Vec<(u64, Fault)> {
+    let mut rng = StdRng::seed_from_u64(seed ^ MOVES_SALT);
+    if !rng.random_bool(0.15) {
+        return Vec::new();
+    }
+    let mut at_ms = rng.random_range(300..6_000);
+    let mut all = Vec::new();
+    for _ in 0..rng.random_range(1..=3) {
+        all.push((at_ms, Fault::Move { to: rng.random_range(0..clouds) }));
+        if rng.random_bool(0.15) {
+            all.push((at_ms + rng.random_range(0..3_000), Fault::CancelMove));
+        }
+        at_ms += rng.random_range(1_000..6_000);
+    }
+    all
 }
 
 fn fault(rng: &mut StdRng, clouds: usize) -> Fault {

@@ -12,11 +12,11 @@ use anyhow::Context;
 use pumasi_api::message::{Automation, RehearseService, RehearsedCause};
 use pumasi_journey::Phase;
 use pumasi_node::object::{CLOUD, CloudRecord, JOURNEY, LENT, ONLY, SERVICE, ServiceRecord};
-use pumasi_node::{Config, borrower, lender, pact};
+use pumasi_node::{Config, borrower, lender, moves, pact, register};
 use pumasi_store::Expect;
 use pumasi_terms::pact::Terms;
 use pumasi_terms::service::Service;
-use pumasi_terms::{CloudName, Continuity, Resources};
+use pumasi_terms::{CloudName, Continuity, Resources, ServiceName};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -45,6 +45,11 @@ impl Setup {
     pub fn random(seed: u64) -> Self {
         Self { seed, clouds: 3, script: Script::random(seed, 3), mutant: None, liar: None }
     }
+
+    /// Of a service that moves.
+    pub fn moving(seed: u64) -> Self {
+        Self { script: Script::moving(seed, 3), ..Self::random(seed) }
+    }
 }
 
 #[derive(Debug)]
@@ -60,6 +65,9 @@ pub struct Outcome {
     /// Of the first cloud's users: answered, and of those by rented instances.
     pub completed: u64,
     pub rented: u64,
+    /// Services that were handed over, and requests that wrote and were answered.
+    pub moved: usize,
+    pub written: usize,
 }
 
 fn city(at: usize) -> String {
@@ -90,12 +98,13 @@ pub(crate) fn config(name: &str, at: usize, dir: &Path) -> anyhow::Result<Config
     Ok(config)
 }
 
-fn service(name: &str) -> anyhow::Result<Service> {
+fn service(name: &str, has_data: bool) -> anyhow::Result<Service> {
     let text = format!(
         "apiVersion: pumasi/v1\nkind: Service\nmetadata:\n  name: {name}\nspec:\n  hosts: [{name}.example]\n  application:\n    bundle: ./bundle\n    command: [shop]\n\
          \x20   platform: {{ os: linux, arch: {} }}\n    resources: {{ cpu_millis: 500, memory_mib: 128 }}\n    readiness: {{ path: /, interval_ms: 50 }}\n    stop_grace_ms: 500\n\
-         \x20 instances: {{ home: 1 }}\n  borrowing: {{ mode: automatic, instances_max: 6 }}\n",
-        std::env::consts::ARCH
+         \x20 instances: {{ home: 1 }}\n  borrowing: {{ mode: automatic, instances_max: 6 }}\n{}",
+        std::env::consts::ARCH,
+        if has_data { "  datasets:\n    - { name: notes, kind: files }\n" } else { "" },
     );
     let services = pumasi_terms::manifest::services("service.yaml", &text).context("the simulator's own manifest")?;
     services.into_iter().next().context("no service in it")
@@ -157,7 +166,7 @@ async fn run(setup: &Setup, dir: &Path) -> anyhow::Result<Outcome> {
             ticking.iter().for_each(|g| g.tick());
         }
     });
-    world.found(dir, &terms).await?;
+    world.found(dir, &terms, setup.script.moves()).await?;
     let origin_ms = world.now_ms();
     for (cloud, load) in &setup.script.loads {
         let mut load = load.clone();
@@ -182,7 +191,7 @@ async fn run(setup: &Setup, dir: &Path) -> anyhow::Result<Outcome> {
         }
         while todo.last().is_some_and(|(at, _)| *at <= now_ms) {
             if let Some((_, fault)) = todo.pop() {
-                if let Fault::Fuse { cloud, down_ms, .. } = &fault {
+                if let Fault::Fuse { cloud, down_ms, .. } | Fault::FuseOn { cloud, down_ms, .. } = &fault {
                     fuses.insert(world.hosts[*cloud].name.clone(), *down_ms);
                 }
                 world.strike(&fault, now_ms, &mut later).await;
@@ -231,6 +240,8 @@ async fn run(setup: &Setup, dir: &Path) -> anyhow::Result<Outcome> {
         lives,
         completed: totals.completed,
         rented: totals.rented,
+        moved: seen.handovers.len(),
+        written: seen.durable.count(),
     })
 }
 
@@ -263,8 +274,8 @@ impl World {
         u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// One pact, and a service at each cloud.
-    async fn found(&self, dir: &Path, terms: &Terms) -> anyhow::Result<()> {
+    /// One pact, and a service at each cloud; the first one's may have data.
+    async fn found(&self, dir: &Path, terms: &Terms, has_data: bool) -> anyhow::Result<()> {
         let bundle = dir.join("bundle");
         std::fs::create_dir_all(&bundle)?;
         std::fs::write(bundle.join("shop"), "what runs is made up; what travels is real\n".repeat(40))?;
@@ -284,7 +295,7 @@ impl World {
             joined.context("it died")??;
         }
         for (at, host) in self.hosts.iter().enumerate() {
-            host.deploy(service(&format!("shop-{at}"))?, &bundle).await?;
+            host.deploy(service(&format!("shop-{at}"), has_data && at == 0)?, &bundle).await?;
         }
         // Until everybody has heard of everybody's offer.
         tokio::time::sleep(Duration::from_millis(2_500)).await;
@@ -298,6 +309,8 @@ impl World {
                 later.push((now_ms + down_ms, After::Start(*cloud)));
             }
             Fault::Fuse { cloud, commits, .. } => self.hosts[*cloud].light_fuse(*commits),
+            Fault::FuseOn { cloud, kind, .. } => self.hosts[*cloud].light_fuse_on(Some(kind)),
+            Fault::LateHandover { late_ms } => self.net.set_late_handover(Some(*late_ms)),
             Fault::PowerCut { cloud, down_ms } => {
                 self.hosts[*cloud].power_cut();
                 later.push((now_ms + down_ms, After::Start(*cloud)));
@@ -375,6 +388,28 @@ impl World {
                 self.wish(*cloud, wish).await;
                 later.push((now_ms + for_ms, After::Unkeep(*cloud)));
             }
+            Fault::Move { to } => {
+                let heir = self.hosts[*to].name.clone();
+                let asked = self.at_owner("shop-0", async move |node, service| {
+                    moves::begin(&node, "operator", &service, heir).await.map(|m| m.wish).map_err(|e| e.detail)
+                });
+                let heir = &self.hosts[*to];
+                match asked.await {
+                    Some(Ok(wish)) => heir.tell(format!("the customer moves shop-0 here: {wish}")),
+                    Some(Err(why)) => heir.tell(format!("shop-0 cannot be moved here: {why}")),
+                    None => heir.tell("shop-0 has no owner that could move it here"),
+                }
+            }
+            Fault::CancelMove => {
+                let asked = self.at_owner("shop-0", async |node, service| {
+                    moves::cancel(&node, "operator", service.name().clone(), "not now").await.map_err(|e| e.detail)
+                });
+                if let Some(done) = asked.await {
+                    let text =
+                        done.map_or_else(|why| format!("the move goes on: {why}"), |_| "the move is cancelled".into());
+                    self.hosts[0].tell(text);
+                }
+            }
             Fault::Cancel { cloud } => {
                 let acted = self.hosts[*cloud].act(async |node| {
                     let open = node.list::<pumasi_journey::Journey>(JOURNEY).unwrap_or_default().into_iter();
@@ -406,15 +441,33 @@ impl World {
         self.hosts.iter().map(|h| h.belongings()).collect()
     }
 
+    /// Acts as an operator of the cloud that owns a service; none: it runs nowhere now.
+    async fn at_owner<T>(
+        &self,
+        name: &str,
+        act: impl AsyncFnOnce(Arc<pumasi_node::Node>, ServiceRecord) -> T,
+    ) -> Option<T> {
+        let name = ServiceName::parse(name).ok()?;
+        let own = |node: &pumasi_node::Node| {
+            let services = node.services().ok()?;
+            let found = services.iter().find(|s| s.name() == &name)?;
+            register::is_ours(node, found).then(|| ServiceRecord::clone(found))
+        };
+        let (host, service) = self.hosts.iter().find_map(|h| Some((h, own(&*h.node()?)?)))?;
+        host.act(async move |node| act(node, service).await).await
+    }
+
     /// The customer of a cloud's own service changes its mind; whether that was written down.
     async fn wish(&self, cloud: usize, wish: Continuity) -> bool {
         let text = format!("the customer wants {} standbys, {} instances of each warm", wish.wanted(), wish.warm);
         let name = format!("shop-{cloud}");
-        let done = self.hosts[cloud].act(async move |node| {
+        let done = self.at_owner(&name, async move |node, service| {
+            let name = service.name().clone();
             node.transact(move |tx| {
-                if let Some(mut stored) = tx.get::<ServiceRecord>(SERVICE, &name)? {
+                moves::leaves_alone(tx, &name)?;
+                if let Some(mut stored) = tx.get::<ServiceRecord>(SERVICE, name.as_str())? {
                     stored.body.document.spec.continuity = wish;
-                    tx.put(SERVICE, &name, &stored.body, Expect::Any)?;
+                    tx.put(SERVICE, name.as_str(), &stored.body, Expect::Any)?;
                 }
                 Ok(())
             })
@@ -474,12 +527,11 @@ impl World {
                 host.tell(format!("the {kind} can be read again"));
                 later.push((now_ms, After::Start(at)));
             }
-            After::Unkeep(at) if self.hosts[at].node().is_some() => {
+            After::Unkeep(at) => {
                 if !self.wish(at, Continuity::default()).await {
                     later.push((now_ms + 500, After::Unkeep(at)));
                 }
             }
-            After::Unkeep(at) => later.push((now_ms + 500, After::Unkeep(at))),
             After::Automate(at) if self.hosts[at].node().is_some() => self.automation(at, false).await,
             After::Automate(at) => later.push((now_ms + 500, After::Automate(at))),
         }
@@ -487,8 +539,10 @@ impl World {
 
     fn heal(&self) {
         self.net.set_weather(Default::default());
+        self.net.set_late_handover(None);
         for a in &self.hosts {
             a.light_fuse(0);
+            a.light_fuse_on(None);
             for b in &self.hosts {
                 self.net.cut(&a.name, &b.name, false);
             }

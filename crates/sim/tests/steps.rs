@@ -7,7 +7,7 @@
 mod common;
 
 use common::{every_case, fail_each, plainly_wrong, step};
-use pumasi_sim::steps::{Bug, Fault, Verdict, cases, play, play_slow, play_with_bug, uncovered};
+use pumasi_sim::steps::{Bug, Fault, Play, Verdict, cases, play, play_slow, play_with_bug, uncovered};
 
 /// One world for each core.
 const AT_ONCE: usize = 2;
@@ -36,9 +36,9 @@ fn planted_bugs_are_found_by_the_table_and_by_nothing_less() {
         (Bug::Orphans, "start instance", Fault::DiesAfter),
     ];
     for (bug, name, fault) in canaries {
-        let plain = play_with_bug(false, None, Some(bug)).unwrap();
-        assert_eq!(plainly_wrong(&plain, false, &[]), Vec::<String>::new(), "{bug:?} shows without a fault");
-        let played = play_with_bug(false, Some((step(name), fault)), Some(bug)).unwrap();
+        let plain = play_with_bug(Play::Borrowed, None, Some(bug)).unwrap();
+        assert_eq!(plainly_wrong(&plain, Play::Borrowed, &[]), Vec::<String>::new(), "{bug:?} shows without a fault");
+        let played = play_with_bug(Play::Borrowed, Some((step(name), fault)), Some(bug)).unwrap();
         let verdict = played.end.beside(&plain.end, fault.kills());
         let found = !played.broken.is_empty() || matches!(verdict, Verdict::Broken(_));
         assert!(found, "{bug:?} is not found by {name:?} {fault:?}: {verdict:?}\n{}", played.story.text());
@@ -49,7 +49,7 @@ fn planted_bugs_are_found_by_the_table_and_by_nothing_less() {
 #[test]
 fn a_borrower_that_dies_at_the_switchover_meters_nothing_from_before_it() {
     let plain = play_slow(None).unwrap();
-    assert_eq!(plainly_wrong(&plain, false, &[]), Vec::<String>::new());
+    assert_eq!(plainly_wrong(&plain, Play::Borrowed, &[]), Vec::<String>::new());
     let played = play_slow(Some((step("switched over"), Fault::DiesAfter))).unwrap();
     assert!(played.fired.is_some() && played.broken.is_empty(), "{:?}\n{}", played.broken, played.story.text());
     let verdict = played.end.beside(&plain.end, true);

@@ -82,7 +82,7 @@ fn fail_each_for_real(at: &Path, todo: &[Case]) {
     let first = std::process::id() % 256 * WORLDS_MAX;
     let _machine = Machine::watched(at);
     let world = || first + WORLDS.fetch_add(1, Ordering::Relaxed) % WORLDS_MAX;
-    fail_each(&|recall, fault| play_real(&programs, at, world(), recall, fault), todo, at_once);
+    fail_each(&|what, fault| play_real(&programs, at, world(), what, fault), todo, at_once);
 }
 
 #[test]
@@ -107,6 +107,10 @@ const SELECTION: &[(&str, Fault)] = &[
     ("start instance", Fault::Twice),
     ("stop instance", Fault::AnswerLost),
     ("erase files", Fault::DiesAfter),
+    ("sign the handover", Fault::AnswerLost),
+    ("tenure taken", Fault::DiesAfter),
+    ("data made its own", Fault::DiesBefore),
+    ("tenure given", Fault::DiesAfter),
 ];
 
 #[test]

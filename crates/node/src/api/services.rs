@@ -5,7 +5,7 @@ use super::params::{For, Path, Query};
 use crate::node::{Note, TxError, store_problem};
 use crate::object::{LENT, SERVICE, ServiceRecord, service_named_by};
 use crate::tenancy::{self, Estate};
-use crate::{Node, borrower, bundles, clock, home, lendable, lender, register, secrets, trouble};
+use crate::{Node, borrower, bundles, clock, home, lendable, lender, moves, register, secrets, trouble};
 use axum::Extension;
 use axum::extract::State;
 use bytes::Bytes;
@@ -290,6 +290,7 @@ fn store(tx: &mut Tx<'_>, mut wish: Wish) -> Result<(), TxError> {
     if old.as_ref().is_some_and(|o| o.body.document == wish.service && expect == Expect::Revision(o.revision)) {
         return Ok(());
     }
+    moves::leaves_alone(tx, &name)?;
     let all = tx.list::<ServiceRecord>(SERVICE)?;
     let claims = |h: &String| !old.as_ref().is_some_and(|o| o.body.document.spec.hosts.contains(h));
     if !all.unreadable.is_empty() && wish.service.spec.hosts.iter().any(claims) {
@@ -341,6 +342,7 @@ pub async fn delete(
         if stored.body.deleting {
             return Ok(());
         }
+        moves::end_for_deletion(tx, &name)?;
         tx.put(
             SERVICE,
             name.as_str(),

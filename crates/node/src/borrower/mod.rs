@@ -17,7 +17,7 @@ pub use ship::{Shipping, pump_positions, shipping};
 
 use crate::node::{Note, TxError};
 use crate::object::{JOURNEY, PLAN, PlanRecord, PlanState, SERVICE, ServiceRecord};
-use crate::{Node, bundles, clock, gateway, growth};
+use crate::{Node, bundles, clock, gateway, growth, register};
 use pumasi_api::Problem;
 use pumasi_engine::InstanceState;
 use pumasi_journey::record::{Outcome, Phase};
@@ -435,10 +435,27 @@ fn adopt_waiting(tx: &mut Tx<'_>, id: &JourneyId, plan: &Plan, now: Now) -> Resu
     put_into_force(tx, id, stored.body, plan, now)
 }
 
+/// What helps a service that another cloud owns and serves comes back: the owner borrows for itself.
+async fn let_go(node: &Node, services: &[Arc<ServiceRecord>]) -> Result<(), Problem> {
+    let helps = |j: &&Arc<Journey>| {
+        let is_hopeful = j.parts.iter().any(Part::is_hopeful) || j.seeking.is_some() || j.phase == Phase::Waiting;
+        is_hopeful && !j.is_continuity()
+    };
+    let mut done = Ok(());
+    for journey in node.open_journeys()?.iter().filter(helps) {
+        let Some(service) = services.iter().find(|s| s.name() == &journey.service) else { continue };
+        let Some(owner) = register::stand(node, service).front else { continue };
+        let why = format!("{owner} owns {} now", journey.service);
+        done = done.and(cancel(node, "daemon", &journey.id, &why).await);
+    }
+    done
+}
+
 /// Moves every open journey by time and facts, then sets its acts going. Called at every look.
 pub async fn reconcile(node: &Arc<Node>) -> Result<(), Problem> {
     let services = node.services()?;
     let mut done = continuity::keep(node).await;
+    done = done.and(let_go(node, &services).await);
     let open = node.open_journeys()?;
     for journey in open.iter().cloned() {
         let service = services.iter().find(|s| s.name() == &journey.service);

@@ -10,7 +10,7 @@ use super::{dossier, pact, record, refused};
 use crate::bundles::{self, short};
 use crate::node::{Note, TxError};
 use crate::object::{CUSTOMER, CustomerRecord, HEIR, Heir, LENT_APPLICATION, LentApplication, SERVICE, ServiceRecord};
-use crate::{Node, clock, register, routes, secrets, tenancy, world};
+use crate::{Node, clock, moves, register, routes, secrets, tenancy, world};
 use pumasi_api::message::CustomerGrant;
 use pumasi_api::{Fault, Principal, Problem};
 use pumasi_engine::InstanceState;
@@ -146,7 +146,7 @@ pub async fn commit(
     if said.from != from || &said.to != node.name() || &said.lease != lent.id() || said.service != lent.lease.service {
         return Err(Problem::bad_request("the handover names other parties, another lease or another service"));
     }
-    if let Some(done) = already(node, &said)? {
+    if let Some(done) = already(node, &said).await? {
         return Ok(done);
     }
     let (dossier, _) = whole(node, lent)?;
@@ -175,13 +175,10 @@ pub async fn commit(
     Ok(signed)
 }
 
-/// The same word again is answered as it was.
-fn already(node: &Node, said: &Handover) -> Result<Option<SignedDocument>, Problem> {
-    let kept = node.get::<SignedDocument>(crate::object::TENURE, said.id.as_str())?;
-    let same = |d: &SignedDocument| {
-        serde_json::from_slice::<Handover>(d.unverified_payload()).is_ok_and(|h| h.wish == said.wish)
-    };
-    Ok(kept.filter(same))
+/// The same word again is answered as it was, also where the service was handed on since.
+async fn already(node: &Node, said: &Handover) -> Result<Option<SignedDocument>, Problem> {
+    let (id, wish) = (said.id.clone(), said.wish.clone());
+    node.transact(move |tx| register::signed_in(tx, &id, &wish)).await
 }
 
 fn ready_for(node: &Node, lent: &LentLease, said: &Handover, dossier: &Dossier) -> Result<(), Problem> {
@@ -231,7 +228,7 @@ fn own(tx: &mut Tx<'_>, dossier: &Dossier, said: &Handover) -> Result<(), TxErro
     let taking = Some(said.lease.clone());
     let taken = ServiceRecord { epoch: said.epoch, generation, entrances, taking, ..fresh };
     tx.put(SERVICE, name.as_str(), &taken, Expect::Any)?;
-    Ok(())
+    moves::superseded(tx, name)
 }
 
 /// Its customer comes along, without any token.
@@ -269,9 +266,7 @@ pub async fn cancel(node: &Node, lent: &LentLease, wish: MoveId) -> Result<bool,
 
 fn has_signed(tx: &Tx<'_>, service: &ServiceName, wish: &MoveId) -> Result<bool, TxError> {
     let Some(own) = tx.get::<ServiceRecord>(SERVICE, service.as_str())? else { return Ok(false) };
-    let kept = tx.get::<SignedDocument>(crate::object::TENURE, own.body.id.as_str())?;
-    let said = kept.and_then(|d| serde_json::from_slice::<Handover>(d.body.unverified_payload()).ok());
-    Ok(said.is_some_and(|h| &h.wish == wish))
+    Ok(register::signed_in(tx, &own.body.id, wish)?.is_some())
 }
 
 /// Whether the service that came under this lease serves here; why not yet.
@@ -280,6 +275,10 @@ pub fn is_open(node: &Node, lent: &LentLease) -> Result<Option<String>, Problem>
     let Some(service) = services.iter().find(|s| s.name() == &lent.lease.service) else {
         return Ok(Some("it was not handed over here".into()));
     };
+    if register::handover(node, &service.id)?.is_some_and(|h| &h.to != node.name()) {
+        // It was open, and was handed on since.
+        return Ok(None);
+    }
     if service.taking.is_some() {
         return Ok(Some("its data are being made this cloud's own".into()));
     }
@@ -297,12 +296,13 @@ pub async fn promote(node: &Node, lent: &LentLease) -> Result<bool, Problem> {
     if !stopped(node, lent).await {
         return Ok(false);
     }
-    for set in &sent.sent.datasets {
+    let from = node.lease_dir(lent.id());
+    let to = tenancy::service_dir(node, service);
+    // What was cut off before its end was written down: a copy that is the service's own already is not made anew.
+    for set in sent.sent.datasets.iter().filter(|set| !is_moved(&from, &to, set.name.as_str())) {
         node.copies.promote(node, lent, set).await?;
     }
     node.copies.close(lent.id()).await;
-    let from = node.lease_dir(lent.id());
-    let to = tenancy::service_dir(node, service);
     let aside = to.join("before").join(format!("epoch-{}", service.epoch));
     let sets: Vec<String> = sent.sent.datasets.iter().map(|s| s.name.to_string()).collect();
     let moved = world::blocking(move || move_all(&from, &to, &aside, &sets)).await;
@@ -336,6 +336,11 @@ async fn stopped(node: &Node, lent: &LentLease) -> bool {
         }
     }
     own.is_empty()
+}
+
+fn is_moved(from: &Path, to: &Path, set: &str) -> bool {
+    let (kept, own) = (from.join("data").join(set), to.join("data").join(set));
+    !kept.exists() && own.exists()
 }
 
 /// By renaming: nothing is copied, and what was cut off goes on. What this cloud had of an earlier time is set aside.

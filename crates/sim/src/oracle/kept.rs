@@ -18,6 +18,8 @@ pub(super) fn check(seen: &mut Seen, now_ms: u64, host: &Arc<Host>) {
         match lent.state {
             LentState::Ending { why } | LentState::Ended { why, .. } => match why {
                 EndedBy::Release => {}
+                // It is the service itself now.
+                EndedBy::Handover if seen.handovers.values().any(|l| l == lent.id()) => {}
                 // No run is as long as that.
                 EndedBy::Retention if standby.retain_ms < now_ms => {}
                 _ => wrong.push(format!("{} ended the standby {}: {why:?}", host.name, lent.id())),

@@ -5,19 +5,26 @@
 //! Always holds: an oracle believes no daemon's word about itself.
 
 mod capacity;
+mod durable;
 mod foreign;
 mod kept;
 mod ledgers;
 mod release;
 mod routes;
+mod writers;
 
 use crate::cloud::{Host, Observer};
-use crate::gateway::Witness;
+use crate::gateway::{Witness, Write};
 use crate::life::HostClock;
 use pumasi_journey::Journey;
+use pumasi_journey::moving::Move;
 use pumasi_lease::document::Lease;
+use pumasi_lease::handover::Handover;
 use pumasi_lease::{Hold, LentLease};
-use pumasi_node::object::{CLOUD, CloudRecord, HOLD, JOURNEY, LENT, LENT_RENEWAL, ONLY, SETTLEMENT, SIGNED_LEASE};
+use pumasi_node::object::{
+    CLOUD, CloudRecord, HOLD, JOURNEY, LENT, LENT_RENEWAL, MOVE, ONLY, SERVICE, SETTLEMENT, SIGNED_LEASE,
+    ServiceRecord, TENURE,
+};
 use pumasi_store::sim::CommitInfo;
 use pumasi_terms::pact::Terms;
 use pumasi_terms::{BootMs, CloudName, Epoch, InstanceId, LeaseId, Resources, Revision, ServiceName};
@@ -42,6 +49,10 @@ pub struct Disk {
     renewals: BTreeMap<String, BTreeMap<LeaseId, Renewal>>,
     holds: BTreeMap<String, Hold>,
     journeys: BTreeMap<String, Journey>,
+    services: BTreeMap<String, ServiceRecord>,
+    moves: BTreeMap<String, Move>,
+    /// By the service's id.
+    tenures: BTreeMap<String, SignedDocument>,
     /// The rest that is asked for.
     others: BTreeMap<(String, String), String>,
 }
@@ -62,6 +73,9 @@ impl Disk {
             match change.kind.as_str() {
                 HOLD => keep(&mut self.holds, name, body),
                 JOURNEY => keep(&mut self.journeys, name, body),
+                SERVICE => keep(&mut self.services, name, body),
+                MOVE => keep(&mut self.moves, name, body),
+                TENURE => keep(&mut self.tenures, name, body),
                 LENT => {
                     let Ok(id) = LeaseId::parse(name) else { continue };
                     match body.and_then(|b| serde_json::from_str(b).ok()) {
@@ -110,6 +124,26 @@ impl Disk {
     pub fn journeys(&self) -> impl Iterator<Item = &Journey> {
         self.journeys.values()
     }
+    pub fn moves(&self) -> impl Iterator<Item = &Move> {
+        self.moves.values()
+    }
+    pub fn services(&self) -> impl Iterator<Item = &ServiceRecord> {
+        self.services.values()
+    }
+    /// The handover of a service that counts here.
+    pub fn handover(&self, service: &ServiceRecord) -> Option<Handover> {
+        serde_json::from_slice(self.tenures.get(service.id.as_str())?.unverified_payload()).ok()
+    }
+    fn handovers(&self) -> impl Iterator<Item = Handover> {
+        self.tenures.values().filter_map(|d| serde_json::from_slice(d.unverified_payload()).ok())
+    }
+    /// At which epoch this cloud owns it, by what it has written down.
+    pub fn owned_at(&self, cloud: &CloudName, service: &ServiceRecord) -> Option<Epoch> {
+        match self.handover(service) {
+            Some(handover) => (&handover.to == cloud).then_some(handover.epoch),
+            None => Some(service.epoch),
+        }
+    }
     /// Boot times on it are of the host's present boot: after a power cut they are void until the daemon has started again.
     pub fn is_of_this_boot(&self, clock: &HostClock) -> bool {
         self.one::<CloudRecord>(CLOUD, ONLY).is_some_and(|r| r.boot_id == clock.boot_id())
@@ -146,12 +180,16 @@ pub struct Seen {
     /// Leases that a cloud's disk ever showed in force, for the reports.
     pub leases: BTreeSet<LeaseId>,
     pub journeys: BTreeSet<String>,
+    /// Handovers that any cloud has written down, and the standby that each made the primary.
+    pub handovers: BTreeMap<pumasi_terms::MoveId, LeaseId>,
     /// Standbys that had everything once.
     pub complete: BTreeSet<LeaseId>,
     /// Nothing was done to the world that may cost a reading.
     pub faultless: bool,
     /// Nothing but reads of stores fail, under a steady load.
     pub only_reads_fail: bool,
+    writers: writers::Writers,
+    pub durable: durable::Durable,
     /// When a borrower began to rely on a lease that its lender does not show, by lease.
     odd_since: BTreeMap<String, u64>,
 }
@@ -213,11 +251,12 @@ impl Oracles {
     /// Everything is over: nothing may be left. The first that is not, for those who wait.
     pub fn unfinished(&self, now_ms: u64, hosts: &[Arc<Host>]) -> Option<String> {
         let seen = self.lock();
-        hosts
-            .iter()
-            .find_map(|host| {
-                let now = self.known(&host.name)?.clock.now();
-                release::unfinished(&seen, host, now).or_else(|| foreign::unfinished(host))
+        writers::unfinished(&seen, hosts)
+            .or_else(|| {
+                hosts.iter().find_map(|host| {
+                    let now = self.known(&host.name)?.clock.now();
+                    release::unfinished(&seen, host, now).or_else(|| foreign::unfinished(host))
+                })
             })
             .map(|what| format!("at {now_ms} ms: {what}"))
     }
@@ -227,6 +266,7 @@ impl Oracles {
             self.lock().breaks("4 release", now_ms, what);
         }
         let mut seen = self.lock();
+        durable::at_end(&mut seen, now_ms, hosts);
         let unhurt =
             hosts.iter().filter(|h| h.lives() == 1 && h.gateway.lives() == 1).map(|h| h.name.clone()).collect();
         for host in hosts {
@@ -264,6 +304,11 @@ impl Observer for Oracles {
             .map(|p| p.lease.clone())
             .collect();
         seen.complete.extend(complete);
+        if info.changes.iter().any(|c| c.kind == TENURE) {
+            let known: Vec<_> =
+                seen.disks.get(cloud).into_iter().flat_map(Disk::handovers).map(|h| (h.wish, h.lease)).collect();
+            seen.handovers.extend(known);
+        }
         seen.leases.extend(leases);
         seen.journeys.extend(journeys);
     }
@@ -272,6 +317,16 @@ impl Observer for Oracles {
 impl Witness for Oracles {
     fn home(&self, at: &CloudName, service: &ServiceName, instance: &InstanceId) {
         let _ = (at, service, instance);
+    }
+    fn wrote(&self, at: &CloudName, service: &ServiceName, write: &Write) {
+        let at_ms = self.known(at).map_or(0, |k| k.clock.true_ms());
+        writers::check(&mut self.lock(), at_ms, at, service, write);
+    }
+    fn acknowledged(&self, at: &CloudName, service: &ServiceName, write: &Write) {
+        let at_ms = self.known(at).map_or(0, |k| k.clock.true_ms());
+        let mut seen = self.lock();
+        writers::check(&mut seen, at_ms, at, service, write);
+        seen.durable.acknowledged(service, write);
     }
     fn lent(&self, at: &CloudName, lease: &LeaseId, instance: &InstanceId) {
         if let Some(known) = self.known(at).cloned() {

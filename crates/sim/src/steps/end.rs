@@ -2,12 +2,16 @@
 
 use crate::cloud::Host;
 use pumasi_engine::InstanceState;
+use pumasi_journey::moving::Move;
 use pumasi_journey::record::Outcome;
 use pumasi_journey::{Journey, PartState, Phase};
 use pumasi_lease::document::Settlement;
 use pumasi_lease::{Hold, LentLease, LentState};
 use pumasi_node::Node;
-use pumasi_node::object::{HOLD, JOURNEY, LENT, LENT_APPLICATION, LentApplication, SETTLEMENT};
+use pumasi_node::object::{
+    HOLD, JOURNEY, LENT, LENT_APPLICATION, LentApplication, MOVE, SERVICE, SETTLEMENT, ServiceRecord,
+};
+use pumasi_node::register;
 use pumasi_store::JournalFilter;
 use pumasi_terms::LeaseId;
 use pumasi_trust::SignedDocument;
@@ -40,6 +44,8 @@ pub struct End {
     pub leases: BTreeMap<LeaseId, LeaseEnd>,
     /// Instances that are ready at home, by service.
     pub home_ready: BTreeMap<String, u32>,
+    /// Who owns each service, at which epoch.
+    pub owners: BTreeSet<String>,
     /// What is left of leases anywhere.
     pub left: Vec<String>,
     /// Users whose requests were answered, and who were not, in the last two seconds.
@@ -89,6 +95,11 @@ pub fn unfinished(hosts: &[Arc<Host>]) -> Vec<String> {
             let states: Vec<_> = journey.parts.iter().map(|p| &p.state).collect();
             left.push(format!("{name}: {} is open: {:?} {states:?}", journey.id, journey.seeking));
         }
+        let moves = listed::<Move>(&node, MOVE, &mut left);
+        left.extend(moves.iter().filter(|m| m.is_open()).map(|m| format!("{name}: the move of {} is open", m.service)));
+        let services = listed::<ServiceRecord>(&node, SERVICE, &mut left);
+        let taken = services.iter().filter(|s| s.taking.is_some());
+        left.extend(taken.map(|s| format!("{name}: {} is still being made its own", s.name())));
         let binds = |l: &LentLease| l.binds();
         let lents = listed(&node, LENT, &mut left);
         left.extend(lents.into_iter().filter(binds).map(|l| format!("{name}: {} binds: {:?}", l.id(), l.state)));
@@ -186,6 +197,11 @@ impl End {
                     gap_ms: 0,
                 });
             }
+            for service in listed::<ServiceRecord>(node, SERVICE, &mut end.left) {
+                if register::is_ours(node, &service) {
+                    end.owners.insert(format!("{}: {} at epoch {}", service.name(), node.name(), service.epoch));
+                }
+            }
             let rows = node.store.journal_page(0, 100_000, &JournalFilter::default()).unwrap_or_default();
             for row in rows {
                 let entry = row.entry;
@@ -225,7 +241,11 @@ impl End {
                 && l.lender == Some("settled")
                 && l.same_settlement == Some(true)
         };
-        if !self.leases.values().any(|l| l.served && whole(l)) {
+        if self.owners != plain.owners {
+            broken.push(format!("the owners are {:?}, without the fault {:?}", self.owners, plain.owners));
+        }
+        let helped = |end: &Self| end.leases.values().any(|l| l.served && whole(l));
+        if helped(plain) && !helped(self) {
             broken.push("no lease served and ended in order".into());
         }
         for (id, lease) in self.leases.iter().filter(|(_, l)| !whole(l)) {

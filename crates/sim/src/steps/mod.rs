@@ -14,5 +14,5 @@ mod trap;
 pub use end::{End, Verdict};
 pub use real::{Programs, play_real};
 pub use stage::{Drivers, Played, There, cases, play, play_slow, play_with_bug};
-pub use table::{At, Fault, STEPS, Side, Step, uncovered};
+pub use table::{At, Fault, Play, STEPS, Side, Step, uncovered};
 pub use trap::{Bug, Call, Trap, TrappedEngine, TrappedPort};

@@ -4,7 +4,7 @@
 //! asked of the drivers.
 
 use super::stage::{Drivers, Opening, Played, Script, There, run};
-use super::table::Fault;
+use super::table::{Fault, Play};
 use anyhow::{Context, ensure};
 use pumasi_engine::{Engine, InstanceState, ProcessConfig, ProcessEngine};
 use pumasi_node::object::{HOLD, JOURNEY, LENT, LENT_APPLICATION};
@@ -151,7 +151,7 @@ pub fn play_real(
     programs: &Programs,
     at: &Path,
     world: u32,
-    recall: bool,
+    what: Play,
     fault: Option<(usize, Fault)>,
 ) -> anyhow::Result<Played> {
     let dir = tempfile::tempdir_in(at)?;
@@ -159,7 +159,7 @@ pub fn play_real(
     let real = Arc::new(Real { programs: programs.clone(), world, seen: Mutex::default() });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let played =
-        runtime.block_on(run(Script { recall, fault, bug: None, slow: false }, dir.path(), Some(real.clone())));
+        runtime.block_on(run(Script { play: what, fault, bug: None, slow: false }, dir.path(), Some(real.clone())));
     // Daemons' tasks end here, and with them the handles on stores and engines.
     drop(runtime);
     let clearing = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -1,7 +1,7 @@
 //! The stage: three clouds, one overload of the first, one fault; from the pact to the last settlement.
 
 use super::end::{self, End};
-use super::table::{Fault, STEPS};
+use super::table::{Fault, Play, STEPS};
 use super::trap::{Bug, Trap};
 use crate::cloud::{Common, Host, operator};
 use crate::life::HostClock;
@@ -12,10 +12,11 @@ use crate::traffic::{Load, Phase};
 use crate::world::{HAS, LENDS, config};
 use anyhow::Context;
 use pumasi_engine::{Engine, InstanceState};
+use pumasi_journey::moving::Move;
 use pumasi_lease::LentLease;
 use pumasi_node::home::data_dir;
-use pumasi_node::object::{LENT, LENT_APPLICATION, LentApplication};
-use pumasi_node::{Node, lender, pact};
+use pumasi_node::object::{LENT, LENT_APPLICATION, LentApplication, MOVE};
+use pumasi_node::{Node, lender, moves, pact};
 use pumasi_store::sim::Hooks;
 use pumasi_store::{Options, Store};
 use pumasi_terms::pact::Terms;
@@ -88,18 +89,18 @@ pub fn cases() -> impl Iterator<Item = (usize, Fault)> {
 }
 
 /// One journey in virtual time on the simulator's drivers, with a fault or without; on this thread, which must be in no runtime.
-pub fn play(recall: bool, fault: Option<(usize, Fault)>) -> anyhow::Result<Played> {
-    play_with_bug(recall, fault, None)
+pub fn play(what: Play, fault: Option<(usize, Fault)>) -> anyhow::Result<Played> {
+    play_with_bug(what, fault, None)
 }
 
 /// The same, of a product that is wrong.
-pub fn play_with_bug(recall: bool, fault: Option<(usize, Fault)>, bug: Option<Bug>) -> anyhow::Result<Played> {
-    play_script(Script { recall, fault, bug, slow: false })
+pub fn play_with_bug(what: Play, fault: Option<(usize, Fault)>, bug: Option<Bug>) -> anyhow::Result<Played> {
+    play_script(Script { play: what, fault, bug, slow: false })
 }
 
 /// The same over links so slow that a lease is made ready for seconds before it serves.
 pub fn play_slow(fault: Option<(usize, Fault)>) -> anyhow::Result<Played> {
-    play_script(Script { recall: false, fault, bug: None, slow: true })
+    play_script(Script { play: Play::Borrowed, fault, bug: None, slow: true })
 }
 
 fn play_script(script: Script) -> anyhow::Result<Played> {
@@ -112,7 +113,7 @@ fn play_script(script: Script) -> anyhow::Result<Played> {
 /// What is done to one journey.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Script {
-    pub recall: bool,
+    pub play: Play,
     pub fault: Option<(usize, Fault)>,
     pub bug: Option<Bug>,
     pub slow: bool,
@@ -133,6 +134,11 @@ fn service(name: &str, datasets: bool, real: bool) -> anyhow::Result<Service> {
     services.into_iter().next().context("no service in it")
 }
 
+/// Users who write a lot, and are too few to be helped.
+fn quiet(origin_ms: u64) -> Load {
+    Load(vec![Phase { from_ms: origin_ms, per_second: 30.0, home_only: 0.3 }])
+}
+
 fn campaign(origin_ms: u64, end_ms: u64) -> Load {
     let phase = |from_ms: u64, per_second| Phase { from_ms, per_second, home_only: 0.05 };
     Load(vec![phase(origin_ms, 20.0), phase(origin_ms + CAMPAIGN_MS.0, 160.0), phase(end_ms, 10.0)])
@@ -147,7 +153,7 @@ struct Stage {
 }
 
 pub(super) async fn run(script: Script, dir: &Path, drivers: Option<Arc<dyn Drivers>>) -> anyhow::Result<Played> {
-    let Script { recall, fault, bug, slow } = script;
+    let Script { play, fault, bug, slow } = script;
     let begin = Instant::now();
     let seed = 7;
     let story = Arc::new(Story::default());
@@ -229,11 +235,13 @@ pub(super) async fn run(script: Script, dir: &Path, drivers: Option<Arc<dyn Driv
         None => (CAMPAIGN_MS.1, COME_BACK_MS),
     };
     let mut over_ms = origin_ms + campaign_ms_max;
-    stage.hosts[0].gateway.set_load("shop-0".parse()?, campaign(origin_ms, over_ms));
+    let load = if play == Play::Moved { quiet(origin_ms) } else { campaign(origin_ms, over_ms) };
+    stage.hosts[0].gateway.set_load("shop-0".parse()?, load);
     stage.trap.set();
     let mut starts: Vec<(u64, usize)> = Vec::new();
     let (mut killed_ms, mut down_ms) = (BTreeMap::new(), 0);
-    let (mut lent_since, mut recalled) = (None, !recall);
+    let (mut lent_since, mut recalled) = (None, play != Play::Recalled);
+    let mut asked = play != Play::Moved;
     let mut quiet_since = None;
     loop {
         tokio::time::sleep(Duration::from_millis(TICK_MS)).await;
@@ -256,8 +264,13 @@ pub(super) async fn run(script: Script, dir: &Path, drivers: Option<Arc<dyn Driv
                 down_ms += stage.now_ms() - since;
             }
         }
-        stage.write(now_ms);
+        if play != Play::Moved {
+            stage.write(now_ms);
+        }
         stage.show();
+        if !asked && now_ms >= origin_ms + CAMPAIGN_MS.0 {
+            asked = stage.ask_to_move().await;
+        }
         if !recalled && stage.serves() {
             let since = *lent_since.get_or_insert(now_ms);
             if now_ms >= since + RECALL_AFTER_MS {
@@ -265,9 +278,14 @@ pub(super) async fn run(script: Script, dir: &Path, drivers: Option<Arc<dyn Driv
             }
         }
         oracles.look(now_ms, &stage.hosts);
-        let enough = recalled && stage.hosts[0].gateway.totals().rented >= ENOUGH_RENTED;
+        let enough = match play {
+            Play::Moved => asked && stage.has_moved(),
+            _ => recalled && stage.hosts[0].gateway.totals().rented >= ENOUGH_RENTED,
+        };
         if stage.app.is_some() && now_ms < over_ms && enough {
             over_ms = now_ms;
+        }
+        if stage.app.is_some() && over_ms == now_ms && play != Play::Moved {
             stage.hosts[0].gateway.set_load("shop-0".parse()?, campaign(origin_ms, over_ms));
         }
         let late = now_ms > over_ms + come_back_ms;
@@ -378,6 +396,25 @@ impl Stage {
                 }
             }
         }
+    }
+
+    /// Whether that was written down.
+    async fn ask_to_move(&self) -> bool {
+        let to = self.hosts[1].name.clone();
+        let asked = self.hosts[0].act(async move |node| {
+            let services = node.services().ok()?;
+            let service = services.iter().find(|s| s.name().as_str() == "shop-0")?;
+            if node.item::<Move>(MOVE, service.name().as_str()).is_ok_and(|m| m.is_some()) {
+                return Some(());
+            }
+            moves::begin(&node, "operator", service, to).await.ok().map(drop)
+        });
+        asked.await.flatten().is_some()
+    }
+
+    fn has_moved(&self) -> bool {
+        let done = |n: Arc<Node>| n.item::<Move>(MOVE, "shop-0").ok().flatten().is_some_and(|m| !m.is_open());
+        self.hosts[0].node().is_some_and(done)
     }
 
     fn serves(&self) -> bool {

@@ -2,7 +2,8 @@
 
 use crate::steps::trap::{Call, Seen};
 use pumasi_api::{ENDPOINTS, Endpoint, Role};
-use pumasi_route::table::RouteTable;
+use pumasi_route::Tenure;
+use pumasi_route::table::{Role as Stands, RouteTable};
 use serde_json::Value;
 
 /// Whose step it is. In these journeys the first cloud borrows, the others lend.
@@ -10,6 +11,21 @@ use serde_json::Value;
 pub enum Side {
     Borrower,
     Lender,
+}
+
+/// What is played.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Play {
+    /// The first cloud borrows under load, and gives back.
+    Borrowed,
+    /// The same, called back by the lender.
+    Recalled,
+    /// The first cloud's service moves to the second.
+    Moved,
+}
+
+impl Play {
+    pub const ALL: [Self; 3] = [Self::Borrowed, Self::Recalled, Self::Moved];
 }
 
 /// How a step is recognised.
@@ -42,6 +58,11 @@ pub enum At {
     Positions {
         side: Side,
     },
+    /// What a cloud may write is told to its gateway.
+    Tenure {
+        side: Side,
+        is: fn(&Tenure) -> bool,
+    },
     Erase,
 }
 
@@ -50,8 +71,8 @@ pub struct Step {
     pub at: At,
     /// The act of the journey that it belongs to, by its variant's name.
     pub act: Option<&'static str>,
-    /// Played in the journey that is called back by its lender.
-    pub recall: bool,
+    /// Where it happens.
+    pub play: Play,
 }
 
 impl std::fmt::Debug for Step {
@@ -102,7 +123,7 @@ impl Step {
             At::Message { .. } => &[Fails, Breaks, AnswerLost, Twice, TwiceLate, DiesBefore, DiesAfter, ReceiverDies],
             At::Commit { .. } | At::Deletion { .. } => &[Fails, DiesBefore, DiesAfter],
             At::Engine { call: Call::List | Call::Remains | Call::Logs, .. } => &[Fails, DiesBefore, DiesAfter],
-            At::Engine { .. } | At::Table { .. } | At::Positions { .. } | At::Erase => {
+            At::Engine { .. } | At::Table { .. } | At::Positions { .. } | At::Tenure { .. } | At::Erase => {
                 &[Fails, AnswerLost, Twice, DiesBefore, DiesAfter]
             }
         }
@@ -125,6 +146,7 @@ impl Step {
             | At::Deletion { side, .. }
             | At::Engine { side, .. }
             | At::Table { side, .. }
+            | At::Tenure { side, .. }
             | At::Positions { side } => side,
             At::Erase => Side::Lender,
         }
@@ -143,6 +165,7 @@ impl Step {
             (At::Engine { call, .. }, Seen::Engine(c)) => call == c,
             (At::Table { is, .. }, Seen::Table(table)) => is(table),
             (At::Positions { .. }, Seen::Positions { any }) => *any,
+            (At::Tenure { is, .. }, Seen::Tenure(tenure)) => is(tenure),
             (At::Erase, Seen::Erase) => true,
             _ => false,
         }
@@ -162,19 +185,23 @@ pub fn fits(template: &str, path: &str) -> bool {
 }
 
 const fn message(name: &'static str, act: Option<&'static str>, method: &'static str, path: &'static str) -> Step {
-    Step { name, at: At::Message { method, path, body: any }, act, recall: false }
+    Step { name, at: At::Message { method, path, body: any }, act, play: Play::Borrowed }
 }
 
 const fn commit(name: &'static str, side: Side, kind: &'static str, is: fn(&Value) -> bool) -> Step {
-    Step { name, at: At::Commit { side, kind, is }, act: None, recall: false }
+    Step { name, at: At::Commit { side, kind, is }, act: None, play: Play::Borrowed }
 }
 
 const fn local(name: &'static str, at: At) -> Step {
-    Step { name, at, act: None, recall: false }
+    Step { name, at, act: None, play: Play::Borrowed }
 }
 
 const fn recalled(step: Step) -> Step {
-    Step { recall: true, ..step }
+    Step { play: Play::Recalled, ..step }
+}
+
+const fn moved(step: Step) -> Step {
+    Step { play: Play::Moved, ..step }
 }
 
 fn any(_: &Value) -> bool {
@@ -201,6 +228,15 @@ fn lent_is(lent: &Value, state: &str) -> bool {
     lent["state"]["state"] == state || lent["state"] == state
 }
 
+fn at_step(open: &Value, step: &str) -> bool {
+    open["step"]["step"] == step
+}
+
+/// A service that was handed over, its data not made the heir's own yet, or done.
+fn taken(service: &Value, is_own: bool) -> bool {
+    service["epoch"] == 2 && service["taking"].is_null() == is_own
+}
+
 fn renews(beat: &Value) -> bool {
     beat["renew"].as_array().is_some_and(|r| !r.is_empty())
 }
@@ -222,13 +258,13 @@ pub const STEPS: &[Step] = &[
         name: "renew",
         at: At::Message { method: "POST", path: "/v1/heartbeat", body: renews },
         act: None,
-        recall: false,
+        play: Play::Borrowed,
     },
     recalled(Step {
         name: "hear of recall",
         at: At::Message { method: "POST", path: "/v1/heartbeat", body: renews },
         act: None,
-        recall: true,
+        play: Play::Recalled,
     }),
     message("bring logs", Some("Return"), "GET", "/v1/leases/{id}/logs"),
     message("release", Some("Release"), "POST", "/v1/leases/{id}/release"),
@@ -285,19 +321,51 @@ pub const STEPS: &[Step] = &[
     ),
     local("tell how far copies are", At::Positions { side: Borrower }),
     local("tell how far the copy is", At::Positions { side: Lender }),
+    // A service moves: what its owner says to the heir.
+    moved(message("tell the heir everything", None, "PUT", "/v1/leases/{id}/dossier")),
+    moved(message("have all prepared", None, "POST", "/v1/leases/{id}/handover/prepare")),
+    moved(message("alert the heir", None, "POST", "/v1/leases/{id}/handover/hold")),
+    moved(message("sign the handover", None, "PUT", "/v1/leases/{id}/handover")),
+    moved(message("ask whether it is open", None, "GET", "/v1/leases/{id}/handover")),
+    // What the owner writes down.
+    moved(commit("move asked", Borrower, "move", |m| at_step(m, "placing"))),
+    moved(commit("standby ready", Borrower, "move", |m| at_step(m, "preparing"))),
+    moved(commit("heir prepared", Borrower, "move", |m| at_step(m, "alerting"))),
+    moved(commit("requests held", Borrower, "move", |m| at_step(m, "holding"))),
+    moved(commit("requests drained", Borrower, "move", |m| at_step(m, "catching"))),
+    moved(commit("data caught", Borrower, "move", |m| at_step(m, "committing"))),
+    moved(commit("tenure given", Borrower, "tenure", any)),
+    moved(commit("moved", Borrower, "move", |m| at_step(m, "fronted"))),
+    // What the heir writes down.
+    moved(commit("dossier received", Lender, "dossier", any)),
+    moved(commit("tenure taken", Lender, "tenure", any)),
+    moved(commit("service taken", Lender, "service", |s| taken(s, false))),
+    moved(commit("data made its own", Lender, "service", |s| taken(s, true))),
+    // What both do on their hosts.
+    moved(local("start at the heir", At::Engine { side: Lender, call: Call::Start })),
+    moved(local("erase what is left of the lease", At::Erase)),
+    moved(local("hold requests", At::Tenure { side: Borrower, is: |t| !t.held.is_empty() })),
+    moved(local("take the right away", At::Tenure { side: Borrower, is: |t| t.epochs.is_empty() })),
+    moved(local("give the right", At::Tenure { side: Lender, is: |t| t.epochs.values().any(|e| e.0 == 2) })),
+    moved(local("send on to the heir", At::Table { side: Borrower, is: |t| t.services.values().any(fronts) })),
+    moved(local(
+        "serve at the heir",
+        At::Table { side: Lender, is: |t| t.services.values().any(|s| s.epoch.0 == 2 && !s.home.is_empty()) },
+    )),
 ];
 
-/// Peers' endpoints that belong to no journey with users: how a pact is made and kept, and what standbys are told.
+fn fronts(route: &pumasi_route::table::ServiceRoute) -> bool {
+    matches!(route.role, Stands::Front { .. })
+}
+
+/// Peers' endpoints that belong to none of these: how a pact is made and kept.
 pub const OTHER_ENDPOINTS: &[&str] = &[
     "/v1/pact",
     "/v1/pact/admissions",
     "/v1/pact/signatures",
     "/v1/pact/current",
     "/v1/pact/notices",
-    "/v1/leases/{id}/dossier",
-    "/v1/leases/{id}/handover",
-    "/v1/leases/{id}/handover/prepare",
-    "/v1/leases/{id}/handover/hold",
+    // A cancelled move: seeds play it.
     "/v1/leases/{id}/handover/cancel",
 ];
 

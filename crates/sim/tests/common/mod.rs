@@ -2,14 +2,14 @@
 
 #![allow(dead_code, clippy::unwrap_used)]
 
-use pumasi_sim::steps::{Fault, Played, STEPS, Verdict, cases};
+use pumasi_sim::steps::{Fault, Play, Played, STEPS, Verdict, cases};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub type Case = (usize, Fault);
-pub type Play<'a> = dyn Fn(bool, Option<Case>) -> anyhow::Result<Played> + Sync + 'a;
+pub type Player<'a> = dyn Fn(Play, Option<Case>) -> anyhow::Result<Played> + Sync + 'a;
 
 /// `STEP` and `FAULT` choose one row, one fault, or one case.
 fn chosen(step: &str, fault: Fault) -> bool {
@@ -26,7 +26,7 @@ pub fn step(name: &str) -> usize {
 }
 
 /// What is wrong with the journeys without a fault, which the others are measured by.
-pub fn plainly_wrong(played: &Played, recall: bool, of: &[Case]) -> Vec<String> {
+pub fn plainly_wrong(played: &Played, what: Play, of: &[Case]) -> Vec<String> {
     let Played { end, broken, counts, fired, .. } = played;
     let mut wrong: Vec<String> = broken.iter().map(|b| format!("oracle {}: {}", b.oracle, b.what)).collect();
     wrong.extend(fired.clone());
@@ -35,26 +35,26 @@ pub fn plainly_wrong(played: &Played, recall: bool, of: &[Case]) -> Vec<String> 
         other => wrong.push(format!("{other:?}: {end:?}")),
     }
     let steps =
-        STEPS.iter().zip(counts).enumerate().filter(|(at, (s, _))| s.recall == recall && of.iter().any(|c| c.0 == *at));
+        STEPS.iter().zip(counts).enumerate().filter(|(at, (s, _))| s.play == what && of.iter().any(|c| c.0 == *at));
     let missing = steps.filter(|(_, (_, count))| **count == 0);
     wrong.extend(missing.map(|(_, (s, _))| format!("{:?} does not happen: the table is wrong", s.name)));
     wrong
 }
 
 /// Plays the journeys without a fault and each case, `at_once` beside each other, and answers how often each verdict was given.
-pub fn fail_each(play: &Play<'_>, todo: &[Case], at_once: usize) -> BTreeMap<&'static str, usize> {
+pub fn fail_each(play: &Player<'_>, todo: &[Case], at_once: usize) -> BTreeMap<&'static str, usize> {
     assert!(!todo.is_empty(), "no such case");
-    let plain = [false, true].into_iter().filter(|recall| todo.iter().any(|(at, _)| STEPS[*at].recall == *recall));
-    let runs: Vec<(bool, Option<Case>)> =
-        plain.map(|r| (r, None)).chain(todo.iter().map(|c| (STEPS[c.0].recall, Some(*c)))).collect();
+    let plain = Play::ALL.into_iter().filter(|what| todo.iter().any(|(at, _)| STEPS[*at].play == *what));
+    let runs: Vec<(Play, Option<Case>)> =
+        plain.map(|p| (p, None)).chain(todo.iter().map(|c| (STEPS[c.0].play, Some(*c)))).collect();
     let (next, played) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let begun = std::time::Instant::now();
     std::thread::scope(|scope| {
         for _ in 0..at_once.min(runs.len()) {
             scope.spawn(|| {
-                while let Some((recall, case)) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let result = play(*recall, *case);
-                    played.lock().unwrap().push((*recall, *case, result));
+                while let Some((what, case)) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let result = play(*what, *case);
+                    played.lock().unwrap().push((*what, *case, result));
                 }
             });
         }
@@ -62,23 +62,23 @@ pub fn fail_each(play: &Play<'_>, todo: &[Case], at_once: usize) -> BTreeMap<&'s
     let (took, played) = (begun.elapsed(), played.into_inner().unwrap());
     let mut ends = BTreeMap::new();
     let mut wrong = Vec::new();
-    for (recall, _, result) in played.iter().filter(|(_, case, _)| case.is_none()) {
-        let name = if *recall { "the journey called back, without a fault" } else { "the journey without a fault" };
+    for (what, _, result) in played.iter().filter(|(_, case, _)| case.is_none()) {
+        let name = format!("{what:?} without a fault");
         match result {
             Err(e) => wrong.push(format!("{name}: not played: {e:#}")),
             Ok(played) => {
-                let faults = plainly_wrong(played, *recall, todo);
+                let faults = plainly_wrong(played, *what, todo);
                 if !faults.is_empty() {
                     wrong.push(format!("{name}:\n    {}\n{}", faults.join("\n    "), played.story.text()));
                 }
-                ends.insert(*recall, played.end.clone());
+                ends.insert(*what, played.end.clone());
             }
         }
     }
     let mut verdicts = BTreeMap::new();
     let mut slowest = (0, String::new());
-    for (recall, case, result) in &played {
-        let (Some((at, fault)), Some(plain)) = (case, ends.get(recall)) else { continue };
+    for (what, case, result) in &played {
+        let (Some((at, fault)), Some(plain)) = (case, ends.get(what)) else { continue };
         let case = format!("{:?} {fault:?}", STEPS[*at].name);
         let played = match result {
             Ok(played) => played,

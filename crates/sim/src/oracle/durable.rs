@@ -1,0 +1,69 @@
+//! Oracle 2, as far as moved services are concerned: every write that its user was told of is in the data of the owner in the end,
+//! once; nothing is there twice.
+
+use super::Seen;
+use crate::cloud::Host;
+use crate::engine::WRITES;
+use crate::gateway::Write;
+use pumasi_terms::ServiceName;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+const ORACLE: &str = "2 durable";
+/// So many missing ones are named.
+const NAMED_MAX: usize = 3;
+
+#[derive(Debug, Default)]
+pub struct Durable {
+    acknowledged: BTreeMap<ServiceName, Vec<String>>,
+}
+
+impl Durable {
+    pub(super) fn acknowledged(&mut self, service: &ServiceName, write: &Write) {
+        self.acknowledged.entry(service.clone()).or_default().push(write.id.clone());
+    }
+
+    pub fn count(&self) -> usize {
+        self.acknowledged.values().map(Vec::len).sum()
+    }
+}
+
+/// Where the owner has the data of a service; none: it has no data, or no owner.
+fn data_of(seen: &Seen, hosts: &[Arc<Host>], name: &ServiceName) -> Option<PathBuf> {
+    let own = |host: &Arc<Host>| {
+        let disk = seen.disks.get(&host.name)?;
+        let record = disk.services().find(|s| s.name() == name)?;
+        let epoch = disk.owned_at(&host.name, record)?;
+        let set = record.document.spec.datasets.first()?;
+        Some((epoch, host.dir.join("services").join(record.place()).join("data").join(set.name.as_str())))
+    };
+    hosts.iter().filter_map(own).max_by_key(|(epoch, _)| *epoch).map(|(_, dir)| dir)
+}
+
+pub(super) fn at_end(seen: &mut Seen, now_ms: u64, hosts: &[Arc<Host>]) {
+    let mut wrong = Vec::new();
+    for (name, told) in &seen.durable.acknowledged {
+        let Some(dir) = data_of(seen, hosts, name) else { continue };
+        let text = match std::fs::read_to_string(dir.join(WRITES)) {
+            Ok(text) => text,
+            Err(e) => {
+                wrong.push(format!("{name}: {} were acknowledged, and the data cannot be read: {e}", told.len()));
+                continue;
+            }
+        };
+        let mut there = BTreeSet::new();
+        let twice: Vec<&str> = text.lines().filter(|line| !there.insert(*line)).take(NAMED_MAX).collect();
+        if !twice.is_empty() {
+            wrong.push(format!("{name}: written twice: {twice:?}"));
+        }
+        let missing: Vec<&String> = told.iter().filter(|id| !there.contains(id.as_str())).collect();
+        if !missing.is_empty() {
+            let named: Vec<_> = missing.iter().take(NAMED_MAX).collect();
+            wrong.push(format!("{name}: {} of {} acknowledged writes are lost: {named:?}", missing.len(), told.len()));
+        }
+    }
+    for what in wrong {
+        seen.breaks(ORACLE, now_ms, what);
+    }
+}
