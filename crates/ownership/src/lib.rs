@@ -13,6 +13,7 @@
 pub mod apply;
 pub mod command;
 pub mod liveness;
+pub mod recover;
 pub mod rules;
 pub mod state;
 pub mod timers;
@@ -20,6 +21,7 @@ pub mod told;
 
 pub use apply::{apply, apply_bytes};
 pub use command::{Attestation, BadEntry, Command, Entry, Lost, Renewal};
+pub use recover::{Recovery, recover};
 pub use rules::{Mutant, Rules, Signatures, Verify};
 pub use state::{Agreed, Item, Owned, State, Voting};
 pub use told::{Code, Refused, Told};

@@ -17,6 +17,7 @@ use crate::rules::Mutant;
 use crate::state::{Health, Phase, Standing, State};
 use crate::timers::Timers;
 use pumasi_terms::{BootMs, CloudName, Epoch, Resources, ServiceId};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Renewals of one holder that are unanswered, and first sights of one cloud, at one time.
@@ -208,6 +209,35 @@ impl Hearing {
             nonce,
             silent_ms,
         })
+    }
+}
+
+/// A handover that this cloud began: durable at the owner from before the transfer is proposed. Only the log opens it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Seal {
+    pub epoch: Epoch,
+    pub attempt: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fate {
+    /// The transfer may still be taken: nothing is written.
+    Open,
+    /// It was cancelled, or the service came back under a later epoch: this cloud writes again.
+    Resumes,
+    /// Another cloud owns it, or its protection ended.
+    Gone,
+}
+
+impl Seal {
+    pub fn fate(&self, state: &State, service: &ServiceId, me: &CloudName) -> Fate {
+        match state.services.get(service) {
+            Some(owned) if &owned.owner != me => Fate::Gone,
+            Some(owned) if owned.epoch > self.epoch || owned.attempt > self.attempt => Fate::Resumes,
+            Some(_) => Fate::Open,
+            None => Fate::Gone,
+        }
     }
 }
 

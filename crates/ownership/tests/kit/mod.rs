@@ -124,18 +124,21 @@ impl Register {
     }
     /// With the attestations of `voters`, of the register's last renewal.
     pub fn lost(&self, name: &str, voters: &[&str], plan: Vec<Item>) -> Lost {
+        self.lost_at(self.state.clouds[&cloud(name)].seq, name, voters, plan)
+    }
+    pub fn lost_at(&self, seq: u64, name: &str, voters: &[&str], plan: Vec<Item>) -> Lost {
         let known = &self.state.clouds[&cloud(name)];
         let says = Attestation {
             version: 1,
             pact: self.state.pact.clone(),
             cloud: cloud(name),
             run: known.run,
-            seq: known.seq,
+            seq,
             nonce: 5,
             silent_ms: 5_000,
         };
         let attestations = voters.iter().map(|v| unsigned(&cloud(v), &says)).collect();
-        Lost { cloud: cloud(name), run: known.run, seen_seq: known.seq, nonce: 5, attestations, plan }
+        Lost { cloud: cloud(name), run: known.run, seen_seq: seq, nonce: 5, attestations, plan }
     }
     pub fn refused(&self) -> Option<Code> {
         self.told.iter().find_map(|t| if let Told::Refused(r) = t { Some(r.code) } else { None })

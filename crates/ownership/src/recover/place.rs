@@ -1,0 +1,117 @@
+//! Room at the clouds that are left, and who of them may have what.
+//!
+//! Always holds: what is taken was free; what is moved fits where it goes.
+
+use super::{Case, GIVING_MAX, GivesWay, Report, rank};
+use crate::state::{Owned, State};
+use pumasi_terms::{CloudName, Resources, ServiceId};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+pub(super) struct Board<'a> {
+    pub(super) clouds: Vec<Room<'a>>,
+}
+
+pub(super) struct Room<'a> {
+    pub(super) name: &'a CloudName,
+    report: Option<&'a Report>,
+    pub(super) free: Resources,
+    /// What may still give way, the soonest first.
+    giving: Vec<&'a GivesWay>,
+}
+
+impl<'a> Board<'a> {
+    /// Whoever may become an owner. Whoever sent no report has the room of its last renewal, and no copy.
+    pub(super) fn new(state: &'a State, reports: &'a BTreeMap<CloudName, Report>, lost: &CloudName) -> Self {
+        let fit = state.clouds.iter().filter(|(name, _)| *name != lost && state.may_take(name));
+        let clouds = fit.map(|(name, cloud)| {
+            let report = reports.get(name);
+            let free = report.map_or(cloud.free, |r| r.free);
+            let mut giving: Vec<_> = report.iter().flat_map(|r| r.gives_way.iter().take(GIVING_MAX)).collect();
+            giving.sort_by_key(|g| (g.in_ms, &g.what));
+            Room { name, report, free, giving }
+        });
+        Self { clouds: clouds.collect() }
+    }
+
+    pub(super) fn heirs(&self, id: &ServiceId, owned: &Owned) -> Vec<usize> {
+        let mut heirs: Vec<_> = self
+            .clouds
+            .iter()
+            .enumerate()
+            .filter_map(|(i, room)| rank(owned, id, room.name, room.report).map(|rank| (rank, i)))
+            .collect();
+        heirs.sort();
+        heirs.into_iter().map(|(_, i)| i).collect()
+    }
+
+    pub(super) fn free(&self, cloud: usize) -> Resources {
+        self.clouds.get(cloud).map_or(Resources::default(), |room| room.free)
+    }
+    /// Whether it could never be there, as far as is known.
+    pub(super) fn never(&self, cloud: usize, need: Resources) -> bool {
+        let whole = self.clouds.get(cloud).and_then(|room| room.report).and_then(|r| r.whole);
+        whole.is_some_and(|whole| !need.fits_in(whole))
+    }
+    pub(super) fn take(&mut self, cloud: usize, need: Resources) {
+        if let Some(room) = self.clouds.get_mut(cloud) {
+            room.free = room.free.minus(need);
+        }
+    }
+    fn put_back(&mut self, cloud: usize, freed: Resources) {
+        if let Some(room) = self.clouds.get_mut(cloud) {
+            room.free = room.free.plus(freed);
+        }
+    }
+
+    /// One that was placed before goes elsewhere, so that of this one `at_least` fit: that by which most of `want` do, the smallest of those, to
+    /// the best of its other heirs. Leaves where, and how many.
+    pub(super) fn relocate(
+        &mut self,
+        cases: &mut [Case<'_>],
+        wanted: usize,
+        want: u32,
+        at_least: u32,
+    ) -> Option<(usize, u32)> {
+        let one = cases.get(wanted)?;
+        let mut best: Option<((u32, Reverse<u64>), usize, usize, usize)> = None;
+        for (i, case) in cases.iter().enumerate() {
+            let Some(at) = case.at.filter(|at| one.heirs.contains(at)) else { continue };
+            let size = case.unit().times(case.have);
+            let count = one.unit().count_in(self.free(at).plus(size)).min(want);
+            let rank = (count, Reverse(u64::from(size.cpu_millis) + u64::from(size.memory_mib)));
+            if count < at_least || best.is_some_and(|(than, ..)| rank <= than) {
+                continue;
+            }
+            if let Some(to) = case.heirs.iter().copied().find(|to| *to != at && size.fits_in(self.free(*to))) {
+                best = Some((rank, i, at, to));
+            }
+        }
+        let ((count, _), moved, at, to) = best?;
+        let case = cases.get_mut(moved)?;
+        let size = case.unit().times(case.have);
+        case.at = Some(to);
+        self.put_back(at, size);
+        self.take(to, size);
+        Some((at, count))
+    }
+
+    /// Free room with all that may still give way.
+    pub(super) fn with_giving(&self, cloud: usize) -> Resources {
+        let Some(room) = self.clouds.get(cloud) else { return Resources::default() };
+        room.giving.iter().fold(room.free, |sum, g| sum.plus(g.room))
+    }
+
+    /// The soonest of them until `need` is there; what they free beyond it is free then.
+    pub(super) fn give(&mut self, cloud: usize, need: Resources) -> Vec<GivesWay> {
+        let Some(room) = self.clouds.get_mut(cloud) else { return Vec::new() };
+        let mut given = Vec::new();
+        while !need.fits_in(room.free) && !room.giving.is_empty() {
+            let next = room.giving.remove(0);
+            room.free = room.free.plus(next.room);
+            given.push(next.clone());
+        }
+        room.free = room.free.minus(need);
+        given
+    }
+}
