@@ -20,6 +20,9 @@ use std::collections::BTreeMap;
 /// Services of a report that are looked at.
 const GIVING_MAX: usize = 64;
 
+/// Copies that are no further than this behind the freshest are as good, where a better size is at stake: what shipping keeps to.
+const AS_FRESH_MS: u64 = 50;
+
 /// What a cloud says of itself, while the wait goes on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
@@ -104,6 +107,8 @@ pub(crate) struct Case<'a> {
     owned: &'a Owned,
     /// Clouds by index, the best first.
     heirs: Vec<usize>,
+    /// So many of them, from the first, are as fresh as the first.
+    as_fresh: usize,
     at: Option<usize>,
     have: u32,
     grows: Vec<GivesWay>,
@@ -127,14 +132,9 @@ pub fn recover(state: &State, reports: &BTreeMap<CloudName, Report>, lost: &Clou
     let mut board = Board::new(state, reports, lost);
     let mut cases: Vec<_> = state
         .owned_by(lost)
-        .map(|(id, owned)| Case {
-            id,
-            owned,
-            heirs: board.heirs(id, owned),
-            at: None,
-            have: 0,
-            grows: Vec::new(),
-            waits: None,
+        .map(|(id, owned)| {
+            let (heirs, as_fresh) = board.heirs(id, owned);
+            Case { id, owned, heirs, as_fresh, at: None, have: 0, grows: Vec::new(), waits: None }
         })
         .collect();
     cases.sort_by_key(|c| (c.class(), Reverse(c.owned.agreed.priority), c.id));
@@ -188,11 +188,38 @@ fn fitting(case: &Case<'_>, board: &Board<'_>, want: u32) -> Option<(usize, u32)
 }
 
 fn grow(cases: &mut [Case<'_>], board: &mut Board<'_>, class: Class) {
-    for case in cases.iter_mut().filter(|c| c.class() == class) {
+    cases.iter_mut().filter(|c| c.class() == class).for_each(|case| grow_one(case, board));
+    spread(cases, board, class);
+}
+
+fn grow_one(case: &mut Case<'_>, board: &mut Board<'_>) {
+    let Some(at) = case.at else { return };
+    let more = case.unit().count_in(board.free(at)).min(case.owned.agreed.full.saturating_sub(case.have));
+    board.take(at, case.unit().times(more));
+    case.have = case.have.saturating_add(more);
+}
+
+/// Who is still too small goes where it finds more room, or another one makes room for it by going elsewhere; to copies that are as fresh.
+fn spread(cases: &mut [Case<'_>], board: &mut Board<'_>, class: Class) {
+    for i in 0..cases.len() {
+        let Some(case) = cases.get(i).filter(|c| c.class() == class && c.have < c.owned.agreed.full) else { continue };
+        let (unit, full) = (case.unit(), case.owned.agreed.full);
         let Some(at) = case.at else { continue };
-        let more = case.unit().count_in(board.free(at)).min(case.owned.agreed.full.saturating_sub(case.have));
-        board.take(at, case.unit().times(more));
-        case.have = case.have.saturating_add(more);
+        let size = unit.times(case.have);
+        let fresh = case.heirs.iter().copied().take(case.as_fresh).filter(|c| *c != at);
+        let best = fresh.map(|c| (unit.count_in(board.free(c)).min(full), c)).max_by_key(|(n, _)| *n);
+        if let Some((_, to)) = best.filter(|(n, _)| *n > case.have) {
+            board.put_back(at, size);
+            board.take(to, size);
+            if let Some(case) = cases.get_mut(i) {
+                case.at = Some(to);
+            }
+        } else {
+            board.make_room(cases, i, at);
+        }
+        if let Some(case) = cases.get_mut(i) {
+            grow_one(case, board);
+        }
     }
 }
 
@@ -228,6 +255,10 @@ impl Recovery {
         };
         self.items.iter().map(item).collect()
     }
+}
+
+fn is_as_fresh(copy: Position, freshest: Position) -> bool {
+    copy.generation == freshest.generation && freshest.as_of_ms.saturating_sub(copy.as_of_ms) <= AS_FRESH_MS
 }
 
 /// Whether this cloud may be the heir of this service, and how good it is: the freshest copy, then the agreement's order.

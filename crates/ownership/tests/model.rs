@@ -109,6 +109,8 @@ struct World {
     /// What `a` has applied of it.
     view: Log,
     holder: Arc<Holder>,
+    sends: u64,
+    /// Those that the log may still take.
     sent: Arc<Vec<(u64, u64, u64)>>,
     /// (seq, run) that reached `b`, `c`.
     reached: [BTreeSet<(u64, u64)>; 2],
@@ -128,6 +130,14 @@ struct World {
 impl World {
     fn now(&self, who: usize) -> BootMs {
         BootMs((u64::from(self.tick) + u64::from(self.ahead[who])) * UNIT_MS)
+    }
+    /// What the log has, or will not take any more, is nothing to come. (To hear it still would only hinder a loss.)
+    fn forget(&mut self) {
+        let known = self.log.0.clouds.get(&*A).map_or((0, 0), |c| (c.run, c.seq));
+        Arc::make_mut(&mut self.sent).retain(|s| (s.0, s.1) > known);
+        for reached in &mut self.reached {
+            reached.retain(|id| *id > known);
+        }
     }
     /// `b` and `c` are alike, whichever of them takes it: the same story with both exchanged is looked at once.
     fn ordered(&mut self) {
@@ -162,6 +172,7 @@ impl World {
         let now = self.now(0);
         let sent =
             Arc::make_mut(&mut self.holder).send(now, ttl_ms, &self.view.0.voting.timers, (room(0, 0), Health::Well));
+        self.sends += 1;
         Arc::make_mut(&mut self.sent).push((sent.run, sent.seq, sent.ttl_ms));
     }
     fn reach(&mut self, v: usize, (run, seq): (u64, u64)) {
@@ -241,6 +252,7 @@ impl Model for Bounds {
             ahead: [false; 3],
             view: log.clone(),
             holder: Arc::new(Holder::new(A.clone(), 1).planted(self.mutant)),
+            sends: 0,
             sent: Arc::default(),
             reached: [BTreeSet::new(), BTreeSet::new()],
             answers: BTreeSet::new(),
@@ -272,7 +284,7 @@ impl Model for Bounds {
         if w.tick < self.ticks {
             acts.extend((0..8u8).map(|bits| Act::Tick([bits & 1 > 0, bits & 2 > 0, bits & 4 > 0])));
         }
-        if (w.sent.len() as u64) < self.sends {
+        if w.sends < self.sends {
             acts.push(Act::Send(3 * UNIT_MS));
             acts.extend(self.lowers.then_some(Act::Send(2 * UNIT_MS)));
         }
@@ -393,6 +405,7 @@ impl Model for Bounds {
             }
             Act::Unseal => w.resumed = w.seal.take(),
         }
+        w.forget();
         w.ordered();
         Some(w)
     }
@@ -424,7 +437,7 @@ impl Model for Bounds {
 
 const LEASE: Bounds = Bounds { ticks: 4, sends: 2, lowers: true, handovers: 0, reboots: 0, mutant: None };
 const REBOOT: Bounds = Bounds { ticks: 3, sends: 2, lowers: false, handovers: 0, reboots: 1, mutant: None };
-const HANDOVER: Bounds = Bounds { ticks: 3, sends: 1, lowers: false, handovers: 2, reboots: 1, mutant: None };
+const HANDOVER: Bounds = Bounds { ticks: 3, sends: 2, lowers: false, handovers: 2, reboots: 1, mutant: None };
 
 fn exhaust(what: &str, bounds: Bounds) {
     let checker = bounds.checker().threads(2).spawn_bfs().join();

@@ -2,7 +2,7 @@
 //!
 //! Always holds: what is taken was free; what is moved fits where it goes.
 
-use super::{Case, GIVING_MAX, GivesWay, Report, rank};
+use super::{Case, GIVING_MAX, GivesWay, Report, is_as_fresh, rank};
 use crate::state::{Owned, State};
 use pumasi_terms::{CloudName, Resources, ServiceId};
 use std::cmp::Reverse;
@@ -34,15 +34,15 @@ impl<'a> Board<'a> {
         Self { clouds: clouds.collect() }
     }
 
-    pub(super) fn heirs(&self, id: &ServiceId, owned: &Owned) -> Vec<usize> {
-        let mut heirs: Vec<_> = self
-            .clouds
-            .iter()
-            .enumerate()
-            .filter_map(|(i, room)| rank(owned, id, room.name, room.report).map(|rank| (rank, i)))
-            .collect();
+    /// The best first, and how many of them have a copy as fresh as the first.
+    pub(super) fn heirs(&self, id: &ServiceId, owned: &Owned) -> (Vec<usize>, usize) {
+        let rooms = self.clouds.iter().enumerate();
+        let mut heirs: Vec<_> =
+            rooms.filter_map(|(i, room)| rank(owned, id, room.name, room.report).map(|rank| (rank, i))).collect();
         heirs.sort();
-        heirs.into_iter().map(|(_, i)| i).collect()
+        let freshest = heirs.first().map(|((at, _), _)| at.0).unwrap_or_default();
+        let as_fresh = heirs.iter().take_while(|((at, _), _)| is_as_fresh(at.0, freshest)).count();
+        (heirs.into_iter().map(|(_, i)| i).collect(), as_fresh)
     }
 
     pub(super) fn free(&self, cloud: usize) -> Resources {
@@ -58,7 +58,7 @@ impl<'a> Board<'a> {
             room.free = room.free.minus(need);
         }
     }
-    fn put_back(&mut self, cloud: usize, freed: Resources) {
+    pub(super) fn put_back(&mut self, cloud: usize, freed: Resources) {
         if let Some(room) = self.clouds.get_mut(cloud) {
             room.free = room.free.plus(freed);
         }
@@ -94,6 +94,27 @@ impl<'a> Board<'a> {
         self.put_back(at, size);
         self.take(to, size);
         Some((at, count))
+    }
+
+    /// The smallest one at `at` by whose going elsewhere, to a copy as fresh, this one gains.
+    pub(super) fn make_room(&mut self, cases: &mut [Case<'_>], grows: usize, at: usize) {
+        let Some(unit) = cases.get(grows).map(Case::unit) else { return };
+        let goes = |(i, case): (usize, &Case<'_>)| {
+            let size = case.unit().times(case.have);
+            if case.at != Some(at) || i == grows || !unit.fits_in(self.free(at).plus(size)) {
+                return None;
+            }
+            let mut fresh = case.heirs.iter().copied().take(case.as_fresh);
+            let to = fresh.find(|to| *to != at && size.fits_in(self.free(*to)))?;
+            Some((u64::from(size.cpu_millis) + u64::from(size.memory_mib), i, to))
+        };
+        let Some((_, moved, to)) = cases.iter().enumerate().filter_map(goes).min() else { return };
+        if let Some(case) = cases.get_mut(moved) {
+            let size = case.unit().times(case.have);
+            case.at = Some(to);
+            self.put_back(at, size);
+            self.take(to, size);
+        }
     }
 
     /// Free room with all that may still give way.
