@@ -30,16 +30,12 @@ pub fn apply(mut state: State, index: u64, entry: &Entry, rules: Rules<'_>) -> (
     (state, told)
 }
 
-/// As the log carries it. An entry that nobody can read is passed over by everybody; one of a newer version must not be.
-pub fn apply_bytes(
-    state: State,
-    index: u64,
-    bytes: &[u8],
-    rules: Rules<'_>,
-) -> Result<(State, Vec<Told>), (State, BadEntry)> {
+/// An entry as the log carries it. What nobody can read is passed over by everybody; an entry of a newer version must not be, so that the state
+/// goes nowhere: its reader keeps what it has stored, and stops.
+pub fn apply_bytes(state: State, index: u64, bytes: &[u8], rules: Rules<'_>) -> Result<(State, Vec<Told>), BadEntry> {
     match Entry::from_bytes(bytes) {
         Ok(entry) => Ok(apply(state, index, &entry, rules)),
-        Err(e @ BadEntry::Newer(_)) => Err((state, e)),
+        Err(e @ BadEntry::Newer(_)) => Err(e),
         Err(_) if index <= state.revision => Ok((state, Vec::new())),
         Err(e) => {
             let refused = Refused { code: Code::Unreadable, text: format!("entry {index}: {e}; it has no effect") };

@@ -437,7 +437,7 @@ impl Model for Bounds {
 
 const LEASE: Bounds = Bounds { ticks: 4, sends: 2, lowers: true, handovers: 0, reboots: 0, mutant: None };
 const REBOOT: Bounds = Bounds { ticks: 3, sends: 2, lowers: false, handovers: 0, reboots: 1, mutant: None };
-const HANDOVER: Bounds = Bounds { ticks: 3, sends: 2, lowers: false, handovers: 2, reboots: 1, mutant: None };
+const HANDOVER: Bounds = Bounds { ticks: 3, sends: 1, lowers: false, handovers: 2, reboots: 1, mutant: None };
 
 fn exhaust(what: &str, bounds: Bounds) {
     let checker = bounds.checker().threads(2).spawn_bfs().join();

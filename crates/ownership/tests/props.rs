@@ -73,7 +73,7 @@ fn entry(r: &Register, op: &Op) -> Entry {
                     )
                 })
                 .collect();
-            let voters: &[&str] = if op.n % 5 == 0 { &["b"] } else { &["b", "c", "a"] };
+            let voters: &[&str] = if op.n.is_multiple_of(5) { &["b"] } else { &["b", "c", "a"] };
             let seq = r.state.clouds.get(&subject).map_or(0, |c| c.seq.saturating_sub(u64::from(op.off == 0)));
             let known = r.state.clouds.contains_key(&subject);
             let lost = known.then(|| r.lost_at(seq, subject.as_str(), voters, plan));

@@ -74,26 +74,26 @@ impl<'a> Board<'a> {
         at_least: u32,
     ) -> Option<(usize, u32)> {
         let one = cases.get(wanted)?;
-        let mut best: Option<((u32, Reverse<u64>), usize, usize, usize)> = None;
+        let (mut most, mut best) = ((0, Reverse(u64::MAX)), None);
         for (i, case) in cases.iter().enumerate() {
             let Some(at) = case.at.filter(|at| one.heirs.contains(at)) else { continue };
             let size = case.unit().times(case.have);
             let count = one.unit().count_in(self.free(at).plus(size)).min(want);
             let rank = (count, Reverse(u64::from(size.cpu_millis) + u64::from(size.memory_mib)));
-            if count < at_least || best.is_some_and(|(than, ..)| rank <= than) {
+            if count < at_least || rank <= most {
                 continue;
             }
             if let Some(to) = case.heirs.iter().copied().find(|to| *to != at && size.fits_in(self.free(*to))) {
-                best = Some((rank, i, at, to));
+                (most, best) = (rank, Some((i, at, to)));
             }
         }
-        let ((count, _), moved, at, to) = best?;
+        let (moved, at, to) = best?;
         let case = cases.get_mut(moved)?;
         let size = case.unit().times(case.have);
         case.at = Some(to);
         self.put_back(at, size);
         self.take(to, size);
-        Some((at, count))
+        Some((at, most.0))
     }
 
     /// The smallest one at `at` by whose going elsewhere, to a copy as fresh, this one gains.
