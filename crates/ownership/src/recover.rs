@@ -236,8 +236,14 @@ fn give_way(cases: &mut [Case<'_>], board: &mut Board<'_>) {
         let at = case.at.or_else(|| case.heirs.iter().copied().find(|c| lacks(*c, board) >= least));
         let Some(at) = at.filter(|at| lacks(*at, board) > case.have) else { continue };
         let want = lacks(at, board).saturating_sub(case.have);
+        // Others may have gone elsewhere since: what is free now is not waited for.
+        let direct = unit.count_in(board.free(at)).min(want);
+        let enough = case.class() == Class::Guaranteed || case.have.saturating_add(direct) >= least;
+        let at_once = if enough { direct } else { 0 };
+        board.take(at, unit.times(at_once));
         case.at = Some(at);
-        case.grows = board.give(at, unit.times(want));
+        case.have = case.have.saturating_add(at_once);
+        case.grows = board.give(at, unit.times(want.saturating_sub(at_once)));
     }
 }
 

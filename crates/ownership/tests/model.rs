@@ -177,8 +177,8 @@ impl World {
     }
     fn reach(&mut self, v: usize, (run, seq): (u64, u64)) {
         let now = self.now(v + 1);
-        Arc::make_mut(&mut self.sights[v]).saw(&*A, run, seq, now);
-        Arc::make_mut(&mut self.hearing[v]).heard(&self.log.0, &*A, now);
+        Arc::make_mut(&mut self.sights[v]).saw(&A, run, seq, now);
+        Arc::make_mut(&mut self.hearing[v]).heard(&self.log.0, &A, now);
         self.reached[v].insert((run, seq));
     }
     fn lost(&self, by: &Proposed) -> Lost {
@@ -323,7 +323,7 @@ impl Model for Bounds {
         }
         acts.extend(w.transfer.map(|_| Act::AppendTransfer));
         acts.extend(w.cancel.map(|_| Act::AppendCancel));
-        if w.seal.is_some_and(|s| s.fate(&w.view.0, &*SHOP, &*A) == Fate::Resumes) {
+        if w.seal.is_some_and(|s| s.fate(&w.view.0, &SHOP, &A) == Fate::Resumes) {
             acts.push(Act::Unseal);
         }
         // Whoever lost it gains nothing any more but by an answer, or by what it reads in the log: its clock only runs on.
@@ -343,7 +343,7 @@ impl Model for Bounds {
             Act::Append(sent) => {
                 for v in 0..2 {
                     let now = w.now(v + 1);
-                    Arc::make_mut(&mut w.sights[v]).saw(&*A, sent.0, sent.1, now);
+                    Arc::make_mut(&mut w.sights[v]).saw(&A, sent.0, sent.1, now);
                 }
                 let renewals = vec![w.renewal(sent)];
                 w.enter("b", Command::Renew { elapsed_ms: 0, renewals }, self.mutant);
@@ -355,11 +355,11 @@ impl Model for Bounds {
                 w.answers.remove(&(run, seq));
             }
             Act::Propose(v) => {
-                let ripe = w.sights[v].ripe_at(&w.log.0, VOTERS[v], &*A)?;
+                let ripe = w.sights[v].ripe_at(&w.log.0, VOTERS[v], &A)?;
                 if w.now(v + 1) < ripe {
                     return None;
                 }
-                let heard = |v: usize| w.hearing[v].attest(&w.log.0, &*A, 1, w.now(v + 1));
+                let heard = |v: usize| w.hearing[v].attest(&w.log.0, &A, 1, w.now(v + 1));
                 let (b, c) = (heard(0)?, heard(1)?);
                 w.proposed = Some(Proposed { run: b.run, seq: b.seq, silent_ms: [b.silent_ms, c.silent_ms] });
             }
