@@ -122,6 +122,10 @@ impl Case<'_> {
     fn class(&self) -> Class {
         self.owned.agreed.class
     }
+    /// What was promised nothing moves nobody that was.
+    fn may_move_for(&self, other: &Self) -> bool {
+        other.class() != Class::Deferred || self.class() == Class::Deferred
+    }
     /// Below this it is not worth taking.
     fn least(&self) -> u32 {
         if self.class() == Class::Guaranteed { self.owned.agreed.full } else { self.owned.agreed.least }
@@ -149,10 +153,13 @@ pub fn recover(state: &State, reports: &BTreeMap<CloudName, Report>, lost: &Clou
     stage(&mut cases, &mut board, Class::Guaranteed);
     stage(&mut cases, &mut board, Class::Early);
     grow(&mut cases, &mut board, Class::Early);
+    mend(&mut cases, &mut board, Class::Guaranteed);
+    mend(&mut cases, &mut board, Class::Early);
     // What gives way does so for those that were promised something, before what was promised nothing takes room.
     give_way(&mut cases, &mut board);
     stage(&mut cases, &mut board, Class::Deferred);
     grow(&mut cases, &mut board, Class::Deferred);
+    mend(&mut cases, &mut board, Class::Deferred);
     Recovery { lost: lost.clone(), items: tell::verdicts(&cases, &board) }
 }
 
@@ -221,6 +228,40 @@ fn spread(cases: &mut [Case<'_>], board: &mut Board<'_>, class: Class) {
             grow_one(case, board);
         }
     }
+}
+
+/// Whoever found no room, and would have it now that others moved if one that counts less in its class were not there, takes its place.
+/// Nothing moves after this, so that it stays so.
+fn mend(cases: &mut [Case<'_>], board: &mut Board<'_>, class: Class) {
+    for i in 0..cases.len() {
+        let Some(case) = cases.get(i).filter(|c| c.class() == class && c.at.is_none() && c.waits.is_none()) else {
+            continue;
+        };
+        let (unit, want) = (case.unit(), case.least());
+        let enough = if class == Class::Guaranteed { 1 } else { want };
+        let fits = |room: Resources| unit.count_in(room).min(want);
+        let direct = fitting(case, board, want).filter(|(_, have)| *have >= enough);
+        let instead_of = |(j, low): (usize, &Case<'_>)| {
+            let lower = low.class() == class && low.owned.agreed.priority < case.owned.agreed.priority;
+            let at = low.at.filter(|at| lower && case.heirs.contains(at))?;
+            let have = fits(board.free(at).plus(low.unit().times(low.have)));
+            (have >= enough).then_some((Some(j), at, have))
+        };
+        let found = match direct {
+            Some((to, have)) => Some((None, to, have)),
+            None => cases.iter().enumerate().rev().find_map(instead_of),
+        };
+        let Some((behind, to, have)) = found else { continue };
+        if let Some(low) = behind.and_then(|j| cases.get_mut(j)) {
+            board.put_back(to, low.unit().times(low.have));
+            (low.at, low.have) = (None, 0);
+        }
+        board.take(to, unit.times(have));
+        if let Some(case) = cases.get_mut(i) {
+            (case.at, case.have) = (Some(to), have);
+        }
+    }
+    cases.iter_mut().filter(|c| c.class() == class).for_each(|case| grow_one(case, board));
 }
 
 /// Guaranteed and early services that lack something, in their order: what is freed first serves first.

@@ -226,7 +226,8 @@ fn keeps_the_rules(specs: &[Spec], rooms: [(u32, u32); 3], deferred: bool) -> Re
     Ok(())
 }
 
-/// Found by chance before: who could only have a part, who was behind a lower one, who got room that became free late.
+/// Found by chance before: who could only have a part, who was behind a lower one, who got room that became free late, who
+/// was behind a lower one after others had moved.
 #[test]
 fn what_went_wrong_once_does_not_again() {
     let rules = |specs: &[Spec], rooms| keeps_the_rules(specs, rooms, false).unwrap();
@@ -234,6 +235,18 @@ fn what_went_wrong_once_does_not_again() {
     rules(&[(0, 3, 1, 0, 3), (0, 0, 1, 0, 0), (0, 1, 1, 1, 1), (0, 0, 2, 0, 1)], [(100, 260), (50, 40), (0, 0)]);
     let late = [(0, 0, 1, 0, 6), (0, 0, 1, 0, 0), (1, 0, 1, 1, 3), (2, 0, 1, 0, 0), (1, 0, 2, 1, 3), (1, 0, 2, 0, 1)];
     rules(&late, [(250, 180), (475, 360), (0, 0)]);
+    let moved = [
+        (0, 0, 1, 0, 3),
+        (1, 0, 1, 0, 0),
+        (0, 0, 1, 0, 3),
+        (0, 0, 1, 0, 0),
+        (1, 1, 2, 0, 6),
+        (1, 0, 1, 1, 2),
+        (0, 0, 1, 0, 0),
+        (1, 1, 1, 0, 2),
+        (0, 0, 1, 1, 6),
+    ];
+    rules(&moved, [(150, 140), (350, 160), (350, 160)]);
 }
 
 proptest! {

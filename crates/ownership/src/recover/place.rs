@@ -76,7 +76,7 @@ impl<'a> Board<'a> {
         let one = cases.get(wanted)?;
         let (mut most, mut best) = ((0, Reverse(u64::MAX)), None);
         for (i, case) in cases.iter().enumerate() {
-            let Some(at) = case.at.filter(|at| one.heirs.contains(at)) else { continue };
+            let Some(at) = case.at.filter(|at| one.heirs.contains(at) && case.may_move_for(one)) else { continue };
             let size = case.unit().times(case.have);
             let count = one.unit().count_in(self.free(at).plus(size)).min(want);
             let rank = (count, Reverse(u64::from(size.cpu_millis) + u64::from(size.memory_mib)));
@@ -98,10 +98,11 @@ impl<'a> Board<'a> {
 
     /// The smallest one at `at` by whose going elsewhere, to a copy as fresh, this one gains.
     pub(super) fn make_room(&mut self, cases: &mut [Case<'_>], grows: usize, at: usize) {
-        let Some(unit) = cases.get(grows).map(Case::unit) else { return };
+        let Some(one) = cases.get(grows) else { return };
+        let unit = one.unit();
         let goes = |(i, case): (usize, &Case<'_>)| {
             let size = case.unit().times(case.have);
-            if case.at != Some(at) || i == grows || !unit.fits_in(self.free(at).plus(size)) {
+            if case.at != Some(at) || i == grows || !case.may_move_for(one) || !unit.fits_in(self.free(at).plus(size)) {
                 return None;
             }
             let mut fresh = case.heirs.iter().copied().take(case.as_fresh);
