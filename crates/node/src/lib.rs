@@ -18,6 +18,7 @@ pub mod hands;
 mod health;
 pub mod home;
 pub mod identity;
+pub mod keys;
 pub mod lendable;
 pub mod lender;
 pub mod metrics;

@@ -22,6 +22,8 @@ pub const LENT_RENEWAL: &str = "lent_renewal";
 pub const LENT_APPLICATION: &str = "lent_application";
 /// What a standby's lender must know, as its owner signed it, by lease id.
 pub const DOSSIER: &str = "dossier";
+/// Keys of the service, sealed to the lease as its owner sent them with the dossier, by lease id.
+pub const DOSSIER_KEYS: &str = "dossier_keys";
 /// Who owns a service that was handed over: the newest handover that both signed, by the service's id.
 pub const TENURE: &str = "tenure";
 /// A `pumasi_journey::moving::Move`, by the service's name.
@@ -53,7 +55,7 @@ pub const ENDED: &str = "ended";
 pub const PROBE: &str = "probe";
 
 /// All of them. A new kind stands here, and what becomes of things where its record cannot be read is decided in docs/operations.md.
-pub const KINDS: [&str; 20] = [
+pub const KINDS: [&str; 21] = [
     SERVICE,
     JOURNEY,
     PLAN,
@@ -71,6 +73,7 @@ pub const KINDS: [&str; 20] = [
     ENDED,
     PROBE,
     DOSSIER,
+    DOSSIER_KEYS,
     TENURE,
     MOVE,
     HEIR,

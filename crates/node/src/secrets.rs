@@ -139,11 +139,11 @@ pub fn users(node: &Node, customer: &CustomerName, name: &SecretName) -> Result<
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn lease(n: u128) -> Lease {
+    pub fn lease(n: u128) -> Lease {
         serde_json::from_value(json!({
             "apiVersion": "pumasi/v1", "kind": "Lease", "id": pumasi_terms::LeaseId::from_entropy(n), "serial": 1,
             "pact": pumasi_terms::PactId::from_entropy(1), "pact_serial": 1, "reservation": pumasi_terms::ReservationId::from_entropy(n),

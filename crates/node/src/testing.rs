@@ -5,8 +5,8 @@
 use crate::clock;
 use crate::ground::{Asked, GatewayPort};
 use pumasi_gateway::{ControlError, GatewayStatus, MeterReport, Question, Reply};
-use pumasi_route::Tenure;
 use pumasi_route::table::{Positions, RouteTable};
+use pumasi_route::{Keys, Tenure};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Mutex;
@@ -34,6 +34,9 @@ impl GatewayPort for Gate {
         Box::pin(async { Ok(()) })
     }
     fn put_tenure<'a>(&'a self, _: &'a Tenure) -> Asked<'a, ()> {
+        Box::pin(async { Ok(()) })
+    }
+    fn put_keys<'a>(&'a self, _: &'a Keys) -> Asked<'a, ()> {
         Box::pin(async { Ok(()) })
     }
     fn meter(&self, _: u64) -> Asked<'_, MeterReport> {

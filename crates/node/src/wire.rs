@@ -61,6 +61,15 @@ pub struct CopyState {
     pub position: Position,
 }
 
+/// `PUT /v1/leases/{id}/dossier`: what a standby must know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inform {
+    pub document: pumasi_trust::SignedDocument,
+    /// Keys of the service, as JSON sealed to the lease's key; the document names their digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<Sealed>,
+}
+
 /// `POST /v1/leases/{id}/handover/cancel`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CancelHandover {

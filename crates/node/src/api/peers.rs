@@ -6,8 +6,8 @@ use super::on_lease::{OnLease, OnUsable, peer};
 use super::params::Path;
 use crate::object::{LENT_APPLICATION, LentApplication};
 use crate::wire::{
-    CancelHandover, CopyState, HandoverCancelled, HandoverState, PROTOCOL, SealingKey, SendApplication, SendTree,
-    Signed,
+    CancelHandover, CopyState, HandoverCancelled, HandoverState, Inform, PROTOCOL, SealingKey, SendApplication,
+    SendTree, Signed,
 };
 use crate::{Node, lender, secrets};
 use axum::Extension;
@@ -159,9 +159,9 @@ pub async fn application(
 pub async fn dossier(
     State(node): State<Arc<Node>>,
     OnUsable(OnLease { lent, borrower, .. }): OnUsable,
-    Json(signed): Json<Signed>,
+    Json(sent): Json<Inform>,
 ) -> Answer<()> {
-    Ok(axum::Json(lender::dossier::inform(&node, borrower, &lent, signed.document).await?))
+    Ok(axum::Json(lender::dossier::inform(&node, borrower, &lent, sent).await?))
 }
 
 pub async fn prepare_handover(

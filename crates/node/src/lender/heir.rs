@@ -10,7 +10,7 @@ use super::{dossier, pact, record, refused};
 use crate::bundles::{self, short};
 use crate::node::{Note, TxError};
 use crate::object::{CUSTOMER, CustomerRecord, HEIR, Heir, LENT_APPLICATION, LentApplication, SERVICE, ServiceRecord};
-use crate::{Node, clock, register, routes, secrets, tenancy, world};
+use crate::{Node, clock, keys, register, routes, secrets, tenancy, world};
 use pumasi_api::message::CustomerGrant;
 use pumasi_api::{Fault, Principal, Problem};
 use pumasi_engine::InstanceState;
@@ -18,9 +18,9 @@ use pumasi_lease::dossier::Dossier;
 use pumasi_lease::handover::{Handover, SIGNED_AS};
 use pumasi_lease::{LentLease, LentState, Transition, ledger};
 use pumasi_store::{Expect, Tx};
-use pumasi_terms::{CloudName, CustomerName, MoveId, ServiceName};
+use pumasi_terms::{CloudName, CustomerName, MoveId, SecretName, ServiceName};
 use pumasi_trust::{Secret, SignedDocument};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Cancelled wishes that one lease remembers.
@@ -57,7 +57,8 @@ pub async fn prepare(node: &Node, lent: &LentLease) -> Result<(), Problem> {
     node.may_act().map_err(Problem::unavailable)?;
     can_run(node, &dossier)?;
     free(&node.services()?.iter().map(|s| &**s).collect::<Vec<_>>(), &dossier)?;
-    keep_secrets(node, lent, &dossier, &sent)?;
+    came_along(node, lent, &dossier, &sent)?;
+    keys::kept(node, lent, dossier.keys)?;
     let bundle = bundles::owned(node, &dossier.customer);
     let unpacked = unpacked(node, lent, &sent);
     world::blocking(move || bundle.take_in(&sent.digest, &unpacked)).await.map_err(|e| Problem::ours(e.to_string()))?
@@ -102,9 +103,15 @@ fn free(services: &[&ServiceRecord], dossier: &Dossier) -> Result<(), Problem> {
     })
 }
 
-/// Values that came sealed to the lease become the customer's here: the application needs them as before.
-fn keep_secrets(node: &Node, lent: &LentLease, dossier: &Dossier, sent: &LentApplication) -> Result<(), Problem> {
+/// Values that came sealed to the lease and are to become the customer's here, who has none or another: the application needs them as before.
+fn came_along(
+    node: &Node,
+    lent: &LentLease,
+    dossier: &Dossier,
+    sent: &LentApplication,
+) -> Result<BTreeMap<SecretName, Secret<String>>, Problem> {
     let values = secrets::of_lease(&node.identity.vault, &lent.lease, &sent.sent)?;
+    let mut new = BTreeMap::new();
     for (variable, name) in &sent.sent.application.secrets {
         let Some(value) = values.expose().get(variable) else { continue };
         let value = Secret::new(value.clone());
@@ -120,9 +127,23 @@ fn keep_secrets(node: &Node, lent: &LentLease, dossier: &Dossier, sent: &LentApp
                 dossier.customer
             )));
         }
-        vault.set(&dossier.customer, name, &value, clock::wall()).map_err(|e| secrets::problem(&e))?;
+        new.insert(name.clone(), value);
     }
-    Ok(())
+    Ok(new)
+}
+
+/// Only once the service is this cloud's own: of a move that comes to nothing no secret stays.
+fn keep_what_came(node: &Node, lent: &LentLease, sent: &LentApplication) -> Result<(), Problem> {
+    let dossier = dossier::of(node, lent.id())?;
+    let dossier = dossier.ok_or_else(|| Problem::ours(format!("the dossier of {} is not here", lent.id())))?;
+    for (name, value) in came_along(node, lent, &dossier, sent)? {
+        let kept = node.identity.vault.set(&dossier.customer, &name, &value, clock::wall());
+        kept.map_err(|e| secrets::problem(&e))?;
+    }
+    match keys::kept(node, lent, dossier.keys)? {
+        Some(package) => keys::take_over(node, &dossier.id, &package),
+        None => Ok(()),
+    }
 }
 
 fn unpacked(node: &Node, lent: &LentLease, sent: &LentApplication) -> PathBuf {
@@ -297,6 +318,7 @@ pub async fn promote(node: &Node, lent: &LentLease) -> Result<bool, Problem> {
     if !stopped(node, lent).await {
         return Ok(false);
     }
+    keep_what_came(node, lent, &sent)?;
     for set in &sent.sent.datasets {
         node.copies.promote(node, lent, set).await?;
     }

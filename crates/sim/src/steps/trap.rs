@@ -418,6 +418,9 @@ impl GatewayPort for TrappedPort {
     fn put_tenure<'a>(&'a self, tenure: &'a Tenure) -> Asked<'a, ()> {
         self.inner.put_tenure(tenure)
     }
+    fn put_keys<'a>(&'a self, keys: &'a pumasi_route::Keys) -> Asked<'a, ()> {
+        self.inner.put_keys(keys)
+    }
     fn meter(&self, after: u64) -> Asked<'_, MeterReport> {
         self.inner.meter(after)
     }
