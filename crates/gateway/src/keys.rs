@@ -198,12 +198,15 @@ mod tests {
         format!("{}{}", made.cert.pem(), made.signing_key.serialize_pem())
     }
 
-    fn told(services: &[(&str, &[&str], Option<(&str, &str)>)]) -> Keys {
+    /// Keys of positions, and host and certificate.
+    type Of<'a> = (&'a [&'a str], Option<(&'a str, &'a str)>);
+
+    fn told(services: &[(&str, Of<'_>)]) -> Keys {
         let of = |positions: &[&str], tls: Option<(&str, &str)>| ServiceKeys {
             positions: positions.iter().map(|k| (*k).to_owned()).collect(),
             tls: tls.map(|(host, pem)| Pair { hosts: vec![host.to_owned()], pem: pem.to_owned() }),
         };
-        let services = services.iter().map(|(n, positions, tls)| (name(n), of(positions, *tls))).collect();
+        let services = services.iter().map(|(n, (positions, tls))| (name(n), of(positions, *tls))).collect();
         Keys { services, ..nothing() }
     }
 
@@ -216,7 +219,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let ring = Keyring::open(dir.path());
         let (one, two) = (pem("a.example"), pem("a.example"));
-        ring.put(told(&[("shop", &[KEY], Some(("A.example", &one)))])).unwrap();
+        ring.put(told(&[("shop", (&[KEY], Some(("A.example", &one))))])).unwrap();
         let file = dir.path().join(KEYS_FILE);
         assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         let again = Keyring::open(dir.path());
@@ -224,11 +227,11 @@ mod tests {
         let first = der(&again, "a.example").unwrap();
         // Half a pair shows nothing new; what cannot be read stays.
         let half = two.split("-----BEGIN PRIVATE").next().unwrap();
-        again.put(told(&[("shop", &[KEY], Some(("a.example", half)))])).unwrap();
+        again.put(told(&[("shop", (&[KEY], Some(("a.example", half))))])).unwrap();
         assert_eq!(der(&again, "a.example").as_ref(), Some(&first));
         again.put(Keys { unknown: [name("shop"), name("other")].into(), ..nothing() }).unwrap();
         assert_eq!(der(&Keyring::open(dir.path()), "a.example").as_ref(), Some(&first));
-        again.put(told(&[("shop", &[], Some(("a.example", &two)))])).unwrap();
+        again.put(told(&[("shop", (&[], Some(("a.example", &two))))])).unwrap();
         assert!(
             der(&again, "a.example").is_some_and(|d| d != first) && again.live().positions(&name("shop")).is_empty()
         );
@@ -242,9 +245,9 @@ mod tests {
     fn what_is_no_key_is_refused_whole_and_a_broken_file_keeps_nobody_down() {
         let dir = tempfile::tempdir().unwrap();
         let ring = Keyring::open(dir.path());
-        ring.put(told(&[("shop", &[KEY], None)])).unwrap();
-        assert!(ring.put(told(&[("shop", &["00"], None)])).is_err());
-        assert!(ring.put(told(&[("shop", &[KEY; POSITIONS_MAX + 1], None)])).is_err());
+        ring.put(told(&[("shop", (&[KEY], None))])).unwrap();
+        assert!(ring.put(told(&[("shop", (&["00"], None))])).is_err());
+        assert!(ring.put(told(&[("shop", (&[KEY; POSITIONS_MAX + 1], None))])).is_err());
         assert!(ring.put(Keys { version: 2, ..nothing() }).is_err());
         assert_eq!(ring.live().positions(&name("shop")).len(), 1);
         std::fs::write(dir.path().join(KEYS_FILE), "{").unwrap();

@@ -1,4 +1,5 @@
-//! Keys that belong to a service and not to a cloud: with what the positions of its users are signed.
+//! Keys that belong to a service and not to a cloud: with what the positions of its users are signed, and the
+//! certificate of its hosts, if it has one of its own.
 //!
 //! Enters: services that this cloud owns, what their owners sent sealed to leases. Leaves: keys for this cloud's gateway, and the sealed
 //! package for each cloud that keeps the service ready.
@@ -12,9 +13,10 @@ use crate::{Node, clock, lender, register, secrets};
 use pumasi_api::{Fault, Problem};
 use pumasi_gateway::ControlError;
 use pumasi_lease::{Lease, LentLease};
-use pumasi_route::keys::{KEYS_VERSION, Keys, ServiceKeys};
-use pumasi_terms::{Digest, Epoch, LeaseId, ServiceId, WallMs};
-use pumasi_trust::{HpkeError, POSITION_KEYS_MAX, PositionKey, Sealed, Secret, Vault, VaultError};
+use pumasi_route::keys::{KEYS_VERSION, Keys, Pair, ServiceKeys};
+use pumasi_terms::tls::Tls;
+use pumasi_terms::{CustomerName, Digest, Epoch, LeaseId, SecretName, ServiceId, WallMs};
+use pumasi_trust::{HpkeError, POSITION_KEYS_MAX, PositionKey, Sealed, Secret, VALUE_BYTES_MAX, Vault, VaultError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,11 +25,21 @@ const PACKAGE_VERSION: u32 = 1;
 const SEALED_FOR: &[u8] = b"pumasi-service-keys-v1";
 
 /// What goes to a standby, as JSON. What a later version adds is passed over.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Package {
     pub version: u32,
     /// The first signs.
     pub positions: Vec<PositionKey>,
+    /// The certificate with its private key, where the service says that it travels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<String>,
+}
+
+impl std::fmt::Debug for Package {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let tls = self.tls.as_ref().map(|_| "[secret]");
+        write!(f, "Package({}, {:?}, {tls:?})", self.version, self.positions)
+    }
 }
 
 impl Package {
@@ -39,6 +51,9 @@ impl Package {
         }
         if package.positions.len() > POSITION_KEYS_MAX || !package.positions.iter().all(PositionKey::is_well_formed) {
             return Err("its keys for positions are not as they must be");
+        }
+        if package.tls.as_ref().is_some_and(|pem| pem.len() > VALUE_BYTES_MAX) {
+            return Err("its certificate is longer than a secret may be");
         }
         Ok(package)
     }
@@ -56,6 +71,7 @@ pub struct Packed {
 struct Own {
     ours: bool,
     positions: Vec<PositionKey>,
+    pem: Option<Secret<String>>,
     packed: Option<Arc<Packed>>,
 }
 
@@ -65,6 +81,7 @@ struct From {
     changes: u64,
     owned_at: Option<Epoch>,
     has_data: bool,
+    tls: Option<Tls>,
 }
 
 /// What the gateway was told last.
@@ -91,6 +108,7 @@ fn own(node: &Node, service: &ServiceRecord) -> Result<Arc<Own>, Problem> {
         changes,
         owned_at: ours.then_some(service.epoch),
         has_data: !service.document.spec.datasets.is_empty(),
+        tls: service.document.spec.tls.clone(),
     };
     let now = from(vault.changes());
     if let Some((_, own)) = known.get(&service.id).filter(|(before, _)| before == &now) {
@@ -105,20 +123,32 @@ fn own(node: &Node, service: &ServiceRecord) -> Result<Arc<Own>, Problem> {
     let positions = positions.map_err(|e| secrets::problem(&e))?;
     // Making a key is a change as well.
     let from = from(vault.changes());
-    let packed = packed(&positions)?;
-    let own = Arc::new(Own { positions, packed, ours });
+    let pem = match &from.tls {
+        Some(tls) => vault.get(&service.customer, &tls.secret).map_err(|e| secrets::problem(&e))?,
+        None => None,
+    };
+    let travels = from.tls.as_ref().is_some_and(|tls| tls.travels);
+    let packed = packed(&positions, pem.as_ref().filter(|_| travels))?;
+    let own = Arc::new(Own { ours, positions, pem, packed });
     known.insert(service.id.clone(), (from, own.clone()));
     Ok(own)
 }
 
-fn packed(positions: &[PositionKey]) -> Result<Option<Arc<Packed>>, Problem> {
-    if positions.is_empty() {
+fn packed(positions: &[PositionKey], pem: Option<&Secret<String>>) -> Result<Option<Arc<Packed>>, Problem> {
+    if positions.is_empty() && pem.is_none() {
         return Ok(None);
     }
-    let package = Package { version: PACKAGE_VERSION, positions: positions.to_vec() };
+    let package =
+        Package { version: PACKAGE_VERSION, positions: positions.to_vec(), tls: pem.map(|p| p.expose().clone()) };
     let bytes = serde_json::to_vec(&package).map_err(|e| Problem::ours(e.to_string()))?;
-    // Its keys are not to be guessed from it: they are random.
+    // They are not to be guessed from it.
     Ok(Some(Arc::new(Packed { digest: pumasi_transfer::digest_of(&bytes), bytes: Secret::new(bytes) })))
+}
+
+/// A certificate with its key that a customer has put here.
+pub fn pem(node: &Node, customer: &CustomerName, name: &SecretName) -> Result<Option<String>, Problem> {
+    let value = node.identity.vault.get(customer, name).map_err(|e| secrets::problem(&e))?;
+    Ok(value.map(|v| v.expose().clone()))
 }
 
 /// What goes with the dossier; none where the service has nothing of the kind.
@@ -179,7 +209,10 @@ pub fn take_over(node: &Node, service: &ServiceId, package: &Package) -> Result<
 fn for_gateway(node: &Node, service: &ServiceRecord, now: WallMs) -> Result<ServiceKeys, Problem> {
     let own = own(node, service)?;
     let read = own.positions.iter().filter(|k| own.ours && k.until.is_none_or(|until| now < until));
-    Ok(ServiceKeys { positions: read.map(|k| k.key.clone()).collect(), tls: None })
+    // An entrance shows the certificate as well: users come to it by the same names.
+    let pem = own.pem.as_ref().filter(|_| service.taking.is_none());
+    let tls = pem.map(|pem| Pair { hosts: service.document.spec.hosts.clone(), pem: pem.expose().clone() });
+    Ok(ServiceKeys { positions: read.map(|k| k.key.clone()).collect(), tls })
 }
 
 fn word(node: &Node, run: u64) -> Result<Word, Problem> {
@@ -247,12 +280,14 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("pumasi-keys-{:032x}", clock::entropy()));
         let vault = Vault::open(&dir).unwrap();
         let keys = vault.position_keys(&ServiceId::from_entropy(1), Epoch(1), WallMs(1)).unwrap();
-        let packed_of = |keys: &[PositionKey]| packed(keys).unwrap().unwrap();
+        let pem = Secret::new("-----BEGIN PRIVATE KEY-----".to_owned());
+        let packed_of = |keys: &[PositionKey]| packed(keys, Some(&pem)).unwrap().unwrap();
         let key = |n| SealingKey { public: vault.lease_key(&lease(n).id).unwrap() };
         let good = packed_of(&keys);
         let (dossier, other) = (pumasi_trust::digest(b"dossier"), pumasi_trust::digest(b"another"));
         let sealed = seal(&good, &lease(1), &dossier, &key(1)).unwrap();
-        assert_eq!(open(&vault, &lease(1), &sealed, &dossier, Some(good.digest)).unwrap().positions, keys);
+        let opened = open(&vault, &lease(1), &sealed, &dossier, Some(good.digest)).unwrap();
+        assert_eq!((&opened.positions, opened.tls.as_ref()), (&keys, Some(pem.expose())));
         let odd = PositionKey { key: "00".into(), ..keys[0].clone() };
         let (odd, many) = (packed_of(&[odd]), packed_of(&vec![keys[0].clone(); POSITION_KEYS_MAX + 1]));
         let odd_sealed = seal(&odd, &lease(1), &dossier, &key(1)).unwrap();
@@ -272,7 +307,9 @@ mod tests {
         // The lease is over.
         vault.forget_lease(&lease(1).id).unwrap();
         assert!(open(&vault, &lease(1), &sealed, &dossier, Some(good.digest)).is_err());
-        assert!(!format!("{good:?}").contains(&keys[0].key));
+        let shown = format!("{good:?} {opened:?}");
+        assert!(!shown.contains(&keys[0].key) && !shown.contains("BEGIN"), "{shown}");
+        assert!(packed(&[], None).unwrap().is_none());
         std::fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -7,6 +7,7 @@
 pub mod api;
 pub mod borrower;
 pub mod bundles;
+pub mod certificates;
 pub mod clock;
 pub mod config;
 pub mod disk;

@@ -14,11 +14,14 @@ use std::time::Duration;
 
 /// A gateway that does at once what it is told, and to which nobody comes.
 #[derive(Default)]
-pub struct Gate(Mutex<Option<RouteTable>>);
+pub struct Gate(Mutex<Option<RouteTable>>, Mutex<Option<Keys>>);
 
 impl Gate {
     pub fn in_force(&self) -> Option<RouteTable> {
         self.0.lock().unwrap().clone()
+    }
+    pub fn keys(&self) -> Option<Keys> {
+        self.1.lock().unwrap().clone()
     }
 }
 
@@ -36,7 +39,8 @@ impl GatewayPort for Gate {
     fn put_tenure<'a>(&'a self, _: &'a Tenure) -> Asked<'a, ()> {
         Box::pin(async { Ok(()) })
     }
-    fn put_keys<'a>(&'a self, _: &'a Keys) -> Asked<'a, ()> {
+    fn put_keys<'a>(&'a self, keys: &'a Keys) -> Asked<'a, ()> {
+        *self.1.lock().unwrap() = Some(keys.clone());
         Box::pin(async { Ok(()) })
     }
     fn meter(&self, _: u64) -> Asked<'_, MeterReport> {

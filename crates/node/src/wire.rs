@@ -90,6 +90,9 @@ pub struct HandoverState {
     /// Why not yet.
     #[serde(default)]
     pub why: String,
+    /// Before the handover: hosts for which it has no certificate. None: an older daemon, which does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uncertified: Option<Vec<String>>,
 }
 
 /// The settlement as proposed or countersigned.

@@ -8,9 +8,10 @@
 use super::copies::APPLICATION;
 use super::{dossier, pact, record, refused};
 use crate::bundles::{self, short};
+use crate::keys::{self, Package};
 use crate::node::{Note, TxError};
 use crate::object::{CUSTOMER, CustomerRecord, HEIR, Heir, LENT_APPLICATION, LentApplication, SERVICE, ServiceRecord};
-use crate::{Node, clock, keys, register, routes, secrets, tenancy, world};
+use crate::{Node, clock, register, routes, secrets, tenancy, world};
 use pumasi_api::message::CustomerGrant;
 use pumasi_api::{Fault, Principal, Problem};
 use pumasi_engine::InstanceState;
@@ -57,8 +58,8 @@ pub async fn prepare(node: &Node, lent: &LentLease) -> Result<(), Problem> {
     node.may_act().map_err(Problem::unavailable)?;
     can_run(node, &dossier)?;
     free(&node.services()?.iter().map(|s| &**s).collect::<Vec<_>>(), &dossier)?;
-    came_along(node, lent, &dossier, &sent)?;
-    keys::kept(node, lent, dossier.keys)?;
+    let package = keys::kept(node, lent, dossier.keys)?;
+    came_along(node, lent, &dossier, &sent, package.as_ref())?;
     let bundle = bundles::owned(node, &dossier.customer);
     let unpacked = unpacked(node, lent, &sent);
     world::blocking(move || bundle.take_in(&sent.digest, &unpacked)).await.map_err(|e| Problem::ours(e.to_string()))?
@@ -109,11 +110,15 @@ fn came_along(
     lent: &LentLease,
     dossier: &Dossier,
     sent: &LentApplication,
+    package: Option<&Package>,
 ) -> Result<BTreeMap<SecretName, Secret<String>>, Problem> {
     let values = secrets::of_lease(&node.identity.vault, &lent.lease, &sent.sent)?;
     let mut new = BTreeMap::new();
-    for (variable, name) in &sent.sent.application.secrets {
-        let Some(value) = values.expose().get(variable) else { continue };
+    let named = sent.sent.application.secrets.iter();
+    let values = named.filter_map(|(variable, name)| Some((name, values.expose().get(variable)?)));
+    let tls = dossier.service.spec.tls.as_ref();
+    let certificate = tls.and_then(|tls| Some((&tls.secret, package?.tls.as_ref()?)));
+    for (name, value) in values.chain(certificate) {
         let value = Secret::new(value.clone());
         let vault = &node.identity.vault;
         let old = vault.get(&dossier.customer, name).map_err(|e| secrets::problem(&e))?;
@@ -136,11 +141,12 @@ fn came_along(
 fn keep_what_came(node: &Node, lent: &LentLease, sent: &LentApplication) -> Result<(), Problem> {
     let dossier = dossier::of(node, lent.id())?;
     let dossier = dossier.ok_or_else(|| Problem::ours(format!("the dossier of {} is not here", lent.id())))?;
-    for (name, value) in came_along(node, lent, &dossier, sent)? {
+    let package = keys::kept(node, lent, dossier.keys)?;
+    for (name, value) in came_along(node, lent, &dossier, sent, package.as_ref())? {
         let kept = node.identity.vault.set(&dossier.customer, &name, &value, clock::wall());
         kept.map_err(|e| secrets::problem(&e))?;
     }
-    match keys::kept(node, lent, dossier.keys)? {
+    match package {
         Some(package) => keys::take_over(node, &dossier.id, &package),
         None => Ok(()),
     }
