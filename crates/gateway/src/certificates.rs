@@ -1,5 +1,6 @@
 //! Certificates that are read again: when their files change, at SIGHUP, and when the daemon says so.
 //!
+//! Those of listeners alone: what services have of their own is in `keys`.
 //! Always holds: what was in force stays so until what replaces it reads whole.
 
 use crate::config::Listener;
@@ -20,7 +21,7 @@ pub fn reload(gateway: &Gateway, public: &Reloadable) -> Result<(), String> {
     let mut read = Vec::new();
     for (listener, speaks) in public {
         if let (Some(files), Speaks::Tls { acceptor }) = (&listener.tls, speaks) {
-            read.push((acceptor, listen::public_tls(files, listener.http2)?));
+            read.push((acceptor, listen::public_tls(files, listener.http2, &gateway.keys)?));
         }
     }
     for (acceptor, new) in read {

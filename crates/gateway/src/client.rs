@@ -7,8 +7,8 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
-use pumasi_route::Tenure;
 use pumasi_route::table::{Positions, RouteTable};
+use pumasi_route::{Keys, Tenure};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
@@ -58,6 +58,11 @@ impl ControlClient {
     /// Returns once it is in force.
     pub async fn put_tenure(&self, tenure: &Tenure) -> Result<(), ControlError> {
         self.call::<serde_json::Value>(Method::PUT, "/v1/tenure", Some(body(tenure)?)).await.map(drop)
+    }
+
+    /// Returns once they are on disk and in force. A gateway of before there were any refuses.
+    pub async fn put_keys(&self, keys: &Keys) -> Result<(), ControlError> {
+        self.call::<serde_json::Value>(Method::PUT, "/v1/keys", Some(body(keys)?)).await.map(drop)
     }
 
     /// Windows after `after`; waits up to a second for the first. Another `gateway_run` than before: begin at 0.

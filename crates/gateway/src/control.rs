@@ -1,12 +1,13 @@
 //! The daemon's hand on its gateway: HTTP/1.1 and JSON over a Unix socket that only its owner may open.
 //!
-//! Control protocol, version 1: `PUT /v1/table`, `PUT /v1/positions`, `PUT /v1/tenure`, `GET /v1/meter?after=SEQ`, `GET /v1/status`,
+//! Control protocol, version 1: `PUT /v1/table`, `PUT /v1/positions`, `PUT /v1/tenure`, `PUT /v1/keys`, `GET /v1/meter?after=SEQ`, `GET /v1/status`,
 //! `POST /v1/ask`, `POST /v1/reload-identity`, `POST /v1/stop`, `GET /metrics`.
 
 use crate::admission::BackendStatus;
 use crate::ask::{self, Question};
 use crate::certificates::{self, Reloadable};
 use crate::gateway::{Gateway, Phase};
+use crate::keys::KeysError;
 use crate::meter::MeterReport;
 use crate::table::{Service, TABLE_BYTES_MAX, TableError, TenureError};
 use crate::{clock, metrics};
@@ -16,6 +17,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use pumasi_route::keys::{KEYS_VERSION, Keys};
 use pumasi_route::table::{Positions, RouteTable};
 use pumasi_route::tenure::{TENURE_VERSION, Tenure};
 use pumasi_terms::{BootMs, CloudName, ServiceName};
@@ -170,6 +172,10 @@ async fn serve(gateway: &Arc<Gateway>, public: &Reloadable, request: Request<Inc
             Ok(bytes) => put_tenure(gateway, &bytes),
             Err(answer) => answer,
         },
+        (&Method::PUT, "/v1/keys") => match body(request).await {
+            Ok(bytes) => put_keys(gateway, bytes).await,
+            Err(answer) => answer,
+        },
         (&Method::GET, "/v1/meter") => {
             let query = request.uri().query().unwrap_or_default();
             let after = query.split('&').find_map(|p| p.strip_prefix("after="));
@@ -221,6 +227,29 @@ fn put_tenure(gateway: &Gateway, bytes: &[u8]) -> Answer {
             Err(e) => problem(StatusCode::BAD_REQUEST, e),
         },
         Err(e) => problem(StatusCode::BAD_REQUEST, format!("tenure: {e}")),
+    }
+}
+
+async fn put_keys(gateway: &Arc<Gateway>, bytes: Bytes) -> Answer {
+    let keys = match serde_json::from_slice::<Head>(&bytes) {
+        Ok(head) if head.version != KEYS_VERSION => {
+            return problem(StatusCode::BAD_REQUEST, KeysError::Version { found: head.version });
+        }
+        Ok(_) => serde_json::from_slice::<Keys>(&bytes),
+        Err(e) => Err(e),
+    };
+    let keys = match keys {
+        Ok(keys) => keys,
+        // Nothing of what it holds is told, and what does not read may be a key.
+        Err(e) => return problem(StatusCode::BAD_REQUEST, format!("keys: line {} does not read", e.line())),
+    };
+    let ring = gateway.keys.clone();
+    // It waits for the disk.
+    match tokio::task::spawn_blocking(move || ring.put(keys)).await {
+        Ok(Ok(())) => json(StatusCode::OK, &serde_json::json!({})),
+        Ok(Err(e @ KeysError::Keep { .. })) => problem(StatusCode::INTERNAL_SERVER_ERROR, e),
+        Ok(Err(e)) => problem(StatusCode::BAD_REQUEST, e),
+        Err(e) => problem(StatusCode::INTERNAL_SERVER_ERROR, e),
     }
 }
 

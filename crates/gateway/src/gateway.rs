@@ -1,6 +1,7 @@
 //! What all workers of one gateway share.
 
 use crate::config::GatewayConfig;
+use crate::keys::Keyring;
 use crate::link::Links;
 use crate::meter::Meter;
 use crate::peers::Peers;
@@ -34,6 +35,10 @@ pub struct Gateway {
     pub tables: Arc<Tables>,
     pub peers: Arc<Peers>,
     pub positions: Positions,
+    pub keys: Arc<Keyring>,
+    /// Positions that users brought: signed by a key that is read here, and not.
+    pub positions_read: AtomicU64,
+    pub positions_not_read: AtomicU64,
     pub spent: Spent,
     pub meter: Arc<Meter>,
     pub connections: Arc<AtomicU32>,

@@ -1,6 +1,6 @@
 //! The data plane of one cloud: a process of its own that serves by a route table, admits, and meters.
 //!
-//! Enters: users' requests, peers' requests over mutual TLS, route tables, positions and tenures from the daemon. Leaves: requests
+//! Enters: users' requests, peers' requests over mutual TLS, route tables, positions, tenures and keys from the daemon. Leaves: requests
 //! to instances at home and to the gateways of lenders, answers, meter windows.
 //!
 //! Always holds:
@@ -37,6 +37,7 @@ mod gateway;
 mod handover;
 mod headers;
 mod io;
+mod keys;
 pub mod limiter;
 mod link;
 mod listen;

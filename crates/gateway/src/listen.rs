@@ -3,9 +3,10 @@
 //! Always holds: connections are bounded in number, in all and by address; no step before a request may take for ever; a stop
 //! lets what is in flight end.
 
-use crate::config::Limits;
+use crate::config::{Limits, TlsFiles};
 use crate::gateway::{Phase, Worker};
 use crate::io::UserTcp;
+use crate::keys::{ByName, Keyring};
 use crate::link::{Link, UNSENT_BYTES};
 use crate::proxied::{self, Said, Unsaid};
 use crate::public::Client;
@@ -15,6 +16,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use pumasi_trust::SpiffeId;
+use rustls::sign::CertifiedKey;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
@@ -343,8 +345,8 @@ async fn stopping(mut phase: watch::Receiver<Phase>) {
     let _ = phase.wait_for(|p| *p == Phase::Stopping).await;
 }
 
-/// The TLS of a public listener, from its PEM files.
-pub fn public_tls(files: &crate::config::TlsFiles, http2: bool) -> Result<TlsAcceptor, String> {
+/// The TLS of a public listener: with certificates of services, and its own from its PEM files for every other name.
+pub fn public_tls(files: &TlsFiles, http2: bool, keys: &Arc<Keyring>) -> Result<TlsAcceptor, String> {
     use rustls::pki_types::pem::PemObject;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
     let at = |path: &std::path::Path, e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
@@ -352,10 +354,13 @@ pub fn public_tls(files: &crate::config::TlsFiles, http2: bool) -> Result<TlsAcc
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|e| at(&files.cert_path, &e))?;
     let key = PrivateKeyDer::from_pem_file(&files.key_path).map_err(|e| at(&files.key_path, &e))?;
-    let mut config = rustls::ServerConfig::builder_with_provider(pumasi_trust::provider())
+    let provider = pumasi_trust::provider();
+    let own = CertifiedKey::from_der(chain, key, &provider).map_err(|e| at(&files.cert_path, &e))?;
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .and_then(|b| b.with_no_client_auth().with_single_cert(chain, key))
-        .map_err(|e| at(&files.cert_path, &e))?;
+        .map_err(|e| at(&files.cert_path, &e))?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(ByName::new(keys.clone(), own)));
     config.alpn_protocols = if http2 { vec![HTTP2.to_vec(), HTTP1.to_vec()] } else { vec![HTTP1.to_vec()] };
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

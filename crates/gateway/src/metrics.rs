@@ -20,6 +20,11 @@ pub fn text(gateway: &Gateway) -> String {
     let unsaid = gateway.unsaid.load(std::sync::atomic::Ordering::Relaxed);
     let help = "Connections of trusted proxies without a PROXY header that reads.";
     put("pumasi_gateway_proxy_headers_refused_total", help, "counter", &one(unsaid));
+    let brought = [("read", &gateway.positions_read), ("not_read", &gateway.positions_not_read)];
+    let brought =
+        brought.map(|(how, n)| (format!("{{signature=\"{how}\"}}"), n.load(std::sync::atomic::Ordering::Relaxed)));
+    let help = "Requests with a position cookie whose signature a key of the service or of this gateway made, or none.";
+    put("pumasi_gateway_position_cookies_total", help, "counter", &brought);
     let places: Vec<_> = status.services.iter().chain(&status.leases).collect();
     let queued: Vec<_> = places.iter().map(|p| (format!("{{service=\"{}\"}}", p.name), p.queued)).collect();
     put("pumasi_gateway_queued", "Requests that wait for a place.", "gauge", &queued);

@@ -6,10 +6,9 @@ use crate::body::AnswerBody;
 use crate::clock;
 use crate::forward::{self, Done, Task};
 use crate::gate::{Pass, Turn};
-use crate::gateway::Worker;
+use crate::gateway::{Gateway, Worker};
 use crate::io::Rtt;
 use crate::link::Link;
-use crate::position::Positions;
 use crate::table::{Service, Target};
 use crate::{alias, choose, entrance, front, headers, position, upgrade};
 use http::header::{self, HeaderMap, HeaderValue};
@@ -322,11 +321,18 @@ pub async fn serve_service(
 }
 
 /// How far the user has seen, by cookie or by what is remembered of the last write.
-fn seen(positions: &Positions, service: &Service, fields: &HeaderMap) -> Option<Position> {
-    let name = service.name.as_str();
-    let furthest = |key: &position::Key| key.furthest(name, headers::cookies(fields, position::COOKIE));
-    // Also what was signed before the service had a key of its own.
-    let by_cookie = service.position_key.as_ref().and_then(furthest).max(furthest(positions.own()));
+fn seen(gateway: &Gateway, service: &Service, fields: &HeaderMap) -> Option<Position> {
+    let (positions, name) = (&gateway.positions, service.name.as_str());
+    let by_cookie = headers::cookies(fields, position::COOKIE).next().and_then(|_| {
+        let furthest = |key: &position::Key| key.furthest(name, headers::cookies(fields, position::COOKIE));
+        // Also what was signed before the service had a key of its own.
+        let ring = gateway.keys.live();
+        let keys = ring.positions(&service.name).iter().chain(&service.position_key).chain([positions.own()]);
+        let found = keys.filter_map(furthest).max();
+        let count = if found.is_some() { &gateway.positions_read } else { &gateway.positions_not_read };
+        count.fetch_add(1, Ordering::Relaxed);
+        found
+    });
     let authorization = fields.get(header::AUTHORIZATION);
     let by_memory = authorization.and_then(|a| positions.recall(name, a.as_bytes(), clock::boot_ms().0));
     by_cookie.max(by_memory)
@@ -350,7 +356,7 @@ async fn serve_here(
     let mut authorization = None;
     if service.route.position_generation.is_some() {
         authorization = fields.get(header::AUTHORIZATION).cloned();
-        want.position = seen(&gateway.positions, service, fields);
+        want.position = seen(gateway, service, fields);
     }
     headers::strip_cookie(fields, position::COOKIE);
     if !service.route.leases.is_empty() {
@@ -393,7 +399,9 @@ async fn serve_here(
             gateway.positions.remember(name, authorization.as_bytes(), at, clock::boot_ms().0);
         }
         if from.via != Via::Alias {
-            let key = service.position_key.as_ref().unwrap_or(gateway.positions.own());
+            let ring = gateway.keys.live();
+            let own = ring.positions(&service.name).first().or(service.position_key.as_ref());
+            let key = own.unwrap_or(gateway.positions.own());
             set_position(&mut answer, &key.write(name, at), from.scheme);
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::config::{ConfigError, GatewayConfig};
 use crate::gateway::{Gateway, Phase, Worker};
+use crate::keys::Keyring;
 use crate::listen::{self, Speaks};
 use crate::meter::Meter;
 use crate::peers::{Peers, PeersError};
@@ -182,6 +183,9 @@ fn build(dir: &Path, config: GatewayConfig) -> Result<Gateway, GatewayError> {
         tables: Arc::new(tables),
         peers,
         positions,
+        keys: Arc::new(Keyring::open(dir)),
+        positions_read: Default::default(),
+        positions_not_read: Default::default(),
         spent: Default::default(),
         meter: Arc::new(Meter::new(run)),
         connections: Arc::default(),
@@ -198,7 +202,7 @@ fn public_listeners(gateway: &Gateway) -> Result<certificates::Reloadable, Gatew
         let speaks = match &listener.tls {
             None => Speaks::Plain { http2: listener.http2 },
             Some(files) => {
-                let acceptor = listen::public_tls(files, listener.http2).map_err(GatewayError::Tls)?;
+                let acceptor = listen::public_tls(files, listener.http2, &gateway.keys).map_err(GatewayError::Tls)?;
                 Speaks::Tls { acceptor: Arc::new(std::sync::RwLock::new(acceptor)) }
             }
         };

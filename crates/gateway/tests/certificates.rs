@@ -4,6 +4,7 @@
 mod common;
 use common::*;
 use pumasi_gateway::TlsFiles;
+use pumasi_route::keys::{KEYS_VERSION, Keys, Pair, ServiceKeys};
 use rustls::pki_types::{CertificateDer, ServerName};
 use std::path::Path;
 use std::sync::Arc;
@@ -63,4 +64,41 @@ async fn a_certificate_that_changed_is_shown_and_one_of_no_use_is_not() {
     let third = renew(files.path());
     nix::sys::signal::raise(nix::sys::signal::Signal::SIGHUP).unwrap();
     until("the third one is shown", || async { ask(&gateway, &third, write).await.is_some() }).await;
+}
+
+fn pair(host: &str) -> (CertificateDer<'static>, Keys) {
+    let made = rcgen::generate_simple_self_signed(vec![host.to_owned()]).unwrap();
+    let pem = format!("{}{}", made.cert.pem(), made.signing_key.serialize_pem());
+    let of = ServiceKeys { positions: Vec::new(), tls: Some(Pair { hosts: vec![host.to_owned()], pem }) };
+    let keys = Keys { version: KEYS_VERSION, services: [(shop(), of)].into(), unknown: Default::default() };
+    (made.cert.der().clone(), keys)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_with_a_certificate_of_its_own_shows_it_to_who_asks_for_its_host() {
+    let backend = Backend::start("one", Conduct::Answer).await;
+    let files = tempfile::tempdir().unwrap();
+    let listeners = renew(files.path());
+    let mut config = config("city-a");
+    config.listeners[0].tls =
+        Some(TlsFiles { cert_path: files.path().join("tls.crt"), key_path: files.path().join("tls.key") });
+    let gateway = Running::start(config).await;
+    gateway.control.put_table(&with("city-a", 1, service(&[backend.address]))).await.unwrap();
+    let read = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n");
+    let shows = async |trusted: &CertificateDer<'static>| ask(&gateway, trusted, &read).await.is_some();
+    let (first, told) = pair(HOST);
+    gateway.control.put_keys(&told).await.unwrap();
+    assert!(shows(&first).await && !shows(&listeners).await);
+    // The listener's own files change, and nothing else does.
+    renew(files.path());
+    gateway.control.reload_identity().await.unwrap();
+    assert!(shows(&first).await);
+    let (second, told) = pair(HOST);
+    gateway.control.put_keys(&told).await.unwrap();
+    assert!(shows(&second).await && !shows(&first).await);
+    let (_, elsewhere) = pair("other.example");
+    let listeners = renew(files.path());
+    gateway.control.reload_identity().await.unwrap();
+    gateway.control.put_keys(&elsewhere).await.unwrap();
+    assert!(shows(&listeners).await && !shows(&second).await);
 }

@@ -6,6 +6,7 @@ use common::clouds::Cloud;
 use common::websocket::{HELLO, RESTART, rest, talker, upgraded};
 use common::*;
 use pumasi_route::Tenure;
+use pumasi_route::keys::{KEYS_VERSION, Keys, ServiceKeys};
 use pumasi_route::table::*;
 use pumasi_route::tenure::Held;
 use pumasi_terms::*;
@@ -429,6 +430,65 @@ async fn owners_with_the_same_key_read_each_others_cookies() {
         by.push(c.get_with("/", &format!("Cookie: {cookie}\r\n")).await.backend().to_owned());
     }
     assert_eq!(by, ["rented", "new", "new"], "only what was signed with the service's key counts here");
+}
+
+const OLDER: &str = "f00102030405060708090a0b0c0d0e0f000102030405060708090a0b0c0d0e0f";
+
+fn keys(positions: &[&str]) -> Keys {
+    let of = ServiceKeys { positions: positions.iter().map(|k| (*k).to_owned()).collect(), tls: None };
+    Keys { version: KEYS_VERSION, services: [(shop(), of)].into(), unknown: Default::default() }
+}
+
+async fn count(cloud: &Cloud, signature: &str) -> u64 {
+    let metrics = cloud.gateway.control.metrics().await.unwrap();
+    let name = format!("pumasi_gateway_position_cookies_total{{signature=\"{signature}\"}} ");
+    metrics.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_of_the_owner_before_is_known_by_the_keys_that_were_told() {
+    let mut moved = Moved::start().await;
+    let has_data = |r: &mut ServiceRoute| r.position_generation = Some(Generation(4));
+    // Two ownerships of city-a, each with a key of its own.
+    moved.a.gateway.control.put_tenure(&right(1)).await.unwrap();
+    moved.revision += 1;
+    let mut route = owner(moved.old.address, 1, &[]);
+    has_data(&mut route);
+    put(&moved.a, moved.revision, route, &[&moved.b]).await;
+    let mut cookies = Vec::new();
+    for told in [&[OLDER][..], &[KEY, OLDER]] {
+        moved.a.gateway.control.put_keys(&keys(told)).await.unwrap();
+        let answer = moved.a.gateway.connect().await.post("/", "x").await;
+        cookies.push(answer.field("set-cookie").unwrap().split(';').next().unwrap().to_owned());
+    }
+    let forged = cookies[1].replace("=1.", "=1.9");
+    let rented = Backend::start("rented", Conduct::Answer).await;
+    moved.a.gateway.control.put_table(&lends(&moved, rented.address)).await.unwrap();
+    let backend = LeaseBackend { datasets: db(), ..rents(&moved.a) };
+    moved
+        .own(|r| {
+            has_data(r);
+            r.home_weight = Ppm(0);
+            r.leases.push(backend);
+        })
+        .await;
+    let at = Positions { leases: [(LeaseId::from_entropy(7), Position::new(Generation(4), 1))].into() };
+    moved.b.gateway.control.put_positions(&at).await.unwrap();
+    let mut c = moved.b.gateway.connect().await;
+    let mut by = async |told: &[&str]| {
+        moved.b.gateway.control.put_keys(&keys(told)).await.unwrap();
+        let mut by = Vec::new();
+        for cookie in [&cookies[0], &cookies[1], &forged] {
+            by.push(c.get_with("/", &format!("Cookie: {cookie}\r\n")).await.backend().to_owned());
+        }
+        by
+    };
+    // Who is ahead of the copy is served at home, if it is known who that is.
+    assert_eq!(by(&[]).await, ["rented", "rented", "rented"]);
+    assert_eq!(by(&[KEY, OLDER]).await, ["new", "new", "rented"]);
+    assert_eq!(by(&[KEY]).await, ["rented", "new", "rented"], "a key that is not told any more is not read");
+    assert_eq!((count(&moved.b, "read").await, count(&moved.b, "not_read").await), (3, 6));
+    assert_eq!((count(&moved.a, "read").await, count(&moved.a, "not_read").await), (0, 0), "a front reads none");
 }
 
 /// One move, as two daemons drive it: held at the front and at the owner, drained, owned anew, and at the front.

@@ -12,12 +12,14 @@ use pumasi_api::message::{CloudStatus, LeaseView, List, ServiceView, Traffic};
 use pumasi_console::Forwarder;
 use pumasi_terms::service::Service;
 use pumasi_terms::{Resources, ServiceName};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 /// A daemon is up within this, also on a busy machine.
 const UP_TIMEOUT: Duration = Duration::from_secs(30);
+const HTTPS_PORT: u16 = 8443;
 /// An operator's command ends within this.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,12 +46,22 @@ pub struct Cluster {
     clouds: Vec<CloudPlan>,
     /// Lines added to every configuration, as `[timing]` and what follows it.
     timing: String,
+    /// Users may come by HTTPS as well.
+    https: bool,
 }
 
 impl Cluster {
     /// Lays out, writes the configurations, starts every daemon and founds the pact.
     pub async fn start(executable: &Path, clouds: &[CloudPlan], timing: &str) -> anyhow::Result<Self> {
-        let cluster = Self::prepare(executable, clouds, timing)?;
+        Self::begin(Self::prepare(executable, clouds, timing, false)?, clouds).await
+    }
+
+    /// The same with listeners for HTTPS, where each operator shows a certificate of its own cloud's name.
+    pub async fn start_https(executable: &Path, clouds: &[CloudPlan], timing: &str) -> anyhow::Result<Self> {
+        Self::begin(Self::prepare(executable, clouds, timing, true)?, clouds).await
+    }
+
+    async fn begin(cluster: Self, clouds: &[CloudPlan]) -> anyhow::Result<Self> {
         for cloud in clouds {
             cluster.start_daemon(cloud.name)?;
         }
@@ -60,7 +72,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    fn prepare(executable: &Path, clouds: &[CloudPlan], timing: &str) -> anyhow::Result<Self> {
+    fn prepare(executable: &Path, clouds: &[CloudPlan], timing: &str, https: bool) -> anyhow::Result<Self> {
         let places: Vec<_> = clouds.iter().map(|c| (c.name, c.city)).collect();
         let topology = Topology::lay_out(&places).context("laying out the clouds")?;
         let wan = topology.wan(WanConfig::default()).context("starting the network between the clouds")?;
@@ -72,6 +84,7 @@ impl Cluster {
             executable: executable.to_owned(),
             clouds: clouds.to_vec(),
             timing: timing.to_owned(),
+            https,
         };
         // Instances run under uids of their own and must get through to their bundles.
         std::fs::set_permissions(cluster.supervisor.dir(), std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
@@ -89,6 +102,11 @@ impl Cluster {
         self.topology.cloud(cloud).with_context(|| format!("there is no cloud {cloud} in this lab"))
     }
 
+    /// Where its users come in by HTTPS.
+    pub fn https(&self, cloud: &str) -> anyhow::Result<SocketAddr> {
+        Ok((self.place(cloud)?.address, HTTPS_PORT).into())
+    }
+
     pub fn dir(&self, cloud: &str) -> PathBuf {
         self.supervisor.dir().join(cloud)
     }
@@ -100,10 +118,12 @@ impl Cluster {
     fn write_config(&self, cloud: &CloudPlan) -> anyhow::Result<()> {
         let place = self.place(cloud.name)?;
         let (latitude, longitude) = place.city.coordinates();
+        std::fs::create_dir_all(self.dir(cloud.name))?;
+        let https = if self.https { self.serve_https(cloud.name)? } else { String::new() };
         let text = format!(
             "version = 1\n\n[cloud]\nname = \"{name}\"\ndata_dir = \"data\"\nplace = {{ city = \"{city}\", latitude = {latitude}, longitude = {longitude} }}\n\n\
              [peer]\nlisten = \"{peer}\"\nadvertise = \"{peer_adv}\"\nsource_ip = \"{ip}\"\n\n\
-             [gateway]\nlisten = [\"{users}\"]\npeer_listen = \"{gw}\"\npeer_advertise = \"{gw_adv}\"\n\n\
+             [gateway]\nlisten = [\"{users}\"]\npeer_listen = \"{gw}\"\npeer_advertise = \"{gw_adv}\"\n{https}\n\
              [capacity]\ncpu_millis = {cpu}\nmemory_mib = {mem}\n\n[engine]\ninstance_ip = \"{ip}\"\n{risk}\n[pact]\nadmit = \"auto\"\n{timing}\n",
             name = cloud.name,
             city = cloud.city,
@@ -118,11 +138,20 @@ impl Cluster {
             // Without root nothing can be isolated; the clouds of a lab all belong to whoever runs it.
             risk = if is_root() { "" } else { "lend_without_isolation = \"i-accept-the-risk\"" },
             timing = self.timing,
+            https = https,
         );
         let path = self.config(cloud.name);
-        std::fs::create_dir_all(self.dir(cloud.name))?;
         std::fs::set_permissions(self.dir(cloud.name), std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
         std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
+    }
+
+    /// What its operator puts beside the configuration, and writes into `[gateway]`.
+    fn serve_https(&self, cloud: &str) -> anyhow::Result<String> {
+        let made = rcgen::generate_simple_self_signed(vec![format!("{cloud}.example")])?;
+        std::fs::write(self.dir(cloud).join("tls.crt"), made.cert.pem())?;
+        std::fs::write(self.dir(cloud).join("tls.key"), made.signing_key.serialize_pem())?;
+        let listen = self.https(cloud)?;
+        Ok(format!("listen_tls = [\"{listen}\"]\ntls_certificate = \"tls.crt\"\ntls_key = \"tls.key\"\n"))
     }
 
     pub fn start_daemon(&self, cloud: &str) -> anyhow::Result<u32> {

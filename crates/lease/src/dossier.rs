@@ -1,10 +1,10 @@
 //! The dossier: what a cloud that keeps a service ready must know to go on without the service's own cloud.
 //!
 //! Signed by the owner, sent to each standby whenever it changes. Its bytes are signed as stored (RFC 7515).
-//! Always holds: it names who owned the service and at which epoch; a newer one replaces it, an older one is refused; no secret is in it.
+//! Always holds: it names who owned the service and at which epoch; a newer one replaces it, an older one is refused; no secret is in it: keys of the service come sealed beside it, and it says which.
 
 use pumasi_terms::service::Service;
-use pumasi_terms::{CloudName, CustomerName, Epoch, FieldError, LeaseId, ServiceId, Validate};
+use pumasi_terms::{CloudName, CustomerName, Digest, Epoch, FieldError, LeaseId, ServiceId, Validate};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -32,6 +32,9 @@ pub struct Dossier {
     /// Those that owned it before, and forward whoever still comes to them.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub entrances: BTreeSet<CloudName>,
+    /// Digest of the keys that come sealed beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<Digest>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]

@@ -5,8 +5,8 @@ pub use crate::hands::Hands;
 use pumasi_api::Client;
 use pumasi_engine::Engine;
 use pumasi_gateway::{ControlClient, ControlError, GatewayStatus, MeterReport, Question, Reply};
-use pumasi_route::Tenure;
 use pumasi_route::table::{Positions, RouteTable};
+use pumasi_route::{Keys, Tenure};
 use pumasi_store::Store;
 use pumasi_terms::{BootMs, CloudName};
 use std::path::{Path, PathBuf};
@@ -24,6 +24,8 @@ pub trait GatewayPort: Send + Sync {
     fn put_positions<'a>(&'a self, positions: &'a Positions) -> Asked<'a, ()>;
     /// What the cloud may write; returns once it is in force. A gateway that was started again has forgotten it.
     fn put_tenure<'a>(&'a self, tenure: &'a Tenure) -> Asked<'a, ()>;
+    /// Keys of services; returns once they are durable and in force.
+    fn put_keys<'a>(&'a self, keys: &'a Keys) -> Asked<'a, ()>;
     /// Windows after `after`; waits up to a second for the first. Another `gateway_run` than before: begin at 0.
     fn meter(&self, after: u64) -> Asked<'_, MeterReport>;
     fn status(&self) -> Asked<'_, GatewayStatus>;
@@ -97,6 +99,9 @@ impl GatewayPort for GatewayProcess {
     }
     fn put_tenure<'a>(&'a self, tenure: &'a Tenure) -> Asked<'a, ()> {
         Box::pin(self.client.put_tenure(tenure))
+    }
+    fn put_keys<'a>(&'a self, keys: &'a Keys) -> Asked<'a, ()> {
+        Box::pin(self.client.put_keys(keys))
     }
     fn meter(&self, after: u64) -> Asked<'_, MeterReport> {
         Box::pin(self.client.meter(after))

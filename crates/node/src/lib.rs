@@ -7,6 +7,7 @@
 pub mod api;
 pub mod borrower;
 pub mod bundles;
+pub mod certificates;
 pub mod clock;
 pub mod config;
 pub mod disk;
@@ -18,6 +19,7 @@ pub mod hands;
 mod health;
 pub mod home;
 pub mod identity;
+pub mod keys;
 pub mod lendable;
 pub mod lender;
 pub mod metrics;

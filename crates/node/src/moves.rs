@@ -7,7 +7,7 @@
 use crate::node::{Locked, Note, TxError};
 use crate::object::{MOVE, SERVICE, ServiceRecord};
 use crate::wire::{CancelHandover, HandoverCancelled, HandoverState, Signed};
-use crate::{Node, clock, gateway, lender, register, routes};
+use crate::{Node, certificates, clock, gateway, lender, register, routes};
 use pumasi_api::message::MoveOutlook;
 use pumasi_api::{CallError, Client, Fault, Problem};
 use pumasi_journey::moving::{Answer, Ask, HOLD_MS_MAX, Move, Sight, Step, answered, cancel as cancelled, tick};
@@ -88,8 +88,9 @@ pub async fn outlook(node: &Node, service: &ServiceRecord, to: &CloudName) -> Re
     let open = node.open_journeys()?;
     let spec = &service.document.spec;
     let kept = |p: &&Part| &p.lender == to && p.standby.is_some() && p.is_complete() && p.is_hopeful();
-    let own = open.iter().filter(|j| &j.service == service.name()).flat_map(|j| &j.parts);
-    let is_ready = own.filter(kept).count() > 0;
+    let mut own = open.iter().filter(|j| &j.service == service.name()).flat_map(|j| &j.parts);
+    let kept = own.find(kept);
+    let is_ready = kept.is_some();
     let bytes = if is_ready { 0 } else { crate::borrower::sent_bytes(node, service).await? };
     let rtt_ms = node.peers.of(to).rtt_us().map(|us| us / 1_000);
     let offer = node.peers.offers().into_iter().map(|(offer, _)| offer).find(|o| &o.cloud == to);
@@ -98,7 +99,7 @@ pub async fn outlook(node: &Node, service: &ServiceRecord, to: &CloudName) -> Re
     let mut risks = vec![
         "what the application writes by itself while requests wait, and not by a request, may be lost".to_owned(),
         "open WebSockets are closed, so that their clients connect again".to_owned(),
-        format!("its host names lead here until DNS names {to}; certificates for them are put there by a person"),
+        certificates::told(node, service, to, kept).await,
         "what this cloud has of its data stays on its disk".to_owned(),
     ];
     if kept_percent.is_none() && !is_ready {

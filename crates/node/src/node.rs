@@ -46,6 +46,8 @@ pub struct Node {
     pub starts: crate::starts::Starts,
     /// Moves whose heir is being asked.
     pub moves: crate::moves::Moves,
+    /// Keys of services, as they were read and told last.
+    pub keys: crate::keys::Known,
     /// Services that are kept ready elsewhere, and wait.
     pub keeping: crate::borrower::Keeping,
     pub gateway_status: Locked<Option<pumasi_gateway::GatewayStatus>>,
@@ -208,6 +210,7 @@ impl Node {
             acts: Default::default(),
             starts: Default::default(),
             moves: Default::default(),
+            keys: Default::default(),
             keeping: Default::default(),
             routes: Default::default(),
             gateway_status: Locked::new(None),

@@ -22,6 +22,8 @@ pub const LENT_RENEWAL: &str = "lent_renewal";
 pub const LENT_APPLICATION: &str = "lent_application";
 /// What a standby's lender must know, as its owner signed it, by lease id.
 pub const DOSSIER: &str = "dossier";
+/// Keys of the service, sealed to the lease as its owner sent them with the dossier, by lease id.
+pub const DOSSIER_KEYS: &str = "dossier_keys";
 /// Who owns a service that was handed over: the newest handover that both signed, by the service's id.
 pub const TENURE: &str = "tenure";
 /// Each handover of a service that this cloud knows, as both signed it, by the service's id and the epoch that it began.
@@ -73,6 +75,7 @@ pub const KINDS: [&str; 21] = [
     ENDED,
     PROBE,
     DOSSIER,
+    DOSSIER_KEYS,
     TENURE,
     MOVE,
     HEIR,

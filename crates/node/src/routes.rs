@@ -3,7 +3,7 @@
 use crate::fleet::{self, Desired};
 use crate::node::Locked;
 use crate::object::{LENT_APPLICATION, LentApplication, ServiceRecord, owner_of_lease, service_named_by};
-use crate::{Node, clock, home, lender, moves, register};
+use crate::{Node, clock, home, keys, lender, moves, register};
 use pumasi_api::Problem;
 use pumasi_engine::{InstanceState, InstanceStatus};
 use pumasi_journey::{Journey, Part, PartState};
@@ -165,6 +165,7 @@ pub async fn tell_tenure(node: &Node) -> Result<(), Problem> {
 
 pub async fn reconcile(node: &Node) -> Result<(), Problem> {
     tell_tenure(node).await?;
+    keys::tell(node).await?;
     let Some(in_force) = node.gateway_status.lock().as_ref().map(|s| s.table_revision) else { return Ok(()) };
     // All of it or nothing: a table that leaves out what could not be read would take the routes from those that serve.
     let (input, aside) = input(node)?;
@@ -316,6 +317,7 @@ fn service(node: &Node, record: &ServiceRecord, journeys: &[Arc<Journey>]) -> Se
         parts: parts.filter_map(|p| rented(node, record, p)).collect(),
         admission: admission(node, &record.document.spec),
         position_generation: (!record.document.spec.datasets.is_empty()).then(|| node.generation(record.epoch)),
+        // Told in a message of its own, see `keys`.
         position_key: None,
         service: record.document.clone(),
     }

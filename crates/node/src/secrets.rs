@@ -12,8 +12,9 @@ use pumasi_api::{Fault, Principal, Problem};
 use pumasi_engine::Secrets;
 use pumasi_lease::Lease;
 use pumasi_store::{Expect, Tx};
-use pumasi_terms::{CustomerName, Digest, SecretName, ServiceName};
-use pumasi_trust::{HpkeError, Sealed, Secret, VALUE_BYTES_MAX, Vault, VaultError};
+use pumasi_terms::service::Service;
+use pumasi_terms::{CustomerName, Digest, FieldError, SecretName, ServiceName};
+use pumasi_trust::{HpkeError, Sealed, Secret, VALUE_BYTES_MAX, Vault, VaultError, check_pair};
 use std::collections::BTreeMap;
 
 pub fn problem(e: &VaultError) -> Problem {
@@ -40,14 +41,37 @@ fn missing(name: &SecretName) -> Problem {
 }
 
 /// Refuses a service that names what is not there.
-pub fn check(node: &Node, customer: &CustomerName, service: &pumasi_terms::service::Service) -> Result<(), Problem> {
+pub fn check(node: &Node, customer: &CustomerName, service: &Service) -> Result<(), Problem> {
     for name in service.spec.application.secrets.values() {
         // Opened, so that one that cannot be read is told now and not at the next start.
         if node.identity.vault.get(customer, name).map_err(|e| problem(&e))?.is_none() {
             return Err(missing(name));
         }
     }
-    Ok(())
+    let Some(tls) = &service.spec.tls else { return Ok(()) };
+    let pem = node.identity.vault.get(customer, &tls.secret).map_err(|e| problem(&e))?;
+    let pem = pem.ok_or_else(|| missing(&tls.secret))?;
+    fits(&pem, service, "spec.tls.secret", &tls.secret)
+}
+
+fn fits(pem: &Secret<String>, service: &Service, field: &str, name: &SecretName) -> Result<(), Problem> {
+    check_pair(pem.expose(), &service.spec.hosts, clock::wall()).map_err(|e| {
+        let problem = format!("secret {name}: {e}");
+        let text = format!("HTTPS of service {} would not work", service.metadata.name);
+        Problem::fields(text, vec![FieldError { field: field.into(), problem }])
+    })
+}
+
+/// Refuses a value that would take a certificate from a service that shows it.
+pub fn check_new(
+    node: &Node,
+    customer: &CustomerName,
+    name: &SecretName,
+    value: &Secret<String>,
+) -> Result<(), Problem> {
+    let services = node.services()?;
+    let mut own = services.iter().filter(|s| s.customer == *customer && shows(s, name));
+    own.try_for_each(|s| fits(value, &s.document, "value", name))
 }
 
 const SEALED_FOR: &[u8] = b"pumasi-lease-secrets-v1";
@@ -104,11 +128,15 @@ pub fn of_lease(vault: &Vault, lease: &Lease, sent: &SendApplication) -> Result<
     Ok(Secrets::new(values))
 }
 
+fn shows(service: &ServiceRecord, name: &SecretName) -> bool {
+    service.document.spec.tls.as_ref().is_some_and(|tls| &tls.secret == name)
+}
+
 fn names(service: &ServiceRecord, name: &SecretName) -> bool {
     service.document.spec.application.secrets.values().any(|n| n == name)
 }
 
-/// A new value is a new generation of every service that uses it.
+/// A new value is a new generation of every service whose instances use it. A certificate is shown without that.
 pub fn renew_users(
     tx: &mut Tx<'_>,
     who: &Principal,
@@ -135,16 +163,16 @@ pub fn renew_users(
 /// Which of the customer's services would miss it.
 pub fn users(node: &Node, customer: &CustomerName, name: &SecretName) -> Result<Vec<ServiceName>, Problem> {
     let services = node.services()?;
-    let using = services.iter().filter(|s| s.customer == *customer && names(s, name));
+    let using = services.iter().filter(|s| s.customer == *customer && (names(s, name) || shows(s, name)));
     Ok(using.map(|s| s.name().clone()).collect())
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn lease(n: u128) -> Lease {
+    pub fn lease(n: u128) -> Lease {
         serde_json::from_value(json!({
             "apiVersion": "pumasi/v1", "kind": "Lease", "id": pumasi_terms::LeaseId::from_entropy(n), "serial": 1,
             "pact": pumasi_terms::PactId::from_entropy(1), "pact_serial": 1, "reservation": pumasi_terms::ReservationId::from_entropy(n),

@@ -7,7 +7,7 @@
 use crate::Node;
 use crate::node::{Note, TxError};
 use crate::object::{CUSTOMER, CustomerRecord, PLAN, PlanRecord, RETIRED, Retired, SERVICE, ServiceRecord};
-use crate::{clock, stray, world};
+use crate::{clock, secrets, stray, world};
 use pumasi_api::message::CustomerGrant;
 use pumasi_api::{Principal, Problem, Role};
 use pumasi_journey::Journey;
@@ -339,6 +339,7 @@ pub async fn erase_retired(node: &Node) -> Result<(), Problem> {
             done = done.and(Err(Problem::ours(e.to_string())));
             continue;
         }
+        node.identity.vault.forget_service(&retired.id).map_err(|e| secrets::problem(&e))?;
         node.transact(move |tx| {
             tx.delete(RETIRED, retired.id.as_str(), Expect::Any)?;
             let note = Note::new("service_erased", "service", &retired.name).because(retired.id.to_string());

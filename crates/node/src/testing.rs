@@ -5,8 +5,8 @@
 use crate::clock;
 use crate::ground::{Asked, GatewayPort};
 use pumasi_gateway::{ControlError, GatewayStatus, MeterReport, Question, Reply};
-use pumasi_route::Tenure;
 use pumasi_route::table::{Positions, RouteTable};
+use pumasi_route::{Keys, Tenure};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Mutex;
@@ -14,11 +14,14 @@ use std::time::Duration;
 
 /// A gateway that does at once what it is told, and to which nobody comes.
 #[derive(Default)]
-pub struct Gate(Mutex<Option<RouteTable>>);
+pub struct Gate(Mutex<Option<RouteTable>>, Mutex<Option<Keys>>);
 
 impl Gate {
     pub fn in_force(&self) -> Option<RouteTable> {
         self.0.lock().unwrap().clone()
+    }
+    pub fn keys(&self) -> Option<Keys> {
+        self.1.lock().unwrap().clone()
     }
 }
 
@@ -34,6 +37,10 @@ impl GatewayPort for Gate {
         Box::pin(async { Ok(()) })
     }
     fn put_tenure<'a>(&'a self, _: &'a Tenure) -> Asked<'a, ()> {
+        Box::pin(async { Ok(()) })
+    }
+    fn put_keys<'a>(&'a self, keys: &'a Keys) -> Asked<'a, ()> {
+        *self.1.lock().unwrap() = Some(keys.clone());
         Box::pin(async { Ok(()) })
     }
     fn meter(&self, _: u64) -> Asked<'_, MeterReport> {

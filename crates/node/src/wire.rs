@@ -61,6 +61,15 @@ pub struct CopyState {
     pub position: Position,
 }
 
+/// `PUT /v1/leases/{id}/dossier`: what a standby must know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inform {
+    pub document: pumasi_trust::SignedDocument,
+    /// Keys of the service, as JSON sealed to the lease's key; the document names their digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<Sealed>,
+}
+
 /// `POST /v1/leases/{id}/handover/cancel`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CancelHandover {
@@ -81,6 +90,9 @@ pub struct HandoverState {
     /// Why not yet.
     #[serde(default)]
     pub why: String,
+    /// Before the handover: hosts for which it has no certificate. None: an older daemon, which does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uncertified: Option<Vec<String>>,
 }
 
 /// The settlement as proposed or countersigned.

@@ -53,6 +53,7 @@ fn service() -> Service {
             routing: Default::default(),
             borrowing: Borrowing { money_per_hour_max: Money(1_000_000), ..Borrowing::default() },
             priority: 100,
+            tls: None,
             continuity: Default::default(),
             recovery_class: Default::default(),
         },

@@ -5,6 +5,7 @@
 
 pub mod build;
 pub mod keep;
+pub mod keys;
 pub mod share;
 pub mod table;
 pub mod tenure;
@@ -12,6 +13,7 @@ pub mod tenure;
 pub use build::{
     LentInput, PartInput, PartState, RouteInput, ServiceInput, build, build_told, table_differs, without_doubles,
 };
+pub use keys::{Keys, Pair, ServiceKeys};
 pub use share::{Ramp, fair, next_weight};
 pub use table::RouteTable;
 pub use tenure::Tenure;

@@ -2,7 +2,7 @@
 #![allow(clippy::expect_used)]
 
 use pumasi_route::table::{TABLE_VERSION, Writes, is_read};
-use pumasi_route::{RouteTable, Tenure};
+use pumasi_route::{Keys, RouteTable, Tenure};
 
 const OLD: [&str; 2] = [include_str!("golden/table-v1.json"), include_str!("golden/table-v2.json")];
 const NEW: &str = include_str!("golden/table-v3.json");
@@ -42,4 +42,13 @@ fn a_tenure_is_read_and_written_as_it_was() {
     let golden = include_str!("golden/tenure-v1.json");
     let tenure: Tenure = serde_json::from_str(golden).expect("the golden tenure is read");
     assert_eq!(serde_json::to_value(&tenure).unwrap(), serde_json::from_str::<serde_json::Value>(golden).unwrap());
+}
+
+#[test]
+fn keys_are_read_and_written_as_they_were_and_never_shown() {
+    let golden = include_str!("golden/keys-v1.json");
+    let keys: Keys = serde_json::from_str(golden).expect("golden keys are read");
+    assert_eq!(serde_json::to_value(&keys).unwrap(), serde_json::from_str::<serde_json::Value>(golden).unwrap());
+    let shown = format!("{keys:?}");
+    assert!(shown.contains("shop.example") && !shown.contains("0102030405") && !shown.contains("BEGIN"), "{shown}");
 }

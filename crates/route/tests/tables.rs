@@ -40,6 +40,7 @@ fn service(name: &str) -> Service {
             routing: Default::default(),
             borrowing: Default::default(),
             priority: 100,
+            tls: None,
             continuity: Default::default(),
             recovery_class: Default::default(),
         },

@@ -20,6 +20,7 @@ pub mod protocol;
 pub mod reach;
 pub mod service;
 pub mod template;
+pub mod tls;
 pub mod told;
 pub mod units;
 

@@ -4,6 +4,7 @@ use crate::class::LessImportant;
 use crate::continuity::Continuity;
 use crate::document::{Document, FieldError, Validate, fault};
 use crate::template;
+use crate::tls::Tls;
 use crate::{CloudName, DatasetName, Digest, Money, Protocol, Resources, SecretName, ServiceName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -31,6 +32,9 @@ pub struct ServiceSpec {
     /// Where it must be able to live on.
     #[serde(default, skip_serializing_if = "Continuity::is_none")]
     pub continuity: Continuity,
+    /// A certificate of its own for its hosts; none: that of each cloud's operator is shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
     /// Higher is served first where capacity is short.
     #[serde(default = "default_priority")]
     pub priority: u32,

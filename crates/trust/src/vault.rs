@@ -8,6 +8,7 @@ use crate::{FileError, HpkeError, SealError, Sealer, Secret, random_bytes};
 use pumasi_terms::{CustomerName, SecretName, WallMs};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 pub const VALUE_BYTES_MAX: usize = 32 << 10;
 const PER_CUSTOMER_MAX: usize = 1_000;
@@ -55,6 +56,7 @@ struct Kept {
 pub struct Vault {
     pub(crate) dir: PathBuf,
     pub(crate) sealer: Sealer,
+    changes: AtomicU64,
 }
 
 impl Vault {
@@ -69,7 +71,16 @@ impl Vault {
         let Some(key) = key else {
             return Err(VaultError::Broken { path, problem: "it does not hold a key of 32 bytes".into() });
         };
-        Ok(Self { dir: dir.to_owned(), sealer: Sealer::new(&key)? })
+        Ok(Self { dir: dir.to_owned(), sealer: Sealer::new(&key)?, changes: AtomicU64::new(0) })
+    }
+
+    /// Rises with each change that was made through this value: what was read at the same number is as it was.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
     fn of(&self, customer: &CustomerName) -> PathBuf {
@@ -120,6 +131,7 @@ impl Vault {
             serde_json::to_vec(&kept).map_err(|e| VaultError::Broken { path: path.clone(), problem: e.to_string() })?;
         make_private_dir(&self.of(customer))?;
         replace(&path, &bytes, 0o600)?;
+        self.changed();
         Ok(Label { name: name.clone(), version, set_at: now })
     }
 
@@ -160,7 +172,10 @@ impl Vault {
         make_private_dir(&aside)?;
         match std::fs::rename(&path, aside.join(format!("{customer}-{}", now.0))) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(VaultError::Remove { path, source }),
-            _ => Ok(()),
+            _ => {
+                self.changed();
+                Ok(())
+            }
         }
     }
 
@@ -168,7 +183,10 @@ impl Vault {
     pub fn delete(&self, customer: &CustomerName, name: &SecretName) -> Result<bool, VaultError> {
         let path = self.path(customer, name);
         match std::fs::remove_file(&path) {
-            Ok(()) => Ok(true),
+            Ok(()) => {
+                self.changed();
+                Ok(true)
+            }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
             Err(source) => Err(VaultError::Remove { path, source }),
         }

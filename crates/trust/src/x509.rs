@@ -64,6 +64,13 @@ fn is_ca(cert: &X509Certificate<'_>) -> Result<bool, &'static str> {
     Ok(cert.basic_constraints().map_err(|_| "has two basic constraints")?.is_some_and(|c| c.value.ca))
 }
 
+/// From when and until when a certificate holds.
+pub(crate) fn validity(der: &CertificateDer<'_>) -> Result<(WallMs, WallMs), &'static str> {
+    let cert = parse(der)?;
+    let validity = cert.validity();
+    Ok((wall(validity.not_before.timestamp()), wall(validity.not_after.timestamp())))
+}
+
 /// X.509-SVID, 4: a leaf is no CA, signs with its key, and may not sign certificates.
 pub(crate) fn parse_leaf(der: &CertificateDer<'_>) -> Result<Leaf, &'static str> {
     let cert = parse(der)?;

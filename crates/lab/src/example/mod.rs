@@ -244,6 +244,7 @@ pub fn manifest(options: &ManifestOptions) -> Result<Service, pumasi_terms::ids:
         routing: Routing { user_cookie: Some(crate::load::USER_COOKIE.into()), ..Routing::default() },
         borrowing: Default::default(),
         priority: 100,
+        tls: None,
         continuity: Default::default(),
         recovery_class: Default::default(),
     };

@@ -279,6 +279,7 @@ fn service(home: u32) -> anyhow::Result<Service> {
             routing: Default::default(),
             borrowing,
             priority: 100,
+            tls: None,
             continuity: Default::default(),
             recovery_class: Default::default(),
         },

@@ -3,6 +3,7 @@
 pub mod faults;
 pub mod foreign;
 pub mod hostile;
+pub mod keys;
 pub mod moving;
 pub mod overload;
 mod rehearsal;
@@ -17,6 +18,7 @@ use anyhow::bail;
 pub const ALL: &[(&str, &str)] = &[
     ("overload", "a campaign brings several times what the home can serve; room is borrowed and given back"),
     ("move", "services move to a neighbour and back under load, as their customer asks"),
+    ("keys", "a service's certificate and its users' cookies go where it goes, and lie open nowhere else"),
     (
         "standby",
         "a service is kept ready elsewhere: it outlives its own cloud's silence, and helps within a second under load",
@@ -36,6 +38,7 @@ pub async fn play(name: &str, options: &Options, story: &mut Story) -> anyhow::R
     match name {
         "overload" => overload::play(options, story).await,
         "move" => moving::play(options, story).await,
+        "keys" => keys::play(options, story).await,
         "standby" => standby::play(options, story).await,
         "faults" => faults::play(options, story).await,
         "foreign" => foreign::play(options, story).await,

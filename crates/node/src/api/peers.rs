@@ -6,10 +6,10 @@ use super::on_lease::{OnLease, OnUsable, peer};
 use super::params::Path;
 use crate::object::{LENT_APPLICATION, LentApplication};
 use crate::wire::{
-    CancelHandover, CopyState, HandoverCancelled, HandoverState, PROTOCOL, SealingKey, SendApplication, SendTree,
-    Signed,
+    CancelHandover, CopyState, HandoverCancelled, HandoverState, Inform, PROTOCOL, SealingKey, SendApplication,
+    SendTree, Signed,
 };
-use crate::{Node, lender, secrets};
+use crate::{Node, certificates, lender, secrets};
 use axum::Extension;
 use axum::extract::State;
 use pumasi_api::message::{List, Missing, SettlementView, Why};
@@ -159,9 +159,9 @@ pub async fn application(
 pub async fn dossier(
     State(node): State<Arc<Node>>,
     OnUsable(OnLease { lent, borrower, .. }): OnUsable,
-    Json(signed): Json<Signed>,
+    Json(sent): Json<Inform>,
 ) -> Answer<()> {
-    Ok(axum::Json(lender::dossier::inform(&node, borrower, &lent, signed.document).await?))
+    Ok(axum::Json(lender::dossier::inform(&node, borrower, &lent, sent).await?))
 }
 
 pub async fn prepare_handover(
@@ -205,7 +205,8 @@ pub async fn handover_state(State(node): State<Arc<Node>>, on: OnLease) -> Answe
         // Users wait for it.
         node.wake.notify_one();
     }
-    Ok(axum::Json(HandoverState { open: why.is_none(), why: why.unwrap_or_default() }))
+    let uncertified = if on.lent.usable() { certificates::missing(&node, &on.lent).ok() } else { None };
+    Ok(axum::Json(HandoverState { open: why.is_none(), why: why.unwrap_or_default(), uncertified }))
 }
 
 fn dataset_of(node: &Node, id: &LeaseId, name: &DatasetName) -> Result<crate::wire::SentDataset, Problem> {

@@ -38,22 +38,23 @@ pub async fn set(
 ) -> Answer<SecretView> {
     let customer = tenancy::named_here(&node, &who, asked.customer)?;
     let (keeper, value) = (node.clone(), Secret::new(new.value));
+    secrets::check_new(&node, &customer, &name, &value)?;
     let (owner, called) = (customer.clone(), name.clone());
     let label =
         blocking(move || keeper.identity.vault.set(&owner, &called, &value, clock::wall()).map_err(|e| problem(&e)))
             .await?;
     // The value first: a crash in between leaves instances with the old one, and setting it again renews them.
     let (owner, version) = (customer.clone(), label.version);
-    let used_by = node
-        .transact(move |tx| {
-            tx.journal(
-                Note::new("secret_set", "secret", &name)
-                    .because(format!("version {version} of customer {owner}"))
-                    .entry(&who.to_string(), clock::wall()),
-            )?;
-            secrets::renew_users(tx, &who, &owner, &name, version)
-        })
-        .await?;
+    node.transact(move |tx| {
+        tx.journal(
+            Note::new("secret_set", "secret", &name)
+                .because(format!("version {version} of customer {owner}"))
+                .entry(&who.to_string(), clock::wall()),
+        )?;
+        secrets::renew_users(tx, &who, &owner, &name, version)
+    })
+    .await?;
+    let used_by = secrets::users(&node, &customer, &label.name)?;
     Ok(axum::Json(SecretView { name: label.name, customer, version, set_at: label.set_at, used_by }))
 }
 

@@ -2,6 +2,7 @@
 
 mod lendable;
 mod reasons;
+mod tls;
 
 use super::*;
 use crate::ground::{GatewayPort, Ground};

@@ -174,7 +174,7 @@ async fn reserve(node: &Node, journey: &Journey, cloud: &CloudName, id: &Reserva
 }
 
 /// Everything in it is fixed by the plan and the grant, so that a repeated signing offers the same lease.
-fn lease_of(node: &Node, journey: &Journey, part: &Part) -> Result<Lease, Problem> {
+pub(super) fn lease_of(node: &Node, journey: &Journey, part: &Part) -> Result<Lease, Problem> {
     let view = lender::pact(node)?;
     let plan = plan_of(node, &part.plan)?;
     let Some(borrow) = &plan.borrow else { return Err(Problem::ours("the plan borrows nothing")) };

@@ -1,10 +1,10 @@
 //! What the clouds that keep a service ready are told of it, signed by this one.
 //!
-//! Always holds: it is made from the store alone, so that the same state gives the same bytes; it goes to standbys only.
+//! Always holds: it is made from the store, and from a digest of the service's keys, so that the same state gives the same bytes; it goes to standbys only.
 
-use super::acts::client_on;
+use super::acts::{client_on, lease_of, signed_lease};
 use crate::object::{SERVICE, ServiceRecord};
-use crate::{Node, wire};
+use crate::{Node, keys, wire};
 use pumasi_api::{CallError, Problem};
 use pumasi_journey::{Event, Journey, Part};
 use pumasi_lease::dossier::{Dossier, KIND, SIGNED_AS, Seat};
@@ -33,6 +33,7 @@ fn bytes(node: &Node, service: &ServiceRecord, open: &[Arc<Journey>]) -> Result<
         generation: service.generation,
         seats: seats(open, service.name()),
         entrances: service.entrances.clone(),
+        keys: keys::package(node, service)?.map(|packed| packed.digest),
     };
     serde_json::to_vec(&dossier).map_err(|e| Problem::ours(e.to_string()))
 }
@@ -55,7 +56,15 @@ pub(super) async fn send(node: &Node, journey: &Journey, part: &Part, wanted: Di
     let document = SignedDocument::sign_new(&bytes, SIGNED_AS, node.name(), serial, &node.identity.key)
         .map_err(|e| Problem::ours(e.to_string()))?;
     let path = format!("/v1/leases/{}/dossier", part.lease);
-    let sent: Result<(), CallError> = client_on(node, journey, part)?.put(&path, &wire::Signed { document }).await;
-    sent.map_err(|e| Problem::unavailable(e.to_string()))?;
+    let client = client_on(node, journey, part)?;
+    let failed = |e: CallError| Problem::unavailable(e.to_string());
+    let mut sealed = None;
+    if let Some(packed) = keys::package(node, &service)? {
+        let key = client.get(&format!("/v1/leases/{}/sealing-key", part.lease)).await.map_err(failed)?;
+        let lease = signed_lease(node, &part.lease)?.map_or_else(|| lease_of(node, journey, part), Ok)?;
+        sealed = Some(keys::seal(&packed, &lease, &wanted, &key)?);
+    }
+    let sent: Result<(), CallError> = client.put(&path, &wire::Inform { document, keys: sealed }).await;
+    sent.map_err(failed)?;
     Ok(vec![Event::Informed { lease: part.lease.clone(), dossier: wanted }])
 }

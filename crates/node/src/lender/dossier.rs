@@ -1,12 +1,14 @@
 //! Dossiers of services that are kept ready here.
 //!
 //! Enters: documents of borrowers. Leaves: nothing, or why not.
-//! Always holds: a dossier is its owner's word about its own service; an older one replaces no newer one.
+//! Always holds: a dossier is its owner's word about its own service; an older one replaces no newer one; the keys that are kept beside it
+//! are those that it names, sealed as they came.
 
 use super::pact;
 use crate::node::Note;
-use crate::object::{DOSSIER, LENT};
-use crate::{Node, clock};
+use crate::object::{DOSSIER, DOSSIER_KEYS, LENT};
+use crate::wire::Inform;
+use crate::{Node, clock, keys};
 use pumasi_api::{Fault, Principal, Problem};
 use pumasi_lease::LentLease;
 use pumasi_lease::dossier::{Dossier, SIGNED_AS};
@@ -16,8 +18,8 @@ use pumasi_trust::SignedDocument;
 use std::collections::BTreeSet;
 
 /// Takes what the owner of a standby sends.
-pub async fn inform(node: &Node, owner: CloudName, lent: &LentLease, document: SignedDocument) -> Result<(), Problem> {
-    let lease = &lent.lease;
+pub async fn inform(node: &Node, owner: CloudName, lent: &LentLease, sent: Inform) -> Result<(), Problem> {
+    let (lease, Inform { document, keys: sealed }) = (&lent.lease, sent);
     if lent.standby().is_none() {
         return Err(Problem::forbidden(format!("{} keeps nothing ready: it has no use for a dossier", lease.id)));
     }
@@ -37,6 +39,18 @@ pub async fn inform(node: &Node, owner: CloudName, lent: &LentLease, document: S
         let text = format!("the dossier is about {about} of {}, the lease about {}", dossier.owner, lease.service);
         return Err(Problem::new(403, "not_yours", Fault::Peer, text));
     }
+    match &sealed {
+        // What does not open is of no use later either: its owner is told now.
+        Some(sealed) => {
+            let digest = pumasi_transfer::digest_of(&verified.payload);
+            keys::open(&node.identity.vault, lease, sealed, &digest, dossier.keys)?;
+        }
+        None if dossier.keys.is_some() => {
+            let text = "the dossier names keys of the service, and none came with it";
+            return Err(Problem::new(422, "bad_keys", Fault::Peer, text));
+        }
+        None => {}
+    }
     let (id, seats) = (lease.id.clone(), dossier.seats.len());
     node.transact(move |tx| {
         if !tx.get::<LentLease>(LENT, id.as_str())?.is_some_and(|l| l.body.usable()) {
@@ -49,6 +63,10 @@ pub async fn inform(node: &Node, owner: CloudName, lent: &LentLease, document: S
             return Err(Problem::new(409, "older_serial", Fault::Peer, text).into());
         }
         tx.put(DOSSIER, id.as_str(), &document, Expect::Any)?;
+        match &sealed {
+            Some(sealed) => drop(tx.put(DOSSIER_KEYS, id.as_str(), sealed, Expect::Any)?),
+            None => drop(tx.delete(DOSSIER_KEYS, id.as_str(), Expect::Any)?),
+        }
         if old.is_none() {
             let text = format!("what {owner} says must be known of it, and of {seats} clouds that keep it ready");
             let note =

@@ -4,8 +4,10 @@ use super::Copies;
 use super::record;
 use crate::fleet::{self, Desired};
 use crate::node::{Note, TxError};
-use crate::object::{DOSSIER, HEIR, HOLD, LENT, LENT_APPLICATION, LENT_RENEWAL, LentApplication, owner_of_lease};
-use crate::{Node, clock, quarantine, secrets, stray};
+use crate::object::{
+    DOSSIER, DOSSIER_KEYS, HEIR, HOLD, LENT, LENT_APPLICATION, LENT_RENEWAL, LentApplication, owner_of_lease,
+};
+use crate::{Node, clock, keys, quarantine, secrets, stray};
 use pumasi_api::Problem;
 use pumasi_engine::{Access, DataMount, InstanceSpec};
 use pumasi_lease::message::Emptiness;
@@ -195,9 +197,11 @@ async fn empty(node: &Node, lent: &LentLease) -> Result<(), Problem> {
             tracing::warn!(lease = %id, error = %e, "a lent lease's directory is not erased yet; tried again");
         }
         let key = id.clone();
-        if node.exists(LENT_APPLICATION, id.as_str())? || node.exists(DOSSIER, id.as_str())? {
+        let sent = [LENT_APPLICATION, DOSSIER, DOSSIER_KEYS];
+        if sent.into_iter().any(|kind| node.exists(kind, id.as_str()).unwrap_or(true)) {
             node.transact(move |tx| {
                 tx.delete(DOSSIER, key.as_str(), Expect::Any)?;
+                tx.delete(DOSSIER_KEYS, key.as_str(), Expect::Any)?;
                 tx.delete(HEIR, key.as_str(), Expect::Any)?;
                 Ok(tx.delete(LENT_APPLICATION, key.as_str(), Expect::Any)?)
             })
@@ -243,6 +247,7 @@ pub async fn emptiness(node: &Node, id: &LeaseId) -> Emptiness {
         // What cannot be read is not proven gone.
         keys: node.exists(LENT_APPLICATION, id.as_str()).map_or(1, u64::from)
             + node.exists(DOSSIER, id.as_str()).map_or(1, u64::from)
+            + keys::left_of(node, id)
             + u64::from(node.identity.vault.has_lease_key(id)),
         holds: 0,
         ..Emptiness::default()

@@ -8,6 +8,7 @@
 use super::copies::APPLICATION;
 use super::{dossier, pact, record, refused};
 use crate::bundles::{self, short};
+use crate::keys::{self, Package};
 use crate::node::{Note, TxError};
 use crate::object::{CUSTOMER, CustomerRecord, HEIR, Heir, LENT_APPLICATION, LentApplication, SERVICE, ServiceRecord};
 use crate::{Node, clock, moves, register, routes, secrets, tenancy, world};
@@ -18,9 +19,9 @@ use pumasi_lease::dossier::Dossier;
 use pumasi_lease::handover::{Handover, SIGNED_AS};
 use pumasi_lease::{LentLease, LentState, Transition, ledger};
 use pumasi_store::{Expect, Tx};
-use pumasi_terms::{CloudName, CustomerName, MoveId, ServiceName};
+use pumasi_terms::{CloudName, CustomerName, MoveId, SecretName, ServiceName};
 use pumasi_trust::{Secret, SignedDocument};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Cancelled wishes that one lease remembers.
@@ -57,7 +58,8 @@ pub async fn prepare(node: &Node, lent: &LentLease) -> Result<(), Problem> {
     node.may_act().map_err(Problem::unavailable)?;
     can_run(node, &dossier)?;
     free(&node.services()?.iter().map(|s| &**s).collect::<Vec<_>>(), &dossier)?;
-    keep_secrets(node, lent, &dossier, &sent)?;
+    let package = keys::kept(node, lent, dossier.keys)?;
+    came_along(node, lent, &dossier, &sent, package.as_ref())?;
     let bundle = bundles::owned(node, &dossier.customer);
     let unpacked = unpacked(node, lent, &sent);
     world::blocking(move || bundle.take_in(&sent.digest, &unpacked)).await.map_err(|e| Problem::ours(e.to_string()))?
@@ -102,11 +104,21 @@ fn free(services: &[&ServiceRecord], dossier: &Dossier) -> Result<(), Problem> {
     })
 }
 
-/// Values that came sealed to the lease become the customer's here: the application needs them as before.
-fn keep_secrets(node: &Node, lent: &LentLease, dossier: &Dossier, sent: &LentApplication) -> Result<(), Problem> {
+/// Values that came sealed to the lease and are to become the customer's here, who has none or another: the application needs them as before.
+fn came_along(
+    node: &Node,
+    lent: &LentLease,
+    dossier: &Dossier,
+    sent: &LentApplication,
+    package: Option<&Package>,
+) -> Result<BTreeMap<SecretName, Secret<String>>, Problem> {
     let values = secrets::of_lease(&node.identity.vault, &lent.lease, &sent.sent)?;
-    for (variable, name) in &sent.sent.application.secrets {
-        let Some(value) = values.expose().get(variable) else { continue };
+    let mut new = BTreeMap::new();
+    let named = sent.sent.application.secrets.iter();
+    let values = named.filter_map(|(variable, name)| Some((name, values.expose().get(variable)?)));
+    let tls = dossier.service.spec.tls.as_ref();
+    let certificate = tls.and_then(|tls| Some((&tls.secret, package?.tls.as_ref()?)));
+    for (name, value) in values.chain(certificate) {
         let value = Secret::new(value.clone());
         let vault = &node.identity.vault;
         let old = vault.get(&dossier.customer, name).map_err(|e| secrets::problem(&e))?;
@@ -120,9 +132,24 @@ fn keep_secrets(node: &Node, lent: &LentLease, dossier: &Dossier, sent: &LentApp
                 dossier.customer
             )));
         }
-        vault.set(&dossier.customer, name, &value, clock::wall()).map_err(|e| secrets::problem(&e))?;
+        new.insert(name.clone(), value);
     }
-    Ok(())
+    Ok(new)
+}
+
+/// Only once the service is this cloud's own: of a move that comes to nothing no secret stays.
+fn keep_what_came(node: &Node, lent: &LentLease, sent: &LentApplication) -> Result<(), Problem> {
+    let dossier = dossier::of(node, lent.id())?;
+    let dossier = dossier.ok_or_else(|| Problem::ours(format!("the dossier of {} is not here", lent.id())))?;
+    let package = keys::kept(node, lent, dossier.keys)?;
+    for (name, value) in came_along(node, lent, &dossier, sent, package.as_ref())? {
+        let kept = node.identity.vault.set(&dossier.customer, &name, &value, clock::wall());
+        kept.map_err(|e| secrets::problem(&e))?;
+    }
+    match package {
+        Some(package) => keys::take_over(node, &dossier.id, &package),
+        None => Ok(()),
+    }
 }
 
 fn unpacked(node: &Node, lent: &LentLease, sent: &LentApplication) -> PathBuf {
@@ -296,6 +323,7 @@ pub async fn promote(node: &Node, lent: &LentLease) -> Result<bool, Problem> {
     if !stopped(node, lent).await {
         return Ok(false);
     }
+    keep_what_came(node, lent, &sent)?;
     let from = node.lease_dir(lent.id());
     let to = tenancy::service_dir(node, service);
     // What was cut off before its end was written down: a copy that is the service's own already is not made anew.

@@ -423,6 +423,9 @@ impl GatewayPort for TrappedPort {
         let act = move || self.inner.put_tenure(tenure);
         Box::pin(async move { self.trap.local(&self.cloud, &Seen::Tenure(tenure), act, unreachable).await })
     }
+    fn put_keys<'a>(&'a self, keys: &'a pumasi_route::Keys) -> Asked<'a, ()> {
+        self.inner.put_keys(keys)
+    }
     fn meter(&self, after: u64) -> Asked<'_, MeterReport> {
         self.inner.meter(after)
     }
