@@ -164,6 +164,15 @@ pub struct MoveService {
     pub dry_run: bool,
 }
 
+/// `POST /v1/services/{name}/move/abandon`: the heir may have signed, and does not serve.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AbandonMove {
+    /// Who does not serve, named once more: whoever asks has looked.
+    pub heir: CloudName,
+    pub why: String,
+}
+
 /// What a move comes to, as far as it can be told before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct MoveOutlook {

@@ -9,6 +9,7 @@ use crate::clock::boot_ms;
 use pumasi_route::table::{ServiceRoute, Writes};
 use pumasi_route::tenure::Tenure;
 use pumasi_terms::{BootMs, Epoch, ServiceName};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -17,6 +18,8 @@ use tokio::sync::Notify;
 pub const HOLD_MS_MAX: u64 = 2_000;
 /// So many wait at one service. Their bodies stay with their users: none is read before.
 pub const WAITING_MAX: u32 = 512;
+/// So many of those that only read: there are more of them, and they have no bodies.
+pub const READS_WAITING_MAX: u32 = 2_048;
 
 /// What the table in force says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +34,14 @@ struct Hold {
     epoch: Epoch,
     since: BootMs,
     until: BootMs,
+    reads: bool,
+}
+
+impl Hold {
+    /// Whether one that writes, or one that reads, waits under it.
+    fn is_for(self, writes: bool) -> bool {
+        writes || self.reads
+    }
 }
 
 #[derive(Debug, Default)]
@@ -43,6 +54,7 @@ struct State {
     hold: Option<Hold>,
     inside: u32,
     waiting: u32,
+    reads_waiting: u32,
 }
 
 impl State {
@@ -59,6 +71,10 @@ impl State {
         self.hold.filter(|hold| hold.epoch == epoch && self.entry.is_some_and(|entry| entry.epoch == epoch))
     }
 
+    fn waiting(&mut self, writes: bool) -> &mut u32 {
+        if writes { &mut self.waiting } else { &mut self.reads_waiting }
+    }
+
     /// All but the end of the right, whose growth wakes nobody.
     fn turns(&self) -> (Option<Entry>, Option<Epoch>, Option<Hold>) {
         (self.entry, self.owned_at, self.hold)
@@ -68,6 +84,8 @@ impl State {
 #[derive(Debug, Default)]
 pub struct Gate {
     state: Mutex<State>,
+    /// Whether those that only read may have to wait: asked by each of them, without the lock.
+    holds_reads: AtomicBool,
     turned: Notify,
 }
 
@@ -98,6 +116,7 @@ impl Gate {
         let mut state = self.lock();
         let (before, until) = (state.turns(), state.until);
         change(&mut state);
+        self.holds_reads.store(state.hold.is_some_and(|hold| hold.reads), Ordering::Release);
         let turned = state.turns() != before || state.until < until;
         drop(state);
         if turned {
@@ -116,7 +135,8 @@ impl Gate {
             let before = state.hold;
             state.hold = tenure.and_then(|t| t.held.get(name)).map(|held| {
                 let since = before.filter(|hold| hold.epoch == held.epoch).map_or(now, |hold| hold.since);
-                Hold { epoch: held.epoch, since, until: held.until.min(since.after(HOLD_MS_MAX)) }
+                let until = held.until.min(since.after(HOLD_MS_MAX));
+                Hold { epoch: held.epoch, since, until, reads: held.reads }
             });
         });
     }
@@ -128,6 +148,11 @@ impl Gate {
 
     pub fn is_held(&self, epoch: Epoch) -> bool {
         self.lock().hold(epoch).is_some()
+    }
+
+    /// Whether one that only reads has to [`wait`](Gate::wait).
+    pub fn holds_reads(&self, epoch: Epoch) -> bool {
+        self.holds_reads.load(Ordering::Acquire) && self.lock().hold(epoch).is_some_and(|hold| hold.reads)
     }
 
     /// At the owner.
@@ -144,9 +169,10 @@ impl Gate {
         Turn::In(Pass { gate: self.clone(), epoch, bound })
     }
 
-    /// Until the service is held no longer, or the table has another owner or epoch; in the order in which they came. False:
+    /// Until the service is held no longer (for those that only read: until reading is not), or the table has another owner or epoch; in
+    /// the order in which they came. False:
     /// the hold is over its time, or as many wait as may; the request was not executed.
-    pub async fn wait(&self, epoch: Epoch) -> bool {
+    pub async fn wait(&self, epoch: Epoch, writes: bool) -> bool {
         let mut place: Option<Waiting<'_>> = None;
         loop {
             let turned = self.turned.notified();
@@ -154,14 +180,16 @@ impl Gate {
             turned.as_mut().enable();
             let left_ms = {
                 let mut state = self.lock();
-                let Some(hold) = state.hold(epoch) else { return true };
+                let Some(hold) = state.hold(epoch).filter(|hold| hold.is_for(writes)) else { return true };
                 let left_ms = hold.until.since(boot_ms());
-                if left_ms == 0 || (place.is_none() && state.waiting >= WAITING_MAX) {
+                let most = if writes { WAITING_MAX } else { READS_WAITING_MAX };
+                let waiting = state.waiting(writes);
+                if left_ms == 0 || (place.is_none() && *waiting >= most) {
                     return false;
                 }
                 if place.is_none() {
-                    state.waiting += 1;
-                    place = Some(Waiting(self));
+                    *waiting += 1;
+                    place = Some(Waiting { gate: self, writes });
                 }
                 left_ms
             };
@@ -173,15 +201,22 @@ impl Gate {
     pub fn held(&self) -> Option<HeldNow> {
         let state = self.lock();
         let hold = state.entry.and_then(|entry| state.hold(entry.epoch));
-        hold.map(|hold| HeldNow { until: hold.until, inside: state.inside, waiting: state.waiting })
+        hold.map(|hold| HeldNow {
+            until: hold.until,
+            inside: state.inside,
+            waiting: state.waiting + state.reads_waiting,
+        })
     }
 }
 
-struct Waiting<'a>(&'a Gate);
+struct Waiting<'a> {
+    gate: &'a Gate,
+    writes: bool,
+}
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.lock().waiting -= 1;
+        *self.gate.lock().waiting(self.writes) -= 1;
     }
 }
 
@@ -230,8 +265,9 @@ mod tests {
 
     fn tenure(until: u64, epoch: u64, held_until: Option<u64>) -> Tenure {
         let name = shop();
-        let held = held_until
-            .map(|until| (name.clone(), pumasi_route::tenure::Held { epoch: Epoch(epoch), until: BootMs(until) }));
+        let held = held_until.map(|until| {
+            (name.clone(), pumasi_route::tenure::Held { epoch: Epoch(epoch), until: BootMs(until), reads: false })
+        });
         Tenure {
             version: 1,
             boot_id: String::new(),
@@ -299,5 +335,31 @@ mod tests {
         assert!(gate.is_held(Epoch(2)) && !gate.is_held(Epoch(3)));
         gate.lock().entry = Some(Entry { owner: false, writes: Writes::Bound, epoch: Epoch(3) });
         assert!(gate.held().is_none() && !gate.is_held(Epoch(2)));
+    }
+
+    #[tokio::test]
+    async fn those_that_only_read_wait_while_the_instances_stand_still_and_no_longer() {
+        let (gate, now) = (Arc::new(Gate::default()), boot_ms().0);
+        open(&gate, Writes::Bound);
+        let writers = tenure(now + 60_000, 2, Some(now + 60_000));
+        told(&gate, Some(&writers));
+        assert!(gate.is_held(Epoch(2)) && !gate.holds_reads(Epoch(2)));
+        assert!(gate.wait(Epoch(2), false).await, "nobody who reads waits for those who write");
+        let mut all = writers.clone();
+        all.held.values_mut().for_each(|held| held.reads = true);
+        told(&gate, Some(&all));
+        assert!(gate.holds_reads(Epoch(2)) && !gate.holds_reads(Epoch(3)));
+        let (reader, writer) = (gate.clone(), gate.clone());
+        let reader = tokio::spawn(async move { reader.wait(Epoch(2), false).await });
+        let writer = tokio::spawn(async move { writer.wait(Epoch(2), true).await });
+        while gate.held().unwrap().waiting < 2 {
+            tokio::task::yield_now().await;
+        }
+        // The move is put off: readers go on, writers wait for the hold's end.
+        told(&gate, Some(&writers));
+        assert!(reader.await.unwrap() && !writer.is_finished());
+        assert_eq!(gate.held().unwrap().waiting, 1);
+        told(&gate, Some(&tenure(now + 60_000, 2, None)));
+        assert!(writer.await.unwrap());
     }
 }

@@ -1,6 +1,7 @@
 //! Services at home: their data directories, their instances, their end.
 
 use crate::fleet::{self, Desired};
+use crate::moves::{self, freeze};
 use crate::object::{OWNER_OF_SERVICES, ServiceRecord, service_named_by};
 use crate::{Node, borrower, bundles, clock, growth, register, secrets, stray, tenancy};
 use pumasi_api::Problem;
@@ -38,8 +39,10 @@ pub async fn reconcile(node: &Node) -> Result<(), Problem> {
     let services = node.services()?;
     let mut done = Ok(());
     for service in services.iter() {
-        // Its data are being made this cloud's own.
-        if service.taking.is_none() {
+        // Its data are being made this cloud's own, or another's.
+        let waits =
+            service.taking.is_some() || freeze::stands_still(node, service) || moves::awaits_word(node, service);
+        if !waits {
             run(node, service).await;
         }
         if service.deleting {

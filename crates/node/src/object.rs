@@ -24,6 +24,8 @@ pub const LENT_APPLICATION: &str = "lent_application";
 pub const DOSSIER: &str = "dossier";
 /// Who owns a service that was handed over: the newest handover that both signed, by the service's id.
 pub const TENURE: &str = "tenure";
+/// A [`pumasi_lease::reclaim::Reclaim`] that its maker signed, by the service's id.
+pub const RECLAIM: &str = "reclaim";
 /// A `pumasi_journey::moving::Move`, by the service's name.
 pub const MOVE: &str = "move";
 /// A [`Heir`], by lease id.
@@ -53,7 +55,7 @@ pub const ENDED: &str = "ended";
 pub const PROBE: &str = "probe";
 
 /// All of them. A new kind stands here, and what becomes of things where its record cannot be read is decided in docs/operations.md.
-pub const KINDS: [&str; 20] = [
+pub const KINDS: [&str; 21] = [
     SERVICE,
     JOURNEY,
     PLAN,
@@ -74,6 +76,7 @@ pub const KINDS: [&str; 20] = [
     TENURE,
     MOVE,
     HEIR,
+    RECLAIM,
 ];
 
 /// The one object of its kind.

@@ -3,7 +3,7 @@
 use crate::life::HostClock;
 use crate::mutant::Mutant;
 use pumasi_engine::BoxFuture;
-use pumasi_engine::{Capabilities, Engine, EngineError, InstanceSpec, InstanceStatus, Remains, SimEngine};
+use pumasi_engine::{Capabilities, Engine, EngineError, Freeze, InstanceSpec, InstanceStatus, Remains, SimEngine};
 use pumasi_terms::{InstanceId, WallMs};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -81,6 +81,12 @@ impl Engine for TimedEngine {
     }
     fn hold<'a>(&'a self, owner: &'a str, why: Option<&'a str>) -> BoxFuture<'a, Result<(), EngineError>> {
         self.catch_up().hold(owner, why)
+    }
+    fn freeze<'a>(&'a self, owner: &'a str, freeze: &'a Freeze) -> BoxFuture<'a, Result<(), EngineError>> {
+        self.catch_up().freeze(owner, freeze)
+    }
+    fn thaw<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<(), EngineError>> {
+        self.catch_up().thaw(owner)
     }
     fn remove<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<(), EngineError>> {
         if self.mutant == Some(Mutant::Leftover) && self.lent(id) {

@@ -67,7 +67,7 @@ pub async fn prepare(node: &Node, lent: &LentLease) -> Result<(), Problem> {
 pub async fn hold(node: &Node, lent: &LentLease) -> Result<(), Problem> {
     let (dossier, _) = whole(node, lent)?;
     let known =
-        register::handover(node, &dossier.id)?.is_some_and(|h| h.to == dossier.owner && h.epoch == dossier.epoch);
+        register::signed(node, &dossier.id)?.is_some_and(|t| t.owner == dossier.owner && t.epoch == dossier.epoch);
     if known {
         node.moves.alert(&dossier.service.metadata.name, dossier.epoch);
         routes::tell_tenure(node).await?;
