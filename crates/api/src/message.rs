@@ -251,6 +251,9 @@ pub struct RetiredView {
     pub customer: CustomerName,
     pub retired_at: WallMs,
     pub erase_after: WallMs,
+    /// What it takes up. Told of services that live on: another cloud serves it, or it came back and left behind what it had before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
 }
 
 /// `GET /v1/traffic`: one service.

@@ -16,6 +16,9 @@ use tokio::sync::Notify;
 
 /// The longest that a hold has requests wait, from the message that began it, ms.
 pub const HOLD_MS_MAX: u64 = 2_000;
+/// Those that only read wait longer, from the same message: nothing of theirs can be executed twice, and where a daemon dies on the way
+/// this is the difference between a slow answer and none.
+pub const READS_HOLD_MS_MAX: u64 = 5_000;
 /// So many wait at one service. Their bodies stay with their users: none is read before.
 pub const WAITING_MAX: u32 = 512;
 /// So many of those that only read: there are more of them, and they have no bodies.
@@ -41,6 +44,10 @@ impl Hold {
     /// Whether one that writes, or one that reads, waits under it.
     fn is_for(self, writes: bool) -> bool {
         writes || self.reads
+    }
+
+    fn ends(self, writes: bool) -> BootMs {
+        if writes { self.until } else { self.since.after(READS_HOLD_MS_MAX) }
     }
 }
 
@@ -181,7 +188,7 @@ impl Gate {
             let left_ms = {
                 let mut state = self.lock();
                 let Some(hold) = state.hold(epoch).filter(|hold| hold.is_for(writes)) else { return true };
-                let left_ms = hold.until.since(boot_ms());
+                let left_ms = hold.ends(writes).since(boot_ms());
                 let most = if writes { WAITING_MAX } else { READS_WAITING_MAX };
                 let waiting = state.waiting(writes);
                 if left_ms == 0 || (place.is_none() && *waiting >= most) {

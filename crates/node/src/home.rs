@@ -68,6 +68,11 @@ pub async fn reconcile(node: &Node) -> Result<(), Problem> {
 }
 
 async fn run(node: &Node, service: &ServiceRecord) {
+    let want = wanted(node, service);
+    if want.count == 0 && !register::is_ours(node, service) {
+        // What there was of its data may be erased by now: no directory is made anew.
+        return fleet::reconcile_to_nothing(node, &want.owner).await;
+    }
     let spec = &service.document.spec;
     let mut data = std::collections::BTreeMap::new();
     for set in &spec.datasets {
@@ -92,7 +97,7 @@ async fn run(node: &Node, service: &ServiceRecord) {
         }
     };
     let bundle_dir = bundles::owned(node, &service.customer).unpacked(&service.bundle());
-    fleet::reconcile(node, &wanted(node, service), |id| InstanceSpec {
+    fleet::reconcile(node, &want, |id| InstanceSpec {
         id,
         owner: service.owner(),
         generation: service.generation,

@@ -40,6 +40,8 @@ const RETRY_MS: u64 = 50;
 #[derive(Debug, Default)]
 pub struct Moves {
     asked: Locked<BTreeSet<ServiceName>>,
+    /// Held while directories of services change their meaning: one becomes the service's own, or is put away.
+    pub files: tokio::sync::Mutex<()>,
     /// When this daemon looked for the first time.
     began: OnceLock<BootMs>,
     /// What comes in here for services that are handed over to this cloud waits until then: the owner would let it wait as well.
@@ -116,7 +118,10 @@ pub async fn outlook(node: &Node, service: &ServiceRecord, to: &CloudName) -> Re
     let mut risks = vec![
         "open WebSockets are closed, so that their clients connect again".to_owned(),
         format!("its host names lead here until DNS names {to}; certificates for them are put there by a person"),
-        "what this cloud has of its data stays on its disk".to_owned(),
+        format!(
+            "what this cloud has of its data stays on its disk for {} h, then it is erased",
+            node.config.store.moved_data_kept_hours
+        ),
     ];
     risks.insert(0, match freeze::can(node) {
         true => format!("answers that take longer than {READS_MS_MAX} ms then, and event streams, are cut off"),

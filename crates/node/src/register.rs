@@ -36,7 +36,7 @@ pub fn handover(node: &Node, id: &ServiceId) -> Result<Option<Handover>, Problem
     node.item::<SignedDocument>(TENURE, id.as_str())?.map(|d| read(&d)).transpose()
 }
 
-fn read_reclaim(document: &SignedDocument) -> Result<Reclaim, Problem> {
+pub fn read_reclaim(document: &SignedDocument) -> Result<Reclaim, Problem> {
     serde_json::from_slice(document.unverified_payload()).map_err(|e| Problem::ours(format!("a reclaim: {e}")))
 }
 

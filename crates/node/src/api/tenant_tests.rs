@@ -1,5 +1,6 @@
 //! Every endpoint that shows or changes what a customer owns, asked by its owner, another customer, viewers of both, and the operator.
 
+mod former;
 mod lendable;
 mod reasons;
 

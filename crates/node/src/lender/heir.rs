@@ -305,7 +305,9 @@ pub async fn promote(node: &Node, lent: &LentLease) -> Result<bool, Problem> {
     let to = tenancy::service_dir(node, service);
     let aside = to.join("before").join(format!("epoch-{}", service.epoch));
     let sets: Vec<String> = sent.sent.datasets.iter().map(|s| s.name.to_string()).collect();
+    let files = node.moves.files.lock().await;
     let moved = world::blocking(move || move_all(&from, &to, &aside, &sets)).await;
+    drop(files);
     moved
         .map_err(|e| Problem::ours(e.to_string()))?
         .map_err(|e| Problem::ours(format!("moving what was kept: {e}")))?;
