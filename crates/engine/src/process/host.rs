@@ -101,6 +101,7 @@ impl Host {
             isolation,
             tree,
         };
+        tracing::info!(by = host.freeze_by().as_str(), "instances can be frozen");
         host.sweep()?;
         if host.isolation.own_uid {
             helper::end_strays(&host.slots);

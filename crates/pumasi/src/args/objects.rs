@@ -84,13 +84,14 @@ Steps go to standard error, the result to standard output. Exit code 0: the othe
         #[command(flatten)]
         why: WhyArgs,
     },
-    /// Serve it here again although the other cloud may have signed, since that one does not serve (operators only)
+    /// Serve it here again: the other cloud may have signed, and is lost (operators only)
     #[command(after_help = "\
 Example:
   pumasi move abandon notes --heir-is-gone city-c --why 'its disk burnt'
 
-Refused while the other cloud answers. Look first that neither its gateway nor its instances run: if they do, both clouds take
-requests until it hears of this, at its daemon's next heartbeat, and what it wrote meanwhile is not part of the service any more.")]
+Refused while the other cloud answers. Look first that neither its gateway nor its instances run: if
+they do, both clouds take requests until it hears of this, at its daemon's next heartbeat, and what
+it wrote meanwhile is no part of the service any more.")]
     Abandon {
         #[arg(value_name = "NAME")]
         service: ServiceName,
