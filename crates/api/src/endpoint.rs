@@ -122,6 +122,13 @@ pub const ENDPOINTS: &[Endpoint] = &[
         4 * KIB,
         "Cancel a move, as long as the other cloud does not own it",
     ),
+    on(
+        Post,
+        "/v1/services/{name}/move/abandon",
+        OPERATORS,
+        4 * KIB,
+        "Own a service again whose heir may have signed and does not serve; refused while the heir answers",
+    ),
     on(Delete, "/v1/services/{name}", CUSTOMERS, 0, "Remove a service; what it rented is given back first"),
     on(Get, "/v1/services/{name}/logs", CUSTOMERS, 0, "The last lines of its instances, rented ones too"),
     on(Get, "/v1/secrets", PEOPLE, 0, "Secrets by name, without their values"),

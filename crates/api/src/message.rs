@@ -164,6 +164,15 @@ pub struct MoveService {
     pub dry_run: bool,
 }
 
+/// `POST /v1/services/{name}/move/abandon`: the heir may have signed, and does not serve.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AbandonMove {
+    /// Who does not serve, named once more: whoever asks has looked.
+    pub heir: CloudName,
+    pub why: String,
+}
+
 /// What a move comes to, as far as it can be told before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct MoveOutlook {
@@ -242,6 +251,9 @@ pub struct RetiredView {
     pub customer: CustomerName,
     pub retired_at: WallMs,
     pub erase_after: WallMs,
+    /// What it takes up. Told of services that live on: another cloud serves it, or it came back and left behind what it had before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
 }
 
 /// `GET /v1/traffic`: one service.

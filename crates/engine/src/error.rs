@@ -21,6 +21,10 @@ pub enum EngineError {
     Replacing { id: InstanceId, older: u64 },
     #[error("instance {id} is not stopped: {what}; stop it and call again")]
     Running { id: InstanceId, what: String },
+    #[error("instance {id} does not stand still yet: {what}; call again")]
+    Stirs { id: InstanceId, what: String },
+    #[error("instance {id} went on since it was frozen as {name}; freeze it anew, by another name")]
+    Thawed { id: InstanceId, name: String },
     #[error("no instance {id} here")]
     Unknown { id: InstanceId },
     #[error(
@@ -50,7 +54,10 @@ pub enum EngineError {
 impl EngineError {
     /// Whether the same call can succeed later without anybody changing anything.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Replacing { .. } | Self::Running { .. } | Self::Shim { .. } | Self::Host { .. })
+        matches!(
+            self,
+            Self::Replacing { .. } | Self::Running { .. } | Self::Stirs { .. } | Self::Shim { .. } | Self::Host { .. }
+        )
     }
 
     /// The same words for each instance: for whoever does not know it by its id.
@@ -64,6 +71,8 @@ impl EngineError {
             | Self::Ended { id, .. }
             | Self::Replacing { id, .. }
             | Self::Running { id, .. }
+            | Self::Stirs { id, .. }
+            | Self::Thawed { id, .. }
             | Self::Unknown { id } => self.to_string().replace(id.as_str(), "of it"),
             other => other.to_string(),
         }

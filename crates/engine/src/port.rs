@@ -29,6 +29,15 @@ pub trait Engine: Send + Sync {
     /// The owner's instances stand still, or go on with `None`: their data, logs and places stay. Whoever reads their status is told why.
     fn hold<'a>(&'a self, owner: &'a str, why: Option<&'a str>) -> BoxFuture<'a, Result<(), EngineError>>;
 
+    /// Everything in the owner's instances stops between two instructions, and nothing new of it begins: returns when no process of
+    /// them runs any more. They do not know of it, and their state is what it was; `stop` then kills them without a word, so that they
+    /// write nothing more. A repetition is the same freeze, also with a bound that is lifted: it is refused
+    /// ([`EngineError::Thawed`]) once the freeze of that name is over. A new instance of the owner is not frozen.
+    fn freeze<'a>(&'a self, owner: &'a str, freeze: &'a Freeze) -> BoxFuture<'a, Result<(), EngineError>>;
+
+    /// The owner's instances go on, whatever the freeze was called. Without one there is nothing to do.
+    fn thaw<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<(), EngineError>>;
+
     /// The data that the owner's instances see through layers have changed: returns when all of them see what is there now.
     fn renew_layers<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<(), EngineError>>;
 
@@ -46,6 +55,39 @@ pub trait Engine: Send + Sync {
 pub struct Capabilities {
     pub platforms: Vec<Platform>,
     pub isolation: Isolation,
+    /// By what [`Engine::freeze`] makes instances stand still; none: it cannot.
+    #[serde(default)]
+    pub freeze: Option<FreezeBy>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FreezeBy {
+    /// `cgroup.freeze`, also of a v2 hierarchy that is mounted beside v1 controllers.
+    CgroupV2,
+    /// The freezer of cgroup v1.
+    CgroupV1,
+    /// SIGSTOP to each process, until none is left that runs.
+    Signals,
+}
+
+impl FreezeBy {
+    /// For people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::CgroupV2 => "cgroup v2",
+            Self::CgroupV1 => "the freezer of cgroup v1",
+            Self::Signals => "signals",
+        }
+    }
+}
+
+/// An owner's instances stand still, for a reason that has a name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Freeze {
+    pub name: String,
+    /// They go on by themselves after so long, counted from the first call, should nobody say more. None: not by themselves.
+    pub at_most_ms: Option<u64>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -190,6 +232,9 @@ pub struct InstanceStatus {
     pub owner: String,
     pub generation: u64,
     pub state: InstanceState,
+    /// It stands still by [`Engine::freeze`]: its state is of the moment before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub frozen: bool,
     /// Why it is not ready; of one that is starting again, why it was not before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<Trouble>,

@@ -6,8 +6,8 @@
 use crate::port::BoxFuture;
 use crate::rules::{BackOff, Here, Start, on_start};
 use crate::{
-    Capabilities, CgroupVersion, Engine, EngineError, Exit, InstanceSpec, InstanceState, InstanceStatus, Isolation,
-    Remains, Trouble,
+    Capabilities, CgroupVersion, Engine, EngineError, Exit, Freeze, FreezeBy, InstanceSpec, InstanceState,
+    InstanceStatus, Isolation, Remains, Trouble,
 };
 use pumasi_terms::service::Platform;
 use pumasi_terms::{InstanceId, WallMs};
@@ -81,8 +81,18 @@ struct SimInstance {
     cpu_used_us: u64,
     log: Vec<u8>,
     held_why: Option<String>,
+    frozen: Option<Frozen>,
+    /// The last freeze whose bound was reached.
+    lapsed: Option<String>,
     /// Why it ended last, until it is ready.
     trouble: Option<Trouble>,
+}
+
+#[derive(Debug, Clone)]
+struct Frozen {
+    name: String,
+    since_ms: u64,
+    until_ms: Option<u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -125,7 +135,7 @@ impl SimEngine {
                 instances: BTreeMap::new(),
                 next_port: 20_000,
                 next_pid: 1_000,
-                capabilities: Capabilities { platforms: vec![platform], isolation },
+                capabilities: Capabilities { platforms: vec![platform], isolation, freeze: Some(FreezeBy::CgroupV2) },
             })),
         }
     }
@@ -269,7 +279,35 @@ impl SimInstance {
             cpu_used_us: 0,
             log: format!("start at {now_ms} ms\n").into_bytes(),
             held_why: None,
+            frozen: None,
+            lapsed: None,
             trouble: None,
+        }
+    }
+
+    fn freeze(&mut self, freeze: &Freeze, now_ms: u64) -> Result<(), EngineError> {
+        let id = || self.spec.id.clone();
+        if self.lapsed.as_ref() == Some(&freeze.name) {
+            return Err(EngineError::Thawed { id: id(), name: freeze.name.clone() });
+        }
+        if matches!(self.phase, Phase::Stopping { .. }) {
+            return Err(EngineError::Stirs { id: id(), what: "it is stopping".into() });
+        }
+        let until_ms = freeze.at_most_ms.map(|ms| now_ms + ms);
+        match &mut self.frozen {
+            // The bound counts from the first call, and does not come back once it was lifted.
+            Some(frozen) if frozen.name == freeze.name => frozen.until_ms = until_ms.and(frozen.until_ms),
+            Some(frozen) => (frozen.name, frozen.until_ms) = (freeze.name.clone(), until_ms),
+            frozen => *frozen = Some(Frozen { name: freeze.name.clone(), since_ms: now_ms, until_ms }),
+        }
+        Ok(())
+    }
+
+    /// What passed meanwhile did not pass for it.
+    fn thaw(&mut self, now_ms: u64) {
+        let Some(frozen) = self.frozen.take() else { return };
+        if let Phase::Running { since_ms } = &mut self.phase {
+            *since_ms += now_ms.saturating_sub(frozen.since_ms.max(*since_ms));
         }
     }
 
@@ -294,6 +332,15 @@ impl SimInstance {
     }
 
     fn live_until(&mut self, until_ms: u64) {
+        if let Some(Frozen { name, until_ms: bound, .. }) = self.frozen.clone() {
+            match bound {
+                Some(bound) if bound <= until_ms => {
+                    self.thaw(bound);
+                    self.lapsed = Some(name);
+                }
+                _ => return,
+            }
+        }
         loop {
             match self.phase.clone() {
                 Phase::Running { since_ms } => match self.end_of_run(since_ms) {
@@ -330,6 +377,9 @@ impl SimInstance {
 
     fn stop(&mut self, now_ms: u64) {
         self.run = false;
+        if self.frozen.take().is_some() && self.held() {
+            self.phase = Phase::Stopped { exit: Some(Exit { signal: Some(9), ..Exit::default() }) };
+        }
         self.phase = match self.phase.clone() {
             Phase::Running { since_ms } => {
                 let grace_ms = self.spec.stop_grace_ms;
@@ -345,6 +395,8 @@ impl SimInstance {
     }
 
     fn status(&self, now_ms: u64) -> InstanceStatus {
+        // Of a frozen one: as it was.
+        let now_ms = self.frozen.as_ref().map_or(now_ms, |f| f.since_ms);
         let (state, since_ms) = match &self.phase {
             Phase::Running { since_ms } if self.held_why.is_some() => {
                 (InstanceState::Unready { why: self.held_why.clone().unwrap_or_default() }, Some(*since_ms))
@@ -378,6 +430,7 @@ impl SimInstance {
             address: self.held().then(|| SocketAddr::new(self.spec.listen_ip, self.port)),
             door: None,
             protocol: self.spec.protocol,
+            frozen: self.frozen.is_some() && self.held(),
             pid: since_ms.map(|_| self.pid),
             started_at: since_ms.map(|ms| WallMs(i64::try_from(ms).unwrap_or(i64::MAX))),
             restarts: self.restarts,
@@ -416,6 +469,22 @@ impl Engine for SimEngine {
             for instance in self.world().instances.values_mut().filter(|i| i.spec.owner == owner) {
                 instance.held_why = why.map(str::to_owned);
             }
+            Ok(())
+        })
+    }
+    fn freeze<'a>(&'a self, owner: &'a str, freeze: &'a Freeze) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(async move {
+            let mut world = self.world();
+            let now_ms = world.now_ms;
+            let mut own = world.instances.values_mut().filter(|i| i.spec.owner == owner);
+            own.try_for_each(|i| i.freeze(freeze, now_ms))
+        })
+    }
+    fn thaw<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(async move {
+            let mut world = self.world();
+            let now_ms = world.now_ms;
+            world.instances.values_mut().filter(|i| i.spec.owner == owner).for_each(|i| i.thaw(now_ms));
             Ok(())
         })
     }

@@ -5,7 +5,7 @@
 mod common;
 
 use common::{App, ProcessRig, Rig, SimRig, id, ready, status, wait};
-use pumasi_engine::{EngineError, InstanceState};
+use pumasi_engine::{EngineError, Freeze, InstanceState};
 
 /// Each promise once for each driver.
 macro_rules! suite {
@@ -36,6 +36,10 @@ suite!(
     a_killed_shim_is_reported_and_revived,
     running_instances_are_not_removed,
     owners_are_told_apart,
+    what_is_frozen_does_nothing_and_goes_on_where_it_was,
+    a_freeze_ends_by_itself_unless_its_bound_is_lifted,
+    what_is_frozen_ends_at_once_and_as_it_stands,
+    a_freeze_outlives_daemons_and_shims,
 );
 
 fn is_stopped(state: &InstanceState) -> bool {
@@ -196,5 +200,110 @@ async fn owners_are_told_apart(rig: &mut impl Rig) {
     let left = rig.engine().remains(Some("lease-7")).await.unwrap();
     assert!(left.is_empty(), "{left:?}");
     assert!(!rig.engine().remains(Some("service-a")).await.unwrap().is_empty());
+    end(rig, 1).await;
+}
+
+fn freeze(name: &str, at_most_ms: Option<u64>) -> Freeze {
+    Freeze { name: name.into(), at_most_ms }
+}
+
+async fn what_is_frozen_does_nothing_and_goes_on_where_it_was(rig: &mut impl Rig) {
+    let (one, mut other) = (rig.spec(1, App::Crashes { after_ms: 600 }), rig.spec(2, App::Crashes { after_ms: 600 }));
+    other.owner = "service-b".into();
+    for spec in [&one, &other] {
+        rig.engine().start(spec.clone()).await.unwrap();
+        ready(rig, &spec.id).await;
+    }
+    rig.engine().freeze(&one.owner, &freeze("first", None)).await.unwrap();
+    // Nobody has to be told twice, and nobody is asked how it is.
+    rig.engine().freeze(&one.owner, &freeze("first", None)).await.unwrap();
+    wait(rig, &other.id, |s| s.restarts >= 1).await;
+    rig.pass(300).await;
+    let found = status(rig, &one.id).await.unwrap();
+    assert_eq!((found.frozen, &found.state, found.restarts), (true, &InstanceState::Ready, 0));
+    assert!(!status(rig, &other.id).await.unwrap().frozen, "another owner's");
+    rig.engine().thaw(&one.owner).await.unwrap();
+    rig.engine().thaw(&one.owner).await.unwrap();
+    wait(rig, &one.id, |s| !s.frozen && s.restarts >= 1).await;
+    // What rests after a crash does not start while it is frozen.
+    rig.engine().freeze(&one.owner, &freeze("second", None)).await.unwrap();
+    let before = status(rig, &one.id).await.unwrap();
+    rig.pass(1_500).await;
+    let after = status(rig, &one.id).await.unwrap();
+    assert_eq!((after.frozen, after.restarts, after.pid), (true, before.restarts, before.pid));
+    rig.engine().thaw(&one.owner).await.unwrap();
+    wait(rig, &one.id, |s| s.restarts > before.restarts).await;
+    end(rig, 1).await;
+    end(rig, 2).await;
+}
+
+async fn a_freeze_ends_by_itself_unless_its_bound_is_lifted(rig: &mut impl Rig) {
+    let spec = rig.spec(1, App::Well);
+    rig.engine().start(spec.clone()).await.unwrap();
+    ready(rig, &spec.id).await;
+    rig.engine().freeze(&spec.owner, &freeze("first", Some(300))).await.unwrap();
+    // A repetition does not make it longer.
+    rig.engine().freeze(&spec.owner, &freeze("first", Some(60_000))).await.unwrap();
+    assert!(status(rig, &spec.id).await.unwrap().frozen);
+    wait(rig, &spec.id, |s| !s.frozen).await;
+    for bound in [None, Some(1_000)] {
+        let late = rig.engine().freeze(&spec.owner, &freeze("first", bound)).await;
+        assert!(matches!(&late, Err(EngineError::Thawed { name, .. }) if name == "first"), "{late:?}");
+    }
+    rig.engine().freeze(&spec.owner, &freeze("second", Some(400))).await.unwrap();
+    rig.engine().freeze(&spec.owner, &freeze("second", None)).await.unwrap();
+    rig.engine().freeze(&spec.owner, &freeze("second", Some(1))).await.unwrap();
+    rig.pass(1_000).await;
+    let found = status(rig, &spec.id).await.unwrap();
+    assert_eq!((found.frozen, &found.state, found.restarts), (true, &InstanceState::Ready, 0));
+    rig.engine().thaw(&spec.owner).await.unwrap();
+    wait(rig, &spec.id, |s| !s.frozen).await;
+    end(rig, 1).await;
+}
+
+async fn what_is_frozen_ends_at_once_and_as_it_stands(rig: &mut impl Rig) {
+    let mut spec = rig.spec(1, App::IgnoresTerm);
+    spec.stop_grace_ms = 600_000;
+    rig.engine().start(spec.clone()).await.unwrap();
+    ready(rig, &spec.id).await;
+    rig.engine().freeze(&spec.owner, &freeze("first", Some(60_000))).await.unwrap();
+    rig.engine().stop(&spec.id).await.unwrap();
+    let found = wait(rig, &spec.id, |s| is_stopped(&s.state)).await;
+    let InstanceState::Stopped { exit } = found.state else { unreachable!() };
+    assert_eq!(exit.unwrap().signal, Some(9));
+    // What is gone stands still.
+    rig.engine().freeze(&spec.owner, &freeze("second", None)).await.unwrap();
+    rig.engine().remove(&spec.id).await.unwrap();
+    rig.engine().freeze(&spec.owner, &freeze("third", None)).await.unwrap();
+    // One that is on its way out does not, yet.
+    let mut slow = rig.spec(2, App::IgnoresTerm);
+    slow.stop_grace_ms = 400;
+    rig.engine().start(slow.clone()).await.unwrap();
+    ready(rig, &slow.id).await;
+    rig.engine().stop(&slow.id).await.unwrap();
+    let refused = rig.engine().freeze(&slow.owner, &freeze("fourth", None)).await;
+    assert!(matches!(&refused, Err(e @ EngineError::Stirs { .. }) if e.is_retryable()), "{refused:?}");
+    end(rig, 2).await;
+    rig.engine().freeze(&slow.owner, &freeze("fourth", None)).await.unwrap();
+}
+
+async fn a_freeze_outlives_daemons_and_shims(rig: &mut impl Rig) {
+    let spec = rig.spec(1, App::Well);
+    rig.engine().start(spec.clone()).await.unwrap();
+    ready(rig, &spec.id).await;
+    rig.engine().freeze(&spec.owner, &freeze("first", None)).await.unwrap();
+    rig.reopen().await;
+    assert!(status(rig, &spec.id).await.unwrap().frozen);
+    rig.kill_shim(&spec.id).await;
+    let dead = wait(rig, &spec.id, |s| matches!(s.state, InstanceState::Failed { .. })).await;
+    assert!(!dead.frozen);
+    rig.engine().start(spec.clone()).await.unwrap();
+    wait(rig, &spec.id, |s| s.frozen).await;
+    rig.pass(300).await;
+    assert_ne!(status(rig, &spec.id).await.unwrap().state, InstanceState::Ready, "nothing begins while it is frozen");
+    rig.engine().freeze(&spec.owner, &freeze("first", None)).await.unwrap();
+    rig.engine().thaw(&spec.owner).await.unwrap();
+    let found = ready(rig, &spec.id).await;
+    assert!(!found.frozen);
     end(rig, 1).await;
 }

@@ -9,6 +9,7 @@ use crate::right::{HeldNow, Right};
 use pumasi_route::table::ServiceRoute;
 use pumasi_route::tenure::Tenure;
 use pumasi_terms::{Epoch, ServiceName};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -16,6 +17,8 @@ use tokio::sync::Notify;
 #[derive(Debug, Default)]
 pub struct Gate {
     right: Mutex<Right>,
+    /// Whether those that only read may have to wait: asked by each of them, without the lock.
+    holds_reads: AtomicBool,
     turned: Notify,
 }
 
@@ -40,6 +43,7 @@ impl Gate {
         let mut right = self.lock();
         let before = right.clone();
         right.set(name, route, tenure, now);
+        self.holds_reads.store(right.may_hold_reads(), Ordering::Release);
         let turned = right.differs(&before);
         drop(right);
         if turned {
@@ -56,6 +60,11 @@ impl Gate {
         self.lock().is_held(epoch)
     }
 
+    /// Whether one that only reads has to [`wait`](Gate::wait).
+    pub fn holds_reads(&self, epoch: Epoch) -> bool {
+        self.holds_reads.load(Ordering::Acquire) && self.lock().holds_reads(epoch)
+    }
+
     /// At the owner.
     pub fn enter(self: &Arc<Self>, epoch: Epoch) -> Turn {
         let mut right = self.lock();
@@ -66,9 +75,10 @@ impl Gate {
         }
     }
 
-    /// Until the service is held no longer, or the table has another owner or epoch; in the order in which they came. False:
+    /// Until the service is held no longer (for those that only read: until reading is not), or the table has another owner or epoch; in
+    /// the order in which they came. False:
     /// the hold is over its time, or as many wait as may; the request was not executed.
-    pub async fn wait(&self, epoch: Epoch) -> bool {
+    pub async fn wait(&self, epoch: Epoch, writes: bool) -> bool {
         let mut place: Option<Waiting<'_>> = None;
         loop {
             let turned = self.turned.notified();
@@ -76,11 +86,11 @@ impl Gate {
             turned.as_mut().enable();
             let left_ms = {
                 let mut right = self.lock();
-                let Some(left_ms) = right.wait_left_ms(epoch, boot_ms()) else { return true };
-                if left_ms == 0 || (place.is_none() && !right.begin_to_wait()) {
+                let Some(left_ms) = right.wait_left_ms(epoch, writes, boot_ms()) else { return true };
+                if left_ms == 0 || (place.is_none() && !right.begin_to_wait(writes)) {
                     return false;
                 }
-                place.get_or_insert(Waiting(self));
+                place.get_or_insert(Waiting { gate: self, writes });
                 left_ms
             };
             let _ = tokio::time::timeout(Duration::from_millis(left_ms), turned).await;
@@ -93,11 +103,14 @@ impl Gate {
     }
 }
 
-struct Waiting<'a>(&'a Gate);
+struct Waiting<'a> {
+    gate: &'a Gate,
+    writes: bool,
+}
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.lock().end_to_wait();
+        self.gate.lock().end_to_wait(self.writes);
     }
 }
 
@@ -135,5 +148,61 @@ impl Pass {
                 None => turned.await,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::right::Entry;
+    use pumasi_route::table::Writes;
+    use pumasi_terms::BootMs;
+
+    fn tenure(until: u64, held_until: Option<u64>) -> Tenure {
+        let name = ServiceName::parse("shop").unwrap();
+        let held = held_until.map(|until| {
+            (name.clone(), pumasi_route::tenure::Held { epoch: Epoch(2), until: BootMs(until), reads: false })
+        });
+        Tenure {
+            version: 1,
+            boot_id: String::new(),
+            at: BootMs(0),
+            until: Some(BootMs(until)),
+            epochs: [(name, Epoch(2))].into(),
+            held: held.into_iter().collect(),
+        }
+    }
+
+    /// A table's entry stays as it is.
+    fn told(gate: &Gate, tenure: Option<&Tenure>) {
+        let entry = gate.lock().entry;
+        gate.set(&ServiceName::parse("shop").unwrap(), None, tenure);
+        gate.lock().entry = entry;
+    }
+
+    #[tokio::test]
+    async fn those_that_only_read_wait_while_the_instances_stand_still_and_no_longer() {
+        let (gate, now) = (Arc::new(Gate::default()), boot_ms().0);
+        gate.lock().entry = Some(Entry { owner: true, writes: Writes::Bound, epoch: Epoch(2) });
+        let writers = tenure(now + 60_000, Some(now + 60_000));
+        told(&gate, Some(&writers));
+        assert!(gate.is_held(Epoch(2)) && !gate.holds_reads(Epoch(2)));
+        assert!(gate.wait(Epoch(2), false).await, "nobody who reads waits for those who write");
+        let mut all = writers.clone();
+        all.held.values_mut().for_each(|held| held.reads = true);
+        told(&gate, Some(&all));
+        assert!(gate.holds_reads(Epoch(2)) && !gate.holds_reads(Epoch(3)));
+        let (reader, writer) = (gate.clone(), gate.clone());
+        let reader = tokio::spawn(async move { reader.wait(Epoch(2), false).await });
+        let writer = tokio::spawn(async move { writer.wait(Epoch(2), true).await });
+        while gate.held().unwrap().waiting < 2 {
+            tokio::task::yield_now().await;
+        }
+        // The move is put off: readers go on, writers wait for the hold's end.
+        told(&gate, Some(&writers));
+        assert!(reader.await.unwrap() && !writer.is_finished());
+        assert_eq!(gate.held().unwrap().waiting, 1);
+        told(&gate, Some(&tenure(now + 60_000, None)));
+        assert!(writer.await.unwrap());
     }
 }

@@ -274,8 +274,8 @@ async fn let_in(worker: &Worker, service: &Arc<Service>) -> Result<Entered, Box<
             Turn::In(pass) => return Ok((Some(pass), later)),
             Turn::Shut => true,
             // Boxed, so that the usual way stays small.
-            Turn::Wait if Box::pin(now.gate.wait(epoch)).await => false,
-            Turn::Wait => break ("held", "the service is being handed over; send the request again"),
+            Turn::Wait if Box::pin(now.gate.wait(epoch, true)).await => false,
+            Turn::Wait => break HELD,
         };
         let live = worker.gateway.tables.live();
         let found = live.services.get(&service.name);
@@ -287,6 +287,32 @@ async fn let_in(worker: &Worker, service: &Arc<Service>) -> Result<Entered, Box<
     };
     service.admission.arrived(true);
     service.admission.count_error();
+    Err(Box::new(answer::unavailable(reason, detail)))
+}
+
+const HELD: (&str, &str) = ("held", "the service is being handed over; send the request again");
+
+/// One that only reads, once the instances do not stand still any more: the service as the table has it then.
+async fn let_read(worker: &Worker, service: &Arc<Service>) -> Result<Option<Arc<Service>>, Box<Response<AnswerBody>>> {
+    let mut later: Option<Arc<Service>> = None;
+    loop {
+        let now = later.as_ref().unwrap_or(service);
+        let epoch = now.route.epoch;
+        if !now.gate.holds_reads(epoch) {
+            return Ok(later);
+        }
+        if !now.gate.wait(epoch, false).await {
+            break;
+        }
+        let live = worker.gateway.tables.live();
+        match live.services.get(&service.name) {
+            Some(found) => later = Some(found.clone()),
+            None => break,
+        }
+    }
+    service.admission.arrived(false);
+    service.admission.count_error();
+    let (reason, detail) = HELD;
     Err(Box::new(answer::unavailable(reason, detail)))
 }
 
@@ -305,6 +331,12 @@ pub async fn serve_service(
     if writes {
         match let_in(worker, service).await {
             Ok(entered) => (pass, later) = entered,
+            Err(answer) => return (*answer, None),
+        }
+    } else if service.gate.holds_reads(service.route.epoch) {
+        // Boxed, so that the usual way stays small.
+        match Box::pin(let_read(worker, service)).await {
+            Ok(found) => later = found,
             Err(answer) => return (*answer, None),
         }
     }

@@ -13,8 +13,13 @@ use pumasi_terms::{BootMs, Epoch, ServiceName};
 
 /// The longest that a hold has requests wait, from the message that began it, ms.
 pub const HOLD_MS_MAX: u64 = 2_000;
+/// Those that only read wait longer, from the same message: nothing of theirs can be executed twice, and where a daemon dies on the way
+/// this is the difference between a slow answer and none.
+pub const READS_HOLD_MS_MAX: u64 = 5_000;
 /// So many wait at one service. Their bodies stay with their users: none is read before.
 pub const WAITING_MAX: u32 = 512;
+/// So many of those that only read: there are more of them, and they have no bodies.
+pub const READS_WAITING_MAX: u32 = 2_048;
 
 /// What the table in force says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +34,13 @@ struct Hold {
     epoch: Epoch,
     since: BootMs,
     until: BootMs,
+    reads: bool,
+}
+
+impl Hold {
+    fn ends(self, writes: bool) -> BootMs {
+        if writes { self.until } else { self.since.after(READS_HOLD_MS_MAX) }
+    }
 }
 
 /// What becomes of a request that may write.
@@ -61,6 +73,7 @@ pub struct Right {
     hold: Option<Hold>,
     inside: u32,
     waiting: u32,
+    reads_waiting: u32,
 }
 
 impl Right {
@@ -73,7 +86,8 @@ impl Right {
         let before = self.hold;
         self.hold = tenure.and_then(|t| t.held.get(name)).map(|held| {
             let since = before.filter(|hold| hold.epoch == held.epoch).map_or(now, |hold| hold.since);
-            Hold { epoch: held.epoch, since, until: held.until.min(since.after(HOLD_MS_MAX)) }
+            let until = held.until.min(since.after(HOLD_MS_MAX));
+            Hold { epoch: held.epoch, since, until, reads: held.reads }
         });
     }
 
@@ -99,6 +113,16 @@ impl Right {
 
     pub fn is_held(&self, epoch: Epoch) -> bool {
         self.hold(epoch).is_some()
+    }
+
+    /// Whether one that only reads has to wait.
+    pub fn holds_reads(&self, epoch: Epoch) -> bool {
+        self.hold(epoch).is_some_and(|hold| hold.reads)
+    }
+
+    /// Whether any may have to.
+    pub fn may_hold_reads(&self) -> bool {
+        self.hold.is_some_and(|hold| hold.reads)
     }
 
     /// What becomes of a request by the entry in force. None: this cloud is no owner, and sends it on to the one that is.
@@ -128,19 +152,26 @@ impl Right {
     }
 
     /// How long one that waits may go on waiting, ms; None: it need not any more.
-    pub fn wait_left_ms(&self, epoch: Epoch, now: BootMs) -> Option<u64> {
-        self.hold(epoch).map(|hold| hold.until.since(now))
+    pub fn wait_left_ms(&self, epoch: Epoch, writes: bool, now: BootMs) -> Option<u64> {
+        let hold = self.hold(epoch).filter(|hold| writes || hold.reads)?;
+        Some(hold.ends(writes).since(now))
+    }
+
+    fn waiting(&mut self, writes: bool) -> (&mut u32, u32) {
+        if writes { (&mut self.waiting, WAITING_MAX) } else { (&mut self.reads_waiting, READS_WAITING_MAX) }
     }
 
     /// One more waits; false: as many as may do so already.
-    pub fn begin_to_wait(&mut self) -> bool {
-        let has_room = self.waiting < WAITING_MAX;
-        self.waiting += u32::from(has_room);
+    pub fn begin_to_wait(&mut self, writes: bool) -> bool {
+        let (waiting, most) = self.waiting(writes);
+        let has_room = *waiting < most;
+        *waiting += u32::from(has_room);
         has_room
     }
 
-    pub fn end_to_wait(&mut self) {
-        self.waiting = self.waiting.saturating_sub(1);
+    pub fn end_to_wait(&mut self, writes: bool) {
+        let (waiting, _) = self.waiting(writes);
+        *waiting = waiting.saturating_sub(1);
     }
 
     /// Whether a connection that was opened at `epoch` has to end: the right is over, or the service is held. One of an unbound
@@ -162,7 +193,7 @@ impl Right {
     /// None: it is not held.
     pub fn held(&self) -> Option<HeldNow> {
         let hold = self.entry.and_then(|entry| self.hold(entry.epoch));
-        hold.map(|hold| HeldNow { until: hold.until, inside: self.inside, waiting: self.waiting })
+        hold.map(|hold| HeldNow { until: hold.until, inside: self.inside, waiting: self.waiting + self.reads_waiting })
     }
 }
 
@@ -173,8 +204,9 @@ mod tests {
     const NOW: BootMs = BootMs(1_000);
 
     fn tenure(until: u64, epoch: u64, held_until: Option<u64>) -> Tenure {
-        let held =
-            held_until.map(|until| (shop(), pumasi_route::tenure::Held { epoch: Epoch(epoch), until: BootMs(until) }));
+        let held = held_until.map(|until| {
+            (shop(), pumasi_route::tenure::Held { epoch: Epoch(epoch), until: BootMs(until), reads: false })
+        });
         Tenure {
             version: 1,
             boot_id: String::new(),
@@ -236,7 +268,8 @@ mod tests {
         assert_eq!(right.turn(NOW), Some(Turn::Wait));
         // Its time is over: those that wait are refused, and still nobody is let in.
         let late = NOW.after(HOLD_MS_MAX);
-        assert_eq!((right.wait_left_ms(Epoch(2), late), right.turn(late)), (Some(0), Some(Turn::Wait)));
+        assert_eq!((right.wait_left_ms(Epoch(2), true, late), right.turn(late)), (Some(0), Some(Turn::Wait)));
+        assert_eq!(right.wait_left_ms(Epoch(2), false, NOW), None, "nobody who reads waits for those who write");
         right.leave();
         assert_eq!(right.held().unwrap().inside, 0);
         // Another ownership is not what is handed over.

@@ -42,7 +42,7 @@ fn right(epoch: u64) -> Tenure {
 }
 
 fn held_at(epoch: u64) -> BTreeMap<ServiceName, Held> {
-    [(shop(), Held { epoch: Epoch(epoch), until: BootMs(boot_ms() + 2_000) })].into()
+    [(shop(), Held { epoch: Epoch(epoch), until: BootMs(boot_ms() + 2_000), reads: false })].into()
 }
 
 async fn put(cloud: &Cloud, revision: u64, route: ServiceRoute, peers: &[&Cloud]) {

@@ -3,7 +3,8 @@
 //! Enters: the wish, what is observed, what the heir answered, now. Leaves: the next record, what to tell, the one act to do.
 //! Always holds: unsafe requests are held only between `Holding` and the end, and no longer than agreed before the heir was asked to
 //! commit; once it was asked, only its own word (committed, or cancelled) ends the hold, since it may have committed; everything before
-//! that can be undone, nothing after it.
+//! that can be undone, nothing after it. Where instances can be frozen, they are from `Freezing` until the hold ends, and the heir is
+//! asked to commit only while nothing but this record can let them go on.
 
 use crate::record::Told;
 use pumasi_terms::{BootMs, CloudName, LeaseId, MoveId, Now, ServiceId, ServiceName, WallMs};
@@ -12,6 +13,8 @@ use serde::{Deserialize, Serialize};
 pub const MOVE_VERSION: u32 = 1;
 /// Unsafe requests wait no longer than this before the heir is asked to commit.
 pub const HOLD_MS_MAX: u64 = 2_000;
+/// Requests that only read, and were let in before, have so long until the instances stand still all the same.
+pub const READS_MS_MAX: u64 = 200;
 /// A copy that is further behind is not worth holding anybody for.
 pub const BEHIND_MS_MAX: u64 = 500;
 /// The standby is there after so long, or the move is given up.
@@ -40,6 +43,9 @@ pub struct Move {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_at: Option<BootMs>,
     pub tries: u32,
+    /// The instances here stand still.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub frozen: bool,
     /// What stands in the way now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
@@ -59,6 +65,8 @@ pub enum Step {
     Alerting,
     /// Unsafe requests wait; those in flight end.
     Holding,
+    /// Requests that only read wait as well; the instances are made to stand still.
+    Freezing,
     /// What they wrote is sent.
     Catching,
     /// The heir is asked to sign: it may have done so.
@@ -87,6 +95,12 @@ pub struct Sight {
     pub behind_ms: Option<u64>,
     /// The gateway holds unsafe requests, and none is in flight.
     pub drained: bool,
+    /// The engine here can make instances stand still.
+    pub can_freeze: bool,
+    /// All of them do.
+    pub still: bool,
+    /// And they go on by this record's word alone, not after some time.
+    pub sealed: bool,
     /// Every copy at the heir is as of when they were held, or later.
     pub caught: bool,
 }
@@ -138,6 +152,7 @@ impl Move {
             lease: None,
             held_at: None,
             tries: 0,
+            frozen: false,
             trouble: None,
             pause_ms: None,
         }
@@ -148,12 +163,24 @@ impl Move {
     }
     /// Whether unsafe requests wait.
     pub fn holds(&self) -> bool {
-        use Step::{Cancelling, Catching, Committing, Holding, Opening};
-        matches!(self.step, Holding | Catching | Committing | Opening | Cancelling { .. })
+        use Step::{Cancelling, Catching, Committing, Freezing, Holding, Opening};
+        matches!(self.step, Holding | Freezing | Catching | Committing | Opening | Cancelling { .. })
+    }
+    /// Whether the instances here are to stand still, and those that only read wait.
+    pub fn freezes(&self) -> bool {
+        self.step == Step::Freezing || (self.frozen && self.holds())
+    }
+    /// Of this try: what ran in between stands still by another name.
+    pub fn freeze_name(&self) -> String {
+        format!("{}-{}", self.wish, self.tries)
     }
     /// Whether the heir owns it already, and does not serve yet.
     pub fn opens(&self) -> bool {
         self.step == Step::Opening
+    }
+    /// Whether the heir may own it, and nobody serves it.
+    pub fn is_beyond_recall(&self) -> bool {
+        matches!(self.step, Step::Committing | Step::Opening | Step::Cancelling { .. })
     }
     pub fn ask(&self) -> Option<Ask> {
         match self.step {
@@ -188,19 +215,24 @@ pub fn tick(old: &Move, sight: &Sight, now: Now) -> (Move, Vec<Told>) {
     let (mut next, mut told) = (old.clone(), Vec::new());
     match &old.step {
         Step::Placing => place(&mut next, sight, now, &mut told),
+        Step::Holding if sight.drained && sight.can_freeze => next.enter(Step::Freezing, now),
         Step::Holding if sight.drained => next.enter(Step::Catching, now),
+        Step::Freezing if sight.still => {
+            next.frozen = true;
+            next.enter(Step::Catching, now);
+        }
         // Told everything: what the customer changed before requests waited goes along.
-        Step::Catching if sight.caught && sight.standby.is_some() => {
+        Step::Catching if sight.caught && sight.standby.is_some() && (sight.sealed || !old.frozen) => {
             next.enter(Step::Committing, now);
             told.push(next.tell("move_committing", format!("everything that was written is at {}", next.to)));
         }
-        Step::Holding | Step::Catching => {
+        Step::Holding | Step::Freezing | Step::Catching => {
             let held_ms = old.held_at.map_or(HOLD_MS_MAX, |at| now.boot.since(at));
             if held_ms >= HOLD_MS_MAX {
-                let what = if old.step == Step::Holding {
-                    "requests in flight did not end"
-                } else {
-                    "the last of the data was not there"
+                let what = match old.step {
+                    Step::Holding => "requests in flight did not end",
+                    Step::Freezing => "the instances did not stand still",
+                    _ => "the last of the data was not there",
                 };
                 let_go(&mut next, format!("{what} in {HOLD_MS_MAX} ms"), now, &mut told);
             }
@@ -230,7 +262,7 @@ fn place(next: &mut Move, sight: &Sight, now: Now, told: &mut Vec<Told>) {
 
 /// Before the heir was asked to commit: users go on here, and it is tried again a few times.
 fn let_go(next: &mut Move, why: String, now: Now, told: &mut Vec<Told>) {
-    next.held_at = None;
+    (next.held_at, next.frozen) = (None, false);
     // The next try may find another standby there.
     next.lease = None;
     next.tries += 1;
@@ -243,7 +275,7 @@ fn let_go(next: &mut Move, why: String, now: Now, told: &mut Vec<Told>) {
 }
 
 fn cancelled(next: &mut Move, why: String, now: Now, told: &mut Vec<Told>) {
-    next.held_at = None;
+    (next.held_at, next.frozen) = (None, false);
     told.push(next.tell("move_cancelled", why.clone()));
     next.enter(Step::Cancelled { at: now.wall, why }, now);
 }
@@ -300,7 +332,7 @@ pub fn superseded(old: &Move, now: Now) -> (Move, Vec<Told>) {
 pub fn cancel(old: &Move, why: &str, now: Now) -> Option<(Move, Vec<Told>)> {
     let (mut next, mut told) = (old.clone(), Vec::new());
     match old.step {
-        Step::Placing | Step::Preparing | Step::Alerting | Step::Holding | Step::Catching => {
+        Step::Placing | Step::Preparing | Step::Alerting | Step::Holding | Step::Freezing | Step::Catching => {
             cancelled(&mut next, why.to_owned(), now, &mut told);
         }
         Step::Committing => next.enter(Step::Cancelling { why: why.to_owned() }, now),
@@ -309,17 +341,31 @@ pub fn cancel(old: &Move, why: &str, now: Now) -> Option<(Move, Vec<Told>)> {
     Some((next, told))
 }
 
-/// After a reboot boot times are void. What waited in the gateway is gone with it; a heir that was asked to commit is asked on.
+/// A person answers for it that the heir does not serve, and that it will hear of a greater epoch before it does. Refused (none) before
+/// it was asked to commit, and once it served.
+pub fn abandon(old: &Move, why: &str, now: Now) -> Option<(Move, Vec<Told>)> {
+    if !old.is_beyond_recall() {
+        return None;
+    }
+    let (mut next, mut told) = (old.clone(), Vec::new());
+    told.push(next.tell("move_abandoned", format!("{} may have signed, and does not serve: {why}", next.to)));
+    cancelled(&mut next, format!("abandoned: {why}"), now, &mut told);
+    Some((next, told))
+}
+
+/// After a reboot boot times are void. What waited in the gateway is gone with it, and so are the instances; a heir that was asked to
+/// commit is asked on, and until it answers nothing is started here that may write.
 #[must_use]
 pub fn after_reboot(old: &Move, now: Now) -> Move {
     let step = match &old.step {
-        Step::Preparing | Step::Alerting | Step::Holding | Step::Catching => Step::Placing,
+        Step::Preparing | Step::Alerting | Step::Holding | Step::Freezing | Step::Catching => Step::Placing,
         step => step.clone(),
     };
     let held_at = old
         .held_at
         .map(|_| now.boot)
         .filter(|_| matches!(step, Step::Committing | Step::Opening | Step::Cancelling { .. }));
+    let frozen = old.frozen && held_at.is_some();
     let lease = old.lease.clone().filter(|_| step != Step::Placing);
-    Move { step, held_at, lease, since: now.boot, ..old.clone() }
+    Move { step, held_at, frozen, lease, since: now.boot, ..old.clone() }
 }

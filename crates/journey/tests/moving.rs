@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
-use pumasi_journey::moving::{Answer, Ask, HOLD_MS_MAX, Move, Sight, Step, TRIES_MAX, answered, cancel, tick};
+use pumasi_journey::moving::{
+    Answer, Ask, HOLD_MS_MAX, Move, Sight, Step, TRIES_MAX, abandon, after_reboot, answered, cancel, tick,
+};
 use pumasi_terms::*;
 
 fn at(ms: u64) -> Now {
@@ -16,7 +18,13 @@ fn begun() -> Move {
 }
 
 fn ready() -> Sight {
-    Sight { standby: Some(LeaseId::from_entropy(1)), behind_ms: Some(12), drained: true, caught: true }
+    Sight {
+        standby: Some(LeaseId::from_entropy(1)),
+        behind_ms: Some(12),
+        drained: true,
+        caught: true,
+        ..Sight::default()
+    }
 }
 
 fn actions(told: &[pumasi_journey::Told]) -> Vec<&'static str> {
@@ -81,7 +89,106 @@ fn once_it_was_asked_to_commit_only_the_heirs_word_counts() {
     assert_eq!(refused.ask(), Some(Ask::Cancel), "an earlier answer may have been lost");
 }
 
+#[test]
+fn a_heir_is_given_up_on_only_once_it_may_own_it_and_before_it_serves() {
+    let m = tick(&begun(), &ready(), at(10)).0;
+    assert_eq!(abandon(&m, "no", at(20)), None);
+    assert_eq!(abandon(&frozen(10), "no", at(20)), None);
+    let m = tick(&frozen(10), &still(), at(30)).0;
+    let opens = answered(&m, Answer::Committed, at(40)).0;
+    let back = cancel(&m, "not today", at(40)).unwrap().0;
+    for stuck in [&m, &opens, &back] {
+        let (over, told) = abandon(stuck, "its disk is gone", at(50)).unwrap();
+        assert!(matches!(&over.step, Step::Cancelled { why, .. } if why.contains("its disk is gone")));
+        assert_eq!(
+            (over.holds(), over.freezes(), actions(&told)),
+            (false, false, vec!["move_abandoned", "move_cancelled"])
+        );
+        assert_eq!(abandon(&over, "again", at(60)), None);
+    }
+    assert_eq!(abandon(&answered(&opens, Answer::Opened, at(60)).0, "no", at(70)), None);
+}
+
+/// Where instances can be frozen.
+fn still() -> Sight {
+    Sight { can_freeze: true, still: true, sealed: true, ..ready() }
+}
+
+fn frozen(ms: u64) -> Move {
+    let m = tick(&begun(), &ready(), at(ms)).0;
+    let m = answered(&answered(&m, Answer::Prepared, at(ms)).0, Answer::Alerted, at(ms)).0;
+    let m = tick(&m, &still(), at(ms)).0;
+    assert_eq!((&m.step, m.freezes(), m.frozen), (&Step::Freezing, true, false));
+    tick(&m, &still(), at(ms)).0
+}
+
+#[test]
+fn where_instances_can_be_frozen_nobody_is_asked_to_commit_before_they_are_for_good() {
+    let m = tick(&begun(), &ready(), at(10)).0;
+    let m = answered(&answered(&m, Answer::Prepared, at(10)).0, Answer::Alerted, at(10)).0;
+    assert!(m.holds() && !m.freezes(), "those that only read go on while those that write end");
+    let m = tick(&m, &still(), at(20)).0;
+    assert_eq!((&m.step, m.freezes()), (&Step::Freezing, true));
+    let m = tick(&m, &Sight { still: false, ..still() }, at(30)).0;
+    assert_eq!(m.step, Step::Freezing);
+    let m = tick(&m, &still(), at(40)).0;
+    assert_eq!((&m.step, m.freezes()), (&Step::Catching, true));
+    // By its bound it would go on by itself: what is caught may be old by then.
+    let m = tick(&m, &Sight { sealed: false, ..still() }, at(50)).0;
+    assert_eq!(m.step, Step::Catching);
+    let late = tick(&m, &Sight { sealed: false, ..still() }, at(10 + HOLD_MS_MAX)).0;
+    assert_eq!((&late.step, late.freezes(), late.frozen), (&Step::Placing, false, false), "it is let go");
+    assert_ne!(late.freeze_name(), m.freeze_name(), "it ran in between");
+    let m = tick(&m, &still(), at(60)).0;
+    assert_eq!((m.ask(), m.freezes()), (Some(Ask::Commit), true));
+    // No time, and no reboot, lets it write before the heir has said what it did.
+    assert!(tick(&m, &Sight::default(), at(9_000_000)).0.freezes());
+    assert!(after_reboot(&m, at(0)).freezes());
+    let opens = answered(&m, Answer::Committed, at(70)).0;
+    assert!(opens.freezes() && !answered(&opens, Answer::Opened, at(90)).0.freezes());
+    let back = cancel(&m, "I think again", at(70)).unwrap().0;
+    assert!(back.freezes());
+    assert!(!answered(&back, Answer::NotCommitted, at(80)).0.freezes());
+    assert!(!after_reboot(&frozen(10), at(0)).freezes());
+    assert!(!cancel(&frozen(10), "no", at(20)).unwrap().0.freezes());
+}
+
 proptest! {
+    /// Whatever is lost, the instances stand still from before the heir is asked until its last word.
+    #[test]
+    fn what_may_be_another_clouds_is_not_written(acts in prop::collection::vec((0u8..10, any::<[bool; 4]>(), 0u64..1_000), 1..80)) {
+        let (mut m, mut ms) = (begun(), 0);
+        for (act, [drained, still, sealed, caught], span) in acts {
+            ms += span;
+            match (act, m.ask()) {
+                (0, _) => if let Some((next, _)) = cancel(&m, "no", at(ms)) { m = next },
+                (1, _) => m = after_reboot(&m, at(ms)),
+                (2..=5, _) | (_, None) => {
+                    let sight = Sight { drained, still, sealed, caught, can_freeze: true, ..ready() };
+                    m = tick(&m, &sight, at(ms)).0;
+                }
+                (_, Some(ask)) => {
+                    let answer = match ask {
+                        Ask::Prepare => Answer::Prepared,
+                        Ask::Alert => Answer::Alerted,
+                        Ask::Commit => Answer::Committed,
+                        Ask::Open => Answer::Opened,
+                        Ask::Cancel if sealed => Answer::NotCommitted,
+                        Ask::Cancel => Answer::Committed,
+                    };
+                    m = answered(&m, answer, at(ms)).0;
+                }
+            }
+            let asked = matches!(m.step, Step::Committing | Step::Opening | Step::Cancelling { .. });
+            prop_assert!(!asked || m.freezes(), "{:?}", m);
+            prop_assert!(!m.freezes() || m.holds(), "{:?}", m);
+            if !m.is_open() {
+                m = begun();
+                m.since = at(ms).boot;
+            }
+        }
+    }
+
     /// The heir signs at most once, whatever is lost; the source never lets go of the hold before it knows.
     #[test]
     fn whatever_is_lost_there_is_one_owner(acts in prop::collection::vec((0u8..8, any::<bool>(), 0u64..3_000), 1..80)) {

@@ -12,6 +12,7 @@ pub mod handover;
 pub mod ledger;
 pub mod message;
 pub mod meter;
+pub mod reclaim;
 pub mod record;
 pub mod refused;
 

@@ -256,10 +256,12 @@ pub struct Store {
     pub journal_rows_max: u64,
     /// How long the data of a deleted service are kept for its owner before they are erased.
     pub deleted_data_kept_hours: u32,
+    /// How long what this cloud has of a service that was moved is kept, once the other cloud serves it.
+    pub moved_data_kept_hours: u32,
 }
 impl Default for Store {
     fn default() -> Self {
-        Self { journal_rows_max: 1_000_000, deleted_data_kept_hours: 168 }
+        Self { journal_rows_max: 1_000_000, deleted_data_kept_hours: 168, moved_data_kept_hours: 24 }
     }
 }
 

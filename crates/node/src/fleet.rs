@@ -109,8 +109,11 @@ async fn start_all(
 }
 
 async fn end(node: &Node, decision: &Decision) {
+    let frozen: BTreeSet<InstanceId> =
+        node.instances.lock().iter().filter(|i| i.frozen).map(|i| i.id.clone()).collect();
     for id in &decision.drain {
-        if gateway::instance_is_quiet(node, id)
+        // What stands still for a move that is over answers nobody any more: who waits for it is answered by the heir.
+        if (frozen.contains(id) || gateway::instance_is_quiet(node, id))
             && let Err(e) = node.engine.stop(id).await
         {
             tracing::warn!(instance = %id, error = %e, "an instance was not stopped; tried again");
@@ -148,6 +151,7 @@ mod tests {
             address: None,
             door: None,
             protocol: Default::default(),
+            frozen: false,
             pid: None,
             started_at: None,
             restarts: 0,

@@ -1,6 +1,7 @@
 //! Services at home: their data directories, their instances, their end.
 
 use crate::fleet::{self, Desired};
+use crate::moves::{self, freeze};
 use crate::object::{OWNER_OF_SERVICES, ServiceRecord, service_named_by};
 use crate::{Node, borrower, bundles, clock, growth, register, secrets, stray, tenancy};
 use pumasi_api::Problem;
@@ -38,8 +39,10 @@ pub async fn reconcile(node: &Node) -> Result<(), Problem> {
     let services = node.services()?;
     let mut done = Ok(());
     for service in services.iter() {
-        // Its data are being made this cloud's own.
-        if service.taking.is_none() {
+        // Its data are being made this cloud's own, or another's.
+        let waits =
+            service.taking.is_some() || freeze::stands_still(node, service) || moves::awaits_word(node, service);
+        if !waits {
             run(node, service).await;
         }
         if service.deleting {
@@ -65,6 +68,11 @@ pub async fn reconcile(node: &Node) -> Result<(), Problem> {
 }
 
 async fn run(node: &Node, service: &ServiceRecord) {
+    let want = wanted(node, service);
+    if want.count == 0 && !register::is_ours(node, service) {
+        // What there was of its data may be erased by now: no directory is made anew.
+        return fleet::reconcile_to_nothing(node, &want.owner).await;
+    }
     let spec = &service.document.spec;
     let mut data = std::collections::BTreeMap::new();
     for set in &spec.datasets {
@@ -89,7 +97,7 @@ async fn run(node: &Node, service: &ServiceRecord) {
         }
     };
     let bundle_dir = bundles::owned(node, &service.customer).unpacked(&service.bundle());
-    fleet::reconcile(node, &wanted(node, service), |id| InstanceSpec {
+    fleet::reconcile(node, &want, |id| InstanceSpec {
         id,
         owner: service.owner(),
         generation: service.generation,

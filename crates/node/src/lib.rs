@@ -12,6 +12,7 @@ pub mod clock;
 pub mod config;
 pub mod disk;
 pub mod fleet;
+pub mod former;
 pub mod gateway;
 pub mod ground;
 pub mod growth;

@@ -4,13 +4,18 @@
 //! Always holds: the pure machine (`journey::moving`) decides, inside the transaction that stores the decision; what the heir has signed
 //! is written down in the transaction that believes it.
 
+pub mod abandon;
+pub mod freeze;
+
 use crate::node::{Locked, Note, TxError};
 use crate::object::{MOVE, SERVICE, ServiceRecord};
 use crate::wire::{CancelHandover, HandoverCancelled, HandoverState, Signed};
 use crate::{Node, certificates, clock, gateway, lender, register, routes};
 use pumasi_api::message::MoveOutlook;
 use pumasi_api::{CallError, Client, Fault, Problem};
-use pumasi_journey::moving::{Answer, Ask, HOLD_MS_MAX, Move, Sight, Step, answered, cancel as cancelled, tick};
+use pumasi_journey::moving::{
+    Answer, Ask, HOLD_MS_MAX, Move, READS_MS_MAX, Sight, Step, answered, cancel as cancelled, tick,
+};
 use pumasi_journey::{Journey, Part, PartState, Told};
 use pumasi_lease::handover::{Handover, KIND, SIGNED_AS};
 use pumasi_store::{Expect, Tx};
@@ -19,14 +24,16 @@ use pumasi_terms::{
 };
 use pumasi_trust::SignedDocument;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// For one answer of the heir.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Preparing reads the whole application there.
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(60);
+/// For the first word of a former owner after this daemon's start.
+const WORD_MS_MAX: u64 = 5_000;
 /// After an answer that was none.
 const RETRY_MS: u64 = 50;
 /// Between looks while somebody waits.
@@ -38,6 +45,10 @@ pub struct Moves {
     asked: Locked<BTreeSet<ServiceName>>,
     /// A look is coming that need not be asked for.
     looks_soon: AtomicBool,
+    /// Held while directories of services change their meaning: one becomes the service's own, or is put away.
+    pub files: tokio::sync::Mutex<()>,
+    /// When this daemon looked for the first time.
+    began: OnceLock<BootMs>,
     /// What comes in here for services that are handed over to this cloud waits until then: the owner would let it wait as well.
     alerted: Locked<BTreeMap<ServiceName, (Epoch, BootMs)>>,
 }
@@ -55,6 +66,20 @@ impl Moves {
         alerted.retain(|_, (_, until)| now < *until);
         alerted.clone()
     }
+}
+
+/// Whether a service that was handed over here is not started yet: who had it before may have taken it back while this daemon was away,
+/// and says so in its first answer. One that is not heard is not waited for long.
+pub fn awaits_word(node: &Node, service: &ServiceRecord) -> bool {
+    let waited_ms = clock::boot().since(*node.moves.began.get_or_init(clock::boot));
+    let runs = || node.instances.lock().iter().any(|i| i.owner == service.owner());
+    if waited_ms >= WORD_MS_MAX || service.deleting || runs() {
+        return false;
+    }
+    let Ok(Some(signed)) = register::signed(node, &service.id) else { return false };
+    let before = signed.before.filter(|_| &signed.owner == node.name());
+    let member = |c: &CloudName| node.pact().is_some_and(|v| v.pact.member(c).is_some());
+    before.is_some_and(|former| member(&former) && node.peers.of(&former).heard_at.is_none())
 }
 
 fn bad(field: &str, problem: String) -> Problem {
@@ -97,11 +122,17 @@ pub async fn outlook(node: &Node, service: &ServiceRecord, to: &CloudName) -> Re
     let price = offer.as_ref().map(|o| o.price_per_instance_hour(spec.application.resources));
     let kept_percent = offer.as_ref().and_then(|o| o.standby_percent);
     let mut risks = vec![
-        "what the application writes by itself while requests wait, and not by a request, may be lost".to_owned(),
         "open WebSockets are closed, so that their clients connect again".to_owned(),
         certificates::told(node, service, to, kept).await,
-        "what this cloud has of its data stays on its disk".to_owned(),
+        format!(
+            "what this cloud has of its data stays on its disk for {} h, then it is erased",
+            node.config.store.moved_data_kept_hours
+        ),
     ];
+    risks.insert(0, match freeze::can(node) {
+        true => format!("answers that take longer than {READS_MS_MAX} ms then, and event streams, are cut off"),
+        false => "this host cannot freeze instances: what the application writes by itself while requests wait, and not by a request, may be lost".into(),
+    });
     if kept_percent.is_none() && !is_ready {
         risks.push(format!("{to} does not offer to keep it ready now: the move waits until it does"));
     }
@@ -169,12 +200,20 @@ pub fn heading_for(node: &Node, service: &ServiceRecord) -> Option<CloudName> {
     Some(open.to.clone())
 }
 
+/// What waits at the gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waits {
+    pub until: BootMs,
+    /// Those that only read as well.
+    pub reads: bool,
+}
+
 /// Services whose unsafe requests wait, until when at most.
-pub fn held(node: &Node) -> Result<BTreeMap<ServiceName, BootMs>, Problem> {
+pub fn held(node: &Node) -> Result<BTreeMap<ServiceName, Waits>, Problem> {
     let moves = node.items::<Move>(MOVE)?;
     // Nobody waits longer; and nobody is let in either, until the hold is lifted or the table has another owner.
-    let until = |m: &Move| m.held_at.unwrap_or_default().after(HOLD_MS_MAX);
-    Ok(moves.iter().filter(|m| m.holds()).map(|m| (m.service.clone(), until(m))).collect())
+    let waits = |m: &Move| Waits { until: m.held_at.unwrap_or_default().after(HOLD_MS_MAX), reads: m.freezes() };
+    Ok(moves.iter().filter(|m| m.holds()).map(|m| (m.service.clone(), waits(m))).collect())
 }
 
 fn put(tx: &mut Tx<'_>, next: &Move, told: Vec<Told>, now: Now) -> Result<(), TxError> {
@@ -194,19 +233,22 @@ pub async fn reconcile(node: &Arc<Node>) -> Result<(), Problem> {
         let looked = look(node, open).await;
         done = done.and(looked);
     }
-    done
+    // Before a table or a word lets requests in.
+    done.and(freeze::let_go(node).await)
 }
 
 async fn look(node: &Arc<Node>, open: &Move) -> Result<(), Problem> {
     let Some(service) = node.item::<ServiceRecord>(SERVICE, open.service.as_str())? else { return Ok(()) };
-    if open.step == Step::Catching {
+    if matches!(open.step, Step::Freezing | Step::Catching) {
         node.datasets.hurry();
     }
     if open.holds() {
         routes::tell_tenure(node).await?;
     }
     let drained = open.step == Step::Holding && gateway::is_drained(node, &open.service).await;
-    let sight = Sight { drained, ..sight(node, open, &service)? };
+    let seen = sight(node, open, &service)?;
+    let now = freeze::advance(node, open, &service, seen.caught).await;
+    let sight = Sight { drained, can_freeze: now.can, still: now.still, sealed: now.sealed, ..seen };
     let (next, told) = tick(open, &sight, clock::now());
     if next != *open || !told.is_empty() {
         let name = open.service.clone();
@@ -268,8 +310,8 @@ fn sight(node: &Node, m: &Move, service: &ServiceRecord) -> Result<Sight, Proble
     Ok(Sight {
         standby: kept.then(|| p.lease.clone()),
         behind_ms,
-        drained: false,
         caught: sets.map(|d| positions.get(&d.name)).all(|p| p.is_some_and(after)),
+        ..Sight::default()
     })
 }
 
@@ -303,15 +345,19 @@ fn ours(e: &Problem) -> Answer {
     Answer::Refused { why: e.to_string(), fatal: false }
 }
 
+/// Where the heir is asked about it.
+fn ask_path(m: &Move) -> Option<String> {
+    m.lease.as_ref().map(|lease| format!("/v1/leases/{lease}/handover"))
+}
+
 async fn perform(node: &Node, m: &Move, ask: Ask) -> Answer {
-    let Some(lease) = &m.lease else {
+    let Some(path) = ask_path(m) else {
         return Answer::Refused { why: "there is no standby at the heir".into(), fatal: true };
     };
     let client = match client(node, m) {
         Ok(client) => client,
         Err(e) => return ours(&e),
     };
-    let path = format!("/v1/leases/{lease}/handover");
     match ask {
         Ask::Prepare => {
             let sent: Result<(), CallError> =

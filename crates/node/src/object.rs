@@ -28,6 +28,8 @@ pub const DOSSIER_KEYS: &str = "dossier_keys";
 pub const TENURE: &str = "tenure";
 /// Each handover of a service that this cloud knows, as both signed it, by the service's id and the epoch that it began.
 pub const HANDOVER: &str = "handover";
+/// A [`pumasi_lease::reclaim::Reclaim`] that its maker signed, by the service's id.
+pub const RECLAIM: &str = "reclaim";
 /// A `pumasi_journey::moving::Move`, by the service's name.
 pub const MOVE: &str = "move";
 /// A [`Heir`], by lease id.
@@ -57,7 +59,7 @@ pub const ENDED: &str = "ended";
 pub const PROBE: &str = "probe";
 
 /// All of them. A new kind stands here, and what becomes of things where its record cannot be read is decided in docs/operations.md.
-pub const KINDS: [&str; 21] = [
+pub const KINDS: [&str; 23] = [
     SERVICE,
     JOURNEY,
     PLAN,
@@ -80,6 +82,7 @@ pub const KINDS: [&str; 21] = [
     MOVE,
     HEIR,
     HANDOVER,
+    RECLAIM,
 ];
 
 /// The one object of its kind.

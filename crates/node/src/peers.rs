@@ -245,6 +245,12 @@ async fn once(node: &Node, cloud: &CloudName, journeys: &[Arc<Journey>]) {
     match call(node, &member, renew).await {
         Ok(answer) => {
             let rtt_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+            // Before it counts as heard: whoever waits for its word must have it then.
+            for told in &answer.handovers {
+                if let Err(e) = register::learn(node, told.clone()).await {
+                    tracing::warn!(%cloud, error = %e, "a handover that it tells of was not believed");
+                }
+            }
             node.peers.answered(cloud, rtt_us, answer.offer.clone(), answer.place.clone());
             heard(node, cloud, journeys, answer, sent_at).await;
         }
@@ -287,11 +293,6 @@ async fn heard(node: &Node, cloud: &CloudName, journeys: &[Arc<Journey>], answer
         tracing::warn!(%cloud, error = %e, "its newer pact was not taken over; tried again");
     }
     compare_store(node, cloud, &answer).await;
-    for told in &answer.handovers {
-        if let Err(e) = register::learn(node, told.clone()).await {
-            tracing::warn!(%cloud, error = %e, "a handover that it tells of was not believed");
-        }
-    }
     let mut kept = BTreeMap::new();
     for status in answer.leases {
         // One that was over before this was asked, and lives there: a signature came late. It is treated like one that was forgotten.

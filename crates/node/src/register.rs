@@ -1,6 +1,7 @@
 //! Who owns a service, at which epoch. Everything that acts for a service asks here.
 //!
-//! Enters: a service's record, the handovers that both sides signed. Leaves: its owner.
+//! Enters: a service's record, the handovers that both sides signed, and what a former owner took back. Leaves: its owner, which is whoever
+//! the greatest epoch names.
 //! Always holds: a service that was never handed over is its own cloud's; what cannot be read is nobody's, so that nothing is started,
 //! written or sent for it here; what runs runs on, for readers.
 //!
@@ -8,10 +9,11 @@
 
 use crate::Node;
 use crate::node::{Note, TxError};
-use crate::object::{HANDOVER, MOVE, ServiceRecord, TENURE};
+use crate::object::{HANDOVER, MOVE, RECLAIM, ServiceRecord, TENURE};
 use pumasi_api::Problem;
 use pumasi_journey::moving::Move;
 use pumasi_lease::handover::{Handover, SIGNED_AS};
+use pumasi_lease::reclaim::{self, Reclaim};
 use pumasi_store::{Expect, Tx};
 use pumasi_terms::{CloudName, Epoch, MoveId, ServiceId};
 use pumasi_trust::SignedDocument;
@@ -34,11 +36,32 @@ pub fn handover(node: &Node, id: &ServiceId) -> Result<Option<Handover>, Problem
     node.item::<SignedDocument>(TENURE, id.as_str())?.map(|d| read(&d)).transpose()
 }
 
+pub fn read_reclaim(document: &SignedDocument) -> Result<Reclaim, Problem> {
+    serde_json::from_slice(document.unverified_payload()).map_err(|e| Problem::ours(format!("a reclaim: {e}")))
+}
+
+/// The newest of what was signed.
+fn newest(handover: Option<Handover>, reclaim: Option<Reclaim>) -> Option<Tenure> {
+    let given = handover.map(|h| Tenure { owner: h.to, epoch: h.epoch, before: Some(h.from) });
+    let taken = reclaim.map(|r| Tenure { owner: r.owner, epoch: r.epoch, before: Some(r.heir) });
+    given.into_iter().chain(taken).max_by_key(|t| t.epoch)
+}
+
+/// Who owns a service, as far as anything was ever signed about it.
+pub fn signed(node: &Node, id: &ServiceId) -> Result<Option<Tenure>, Problem> {
+    let reclaim = node.item::<SignedDocument>(RECLAIM, id.as_str())?.map(|d| read_reclaim(&d)).transpose()?;
+    Ok(newest(handover(node, id)?, reclaim))
+}
+
+fn signed_in(tx: &Tx<'_>, id: &ServiceId) -> Result<Option<Tenure>, TxError> {
+    let handover = tx.get::<SignedDocument>(TENURE, id.as_str())?.map(|d| read(&d.body)).transpose()?;
+    let reclaim = tx.get::<SignedDocument>(RECLAIM, id.as_str())?.map(|d| read_reclaim(&d.body)).transpose()?;
+    Ok(newest(handover, reclaim))
+}
+
 pub fn tenure(node: &Node, service: &ServiceRecord) -> Result<Tenure, Problem> {
-    Ok(match handover(node, &service.id)? {
-        Some(h) => Tenure { owner: h.to, epoch: h.epoch, before: Some(h.from) },
-        None => Tenure { owner: node.name().clone(), epoch: service.epoch, before: None },
-    })
+    let own = || Tenure { owner: node.name().clone(), epoch: service.epoch, before: None };
+    Ok(signed(node, &service.id)?.unwrap_or_else(own))
 }
 
 fn owns(node: &Node, service: &ServiceRecord) -> Result<bool, Problem> {
@@ -102,8 +125,7 @@ pub fn must_be_ours(node: &Node, service: &ServiceRecord) -> Result<(), Problem>
 
 /// Who owns it since it was handed over, as a transaction sees it.
 pub fn owner_in(tx: &Tx<'_>, id: &ServiceId) -> Result<Option<CloudName>, TxError> {
-    let kept = tx.get::<SignedDocument>(TENURE, id.as_str())?;
-    Ok(kept.map(|d| read(&d.body)).transpose()?.map(|h| h.to))
+    Ok(signed_in(tx, id)?.map(|t| t.owner))
 }
 
 /// Services that one question asks about, and handovers that one answer tells of.
@@ -111,29 +133,39 @@ const TOLD_MAX: usize = 64;
 /// Handovers of one service that are kept: a cloud that was away for longer asks a person.
 const CHAIN_MAX: usize = 64;
 
-/// What this cloud owned once, and the epoch at which it knows the owner: whoever is asked tells of a newer one.
+/// What this cloud owned once, or was given, and the epoch at which it knows the owner: whoever is asked tells of a newer one.
 pub fn fronts(node: &Node) -> Result<BTreeMap<ServiceId, Epoch>, Problem> {
     let services = node.services()?;
     let known = services.iter().filter_map(|s| Some((s.id.clone(), tenure(node, s).ok()?)));
-    Ok(known.filter(|(_, t)| &t.owner != node.name()).map(|(id, t)| (id, t.epoch)).take(TOLD_MAX).collect())
+    let was_given = |t: &Tenure| &t.owner != node.name() || t.before.is_some();
+    Ok(known.filter(|(_, t)| was_given(t)).map(|(id, t)| (id, t.epoch)).take(TOLD_MAX).collect())
 }
 
 /// For a cloud that knows these.
 pub fn newer(node: &Node, known: &BTreeMap<ServiceId, Epoch>) -> Result<Vec<serde_json::Value>, Problem> {
     let mut told = Vec::new();
+    let newest = node.items::<SignedDocument>(TENURE)?;
     let all = node.items::<SignedDocument>(HANDOVER)?;
-    // One after another: it believes each of the owner whom it knows by the one before.
-    for document in all.iter() {
+    let mut made = BTreeMap::new();
+    for document in newest.iter().chain(all.iter()) {
         let said = read(document)?;
-        if told.len() < TOLD_MAX && known.get(&said.id).is_some_and(|epoch| said.epoch > *epoch) {
-            told.push(serde_json::to_value(&**document).map_err(|e| Problem::ours(e.to_string()))?);
+        made.insert((said.id, said.epoch), document.clone());
+    }
+    for document in node.items::<SignedDocument>(RECLAIM)?.iter() {
+        let said = read_reclaim(document)?;
+        made.insert((said.id, said.epoch), document.clone());
+    }
+    // In the order in which they were made: each is believed by whoever believed the one before.
+    for ((id, epoch), document) in made {
+        if told.len() < TOLD_MAX && known.get(&id).is_some_and(|at| epoch > *at) {
+            told.push(serde_json::to_value(&*document).map_err(|e| Problem::ours(e.to_string()))?);
         }
     }
     Ok(told)
 }
 
 /// What this cloud signed to fulfil a wish, also where the service was handed on since.
-pub fn signed_in(tx: &Tx<'_>, id: &ServiceId, wish: &MoveId) -> Result<Option<SignedDocument>, TxError> {
+pub fn fulfilled(tx: &Tx<'_>, id: &ServiceId, wish: &MoveId) -> Result<Option<SignedDocument>, TxError> {
     let newest = tx.get::<SignedDocument>(TENURE, id.as_str())?.map(|d| d.body);
     let all = tx.list::<SignedDocument>(HANDOVER)?.into_iter().map(|d| d.body);
     let fits = |d: &SignedDocument| read(d).is_ok_and(|h| &h.id == id && &h.wish == wish);
@@ -149,6 +181,9 @@ fn key(id: &ServiceId, epoch: Epoch) -> String {
 pub async fn learn(node: &Node, told: serde_json::Value) -> Result<(), Problem> {
     let bad = |e: String| Problem::bad_request(format!("a handover: {e}"));
     let document: SignedDocument = serde_json::from_value(told).map_err(|e| bad(e.to_string()))?;
+    if kind_of(&document).as_deref() == Some(reclaim::KIND) {
+        return learn_reclaim(node, document).await;
+    }
     let said = read(&document)?;
     said.check().map_err(bad)?;
     let services = node.services()?;
@@ -170,9 +205,58 @@ pub async fn learn(node: &Node, told: serde_json::Value) -> Result<(), Problem> 
     .await
 }
 
+fn kind_of(document: &SignedDocument) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Head {
+        kind: String,
+    }
+    serde_json::from_slice::<Head>(document.unverified_payload()).ok().map(|head| head.kind)
+}
+
+/// The former owner has taken back what it had handed over: by the greater epoch this counts, also at the heir that owned it till now.
+async fn learn_reclaim(node: &Node, document: SignedDocument) -> Result<(), Problem> {
+    let bad = |e: String| Problem::bad_request(format!("a reclaim: {e}"));
+    let said = read_reclaim(&document)?;
+    said.check().map_err(bad)?;
+    let services = node.services()?;
+    let Some(service) = services.iter().find(|s| s.id == said.id) else { return Ok(()) };
+    let known = tenure(node, service)?;
+    if &said.owner == node.name() || !said.undoes(&known.owner, known.epoch) {
+        return Ok(());
+    }
+    let view = crate::lender::pact(node)?;
+    let by = BTreeSet::from([said.owner.clone()]);
+    document.verify(reclaim::SIGNED_AS, &view.keys, &by).map_err(|e| bad(e.to_string()))?;
+    let was_ours = &known.owner == node.name();
+    if was_ours {
+        tracing::error!(service = %said.service, owner = %said.owner, epoch = %said.epoch,
+            "this service was taken back while this cloud could not be asked: what was written here since it came is kept aside");
+    }
+    node.transact(move |tx| {
+        if !signed_in(tx, &said.id)?.is_none_or(|t| said.undoes(&t.owner, t.epoch)) {
+            return Ok(());
+        }
+        tx.put(RECLAIM, said.id.as_str(), &document, Expect::Any)?;
+        let action = if was_ours { "tenure_lost" } else { "tenure_heard" };
+        let text = format!(
+            "{} owns it again at epoch {}: {} answers for it that {} does not serve ({})",
+            said.owner, said.epoch, said.asked_by, said.heir, said.why
+        );
+        let note = Note::new(action, "service", &said.service).caused_by(&said.wish).because(text);
+        tx.journal(note.entry("daemon", crate::clock::wall()))?;
+        Ok(())
+    })
+    .await
+}
+
 /// Both have signed: from this transaction on it counts. An older one replaces no newer one.
 pub fn enter(tx: &mut Tx<'_>, id: &ServiceId, document: &SignedDocument, handover: &Handover) -> Result<(), TxError> {
     let old = tx.get::<SignedDocument>(TENURE, id.as_str())?.map(|d| read(&d.body)).transpose()?;
+    let taken = tx.get::<SignedDocument>(RECLAIM, id.as_str())?.map(|d| read_reclaim(&d.body)).transpose()?;
+    if let Some(taken) = taken.filter(|taken| taken.epoch >= handover.epoch) {
+        let text = format!("{} was taken back by {} at epoch {}", taken.service, taken.owner, taken.epoch);
+        return Err(Problem::conflict(text).into());
+    }
     if let Some(old) = old.filter(|old| old.epoch >= handover.epoch && old != handover) {
         let text = format!("epoch {} of {} is not newer than {}, which counts", handover.epoch, old.service, old.epoch);
         return Err(Problem::conflict(text).into());

@@ -1,6 +1,7 @@
 //! Makes the route table from what the store and the engine say, and gives it to the gateway when it changed.
 
 use crate::fleet::{self, Desired};
+use crate::moves::Waits;
 use crate::node::Locked;
 use crate::object::{LENT_APPLICATION, LentApplication, ServiceRecord, owner_of_lease, service_named_by};
 use crate::{Node, clock, home, keys, lender, moves, register};
@@ -130,16 +131,18 @@ pub async fn tell_tenure(node: &Node) -> Result<(), Problem> {
     let before = node.routes.word.get().map(|w| w.held).unwrap_or_default();
     let late = |s: &ServiceRecord| {
         let fronted = register::stand(node, s).front.is_some() && !node.routes.fronts(s.name());
-        before.get(s.name()).filter(|_| fronted).map(|held| held.until)
+        before.get(s.name()).filter(|_| fronted).map(|held| Waits { until: held.until, reads: held.reads })
     };
-    let alerted = node.moves.alerted().into_iter().map(|(name, (epoch, until))| (name, Held { epoch, until }));
+    // The owner lets those that only read wait, where it has to.
+    let alerted = node.moves.alerted().into_iter();
+    let alerted = alerted.map(|(name, (epoch, until))| (name, Held { epoch, until, reads: false }));
     let word = Word {
         run,
         epochs: ours().map(|s| (s.name().clone(), s.epoch)).collect(),
         held: services
             .iter()
             .filter_map(|s| Some((s, held.get(s.name()).copied().or_else(|| late(s))?)))
-            .map(|(s, until)| (s.name().clone(), Held { epoch: s.epoch, until }))
+            .map(|(s, w)| (s.name().clone(), Held { epoch: s.epoch, until: w.until, reads: w.reads }))
             .chain(alerted)
             .collect(),
     };

@@ -7,8 +7,8 @@ use crate::node::Note;
 use crate::object::{CLOUD, CloudRecord, ONLY};
 use crate::supervise::Task;
 use crate::{
-    Node, api, borrower, bundles, clock, disk, fleet, gateway, home, lendable, lender, moves, pact, peers, quarantine,
-    routes, sensing, supervise, tenancy, trouble, world,
+    Node, api, borrower, bundles, clock, disk, fleet, former, gateway, home, lendable, lender, moves, pact, peers,
+    quarantine, routes, sensing, supervise, tenancy, trouble, world,
 };
 use axum::Router;
 use pumasi_api::Door;
@@ -295,6 +295,9 @@ async fn keep(node: Arc<Node>) {
         }
         if let Err(e) = tenancy::erase_retired(&node).await {
             tracing::warn!(error = %e, "data of deleted services were not erased; tried again");
+        }
+        if let Err(e) = former::erase_due(&node).await {
+            tracing::warn!(error = %e, "what is kept of moved services was not erased; tried again");
         }
         node.health.set_aside(&node).await;
         tokio::select! {

@@ -198,6 +198,7 @@ Examples:
   pumasi move service notes --to city-c --dry-run
   pumasi move service notes --to city-c
   pumasi move cancel notes --why 'not today'
+  pumasi move abandon notes --heir-is-gone city-c --why 'its disk burnt'
 
 Requests that change something wait for a moment while the last of the data is sent; none is lost. The cloud that it leaves
 forwards whoever still comes to it."

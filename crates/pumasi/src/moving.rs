@@ -5,7 +5,7 @@ use crate::failure::{Exit, Failure};
 use crate::output::{self, Format, note};
 use crate::session::Session;
 use crate::units::{bytes, duration_ms, money};
-use pumasi_api::message::{MoveOutlook, MoveService, Why};
+use pumasi_api::message::{AbandonMove, MoveOutlook, MoveService, Why};
 use pumasi_journey::moving::{Move, Step};
 use pumasi_terms::ServiceName;
 use serde::Serialize;
@@ -28,6 +28,11 @@ pub async fn moving(session: &Session, command: &MoveCommand) -> Result<(), Fail
             let asked = Why { why: why.why.clone() };
             let now: Move = session.client.post(&format!("/v1/services/{service}/move/cancel"), &asked).await?;
             print(session, &now, || format!("move of {service}: {}\n", stage(&now)))
+        }
+        MoveCommand::Abandon { service, heir_is_gone, why } => {
+            let asked = AbandonMove { heir: heir_is_gone.clone(), why: why.clone() };
+            let now: Move = session.client.post(&format!("/v1/services/{service}/move/abandon"), &asked).await?;
+            print(session, &now, || format!("service/{service} is served here again; {}\n", stage(&now)))
         }
     }
 }
@@ -63,6 +68,7 @@ fn stage(m: &Move) -> String {
         Step::Preparing => format!("{to} makes everything ready"),
         Step::Alerting => format!("{to} is told that requests will wait"),
         Step::Holding => "requests that change something wait; those in flight end".into(),
+        Step::Freezing => "its instances are made to stand still, and all requests wait".into(),
         Step::Catching => "the last of the data is sent".into(),
         Step::Committing => format!("both sign that {to} owns it"),
         Step::Opening => format!("{to} opens"),

@@ -32,4 +32,7 @@ pub struct Held {
     pub epoch: Epoch,
     /// Those that wait are refused then. Nobody is let in before a message without this entry, or such a table.
     pub until: BootMs,
+    /// Those that only read wait as well: the instances stand still.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reads: bool,
 }

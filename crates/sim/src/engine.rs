@@ -3,7 +3,9 @@
 use crate::life::HostClock;
 use crate::mutant::Mutant;
 use pumasi_engine::BoxFuture;
-use pumasi_engine::{Access, Capabilities, Engine, EngineError, InstanceSpec, InstanceStatus, Remains, SimEngine};
+use pumasi_engine::{
+    Access, Capabilities, Engine, EngineError, Freeze, InstanceSpec, InstanceStatus, Remains, SimEngine,
+};
 use pumasi_terms::{InstanceId, WallMs};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -108,6 +110,12 @@ impl Engine for TimedEngine {
     }
     fn hold<'a>(&'a self, owner: &'a str, why: Option<&'a str>) -> BoxFuture<'a, Result<(), EngineError>> {
         self.catch_up().hold(owner, why)
+    }
+    fn freeze<'a>(&'a self, owner: &'a str, freeze: &'a Freeze) -> BoxFuture<'a, Result<(), EngineError>> {
+        self.catch_up().freeze(owner, freeze)
+    }
+    fn thaw<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<(), EngineError>> {
+        self.catch_up().thaw(owner)
     }
     fn remove<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<(), EngineError>> {
         if self.mutant == Some(Mutant::Leftover) && self.lent(id) {

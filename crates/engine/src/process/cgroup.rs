@@ -4,7 +4,8 @@
 //! its keepers (shim and init), so that whatever the application exhausts, they live and tell it. Both enter by themselves, the
 //! application before it drops root. Each helper has a group of its own beside them, which the daemon puts it into.
 
-use crate::{CgroupVersion, EngineError};
+use super::processes::signal_all;
+use crate::{CgroupVersion, EngineError, FreezeBy};
 use pumasi_terms::Resources;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,8 @@ const APP: &str = "app";
 const KEEPERS: &str = "keepers";
 /// Key of the second hierarchy on a host with v1 controllers: without any, but what is in it can be frozen and killed as one.
 const UNIFIED: &str = "unified";
+/// Of v1: for hosts where nothing of v2 is mounted.
+const FREEZER: &str = "freezer";
 /// How the groups of helpers begin.
 const HELPER: &str = "helper-";
 /// One processor; reading and hashing a first copy may take all of it.
@@ -59,7 +62,7 @@ pub(super) struct Usage {
 /// From the text of /proc/self/mounts: v2 if it carries the controllers, else v1 with all of them.
 fn find_roots(mounts: &str) -> Option<(CgroupVersion, BTreeMap<String, PathBuf>)> {
     let mut v1 = BTreeMap::new();
-    let mut v2 = None;
+    let (mut v2, mut freezer) = (None, None);
     for line in mounts.lines() {
         let mut fields = line.split(' ').skip(1);
         let (Some(at), Some(kind), Some(options)) = (fields.next(), fields.next(), fields.next()) else { continue };
@@ -67,6 +70,9 @@ fn find_roots(mounts: &str) -> Option<(CgroupVersion, BTreeMap<String, PathBuf>)
             "cgroup" => {
                 for name in options.split(',').filter(|o| NEEDED_V1.contains(o)) {
                     v1.entry(name.to_owned()).or_insert_with(|| PathBuf::from(at));
+                }
+                if options.split(',').any(|o| o == FREEZER) {
+                    freezer = freezer.or(Some(PathBuf::from(at)));
                 }
             }
             "cgroup2" => v2 = v2.or(Some(PathBuf::from(at))),
@@ -82,9 +88,8 @@ fn find_roots(mounts: &str) -> Option<(CgroupVersion, BTreeMap<String, PathBuf>)
     if v1.len() != NEEDED_V1.len() {
         return None;
     }
-    if let Some(at) = v2 {
-        v1.insert(UNIFIED.to_owned(), at);
-    }
+    v1.extend(v2.map(|at| (UNIFIED.to_owned(), at)));
+    v1.extend(freezer.map(|at| (FREEZER.to_owned(), at)));
     Some((CgroupVersion::V1, v1))
 }
 
@@ -104,7 +109,7 @@ impl Tree {
 
     fn make(version: CgroupVersion, roots: &BTreeMap<String, PathBuf>, name: &str) -> io::Result<Self> {
         let mut parents = BTreeMap::new();
-        for (controller, root) in roots {
+        for (controller, root) in roots.iter().filter(|(c, _)| *c != FREEZER) {
             let parent = root.join(name);
             if version == CgroupVersion::V2 {
                 fs::write(root.join("cgroup.subtree_control"), "+cpu +memory +pids")?;
@@ -118,7 +123,14 @@ impl Tree {
             }
             parents.insert(controller.clone(), parent);
         }
-        Ok(Self { version, parents })
+        let mut tree = Self { version, parents };
+        if let Some(root) = roots.get(FREEZER).filter(|_| !tree.can_freeze_v2()) {
+            let parent = root.join(name);
+            if create(&parent).is_ok() {
+                tree.parents.insert(FREEZER.to_owned(), parent);
+            }
+        }
+        Ok(tree)
     }
 
     pub(super) fn place(&self, name: &str) -> Place {
@@ -126,9 +138,18 @@ impl Tree {
     }
 
     /// Asked of the parent: it has what every group below it has, but for the root of the hierarchy.
-    pub(super) fn can_freeze(&self) -> bool {
+    fn can_freeze_v2(&self) -> bool {
         let dir = self.parents.get(UNIFIED).or_else(|| self.parents.get(""));
         dir.is_some_and(|d| d.join("cgroup.freeze").exists())
+    }
+
+    pub(super) fn freezer(&self) -> Option<FreezeBy> {
+        let v1 = || self.parents.get(FREEZER).is_some_and(|d| d.join("freezer.state").exists());
+        if self.can_freeze_v2() { Some(FreezeBy::CgroupV2) } else { v1().then_some(FreezeBy::CgroupV1) }
+    }
+
+    pub(super) fn can_freeze(&self) -> bool {
+        self.freezer().is_some()
     }
 
     /// A new group for one helper.
@@ -353,15 +374,37 @@ impl Place {
         Some(self.dir(UNIFIED)?.join(APP).join(file)).filter(|p| p.exists())
     }
 
-    pub(super) fn can_freeze(&self) -> bool {
-        self.switch("cgroup.freeze").is_some()
+    fn switch_v1(&self) -> Option<PathBuf> {
+        Some(self.dirs.get(FREEZER)?.join(APP).join("freezer.state")).filter(|p| p.exists())
     }
 
-    /// The application stands still, and goes on. What is frozen can be killed all the same.
+    pub(super) fn can_freeze(&self) -> bool {
+        self.switch("cgroup.freeze").or_else(|| self.switch_v1()).is_some()
+    }
+
+    /// The application stands still, soon, and goes on. What is frozen can be killed all the same, by v1 once it [may](Self::let_die).
     pub(super) fn freeze(&self, on: bool) -> io::Result<()> {
-        match self.switch("cgroup.freeze") {
-            Some(path) => fs::write(path, if on { "1" } else { "0" }),
-            None => Ok(()),
+        match (self.switch("cgroup.freeze"), self.switch_v1()) {
+            (Some(path), _) => fs::write(path, if on { "1" } else { "0" }),
+            (None, Some(path)) => fs::write(path, if on { "FROZEN" } else { "THAWED" }),
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// Whether no task of the application runs.
+    pub(super) fn is_frozen(&self) -> bool {
+        match (self.switch("cgroup.events"), self.switch_v1()) {
+            (Some(path), _) => fs::read_to_string(path).is_ok_and(|text| text.lines().any(|l| l == "frozen 1")),
+            (None, Some(path)) => fs::read_to_string(path).is_ok_and(|text| text.trim() == "FROZEN"),
+            (None, None) => false,
+        }
+    }
+
+    /// What the freezer of v1 holds dies of a signal only when it is let go: first all are killed, then they may.
+    pub(super) fn let_die(&self) {
+        if let Some(path) = self.switch_v1() {
+            signal_all(&self.processes());
+            let _ = fs::write(path, "THAWED");
         }
     }
 
@@ -451,5 +494,8 @@ mod tests {
         assert_eq!(roots[UNIFIED], PathBuf::from("/nowhere/unified"));
         let without_pids = mounts.replace("pids", "freezer");
         assert!(find_roots(&without_pids).is_none());
+        let with_freezer = format!("{mounts}cgroup /sys/fs/cgroup/freezer cgroup rw,freezer 0 0\n");
+        assert_eq!(find_roots(&with_freezer).unwrap().1[FREEZER], PathBuf::from("/sys/fs/cgroup/freezer"));
+        assert!(!roots.contains_key(FREEZER));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::cgroup::{Place, Tree};
 use super::layout::{Desired, Layout, Record, Status, VERSION, delete_tree, make_dir, write_json};
-use super::processes::{end_all, processes_by_home, processes_by_uid, signal_all, usage_of};
+use super::processes::{self, end_all, processes_by_uid, signal_all, usage_of};
 use super::slots::{self, Slots};
 use super::{ProcessConfig, data, helper, launch, logs, ranges, shim, trial};
 use crate::rules::{Here, Start, on_start};
@@ -50,9 +50,9 @@ pub(super) struct Host {
     _lock: File,
 }
 
-struct Known {
-    layout: Layout,
-    record: Record,
+pub(super) struct Known {
+    pub layout: Layout,
+    pub record: Record,
 }
 
 /// Of an engine's control groups; `root` is canonical.
@@ -101,6 +101,7 @@ impl Host {
             isolation,
             tree,
         };
+        tracing::info!(by = host.freeze_by().as_str(), "instances can be frozen");
         host.sweep()?;
         if host.isolation.own_uid {
             helper::end_strays(&host.slots);
@@ -115,7 +116,11 @@ impl Host {
             arch: std::env::consts::ARCH.into(),
             runtimes: self.runtimes.clone(),
         };
-        Capabilities { platforms: vec![platform], isolation: self.isolation.clone() }
+        Capabilities { platforms: vec![platform], isolation: self.isolation.clone(), freeze: Some(self.freeze_by()) }
+    }
+
+    pub(super) fn tree(&self) -> Option<&Tree> {
+        self.tree.as_ref()
     }
 
     pub(super) fn owner_gid(&self, owner: &str) -> Result<Option<u32>, EngineError> {
@@ -150,13 +155,13 @@ impl Host {
         tree.helper(&number.to_string(), memory_bytes).map(Some)
     }
 
-    fn change(&self) -> MutexGuard<'_, Vec<Child>> {
+    pub(super) fn change(&self) -> MutexGuard<'_, Vec<Child>> {
         // Nothing in it can be half changed.
         self.shims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Every instance that can be read; the others are logged and stay for a person to look at.
-    fn known(&self) -> Result<Vec<Known>, EngineError> {
+    pub(super) fn known(&self) -> Result<Vec<Known>, EngineError> {
         let mut known = Vec::new();
         for id in self.ids()? {
             let layout = Layout::of(&self.root, &id);
@@ -320,7 +325,7 @@ impl Host {
         delete_tree(&new.dir)?;
         make_dir(&new.dir, 0o711)?;
         make_dir(&new.dir.join("logs"), 0o700)?;
-        write_json(&new.desired(), &Desired { version: VERSION, run: true, held: None, layers: 0 }, false)?;
+        write_json(&new.desired(), &Desired::running(), false)?;
         write_json(&new.record(), record, true)?;
         fs::rename(&new.dir, &layout.dir).map_err(EngineError::at("create", &layout.dir))
     }
@@ -440,6 +445,7 @@ impl Host {
             address: said.address.filter(|_| held),
             door: said.door.filter(|_| held),
             protocol: record.spec.protocol,
+            frozen: held && said.frozen.is_some(),
             pid,
             started_at: said.started_at,
             restarts: said.restarts,
@@ -637,20 +643,15 @@ fn check_view(view: &[PathBuf], hide: &[PathBuf]) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// Every process of an instance but its shim and its init.
 fn processes_of(known: &Known) -> BTreeSet<u32> {
-    let mut all = known.record.cgroup.as_ref().map(Place::processes).unwrap_or_default();
-    match known.record.uid {
-        Some(uid) => all.extend(processes_by_uid(uid..uid.saturating_add(1)).into_values().flatten()),
-        None => all.extend(processes_by_home(&known.layout.private())),
-    }
-    all
+    processes::processes_of(&known.layout, &known.record)
 }
 
 /// Of a swarm that multiplies, before the rest is looked for one by one.
 fn kill_as_one(known: &Known) {
     if let Some(place) = &known.record.cgroup {
         place.kill();
+        place.let_die();
     }
 }
 

@@ -48,6 +48,24 @@ pub(super) struct Desired {
     /// Rises whenever the data that it sees through layers have changed.
     #[serde(default)]
     pub layers: u64,
+    /// That every process of it is to stand still.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freeze: Option<Order>,
+}
+
+impl Desired {
+    pub(super) fn running() -> Self {
+        Self { version: VERSION, run: true, held: None, layers: 0, freeze: None }
+    }
+}
+
+/// A freeze, as the driver orders it and the shim confirms it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Order {
+    pub name: String,
+    /// By the boot clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<u64>,
 }
 
 /// What the shim says.
@@ -69,6 +87,12 @@ pub(super) struct Status {
     /// The number of [`Desired`] that its layers are as new as.
     #[serde(default)]
     pub layers: u64,
+    /// No process of it runs, by this order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<Order>,
+    /// The last freeze whose bound was reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lapsed: Option<String>,
 }
 
 impl Status {
@@ -84,6 +108,8 @@ impl Status {
             last_exit: None,
             trouble: None,
             layers: 0,
+            frozen: None,
+            lapsed: None,
         }
     }
 }
@@ -142,13 +168,15 @@ impl Layout {
         read_versioned(&self.record())
     }
     pub(super) fn read_desired(&self) -> Result<Desired, EngineError> {
-        Ok(read_versioned(&self.desired())?.unwrap_or(Desired { version: VERSION, run: true, held: None, layers: 0 }))
+        Ok(read_versioned(&self.desired())?.unwrap_or_else(Desired::running))
     }
     pub(super) fn read_status(&self) -> Result<Option<Status>, EngineError> {
         read_versioned(&self.status())
     }
+    /// Whether it is frozen stays as it is: one that stands still is stopped as it stands.
     pub(super) fn want(&self, run: bool) -> Result<(), EngineError> {
-        write_json(&self.desired(), &Desired { version: VERSION, run, held: None, layers: 0 }, true)
+        let freeze = self.read_desired().ok().and_then(|d| d.freeze);
+        write_json(&self.desired(), &Desired { run, freeze, ..Desired::running() }, true)
     }
 
     /// Whether a shim holds this directory.
@@ -195,6 +223,15 @@ impl Layout {
             let _ = fifo.write_all(b"!");
         }
     }
+}
+
+/// CLOCK_BOOTTIME, which goes on during suspend, as the daemon's clock does.
+pub(super) fn boot_now_ms() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
+    // The call cannot fail on a kernel that has the clock (2.6.39 and later).
+    now.map_or(0, |t| {
+        u64::try_from(t.tv_sec()).unwrap_or(0) * 1_000 + u64::try_from(t.tv_nsec()).unwrap_or(0) / 1_000_000
+    })
 }
 
 pub(super) fn wall_now() -> WallMs {

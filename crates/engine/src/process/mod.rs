@@ -7,6 +7,7 @@ mod cgroup;
 mod data;
 mod egress;
 mod exec;
+mod freeze;
 mod helper;
 mod host;
 mod launch;
@@ -27,7 +28,7 @@ mod trial;
 mod view;
 
 use crate::port::BoxFuture;
-use crate::{Capabilities, Engine, EngineError, InstanceSpec, InstanceStatus, Limits, Remains};
+use crate::{Capabilities, Engine, EngineError, Freeze, InstanceSpec, InstanceStatus, Limits, Remains};
 use host::Host;
 use pumasi_terms::InstanceId;
 use std::io;
@@ -168,6 +169,14 @@ impl Engine for ProcessEngine {
     fn hold<'a>(&'a self, owner: &'a str, why: Option<&'a str>) -> BoxFuture<'a, Result<(), EngineError>> {
         let (owner, why) = (owner.to_owned(), why.map(str::to_owned));
         self.run(move |host| host.hold(&owner, why.as_deref()))
+    }
+    fn freeze<'a>(&'a self, owner: &'a str, freeze: &'a Freeze) -> BoxFuture<'a, Result<(), EngineError>> {
+        let (owner, freeze) = (owner.to_owned(), freeze.clone());
+        self.run(move |host| host.freeze(&owner, &freeze))
+    }
+    fn thaw<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<(), EngineError>> {
+        let owner = owner.to_owned();
+        self.run(move |host| host.thaw(&owner))
     }
     fn renew_layers<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<(), EngineError>> {
         let owner = owner.to_owned();

@@ -1,7 +1,7 @@
 //! Processes of the host: found by owner or home, measured, killed.
 
-use super::cgroup::Usage;
-use super::layout::read_small;
+use super::cgroup::{Place, Usage};
+use super::layout::{Layout, Record, read_small};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,9 +50,39 @@ fn all_processes() -> impl Iterator<Item = (u32, PathBuf)> {
         .filter_map(|e| Some((e.file_name().to_str()?.parse().ok()?, e.path())))
 }
 
+/// Every process of an instance but its shim and its init.
+pub(super) fn processes_of(layout: &Layout, record: &Record) -> BTreeSet<u32> {
+    let mut all = record.cgroup.as_ref().map(Place::processes).unwrap_or_default();
+    match record.uid {
+        Some(uid) => all.extend(processes_by_uid(uid..uid.saturating_add(1)).into_values().flatten()),
+        None => all.extend(processes_by_home(&layout.private())),
+    }
+    all
+}
+
+pub(super) fn children(pid: u32) -> BTreeSet<u32> {
+    // They are listed by the thread that made or adopted them.
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let listed = tasks.filter_map(|t| fs::read_to_string(t.path().join("children")).ok());
+    listed.flat_map(|l| l.split_whitespace().filter_map(|p| p.parse().ok()).collect::<Vec<_>>()).collect()
+}
+
+/// Children, and theirs. Those of a process that ended meanwhile may be missing.
+pub(super) fn descendants(pid: u32) -> BTreeSet<u32> {
+    let (mut found, mut next) = (BTreeSet::new(), vec![pid]);
+    while let Some(pid) = next.pop() {
+        next.extend(children(pid).into_iter().filter(|child| found.insert(*child)));
+    }
+    found
+}
+
 pub(super) fn signal_all(pids: &BTreeSet<u32>) {
+    signal_all_with(pids, Signal::SIGKILL);
+}
+
+pub(super) fn signal_all_with(pids: &BTreeSet<u32>, signal: Signal) {
     for pid in pids.iter().filter_map(|p| i32::try_from(*p).ok()) {
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        let _ = kill(Pid::from_raw(pid), signal);
     }
 }
 

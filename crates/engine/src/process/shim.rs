@@ -6,10 +6,11 @@
 mod health;
 mod output;
 mod running;
+mod still;
 
 use super::exec::{Event, SAY_TERM};
 use super::launch;
-use super::layout::{Desired, Layout, Record, Status, VERSION, make_private, wall_now, write_json};
+use super::layout::{Desired, Layout, Record, Status, boot_now_ms, make_private, wall_now, write_json};
 use super::logs::LogWriter;
 use super::net::{INSIDE, Net};
 use super::view;
@@ -24,6 +25,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
+use still::{Turn, turn};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep_until};
@@ -34,6 +36,9 @@ const REST_TOLD_MS: u64 = 60_000;
 const STAGE_MS_MAX: u64 = 10_000;
 /// `desired.json` is read so often even if nobody wakes the shim.
 const LOOK_MS: u64 = 1_000;
+
+/// A freeze that was begun is looked after so often until nothing runs any more.
+const FREEZING_LOOK_MS: u64 = 1;
 
 /// Escaped as JSON; more than any service may have.
 const SECRETS_BYTES_MAX: u64 = 16 << 20;
@@ -169,8 +174,9 @@ impl Shim {
         let mut status = Status::fresh();
         if let Some(before) = before {
             (status.address, status.restarts) = (before.address, before.restarts);
+            status.lapsed = before.lapsed;
         }
-        let wish = Desired { version: VERSION, run: true, held: None, layers: 0 };
+        let wish = Desired::running();
         Ok(Self {
             layout,
             record,
@@ -197,6 +203,10 @@ impl Shim {
             if !self.wanted() {
                 return self.say(InstanceState::Stopped { exit: self.status.last_exit });
             }
+            if let Some(again_ms) = self.stand_still(None) {
+                self.woken(again_ms).await;
+                continue;
+            }
             if let Some(why) = self.wish.held.clone() {
                 self.tell(InstanceState::Unready { why });
                 self.woken(LOOK_MS).await;
@@ -221,7 +231,8 @@ impl Shim {
                     self.log.note(&why);
                     self.say(InstanceState::Failed { why });
                     while self.wanted() {
-                        self.woken(LOOK_MS).await;
+                        let again_ms = self.stand_still(None).unwrap_or(LOOK_MS);
+                        self.woken(again_ms).await;
                     }
                 }
                 End::Ended { exit, why } => {
@@ -259,9 +270,50 @@ impl Shim {
         };
         self.status.trouble = why.map(|why| Trouble { why, last_line: self.log.last_line() });
         self.status.state = state;
+        self.write_status();
+    }
+
+    fn write_status(&self) {
         if let Err(e) = write_json(&self.layout.status(), &self.status, false) {
             eprintln!("shim: {e}");
         }
+    }
+
+    /// Carries out what is wished of a freeze. While one is in force: when to look again, ms.
+    fn stand_still(&mut self, running: Option<&mut Running>) -> Option<u64> {
+        let now_ms = boot_now_ms();
+        match turn(self.wish.freeze.as_ref(), self.status.lapsed.as_deref(), now_ms) {
+            Turn::Frozen(order) => {
+                let is_still = running.is_none_or(|r| {
+                    r.throttle.order(true);
+                    r.throttle.is_still()
+                });
+                if is_still && self.status.frozen.as_ref() != Some(&order) {
+                    self.status.frozen = Some(order.clone());
+                    self.write_status();
+                }
+                let left_ms = order.until_ms.map_or(LOOK_MS, |until| until.saturating_sub(now_ms).max(1));
+                Some(if is_still { left_ms.min(LOOK_MS) } else { FREEZING_LOOK_MS })
+            }
+            Turn::Lapsed(order) => {
+                self.log.note("it was frozen, and nobody said more in time: it goes on");
+                (self.status.lapsed, self.status.frozen) = (Some(order.name), None);
+                self.write_status();
+                self.go_on(running)
+            }
+            Turn::Free => self.go_on(running),
+        }
+    }
+
+    /// What is believed of it is said before it does anything.
+    fn go_on(&mut self, running: Option<&mut Running>) -> Option<u64> {
+        if self.status.frozen.take().is_some() {
+            self.write_status();
+        }
+        if let Some(r) = running.filter(|r| r.throttle.is_ordered()) {
+            r.throttle.order(false);
+        }
+        None
     }
 
     /// Until woken, or for so long.
@@ -273,6 +325,8 @@ impl Shim {
     async fn rest(&mut self) {
         let until = Instant::now() + Duration::from_millis(self.back_off.take_ms());
         while self.wanted() {
+            // One that rests is as still as one that is frozen; whether it may start is asked before it does.
+            self.stand_still(None);
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
@@ -369,12 +423,27 @@ impl Shim {
                         if let Some(end) = self.hold(running, desired.held) {
                             return end;
                         }
+                        let was_frozen = running.throttle.is_ordered();
+                        if let Some(again_ms) = self.stand_still(Some(&mut *running)) {
+                            if !started && !running.throttle.can_hold() {
+                                // By signals only who is there can be stopped.
+                                return End::Held;
+                            }
+                            look_at = Instant::now() + Duration::from_millis(again_ms);
+                            continue;
+                        }
+                        if was_frozen {
+                            health.forget();
+                        }
                         if started && desired.layers != self.status.layers {
                             // One that goes on showing older data must not serve.
                             if let Err(why) = self.renew_layers(running, desired.layers) {
                                 return End::Ended { exit: None, why };
                             }
                         }
+                    } else if !stopping && running.throttle.is_ordered() {
+                        self.log.note("it is ended as it stands, frozen");
+                        return End::Asked { exit: Some(Exit { signal: Some(9), ..Exit::default() }) };
                     } else if !stopping {
                         running.throttle.let_go();
                         let grace = Duration::from_millis(self.record.spec.stop_grace_ms);

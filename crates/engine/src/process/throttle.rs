@@ -5,6 +5,7 @@
 //! is held by order stays held, whatever the rate says.
 
 use super::cgroup::Place;
+use super::freeze::Brake;
 use crate::limits::{Bucket, Rate};
 use std::collections::BTreeMap;
 use std::fs;
@@ -63,10 +64,13 @@ pub(super) struct Throttle {
     rest_ms: u64,
     held: bool,
     frozen: bool,
+    /// For a freeze, which every host can do by some means.
+    brake: Brake,
+    ordered: bool,
 }
 
 impl Throttle {
-    pub(super) fn new(place: Option<Place>, rate: Rate) -> Self {
+    pub(super) fn new(place: Option<Place>, brake: Brake, rate: Rate) -> Self {
         let now = Instant::now();
         let mut throttle = Self {
             place: place.filter(Place::can_freeze),
@@ -79,8 +83,11 @@ impl Throttle {
             rest_ms: REST_MS_MIN,
             held: false,
             frozen: true,
+            brake,
+            ordered: false,
         };
-        // A shim that was killed may have left it frozen.
+        // A shim that was killed may have left it frozen; without a group nothing of it is left.
+        throttle.frozen = throttle.place.is_some();
         throttle.apply();
         throttle
     }
@@ -99,9 +106,29 @@ impl Throttle {
         self.apply();
     }
 
+    /// It is to stand still whole, or to go on.
+    pub(super) fn order(&mut self, on: bool) {
+        self.ordered = on;
+        self.apply();
+    }
+
+    pub(super) fn is_ordered(&self) -> bool {
+        self.ordered
+    }
+
+    /// Whether the order is carried out.
+    pub(super) fn is_still(&mut self) -> bool {
+        self.ordered && self.frozen && self.brake.is_still()
+    }
+
+    /// As it stands, so that it does nothing more.
+    pub(super) fn kill(&self) {
+        self.brake.kill();
+    }
+
     /// For good: it is to end, and must be able to.
     pub(super) fn let_go(&mut self) {
-        (self.held, self.resting) = (false, false);
+        (self.held, self.resting, self.ordered) = (false, false, false);
         self.apply();
         self.place = None;
     }
@@ -146,12 +173,15 @@ impl Throttle {
     }
 
     fn apply(&mut self) {
-        let Some(place) = &self.place else { return };
-        let wanted = self.held || self.resting;
+        let wanted = self.held || self.resting || self.ordered;
         if wanted == self.frozen {
             return;
         }
-        match place.freeze(wanted) {
+        let done = match &self.place {
+            Some(place) => place.freeze(wanted),
+            None => self.brake.set(wanted),
+        };
+        match done {
             Ok(()) => self.frozen = wanted,
             Err(e) => eprintln!("shim: freeze the application ({wanted}): {e}"),
         }

@@ -136,7 +136,7 @@ pub fn tenure(until: u64) -> Tenure {
 
 /// As above, and the shop is handed over: held for so long.
 pub fn held_for(ms: u64) -> Tenure {
-    let held = Held { epoch: Epoch(1), until: BootMs(boot_ms() + ms) };
+    let held = Held { epoch: Epoch(1), until: BootMs(boot_ms() + ms), reads: false };
     Tenure { held: [(shop(), held)].into(), ..tenure(boot_ms() + 600_000) }
 }
 

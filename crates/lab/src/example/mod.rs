@@ -5,6 +5,7 @@
 //! engine; every answer can be checked by the load generator.
 
 mod bad;
+pub mod diary;
 pub mod files;
 mod http;
 pub mod notes;
@@ -45,6 +46,8 @@ pub enum Kind {
     Notes,
     /// Files of users.
     Files,
+    /// Files, written without being asked.
+    Diary,
     /// Answers 500, exits or hangs.
     Broken,
     /// `tickets`, with one request in a thousand long.
@@ -54,13 +57,15 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 6] = [Kind::Tickets, Kind::Notes, Kind::Files, Kind::Broken, Kind::SlowOne, Kind::Writer];
+    pub const ALL: [Kind; 7] =
+        [Kind::Tickets, Kind::Notes, Kind::Files, Kind::Diary, Kind::Broken, Kind::SlowOne, Kind::Writer];
 
     pub fn name(self) -> &'static str {
         match self {
             Kind::Tickets => "tickets",
             Kind::Notes => "notes",
             Kind::Files => "files",
+            Kind::Diary => "diary",
             Kind::Broken => "broken",
             Kind::SlowOne => "slow-one",
             Kind::Writer => "writer",
@@ -93,7 +98,7 @@ pub struct Options {
     /// Hash iterations for each request that works.
     pub work: u32,
     pub workers: usize,
-    /// Where `notes`, `writer` and `files` keep their state.
+    /// Where `notes`, `writer`, `files` and `diary` keep their state.
     pub data: Option<PathBuf>,
     pub breakage: Breakage,
     /// `broken`: every so many-th request breaks. `slow-one`: is slow.
@@ -110,12 +115,12 @@ impl Options {
         let usage = |what: String| ExampleError::Usage(format!("{}: {what}; {USAGE}", kind.name()));
         let data_name = match kind {
             Kind::Notes | Kind::Writer => Some("DATA_NOTES"),
-            Kind::Files => Some("DATA_FILES"),
+            Kind::Files | Kind::Diary => Some("DATA_FILES"),
             _ => None,
         };
         let mut options = Options {
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
-            work: if kind == Kind::Files { 0 } else { work::DEFAULT_ITERATIONS },
+            work: if matches!(kind, Kind::Files | Kind::Diary) { 0 } else { work::DEFAULT_ITERATIONS },
             workers: 4,
             data: data_name.and_then(&env).map(PathBuf::from),
             breakage: Breakage::Answer500,
@@ -173,6 +178,7 @@ fn app(kind: Kind, options: &Options) -> Result<Arc<dyn http::App>, ExampleError
         Kind::Notes => Arc::new(notes::Notes::open(&data()?, options.work, 0)?),
         Kind::Writer => Arc::new(notes::Notes::open(&data()?, 0, options.work)?),
         Kind::Files => Arc::new(files::Files::open(&data()?, options.work)?),
+        Kind::Diary => Arc::new(diary::Diary::open(&data()?)?),
     })
 }
 
@@ -212,7 +218,7 @@ pub struct ManifestOptions {
 pub fn manifest(options: &ManifestOptions) -> Result<Service, pumasi_terms::ids::BadId> {
     let dataset = match options.kind {
         Kind::Notes | Kind::Writer => Some(("notes", DatasetKind::Sqlite, Some("notes.db".to_owned()))),
-        Kind::Files => Some(("files", DatasetKind::Files, None)),
+        Kind::Files | Kind::Diary => Some(("files", DatasetKind::Files, None)),
         _ => None,
     };
     let mut datasets = Vec::new();

@@ -1,14 +1,17 @@
 //! Move: a customer moves its services to a neighbour and back, under load, as often as is wanted.
 //!
 //! Users keep the host name and come in where they always did: at city A, which forwards while it is not the owner. No request fails, no
-//! acknowledged write is lost or doubled, and what the files were in the beginning they are in the end. Then the daemons of both clouds
-//! die on the way (`kill -9`), at the steps from which there is no way back or hardly one.
+//! acknowledged write is lost or doubled, and what the files were in the beginning they are in the end. One service writes by itself, each
+//! few milliseconds: of its lines none is lost, doubled or written by a cloud that owns it no more. Then the daemons of both clouds
+//! die on the way (`kill -9`), at the steps from which there is no way back or hardly one; and in the end an heir is lost after it signed.
+
+mod lost;
 
 use super::overload::{TIMING, WORK, bundle, service, worth_telling};
 use crate::cluster::Cluster;
 use crate::example::files::FilesWorkload;
 use crate::example::notes::{NotesWorkload, export};
-use crate::example::{Kind, work};
+use crate::example::{Kind, diary, work};
 use crate::follow::Chronicle;
 use crate::load::{self, Gaps, LoadOptions, Outcome, Run, Running, Schedule, Workload};
 use crate::machine::ValidityBounds;
@@ -55,7 +58,7 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
     }
     let dir = bundle(&cluster, &options.executable, options.bundle_mib).await?;
     let iterations = work::calibrate(WORK) / 10;
-    for (kind, name) in [(Kind::Notes, "notes"), (Kind::Files, "files")] {
+    for (kind, name) in [(Kind::Notes, "notes"), (Kind::Files, "files"), (Kind::Diary, "diary")] {
         cluster.apply(HOME, &service(kind, name, &dir, iterations)?).await?;
     }
     let began = make_odd(&data(&cluster, HOME, "files").await?.join(ODD))?;
@@ -63,15 +66,17 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
     story.chapter("There and back, under load");
     let (notes, files) = (Arc::new(NotesWorkload::new(WRITES)), Arc::new(FilesWorkload::new(WRITES, FILE_BYTES)));
     let loads = [start(&cluster, "notes", 1, notes.clone())?, start(&cluster, "files", 2, files.clone())?];
+    let mut diaries = Diaries::default();
     let mut pauses: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for round in 1..=rounds {
         for (from, to) in [(HOME, THERE), (THERE, HOME)] {
-            for name in ["notes", "files"] {
+            for name in ["notes", "files", "diary"] {
                 let pause = go(&cluster, name, from, to).await.with_context(|| format!("round {round}"))?;
                 story.tell(from, "moved", format!("{name} to {to}: writers waited {pause:.0} ms"));
                 pauses.entry(name).or_default().push(pause);
                 tokio::time::sleep(REST).await;
             }
+            diaries.look(&cluster, from, to).await?;
         }
     }
     loads.iter().for_each(Running::stop);
@@ -108,6 +113,13 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
             go(&cluster, name, cloud, HOME).await?;
         }
     }
+    for (from, to, death) in [(HOME, THERE, &DIARY_DEATHS[0]), (THERE, HOME, &DIARY_DEATHS[1])] {
+        let ended = die(&cluster, story, "diary", (from, to), death).await.with_context(|| format!("{death:?}"))?;
+        ensure!(matches!(ended.step, Step::Fronted { .. }), "the diary did not move: {ended:?}");
+        tokio::time::sleep(REST).await;
+        diaries.look(&cluster, from, to).await?;
+    }
+    diaries.judge(&mut report);
     loads.iter().for_each(Running::stop);
     for (running, name) in loads.into_iter().zip(["notes", "files"]) {
         let all = running.wait().await?;
@@ -139,6 +151,9 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
         names.map(|n| format!("{}: {:?} became {:?}", n.display(), began.get(n), ended.get(n))).take(4).collect();
     let told = if same { "the same".to_owned() } else { differ.join("; ") };
     report.promise(Promise::holds("contents, modes, times and links of files", same, told, "the same"));
+
+    story.chapter("The heir is lost after it signed");
+    lost::play(&cluster, story, &mut report).await?;
     Ok(report)
 }
 
@@ -184,12 +199,58 @@ const DEATHS: [Death; 8] = [
     Death { at_source: false, step: 3 },
 ];
 
+/// While its instances stand still, and when the heir may have signed.
+const DIARY_DEATHS: [Death; 2] = [Death { at_source: true, step: 3 }, Death { at_source: true, step: 4 }];
+
+/// What was found of the service that writes by itself.
+#[derive(Debug, Default)]
+struct Diaries {
+    looks: u64,
+    lines: u64,
+    wrong: Vec<String>,
+}
+
+impl Diaries {
+    /// After a move: what the former owner had is the beginning of what the present one has, to the letter.
+    async fn look(&mut self, cluster: &Cluster, from: &str, to: &str) -> anyhow::Result<()> {
+        let file = async |cloud| Ok::<_, anyhow::Error>(data(cluster, cloud, "diary").await?.join(diary::FILE));
+        let before = std::fs::read_to_string(file(from).await?).context("the former owner's diary")?;
+        let now = std::fs::read_to_string(file(to).await?).context("the diary")?;
+        let whole = Self::whole_lines(&now);
+        let last = Self::whole(&now);
+        if !whole.starts_with(&before) || whole.len() == before.len() {
+            let ends = |text: &str| text.lines().next_back().unwrap_or_default().to_owned();
+            self.wrong.push(format!("{from} ends with {:?}, {to} with {:?}", ends(&before), ends(whole)));
+        }
+        self.wrong.extend(last.clone().err());
+        self.looks += 1;
+        self.lines = last.unwrap_or(self.lines);
+        Ok(())
+    }
+
+    /// It is being written: the last line may not be whole yet.
+    fn whole_lines(text: &str) -> &str {
+        text.get(..text.rfind('\n').map_or(0, |at| at + 1)).unwrap_or_default()
+    }
+
+    fn whole(text: &str) -> Result<u64, String> {
+        diary::last(Self::whole_lines(text))
+    }
+
+    fn judge(&self, report: &mut Report) {
+        report.figure("lines written by nobody's request", self.lines.to_string(), format!("{} looks", self.looks));
+        let told = self.wrong.first().cloned().unwrap_or_else(|| "none".into());
+        let title = "lines of a service that writes by itself: lost, doubled, or written by a former owner";
+        report.promise(Promise::holds(title, self.wrong.is_empty() && self.lines > 0, told, "none"));
+    }
+}
+
 fn rank(step: &Step) -> u32 {
     match step {
         Step::Placing => 0,
         Step::Preparing | Step::Alerting => 1,
         Step::Holding => 2,
-        Step::Catching => 3,
+        Step::Freezing | Step::Catching => 3,
         Step::Committing | Step::Cancelling { .. } => 4,
         Step::Opening => 5,
         Step::Fronted { .. } | Step::Cancelled { .. } => 6,

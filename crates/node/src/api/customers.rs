@@ -5,7 +5,7 @@ use super::params::Path;
 use crate::node::Note;
 use crate::object::{CUSTOMER, CustomerRecord, RETIRED, Retired, SERVICE, ServiceRecord, TOKEN, TokenRecord};
 use crate::tenancy::{self, Estate};
-use crate::{Node, bundles, clock, quarantine, secrets};
+use crate::{Node, bundles, clock, former, quarantine, secrets};
 use axum::Extension;
 use axum::extract::State;
 use pumasi_api::message::{CustomerGrant, CustomerView, List, RetiredView};
@@ -128,8 +128,14 @@ pub async fn retired(State(node): State<Arc<Node>>, Extension(who): Extension<Pr
         customer: r.customer.clone(),
         retired_at: r.retired_at,
         erase_after: r.erase_after,
+        bytes: None,
     });
-    Ok(axum::Json(List { revision: node.store.revision(), items: items.collect() }))
+    let mut items: Vec<RetiredView> = items.collect();
+    for service in node.services()?.iter().filter(|s| estate.owned_by(&s.customer)) {
+        // What cannot be told of one hides nothing of the others.
+        items.extend(former::kept(&node, service).await.unwrap_or_default());
+    }
+    Ok(axum::Json(List { revision: node.store.revision(), items }))
 }
 
 /// Its owner need not wait for the end of the retention.
@@ -139,6 +145,13 @@ pub async fn erase(
     Path(id): Path<ServiceId>,
 ) -> Answer<()> {
     let estate = Estate::of(&node, &who)?;
+    let services = node.services()?;
+    if let Some(service) = services.iter().find(|s| s.id == id && estate.owned_by(&s.customer)) {
+        return match former::erase_now(&node, &who.to_string(), service).await? {
+            true => Ok(axum::Json(())),
+            false => Err(Problem::not_found("data that may be erased of service", service.name()).into()),
+        };
+    }
     let found = node.item::<Retired>(RETIRED, id.as_str())?.filter(|r| estate.owned_by(&r.customer));
     let name = found.ok_or_else(|| Problem::not_found("deleted service", &id))?.name.clone();
     node.transact(move |tx| {

@@ -109,6 +109,7 @@ fn table(door: Door) -> Table {
         .on(Get, "/v1/services/{name}/move", moving::get)
         .on(Post, "/v1/services/{name}/move", moving::begin)
         .on(Post, "/v1/services/{name}/move/cancel", moving::cancel)
+        .on(Post, "/v1/services/{name}/move/abandon", moving::abandon)
         .on(Delete, "/v1/services/{name}", services::delete)
         .on(Get, "/v1/services/{name}/logs", services::logs)
         .on(Post, "/v1/bundles/missing", services::bundle_missing)

@@ -6,7 +6,7 @@ use super::services::theirs;
 use crate::{Node, moves};
 use axum::Extension;
 use axum::extract::State;
-use pumasi_api::message::{MoveOutlook, MoveService, Why};
+use pumasi_api::message::{AbandonMove, MoveOutlook, MoveService, Why};
 use pumasi_api::{Principal, Problem};
 use pumasi_journey::moving::Move;
 use pumasi_terms::ServiceName;
@@ -47,4 +47,14 @@ pub async fn cancel(
 ) -> Answer<Move> {
     theirs(&node, &who, &name)?;
     Ok(axum::Json(moves::cancel(&node, &who.to_string(), name, &why.why).await?))
+}
+
+pub async fn abandon(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Path(name): Path<ServiceName>,
+    Json(asked): Json<AbandonMove>,
+) -> Answer<Move> {
+    let service = theirs(&node, &who, &name)?.body;
+    Ok(axum::Json(moves::abandon::abandon(&node, &who.to_string(), &service, asked).await?))
 }

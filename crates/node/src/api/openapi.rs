@@ -46,6 +46,9 @@ fn shapes(g: &mut SchemaGenerator, method: Method, path: &str) -> Shapes {
             let either = json!({ "anyOf": [of::<m::MoveOutlook>(g), of::<pumasi_journey::moving::Move>(g)] });
             (Some(of::<m::MoveService>(g)), either)
         }
+        (Post, "/v1/services/{name}/move/abandon") => {
+            (Some(of::<m::AbandonMove>(g)), of::<pumasi_journey::moving::Move>(g))
+        }
         (Post, "/v1/services/{name}/move/cancel") => (Some(of::<m::Why>(g)), of::<pumasi_journey::moving::Move>(g)),
         (Post, "/v1/services/{name}/check") => (Some(of::<m::CheckService>(g)), of::<m::Lending>(g)),
         (Put, "/v1/services/{name}") => (Some(of::<pumasi_terms::service::Service>(g)), of::<m::ServiceView>(g)),

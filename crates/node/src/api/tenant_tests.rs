@@ -1,5 +1,6 @@
 //! Every endpoint that shows or changes what a customer owns, asked by its owner, another customer, viewers of both, and the operator.
 
+mod former;
 mod lendable;
 mod reasons;
 mod tls;
@@ -269,6 +270,12 @@ async fn what_is_somebody_elses_is_not_there() {
         assert_eq!(status, 404, "eve {method} {path}: {text}");
         let (status, text) = rig.ask("eve-viewer", method, &path, body).await;
         assert!(matches!(status, 403 | 404), "her viewer {method} {path}: {status} {text}");
+    }
+    // It is the operator's, who answers for another cloud: no customer's, not even the owner's.
+    for who in ["eve", "acme", "acme-viewer"] {
+        let asked =
+            rig.ask(who, "POST", "/v1/services/victim/move/abandon", json!({"heir": "city-b", "why": "x"})).await;
+        assert_eq!(asked.0, 403, "{who}: {asked:?}");
     }
     assert_eq!(rig.record("victim"), before, "eve changed something");
     assert_eq!(rig.node.get::<PlanRecord>(PLAN, PLAN_ID).unwrap().unwrap().state, PlanState::Waiting);

@@ -6,7 +6,7 @@ use crate::ground::{GatewayPort, Ground};
 use crate::testing::Gate;
 use crate::{clock, lender, quarantine, serve};
 use pumasi_engine::{
-    BoxFuture, Capabilities, Engine, EngineError, InstanceSpec, InstanceStatus, Remains, SimApp, SimEngine,
+    BoxFuture, Capabilities, Engine, EngineError, Freeze, InstanceSpec, InstanceStatus, Remains, SimApp, SimEngine,
 };
 use pumasi_lease::LentState;
 use pumasi_lease::document::{KIND, Lease};
@@ -37,6 +37,12 @@ impl Engine for Fragile {
     }
     fn hold<'a>(&'a self, owner: &'a str, why: Option<&'a str>) -> BoxFuture<'a, Result<(), EngineError>> {
         self.0.hold(owner, why)
+    }
+    fn freeze<'a>(&'a self, owner: &'a str, freeze: &'a Freeze) -> BoxFuture<'a, Result<(), EngineError>> {
+        self.0.freeze(owner, freeze)
+    }
+    fn thaw<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<(), EngineError>> {
+        self.0.thaw(owner)
     }
     fn remove<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<(), EngineError>> {
         self.0.remove(id)

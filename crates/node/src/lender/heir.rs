@@ -69,7 +69,7 @@ pub async fn prepare(node: &Node, lent: &LentLease) -> Result<(), Problem> {
 pub async fn hold(node: &Node, lent: &LentLease) -> Result<(), Problem> {
     let (dossier, _) = whole(node, lent)?;
     let known =
-        register::handover(node, &dossier.id)?.is_some_and(|h| h.to == dossier.owner && h.epoch == dossier.epoch);
+        register::signed(node, &dossier.id)?.is_some_and(|t| t.owner == dossier.owner && t.epoch == dossier.epoch);
     if known {
         node.moves.alert(&dossier.service.metadata.name, dossier.epoch);
         routes::tell_tenure(node).await?;
@@ -205,7 +205,7 @@ pub async fn commit(
 /// The same word again is answered as it was, also where the service was handed on since.
 async fn already(node: &Node, said: &Handover) -> Result<Option<SignedDocument>, Problem> {
     let (id, wish) = (said.id.clone(), said.wish.clone());
-    node.transact(move |tx| register::signed_in(tx, &id, &wish)).await
+    node.transact(move |tx| register::fulfilled(tx, &id, &wish)).await
 }
 
 fn ready_for(node: &Node, lent: &LentLease, said: &Handover, dossier: &Dossier) -> Result<(), Problem> {
@@ -293,7 +293,7 @@ pub async fn cancel(node: &Node, lent: &LentLease, wish: MoveId) -> Result<bool,
 
 fn has_signed(tx: &Tx<'_>, service: &ServiceName, wish: &MoveId) -> Result<bool, TxError> {
     let Some(own) = tx.get::<ServiceRecord>(SERVICE, service.as_str())? else { return Ok(false) };
-    Ok(register::signed_in(tx, &own.body.id, wish)?.is_some())
+    Ok(register::fulfilled(tx, &own.body.id, wish)?.is_some())
 }
 
 /// Whether the service that came under this lease serves here; why not yet.
@@ -333,7 +333,9 @@ pub async fn promote(node: &Node, lent: &LentLease) -> Result<bool, Problem> {
     node.copies.close(lent.id()).await;
     let aside = to.join("before").join(format!("epoch-{}", service.epoch));
     let sets: Vec<String> = sent.sent.datasets.iter().map(|s| s.name.to_string()).collect();
+    let files = node.moves.files.lock().await;
     let moved = world::blocking(move || move_all(&from, &to, &aside, &sets)).await;
+    drop(files);
     moved
         .map_err(|e| Problem::ours(e.to_string()))?
         .map_err(|e| Problem::ours(format!("moving what was kept: {e}")))?;

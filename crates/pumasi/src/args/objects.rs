@@ -84,6 +84,24 @@ Steps go to standard error, the result to standard output. Exit code 0: the othe
         #[command(flatten)]
         why: WhyArgs,
     },
+    /// Serve it here again: the other cloud may have signed, and is lost (operators only)
+    #[command(after_help = "\
+Example:
+  pumasi move abandon notes --heir-is-gone city-c --why 'its disk burnt'
+
+Refused while the other cloud answers. Look first that neither its gateway nor its instances run: if
+they do, both clouds take requests until it hears of this, at its daemon's next heartbeat, and what
+it wrote meanwhile is no part of the service any more.")]
+    Abandon {
+        #[arg(value_name = "NAME")]
+        service: ServiceName,
+        /// The other cloud: you know that it does not serve
+        #[arg(long, value_name = "CLOUD")]
+        heir_is_gone: CloudName,
+        /// The reason, for the journals of both
+        #[arg(long, value_name = "TEXT")]
+        why: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -100,7 +100,7 @@ impl Street<'_> {
         match turn {
             Some(Turn::In) => self.admit(Waiting { arrived_ms, writes: true, epoch }),
             None => self.admit(Waiting { arrived_ms, writes: true, epoch: None }),
-            Some(Turn::Wait) if !self.hold_is_over(now) && self.place.right.begin_to_wait() => {
+            Some(Turn::Wait) if !self.hold_is_over(now) && self.place.right.begin_to_wait(true) => {
                 self.place.held.push_back(arrived_ms);
             }
             Some(Turn::Wait | Turn::Shut) => self.refuse(true),
@@ -108,7 +108,7 @@ impl Street<'_> {
     }
 
     fn hold_is_over(&self, now: BootMs) -> bool {
-        self.route.is_some_and(|r| self.place.right.wait_left_ms(r.epoch, now) == Some(0))
+        self.route.is_some_and(|r| self.place.right.wait_left_ms(r.epoch, true, now) == Some(0))
     }
 
     fn refuse(&mut self, is_error: bool) {
@@ -301,7 +301,7 @@ impl Street<'_> {
         let held = self.route.is_some_and(|r| self.place.right.is_held(r.epoch)) && !self.hold_is_over(now);
         if !held {
             for arrived_ms in std::mem::take(&mut self.place.held) {
-                self.place.right.end_to_wait();
+                self.place.right.end_to_wait(true);
                 self.let_in(arrived_ms);
             }
         }

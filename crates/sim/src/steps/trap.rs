@@ -9,7 +9,7 @@ use crate::net::copy_of;
 use bytes::Bytes;
 use http::{Request, Response};
 use pumasi_api::Problem;
-use pumasi_engine::{BoxFuture, Capabilities, Engine, EngineError, InstanceSpec, InstanceStatus, Remains};
+use pumasi_engine::{BoxFuture, Capabilities, Engine, EngineError, Freeze, InstanceSpec, InstanceStatus, Remains};
 use pumasi_gateway::{ControlError, GatewayStatus, MeterReport, Question, Reply};
 use pumasi_node::ground::{Asked, GatewayPort};
 use pumasi_route::Tenure;
@@ -371,6 +371,12 @@ impl Engine for TrappedEngine {
     }
     fn hold<'a>(&'a self, owner: &'a str, why: Option<&'a str>) -> BoxFuture<'a, Result<(), EngineError>> {
         self.inner.hold(owner, why)
+    }
+    fn freeze<'a>(&'a self, owner: &'a str, freeze: &'a Freeze) -> BoxFuture<'a, Result<(), EngineError>> {
+        self.inner.freeze(owner, freeze)
+    }
+    fn thaw<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<(), EngineError>> {
+        self.inner.thaw(owner)
     }
     fn remove<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<(), EngineError>> {
         Box::pin(self.call(Call::Remove, move || self.inner.remove(id)))

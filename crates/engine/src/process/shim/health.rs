@@ -75,6 +75,14 @@ impl Health {
         }
     }
 
+    /// Answers that are under way say nothing: it stood still meanwhile.
+    pub(super) fn forget(&mut self) {
+        self.asking.abort_all();
+        self.asking = JoinSet::new();
+        (self.readiness_asked, self.liveness_asked) = (false, false);
+        (self.readiness_at, self.liveness_at) = (Instant::now(), Instant::now());
+    }
+
     /// Asks as often as the spec says, until there is something to tell. May be dropped and called again at any time.
     pub(super) async fn next(&mut self) -> Finding {
         loop {

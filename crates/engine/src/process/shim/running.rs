@@ -3,6 +3,7 @@
 //! Enters: the plan. Leaves: a [`Running`] whose every process ends with it.
 
 use super::super::exec::{Event, OWN_PROGRAM, SAY_KILL, send};
+use super::super::freeze::Brake;
 use super::super::launch::Plan;
 use super::super::layout::{Layout, Record};
 use super::super::net::Net;
@@ -41,6 +42,9 @@ pub(super) struct Running {
 impl Running {
     /// Ends every process of this run.
     pub(super) async fn end(&mut self) {
+        if self.throttle.is_ordered() {
+            self.throttle.kill();
+        }
         self.throttle.let_go();
         let _ = self.say.write_all(SAY_KILL.as_bytes()).await;
         if tokio::time::timeout(Duration::from_millis(END_MS_MAX), self.init.wait()).await.is_err() {
@@ -92,6 +96,7 @@ pub(super) fn start_init(
     let init = init.map_err(err("start the instance's init"))?;
     drop(command);
     let (hear, say) = ours.into_split();
+    let brake = Brake::of(layout, record, init.id());
     Ok(Running {
         init,
         output: Output::new(output, record.limits.log),
@@ -100,7 +105,7 @@ pub(super) fn start_init(
         place,
         since: Instant::now(),
         memory_kills_before,
-        throttle: Throttle::new(record.cgroup.clone(), record.limits.disk_write),
+        throttle: Throttle::new(record.cgroup.clone(), brake, record.limits.disk_write),
     })
 }
 
