@@ -50,11 +50,8 @@ pub(crate) fn conf_in(conf: &eraftpb::ConfState) -> Conf {
 }
 
 pub(crate) fn hard_out(hard: &HardState) -> eraftpb::HardState {
-    let mut out = eraftpb::HardState::default();
-    out.term = hard.term;
-    out.vote = hard.vote.map_or(0, RaftId::get);
-    out.commit = hard.commit;
-    out
+    let vote = hard.vote.map_or(0, RaftId::get);
+    eraftpb::HardState { term: hard.term, vote, commit: hard.commit, ..Default::default() }
 }
 
 pub(crate) fn hard_in(hard: &eraftpb::HardState) -> HardState {
@@ -65,8 +62,7 @@ pub(crate) fn hard_in(hard: &eraftpb::HardState) -> HardState {
 pub(crate) fn change_out(change: &Change) -> ConfChangeV2 {
     let mut out = ConfChangeV2::default();
     let mut add = |id: &RaftId, kind: ConfChangeType| {
-        let mut single = ConfChangeSingle::default();
-        single.node_id = id.get();
+        let mut single = ConfChangeSingle { node_id: id.get(), ..Default::default() };
         single.set_change_type(kind);
         out.mut_changes().push(single);
     };
@@ -91,9 +87,7 @@ pub(crate) fn change_bytes(change: &Change) -> Result<(Vec<u8>, Vec<u8>), Unsaid
 }
 
 pub(crate) fn entry_out(index: u64, entry: &Entry) -> Result<eraftpb::Entry, Unsaid> {
-    let mut out = eraftpb::Entry::default();
-    out.index = index;
-    out.term = entry.term;
+    let mut out = eraftpb::Entry { index, term: entry.term, ..Default::default() };
     match &entry.kind {
         Kind::Empty => {}
         Kind::Command(bytes) => out.data = bytes.clone().into(),
@@ -148,10 +142,8 @@ pub(crate) fn snapshot_in(snapshot: &eraftpb::Snapshot) -> Result<SnapshotMeta, 
 }
 
 pub(crate) fn message_out(message: &Message) -> Result<eraftpb::Message, Unsaid> {
-    let mut out = eraftpb::Message::default();
-    out.from = message.from.get();
-    out.to = message.to.get();
-    out.term = message.term;
+    let (from, to) = (message.from.get(), message.to.get());
+    let mut out = eraftpb::Message { from, to, term: message.term, ..Default::default() };
     let kind = match &message.body {
         Body::Append { index, log_term, commit, entries } => {
             (out.index, out.log_term, out.commit) = (*index, *log_term, *commit);

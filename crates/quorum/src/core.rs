@@ -30,6 +30,19 @@ const UNCOMMITTED_BYTES_MAX: u64 = 4 << 20;
 /// Messages that wait for the disk; beyond, what comes in counts as lost.
 const HELD_MAX: usize = 4_096;
 
+/// What a voter is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    pub id: RaftId,
+    /// Rises with each start of this store.
+    pub run: u64,
+    /// The only randomness here.
+    pub seed: u64,
+    pub timers: Timers,
+    /// As measured between voters, the slowest pair.
+    pub round_trip_ms: u64,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     Leader,
@@ -96,7 +109,8 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    pub(crate) fn new(kept: &Kept, timers: Timers, seed: u64, round_trip_ms: u64, now: BootMs) -> Result<Self, Unsaid> {
+    pub(crate) fn new(settings: &Settings, kept: &Kept, numbered: u64, now: BootMs) -> Result<Self, Unsaid> {
+        let Settings { timers, run, seed, round_trip_ms, .. } = *settings;
         let config = Config {
             id: kept.id.get(),
             election_tick: timers.election_min_ticks(),
@@ -117,7 +131,7 @@ impl Core {
             raw,
             id: kept.id,
             timers,
-            seed,
+            seed: seed ^ mixed(run),
             round_trip_ms,
             target: None,
             conf: kept.conf.clone(),
@@ -125,7 +139,7 @@ impl Core {
             applied_conf: kept.conf.clone(),
             open: Open::default(),
             waiting: VecDeque::new(),
-            numbered: 0,
+            numbered,
             handed: kept.hard,
             messages: Vec::new(),
             arrived: None,
@@ -155,6 +169,11 @@ impl Core {
 
     pub(crate) fn last(&self) -> u64 {
         self.raw.raft.raft_log.last_index()
+    }
+
+    /// Of the last batch that was taken.
+    pub(crate) fn numbered(&self) -> u64 {
+        self.numbered
     }
 
     pub(crate) fn applied(&self) -> u64 {
@@ -434,7 +453,7 @@ impl Core {
             let by_snapshot = p.state == ProgressState::Snapshot;
             Some((RaftId::new(*id)?, Peer { matched: p.matched, active: p.recent_active, by_snapshot }))
         };
-        let peers = self.leads().then(|| raft.prs().iter().filter_map(peer).collect()).unwrap_or_default();
+        let peers = if self.leads() { raft.prs().iter().filter_map(peer).collect() } else { BTreeMap::new() };
         Status {
             id: self.id,
             role,

@@ -5,31 +5,18 @@
 
 use crate::conf::{BadVoters, check_voters};
 use crate::convert::Unsaid;
-use crate::core::{Core, Status};
+use crate::core::{Core, Settings, Status};
 use crate::fault::{Fault, guarded};
 use crate::id::RaftId;
 use crate::link::Link;
-use crate::message::{Body, COMMAND_BYTES_MAX, Message, MessageError};
+use crate::message::{Body, COMMAND_BYTES_MAX, Message, MessageError, TERM_LEAP_MAX};
 use crate::storage::{Kept, Snapshot, digest_of};
-use crate::timers::{BadTimers, Timers};
+use crate::timers::BadTimers;
 use crate::work::{Fetch, Outgoing, Output};
 use pumasi_terms::{BootMs, Digest};
 use std::collections::BTreeSet;
 
 pub use crate::storage::At as Place;
-
-/// What a voter is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settings {
-    pub id: RaftId,
-    /// Rises with each start of this store.
-    pub run: u64,
-    /// The only randomness here.
-    pub seed: u64,
-    pub timers: Timers,
-    /// As measured between voters, the slowest pair.
-    pub round_trip_ms: u64,
-}
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StartError {
@@ -64,6 +51,10 @@ pub enum ReceiveError {
     Forged { from: RaftId, said: RaftId },
     #[error("message of voter {from}: it is for {to}, which this store is not (any more); it is dropped")]
     NotForUs { from: RaftId, to: RaftId },
+    #[error(
+        "message of voter {from}: it speaks of term {term}, this voter is in {ours}; no pact has so many elections, it is dropped. The sender is at fault"
+    )]
+    Leap { from: RaftId, term: u64, ours: u64 },
     #[error("message of voter {from}: too much waits for the disk; it counts as lost")]
     Busy { from: RaftId },
     #[error(transparent)]
@@ -100,6 +91,8 @@ pub struct Driver {
     core: Result<Core, Fault>,
     link: Link,
     now: BootMs,
+    /// Of the last work that was taken: numbers go on after a fault, so that a late word of what was before it counts for nothing.
+    numbered: u64,
     /// The leader's last word of a snapshot that is needed here.
     awaited: Option<Message>,
     fetch: Option<Fetch>,
@@ -118,14 +111,14 @@ impl std::fmt::Debug for Driver {
 impl Driver {
     pub fn start(settings: Settings, kept: &Kept, now: BootMs) -> Result<Self, StartError> {
         settings.timers.check()?;
-        let core = build(&settings, kept, now)?;
+        let core = build(&settings, kept, 0, now)?;
         let link = Link::new(settings.run);
-        Ok(Self { settings, core: Ok(core), link, now, awaited: None, fetch: None, voters: None })
+        Ok(Self { settings, core: Ok(core), link, now, numbered: 0, awaited: None, fetch: None, voters: None })
     }
 
-    /// After a fault, from what is on disk.
+    /// After a fault, from what is on disk, once nothing that was taken before is under way there any more.
     pub fn rebuild(&mut self, kept: &Kept, now: BootMs) -> Result<(), StartError> {
-        let mut core = build(&self.settings, kept, now)?;
+        let mut core = build(&self.settings, kept, self.numbered, now)?;
         core.target.clone_from(&self.voters);
         (self.core, self.now, self.awaited, self.fetch) = (Ok(core), now, None, None);
         Ok(())
@@ -153,6 +146,9 @@ impl Driver {
         }
         if message.to != self.settings.id {
             return Err(ReceiveError::NotForUs { from, to: message.to });
+        }
+        if message.term > core.term().saturating_add(TERM_LEAP_MAX) {
+            return Err(ReceiveError::Leap { from, term: message.term, ours: core.term() });
         }
         if core.is_full() {
             return Err(ReceiveError::Busy { from });
@@ -198,6 +194,7 @@ impl Driver {
     pub fn take(&mut self) -> Output {
         let Ok(core) = self.core.as_mut() else { return Output::default() };
         let work = core.take();
+        self.numbered = core.numbered();
         let mut messages = Vec::new();
         for mut message in std::mem::take(&mut core.messages) {
             message.stamp = self.link.stamp();
@@ -278,11 +275,9 @@ impl Driver {
     }
 }
 
-fn build(settings: &Settings, kept: &Kept, now: BootMs) -> Result<Core, StartError> {
-    let Settings { id, timers, seed, run, round_trip_ms } = *settings;
-    if kept.id != id {
-        return Err(StartError::OtherVoter { kept: kept.id, now: id });
+fn build(settings: &Settings, kept: &Kept, numbered: u64, now: BootMs) -> Result<Core, StartError> {
+    if kept.id != settings.id {
+        return Err(StartError::OtherVoter { kept: kept.id, now: settings.id });
     }
-    let seed = seed ^ crate::timers::mixed(run);
-    Ok(guarded("its start", None, || Core::new(kept, timers, seed, round_trip_ms, now))?)
+    Ok(guarded("its start", None, || Core::new(settings, kept, numbered, now))?)
 }

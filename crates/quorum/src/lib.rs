@@ -32,11 +32,11 @@ mod timers;
 mod work;
 
 pub use conf::{BadVoters, Change, Conf, check_voters};
-pub use core::{Peer, Role, Status};
-pub use driver::{Driver, Place, ProposeError, ReceiveError, Received, Settings, SnapshotError, StartError};
+pub use core::{Peer, Role, Settings, Status};
+pub use driver::{Driver, Place, ProposeError, ReceiveError, Received, SnapshotError, StartError};
 pub use fault::Fault;
 pub use id::RaftId;
 pub use message::{Message, MessageError};
 pub use storage::{Kept, Memory, Persist, Snapshot, Storage};
 pub use timers::{BadTimers, Timers};
-pub use work::{Apply, Fetch, Outgoing, Output};
+pub use work::{Apply, Fetch, Outgoing, Output, Work};

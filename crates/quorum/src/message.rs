@@ -19,6 +19,8 @@ pub const ENTRIES_MAX: usize = 1_024;
 pub const SNAPSHOT_BYTES_MAX: u64 = 64 << 20;
 /// Terms, indexes, runs and counters. Far from where adding to them would overflow, and within SQLite's integers.
 pub const NUMBER_MAX: u64 = 1 << 62;
+/// By how much a peer's term may be ahead of ours: 2^32 elections take years. Terms never fall, so one absurd number would stay.
+pub const TERM_LEAP_MAX: u64 = 1 << 32;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {

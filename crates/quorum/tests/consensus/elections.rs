@@ -39,7 +39,7 @@ fn kills(voters: usize, timers: Timers, weather: Weather, times: u64) -> (Figure
 
 #[test]
 fn a_killed_leader_is_replaced_in_time() {
-    let times = std::env::var("PUMASI_QUORUM_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(40);
+    let times = crate::times("PUMASI_QUORUM_KILLS", 40);
     let wan_30 = CALM;
     let rows = [
         ("default, loopback", Timers::DEFAULT, LOOPBACK, 900),

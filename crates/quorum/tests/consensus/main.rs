@@ -5,6 +5,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+/// How many of something a run plays: `short`, unless a person says otherwise.
+#[allow(clippy::disallowed_methods)]
+fn times(name: &str, short: u64) -> u64 {
+    std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(short)
+}
+
 mod elections;
 mod faults;
 mod members;

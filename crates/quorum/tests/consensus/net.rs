@@ -85,6 +85,15 @@ pub struct Node {
     pub term_led: Option<u64>,
 }
 
+impl Node {
+    /// All that was taken is on disk, and nobody hears of it.
+    pub fn disk_settles(&mut self) {
+        self.disk.sync().unwrap();
+        self.under_way.clear();
+        self.synced = self.app;
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Event {
     Deliver { from: RaftId, bytes: Vec<u8> },

@@ -48,14 +48,10 @@ fn story(voters: usize, seed: u64, timers: Timers, weather: Weather, seconds: u6
     world
 }
 
-fn seeds(short: u64) -> u64 {
-    std::env::var("PUMASI_QUORUM_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(short)
-}
-
 #[test]
 fn every_story_ends_in_one_list() {
     let (mut terms, mut commands, mut overtaken, mut seconds) = (0, 0, 0, 0);
-    for seed in 0..seeds(30) {
+    for seed in 0..crate::times("PUMASI_QUORUM_SEEDS", 30) {
         let voters = [3, 5, 1, 3, 5, 7][(seed % 6) as usize];
         let (timers, weather) = if seed % 2 == 0 { (Timers::DEFAULT, CALM) } else { (Timers::LAN, LOOPBACK) };
         let world = story(voters, seed, timers, weather, 30);
