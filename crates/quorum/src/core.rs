@@ -414,11 +414,15 @@ impl Core {
         let floor = self.raw.store().floor().index;
         let useless = self.useful_from().saturating_sub(floor) >= KEEP_ENTRIES;
         let too_many = self.applied.saturating_sub(floor) >= LOG_ENTRIES_MAX;
-        self.applied > 0 && (self.raw.store().snapshot_wanted() || useless || too_many)
+        // With a snapshot from elsewhere half taken in there is no state to take one of.
+        self.applied > 0 && self.applied >= floor && (self.raw.store().snapshot_wanted() || useless || too_many)
     }
 
     /// The state as of `applied`. What it makes useless goes from the log.
     pub(crate) fn snapshot(&mut self, state: Vec<u8>) -> Result<(), Unsaid> {
+        if !self.snapshot_due() {
+            return Ok(());
+        }
         let place = |core: &Self, index| -> Result<At, Unsaid> {
             let term = core.raw.store().term_at(index);
             Ok(At { index, term: term.ok_or_else(|| Unsaid(format!("the log has no entry {index}")))? })

@@ -232,7 +232,7 @@ impl Driver {
         }
     }
 
-    /// The state after all commands up to `index`, which is `Status::applied`.
+    /// The state after all commands up to `index`, which is `Status::applied`. Nothing is done where none is due (any more).
     pub fn snapshot(&mut self, index: u64, state: Vec<u8>) -> Result<(), SnapshotError> {
         let applied = self.core.as_ref().map_err(Fault::clone)?.applied();
         if index != applied {

@@ -72,6 +72,7 @@ impl Log {
         self.entries.clear();
         self.conf = convert::conf_out(&meta.conf);
         self.snapshot = Some(meta.clone());
+        self.wanted.set(false);
     }
 
     /// What is at or below `floor` goes, since there is a snapshot that is not older.
