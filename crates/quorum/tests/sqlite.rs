@@ -110,11 +110,12 @@ impl Storage for Sqlite {
     }
 
     fn begin(&mut self, kept: Kept) -> Result<(), StoreError> {
-        self.store.transact_blocking(|tx| tx.raft_begin(PACT, &kept_out(&kept)))
+        self.store.transact_blocking(move |tx| tx.raft_begin(PACT, &kept_out(&kept)))
     }
 
     fn write(&mut self, persist: &Persist) -> Result<(), StoreError> {
-        self.store.transact_blocking(|tx| write(tx, persist))
+        let persist = persist.clone();
+        self.store.transact_blocking(move |tx| write(tx, &persist))
     }
 
     fn sync(&mut self) -> Result<(), StoreError> {

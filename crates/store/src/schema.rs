@@ -121,10 +121,10 @@ fn version_2(tx: &Transaction<'_>) -> rusqlite::Result<()> {
 }
 
 /// A voter of a pact keeps its log here. Numbers of voters have all 64 bits; the snapshot's bytes stand apart, since the rest changes
-/// with every entry.
+/// with every entry. Where somebody set the version back by hand, they are there already.
 fn version_3(tx: &Transaction<'_>) -> rusqlite::Result<()> {
     tx.execute_batch(
-        "CREATE TABLE raft_state (
+        "CREATE TABLE IF NOT EXISTS raft_state (
              pact TEXT PRIMARY KEY,
              raft_id INTEGER NOT NULL,
              term INTEGER NOT NULL,
@@ -135,7 +135,7 @@ fn version_3(tx: &Transaction<'_>) -> rusqlite::Result<()> {
              floor_index INTEGER NOT NULL,     -- entries at or below it stand in the snapshot only
              floor_term INTEGER NOT NULL
          ) STRICT, WITHOUT ROWID;
-         CREATE TABLE raft_entry (
+         CREATE TABLE IF NOT EXISTS raft_entry (
              pact TEXT NOT NULL,
              idx INTEGER NOT NULL,
              term INTEGER NOT NULL,
@@ -143,7 +143,7 @@ fn version_3(tx: &Transaction<'_>) -> rusqlite::Result<()> {
              data BLOB NOT NULL,
              PRIMARY KEY (pact, idx)
          ) STRICT, WITHOUT ROWID;
-         CREATE TABLE raft_snapshot (
+         CREATE TABLE IF NOT EXISTS raft_snapshot (
              pact TEXT PRIMARY KEY,
              idx INTEGER NOT NULL,
              term INTEGER NOT NULL,

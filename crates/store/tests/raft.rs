@@ -41,7 +41,7 @@ fn first() -> RaftKept {
 
 fn begun(place: &Place) -> Store {
     let store = place.open();
-    store.transact_blocking(|tx| tx.raft_begin("pact-1", &first())).unwrap();
+    store.transact_blocking(move |tx| tx.raft_begin("pact-1", &first())).unwrap();
     store
 }
 
@@ -53,7 +53,7 @@ fn all_of_it_is_read_as_it_was_written(place: &Place) {
     let store = begun(place);
     assert_eq!(kept(&store), first());
     store
-        .transact_blocking(|tx| {
+        .transact_blocking(move |tx| {
             tx.raft_hard_state("pact-1", RaftHardState { term: 7, vote: Some(u64::MAX), commit: 3 })?;
             tx.raft_append("pact-1", 2, &[entry(1, b"a"), entry(1, b"b"), entry(1, b"c")])?;
             tx.raft_append("pact-1", 4, &[entry(2, b"d"), entry(2, b"")])?;
@@ -72,9 +72,10 @@ fn all_of_it_is_read_as_it_was_written(place: &Place) {
     let store = place.open();
     assert_eq!(kept(&store), expected, "after a restart");
     let snapshot = RaftSnapshot { index: 3, term: 1, conf: b"five voters".to_vec(), state: vec![7; 100_000] };
+    let new = snapshot.clone();
     store
-        .transact_blocking(|tx| {
-            tx.raft_snapshot("pact-1", &snapshot)?;
+        .transact_blocking(move |tx| {
+            tx.raft_snapshot("pact-1", &new)?;
             tx.raft_compact("pact-1", 3, 1)?;
             tx.raft_applied("pact-1", 4, None)
         })
@@ -88,15 +89,16 @@ fn all_of_it_is_read_as_it_was_written(place: &Place) {
     };
     assert_eq!(kept(&store), expected);
     assert_eq!(store.raft("pact-2").unwrap(), None);
-    store.transact_blocking(|tx| tx.raft_begin("pact-1", &expected)).unwrap();
+    let again = expected.clone();
+    store.transact_blocking(move |tx| tx.raft_begin("pact-1", &again)).unwrap();
     assert_eq!(kept(&store), expected, "begun anew from what was kept");
-    store.transact_blocking(|tx| tx.raft_forget("pact-1")).unwrap();
+    store.transact_blocking(move |tx| tx.raft_forget("pact-1")).unwrap();
     assert_eq!(store.raft("pact-1").unwrap(), None);
 }
 
 fn a_transaction_that_fails_leaves_neither_log_nor_object(place: &Place) {
     let store = begun(place);
-    let failed = store.transact_blocking(|tx| {
+    let failed = store.transact_blocking(move |tx| {
         tx.raft_append("pact-1", 2, &[entry(1, b"a")])?;
         tx.raft_applied("pact-1", 2, None)?;
         tx.put("note", "owner", &Note::new("b"), Expect::Any)?;
@@ -109,15 +111,15 @@ fn a_transaction_that_fails_leaves_neither_log_nor_object(place: &Place) {
 
 fn gaps_and_strangers_are_refused(place: &Place) {
     let store = begun(place);
-    let gap = store.transact_blocking(|tx| tx.raft_append("pact-1", 3, &[entry(1, b"a")]));
+    let gap = store.transact_blocking(move |tx| tx.raft_append("pact-1", 3, &[entry(1, b"a")]));
     assert!(matches!(gap, Err(StoreError::Decode { .. })), "{gap:?}");
-    let below = store.transact_blocking(|tx| tx.raft_append("pact-1", 1, &[entry(1, b"a")]));
+    let below = store.transact_blocking(move |tx| tx.raft_append("pact-1", 1, &[entry(1, b"a")]));
     assert!(matches!(below, Err(StoreError::Decode { .. })), "{below:?}");
-    let none = store.transact_blocking(|tx| tx.raft_applied("pact-2", 3, None));
+    let none = store.transact_blocking(move |tx| tx.raft_applied("pact-2", 3, None));
     assert!(none.unwrap_err().to_string().contains("pact-2"));
-    let falls = store.transact_blocking(|tx| tx.raft_compact("pact-1", 0, 0));
+    let falls = store.transact_blocking(move |tx| tx.raft_compact("pact-1", 0, 0));
     assert!(falls.is_err(), "a floor never falls");
-    let large = store.transact_blocking(|tx| tx.raft_append("pact-1", 2, &[entry(1, &vec![0; (1 << 20) + 1])]));
+    let large = store.transact_blocking(move |tx| tx.raft_append("pact-1", 2, &[entry(1, &vec![0; (1 << 20) + 1])]));
     assert!(matches!(large, Err(StoreError::TooLarge { .. })));
     assert_eq!(kept(&store), first());
     drop(store);
@@ -129,9 +131,9 @@ fn gaps_and_strangers_are_refused(place: &Place) {
 fn a_watch_begins_after_a_log_that_no_watch_sees(place: &Place) {
     let store = begun(place);
     let listed = store.listing::<Note>("note").unwrap().revision;
-    store.transact_blocking(|tx| tx.raft_append("pact-1", 2, &[entry(1, b"a")])).unwrap();
+    store.transact_blocking(move |tx| tx.raft_append("pact-1", 2, &[entry(1, b"a")])).unwrap();
     let mut watches = [store.watch(Some("note"), listed), store.watch(None, store.revision())];
-    store.transact_blocking(|tx| tx.put("note", "a", &Note::new("x"), Expect::Any)).unwrap();
+    store.transact_blocking(move |tx| tx.put("note", "a", &Note::new("x"), Expect::Any)).unwrap();
     for watch in &mut watches {
         assert_eq!(common::block_on(watch.next()).unwrap().name, "a");
     }
@@ -147,7 +149,7 @@ fn an_older_copy_is_found_out_by_the_log_alone(place: &Place) {
     let store = place.open();
     assert_eq!(store.standing(), Standing::Current);
     let voted = RaftHardState { term: 2, vote: Some(3), commit: 1 };
-    store.transact_blocking(|tx| tx.raft_hard_state("pact-1", voted)).unwrap();
+    store.transact_blocking(move |tx| tx.raft_hard_state("pact-1", voted)).unwrap();
     store.close();
     drop(store);
     place.restore(&old);
@@ -172,9 +174,9 @@ fn a_simulator_alters_promises_and_loses_entries() {
     };
     let disk = MemoryDisk::new("a");
     let store = common::opened(Store::open_inline(&disk, WallMs(1_000), 42, Options::default(), hooks));
-    store.transact_blocking(|tx| tx.raft_begin("pact-1", &first())).unwrap();
+    store.transact_blocking(move |tx| tx.raft_begin("pact-1", &first())).unwrap();
     let write = |index: u64, vote: u64| {
-        store.transact_blocking(|tx| {
+        store.transact_blocking(move |tx| {
             tx.raft_append("pact-1", index, &[entry(1, b"a")])?;
             tx.raft_hard_state("pact-1", RaftHardState { term: 1, vote: Some(vote), commit: 1 })
         })
