@@ -14,7 +14,7 @@ pub mod mutate;
 mod targets;
 
 pub use targets::update::bases;
-use targets::{answer, documents, http_head, messages, socket, state, transfer, trust, update};
+use targets::{answer, documents, http_head, messages, quorum, socket, state, transfer, trust, update};
 
 /// What is fuzzed, and how.
 #[derive(Clone, Copy)]
@@ -128,6 +128,7 @@ pub const TARGETS: &[Target] = &[
     target("anchor", state::anchor, JSON, 15),
     target("answer_head", answer::head, HTTP, 3_000),
     target("answer_chunks", answer::chunks, CHUNKS, 3_000),
+    target("voter_message", quorum::voter_message, &[], 1_000),
 ];
 
 pub fn find(name: &str) -> Option<&'static Target> {

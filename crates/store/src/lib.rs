@@ -19,6 +19,7 @@ mod error;
 mod journal;
 mod numbers;
 mod outbox;
+mod raft;
 mod readers;
 mod reserve;
 mod schema;
@@ -35,6 +36,10 @@ pub use error::{OpenError, StoreError};
 pub use journal::{BrokenAt, Entry, JournalFilter, JournalHead, JournalRow, Retained, VerifyError};
 pub use numbers::COUNT_MAX;
 pub use outbox::{OUTBOX_DEAD_MAX, OUTBOX_PENDING_MAX, OutboxItem, OutboxMessage};
+pub use raft::{
+    RAFT_ENTRIES, RAFT_ENTRY_BYTES_MAX, RAFT_HARD_STATE, RAFT_SNAPSHOT_BYTES_MAX, RaftEntry, RaftHardState, RaftKept,
+    RaftSnapshot,
+};
 pub use reserve::ReserveState;
 pub use schema::SCHEMA_VERSION;
 pub use standing::{AnchorPoint, RestoredWhy, Standing, StoreIdentity};

@@ -17,7 +17,7 @@ pub const SCHEMA_VERSION: i64 = STEPS.len() as i64;
 
 /// Step `i` brings version `i` to `i + 1`. A released step never changes; a new need is a new step.
 type Step = fn(&Transaction<'_>) -> rusqlite::Result<()>;
-const STEPS: &[Step] = &[version_1, version_2];
+const STEPS: &[Step] = &[version_1, version_2, version_3];
 
 fn version_1(tx: &Transaction<'_>) -> rusqlite::Result<()> {
     tx.execute_batch(
@@ -117,6 +117,39 @@ fn version_2(tx: &Transaction<'_>) -> rusqlite::Result<()> {
              WHERE kind = 'service' AND json_valid(body) AND json_extract(body, '$.id') IS NULL;
          UPDATE objects SET body = json_set(body, '$.customer', 'default')
              WHERE kind = 'token' AND json_valid(body) AND json_extract(body, '$.role') IN ('viewer', 'customer');",
+    )
+}
+
+/// A voter of a pact keeps its log here. Numbers of voters have all 64 bits; the snapshot's bytes stand apart, since the rest changes
+/// with every entry. Where somebody set the version back by hand, they are there already.
+fn version_3(tx: &Transaction<'_>) -> rusqlite::Result<()> {
+    tx.execute_batch(
+        "CREATE TABLE IF NOT EXISTS raft_state (
+             pact TEXT PRIMARY KEY,
+             raft_id INTEGER NOT NULL,
+             term INTEGER NOT NULL,
+             vote INTEGER,
+             commit_index INTEGER NOT NULL,
+             applied INTEGER NOT NULL,
+             conf BLOB NOT NULL,
+             floor_index INTEGER NOT NULL,     -- entries at or below it stand in the snapshot only
+             floor_term INTEGER NOT NULL
+         ) STRICT, WITHOUT ROWID;
+         CREATE TABLE IF NOT EXISTS raft_entry (
+             pact TEXT NOT NULL,
+             idx INTEGER NOT NULL,
+             term INTEGER NOT NULL,
+             kind INTEGER NOT NULL,
+             data BLOB NOT NULL,
+             PRIMARY KEY (pact, idx)
+         ) STRICT, WITHOUT ROWID;
+         CREATE TABLE IF NOT EXISTS raft_snapshot (
+             pact TEXT PRIMARY KEY,
+             idx INTEGER NOT NULL,
+             term INTEGER NOT NULL,
+             conf BLOB NOT NULL,
+             state BLOB NOT NULL
+         ) STRICT;",
     )
 }
 

@@ -466,6 +466,14 @@ impl Store {
         &self.inner.hub
     }
 
+    /// What is committed, by one of the readers.
+    pub(crate) fn read_with<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.inner.readers.read(read)
+    }
+
     pub(crate) fn hooks(&self) -> &Hooks {
         &self.inner.hooks
     }

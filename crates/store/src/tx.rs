@@ -244,7 +244,7 @@ impl Tx<'_> {
         Err(StoreError::Conflict { kind: kind.into(), name: name.into(), expected, actual })
     }
 
-    fn next_revision(&mut self) -> Result<Revision, StoreError> {
+    pub(crate) fn next_revision(&mut self) -> Result<Revision, StoreError> {
         self.work.head.revision = numbers::next("revision", self.work.head.revision)?;
         Ok(Revision(self.work.head.revision))
     }

@@ -265,7 +265,7 @@ fn one_process_at_a_time_and_no_newer_or_foreign_database() {
     conn.pragma_update(None, "user_version", 99).unwrap();
     drop(conn);
     let refused = Store::open(path(&dir), WallMs(1), 1).unwrap_err();
-    assert!(matches!(refused, OpenError::Newer { found: 99, known: 2, .. }), "{refused}");
+    assert!(matches!(refused, OpenError::Newer { found: 99, known: 3, .. }), "{refused}");
     let conn = rusqlite::Connection::open(path(&dir)).unwrap();
     conn.pragma_update(None, "user_version", 1).unwrap();
     conn.pragma_update(None, "application_id", 7).unwrap();

@@ -2,6 +2,7 @@ pub mod answer;
 pub mod documents;
 pub mod http_head;
 pub mod messages;
+pub mod quorum;
 pub mod socket;
 pub mod state;
 pub mod transfer;
