@@ -90,7 +90,10 @@ impl Gate {
                 if left_ms == 0 || (place.is_none() && !right.begin_to_wait(writes)) {
                     return false;
                 }
-                place.get_or_insert(Waiting { gate: self, writes });
+                // Not by `get_or_insert`: what is not taken is dropped there, under the lock.
+                if place.is_none() {
+                    place = Some(Waiting { gate: self, writes });
+                }
                 left_ms
             };
             let _ = tokio::time::timeout(Duration::from_millis(left_ms), turned).await;

@@ -166,7 +166,7 @@ impl Trend {
         Some(Forecast {
             level_mps: level as u64,
             growth_mps2: line.slope_mps2 as u64,
-            expected_mps: (level + line.slope_mps2 * carried_s) as u64,
+            expected_mps: (level + line.certain_mps2() * carried_s) as u64,
             ..flat
         })
     }
@@ -216,6 +216,12 @@ impl Line {
             sigmas: slope * (sxx / variance).sqrt(),
             over_jump: (syy - by_jump - left_by_line) / by_count,
         }
+    }
+
+    /// The growth less its standard deviation. The shortest past that shows growth was chosen for showing much of it: its slope errs
+    /// upwards, and what is carried on would grow with that error.
+    fn certain_mps2(&self) -> f64 {
+        self.slope_mps2 * (1.0 - 1.0 / f64::max(self.sigmas, 1.0))
     }
 
     fn is_growth(&self) -> bool {

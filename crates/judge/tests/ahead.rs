@@ -113,6 +113,17 @@ fn readings(seed: u64, count: u64, rate: impl Fn(f64) -> f64) -> Trend {
     trend
 }
 
+/// Carried on by the whole slope of the shortest past that shows growth, this one forecast 2.016 times what came.
+#[test]
+fn the_growth_that_is_carried_on_leaves_chance_out() {
+    let (rate, times) = (171.598_517_183_854_94, 4.993_871_658_630_999);
+    let growth = rate * times / 20.0;
+    let seen = readings(1_917_044_032_706_079_085, 120, |t| rate + growth * f64::max(t - 40.0, 0.0));
+    let comes = (rate + growth * 50.0) * 1_000.0;
+    let expected = seen.forecast(30_000).unwrap().expected_mps as f64;
+    assert!(expected > 0.5 * comes && expected < 1.8 * comes, "{expected} are expected, {comes} come");
+}
+
 proptest! {
     #[test]
     fn steady_arrivals_are_expected_as_they_are(seed in any::<u64>(), rate in 5.0f64..2_000.0, ahead_ms in 0u64..120_000) {

@@ -52,9 +52,14 @@ impl TimedEngine {
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(listed);
     }
 
-    /// The application in an instance adds a line to its data; whether that was done. None: it has no data of its own.
+    /// The application in an instance adds a line to its data; whether that was done, which it is not while it stands still. None:
+    /// it has no data of its own.
     pub fn write(&self, id: &InstanceId, line: &str) -> Option<bool> {
         let dir = self.mounts.lock().unwrap_or_else(PoisonError::into_inner).get(id)?.clone();
+        let listed = crate::gateway::now_or_never(self.catch_up().list()).and_then(Result::ok).unwrap_or_default();
+        if !listed.iter().any(|i| &i.id == id && i.pid.is_some() && !i.frozen) {
+            return Some(false);
+        }
         let file = std::fs::OpenOptions::new().create(true).append(true).open(dir.join(WRITES));
         Some(file.and_then(|mut f| writeln!(f, "{line}")).is_ok())
     }

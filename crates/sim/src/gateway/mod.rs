@@ -308,7 +308,7 @@ impl SimGateway {
     fn ready(&self) -> Vec<InstanceId> {
         // The driver answers at once: it is a look into memory.
         let listed = now_or_never(self.engine.list()).and_then(Result::ok).unwrap_or_default();
-        listed.into_iter().filter(|i| i.state == InstanceState::Ready).map(|i| i.id).collect()
+        listed.into_iter().filter(|i| i.state == InstanceState::Ready && !i.frozen).map(|i| i.id).collect()
     }
 
     fn close(&self, inner: &mut Inner, span_ms: f64) {
