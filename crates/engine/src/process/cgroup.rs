@@ -391,11 +391,17 @@ impl Place {
         }
     }
 
-    /// Whether no task of the application runs.
+    /// Whether no task of the application runs. That of v1 passes over who goes to sleep in vfork at the wrong moment until it is told again.
     pub(super) fn is_frozen(&self) -> bool {
         match (self.switch("cgroup.events"), self.switch_v1()) {
             (Some(path), _) => fs::read_to_string(path).is_ok_and(|text| text.lines().any(|l| l == "frozen 1")),
-            (None, Some(path)) => fs::read_to_string(path).is_ok_and(|text| text.trim() == "FROZEN"),
+            (None, Some(path)) => match fs::read_to_string(&path).as_deref().map(str::trim) {
+                Ok("FREEZING") => {
+                    let _ = fs::write(path, "FROZEN");
+                    false
+                }
+                state => matches!(state, Ok("FROZEN")),
+            },
             (None, None) => false,
         }
     }

@@ -233,9 +233,22 @@ mod tests {
     }
 
     /// An init whose application makes a process for each line that it writes.
-    fn writer(file: &Path) -> Child {
-        let script = "sh -c 'while :; do sh -c \"echo x >> $FILE\"; done'; true";
-        Command::new("/bin/sh").args(["-c", script]).env("FILE", file).stdin(Stdio::null()).spawn().unwrap()
+    fn writer(file: &Path, procs: &Path) -> Child {
+        // It is in its group before any other process of it is born.
+        let script = "echo $$ > $PROCS; sh -c 'while :; do sh -c \"echo x >> $FILE\"; done'; true";
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]).env("FILE", file).env("PROCS", procs);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
+    /// After a failed assertion nothing is left, frozen or not.
+    struct Cleared(Brake);
+
+    impl Drop for Cleared {
+        fn drop(&mut self) {
+            self.0.kill();
+            let _ = self.0.set(false);
+        }
     }
 
     fn lines(file: &Path) -> usize {
@@ -271,9 +284,9 @@ mod tests {
     fn by_signals_no_child_that_is_born_meanwhile_escapes() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("lines");
-        let mut init = writer(&file);
-        let mut brake = Brake::of(&Layout::new(dir.path()), &record(None), Some(init.id()));
-        holds_and_lets_go(&mut brake, &file);
+        let mut init = writer(&file, Path::new("/dev/null"));
+        let mut brake = Cleared(Brake::of(&Layout::new(dir.path()), &record(None), Some(init.id())));
+        holds_and_lets_go(&mut brake.0, &file);
         let _ = init.kill();
         init.wait().unwrap();
     }
@@ -287,13 +300,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("lines");
         let place = Place { version: CgroupVersion::V1, dirs: [("freezer".to_owned(), at.clone())].into() };
-        let mut init = writer(&file);
-        fs::write(at.join("app/cgroup.procs"), init.id().to_string()).unwrap();
-        for pid in descendants(init.id()) {
-            let _ = fs::write(at.join("app/cgroup.procs"), pid.to_string());
-        }
-        let mut brake = Brake::of(&Layout::new(dir.path()), &record(Some(place.clone())), None);
-        holds_and_lets_go(&mut brake, &file);
+        let mut init = writer(&file, &at.join("app/cgroup.procs"));
+        let mut brake = Cleared(Brake::of(&Layout::new(dir.path()), &record(Some(place.clone())), None));
+        holds_and_lets_go(&mut brake.0, &file);
         place.let_die();
         init.wait().unwrap();
         until("all of it ends", || place.remove().is_ok());
