@@ -38,11 +38,17 @@ const WORD_MS_MAX: u64 = 5_000;
 const RETRY_MS: u64 = 50;
 /// Between looks while somebody waits.
 const LOOK_MS: u64 = 2;
+/// Between looks of a heir whose first instance starts, and between questions whether it is ready.
+const OPENING_MS: u64 = 5;
+/// For so long at most.
+const OPENING_MS_MAX: u64 = 10_000;
 
 /// Questions that are under way, by service.
 #[derive(Debug, Default)]
 pub struct Moves {
     asked: Locked<BTreeSet<ServiceName>>,
+    /// Services that became this cloud's own and are not served yet, and until when that is looked at closely.
+    opening: Locked<BTreeMap<ServiceName, BootMs>>,
     /// A look is coming that need not be asked for.
     looks_soon: AtomicBool,
     /// Held while directories of services change their meaning: one becomes the service's own, or is put away.
@@ -54,6 +60,11 @@ pub struct Moves {
 }
 
 impl Moves {
+    /// Its users wait.
+    pub fn opens_here(&self, service: &ServiceName) {
+        self.opening.lock().insert(service.clone(), clock::boot().after(OPENING_MS_MAX));
+    }
+
     /// At an entrance, of a service whose ownership at this epoch is about to end.
     pub fn alert(&self, service: &ServiceName, epoch: Epoch) {
         self.alerted.lock().insert(service.clone(), (epoch, clock::boot().after(HOLD_MS_MAX)));
@@ -233,8 +244,19 @@ pub async fn reconcile(node: &Arc<Node>) -> Result<(), Problem> {
         let looked = look(node, open).await;
         done = done.and(looked);
     }
+    look_at_openings(node);
     // Before a table or a word lets requests in.
     done.and(freeze::let_go(node).await)
+}
+
+/// Services that are this cloud's own since a moment are looked at closely until they are served.
+fn look_at_openings(node: &Arc<Node>) {
+    let now = clock::boot();
+    let mut opening = node.moves.opening.lock();
+    opening.retain(|name, until| now < *until && !node.routes.serves(name));
+    if !opening.is_empty() {
+        look_again(node, OPENING_MS);
+    }
 }
 
 async fn look(node: &Arc<Node>, open: &Move) -> Result<(), Problem> {
@@ -272,12 +294,15 @@ async fn look(node: &Arc<Node>, open: &Move) -> Result<(), Problem> {
 /// While somebody waits the next look comes soon; where that lasts, because the heir is away, less often.
 fn look_soon(node: &Arc<Node>, m: &Move) {
     let Some(held_at) = m.held_at.filter(|_| m.holds()) else { return };
+    let is_long = clock::boot().since(held_at) > 2 * HOLD_MS_MAX;
+    look_again(node, if is_long { RETRY_MS } else { LOOK_MS });
+}
+
+fn look_again(node: &Arc<Node>, after_ms: u64) {
     if node.moves.looks_soon.swap(true, Ordering::Relaxed) {
         return;
     }
-    let is_long = clock::boot().since(held_at) > 2 * HOLD_MS_MAX;
-    let after = Duration::from_millis(if is_long { RETRY_MS } else { LOOK_MS });
-    let node = node.clone();
+    let (node, after) = (node.clone(), Duration::from_millis(after_ms));
     crate::world::spawn(async move {
         tokio::time::sleep(after).await;
         node.moves.looks_soon.store(false, Ordering::Relaxed);
@@ -329,7 +354,7 @@ fn ask_beside(node: &Arc<Node>, m: &Arc<Move>) {
             tracing::error!(service = %m.service, error = %e, "what the heir answered was not recorded; it is asked again");
         }
         if failed {
-            tokio::time::sleep(Duration::from_millis(RETRY_MS)).await;
+            tokio::time::sleep(Duration::from_millis(if m.opens() { OPENING_MS } else { RETRY_MS })).await;
         }
         node.moves.asked.lock().remove(&m.service);
         node.wake.notify_one();

@@ -11,7 +11,7 @@ use crate::steps::{Drivers, There, Trap, TrappedEngine, TrappedPort};
 use crate::story::Story;
 use anyhow::Context;
 use pumasi_api::{Principal, Role};
-use pumasi_engine::{Engine, SimApp, SimEngine};
+use pumasi_engine::{Capabilities, Engine, SimApp, SimEngine};
 use pumasi_node::ground::{GatewayPort, Ground, Hands};
 use pumasi_node::object::{SERVICE, ServiceRecord};
 use pumasi_node::world::{World, within};
@@ -108,6 +108,7 @@ pub struct Common {
     pub observer: Arc<dyn Observer>,
     pub witness: Arc<dyn Witness>,
     pub mutant: Option<Mutant>,
+    pub freezes: bool,
     pub died: mpsc::UnboundedSender<CloudName>,
 }
 
@@ -120,7 +121,9 @@ impl std::fmt::Debug for Common {
 impl Host {
     pub fn new(common: &Common, name: CloudName, config: Config, clock: HostClock) -> Arc<Self> {
         let clock = Arc::new(clock);
-        let sim = SimEngine::new();
+        let able = SimEngine::new();
+        let freeze = able.capabilities().freeze.filter(|_| common.freezes);
+        let sim = SimEngine::with_capabilities(Capabilities { freeze, ..able.capabilities() });
         sim.teach("shop", SimApp { ready_after_ms: 300, stops_in_ms: Some(50), ..SimApp::default() });
         let engine = Arc::new(TimedEngine::new(clock.clone(), sim, common.mutant));
         let own = name.as_str().bytes().fold(common.seed, |s, b| s.wrapping_mul(31).wrapping_add(u64::from(b)));

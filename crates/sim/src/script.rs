@@ -270,9 +270,10 @@ fn at_the_handover(seed: u64, faults: &[(u64, Fault)]) -> Vec<(u64, Fault)> {
                 let down_ms = rng.random_range(0..5_000);
                 all.push((*at_ms, Fault::FuseOn { cloud: *to, kind, down_ms }));
             }
+            // Later than its sender waits for it.
             2 => {
-                all.push((*at_ms, Fault::LateHandover { late_ms: rng.random_range(500..3_000) }));
-                all.push((at_ms + rng.random_range(500..3_000), Fault::CancelMove));
+                all.push((*at_ms, Fault::LateHandover { late_ms: rng.random_range(5_500..8_000) }));
+                all.push((at_ms + rng.random_range(500..5_000), Fault::CancelMove));
             }
             _ => {}
         }

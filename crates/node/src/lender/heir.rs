@@ -349,6 +349,8 @@ pub async fn promote(node: &Node, lent: &LentLease) -> Result<bool, Problem> {
         Ok(())
     })
     .await?;
+    node.moves.opens_here(service.name());
+    node.wake.notify_one();
     Ok(true)
 }
 

@@ -169,6 +169,7 @@ pub(super) async fn run(script: Script, dir: &Path, drivers: Option<Arc<dyn Driv
         observer: oracles.clone(),
         witness: oracles.clone(),
         mutant: None,
+        freezes: true,
         died,
     };
     let mut hosts = Vec::new();
