@@ -18,7 +18,7 @@ fn broken(fault: Fault) -> Vec<String> {
     let name = format!("{fault:?}");
     let mut script = Script::steady(250.0, 12_000);
     script.faults.push((AT_MS, fault));
-    let outcome = play(&Setup { seed: 7, clouds: 3, script, mutant: None, liar: None }).unwrap();
+    let outcome = play(&Setup { seed: 7, clouds: 3, script, mutant: None, liar: None, freezes: true }).unwrap();
     let mut wrong: Vec<String> = outcome.broken.iter().map(|b| format!("{name}: {}: {}", b.oracle, b.what)).collect();
     if outcome.rented == 0 {
         wrong.push(format!("{name}: nothing was rented: this proves nothing"));
