@@ -118,12 +118,14 @@ fn a_lying_member_stops_nobody() {
 #[test]
 fn every_planted_bug_is_found() {
     for mutant in Mutant::ALL {
-        let setup = if mutant.is_of_moves() { Setup::moving } else { Setup::random };
-        let found = (1..=60).find(|seed| {
+        // What a freezer hides, or needs a word that is late, shows in fewer seeds.
+        let (setup, most): (fn(u64) -> Setup, _) =
+            if mutant.is_of_moves() { (Setup::moving, 120) } else { (Setup::random, 60) };
+        let found = (1..=most).find(|seed| {
             let outcome = play(&Setup { mutant: Some(*mutant), ..setup(*seed) }).unwrap();
             !outcome.broken.is_empty()
         });
-        assert!(found.is_some(), "{} ({}) was not found in 60 seeds", mutant.name(), mutant.about());
+        assert!(found.is_some(), "{} ({}) was not found in {most} seeds", mutant.name(), mutant.about());
     }
 }
 
