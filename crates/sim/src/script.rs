@@ -12,7 +12,6 @@ pub const HEALED_MS: u64 = 22_000;
 const KINDS_FIRST: usize = 16;
 /// Gives none of the moving seeds that are kept such a strike.
 const STRIKES_SALT: u64 = 0x0073_7472_696b_0001;
-const MOVES_SALT: u64 = 0x006d_6f76_6573;
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Fault {
@@ -145,7 +144,6 @@ impl Script {
         script.faults.extend(of_the_store(seed, clouds));
         script.faults.extend(rehearsal(seed));
         script.faults.extend(standby(seed, clouds));
-        script.faults.extend(moves(seed, clouds));
         script.faults.sort_by_key(|(at, _)| *at);
         script
     }
@@ -154,7 +152,6 @@ impl Script {
     pub fn moving(seed: u64, clouds: usize) -> Self {
         let mut rng = StdRng::seed_from_u64(seed ^ 0x006d_6f76_6564);
         let mut script = Self::random(seed, clouds);
-        script.faults.retain(|(_, f)| !matches!(f, Fault::Move { .. } | Fault::CancelMove));
         let mut at_ms = rng.random_range(300..2_500);
         while at_ms < 15_000 {
             script.faults.push((at_ms, Fault::Move { to: rng.random_range(0..clouds) }));
@@ -277,24 +274,6 @@ fn at_the_handover(seed: u64, faults: &[(u64, Fault)]) -> Vec<(u64, Fault)> {
             }
             _ => {}
         }
-    }
-    all
-}
-
-/// The salt is one that gives none of the seeds that are kept a move: they go on telling what they were kept for.
-fn moves(seed: u64, clouds: usize) -> Vec<(u64, Fault)> {
-    let mut rng = StdRng::seed_from_u64(seed ^ MOVES_SALT);
-    if !rng.random_bool(0.15) {
-        return Vec::new();
-    }
-    let mut at_ms = rng.random_range(300..6_000);
-    let mut all = Vec::new();
-    for _ in 0..rng.random_range(1..=3) {
-        all.push((at_ms, Fault::Move { to: rng.random_range(0..clouds) }));
-        if rng.random_bool(0.15) {
-            all.push((at_ms + rng.random_range(0..3_000), Fault::CancelMove));
-        }
-        at_ms += rng.random_range(1_000..6_000);
     }
     all
 }

@@ -64,7 +64,6 @@ fn all_hold(setup: fn(u64) -> Setup, seeds: impl Fn(u64) -> Option<u64> + Sync) 
 #[test]
 fn kept_seeds_hold() {
     // What they were kept for goes on happening.
-    assert!(KEPT.iter().all(|seed| !Setup::random(*seed).script.moves()));
     assert!(KEPT_MOVING.iter().all(|seed| !Setup::moving(*seed).script.strikes_at_the_handover()));
     all_hold(Setup::random, |i| KEPT.get(i as usize).copied());
     all_hold(Setup::moving, |i| KEPT_MOVING.get(i as usize).copied());
@@ -82,7 +81,7 @@ fn fresh_seeds_hold() {
 #[test]
 fn moving_seeds_move_and_write() {
     let (mut moved, mut written) = (0, 0);
-    for seed in 1..=8 {
+    for seed in 1..=16 {
         let outcome = play(&Setup::moving(seed)).unwrap();
         assert!(outcome.broken.is_empty(), "{}", told(&outcome));
         (moved, written) = (moved + outcome.moved, written + outcome.written);
