@@ -10,7 +10,6 @@ use rand::{Rng, SeedableRng};
 pub const HEALED_MS: u64 = 22_000;
 /// Of the kinds of the store, those among which seeds have always drawn.
 const KINDS_FIRST: usize = 16;
-/// Gives none of the moving seeds that are kept such a strike.
 const STRIKES_SALT: u64 = 0x0073_7472_696b_0001;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -187,10 +186,6 @@ impl Script {
     /// Whether the first cloud's service is moved: then it has data, and what is acknowledged is looked for at the end.
     pub fn moves(&self) -> bool {
         self.faults.iter().any(|(_, f)| matches!(f, Fault::Move { .. }))
-    }
-
-    pub fn strikes_at_the_handover(&self) -> bool {
-        self.faults.iter().any(|(_, f)| matches!(f, Fault::FuseOn { .. } | Fault::LateHandover { .. }))
     }
 
     /// Steady load on one cloud, and nothing else.

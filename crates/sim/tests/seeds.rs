@@ -63,8 +63,6 @@ fn all_hold(setup: fn(u64) -> Setup, seeds: impl Fn(u64) -> Option<u64> + Sync) 
 
 #[test]
 fn kept_seeds_hold() {
-    // What they were kept for goes on happening.
-    assert!(KEPT_MOVING.iter().all(|seed| !Setup::moving(*seed).script.strikes_at_the_handover()));
     all_hold(Setup::random, |i| KEPT.get(i as usize).copied());
     all_hold(Setup::moving, |i| KEPT_MOVING.get(i as usize).copied());
 }
