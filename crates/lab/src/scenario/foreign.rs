@@ -99,14 +99,7 @@ async fn play_one(app: Box<dyn App>, options: &Options, story: &Story, report: &
     service.spec.application.bundle = BundleRef::Path(bundle.display().to_string());
 
     let mut cluster = Cluster::start(&options.executable, &three_clouds(), TIMING).await?;
-    if options.keep {
-        cluster.supervisor.keep();
-        story.tell("lab", "keeps", cluster.supervisor.dir().display().to_string());
-    }
-    let chronicle = Chronicle::new(story.clone());
-    for cloud in cluster.clouds() {
-        chronicle.follow(cloud.name, cluster.client(cloud.name)?, worth_telling);
-    }
+    let chronicle = super::followed(&mut cluster, options, story, worth_telling)?;
     service.spec.borrowing.mode = AutomationMode::Observe;
     cluster.apply(HOME, &service).await?;
     let app = prepared(&cluster, app, &host).await?;

@@ -6,7 +6,6 @@
 use super::overload::{TIMING, WORK, bundle, service, worth_telling};
 use crate::cluster::Cluster;
 use crate::example::{Kind, work};
-use crate::follow::Chronicle;
 use crate::report::{Promise, Report};
 use crate::run::{Options, three_clouds};
 use crate::story::Story;
@@ -67,14 +66,7 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
     let mut report = Report::new("keys");
     story.chapter("Three clouds found a pact, and serve by HTTPS");
     let mut cluster = Cluster::start_https(&options.executable, &three_clouds(), TIMING).await?;
-    if options.keep {
-        cluster.supervisor.keep();
-        story.tell("lab", "keeps", cluster.supervisor.dir().display().to_string());
-    }
-    let chronicle = Chronicle::new(story.clone());
-    for cloud in cluster.clouds() {
-        chronicle.follow(cloud.name, cluster.client(cloud.name)?, worth_telling);
-    }
+    super::followed(&mut cluster, options, story, worth_telling)?;
     let dir = bundle(&cluster, &options.executable, options.bundle_mib).await?;
     let iterations = work::calibrate(WORK) / 10;
     cluster.apply(HOME, &service(Kind::Notes, "memos", &dir, iterations)?).await?;

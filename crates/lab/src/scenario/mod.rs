@@ -9,10 +9,13 @@ pub mod overload;
 mod rehearsal;
 pub mod standby;
 
+use crate::cluster::Cluster;
+use crate::follow::Chronicle;
 use crate::report::Report;
 use crate::run::{Options, WrongUsage};
 use crate::story::Story;
 use anyhow::bail;
+use pumasi_api::message::Event;
 
 /// Name and one line about each.
 pub const ALL: &[(&str, &str)] = &[
@@ -48,4 +51,22 @@ pub async fn play(name: &str, options: &Options, story: &mut Story) -> anyhow::R
             bail!(WrongUsage(format!("there is no scenario {name:?}; there are {}", known.join(", "))))
         }
     }
+}
+
+/// What the daemons of a cluster write into their journals, told as it comes. Where the files are to stay, it says where they are.
+fn followed(
+    cluster: &mut Cluster,
+    options: &Options,
+    story: &Story,
+    worth_telling: fn(&Event) -> bool,
+) -> anyhow::Result<Chronicle> {
+    if options.keep {
+        cluster.supervisor.keep();
+        story.tell("lab", "keeps", cluster.supervisor.dir().display().to_string());
+    }
+    let chronicle = Chronicle::new(story.clone());
+    for cloud in cluster.clouds() {
+        chronicle.follow(cloud.name, cluster.client(cloud.name)?, worth_telling);
+    }
+    Ok(chronicle)
 }

@@ -12,7 +12,6 @@ use crate::cluster::Cluster;
 use crate::example::files::FilesWorkload;
 use crate::example::notes::{NotesWorkload, export};
 use crate::example::{Kind, diary, work};
-use crate::follow::Chronicle;
 use crate::load::{self, Gaps, LoadOptions, Outcome, Run, Running, Schedule, Workload};
 use crate::machine::ValidityBounds;
 use crate::report::{Promise, Report};
@@ -48,14 +47,7 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
     let rounds = if options.full { 10 } else { 2 };
     story.chapter("Three clouds found a pact");
     let mut cluster = Cluster::start(&options.executable, &three_clouds(), TIMING).await?;
-    if options.keep {
-        cluster.supervisor.keep();
-        story.tell("lab", "keeps", cluster.supervisor.dir().display().to_string());
-    }
-    let chronicle = Chronicle::new(story.clone());
-    for cloud in cluster.clouds() {
-        chronicle.follow(cloud.name, cluster.client(cloud.name)?, worth_telling);
-    }
+    super::followed(&mut cluster, options, story, worth_telling)?;
     let dir = bundle(&cluster, &options.executable, options.bundle_mib).await?;
     let iterations = work::calibrate(WORK) / 10;
     for (kind, name) in [(Kind::Notes, "notes"), (Kind::Files, "files"), (Kind::Diary, "diary")] {

@@ -76,14 +76,7 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
 
 async fn set<'a>(options: &Options, story: &'a Story) -> anyhow::Result<Stage<'a>> {
     let mut cluster = Cluster::start(&options.executable, &three_clouds(), TIMING).await?;
-    if options.keep {
-        cluster.supervisor.keep();
-        story.tell("lab", "keeps", cluster.supervisor.dir().display().to_string());
-    }
-    let chronicle = Chronicle::new(story.clone());
-    for cloud in cluster.clouds() {
-        chronicle.follow(cloud.name, cluster.client(cloud.name)?, worth_telling);
-    }
+    let chronicle = super::followed(&mut cluster, options, story, worth_telling)?;
     let dir = bundle(&cluster, &options.executable, options.bundle_mib).await?;
     let mut notes = service(Kind::Notes, "notes", &dir, work::calibrate(WORK))?;
     let clouds = vec![CloudName::parse(KEEPER)?];

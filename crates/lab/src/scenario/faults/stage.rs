@@ -113,14 +113,7 @@ impl Stage {
     pub async fn set(options: &Options, story: &Story) -> anyhow::Result<Self> {
         story.chapter("Three clouds found a pact");
         let mut cluster = Cluster::start(&options.executable, &three_clouds(), TIMING).await?;
-        if options.keep {
-            cluster.supervisor.keep();
-            story.tell("lab", "keeps", cluster.supervisor.dir().display().to_string());
-        }
-        let chronicle = Chronicle::new(story.clone());
-        for cloud in cluster.clouds() {
-            chronicle.follow(cloud.name, cluster.client(cloud.name)?, worth_telling);
-        }
+        let chronicle = super::super::followed(&mut cluster, options, story, worth_telling)?;
         let bundle = cluster.supervisor.dir().join("bundle");
         let executable = crate::bundle::slim(&options.executable, cluster.supervisor.dir()).await;
         let made = crate::bundle::BundleOptions { executable, bytes_min: 0, seed: 1 };

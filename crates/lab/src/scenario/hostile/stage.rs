@@ -103,11 +103,6 @@ impl Stage {
     pub async fn set(options: &Options, story: &Story) -> anyhow::Result<Self> {
         story.chapter("Three clouds found a pact, and take in a victim and an attacker");
         let mut cluster = Cluster::start(&options.executable, &three_clouds(), TIMING).await?;
-        if options.keep {
-            cluster.supervisor.keep();
-            story.tell("lab", "keeps", cluster.supervisor.dir().display().to_string());
-        }
-        let chronicle = Chronicle::new(story.clone());
         let told = |e: &pumasi_api::message::Event| {
             !matches!(
                 e.action.as_str(),
@@ -120,9 +115,7 @@ impl Stage {
                     | "hold_let_go"
             )
         };
-        for cloud in cluster.clouds() {
-            chronicle.follow(cloud.name, cluster.client(cloud.name)?, told);
-        }
+        let chronicle = super::super::followed(&mut cluster, options, story, told)?;
         let mark = format!("VICTIM-{:016x}", rand::random::<u64>());
         let secrets = [ATTACKER, VICTIM].map(|of| format!("SECRET-{of}-{:016x}", rand::random::<u64>()));
         for (name, value) in [ATTACKER, VICTIM].iter().zip(&secrets) {
