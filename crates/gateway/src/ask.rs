@@ -9,7 +9,7 @@ use crate::forward;
 use crate::gateway::Gateway;
 use crate::peer;
 use crate::upload::RequestBody;
-use crate::upstream::SendFault;
+use crate::upstream::{Kept, SendFault};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST, TE};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
@@ -80,7 +80,7 @@ async fn exchange(gateway: &Arc<Gateway>, question: &Question) -> Reply {
     let pool = gateway.pool();
     let begun = Instant::now();
     let to = Destination::Peer { cloud, by };
-    let sent = pool.send((&to, question.protocol), request, 0, ASK_MS_MAX, None).await;
+    let sent = pool.send((&to, question.protocol), request, Kept::None, ASK_MS_MAX, None).await;
     let (answer, _loan) = match sent {
         Ok(sent) => sent,
         Err(SendFault::Connect(problem, _) | SendFault::Broken(problem)) => return none(problem),

@@ -17,7 +17,7 @@ use crate::plain::RequestHead;
 use crate::tunnel::{self, Ends, TunnelSlot};
 use crate::upgrade;
 use crate::upload::{Least, NotThere, RequestBody, Upload, Verdict};
-use crate::upstream::SendFault;
+use crate::upstream::{Kept, SendFault};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -91,6 +91,8 @@ struct Outgoing {
     replayable: bool,
     kept: Option<Bytes>,
     replays: u32,
+    /// A backend broke off before it answered.
+    broke: bool,
 }
 
 impl Outgoing {
@@ -134,6 +136,7 @@ impl Outgoing {
             replayable,
             kept: None,
             replays,
+            broke: false,
         })
     }
 
@@ -307,11 +310,16 @@ pub async fn forward(worker: &Arc<Worker>, mut task: Task<'_>, request: Request<
 
 async fn attempt(worker: &Arc<Worker>, task: &Task<'_>, out: &mut Outgoing, mut permit: Permit) -> Next {
     let destination = permit.destination().clone();
-    let age_max_ms = if out.replayable { u64::MAX } else { FRESH_MS };
+    let kept = match (out.replayable, out.broke) {
+        // A backend that died breaks its connections one after the other: a second one that was open is as bad.
+        (_, true) => Kept::None,
+        (true, false) => Kept::Any,
+        (false, false) => Kept::IdleAtMost { ms: FRESH_MS },
+    };
     let sent = match &*destination {
         Destination::Instance(place, Protocol::Http1) if out.is_bare() => {
             let head = RequestHead { method: &out.method, uri: &out.uri, fields: &mut out.fields };
-            let sent = worker.pool.send_plain(place, head, age_max_ms, task.answer_timeout_ms).await;
+            let sent = worker.pool.send_plain(place, head, kept, task.answer_timeout_ms).await;
             sent.map(|answer| answer.map(Source::Plain))
         }
         _ => {
@@ -320,7 +328,7 @@ async fn attempt(worker: &Arc<Worker>, task: &Task<'_>, out: &mut Outgoing, mut 
                 return Next::End(answer::problem(StatusCode::BAD_GATEWAY, "backend", detail));
             };
             // Boxed, so that the usual way stays small.
-            match Box::pin(send(worker, task, out, &mut permit, request, age_max_ms)).await {
+            match Box::pin(send(worker, task, out, &mut permit, request, kept)).await {
                 Ok(sent) => sent,
                 Err(TooManyStreams) => return Next::End(too_many_streams(out)),
             }
@@ -381,7 +389,7 @@ async fn send(
     out: &Outgoing,
     permit: &mut Permit,
     request: Request<RequestBody>,
-    age_max_ms: u64,
+    kept: Kept,
 ) -> Result<Result<Response<Source>, SendFault>, TooManyStreams> {
     let destination = permit.destination().clone();
     let spoken = spoken_to(task, &destination);
@@ -390,7 +398,7 @@ async fn send(
         return Ok(sent.map(|answer| answer.map(|body| Source::Incoming(body, None))));
     }
     let verdict = out.verdict.as_deref();
-    let sending = worker.pool.send((&destination, spoken), request, age_max_ms, task.answer_timeout_ms, verdict);
+    let sending = worker.pool.send((&destination, spoken), request, kept, task.answer_timeout_ms, verdict);
     let mut sending = std::pin::pin!(sending);
     let sent = match verdict.filter(|v| !v.is_complete()) {
         None => sending.await,
@@ -475,6 +483,7 @@ fn stumbled(task: &Task<'_>, out: &Outgoing, destination: &Destination, answer: 
 fn broken(task: &Task<'_>, out: &mut Outgoing, status: StatusCode, detail: &str) -> Next {
     if out.replayable && out.replays > 0 && task.admission.may_retry() {
         out.replays -= 1;
+        out.broke = true;
         return Next::Elsewhere(answer::problem(status, "backend", detail));
     }
     Next::End(lost(task, out, status, detail))

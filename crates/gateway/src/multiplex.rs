@@ -6,6 +6,7 @@
 
 use crate::clock::boot_us;
 use crate::upload::RequestBody;
+use crate::upstream::Kept;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::collections::HashMap;
@@ -85,12 +86,12 @@ impl<K> Default for Multiplexed<K> {
 }
 
 impl<K: Hash + Eq + Clone> Multiplexed<K> {
-    /// A seat on a connection that is there; not on one without requests for longer than `idle_max_ms`.
-    pub fn seat(&self, key: &K, idle_max_ms: u64) -> Option<(SendRequest<RequestBody>, Seat)> {
+    /// A seat on a connection that is there.
+    pub fn seat(&self, key: &K, which: Kept) -> Option<(SendRequest<RequestBody>, Seat)> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let open = all.get_mut(key)?;
         open.retain(|o| !o.sender.is_closed());
-        let found = open.iter().find(|o| o.has_room() && o.idle_ms() <= idle_max_ms)?;
+        let found = open.iter().find(|o| o.has_room() && which.takes(o.idle_ms()))?;
         Some((found.sender.clone(), Seat::take(&found.seats)))
     }
 

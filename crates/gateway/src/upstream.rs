@@ -31,6 +31,24 @@ const PEER_SILENT_MS: u64 = 5_000;
 /// How many idle connections are looked at before a new one is made.
 const LOOK_MAX: usize = 8;
 
+/// Which connections that are open already may be used. The longer one was idle, the likelier the backend closes it at this very moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    Any,
+    IdleAtMost { ms: u64 },
+    None,
+}
+
+impl Kept {
+    pub fn takes(self, idle_ms: u64) -> bool {
+        match self {
+            Self::Any => true,
+            Self::IdleAtMost { ms } => idle_ms <= ms,
+            Self::None => false,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Key {
     Instance(Place),
@@ -160,7 +178,7 @@ impl Pool {
         })
     }
 
-    fn kept(&self, key: &Key, age_max_ms: u64) -> Option<SendRequest<RequestBody>> {
+    fn kept(&self, key: &Key, which: Kept) -> Option<SendRequest<RequestBody>> {
         let now = boot_us();
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = idle.get_mut(key)?;
@@ -170,7 +188,7 @@ impl Pool {
             let age_ms = now.saturating_sub(kept[at].since_us) / 1_000;
             if kept[at].sender.is_closed() || age_ms > self.limits.idle_ms {
                 kept.remove(at);
-            } else if age_ms <= age_max_ms && kept[at].sender.is_ready() {
+            } else if which.takes(age_ms) && kept[at].sender.is_ready() {
                 // One that was given back a moment ago may still be finishing: it is left for later.
                 return Some(kept.remove(at).sender);
             }
@@ -204,7 +222,7 @@ impl Pool {
         }
     }
 
-    fn kept_plain(&self, place: &Place, age_max_ms: u64) -> Option<Box<Connection>> {
+    fn kept_plain(&self, place: &Place, which: Kept) -> Option<Box<Connection>> {
         let now = boot_us();
         let mut idle = self.idle_plain.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = idle.get_mut(place)?;
@@ -214,7 +232,7 @@ impl Pool {
             let age_ms = now.saturating_sub(kept[at].since_us) / 1_000;
             if age_ms > self.limits.idle_ms || !kept[at].connection.is_quiet() {
                 kept.remove(at);
-            } else if age_ms <= age_max_ms {
+            } else if which.takes(age_ms) {
                 return Some(kept.remove(at).connection);
             }
         }
@@ -226,12 +244,12 @@ impl Pool {
         self: &Arc<Self>,
         place: &Place,
         mut request: RequestHead<'_>,
-        age_max_ms: u64,
+        which: Kept,
         answer_timeout_ms: u64,
     ) -> Result<Response<plain::Body>, SendFault> {
         let timeout = Duration::from_millis(answer_timeout_ms);
         loop {
-            let (connection, kept) = match self.kept_plain(place, age_max_ms) {
+            let (connection, kept) = match self.kept_plain(place, which) {
                 Some(connection) => (connection, true),
                 None => match Box::pin(self.connect_plain(place)).await {
                     Ok(connection) => (connection, false),
@@ -258,13 +276,12 @@ impl Pool {
         }
     }
 
-    /// Sends one request and waits for the head of its answer. `age_max_ms` bounds the idle time of a kept connection:
-    /// the longer it was idle, the likelier the backend closes it at this very moment.
+    /// Sends one request and waits for the head of its answer.
     pub async fn send(
         self: &Arc<Self>,
         (destination, protocol): (&Destination, Protocol),
         mut request: Request<RequestBody>,
-        age_max_ms: u64,
+        which: Kept,
         answer_timeout_ms: u64,
         verdict: Option<&Verdict>,
     ) -> Result<(Response<Incoming>, Loan), SendFault> {
@@ -272,9 +289,9 @@ impl Pool {
         let reusable = may_serve_another(&key, &request);
         loop {
             let kept = match protocol {
-                Protocol::Http1 => self.kept(&key, age_max_ms).map(Sender::Alone),
+                Protocol::Http1 => self.kept(&key, which).map(Sender::Alone),
                 Protocol::H2c => {
-                    self.multiplexed.seat(&key, age_max_ms).map(|(sender, _seat)| Sender::Among { sender, _seat })
+                    self.multiplexed.seat(&key, which).map(|(sender, _seat)| Sender::Among { sender, _seat })
                 }
             };
             let (mut sender, kept) = match kept {

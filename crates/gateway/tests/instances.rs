@@ -167,3 +167,45 @@ async fn the_answer_to_head_has_a_length_and_no_body() {
     }
     assert_eq!(user.get("/plain").await.body, "hello");
 }
+
+/// Each of its first two connections answers once, when both are there, and then breaks off at the next request, as those of a process
+/// that was killed do one after the other. Later ones answer.
+async fn dies_by_connection() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let both = Arc::new(tokio::sync::Barrier::new(2));
+        for n in 0u32.. {
+            let (stream, _) = listener.accept().await.unwrap();
+            let both = both.clone();
+            tokio::spawn(async move {
+                let mut reader = BufReader::new(stream);
+                let mut answered = false;
+                while read_message(&mut reader).await.is_some() {
+                    if n < 2 && answered {
+                        return;
+                    }
+                    if n < 2 {
+                        both.wait().await;
+                    }
+                    answered = true;
+                    let said = format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{}", n.min(9));
+                    if reader.get_mut().write_all(said.as_bytes()).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_broke_is_not_sent_again_over_a_connection_that_was_open() {
+    let gateway = Running::start(config("city-a")).await;
+    gateway.control.put_table(&with("city-a", 1, service(&[dies_by_connection().await]))).await.unwrap();
+    let (one, other) = tokio::join!(gateway.get("/"), gateway.get("/"));
+    assert_eq!((one.status, other.status), (200, 200));
+    let answer = gateway.get("/").await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, "2"), "{answer:?}");
+}

@@ -5,6 +5,8 @@ use crate::load::{self, Planned};
 use crate::report::{Promise, Report};
 use anyhow::Context;
 use pumasi_api::message::Automation;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -18,8 +20,33 @@ const COMMIT_P99_MS: f64 = 250.0;
 #[derive(Debug)]
 pub(super) struct Beside {
     pub(super) neighbour_p99_ms: f64,
-    pub(super) neighbour_failed: u64,
+    /// How often each status, or each way to fail, was the answer.
+    pub(super) neighbour_failed: BTreeMap<String, u64>,
     commit_p99_ms: f64,
+}
+
+/// One request of an ordinary user; an error says how it failed.
+pub(super) async fn ordinary(users: SocketAddr, host: &str) -> Result<(), String> {
+    match load::ask(users, host, &Planned::get("/".into())).await {
+        Ok((status, _)) if status.is_success() => Ok(()),
+        Ok((status, body)) => {
+            Err(format!("{status} {}", String::from_utf8_lossy(&body).chars().take(160).collect::<String>()))
+        }
+        Err(e) => Err(format!("{e:#}")),
+    }
+}
+
+impl Beside {
+    pub(super) fn count_failed(&mut self, failed: Vec<String>) {
+        failed.into_iter().for_each(|how| *self.neighbour_failed.entry(how).or_default() += 1);
+    }
+    /// No request failed; what is measured says how those did that failed.
+    pub(super) fn none_failed(&self, name: &str) -> Promise {
+        let failed = &self.neighbour_failed;
+        let how = failed.iter().map(|(how, n)| format!("{n} x {how}")).collect::<Vec<_>>().join("; ");
+        let measured = if failed.is_empty() { "0".to_owned() } else { how };
+        Promise::holds(name, failed.is_empty(), measured, "0")
+    }
 }
 
 pub async fn play(stage: &mut Stage, report: &mut Report) -> anyhow::Result<()> {
@@ -61,7 +88,7 @@ pub async fn play(stage: &mut Stage, report: &mut Report) -> anyhow::Result<()> 
             format!("{} MiB", grown >> 20),
             "its dataset and a burst of writes",
         ));
-        report.promise(Promise::none(&format!("{name}: neighbour's requests that failed"), seen.neighbour_failed));
+        report.promise(seen.none_failed(&format!("{name}: neighbour's requests that failed")));
         report.promise(Promise::within_ms(
             &format!("{name}: neighbour p99"),
             Some(seen.neighbour_p99_ms),
@@ -101,14 +128,11 @@ pub(super) async fn beside(stage: &Stage) -> anyhow::Result<Beside> {
     let (users, host) = (stage.cluster.place(HOME)?.users, format!("{VICTIM}.{HOME}.example"));
     let client = stage.cluster.client(HOME)?;
     let begun = Instant::now();
-    let (mut answers, mut commits, mut failed) = (Vec::new(), Vec::new(), 0);
+    let (mut answers, mut commits, mut failed) = (Vec::new(), Vec::new(), Vec::new());
     let mut stopped = false;
     while begun.elapsed() < MEASURED {
         let asked = Instant::now();
-        match load::ask(users, &host, &Planned::get("/".into())).await {
-            Ok((status, _)) if status.is_success() => {}
-            _ => failed += 1,
-        }
+        failed.extend(ordinary(users, &host).await.err());
         answers.push(asked.elapsed());
         stopped = !stopped;
         let asked = Instant::now();
@@ -123,7 +147,13 @@ pub(super) async fn beside(stage: &Stage) -> anyhow::Result<Beside> {
         times.sort();
         times.get((times.len() * 99 / 100).min(times.len().saturating_sub(1))).map_or(0.0, |t| t.as_secs_f64() * 1e3)
     };
-    Ok(Beside { neighbour_p99_ms: p99(&mut answers), neighbour_failed: failed, commit_p99_ms: p99(&mut commits) })
+    let mut seen = Beside {
+        neighbour_p99_ms: p99(&mut answers),
+        neighbour_failed: BTreeMap::new(),
+        commit_p99_ms: p99(&mut commits),
+    };
+    seen.count_failed(failed);
+    Ok(seen)
 }
 
 /// Allocated on disk, as `du` counts.
