@@ -320,7 +320,9 @@ impl Witness for Oracles {
     }
     fn wrote(&self, at: &CloudName, service: &ServiceName, write: &Write) {
         let at_ms = self.known(at).map_or(0, |k| k.clock.true_ms());
-        writers::check(&mut self.lock(), at_ms, at, service, write);
+        let mut seen = self.lock();
+        writers::check(&mut seen, at_ms, at, service, write);
+        seen.durable.wrote(service);
     }
     fn acknowledged(&self, at: &CloudName, service: &ServiceName, write: &Write) {
         let at_ms = self.known(at).map_or(0, |k| k.clock.true_ms());
