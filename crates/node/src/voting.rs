@@ -418,7 +418,9 @@ async fn ask(node: &Node, group: &Group, command: &Command, (until, turn): (Inst
         return Asked::Again(not_leader(None));
     };
     let client = match node.peers.clients.of(node, &to) {
-        Ok(client) => client.with_timeout(until.saturating_duration_since(Instant::now()).min(patience(group.timers()))),
+        Ok(client) => {
+            client.with_timeout(until.saturating_duration_since(Instant::now()).min(patience(group.timers())))
+        }
         Err(problem) => return Asked::Again(problem),
     };
     let body = AskCommand { since: group.since, command: command.clone() };
@@ -530,7 +532,8 @@ async fn forget(node: &Node, but: Option<String>) -> Result<(), Problem> {
     let forgotten = node.store.transact(move |tx| {
         for key in over {
             tx.raft_forget(&key)?;
-            let note = crate::node::Note::new("vote_forgotten", "pact", key).because("the pact does not vote so any more");
+            let note =
+                crate::node::Note::new("vote_forgotten", "pact", key).because("the pact does not vote so any more");
             tx.journal(note.entry("daemon", clock::wall()))?;
         }
         Ok::<_, TxError>(())

@@ -2,9 +2,9 @@
 
 use super::body::{Answer, Json};
 use super::params::Path;
-use crate::{Node, clock};
 use crate::pact::{self, Shown, SignAnswer};
 use crate::wire::{AskAdmission, AskSignature, Notices, Signed};
+use crate::{Node, clock};
 use axum::Extension;
 use axum::extract::State;
 use pumasi_api::message::{Dismiss, FoundPact, Invite, Invited, Join, PactProposal, Vote, Why};

@@ -102,8 +102,7 @@ fn apply(node: &Node, state: Arc<State>, followed: &Followed) -> Result<(), Stop
     let (mut state, mut told) = (Arc::unwrap_or_clone(state), Vec::new());
     for (index, entry) in &followed.entries {
         let more;
-        (state, more) =
-            apply_bytes(state, *index, entry, register::rules()).map_err(|e| Stop::Newer(e.to_string()))?;
+        (state, more) = apply_bytes(state, *index, entry, register::rules()).map_err(|e| Stop::Newer(e.to_string()))?;
         told.extend(more);
     }
     if !followed.entries.is_empty() {

@@ -57,8 +57,7 @@ pub fn kept_out(kept: &Kept) -> Result<RaftKept, KeepError> {
 }
 
 fn kept_in(kept: RaftKept) -> Result<Kept, KeepError> {
-    let entry =
-        |e: RaftEntry| Ok::<_, KeepError>(Entry { term: e.term, kind: Kind::from_stored(e.kind, &e.data)? });
+    let entry = |e: RaftEntry| Ok::<_, KeepError>(Entry { term: e.term, kind: Kind::from_stored(e.kind, &e.data)? });
     let snapshot = |s: RaftSnapshot| {
         Ok::<_, KeepError>(Snapshot::of(At { index: s.index, term: s.term }, Conf::from_stored(&s.conf)?, s.state))
     };

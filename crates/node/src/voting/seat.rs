@@ -289,7 +289,9 @@ impl Running {
 
 fn told(e: Broken) -> Problem {
     match e {
-        Broken::Stopped(stop) => Problem::ours(format!("{stop}; the register stands still here until then, the others go on")),
+        Broken::Stopped(stop) => {
+            Problem::ours(format!("{stop}; the register stands still here until then, the others go on"))
+        }
         other => broken(other),
     }
 }

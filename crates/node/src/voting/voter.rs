@@ -45,13 +45,29 @@ pub enum Outcome {
 /// What is to be done outside, in this order.
 #[derive(Debug)]
 pub enum Effect {
-    Send { to: CloudName, message: Vec<u8> },
-    Forward { to: CloudName, renewal: Renewal },
+    Send {
+        to: CloudName,
+        message: Vec<u8>,
+    },
+    Forward {
+        to: CloudName,
+        renewal: Renewal,
+    },
     /// One transaction; the next one only after it. Its end is told by `written`.
-    Write { number: u64, writes: Box<Writes>, told: Vec<Told> },
-    Fetch { from: CloudName, digest: Digest },
+    Write {
+        number: u64,
+        writes: Box<Writes>,
+        told: Vec<Told>,
+    },
+    Fetch {
+        from: CloudName,
+        digest: Digest,
+    },
     /// The register is so now.
-    Show { state: Arc<State>, told: Vec<Told> },
+    Show {
+        state: Arc<State>,
+        told: Vec<Told>,
+    },
 }
 
 #[derive(Debug)]

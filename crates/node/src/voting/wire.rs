@@ -17,7 +17,9 @@ pub const ENTRIES_BYTES_MAX: usize = 1 << 20;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
-    #[error("words about the vote of version {0}; this daemon speaks {VERSION}: the older of both sides is to be upgraded")]
+    #[error(
+        "words about the vote of version {0}; this daemon speaks {VERSION}: the older of both sides is to be upgraded"
+    )]
     Version(u16),
     #[error("words about the vote that cannot be read: {0}; the sender is at fault")]
     Unreadable(String),
@@ -146,8 +148,7 @@ mod tests {
 
     #[test]
     fn what_the_register_became_is_read_as_it_was_written() {
-        let followed =
-            Followed { since: Serial(3), entries: vec![(300, b"{}".to_vec())], snapshot: Some([9; 32]) };
+        let followed = Followed { since: Serial(3), entries: vec![(300, b"{}".to_vec())], snapshot: Some([9; 32]) };
         assert_eq!(Followed::decode(&followed.encode()).unwrap(), followed);
         let heard: Heard = serde_json::from_str(r#"{"revision":3,"of_a_later_version":true}"#).unwrap();
         assert_eq!(heard.revision, 3);
