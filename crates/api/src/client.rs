@@ -348,6 +348,11 @@ impl Client {
         Self::decode(self.call(method, path, Some(("application/octet-stream", bytes))).await?)
     }
 
+    /// The bytes of an answer.
+    pub async fn bytes(&self, path: &str) -> Result<Bytes, CallError> {
+        Ok(self.call("GET", path, None).await?.1)
+    }
+
     /// The text of an answer, as `/metrics` or logs.
     pub async fn text(&self, path: &str) -> Result<String, CallError> {
         let (_, body) = self.call("GET", path, None).await?;

@@ -446,6 +446,21 @@ pub struct Dismiss {
     pub why: String,
 }
 
+/// `PUT /v1/pact/voting`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Vote {
+    /// Three, five or seven members.
+    #[serde(default)]
+    pub voters: Vec<CloudName>,
+    /// `default`, `lan` or `far`. Unsaid: the times stay, or are the default ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// The voting ends.
+    #[serde(default)]
+    pub stop: bool,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Join {

@@ -270,6 +270,9 @@ impl Default for Store {
 #[serde(deny_unknown_fields, default)]
 pub struct PactWords {
     pub admit: Admit,
+    /// What this cloud is in the pact; a witness votes, lends nothing and owns nothing that the pact protects.
+    #[serde(skip_serializing_if = "pumasi_terms::pact::Role::is_cloud")]
+    pub role: pumasi_terms::pact::Role,
 }
 
 /// Newcomers that another member invited.

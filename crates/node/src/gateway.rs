@@ -95,6 +95,7 @@ pub async fn run(node: Arc<Node>) {
     loop {
         match node.gateway.status().await {
             Ok(status) => {
+                node.voting.gateway_answered(clock::boot());
                 node.gateway.look_after(true);
                 node.gateway_status.set(Some(status));
             }

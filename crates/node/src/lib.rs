@@ -44,6 +44,7 @@ mod testing;
 pub mod trace;
 pub mod trouble;
 mod uploads;
+pub mod voting;
 pub mod wire;
 pub mod world;
 

@@ -59,6 +59,8 @@ pub struct Node {
     pub troubles: crate::trouble::Troubles,
     /// What runs at home beyond the least.
     pub growth: crate::growth::Growth,
+    /// The vote of the pact, where it votes.
+    pub voting: crate::voting::Voting,
     /// Whether services could be lent, as found last.
     pub lendable: crate::lendable::Known,
     /// Looks at the store again, soon.
@@ -218,6 +220,7 @@ impl Node {
             health: Default::default(),
             troubles: Default::default(),
             growth: Default::default(),
+            voting: Default::default(),
             lendable: Default::default(),
             wake: Notify::new(),
             stopping,

@@ -19,6 +19,7 @@ mod leave;
 mod notices;
 mod propose;
 mod sign;
+mod vote;
 mod words;
 
 pub use adopt::bring;
@@ -26,6 +27,7 @@ pub use enter::{admit, invite, is_invited, join};
 pub use leave::leave;
 pub use notices::{take, untold};
 pub use sign::sign;
+pub use vote::vote;
 pub use words::{dismiss, go_on, proposals, say};
 
 use crate::node::{Locked, Note, TxError, store_problem};
@@ -96,6 +98,9 @@ pub struct Shown {
     /// What waits for an operator's word; people see it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub proposals: Vec<PactProposal>,
+    /// How its vote stands; people see it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vote: Option<crate::voting::Status>,
 }
 
 /// Answer to `POST /v1/pact/signatures`.
@@ -245,6 +250,8 @@ fn refused(e: PactError) -> Problem {
         PactError::NeedsAll(..)
         | PactError::NameTaken(_)
         | PactError::LastMember
+        | PactError::Voting(_)
+        | PactError::VotingSince
         | PactError::ManyChanges(_)
         | PactError::Currency => Problem::conflict(text),
         _ => Problem::new(422, "bad_pact", Fault::Input, text),
@@ -286,6 +293,7 @@ pub fn load(node: &Node) -> Result<(), Problem> {
     node.identity.adopt(view.clone()).map_err(Problem::ours)?;
     node.peers.clients.keep(view.as_ref().map(|v| &v.pact));
     drop(settling);
+    node.voting.look_again();
     node.wake.notify_one();
     Ok(())
 }
@@ -308,6 +316,7 @@ pub fn own_member(node: &Node, terms: Terms) -> Result<Member, Problem> {
         bundle: node.identity.bundle().map_err(Problem::ours)?.to_json(),
         document_key: node.identity.key.public_jwk(),
         terms,
+        role: node.config.pact.role,
     })
 }
 

@@ -42,6 +42,8 @@ pub struct Peers {
 pub struct Seen {
     pub heard_at: Option<BootMs>,
     rtts_us: VecDeque<u64>,
+    /// Of its store, as it said last.
+    pub incarnation: Option<u64>,
     pub trouble: Option<String>,
     /// The trouble that the journal told last.
     told: Option<(String, BootMs)>,
@@ -132,10 +134,12 @@ impl Peers {
         seen.values().filter(fresh).filter_map(|s| Some((s.offer.clone()?, s.rtt_us()?))).collect()
     }
 
-    fn answered(&self, cloud: &CloudName, rtt_us: u64, offer: Option<Offer>, place: Option<pumasi_terms::Place>) {
+    fn answered(&self, cloud: &CloudName, rtt_us: u64, answer: &HeartbeatAnswer) {
+        let (offer, place) = (answer.offer.clone(), answer.place.clone());
         let mut seen = self.seen.lock();
         let peer = seen.entry(cloud.clone()).or_default();
         peer.heard_at = Some(clock::boot());
+        peer.incarnation = Some(answer.incarnation);
         peer.trouble = None;
         peer.offer = offer;
         peer.place = place;
@@ -251,7 +255,7 @@ async fn once(node: &Node, cloud: &CloudName, journeys: &[Arc<Journey>]) {
                     tracing::warn!(%cloud, error = %e, "a handover that it tells of was not believed");
                 }
             }
-            node.peers.answered(cloud, rtt_us, answer.offer.clone(), answer.place.clone());
+            node.peers.answered(cloud, rtt_us, &answer);
             heard(node, cloud, journeys, answer, sent_at).await;
         }
         Err(trouble) => {

@@ -8,7 +8,7 @@ use crate::object::{CLOUD, CloudRecord, ONLY};
 use crate::supervise::Task;
 use crate::{
     Node, api, borrower, bundles, clock, disk, fleet, former, gateway, home, lendable, lender, moves, pact, peers,
-    quarantine, routes, sensing, supervise, tenancy, trouble, world,
+    quarantine, routes, sensing, supervise, tenancy, trouble, voting, world,
 };
 use axum::Router;
 use pumasi_api::Door;
@@ -114,6 +114,7 @@ pub fn work(node: &Arc<Node>) -> Vec<JoinHandle<()>> {
     let tasks = [
         Task::new("looking after the gateway", gateway::run),
         Task::new("heartbeats", peers::run),
+        Task::new("the vote of the pact", voting::run),
         Task::new("sensing", sensing::run),
         Task::new("telling positions", borrower::pump_positions),
         Task::new("reconciling", reconcile),
@@ -169,6 +170,10 @@ pub async fn open(config: Config, ground: Ground, stopping: watch::Receiver<bool
     // Before the first table: one without instances would take the routes from those that serve.
     fleet::refresh(&node).await;
     pact::load(&node).map_err(|e| failed("the pact")(e.to_string()))?;
+    // Before anything is done for a service: who owns it is in there.
+    if let Err(e) = voting::load(&node) {
+        tracing::error!(error = %e, "the register of the pact was not read; it is tried again, and nothing that it protects is written here before");
+    }
     api::bootstrap_operator_token(&node).await.map_err(|e| failed("the operator's token")(e.to_string()))?;
     node.health.set_aside(&node).await;
     if let Err(e) = sensing::admit_loss(&node).await {

@@ -26,6 +26,10 @@ pub trait World: Send + Sync {
     fn erase(&self, dir: &Path) -> Result<(), EraseError> {
         pumasi_transfer::erase(dir)
     }
+    /// Writes a few bytes through to the disk of the store; a simulator's disk is not in files.
+    fn probe(&self, _file: &Path) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 thread_local! {
@@ -88,6 +92,18 @@ impl<F: Future> Future for Within<F> {
 
 pub fn erase(dir: &Path) -> Result<(), EraseError> {
     with(|world| world.erase(dir)).unwrap_or_else(|| pumasi_transfer::erase(dir))
+}
+
+/// Returns once a few bytes are on the disk that this file is on.
+pub fn probe(file: &Path) -> std::io::Result<()> {
+    with(|world| world.probe(file)).unwrap_or_else(|| write_through(file))
+}
+
+fn write_through(file: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{FileExt, OpenOptionsExt};
+    let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(file)?;
+    file.write_all_at(&[0x70; 64], 0)?;
+    file.sync_data()
 }
 
 pub fn spawn<F>(future: F) -> JoinHandle<F::Output>

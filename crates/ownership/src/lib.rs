@@ -2,7 +2,7 @@
 //!
 //! Enters: entries of a log that all voters agree on (another crate keeps it), instants of this cloud's boot clock, what clouds report of
 //! themselves. Leaves: the next state with what to tell, how long this cloud may write, from when on another one may be called lost, plans of
-//! recovery. No I/O, no clock, no randomness. Nothing drives it yet.
+//! recovery. No I/O, no clock, no randomness. `pumasi-node` drives it where a pact votes.
 //!
 //! Always holds:
 //! - A service has one owner at each point of the log, and its epoch rises with each change of it.
@@ -18,6 +18,7 @@ pub mod rules;
 pub mod state;
 pub mod timers;
 pub mod told;
+mod voting;
 
 pub use apply::{apply, apply_bytes};
 pub use command::{Attestation, BadEntry, Command, Entry, Lost, Renewal};

@@ -1,7 +1,7 @@
 //! What a member's daemon checks before it signs somebody else's proposal by itself.
 
 use crate::adopt::{Adopted, continuing_keys, open};
-use crate::entry::{PactError, bundle, clouds};
+use crate::entry::{PactError, bundle, check_voting, clouds};
 use pumasi_terms::pact::Pact;
 use pumasi_terms::{CloudName, Serial};
 use pumasi_trust::SignedDocument;
@@ -26,6 +26,8 @@ pub enum Change {
     Dismissed { cloud: CloudName },
     /// It changed its own entry.
     Updated { cloud: CloudName },
+    /// Other voters or times, or the end of voting.
+    Voting,
 }
 
 /// What an operator lets the daemon sign without asking.
@@ -112,6 +114,17 @@ fn one_change(old: &Pact, new: &Pact, signers: &BTreeSet<CloudName>) -> Result<C
         return Err(PactError::ManyChanges("the order of the members changed".to_owned()));
     }
     let changed: Vec<_> = was.iter().zip(&is).filter(|(a, b)| a != b).collect();
+    if old.voting != new.voting {
+        if !(entered.is_empty() && left.is_empty() && changed.is_empty()) {
+            return Err(PactError::ManyChanges("members and the voting changed at once".to_owned()));
+        }
+        let since = old.voting.as_ref().map_or(new.serial, |v| v.since);
+        if new.voting.as_ref().is_some_and(|v| v.since != since) {
+            return Err(PactError::VotingSince);
+        }
+        check_voting(new)?;
+        return Ok(Change::Voting);
+    }
     match (entered.as_slice(), left.as_slice(), changed.as_slice()) {
         ([cloud], [], []) => {
             if new.members.last().map(|m| &m.cloud) != Some(*cloud) {

@@ -1,7 +1,9 @@
 //! Making the next pact, and reading one: form, not consent.
 
 use crate::DOCUMENT_KIND;
-use pumasi_terms::pact::{Member, Pact};
+use pumasi_ownership::Voting as Register;
+use pumasi_ownership::state::BadVoting;
+use pumasi_terms::pact::{Member, Pact, Voting};
 use pumasi_terms::{API_VERSION, CloudName, Digest, FieldError, PactId, Serial, Validate, WallMs};
 use pumasi_trust::{Bundle, BundleError, KeyError, PublicKey, VerifyError};
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,6 +65,10 @@ pub enum PactError {
     OurEntryDiffers,
     #[error("the pact is not that of the invitation: {0}")]
     NotInvited(&'static str),
+    #[error("the pact cannot vote so: {0}")]
+    Voting(#[from] BadVoting),
+    #[error("voting that goes on keeps the serial with which it began; voting that begins names its own")]
+    VotingSince,
 }
 
 /// The members' document keys. A pact that was `read` has them all.
@@ -141,6 +147,7 @@ pub fn found(id: PactId, member: Member, currency: &str, now: WallMs) -> Result<
         created_at: now,
         currency: currency.to_owned(),
         members: vec![member],
+        voting: None,
     };
     check_form(&pact).map(|()| pact)
 }
@@ -197,6 +204,31 @@ pub fn update_member(
     let mut members = pact.members.clone();
     members[at] = entry;
     next(pact, parent, serial, now, members)
+}
+
+/// With other voters or times, or none: then the pact does not vote any more. Voting that goes on has the `since` that it had.
+pub fn vote(
+    pact: &Pact,
+    parent: Digest,
+    serial: Serial,
+    voting: Option<Voting>,
+    now: WallMs,
+) -> Result<Pact, PactError> {
+    let since = pact.voting.as_ref().map_or(serial, |v| v.since);
+    let mut new = next(&Pact { voting: None, ..pact.clone() }, parent, serial, now, pact.members.clone())?;
+    new.voting = voting.map(|v| Voting { since, ..v });
+    check_form(&new)?;
+    check_voting(&new)?;
+    Ok(new)
+}
+
+/// Voters are asked for here: later one of them may leave, and counts as down until others are named.
+pub(crate) fn check_voting(pact: &Pact) -> Result<(), PactError> {
+    let Some(voting) = &pact.voting else { return Ok(()) };
+    if let Some(stranger) = voting.voters.iter().find(|v| pact.member(v).is_none()) {
+        return Err(PactError::NoMember(stranger.clone()));
+    }
+    Ok(Register::of(pact, Digest([0; 32])).map_or(Ok(()), |register| register.check())?)
 }
 
 pub(crate) fn clouds(pact: &Pact) -> BTreeSet<CloudName> {

@@ -8,15 +8,15 @@
 //! - A pact counts once *every member it names* has signed its bytes. A cloud that leaves need not sign.
 //! - Serials only rise. A member signs at most one document for each serial, so two complete pacts of one serial cannot
 //!   be. A proposal that found no full set of signatures is overtaken by one of a higher serial on the same parent.
-//! - One step changes one thing: one cloud enters, one leaves, or one changes its own entry. Nobody's entry is changed
-//!   without that member's own signature, made with the key that the pact before named for it.
+//! - One step changes one thing: one cloud enters, one leaves, one changes its own entry, or the voting changes.
+//!   Nobody's entry is changed without that member's own signature, made with the key that the pact before named for it.
 //! - Leaving, lending less, and one's own address, root or key need one's own signature only: a `Notice`. The pact in
 //!   force is the one that all signed with the notices since; the next one takes them in.
 //! - Names of members are unique, and so are their document keys.
 //! - Whoever was away verifies each step with the keys of the step before it. Without its own signature a cloud never
 //!   takes over a pact that names it.
 //!
-//! How a step goes: `found`, `admit`, `dismiss` or `update_member` make the next `Pact`; its proposer signs `payload` of it;
+//! How a step goes: `found`, `admit`, `dismiss`, `update_member` or `vote` make the next `Pact`; its proposer signs `payload` of it;
 //! every other member asks `PactState::consider`, which promises its serial, and signs; the proposer collects; everyone
 //! calls `PactState::adopt`.
 
@@ -29,7 +29,7 @@ mod state;
 
 pub use adopt::{Adopted, adopt, check_invited, trust_store};
 pub use change::{Change, Policy, SERIAL_JUMP_MAX, check_successor};
-pub use entry::{PactError, admit, dismiss, found, payload, read, update_member};
+pub use entry::{PactError, admit, dismiss, found, payload, read, update_member, vote};
 pub use invitation::{INVITATIONS_MAX, Invitation, InvitationError, Invitations, TOKEN_PREFIX};
 pub use notice::{NOTICE_KIND, NOTICES_MAX, Notice, one_sided, read_notice};
 pub use state::{PactState, Promise};

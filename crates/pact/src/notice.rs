@@ -170,6 +170,9 @@ pub fn one_sided(was: &Member, is: &Member) -> Result<(), PactError> {
         lease_ttl_ms_max,
         borrowers,
     } = new;
+    if was.role != is.role {
+        return more("another role");
+    }
     if lends.cpu_millis > old.lends.cpu_millis || lends.memory_mib > old.lends.memory_mib {
         return more("lending more");
     }

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test helper fails loudly
 
 use pumasi_pact::*;
-use pumasi_terms::pact::{Member, Pact, Terms};
+use pumasi_terms::pact::{Member, Pact, Role, Terms};
 use pumasi_terms::{CloudName, Money, PactId, Resources, Serial, WallMs};
 use pumasi_trust::{Authority, DocumentKey, SignedDocument};
 use tempfile::TempDir;
@@ -32,6 +32,7 @@ impl Kit {
             bundle: self.authority.bundle().unwrap().to_json(),
             document_key: self.key.public_jwk(),
             terms: Terms { lends: Resources { cpu_millis: 4_000, memory_mib: 4_096 }, ..Terms::default() },
+            role: Role::Cloud,
         }
     }
     fn sign(&self, notice: &Notice, serial: Serial) -> SignedDocument {
@@ -307,6 +308,7 @@ fn borrowers_may_be_fewer_never_more() {
     let name = |n: &str| CloudName::parse(n).unwrap();
     let was = Member {
         terms: Terms { borrowers: vec![name("x"), name("y")], ..Terms::default() },
+        role: Role::Cloud,
         ..Kit::new("city-c").member()
     };
     let is = |borrowers: &[&str]| {

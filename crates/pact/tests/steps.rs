@@ -4,7 +4,7 @@
 
 use proptest::prelude::*;
 use pumasi_pact::*;
-use pumasi_terms::pact::{Member, Pact, Terms};
+use pumasi_terms::pact::{Member, Pact, Role, Terms};
 use pumasi_terms::{CloudName, Digest, PactId, Serial, WallMs};
 use pumasi_trust::{Authority, DocumentKey, SignedDocument, SpiffeId, VerifyError};
 use std::sync::OnceLock;
@@ -34,6 +34,7 @@ fn kit(name: &str) -> Kit {
         bundle: authority.bundle().unwrap().to_json(),
         document_key: key.public_jwk(),
         terms: Terms::default(),
+        role: Role::Cloud,
     };
     authority.prepare(NOW).unwrap();
     let next_bundle = authority.bundle().unwrap().to_json();

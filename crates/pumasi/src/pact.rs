@@ -6,7 +6,7 @@ use crate::output::{self, Cell, Format, Table, note};
 use crate::session::Session;
 use crate::units::{bytes, duration_ms, money, resources};
 use base64::Engine;
-use pumasi_api::message::{CloudStatus, Dismiss, FoundPact, Invite, Invited, Join, PactProposal, Why, Word};
+use pumasi_api::message::{CloudStatus, Dismiss, FoundPact, Invite, Invited, Join, PactProposal, Vote, Why, Word};
 use pumasi_terms::pact::{Pact, Terms};
 use pumasi_terms::{FieldError, Validate};
 use serde::Deserialize;
@@ -49,6 +49,7 @@ pub async fn pact(session: &Session, command: &PactCommand) -> Result<(), Failur
             let names = || signed_pact(&signed).map(|p| format!("pact/{}\n", p.id)).unwrap_or_default();
             session.show(&signed, names, || {
                 waiting(&signed);
+                votes(&signed);
                 Ok(members(&signed_pact(&signed)?))
             })
         }
@@ -63,6 +64,11 @@ pub async fn pact(session: &Session, command: &PactCommand) -> Result<(), Failur
         }
         PactCommand::Approve { proposal, why } => say(session, proposal, "approve", "approved", &why.why).await,
         PactCommand::Refuse { proposal, why } => say(session, proposal, "refuse", "refused", &why.why).await,
+        PactCommand::Vote { voters, profile, stop } => {
+            let wish = Vote { voters: voters.clone(), profile: profile.clone(), stop: *stop };
+            let answer: Value = session.client.put("/v1/pact/voting", &wish).await?;
+            session.done("pact", if *stop { "votes no more" } else { "votes" }, &answer)
+        }
         PactCommand::Terms(flags) => terms(session, flags).await,
     }
 }
@@ -162,6 +168,45 @@ fn waiting(answer: &Value) {
         };
         note(&format!("{} proposes the {}{lends}{why} ({hint})", p.by, p.what));
     }
+}
+
+/// How the vote stands, beside the table.
+fn votes(answer: &Value) {
+    let Some(vote) = answer.get("vote").and_then(|v| pumasi_node::voting::Status::deserialize(v).ok()) else { return };
+    for line in vote_lines(&vote) {
+        note(&line);
+    }
+}
+
+fn vote_lines(vote: &pumasi_node::voting::Status) -> Vec<String> {
+    if !vote.votes {
+        return vote.remarks.clone();
+    }
+    let leader = vote.leader.as_ref().map_or("nobody leads just now".to_owned(), |l| format!("{l} leads"));
+    let profile = vote.profile.as_deref().unwrap_or("own times");
+    let right = match vote.right_ms {
+        Some(0) => "this cloud's right to write is over".to_owned(),
+        Some(ms) => format!("this cloud may write for {}", duration_ms(ms)),
+        None => "this cloud has no right to write yet".to_owned(),
+    };
+    let mut lines = vec![format!(
+        "votes since serial {}: {leader}, {profile}, ttl {}; {right}",
+        vote.since.unwrap_or_default(),
+        duration_ms(vote.ttl_ms)
+    )];
+    let of = |votes: bool| {
+        let told = |c: &pumasi_node::voting::StoodUp| {
+            let more = if c.ailing { ", ailing" } else { "" };
+            format!("{} ({}{more})", c.cloud, c.standing)
+        };
+        vote.clouds.iter().filter(|c| c.votes == votes).map(told).collect::<Vec<_>>().join(", ")
+    };
+    lines.push(format!("voters: {}", of(true)));
+    if vote.clouds.iter().any(|c| !c.votes) {
+        lines.push(format!("without a vote: {}", of(false)));
+    }
+    lines.extend(vote.remarks.iter().cloned());
+    lines
 }
 
 fn members(pact: &Pact) -> Table {

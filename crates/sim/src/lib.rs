@@ -18,6 +18,7 @@ pub mod script;
 pub mod steps;
 pub mod story;
 pub mod traffic;
+pub mod voting;
 pub mod world;
 
 pub use world::{Outcome, Setup, play};

@@ -194,15 +194,19 @@ impl Net {
         request: Request<Bytes>,
     ) -> Result<Response<Bytes>, String> {
         let what = format!("{} {}", request.method(), request.uri().path());
-        // Heartbeats are told only where they go wrong: there are too many.
-        let quiet = what.ends_with("/heartbeat");
-        if quiet && let Some(liar) = self.liar.get() {
+        // Heartbeats and words about the vote are told only where they are refused: there are too many.
+        let is_beat = what.ends_with("/heartbeat");
+        let of_vote = what.contains("/v1/pacts/");
+        let quiet = is_beat || of_vote;
+        if is_beat && let Some(liar) = self.liar.get() {
             liar.overhear(&from, &to, &request);
         }
         let (answered, answer) = oneshot::channel();
         match self.fate(&from, &to) {
             Fate::Lost => {
-                self.tell(&from, format!("-> {to}: {what}, lost on its way"));
+                if !of_vote {
+                    self.tell(&from, format!("-> {to}: {what}, lost on its way"));
+                }
                 return pending().await;
             }
             Fate::Arrives { after_ms, again_after_ms } => {
@@ -230,12 +234,14 @@ impl Net {
         if let Some(mutant) = self.mutant {
             mutant.on_answer(&what, &mut answer);
         }
-        if quiet && let Some(liar) = self.liar.get().filter(|l| l.cloud == to) {
+        if is_beat && let Some(liar) = self.liar.get().filter(|l| l.cloud == to) {
             liar.lie(&from, &mut answer);
         }
         match self.fate(&to, &from) {
             Fate::Lost => {
-                self.tell(&to, format!("-> {from}: {} to {what}, lost on its way", answer.status().as_u16()));
+                if !of_vote {
+                    self.tell(&to, format!("-> {from}: {} to {what}, lost on its way", answer.status().as_u16()));
+                }
                 pending().await
             }
             Fate::Arrives { after_ms, .. } => {

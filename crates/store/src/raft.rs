@@ -301,6 +301,16 @@ fn read(conn: &Connection, pact: &str) -> Result<Option<RaftKept>, StoreError> {
 }
 
 impl Store {
+    /// Of which a voter's log is kept.
+    pub fn raft_pacts(&self) -> Result<Vec<String>, StoreError> {
+        self.hooks().read(RAFT_HARD_STATE, None)?;
+        self.read_with(|conn| {
+            conn.prepare_cached("SELECT pact FROM raft_state ORDER BY pact")
+                .and_then(|mut s| s.query_map([], |r| r.get(0))?.collect())
+                .map_err(during("reading the voters' logs"))
+        })
+    }
+
     /// What a voter of this pact begins with, if it ever began.
     pub fn raft(&self, pact: &str) -> Result<Option<RaftKept>, StoreError> {
         self.hooks().read(RAFT_HARD_STATE, Some(pact))?;

@@ -3,6 +3,7 @@
 use crate::document::{FieldError, Validate, fault};
 use crate::{CloudName, Money, PactId, Resources, Serial, WallMs};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The payload that the members sign. A new serial replaces the last; an older one is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -21,6 +22,9 @@ pub struct Pact {
     pub currency: String,
     /// In order of joining.
     pub members: Vec<Member>,
+    /// None: the pact does not vote; ownership moves by its owner's signature only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub voting: Option<Voting>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -36,6 +40,73 @@ pub struct Member {
     /// Public key for documents: a JWK as JSON text.
     pub document_key: String,
     pub terms: Terms,
+    #[serde(default, skip_serializing_if = "Role::is_cloud")]
+    pub role: Role,
+}
+
+/// What a member is to the others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    #[default]
+    Cloud,
+    /// Votes, and holds names and digests only: it lends nothing and owns nothing.
+    Witness,
+}
+
+impl Role {
+    pub fn is_cloud(&self) -> bool {
+        *self == Self::Cloud
+    }
+}
+
+/// Who votes on the ownership of services, by which times. All voters begin from these bytes: it is told in numbers, never by
+/// the name of a profile whose numbers another version may change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Voting {
+    /// The serial with which this voting began. It stays while voters and times change.
+    pub since: Serial,
+    pub voters: Vec<CloudName>,
+    /// Of the voters' stores, where it is not 1: a store that was restored votes under another number than before.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub incarnations: BTreeMap<CloudName, u64>,
+    pub timers: VotingTimers,
+    pub pace: VotingPace,
+}
+
+impl Voting {
+    pub fn incarnation(&self, cloud: &CloudName) -> u64 {
+        self.incarnations.get(cloud).copied().unwrap_or(1)
+    }
+}
+
+/// Their meaning and the inequalities that they keep are `pumasi_ownership::timers`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VotingTimers {
+    pub tick_ms: u64,
+    pub heartbeat_ms: u64,
+    pub election_ms_min: u64,
+    pub election_ms_max: u64,
+    pub renew_ms: u64,
+    pub ttl_ms: u64,
+    pub ttl_ms_max: u64,
+    pub stop_ms: u64,
+    pub margin_ms: u64,
+    pub drift_ppm: u32,
+    pub probation_ms: u64,
+    pub sync_wait_ms_max: u64,
+}
+
+/// How many lost clouds are recovered from without asking anybody.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VotingPace {
+    pub window_ms: u64,
+    /// Unsaid: one, or a third of the members where there are more than four.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub automatic: Option<u32>,
 }
 
 /// What a member lends, and on which terms.
@@ -117,6 +188,19 @@ impl Validate for Pact {
                 fault(e, at, &format!("members[{i}]"), "bundle or document_key is too long");
             }
             member.terms.validate(&format!("members[{i}].terms"), e);
+            if !member.role.is_cloud() && member.terms.lends != Resources::default() {
+                fault(e, at, &format!("members[{i}].terms.lends"), "a witness lends nothing");
+            }
+        }
+        if let Some(voting) = &self.voting {
+            if voting.since == Serial(0) || voting.since > self.serial {
+                fault(e, at, "voting.since", "must be a serial up to this one");
+            }
+            let strangers = voting.incarnations.iter().any(|(c, n)| *n == 0 || !voting.voters.contains(c));
+            let twice = voting.voters.iter().enumerate().any(|(i, v)| voting.voters[..i].contains(v));
+            if twice || strangers || voting.voters.len() > 7 {
+                fault(e, at, "voting.voters", "at most 7 clouds, each once; incarnations are of voters, from 1");
+            }
         }
     }
 }

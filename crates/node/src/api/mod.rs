@@ -27,6 +27,7 @@ mod services;
 mod tenant_tests;
 mod tokens;
 mod users;
+mod voting;
 mod watch;
 
 pub use auth::{Caller, Connection, digest_of_secret};
@@ -140,10 +141,15 @@ fn table(door: Door) -> Table {
         .on(Post, "/v1/pact/proposals/{id}/approve", pact::approve)
         .on(Post, "/v1/pact/proposals/{id}/refuse", pact::refuse)
         .on(Put, "/v1/pact/terms", pact::terms)
+        .on(Put, "/v1/pact/voting", pact::vote)
         .on(Post, "/v1/pact/admissions", pact::admit)
         .on(Post, "/v1/pact/signatures", pact::sign)
         .on(Put, "/v1/pact/current", pact::bring)
         .on(Put, "/v1/pact/notices", pact::notices)
+        .on(Post, "/v1/pacts/{id}/messages", voting::messages)
+        .on(Post, "/v1/pacts/{id}/commands", voting::commands)
+        .on(Get, "/v1/pacts/{id}/register", voting::register)
+        .on(Get, "/v1/pacts/{id}/snapshot/{digest}", voting::snapshot)
         .on(Post, "/v1/heartbeat", peers::heartbeat)
         .on(Post, "/v1/reservations", peers::reserve)
         .on(Delete, "/v1/reservations/{id}", peers::let_go)

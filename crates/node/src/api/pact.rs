@@ -2,12 +2,12 @@
 
 use super::body::{Answer, Json};
 use super::params::Path;
-use crate::Node;
 use crate::pact::{self, Shown, SignAnswer};
 use crate::wire::{AskAdmission, AskSignature, Notices, Signed};
+use crate::{Node, clock};
 use axum::Extension;
 use axum::extract::State;
-use pumasi_api::message::{Dismiss, FoundPact, Invite, Invited, Join, PactProposal, Why};
+use pumasi_api::message::{Dismiss, FoundPact, Invite, Invited, Join, PactProposal, Vote, Why};
 use pumasi_api::{Principal, Problem};
 use pumasi_terms::pact::Terms;
 use std::sync::Arc;
@@ -19,7 +19,11 @@ fn shown(node: &Node, who: &Principal) -> Answer<Shown> {
         _ => Vec::new(),
     };
     let (pact, signed) = (view.pact.clone(), view.signed.clone());
-    Ok(axum::Json(Shown { pact, signed, notices: view.notices.clone(), proposals }))
+    let vote = match who {
+        Principal::Person { .. } => Some(node.voting.status(&pact, clock::boot())),
+        _ => None,
+    };
+    Ok(axum::Json(Shown { pact, signed, notices: view.notices.clone(), proposals, vote }))
 }
 
 pub async fn show(State(node): State<Arc<Node>>, Extension(who): Extension<Principal>) -> Answer<Shown> {
@@ -100,6 +104,15 @@ pub async fn terms(
     Json(terms): Json<Terms>,
 ) -> Answer<Shown> {
     pact::set_terms(&node, &who, terms).await?;
+    shown(&node, &who)
+}
+
+pub async fn vote(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Json(wish): Json<Vote>,
+) -> Answer<Shown> {
+    pact::vote(&node, &who, wish).await?;
     shown(&node, &who)
 }
 

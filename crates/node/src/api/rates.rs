@@ -11,6 +11,8 @@ enum Class {
     /// Each leaves rows in the journal.
     Acts,
     Heartbeats,
+    /// Words about the pact's vote: some a tick.
+    Votes,
     Rest,
 }
 
@@ -21,6 +23,7 @@ fn class(endpoint: &Endpoint) -> Class {
         }
         (Method::Put, "/v1/pact/current") => Class::Acts,
         (_, "/v1/heartbeat") => Class::Heartbeats,
+        (_, "/v1/pacts/{id}/messages") => Class::Votes,
         _ => Class::Rest,
     }
 }
@@ -51,6 +54,7 @@ impl Rates {
             // Many services may need help in the same moment.
             Class::Acts => (acts, acts.saturating_mul(60)),
             Class::Heartbeats => (beats, beats.saturating_mul(2)),
+            Class::Votes => (2_000, 4_000),
             Class::Rest => (500, 1_000),
         }
     }

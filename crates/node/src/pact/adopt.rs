@@ -52,6 +52,9 @@ pub(super) fn difference(old: Option<&Pact>, new: &Pact) -> Vec<String> {
             Some(_) => {}
         }
     }
+    if old.voting != new.voting {
+        told.push(super::vote::in_words(new.voting.as_ref()));
+    }
     told.extend(old.members.iter().filter(|m| new.member(&m.cloud).is_none()).map(|m| format!("{} left", m.cloud)));
     told
 }

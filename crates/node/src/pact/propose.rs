@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use pumasi_api::{Fault, Principal, Problem};
 use pumasi_pact::{Adopted, Invitations, KIND, PactError, PactState, Promise, SERIAL_JUMP_MAX};
 use pumasi_store::Expect;
-use pumasi_terms::pact::{Member, Pact};
+use pumasi_terms::pact::{Member, Pact, Voting};
 use pumasi_terms::{CloudName, Serial, WallMs};
 use pumasi_trust::{SignedDocument, digest};
 use std::time::Duration;
@@ -28,6 +28,8 @@ pub(super) enum Step {
     /// With the operator's reason.
     Dismiss(CloudName, String),
     Update(Box<Member>),
+    /// None: the pact votes no more.
+    Vote(Option<Box<Voting>>),
 }
 
 impl Step {
@@ -37,6 +39,7 @@ impl Step {
             Self::Admit(member) => pumasi_pact::admit(pact, parent, serial, (**member).clone(), now),
             Self::Dismiss(cloud, _) => pumasi_pact::dismiss(pact, parent, serial, cloud, now),
             Self::Update(member) => pumasi_pact::update_member(pact, parent, serial, (**member).clone(), now),
+            Self::Vote(voting) => pumasi_pact::vote(pact, parent, serial, voting.as_deref().cloned(), now),
         }
     }
     /// Who is not asked.
@@ -57,6 +60,7 @@ impl Step {
             Self::Admit(member) => format!("{} asks to enter by an invitation", member.cloud),
             Self::Dismiss(cloud, _) => format!("the others part from {cloud}"),
             Self::Update(member) => format!("{} changes its entry", member.cloud),
+            Self::Vote(voting) => super::vote::in_words(voting.as_deref()),
         }
     }
 }

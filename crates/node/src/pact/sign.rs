@@ -1,6 +1,6 @@
 //! Signing another member's proposal.
 
-use super::{SignAnswer, catch_up, held, may_sign, ours, refused, state, words};
+use super::{SignAnswer, catch_up, held, may_sign, ours, refused, state, vote, words};
 use crate::node::Note;
 use crate::object::{ONLY, PACT};
 use crate::wire::AskSignature;
@@ -42,6 +42,7 @@ pub(super) async fn consider(
 ) -> Result<SignAnswer, Problem> {
     let (own, actor) = (node.name().clone(), Principal::Peer(from.clone()).to_string());
     let (asked, from, admit) = (document.clone(), from.clone(), node.config.pact.admit);
+    let incarnation = node.store.identity().incarnation;
     let refusal = node
         .transact(move |tx| {
             let state = state(tx)?;
@@ -59,6 +60,9 @@ pub(super) async fn consider(
                 Err(e) => return Err(refused(e).into()),
             };
             let new = pumasi_pact::read(asked.unverified_payload()).map_err(refused)?;
+            if change == Change::Voting {
+                vote::fits(&new, &own, incarnation)?;
+            }
             if let Some(no) = words::word_on(tx, (&own, admit), &from, &change, &new, &why)? {
                 return Ok(Some(Err(no)));
             }
@@ -89,5 +93,6 @@ pub(super) fn in_words(change: &Change) -> String {
         Change::Left { cloud } => format!("{cloud} leaves"),
         Change::Dismissed { cloud } => format!("the others part from {cloud}"),
         Change::Updated { cloud } => format!("{cloud} changes its entry"),
+        Change::Voting => "who votes on ownership, or by which times, changes".into(),
     }
 }

@@ -51,6 +51,7 @@ fn id_of(change: &Change, new: &Pact) -> String {
         }
         Change::Dismissed { cloud } => format!("dismiss {cloud}"),
         Change::Left { cloud } | Change::Updated { cloud } => format!("other {cloud}"),
+        Change::Voting => "voting".into(),
     };
     let digest = own_bytes(text.as_bytes()).to_string();
     digest.trim_start_matches("blake3:").chars().take(12).collect()

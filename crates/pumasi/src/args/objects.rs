@@ -226,6 +226,25 @@ Where another operator must agree, this daemon asks again by itself; pumasi pact
         #[command(flatten)]
         why: WhyArgs,
     },
+    /// Choose who votes on the ownership of services, so that they may move without their owner; all members sign
+    #[command(after_help = "\
+Examples:
+  pumasi pact vote --voters city-a,city-b,city-c
+  pumasi pact vote --voters city-a,city-b,city-c --profile lan
+  pumasi pact vote --stop
+
+Three or five voters: with two, nobody can tell a dead partner from a cut link. pumasi pact show tells who leads.")]
+    Vote {
+        /// Three, five or seven members
+        #[arg(long, value_name = "CLOUD,...", value_delimiter = ',', required_unless_present = "stop")]
+        voters: Vec<CloudName>,
+        /// Times for these distances: default, lan (one metropolitan area) or far (round trips above 200 ms)
+        #[arg(long, value_name = "PROFILE", value_parser = ["default", "lan", "far"])]
+        profile: Option<String>,
+        /// Nobody votes any more; services stay where they are
+        #[arg(long, conflicts_with_all = ["voters", "profile"])]
+        stop: bool,
+    },
     /// Print what this cloud lends, or change it
     #[command(after_help = "Examples:\n  pumasi pact terms\n  pumasi pact terms --lends-cpu 1000 --price 0.04")]
     Terms(TermsArgs),

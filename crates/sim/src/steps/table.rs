@@ -365,6 +365,11 @@ pub const OTHER_ENDPOINTS: &[&str] = &[
     "/v1/pact/signatures",
     "/v1/pact/current",
     "/v1/pact/notices",
+    // How a pact votes: tests of their own play it.
+    "/v1/pacts/{id}/messages",
+    "/v1/pacts/{id}/commands",
+    "/v1/pacts/{id}/register",
+    "/v1/pacts/{id}/snapshot/{digest}",
     // A cancelled move: seeds play it.
     "/v1/leases/{id}/handover/cancel",
 ];

@@ -1,0 +1,542 @@
+//! The vote of a pact on who owns its services: consensus, the register that follows from it, this cloud's renewals.
+//!
+//! Enters: the pact in force, messages and renewals of members, commands. Leaves: the register as this cloud has applied it, until when
+//! this cloud may write for what the register protects, what became of a command.
+//!
+//! Always holds:
+//! - A cloud that was restored takes no part, and renews nothing, until its store was accepted; then it votes under another number.
+//! - What is shown is on disk here (at voters), or committed at the voter that told it (at the others). A restart does not take it back.
+//! - A right to write belongs to one process: what a process before renewed gives this one nothing.
+//! - Nothing in here stops the daemon: a vote that cannot go on says so, and is begun anew from the store.
+//!
+//! `voter` decides and waits for nothing; `seat` does what it says, with `writer` for the disk and `lanes` for the others; `renew` keeps
+//! this cloud alive in the register; `follow` reads along where this cloud has no vote.
+
+mod follow;
+pub mod group;
+mod keep;
+mod lanes;
+mod register;
+mod renew;
+mod seat;
+mod shown;
+mod voter;
+pub mod wire;
+mod writer;
+
+pub use shown::{Part, Status, StoodUp};
+
+use crate::node::{Locked, TxError};
+use crate::{Node, clock};
+use group::Group;
+use pumasi_api::{CallError, Fault, Problem};
+use pumasi_ownership::liveness::{Hearing, Holder, Sights};
+use pumasi_ownership::state::Standing;
+use pumasi_ownership::timers::{Measured, Timers};
+use pumasi_ownership::{Attestation, Command, Renewal, State, Told};
+use pumasi_quorum::RaftId;
+use pumasi_terms::{BootMs, CloudName, Digest, Serial};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+pub use voter::Outcome;
+use wire::{Applied, AskCommand, Batch, Followed, Heard};
+
+/// Calls that wait for the voter; what comes when there is no room counts as lost.
+const INBOX_MAX: usize = 1_024;
+/// A proposal is given up no sooner than this.
+const PROPOSE_MS_MIN: u64 = 3_000;
+/// Refusals of a command after which it may be asked again, since nothing came of it.
+const AGAIN: [&str; 5] = ["not_leader", "not_taken", "no_vote", "too_often", "too_much_at_once"];
+/// Between two tries of a proposal.
+const RETRY_MS: u64 = 20;
+
+/// The times of consensus among those of a pact.
+pub fn consensus_timers(t: &Timers) -> pumasi_quorum::Timers {
+    pumasi_quorum::Timers {
+        tick_ms: t.tick_ms,
+        heartbeat_ms: t.heartbeat_ms,
+        election_min_ms: t.election_ms_min,
+        election_max_ms: t.election_ms_max,
+    }
+}
+
+/// What a voter is asked or told by other tasks.
+#[derive(Debug)]
+enum Event {
+    Batch { from: CloudName, id: RaftId, incarnation: u64, messages: Vec<Vec<u8>>, renewals: Vec<Renewal> },
+    Renewal(Renewal),
+    Propose { by: CloudName, command: Command, reply: oneshot::Sender<Outcome> },
+    Follow { after: u64, reply: oneshot::Sender<Followed> },
+    Snapshot { digest: Digest, reply: oneshot::Sender<Option<Arc<[u8]>>> },
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// None: the pact does not vote.
+    group: Option<Arc<Group>>,
+    state: Option<Arc<State>>,
+    holder: Option<Holder>,
+    sights: Option<Sights>,
+    hearing: Option<Hearing>,
+    inbox: Option<mpsc::Sender<Event>>,
+    seat: Option<shown::Seat>,
+    /// Why this cloud takes no part, or not wholly.
+    trouble: Option<String>,
+    gateway_at: Option<BootMs>,
+    measured: Measured,
+}
+
+/// The handle of everybody.
+#[derive(Debug)]
+pub struct Voting {
+    inner: Locked<Inner>,
+    /// The revision of the register.
+    changed: watch::Sender<u64>,
+    /// The pact in force changed.
+    pact: watch::Sender<u64>,
+    pub(crate) lanes: lanes::Measures,
+}
+
+impl Default for Voting {
+    fn default() -> Self {
+        let (changed, pact) = (watch::Sender::new(0), watch::Sender::new(0));
+        Self { inner: Locked::default(), changed, pact, lanes: lanes::Measures::default() }
+    }
+}
+
+impl Voting {
+    /// Whether the pact in force votes. The register may not be known yet all the same.
+    pub fn is_on(&self) -> bool {
+        self.inner.lock().group.is_some()
+    }
+
+    /// The register as this cloud has applied it; None: the pact does not vote, or this cloud has yet to hear of it ([`Voting::is_on`]).
+    pub fn state(&self) -> Option<Arc<State>> {
+        self.inner.lock().state.clone()
+    }
+
+    /// The revision of the register, which rises with every renewal too.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Until when this cloud may write for services that the register protects. None: no right (yet).
+    pub fn right_until(&self) -> Option<BootMs> {
+        let inner = self.inner.lock();
+        let holder = inner.holder.as_ref()?;
+        let group = inner.group.as_ref()?;
+        let known = inner.state.as_ref()?.clouds.get(&group.me)?;
+        // Of another run, or lost: whatever was renewed counts for nothing any more.
+        let counts =
+            known.run == holder.run() && matches!(known.standing, Standing::Alive | Standing::Returning { .. });
+        holder.right_until().filter(|_| counts)
+    }
+
+    /// Under which this process is alive in the register.
+    pub fn run(&self) -> Option<u64> {
+        self.inner.lock().holder.as_ref().map(Holder::run)
+    }
+
+    /// Clouds whose renewals are late: voters are asked what they heard.
+    pub fn suspects(&self, now: BootMs) -> Vec<CloudName> {
+        let inner = self.inner.lock();
+        match (&inner.sights, &inner.state) {
+            (Some(sights), Some(state)) => sights.suspects(state, now).cloned().collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// From when on, by this cloud's clock, a cloud may be called lost.
+    pub fn ripe_at(&self, cloud: &CloudName) -> Option<BootMs> {
+        let inner = self.inner.lock();
+        let (sights, state, group) = (inner.sights.as_ref()?, inner.state.as_ref()?, inner.group.as_ref()?);
+        sights.ripe_at(state, &group.me, cloud)
+    }
+
+    /// This voter's word that it did not hear a cloud itself, where it was silent for long enough.
+    pub fn attest(&self, cloud: &CloudName, nonce: u64, now: BootMs) -> Option<Attestation> {
+        let inner = self.inner.lock();
+        let (hearing, state, group) = (inner.hearing.as_ref()?, inner.state.as_ref()?, inner.group.as_ref()?);
+        // Who does not listen has heard nobody.
+        inner.inbox.as_ref().filter(|_| state.is_voter(&group.me))?;
+        hearing.attest(state, cloud, nonce, now)
+    }
+
+    pub fn leader(&self) -> Option<CloudName> {
+        self.inner.lock().seat.as_ref().and_then(|s| s.leader.clone())
+    }
+
+    /// As another voter told, for who has no vote.
+    fn hear_leader(&self, leader: Option<CloudName>) {
+        let mut inner = self.inner.lock();
+        if inner.inbox.is_none() && leader.is_some() {
+            inner.seat.get_or_insert_default().leader = leader;
+        }
+    }
+
+    /// It does not lead, or does not answer.
+    fn no_leader(&self, cloud: &CloudName) {
+        let mut inner = self.inner.lock();
+        if inner.inbox.is_none()
+            && let Some(seat) = inner.seat.as_mut().filter(|s| s.leader.as_ref() == Some(cloud))
+        {
+            seat.leader = None;
+        }
+    }
+
+    pub(crate) fn group(&self) -> Option<Arc<Group>> {
+        self.inner.lock().group.clone()
+    }
+
+    /// For the task that looks after the gateway: it answered.
+    pub(crate) fn gateway_answered(&self, now: BootMs) {
+        self.inner.lock().gateway_at = Some(now);
+    }
+
+    /// The pact in force may be another one.
+    pub(crate) fn look_again(&self) {
+        self.pact.send_modify(|n| *n = n.wrapping_add(1));
+    }
+
+    /// A newer serial of the same voting, or another voting, which begins with nothing.
+    fn enter(&self, group: &Arc<Group>, now: BootMs) {
+        let mut inner = self.inner.lock();
+        let same = inner.group.as_ref().is_some_and(|g| g.key() == group.key());
+        if !same {
+            let gateway_at = inner.gateway_at;
+            *inner = Inner { gateway_at, hearing: Some(Hearing::start(now)), ..Inner::default() };
+        }
+        inner.group = Some(group.clone());
+        inner.trouble = None;
+    }
+
+    fn leave(&self) {
+        let mut inner = self.inner.lock();
+        let gateway_at = inner.gateway_at;
+        *inner = Inner { gateway_at, ..Inner::default() };
+    }
+
+    /// What was applied. A renewal of this process that is in it was answered by that.
+    fn show(&self, state: &Arc<State>, now: BootMs) {
+        let mut inner = self.inner.lock();
+        let Inner { state: shown, sights, holder, group, .. } = &mut *inner;
+        // A store that fell behind what another voter told does not take it back.
+        if shown.as_ref().is_some_and(|s| s.revision > state.revision) {
+            return;
+        }
+        *shown = Some(state.clone());
+        match sights {
+            Some(sights) => sights.applied(state, now),
+            None => *sights = Some(Sights::start(state, now)),
+        }
+        if let (Some(holder), Some(group)) = (holder, group)
+            && let Some(known) = state.clouds.get(&group.me)
+        {
+            holder.answered(known.run, known.seq, now);
+        }
+        drop(inner);
+        self.changed.send_replace(state.revision);
+    }
+
+    /// A renewal came by; `direct`: from the cloud itself.
+    fn saw(&self, renewal: &Renewal, now: BootMs) {
+        let mut inner = self.inner.lock();
+        let known = inner.state.as_ref().is_some_and(|s| s.clouds.contains_key(&renewal.cloud));
+        if let Some(sights) = inner.sights.as_mut().filter(|_| known) {
+            sights.saw(&renewal.cloud, renewal.run, renewal.seq, now);
+        }
+    }
+
+    fn heard(&self, cloud: &CloudName, now: BootMs) {
+        let mut inner = self.inner.lock();
+        let Inner { hearing, state, .. } = &mut *inner;
+        if let (Some(hearing), Some(state)) = (hearing, state) {
+            hearing.heard(state, cloud, now);
+        }
+    }
+
+    fn inbox(&self) -> Option<mpsc::Sender<Event>> {
+        self.inner.lock().inbox.clone()
+    }
+
+    /// For this cloud's own voter, which may not be there.
+    fn tell_voter(&self, event: Event) -> bool {
+        self.inbox().is_some_and(|inbox| inbox.try_send(event).is_ok())
+    }
+
+    fn fail(&self, why: Option<String>) {
+        self.inner.lock().trouble = why;
+    }
+
+    fn measure_fsync(&self, fsync_p99_ms: u64) {
+        self.inner.lock().measured.fsync_p99_ms = fsync_p99_ms;
+    }
+
+    fn measured(&self) -> Measured {
+        Measured { rtt_p99_ms: self.lanes.rtt_p99_ms(), ..self.inner.lock().measured }
+    }
+}
+
+fn no_vote(what: &str) -> Problem {
+    Problem::new(409, "no_vote", Fault::Input, format!("{what}: the pact does not vote, or not by this serial"))
+}
+
+fn not_now(what: &str) -> Problem {
+    Problem::unavailable(format!("{what}: this cloud has no vote, or it does not go on just now; ask another voter"))
+}
+
+/// A member's call. It is heard by that alone.
+pub fn receive(node: &Node, from: &CloudName, batch: Batch) -> Result<Heard, Problem> {
+    let (voting, now) = (&node.voting, clock::boot());
+    let group = voting.group().filter(|g| g.since == batch.since).ok_or_else(|| no_vote("a word about the vote"))?;
+    voting.heard(from, now);
+    // Others' renewals are believed of voters only, who could put them into the log themselves.
+    let forwards = group.named().contains(from);
+    let renewals: Vec<Renewal> = batch.renewals().filter(|r| &r.cloud == from || forwards).collect();
+    renewals.iter().for_each(|r| voting.saw(r, now));
+    let id = group.id(from, batch.incarnation);
+    let (incarnation, messages) = (batch.incarnation, batch.messages);
+    if !voting.tell_voter(Event::Batch { from: from.clone(), id, incarnation, messages, renewals }) {
+        return Err(not_now("a word about the vote"));
+    }
+    let revision = *voting.changed.borrow();
+    Ok(Heard { revision, leader: voting.leader(), incarnation: group.incarnation })
+}
+
+/// A member asks what the register became; waits up to a second for news.
+pub async fn followed(node: &Node, since: Serial, after: u64) -> Result<Followed, Problem> {
+    let voting = &node.voting;
+    voting.group().filter(|g| g.since == since).ok_or_else(|| no_vote("the register"))?;
+    let mut changed = voting.changed();
+    let news = changed.wait_for(|revision| *revision > after);
+    let _ = tokio::time::timeout(Duration::from_secs(1), news).await;
+    let (reply, answer) = oneshot::channel();
+    let asked = voting.tell_voter(Event::Follow { after, reply });
+    let answer = if asked { answer.await.ok() } else { None };
+    answer.map(|f| Followed { since, ..f }).ok_or_else(|| not_now("the register"))
+}
+
+pub async fn snapshot(node: &Node, digest: Digest) -> Result<Arc<[u8]>, Problem> {
+    let (reply, answer) = oneshot::channel();
+    if !node.voting.tell_voter(Event::Snapshot { digest, reply }) {
+        return Err(not_now("a snapshot of the register"));
+    }
+    answer.await.ok().flatten().ok_or_else(|| Problem::not_found("snapshot of the register", digest))
+}
+
+/// To this cloud's own voter, where it leads.
+async fn propose_here(node: &Node, by: &CloudName, command: Command, until: Instant) -> Outcome {
+    let (reply, answer) = oneshot::channel();
+    if !node.voting.tell_voter(Event::Propose { by: by.clone(), command, reply }) {
+        return Outcome::NotLeader(None);
+    }
+    match tokio::time::timeout_at(until, answer).await {
+        Ok(Ok(outcome)) => outcome,
+        _ => Outcome::Unknown,
+    }
+}
+
+/// A member's command, on its own behalf, at the leader.
+pub async fn command(node: &Node, by: &CloudName, asked: AskCommand) -> Result<Applied, Problem> {
+    let group = node.voting.group().filter(|g| g.since == asked.since).ok_or_else(|| no_vote("a command"))?;
+    if let Command::Renew { .. } | Command::Pact { .. } = asked.command {
+        return Err(Problem::forbidden("renewals and the pact's serial are put into the register by whoever leads"));
+    }
+    let until = Instant::now() + patience(group.timers());
+    match propose_here(node, by, asked.command, until).await {
+        Outcome::Done { index, told } => Ok(Applied { index, told }),
+        Outcome::Unfit(why) => Err(Problem::bad_request(format!("a command for the register: {why}"))),
+        Outcome::NotLeader(leader) => Err(not_leader(leader.as_ref())),
+        Outcome::Busy | Outcome::Lost => Err(Problem { code: "not_taken".into(), ..busy() }),
+        Outcome::Unknown => Err(unknown()),
+    }
+}
+
+fn busy() -> Problem {
+    Problem::unavailable("the command was not taken into the register: nothing came of it; try again")
+}
+
+fn not_leader(leader: Option<&CloudName>) -> Problem {
+    let text = leader.map_or("no voter leads just now; try again".to_owned(), |l| format!("{l} leads: ask there"));
+    Problem { retry: true, ..Problem::new(409, "not_leader", Fault::Peer, text) }
+}
+
+fn unknown() -> Problem {
+    let text = "what became of the command is not known: it may have been taken or not; read the register before it is asked again";
+    Problem::new(503, "unknown_outcome", Fault::Peer, text)
+}
+
+/// For a proposal, an election in between included.
+fn patience(timers: &Timers) -> Duration {
+    Duration::from_millis((timers.election_ms_max * 2).max(PROPOSE_MS_MIN))
+}
+
+/// One command on this cloud's behalf, through whoever leads. Answers what it told once it is applied here. An answer that it is not known
+/// what became of it is possible, and means that the register is read again; nothing is asked twice then.
+pub async fn propose(node: &Node, command: Command) -> Result<Vec<Told>, Problem> {
+    let group = node.voting.group().ok_or_else(|| no_vote("a command for the register"))?;
+    let until = Instant::now() + patience(group.timers());
+    let mut turn = 0;
+    loop {
+        let asked = ask(node, &group, &command, (until, turn)).await;
+        match asked {
+            Asked::Done(applied) => {
+                await_applied(node, applied.index, until).await?;
+                return Ok(applied.told);
+            }
+            Asked::Failed(problem) => return Err(problem),
+            Asked::Again(why) if Instant::now() + Duration::from_millis(RETRY_MS) >= until => return Err(why),
+            Asked::Again(_) => tokio::time::sleep(Duration::from_millis(RETRY_MS)).await,
+        }
+        turn += 1;
+    }
+}
+
+enum Asked {
+    Done(Applied),
+    Failed(Problem),
+    /// Nothing came of it: it may be asked again.
+    Again(Problem),
+}
+
+async fn ask(node: &Node, group: &Group, command: &Command, (until, turn): (Instant, usize)) -> Asked {
+    let (leader, others) = (node.voting.leader(), group.others().collect::<Vec<_>>());
+    if leader.as_ref() == Some(&group.me) {
+        return match propose_here(node, &group.me, command.clone(), until).await {
+            Outcome::Done { index, told } => Asked::Done(Applied { index, told }),
+            Outcome::Unfit(why) => Asked::Failed(Problem::bad_request(format!("a command for the register: {why}"))),
+            Outcome::NotLeader(leader) => Asked::Again(not_leader(leader.as_ref())),
+            Outcome::Busy | Outcome::Lost => Asked::Again(busy()),
+            Outcome::Unknown => Asked::Failed(unknown()),
+        };
+    }
+    // Who follows without a vote asks one voter after the other.
+    let to = leader.filter(|l| group.members.contains(l));
+    let Some(to) = to.or_else(|| others.get(turn % others.len().max(1)).map(|c| (*c).clone())) else {
+        return Asked::Again(not_leader(None));
+    };
+    let client = match node.peers.clients.of(node, &to) {
+        Ok(client) => {
+            client.with_timeout(until.saturating_duration_since(Instant::now()).min(patience(group.timers())))
+        }
+        Err(problem) => return Asked::Again(problem),
+    };
+    let body = AskCommand { since: group.since, command: command.clone() };
+    match client.post::<Applied>(&format!("/v1/pacts/{}/commands", group.pact), &body).await {
+        Ok(applied) => Asked::Done(applied),
+        Err(CallError::Refused(p)) if AGAIN.contains(&p.code.as_str()) => {
+            node.voting.no_leader(&to);
+            Asked::Again(p)
+        }
+        Err(CallError::Refused(p)) => Asked::Failed(p),
+        Err(CallError::Unreachable { problem, .. }) if problem.contains("connection refused") => {
+            node.voting.no_leader(&to);
+            Asked::Again(Problem::unavailable(format!("{to} does not answer: {problem}")))
+        }
+        Err(_) => Asked::Failed(unknown()),
+    }
+}
+
+async fn await_applied(node: &Node, index: u64, until: Instant) -> Result<(), Problem> {
+    let mut changed = node.voting.changed();
+    let applied = changed.wait_for(|revision| *revision >= index);
+    match tokio::time::timeout_at(until, applied).await {
+        Ok(Ok(_)) => Ok(()),
+        _ => Err(Problem::unavailable("the command is in the register, and this cloud has not applied it yet")),
+    }
+}
+
+/// At the start, before anything is served: what this cloud has applied. A cloud without a vote hears it anew.
+pub fn load(node: &Node) -> Result<(), Problem> {
+    let Some(group) = wanted(node)? else { return Ok(()) };
+    let group = Arc::new(group);
+    node.voting.enter(&group, clock::boot());
+    let failed = |e: keep::KeepError| Problem::ours(e.to_string());
+    let Some(kept) = keep::load(&node.store, &group.key()).map_err(failed)? else { return Ok(()) };
+    if let Some(state) = keep::state_of(&kept, register::rules()).map_err(failed)? {
+        node.voting.show(&Arc::new(state), clock::boot());
+    }
+    Ok(())
+}
+
+/// The group of the pact in force; none: it does not vote.
+fn wanted(node: &Node) -> Result<Option<Group>, Problem> {
+    let Some(view) = node.pact() else { return Ok(None) };
+    Group::of(&view, node.name(), node.store.identity().incarnation)
+}
+
+/// Keeps this cloud's part of the vote, as the pact in force says.
+pub async fn run(node: Arc<Node>) {
+    let (mut stopping, mut pact) = (node.stopping.clone(), node.voting.pact.subscribe());
+    let mut failures = 0;
+    while !*stopping.borrow() {
+        pact.borrow_and_update();
+        let ended = once(&node).await;
+        if *stopping.borrow() {
+            return;
+        }
+        let why = ended.as_ref().err().map(ToString::to_string);
+        node.health.saw(seat::WHAT, ended);
+        let pause_ms = match why {
+            None => {
+                failures = 0;
+                1_000
+            }
+            Some(why) => {
+                node.voting.fail(Some(why));
+                failures += 1;
+                (500_u64 << failures).min(60_000)
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = stopping.changed() => return,
+            _ = pact.changed() => {}
+            () = tokio::time::sleep(Duration::from_millis(pause_ms)) => {}
+        }
+    }
+}
+
+/// Until the pact says something else, or something fails.
+async fn once(node: &Arc<Node>) -> Result<(), Problem> {
+    let Some(group) = wanted(node)? else {
+        node.voting.leave();
+        return forget(node, None).await;
+    };
+    let group = Arc::new(group);
+    node.voting.enter(&group, clock::boot());
+    if let Err(why) = node.may_act() {
+        // It may have voted for what it has forgotten.
+        node.voting.fail(Some(format!("{why}; it neither votes nor renews before `pumasi accept-restored`")));
+        return Ok(());
+    }
+    forget(node, Some(group.key())).await?;
+    let parts = seat::Parts::new(node, &group);
+    let kept = keep::load(&node.store, &group.key()).map_err(|e| Problem::ours(e.to_string()))?;
+    let counted = kept.as_ref().is_some_and(|k| k.id == group.own_id() && k.conf.has(k.id));
+    match group.is_voter() || counted {
+        true => seat::sit(node, &group, kept, parts).await,
+        false => follow::along(node, &group, parts).await,
+    }
+}
+
+/// What the store keeps of votes that are over.
+async fn forget(node: &Node, but: Option<String>) -> Result<(), Problem> {
+    let kept = node.store.raft_pacts().map_err(|e| crate::node::store_problem(&e))?;
+    let over: Vec<String> = kept.into_iter().filter(|k| Some(k) != but.as_ref()).collect();
+    if over.is_empty() {
+        return Ok(());
+    }
+    let forgotten = node.store.transact(move |tx| {
+        for key in over {
+            tx.raft_forget(&key)?;
+            let note =
+                crate::node::Note::new("vote_forgotten", "pact", key).because("the pact does not vote so any more");
+            tx.journal(note.entry("daemon", clock::wall()))?;
+        }
+        Ok::<_, TxError>(())
+    });
+    forgotten.await.map_err(Problem::from)
+}

@@ -1,0 +1,182 @@
+//! How the vote stands, for people, metrics and the log.
+//!
+//! Enters: the group, the register, what the voter knows of itself. Leaves: a page of it. Always holds: observation only; nothing decides by it.
+
+use super::group::Group;
+use super::{Inner, Voting};
+use pumasi_ownership::State;
+use pumasi_ownership::state::{Health, Standing};
+use pumasi_ownership::timers::Profile;
+use pumasi_terms::pact::Pact;
+use pumasi_terms::{BootMs, CloudName, Serial};
+use serde::{Deserialize, Serialize};
+
+/// What this cloud's voter knew of itself last.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seat {
+    pub leader: Option<CloudName>,
+    pub leads: bool,
+    pub term: u64,
+    pub applied: u64,
+    pub last: u64,
+    pub stalled: bool,
+    pub campaigns: u64,
+    pub transactions: u64,
+}
+
+/// One cloud in the register.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoodUp {
+    pub cloud: CloudName,
+    pub votes: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub witness: bool,
+    /// `alive`, `lost`, `returning`, `left`, or `unknown`: it has not joined.
+    pub standing: String,
+    #[serde(default)]
+    pub run: u64,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ailing: bool,
+}
+
+/// What this cloud does in the vote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    Leads,
+    Votes,
+    /// Reads along.
+    Follows,
+    None,
+}
+
+/// `GET /v1/pact`, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    pub votes: bool,
+    /// Why not, or what is not as it should be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<CloudName>,
+    pub part: Part,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Serial>,
+    /// `default`, `lan`, `far`, or none of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    #[serde(default)]
+    pub ttl_ms: u64,
+    #[serde(default)]
+    pub term: u64,
+    #[serde(default)]
+    pub revision: u64,
+    /// How long this cloud may still write for what the register protects.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub right_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub clouds: Vec<StoodUp>,
+    /// Elections that this voter began, and transactions that it wrote, since the start.
+    #[serde(default)]
+    pub campaigns: u64,
+    #[serde(default)]
+    pub transactions: u64,
+}
+
+/// What keeps a pact that does not vote from moving services by itself.
+pub fn why_not(pact: &Pact) -> String {
+    match pact.members.len() {
+        0 | 1 => "no automatic takeover: one cloud has nobody to take over".into(),
+        2 => "no automatic takeover: 2 voters cannot tell a dead partner from a cut link; add a witness".into(),
+        _ => "no automatic takeover: the pact does not vote; name 3 or 5 voters (pumasi pact vote)".into(),
+    }
+}
+
+fn clouds(group: &Group, state: Option<&State>) -> Vec<StoodUp> {
+    let of = |cloud: &CloudName| {
+        let known = state.and_then(|s| s.clouds.get(cloud));
+        let standing = match known.map(|k| k.standing) {
+            None => "unknown",
+            Some(Standing::Alive) => "alive",
+            Some(Standing::Lost { .. }) => "lost",
+            Some(Standing::Returning { .. }) => "returning",
+            Some(Standing::Left) => "left",
+        };
+        StoodUp {
+            cloud: cloud.clone(),
+            votes: group.named().contains(cloud),
+            witness: group.voting.members.get(cloud) == Some(&pumasi_ownership::state::Role::Witness),
+            standing: standing.into(),
+            run: known.map_or(0, |k| k.run),
+            ailing: known.is_some_and(|k| k.health == Health::Ailing),
+        }
+    };
+    group.voting.members.keys().map(of).collect()
+}
+
+fn remarks(inner: &Inner, group: &Group) -> Vec<String> {
+    let mut remarks: Vec<String> = inner.trouble.iter().cloned().collect();
+    let gone = group.named().iter().filter(|v| !group.members.contains(*v));
+    remarks.extend(gone.map(|v| format!("{v} votes and is no member any more: name other voters (pumasi pact vote)")));
+    match &inner.state {
+        None => remarks.push("this cloud has not heard of the register yet".into()),
+        Some(state) if state.voting.serial != group.voting.serial => remarks.push(format!(
+            "the register is of serial {}, the pact of {}: whoever leads says so to the others",
+            state.voting.serial, group.voting.serial
+        )),
+        Some(_) => {}
+    }
+    if group.timers().ttl_needed(inner.measured).is_err_and(|_| inner.measured.rtt_p99_ms > 0) {
+        remarks.push("the network between the voters, or this disk, is too slow for the pact's times".into());
+    }
+    remarks
+}
+
+impl Voting {
+    pub fn status(&self, pact: &Pact, now: BootMs) -> Status {
+        let right = self.right_until();
+        let inner = self.inner.lock();
+        let seat = inner.seat.clone().unwrap_or_default();
+        let none = Status {
+            votes: false,
+            remarks: vec![why_not(pact)],
+            leader: None,
+            part: Part::None,
+            since: None,
+            profile: None,
+            ttl_ms: 0,
+            term: 0,
+            revision: 0,
+            right_ms: None,
+            clouds: Vec::new(),
+            campaigns: 0,
+            transactions: 0,
+        };
+        let Some(group) = &inner.group else { return none };
+        let part = match (&inner.inbox, &inner.state) {
+            (Some(_), _) if seat.leads => Part::Leads,
+            (Some(_), _) => Part::Votes,
+            (None, Some(_)) => Part::Follows,
+            (None, None) => Part::None,
+        };
+        Status {
+            votes: true,
+            remarks: remarks(&inner, group),
+            leader: seat.leader,
+            part,
+            since: Some(group.since),
+            profile: Profile::of(group.timers()).map(|p| p.as_str().to_owned()),
+            ttl_ms: group.timers().ttl_ms,
+            term: seat.term,
+            revision: inner.state.as_ref().map_or(0, |s| s.revision),
+            right_ms: right.map(|until| until.since(now)),
+            clouds: clouds(group, inner.state.as_deref()),
+            campaigns: seat.campaigns,
+            transactions: seat.transactions,
+        }
+    }
+
+    pub(crate) fn seat(&self) -> Option<Seat> {
+        self.inner.lock().seat.clone()
+    }
+}

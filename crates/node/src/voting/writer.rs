@@ -1,0 +1,100 @@
+//! The disk's side of a voter: its batches, in order, as many as there are in one transaction.
+//!
+//! Always holds: what could not be written ends it, and nothing after it is written; the voter is begun anew from what is there.
+
+use super::keep::Writes;
+use crate::node::Note;
+use crate::{Node, clock, world};
+use pumasi_ownership::Told;
+use pumasi_store::{Entry, StoreError};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// Batches of one transaction.
+const TOGETHER_MAX: usize = 64;
+
+#[derive(Debug)]
+pub struct Job {
+    pub number: u64,
+    pub writes: Box<Writes>,
+    pub told: Vec<Told>,
+}
+
+/// What became of the jobs up to a number.
+#[derive(Debug)]
+pub enum Wrote {
+    Done(u64),
+    Failed(StoreError),
+}
+
+pub fn begin(
+    node: &Arc<Node>,
+    key: String,
+    mut jobs: mpsc::UnboundedReceiver<Job>,
+    wrote: mpsc::UnboundedSender<Wrote>,
+) -> JoinHandle<()> {
+    let store = node.store.clone();
+    world::spawn(async move {
+        while let Some(first) = jobs.recv().await {
+            let mut together = vec![first];
+            while together.len() < TOGETHER_MAX
+                && let Ok(next) = jobs.try_recv()
+            {
+                together.push(next);
+            }
+            let (last, key) = (together.last().map_or(0, |j| j.number), key.clone());
+            let rows: Vec<Entry> = together.iter().flat_map(|j| j.told.iter().filter_map(row)).collect();
+            let written = store.transact(move |tx| {
+                together.iter().try_for_each(|job| job.writes.write(tx, &key))?;
+                rows.into_iter().try_for_each(|row| tx.journal(row).map(drop))
+            });
+            let end = match written.await {
+                Ok(()) => Wrote::Done(last),
+                Err(e) => Wrote::Failed(e),
+            };
+            let failed = matches!(end, Wrote::Failed(_));
+            if wrote.send(end).is_err() || failed {
+                return;
+            }
+        }
+    })
+}
+
+/// What the journal has of it. Renewals, progress and sets of standbys come too often.
+fn row(told: &Told) -> Option<Entry> {
+    let note = |action, kind, subject: &dyn std::fmt::Display, why: String| {
+        Some(Note::new(action, kind, subject).because(why).entry("pact", clock::wall()))
+    };
+    match told {
+        Told::Stands { cloud, standing } => {
+            note("cloud_stands", "cloud", cloud, format!("in the register: {standing:?}"))
+        }
+        Told::Asked { cloud, why } => note("takeover_asked", "cloud", cloud, why.clone()),
+        Told::Approved { cloud, by, carried_out } => {
+            let more = if *carried_out { "it is carried out" } else { "more approvals are needed" };
+            note("takeover_approved", "cloud", cloud, format!("by {by}; {more}"))
+        }
+        Told::Protected { service, owner, epoch } => {
+            note("service_protected", "service", service, format!("{owner} owns it under epoch {epoch}"))
+        }
+        Told::Unprotected { service, epoch } => {
+            note("service_unprotected", "service", service, format!("under epoch {epoch}"))
+        }
+        Told::Owner { service, from, to, epoch, cause } => {
+            let why = format!("from {from} to {to}, epoch {epoch}: {cause:?}");
+            note("owner_changed", "service", service, why)
+        }
+        Told::Waiting { service, owner, place } => {
+            note("service_waits", "service", service, format!("for {owner}, at place {place}"))
+        }
+        Told::Yielded { service, epoch, why } => {
+            note("service_yielded", "service", service, format!("under epoch {epoch}: {why}"))
+        }
+        Told::Cancelled { service, epoch, id } => {
+            note("transfer_cancelled", "service", service, format!("{id} under epoch {epoch}"))
+        }
+        Told::Pact { serial } => note("register_pact", "pact", serial, format!("the register is of serial {serial}")),
+        Told::Refused(_) | Told::InSync { .. } | Told::Progress { .. } | Told::Key { .. } => None,
+    }
+}
