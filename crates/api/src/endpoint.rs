@@ -178,6 +178,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
     on(Post, "/v1/pact/proposals/{id}/approve", OPERATORS, 4 * KIB, "Agree to a newcomer or a dismissal"),
     on(Post, "/v1/pact/proposals/{id}/refuse", OPERATORS, 4 * KIB, "Refuse a newcomer or a dismissal"),
     on(Put, "/v1/pact/terms", OPERATORS, 16 * KIB, "Change what this cloud lends"),
+    on(Get, "/v1/pact/rehearsal", OPERATORS, 0, "What would happen if a member were lost now"),
     on(Put, "/v1/pact/voting", OPERATORS, 4 * KIB, "Choose who votes on the ownership of services, or nobody"),
     // Between clouds.
     on(Post, "/v1/pact/admissions", INVITED, 256 * KIB, "Ask for admission with an invitation's secret"),
@@ -185,6 +186,13 @@ pub const ENDPOINTS: &[Endpoint] = &[
     on(Put, "/v1/pact/current", INVITED, 512 * KIB, "Bring the pact that all have signed"),
     on(Put, "/v1/pact/notices", INVITED, 256 * KIB, "Bring what members said of their own membership, signed by them"),
     on(Post, "/v1/pacts/{id}/messages", PEERS, 512 * KIB, "Words of the pact's voters, and renewals, in one batch"),
+    on(
+        Post,
+        "/v1/pacts/{id}/silence",
+        PEERS,
+        4 * KIB,
+        "Ask whether a cloud was heard, and what could be taken over from it",
+    ),
     on(Post, "/v1/pacts/{id}/commands", PEERS, 320 * KIB, "Ask whoever leads to put a command into the register"),
     on(Get, "/v1/pacts/{id}/register", PEERS, 0, "What the register became after a revision; waits a second for news"),
     on(Get, "/v1/pacts/{id}/snapshot/{digest}", PEERS, 0, "A snapshot of the register"),

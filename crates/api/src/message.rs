@@ -461,6 +461,45 @@ pub struct Vote {
     pub stop: bool,
 }
 
+/// `GET /v1/pact/rehearsal`: what would happen if a cloud were lost now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct RehearsalView {
+    pub lose: CloudName,
+    /// From its last sign of life until the others call it lost.
+    pub noticed_ms: u64,
+    /// As many clouds as recover by themselves were lost already: operators of a majority would be asked.
+    pub asks: bool,
+    /// Members that did not answer just now: the plan is made without them.
+    pub silent: Vec<CloudName>,
+    /// In the order in which they are recovered.
+    pub services: Vec<RehearsedService>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct RehearsedService {
+    pub service: ServiceName,
+    /// `guaranteed`, `early` or `deferred`.
+    pub class: String,
+    pub priority: u32,
+    /// `full`, `degraded`, `waiting` or `impossible`.
+    pub outcome: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heir: Option<CloudName>,
+    pub instances: u32,
+    /// As agreed.
+    pub of: u32,
+    /// Until it serves again, by starts that were measured; none: none was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rto_ms: Option<u64>,
+    /// What would be lost of its data.
+    pub rpo: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub why: String,
+    /// The cheapest thing that would help.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub mend: String,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Join {

@@ -171,6 +171,7 @@ mod tests {
             boot_id: String::new(),
             at: BootMs(0),
             until: Some(BootMs(until)),
+            registered: Default::default(),
             epochs: [(name, Epoch(2))].into(),
             held: held.into_iter().collect(),
         }

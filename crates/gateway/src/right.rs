@@ -81,7 +81,7 @@ impl Right {
     pub fn set(&mut self, name: &ServiceName, route: Option<&ServiceRoute>, tenure: Option<&Tenure>, now: BootMs) {
         let entry = |r: &ServiceRoute| Entry { owner: r.role.is_owner(), writes: r.writes, epoch: r.epoch };
         self.entry = route.map(entry);
-        self.until = tenure.and_then(|t| t.until).unwrap_or_default();
+        self.until = tenure.and_then(|t| t.until(name)).unwrap_or_default();
         self.owned_at = tenure.and_then(|t| t.epochs.get(name).copied());
         let before = self.hold;
         self.hold = tenure.and_then(|t| t.held.get(name)).map(|held| {
@@ -212,6 +212,7 @@ mod tests {
             boot_id: String::new(),
             at: BootMs(0),
             until: Some(BootMs(until)),
+            registered: Default::default(),
             epochs: [(shop(), Epoch(epoch))].into(),
             held: held.into_iter().collect(),
         }
@@ -250,6 +251,17 @@ mod tests {
         for (word, may) in cases {
             told(&mut right, word.as_ref(), NOW);
             assert_eq!(right.may_write(Epoch(2), NOW), may, "{word:?}");
+        }
+    }
+
+    #[test]
+    fn a_registered_service_is_written_as_long_as_its_own_right_lasts() {
+        let mut right = Right::default();
+        open(&mut right, Writes::Bound);
+        let word = |ends: u64| Tenure { registered: [(shop(), BootMs(ends))].into(), ..tenure(90_000, 2, None) };
+        for (ends, may) in [(2_000, true), (1_000, false), (0, false)] {
+            told(&mut right, Some(&word(ends)), NOW);
+            assert_eq!(right.may_write(Epoch(2), NOW), may, "{ends}");
         }
     }
 

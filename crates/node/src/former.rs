@@ -168,7 +168,7 @@ async fn erase(node: &Node, who: &str, service: &ServiceRecord, kept_ms: Option<
         let (bytes, files) = bytes_of(vec![gone.clone()]).await?;
         let erased = world::blocking(move || world::erase(&gone)).await.map_err(|e| Problem::ours(e.to_string()))?;
         erased.map_err(|e| Problem::ours(e.to_string()))?;
-        let owner = register::signed(node, &service.id)?.map_or_else(|| "nobody".into(), |t| t.owner.to_string());
+        let owner = register::known(node, &service.id)?.map_or_else(|| "nobody".into(), |t| t.owner.to_string());
         let text = format!("{}: {files} files, {bytes} bytes; {owner} owns it", part.name());
         node.note(who, Note::new("former_data_erased", "service", service.name()).because(text)).await;
     }

@@ -38,6 +38,7 @@ pub mod serve;
 pub mod starts;
 pub mod stray;
 pub mod supervise;
+pub mod takeover;
 pub mod tenancy;
 #[cfg(test)]
 mod testing;

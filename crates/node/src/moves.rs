@@ -6,6 +6,7 @@
 
 pub mod abandon;
 pub mod freeze;
+mod transfer;
 
 use crate::node::{Locked, Note, TxError};
 use crate::object::{MOVE, SERVICE, ServiceRecord};
@@ -84,11 +85,14 @@ impl Moves {
 pub fn awaits_word(node: &Node, service: &ServiceRecord) -> bool {
     let waited_ms = clock::boot().since(*node.moves.began.get_or_init(clock::boot));
     let runs = || node.instances.lock().iter().any(|i| i.owner == service.owner());
+    if !register::is_heard(node, service) && !service.deleting && !runs() {
+        return true;
+    }
     if waited_ms >= WORD_MS_MAX || service.deleting || runs() {
         return false;
     }
-    let Ok(Some(signed)) = register::signed(node, &service.id) else { return false };
-    let before = signed.before.filter(|_| &signed.owner == node.name());
+    let Ok(Some(known)) = register::known(node, &service.id) else { return false };
+    let before = known.before.filter(|_| &known.owner == node.name());
     let member = |c: &CloudName| node.pact().is_some_and(|v| v.pact.member(c).is_some());
     before.is_some_and(|former| member(&former) && node.peers.of(&former).heard_at.is_none())
 }
@@ -403,6 +407,11 @@ async fn perform(node: &Node, m: &Move, ask: Ask) -> Answer {
             }
         }
         Ask::Cancel => {
+            match transfer::cancel(node, m).await {
+                transfer::Fate::Here => {}
+                transfer::Fate::Heirs => return commit(node, m, &client, &path).await,
+                transfer::Fate::Unknown(why) => return Answer::Refused { why, fatal: false },
+            }
             let asked = CancelHandover { wish: m.wish.clone() };
             let heard: Result<HandoverCancelled, CallError> = client.post(&format!("{path}/cancel"), &asked).await;
             match heard {
@@ -420,8 +429,13 @@ fn client(node: &Node, m: &Move) -> Result<Client, Problem> {
     Ok(node.peers.clients.of(node, &m.to)?.with_timeout(ASK_TIMEOUT).at_epoch(service.epoch))
 }
 
-/// This cloud signs, and asks the heir to.
+/// This cloud signs, and asks the heir to; where the pact's voters look after the service, after they have named the heir.
 async fn commit(node: &Node, m: &Move, client: &Client, path: &str) -> Answer {
+    let committed = match transfer::commit(node, m).await {
+        transfer::Committed::No { why, fatal } => return Answer::Refused { why, fatal },
+        transfer::Committed::Yes => true,
+        transfer::Committed::NotAsked => false,
+    };
     let document = match document(node, m) {
         Ok(document) => document,
         Err(e) => return ours(&e),
@@ -429,6 +443,8 @@ async fn commit(node: &Node, m: &Move, client: &Client, path: &str) -> Answer {
     let answer: Result<Signed, CallError> = client.put(path, &Signed { document }).await;
     let signed = match answer {
         Ok(signed) => signed.document,
+        // The voters named it: there is no way back by what it says now.
+        Err(e) if committed => return Answer::Refused { why: e.to_string(), fatal: false },
         Err(e) => return refused(&e),
     };
     match written_down(node, m, signed).await {

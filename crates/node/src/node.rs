@@ -61,6 +61,7 @@ pub struct Node {
     pub growth: crate::growth::Growth,
     /// The vote of the pact, where it votes.
     pub voting: crate::voting::Voting,
+    pub takeover: crate::takeover::Takeover,
     /// Whether services could be lent, as found last.
     pub lendable: crate::lendable::Known,
     /// Looks at the store again, soon.
@@ -221,6 +222,7 @@ impl Node {
             troubles: Default::default(),
             growth: Default::default(),
             voting: Default::default(),
+            takeover: Default::default(),
             lendable: Default::default(),
             wake: Notify::new(),
             stopping,
@@ -280,6 +282,11 @@ impl Node {
             return Err(format!("the store may be old: {why}"));
         }
         Ok(())
+    }
+
+    /// Whether an operator has stopped automation; also where that cannot be read.
+    pub fn automation_stopped(&self) -> bool {
+        self.cloud_record().map_or(true, |record| record.automation.stopped)
     }
 
     // Reads. What cannot be read is an error and never an absence: whoever asks decides on purpose what to do without it, and nothing is

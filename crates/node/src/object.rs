@@ -107,6 +107,13 @@ pub struct ServiceRecord {
     /// It was handed over to this cloud, and its data are being made its own: nothing is started before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub taking: Option<LeaseId>,
+    /// This cloud wrote for it under this epoch, and was found lost: what it has of then is no beginning of what is to come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diverged: Option<Epoch>,
+    /// Its owner stands in the register of a pact that votes, or is about to: from before that on it is written only within the right that
+    /// the register gives.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub registered: bool,
     /// Made before services had ids: its directory and its instances carry its name.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub kept_by_name: bool,
@@ -115,8 +122,22 @@ pub struct ServiceRecord {
 impl ServiceRecord {
     pub fn new(document: Service, id: ServiceId, customer: CustomerName, born_seq: u64) -> Self {
         let (generation, epoch) = (1, Epoch(1));
-        let (deleting, entrances, taking, kept_by_name) = (false, BTreeSet::new(), None, false);
-        Self { document, generation, epoch, deleting, id, customer, born_seq, entrances, taking, kept_by_name }
+        let (deleting, entrances, taking, diverged) = (false, BTreeSet::new(), None, None);
+        let (registered, kept_by_name) = (false, false);
+        Self {
+            document,
+            generation,
+            epoch,
+            deleting,
+            id,
+            customer,
+            born_seq,
+            entrances,
+            taking,
+            diverged,
+            registered,
+            kept_by_name,
+        }
     }
     pub fn name(&self) -> &ServiceName {
         &self.document.metadata.name

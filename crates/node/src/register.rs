@@ -5,7 +5,7 @@
 //! Always holds: a service that was never handed over is its own cloud's; what cannot be read is nobody's, so that nothing is started,
 //! written or sent for it here; what runs runs on, for readers.
 //!
-//! This is the register of clouds that hand over by both signatures. Where a pact votes, it answers instead, by the same question.
+//! Two things are asked, and the greater epoch counts: what both clouds signed of a handover, and the register of a pact that votes.
 
 use crate::Node;
 use crate::node::{Note, TxError};
@@ -15,7 +15,7 @@ use pumasi_journey::moving::Move;
 use pumasi_lease::handover::{Handover, SIGNED_AS};
 use pumasi_lease::reclaim::{self, Reclaim};
 use pumasi_store::{Expect, Tx};
-use pumasi_terms::{CloudName, Epoch, MoveId, ServiceId};
+use pumasi_terms::{BootMs, CloudName, Epoch, MoveId, ServiceId};
 use pumasi_trust::SignedDocument;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -47,10 +47,27 @@ fn newest(handover: Option<Handover>, reclaim: Option<Reclaim>) -> Option<Tenure
     given.into_iter().chain(taken).max_by_key(|t| t.epoch)
 }
 
-/// Who owns a service, as far as anything was ever signed about it.
-pub fn signed(node: &Node, id: &ServiceId) -> Result<Option<Tenure>, Problem> {
+/// Who owns a service, as far as anything was ever signed about it, or committed by the pact's voters.
+pub fn known(node: &Node, id: &ServiceId) -> Result<Option<Tenure>, Problem> {
     let reclaim = node.item::<SignedDocument>(RECLAIM, id.as_str())?.map(|d| read_reclaim(&d)).transpose()?;
-    Ok(newest(handover(node, id)?, reclaim))
+    let signed = newest(handover(node, id)?, reclaim);
+    Ok(later(signed, committed(node, id)))
+}
+
+/// Whom the register of the pact names, as this cloud has applied it.
+fn committed(node: &Node, id: &ServiceId) -> Option<Tenure> {
+    let state = node.voting.state()?;
+    let owned = state.services.get(id)?;
+    let moved = state.moved.iter().rev().find(|m| &m.service == id && m.epoch == owned.epoch);
+    Some(Tenure { owner: owned.owner.clone(), epoch: owned.epoch, before: moved.map(|m| m.from.clone()) })
+}
+
+/// Of the same epoch, what was signed says more.
+fn later(signed: Option<Tenure>, committed: Option<Tenure>) -> Option<Tenure> {
+    match (signed, committed) {
+        (Some(signed), Some(committed)) if committed.epoch > signed.epoch => Some(committed),
+        (signed, committed) => signed.or(committed),
+    }
 }
 
 fn signed_in(tx: &Tx<'_>, id: &ServiceId) -> Result<Option<Tenure>, TxError> {
@@ -60,8 +77,22 @@ fn signed_in(tx: &Tx<'_>, id: &ServiceId) -> Result<Option<Tenure>, TxError> {
 }
 
 pub fn tenure(node: &Node, service: &ServiceRecord) -> Result<Tenure, Problem> {
+    if service.registered && node.voting.is_on() && node.voting.state().is_none() {
+        return Err(Problem::unavailable("the register of the pact is not known here yet: whose it is cannot be said"));
+    }
     let own = || Tenure { owner: node.name().clone(), epoch: service.epoch, before: None };
-    Ok(signed(node, &service.id)?.unwrap_or_else(own))
+    Ok(known(node, &service.id)?.unwrap_or_else(own))
+}
+
+/// Whether this process has been heard by the pact's voters, which would have said that another cloud owns it.
+pub fn is_heard(node: &Node, service: &ServiceRecord) -> bool {
+    !service.registered || !node.voting.is_on() || node.voting.right_until().is_some()
+}
+
+/// Until when this cloud may write for a service by the register of the pact; None: nothing there bounds it.
+pub fn right_until(node: &Node, service: &ServiceRecord) -> Option<BootMs> {
+    let bounds = service.registered && node.voting.is_on();
+    bounds.then(|| node.voting.right_until().unwrap_or_default())
 }
 
 fn owns(node: &Node, service: &ServiceRecord) -> Result<bool, Problem> {
@@ -76,7 +107,8 @@ pub fn is_ours(node: &Node, service: &ServiceRecord) -> bool {
 
 /// Whether its instances run here: as the owner, or until the heir has opened.
 pub fn runs_here(node: &Node, service: &ServiceRecord) -> Result<bool, Problem> {
-    let opens = || Ok::<_, Problem>(node.item::<Move>(MOVE, service.name().as_str())?.is_some_and(|m| m.opens()));
+    let opens =
+        || Ok::<_, Problem>(node.item::<Move>(MOVE, service.name().as_str())?.is_some_and(|m| m.is_beyond_recall()));
     Ok((owns(node, service)? || opens()?) && service.taking.is_none())
 }
 
@@ -95,14 +127,14 @@ pub struct Stand {
 pub fn stand(node: &Node, service: &ServiceRecord) -> Stand {
     let moving = node.item::<Move>(MOVE, service.name().as_str());
     let moves = !matches!(&moving, Ok(None)) && !matches!(&moving, Ok(Some(m)) if !m.is_open());
-    let opens = matches!(&moving, Ok(Some(m)) if m.opens());
+    let opens = matches!(&moving, Ok(Some(m)) if m.is_beyond_recall());
     match tenure(node, service) {
         Ok(Tenure { owner, epoch, .. }) if &owner != node.name() && !opens => {
             Stand { epoch, bound: true, front: Some(owner), heir: None }
         }
         Ok(Tenure { before, owner, .. }) => {
             let heir = Some(owner).filter(|o| o != node.name());
-            let bound = moves || before.is_some() || heir.is_some();
+            let bound = moves || before.is_some() || heir.is_some() || service.registered;
             Stand { epoch: service.epoch, bound, front: None, heir }
         }
         // Whose it is cannot be read: nobody writes here.
@@ -170,6 +202,14 @@ pub fn fulfilled(tx: &Tx<'_>, id: &ServiceId, wish: &MoveId) -> Result<Option<Si
     let all = tx.list::<SignedDocument>(HANDOVER)?.into_iter().map(|d| d.body);
     let fits = |d: &SignedDocument| read(d).is_ok_and(|h| &h.id == id && &h.wish == wish);
     Ok(newest.into_iter().chain(all).find(fits))
+}
+
+/// Whether the ownership of this epoch ended by its owner's word.
+pub fn was_handed_on(tx: &Tx<'_>, id: &ServiceId, epoch: Epoch) -> Result<bool, TxError> {
+    let newest = tx.get::<SignedDocument>(TENURE, id.as_str())?.map(|d| d.body);
+    let all = tx.list::<SignedDocument>(HANDOVER)?.into_iter().map(|d| d.body);
+    let ends = |d: SignedDocument| read(&d).is_ok_and(|h| &h.id == id && h.from_epoch == epoch);
+    Ok(newest.into_iter().chain(all).any(ends))
 }
 
 /// Names sort by service, then by epoch.

@@ -32,6 +32,7 @@ const LEASE_MARGIN_MS: u64 = 500;
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Word {
     run: Option<u64>,
+    registered: BTreeMap<ServiceName, BootMs>,
     epochs: BTreeMap<ServiceName, Epoch>,
     held: BTreeMap<ServiceName, Held>,
 }
@@ -63,6 +64,11 @@ impl Routes {
         let pushed = self.pushed.lock();
         let route = pushed.as_ref().and_then(|t| t.services.get(service));
         route.is_some_and(|s| s.home.iter().any(|i| !i.draining))
+    }
+    /// Whether the table in force lets a service be written only as far as this cloud is told that it may.
+    pub fn is_bound(&self, service: &ServiceName) -> bool {
+        let pushed = self.pushed.lock();
+        pushed.as_ref().and_then(|t| t.services.get(service)).is_some_and(|s| s.writes == Writes::Bound)
     }
     /// Whether the table in force sends everything about a service to its owner.
     fn fronts(&self, service: &ServiceName) -> bool {
@@ -138,6 +144,7 @@ pub async fn tell_tenure(node: &Node) -> Result<(), Problem> {
     let alerted = alerted.map(|(name, (epoch, until))| (name, Held { epoch, until, reads: false }));
     let word = Word {
         run,
+        registered: ours().filter_map(|s| Some((s.name().clone(), register::right_until(node, s)?))).collect(),
         epochs: ours().map(|s| (s.name().clone(), s.epoch)).collect(),
         held: services
             .iter()
@@ -156,6 +163,7 @@ pub async fn tell_tenure(node: &Node) -> Result<(), Problem> {
         at,
         // Nothing bounds it where no pact votes: what was handed over is not named any more.
         until: Some(at.after(TENURE_MS)),
+        registered: word.registered.clone(),
         epochs: word.epochs.clone(),
         held: word.held.clone(),
     };

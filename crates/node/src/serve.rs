@@ -8,7 +8,7 @@ use crate::object::{CLOUD, CloudRecord, ONLY};
 use crate::supervise::Task;
 use crate::{
     Node, api, borrower, bundles, clock, disk, fleet, former, gateway, home, lendable, lender, moves, pact, peers,
-    quarantine, routes, sensing, supervise, tenancy, trouble, voting, world,
+    quarantine, routes, sensing, supervise, takeover, tenancy, trouble, voting, world,
 };
 use axum::Router;
 use pumasi_api::Door;
@@ -115,6 +115,8 @@ pub fn work(node: &Arc<Node>) -> Vec<JoinHandle<()>> {
         Task::new("looking after the gateway", gateway::run),
         Task::new("heartbeats", peers::run),
         Task::new("the vote of the pact", voting::run),
+        Task::new("what the pact protects", takeover::run),
+        Task::new("judging whether a cloud is lost", takeover::judge::run),
         Task::new("sensing", sensing::run),
         Task::new("telling positions", borrower::pump_positions),
         Task::new("reconciling", reconcile),

@@ -6,9 +6,11 @@ use crate::output::{self, Cell, Format, Table, note};
 use crate::session::Session;
 use crate::units::{bytes, duration_ms, money, resources};
 use base64::Engine;
-use pumasi_api::message::{CloudStatus, Dismiss, FoundPact, Invite, Invited, Join, PactProposal, Vote, Why, Word};
+use pumasi_api::message::{
+    CloudStatus, Dismiss, FoundPact, Invite, Invited, Join, PactProposal, RehearsalView, Vote, Why, Word,
+};
 use pumasi_terms::pact::{Pact, Terms};
-use pumasi_terms::{FieldError, Validate};
+use pumasi_terms::{CloudName, FieldError, Validate};
 use serde::Deserialize;
 use serde_json::Value;
 use std::io::Read;
@@ -69,6 +71,7 @@ pub async fn pact(session: &Session, command: &PactCommand) -> Result<(), Failur
             let answer: Value = session.client.put("/v1/pact/voting", &wish).await?;
             session.done("pact", if *stop { "votes no more" } else { "votes" }, &answer)
         }
+        PactCommand::Rehearse { lose } => rehearse(session, lose).await,
         PactCommand::Terms(flags) => terms(session, flags).await,
     }
 }
@@ -168,6 +171,40 @@ fn waiting(answer: &Value) {
         };
         note(&format!("{} proposes the {}{lends}{why} ({hint})", p.by, p.what));
     }
+}
+
+async fn rehearse(session: &Session, lose: &CloudName) -> Result<(), Failure> {
+    let view: RehearsalView = session.client.get(&format!("/v1/pact/rehearsal?lose={lose}")).await?;
+    let names = || view.services.iter().map(|s| format!("service/{}\n", s.service)).collect();
+    session.show(&view, names, || {
+        note(&format!("{lose} would be called lost {} after its last sign of life", duration_ms(view.noticed_ms)));
+        if view.asks {
+            note("others were lost lately: operators of a majority would be asked first (pumasi pact show)");
+        }
+        view.silent.iter().for_each(|c| note(&format!("{c} did not answer: the plan is made without it")));
+        Ok(rehearsed(&view))
+    })
+}
+
+fn rehearsed(view: &RehearsalView) -> Table {
+    let mut table =
+        Table::new(&["SERVICE", "CLASS", "PRIORITY", "OUTCOME", "HEIR", "INSTANCES", "AFTER", "LOSES", "WHY"]);
+    for s in &view.services {
+        let why =
+            [s.why.as_str(), s.mend.as_str()].iter().filter(|t| !t.is_empty()).copied().collect::<Vec<_>>().join("; ");
+        table.row(vec![
+            s.service.to_string().into(),
+            s.class.clone().into(),
+            s.priority.to_string().into(),
+            s.outcome.clone().into(),
+            s.heir.as_ref().map_or("-".to_owned(), ToString::to_string).into(),
+            format!("{} of {}", s.instances, s.of).into(),
+            s.rto_ms.map_or("-".to_owned(), duration_ms).into(),
+            s.rpo.clone().into(),
+            (if why.is_empty() { "-".to_owned() } else { why }).into(),
+        ]);
+    }
+    table
 }
 
 /// How the vote stands, beside the table.

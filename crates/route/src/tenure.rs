@@ -19,10 +19,19 @@ pub struct Tenure {
     pub at: BootMs,
     /// Until when this cloud may write for its bound services; None: not at all.
     pub until: Option<BootMs>,
+    /// The same for services whose owner is in the register of a pact that votes: this cloud's right by its renewals.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub registered: BTreeMap<ServiceName, BootMs>,
     /// What it owns, and at which epoch. Not writable: what is not named, and what the table has at another epoch.
     pub epochs: BTreeMap<ServiceName, Epoch>,
     /// What is handed over at this moment: requests that may write wait, at the owner and at its entrances.
     pub held: BTreeMap<ServiceName, Held>,
+}
+
+impl Tenure {
+    pub fn until(&self, service: &ServiceName) -> Option<BootMs> {
+        self.registered.get(service).copied().or(self.until)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

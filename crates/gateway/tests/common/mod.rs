@@ -129,6 +129,7 @@ pub fn tenure(until: u64) -> Tenure {
         boot_id: boot_id(),
         at: BootMs(boot_ms()),
         until: Some(BootMs(until)),
+        registered: BTreeMap::new(),
         epochs: [(shop(), Epoch(1))].into(),
         held: BTreeMap::new(),
     }

@@ -1,15 +1,18 @@
 //! The pact, for operators, members and newcomers.
 
 use super::body::{Answer, Json};
-use super::params::Path;
+use super::params::{Path, Query};
 use crate::pact::{self, Shown, SignAnswer};
+use crate::takeover::rehearse;
 use crate::wire::{AskAdmission, AskSignature, Notices, Signed};
 use crate::{Node, clock};
 use axum::Extension;
 use axum::extract::State;
-use pumasi_api::message::{Dismiss, FoundPact, Invite, Invited, Join, PactProposal, Vote, Why};
+use pumasi_api::message::{Dismiss, FoundPact, Invite, Invited, Join, PactProposal, RehearsalView, Vote, Why};
 use pumasi_api::{Principal, Problem};
+use pumasi_terms::CloudName;
 use pumasi_terms::pact::Terms;
+use serde::Deserialize;
 use std::sync::Arc;
 
 fn shown(node: &Node, who: &Principal) -> Answer<Shown> {
@@ -114,6 +117,16 @@ pub async fn vote(
 ) -> Answer<Shown> {
     pact::vote(&node, &who, wish).await?;
     shown(&node, &who)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lose {
+    lose: CloudName,
+}
+
+pub async fn rehearse(State(node): State<Arc<Node>>, Query(asked): Query<Lose>) -> Answer<RehearsalView> {
+    Ok(axum::Json(rehearse::rehearse(&node, &asked.lose).await?))
 }
 
 pub async fn admit(State(node): State<Arc<Node>>, Json(ask): Json<AskAdmission>) -> Answer<Signed> {

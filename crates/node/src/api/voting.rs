@@ -4,6 +4,7 @@ use super::body::{Answer, ApiError, Json, Raw};
 use super::on_lease::peer;
 use super::params::{Path, Query};
 use crate::Node;
+use crate::takeover::report::{self, AskSilence, Silence};
 use crate::voting;
 use crate::voting::wire::{Applied, AskCommand, Batch, Heard};
 use axum::Extension;
@@ -43,6 +44,23 @@ pub async fn commands(
     let by = peer(who)?;
     ours(&node, &id)?;
     Ok(axum::Json(voting::command(&node, &by, asked).await?))
+}
+
+/// Of a voter: what is told here is a list of this cloud's standbys.
+pub async fn silence(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Path(id): Path<PactId>,
+    Json(asked): Json<AskSilence>,
+) -> Answer<Silence> {
+    let from = peer(who)?;
+    ours(&node, &id)?;
+    let group = node.voting.group().filter(|g| g.since == asked.since);
+    let group = group.ok_or_else(|| Problem::conflict("the pact does not vote, or not by this serial"))?;
+    if !group.named().contains(&from) {
+        return Err(Problem::forbidden(format!("{from} has no vote in the pact")).into());
+    }
+    Ok(axum::Json(report::silence(&node, &asked)?))
 }
 
 #[derive(Debug, Deserialize)]

@@ -19,13 +19,15 @@ use pumasi_lease::dossier::Dossier;
 use pumasi_lease::handover::{Handover, SIGNED_AS};
 use pumasi_lease::{LentLease, LentState, Transition, ledger};
 use pumasi_store::{Expect, Tx};
-use pumasi_terms::{CloudName, CustomerName, MoveId, SecretName, ServiceName};
+use pumasi_terms::{CloudName, CustomerName, Epoch, LeaseId, MoveId, SecretName, ServiceId, ServiceName};
 use pumasi_trust::{Secret, SignedDocument};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Cancelled wishes that one lease remembers.
 const CANCELLED_MAX: usize = 64;
+/// The register may be a moment behind here, ms.
+const REGISTER_WITHIN: std::time::Duration = std::time::Duration::from_millis(1_000);
 
 fn not_ready(text: impl Into<String>) -> Problem {
     Problem { retry: true, ..Problem::new(409, "not_ready", Fault::Us, text) }
@@ -35,10 +37,32 @@ fn cannot(text: impl Into<String>) -> Problem {
     Problem::new(409, "cannot_own", Fault::Us, text)
 }
 
-/// What it would go on with, if all of it is here.
+/// How a service becomes this cloud's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    pub id: ServiceId,
+    pub service: ServiceName,
+    pub from: CloudName,
+    pub to: CloudName,
+    pub epoch: Epoch,
+    /// The standby that it lives in.
+    pub lease: LeaseId,
+    /// The pact's voters look after it.
+    pub registered: bool,
+}
+
+/// What it would go on with by its owner's word, if all of it is here and the owner is heard.
 fn whole(node: &Node, lent: &LentLease) -> Result<(Dossier, LentApplication), Problem> {
+    if lent.silence.is_some() {
+        return Err(cannot(format!("{} has not been heard", lent.lease.borrower)));
+    }
+    kept(node, lent)
+}
+
+/// The same, whether or not its owner is heard.
+pub fn kept(node: &Node, lent: &LentLease) -> Result<(Dossier, LentApplication), Problem> {
     let id = lent.id();
-    if lent.standby().is_none() || !lent.usable() || lent.silence.is_some() {
+    if lent.standby().is_none() || !lent.usable() {
         return Err(cannot(format!("{id} keeps nothing ready here now")));
     }
     let told =
@@ -56,20 +80,24 @@ fn whole(node: &Node, lent: &LentLease) -> Result<(Dossier, LentApplication), Pr
 pub async fn prepare(node: &Node, lent: &LentLease) -> Result<(), Problem> {
     let (dossier, sent) = whole(node, lent)?;
     node.may_act().map_err(Problem::unavailable)?;
-    can_run(node, &dossier)?;
-    free(&node.services()?.iter().map(|s| &**s).collect::<Vec<_>>(), &dossier)?;
+    make_ready(node, lent, &dossier, &sent).await
+}
+
+async fn make_ready(node: &Node, lent: &LentLease, dossier: &Dossier, sent: &LentApplication) -> Result<(), Problem> {
+    can_run(node, dossier)?;
+    free(&node.services()?.iter().map(|s| &**s).collect::<Vec<_>>(), dossier)?;
     let package = keys::kept(node, lent, dossier.keys)?;
-    came_along(node, lent, &dossier, &sent, package.as_ref())?;
-    let bundle = bundles::owned(node, &dossier.customer);
-    let unpacked = unpacked(node, lent, &sent);
-    world::blocking(move || bundle.take_in(&sent.digest, &unpacked)).await.map_err(|e| Problem::ours(e.to_string()))?
+    came_along(node, lent, dossier, sent, package.as_ref())?;
+    let (bundle, digest) = (bundles::owned(node, &dossier.customer), sent.digest);
+    let unpacked = unpacked(node, lent, sent);
+    world::blocking(move || bundle.take_in(&digest, &unpacked)).await.map_err(|e| Problem::ours(e.to_string()))?
 }
 
 /// The owner is about to let unsafe requests wait: those that come in here wait here, and are this cloud's own afterwards.
 pub async fn hold(node: &Node, lent: &LentLease) -> Result<(), Problem> {
     let (dossier, _) = whole(node, lent)?;
     let known =
-        register::signed(node, &dossier.id)?.is_some_and(|t| t.owner == dossier.owner && t.epoch == dossier.epoch);
+        register::known(node, &dossier.id)?.is_some_and(|t| t.owner == dossier.owner && t.epoch == dossier.epoch);
     if known {
         node.moves.alert(&dossier.service.metadata.name, dossier.epoch);
         routes::tell_tenure(node).await?;
@@ -176,6 +204,10 @@ pub async fn commit(
     if let Some(done) = already(node, &said).await? {
         return Ok(done);
     }
+    let registered = named_by_register(node, &said).await?;
+    if registered && is_entered(node, &said)? {
+        return countersign_late(node, document, said).await;
+    }
     let (dossier, _) = whole(node, lent)?;
     ready_for(node, lent, &said, &dossier)?;
     node.may_act().map_err(Problem::unavailable)?;
@@ -189,7 +221,7 @@ pub async fn commit(
             return Err(Problem::not_found("lent lease", &said.lease).into());
         };
         let over = ledger::hand_over(&lent, clock::now()).map_err(refused)?;
-        own(tx, &dossier, &said)?;
+        own(tx, &dossier, &Entry { registered, ..entry_of(&said) })?;
         register::enter(tx, &said.id, &kept, &said)?;
         record(tx, Transition::Lease(Box::new(over)))?;
         let text =
@@ -200,6 +232,77 @@ pub async fn commit(
     })
     .await?;
     Ok(signed)
+}
+
+fn entry_of(said: &Handover) -> Entry {
+    Entry {
+        id: said.id.clone(),
+        service: said.service.clone(),
+        from: said.from.clone(),
+        to: said.to.clone(),
+        epoch: said.epoch,
+        lease: said.lease.clone(),
+        registered: false,
+    }
+}
+
+/// Whether the pact's voters look after the service; then nothing is signed before they have named this cloud.
+async fn named_by_register(node: &Node, said: &Handover) -> Result<bool, Problem> {
+    let mut changed = node.voting.changed();
+    let until = tokio::time::Instant::now() + REGISTER_WITHIN;
+    loop {
+        changed.borrow_and_update();
+        let state = node.voting.state();
+        let owned = state.as_ref().and_then(|s| s.services.get(&said.id));
+        let Some(owned) = owned else { return Ok(false) };
+        if &owned.owner == node.name() && owned.epoch == said.epoch {
+            return Ok(true);
+        }
+        if tokio::time::timeout_at(until, changed.changed()).await.is_err() {
+            let (owner, epoch) = (&owned.owner, owned.epoch);
+            return Err(not_ready(format!("the register of the pact names {owner} at epoch {epoch} as its owner")));
+        }
+    }
+}
+
+/// It was entered by the register alone, before its former owner asked.
+fn is_entered(node: &Node, said: &Handover) -> Result<bool, Problem> {
+    let own = node.item::<ServiceRecord>(SERVICE, said.service.as_str())?;
+    Ok(own.is_some_and(|own| own.id == said.id && own.epoch == said.epoch))
+}
+
+async fn countersign_late(node: &Node, document: SignedDocument, said: Handover) -> Result<SignedDocument, Problem> {
+    let signed = document.countersign(node.name(), &node.identity.key).map_err(|e| Problem::ours(e.to_string()))?;
+    let kept = signed.clone();
+    node.transact(move |tx| register::enter(tx, &said.id, &kept, &said)).await?;
+    Ok(signed)
+}
+
+/// The register of the pact gives it to this cloud, whose standby it is.
+pub async fn enter(node: &Node, lent: &LentLease, entry: Entry, note: Note) -> Result<(), Problem> {
+    let (dossier, sent) = kept(node, lent)?;
+    if dossier.id != entry.id || dossier.epoch >= entry.epoch {
+        return Err(cannot(format!(
+            "{} is kept ready for {} at epoch {}, not for {}",
+            lent.id(),
+            dossier.id,
+            dossier.epoch,
+            entry.id
+        )));
+    }
+    make_ready(node, lent, &dossier, &sent).await?;
+    let lents = node.lents.clone();
+    node.transact(move |tx| {
+        let Some(lent) = lents.lease(tx, &entry.lease)? else {
+            return Err(Problem::not_found("lent lease", &entry.lease).into());
+        };
+        let over = ledger::hand_over(&lent, clock::now()).map_err(refused)?;
+        own(tx, &dossier, &entry)?;
+        record(tx, Transition::Lease(Box::new(over)))?;
+        tx.journal(note.entry("daemon", clock::wall()))?;
+        Ok(())
+    })
+    .await
 }
 
 /// The same word again is answered as it was, also where the service was handed on since.
@@ -231,7 +334,7 @@ fn cancelled(tx: &Tx<'_>, said: &Handover) -> Result<bool, TxError> {
 }
 
 /// The service becomes one of this cloud's own, or again so.
-fn own(tx: &mut Tx<'_>, dossier: &Dossier, said: &Handover) -> Result<(), TxError> {
+fn own(tx: &mut Tx<'_>, dossier: &Dossier, said: &Entry) -> Result<(), TxError> {
     let services: Vec<ServiceRecord> = tx.list::<ServiceRecord>(SERVICE)?.into_iter().map(|s| s.body).collect();
     free(&services.iter().collect::<Vec<_>>(), dossier)?;
     know_customer(tx, &dossier.customer)?;
@@ -248,12 +351,19 @@ fn own(tx: &mut Tx<'_>, dossier: &Dossier, said: &Handover) -> Result<(), TxErro
             .saturating_sub(1),
     };
     let fresh = ServiceRecord::new(dossier.service.clone(), dossier.id.clone(), dossier.customer.clone(), born_seq);
-    let generation = old.map_or(dossier.generation, |o| o.generation.max(dossier.generation));
+    let generation = old.as_ref().map_or(dossier.generation, |o| o.generation.max(dossier.generation));
+    // What it served last and never handed on was taken from it: the others may have gone on from less.
+    let never_handed_on = match &old {
+        Some(old) => !register::was_handed_on(tx, &old.id, old.epoch)?,
+        None => false,
+    };
+    let diverged = old.as_ref().and_then(|o| if never_handed_on { Some(o.epoch) } else { o.diverged });
+    let registered = said.registered || old.as_ref().is_some_and(|o| o.registered);
     let mut entrances = dossier.entrances.clone();
     entrances.insert(said.from.clone());
     entrances.remove(&said.to);
     let taking = Some(said.lease.clone());
-    let taken = ServiceRecord { epoch: said.epoch, generation, entrances, taking, ..fresh };
+    let taken = ServiceRecord { epoch: said.epoch, generation, entrances, taking, registered, diverged, ..fresh };
     tx.put(SERVICE, name.as_str(), &taken, Expect::Any)?;
     moves::superseded(tx, name)
 }
@@ -331,7 +441,11 @@ pub async fn promote(node: &Node, lent: &LentLease) -> Result<bool, Problem> {
         node.copies.promote(node, lent, set).await?;
     }
     node.copies.close(lent.id()).await;
-    let aside = to.join("before").join(format!("epoch-{}", service.epoch));
+    let aside = match service.diverged {
+        // Nobody but a person erases it.
+        Some(epoch) => to.join("diverged").join(format!("epoch-{epoch}")),
+        None => to.join("before").join(format!("epoch-{}", service.epoch)),
+    };
     let sets: Vec<String> = sent.sent.datasets.iter().map(|s| s.name.to_string()).collect();
     let files = node.moves.files.lock().await;
     let moved = world::blocking(move || move_all(&from, &to, &aside, &sets)).await;
@@ -342,8 +456,12 @@ pub async fn promote(node: &Node, lent: &LentLease) -> Result<bool, Problem> {
     let name = service.name().clone();
     node.transact(move |tx| {
         let Some(stored) = tx.get::<ServiceRecord>(SERVICE, name.as_str())? else { return Ok(()) };
-        let record = ServiceRecord { taking: None, ..stored.body };
+        let record = ServiceRecord { taking: None, diverged: None, ..stored.body };
         tx.put(SERVICE, name.as_str(), &record, Expect::Revision(stored.revision))?;
+        if let Some(epoch) = stored.body.diverged {
+            let text = format!("what was written here under epoch {epoch} and is not in the surviving copies is kept in diverged/epoch-{epoch} of its directory");
+            tx.journal(Note::new("data_set_aside", "service", &name).because(text).entry("daemon", clock::wall()))?;
+        }
         let note = Note::new("service_opened", "service", &name).because("its data are this cloud's own now");
         tx.journal(note.entry("daemon", clock::wall()))?;
         Ok(())

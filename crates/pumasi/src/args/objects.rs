@@ -245,6 +245,18 @@ Three or five voters: with two, nobody can tell a dead partner from a cut link. 
         #[arg(long, conflicts_with_all = ["voters", "profile"])]
         stop: bool,
     },
+    /// Say what would happen if a member were lost now: who takes over what, what waits, what would mend it
+    #[command(after_help = "\
+Examples:
+  pumasi pact rehearse --lose city-a
+  pumasi pact rehearse --lose city-b -o json
+
+Nothing changes. It is the plan that a real loss would be answered with; a pact that does not vote says why there is none.")]
+    Rehearse {
+        /// The member that would be lost
+        #[arg(long, value_name = "CLOUD")]
+        lose: CloudName,
+    },
     /// Print what this cloud lends, or change it
     #[command(after_help = "Examples:\n  pumasi pact terms\n  pumasi pact terms --lends-cpu 1000 --price 0.04")]
     Terms(TermsArgs),

@@ -368,6 +368,7 @@ pub const OTHER_ENDPOINTS: &[&str] = &[
     // How a pact votes: tests of their own play it.
     "/v1/pacts/{id}/messages",
     "/v1/pacts/{id}/commands",
+    "/v1/pacts/{id}/silence",
     "/v1/pacts/{id}/register",
     "/v1/pacts/{id}/snapshot/{digest}",
     // A cancelled move: seeds play it.

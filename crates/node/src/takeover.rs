@@ -1,0 +1,92 @@
+//! Services that the voters of a pact look after: their owners enter them into the register, the others take them over from a cloud that
+//! is lost, and give them back when it has returned.
+//!
+//! Enters: the register, the standbys that there are, what clouds hear and have. Leaves: commands for the register, services that
+//! become this cloud's own, moves that bring them back.
+//!
+//! Always holds:
+//! - A service is bound to the right that the register gives before it is entered there, so that its owner cannot write past its loss.
+//! - A loss is proposed with the word of a majority of voters that heard nothing; others than the leader propose none.
+//! - What a cloud takes it takes by the committed register alone, in one transaction; each step may be cut off and taken again.
+//!
+//! `protect` is the owner's side, `judge` the leader's, `take` the heir's, `back` what follows when the lost cloud returns; `rehearse`
+//! asks what would happen.
+
+pub mod back;
+pub mod judge;
+pub mod protect;
+pub mod rehearse;
+pub mod report;
+pub mod take;
+
+use crate::node::Locked;
+use crate::{Node, clock, routes};
+use pumasi_terms::{BootMs, ServiceId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// What does not follow from the register is looked at so often.
+const LOOK_MS: u64 = 250;
+/// After a command that was refused, or came to nothing.
+const RETRY_MS: u64 = 2_000;
+
+#[derive(Debug, Default)]
+pub struct Takeover {
+    /// Why a service is not entered as it should be, and when it is tried again.
+    refused: Locked<BTreeMap<ServiceId, (String, BootMs)>>,
+    /// Commands of the owner are under way.
+    busy: AtomicBool,
+    /// Services that were handed over to this cloud and are not its own yet, since when.
+    awaited: Locked<BTreeMap<ServiceId, BootMs>>,
+    /// What a standby was found to lack, told once.
+    told: Locked<BTreeMap<ServiceId, String>>,
+    pub(crate) inquiries: judge::Inquiries,
+}
+
+impl Takeover {
+    /// Why the pact does not look after this service; none: it does, or nobody asked.
+    pub fn refusal(&self, service: &ServiceId) -> Option<String> {
+        self.refused.lock().get(service).map(|(why, _)| why.clone())
+    }
+}
+
+/// Follows the register.
+pub async fn run(node: Arc<Node>) {
+    let (mut stopping, mut changed) = (node.stopping.clone(), node.voting.changed());
+    while !*stopping.borrow() {
+        if node.voting.is_on() {
+            // The end of the right moves with each answered renewal.
+            if let Err(e) = routes::tell_tenure(&node).await {
+                tracing::warn!(error = %e, "the gateway was not told until when this cloud may write; told again");
+            }
+            take::reconcile(&node).await;
+            beside(&node);
+        }
+        tokio::select! {
+            biased;
+            _ = stopping.changed() => return,
+            _ = changed.changed() => {}
+            () = tokio::time::sleep(Duration::from_millis(LOOK_MS)) => {}
+        }
+    }
+}
+
+/// What waits for the register's answers does not hold up what follows from it.
+fn beside(node: &Arc<Node>) {
+    if node.takeover.busy.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let node = node.clone();
+    crate::world::spawn(async move {
+        protect::reconcile(&node).await;
+        back::reconcile(&node).await;
+        tokio::time::sleep(Duration::from_millis(LOOK_MS)).await;
+        node.takeover.busy.store(false, Ordering::Relaxed);
+    });
+}
+
+fn waits(node: &Node, service: &ServiceId) -> bool {
+    node.takeover.refused.lock().get(service).is_some_and(|(_, until)| clock::boot() < *until)
+}

@@ -1,0 +1,99 @@
+//! What a cloud says when it is asked about one that is silent: whether it heard it, and what it could take over from it.
+//!
+//! Enters: a question of a voter. Leaves: a signed attestation where there is one to give, a report of room and copies.
+//! Always holds: it is as of now, and binds nobody; version 1, and told: what a later version adds is passed over.
+
+use crate::{Node, clock, lender};
+use pumasi_api::Problem;
+use pumasi_lease::LentLease;
+use pumasi_ownership::command::ATTESTATION_KIND;
+use pumasi_ownership::recover::Report;
+use pumasi_terms::{CloudName, Position, Resources, Serial, ServiceId};
+use pumasi_trust::SignedDocument;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// `POST /v1/pacts/{id}/silence`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskSilence {
+    /// The voting that this is about.
+    pub since: Serial,
+    pub cloud: CloudName,
+    pub nonce: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Silence {
+    /// Whether it is a voter, and the cloud was silent for long enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attestation: Option<SignedDocument>,
+    #[serde(default)]
+    pub free: Resources,
+    #[serde(default)]
+    pub whole: Resources,
+    #[serde(default)]
+    pub stopped: bool,
+    /// What it keeps of the cloud's services, ready to be taken over.
+    #[serde(default)]
+    pub copies: BTreeMap<ServiceId, Position>,
+}
+
+impl Silence {
+    pub fn report(&self) -> Report {
+        Report {
+            free: self.free,
+            whole: Some(self.whole),
+            stopped: self.stopped,
+            copies: self.copies.clone(),
+            gives_way: Vec::new(),
+        }
+    }
+}
+
+/// As of now.
+pub fn silence(node: &Node, asked: &AskSilence) -> Result<Silence, Problem> {
+    let attestation = node.voting.attest(&asked.cloud, asked.nonce, clock::boot());
+    let sign = |said| {
+        let payload = serde_json::to_vec(&said).map_err(|e| Problem::ours(e.to_string()))?;
+        SignedDocument::sign_new(&payload, ATTESTATION_KIND, node.name(), Serial(1), &node.identity.key)
+            .map_err(|e| Problem::ours(e.to_string()))
+    };
+    let attestation = attestation.map(sign).transpose()?;
+    let (seats, reserved) = seats(node, &asked.cloud)?;
+    let services = node.services()?;
+    let used = lender::home_use(node, &services).plus(lender::lent_use(node)?);
+    let whole = node.config.physical();
+    // What is kept ready for that cloud is what its services would be taken over with.
+    let free = whole.minus(used).plus(reserved);
+    Ok(Silence {
+        attestation,
+        free: at_most(free, whole),
+        whole,
+        stopped: node.automation_stopped() || node.may_act().is_err(),
+        copies: seats,
+    })
+}
+
+fn at_most(room: Resources, whole: Resources) -> Resources {
+    Resources { cpu_millis: room.cpu_millis.min(whole.cpu_millis), memory_mib: room.memory_mib.min(whole.memory_mib) }
+}
+
+/// Services of a cloud that could be taken over here, with their copies' positions, and the room that is kept for them.
+fn seats(node: &Node, of: &CloudName) -> Result<(BTreeMap<ServiceId, Position>, Resources), Problem> {
+    let (mut seats, mut reserved) = (BTreeMap::new(), Resources::default());
+    let lents = lender::lents(node)?;
+    for lent in lents.iter().filter(|l| &l.lease.borrower == of && l.standby().is_some() && l.usable()) {
+        reserved = reserved.plus(lent.lease.requirement.resources.times(lent.lease.instances));
+        if let Some((id, position)) = seat(node, lent) {
+            seats.insert(id, position);
+        }
+    }
+    Ok((seats, reserved))
+}
+
+fn seat(node: &Node, lent: &LentLease) -> Option<(ServiceId, Position)> {
+    let (dossier, _) = lender::heir::kept(node, lent).ok()?;
+    let held = node.copies.positions_of(lent.id());
+    let least = dossier.service.spec.datasets.iter().map(|set| held.get(&set.name).copied().unwrap_or_default()).min();
+    Some((dossier.id, least.unwrap_or_default()))
+}
