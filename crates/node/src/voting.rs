@@ -24,7 +24,7 @@ mod voter;
 pub mod wire;
 mod writer;
 
-pub use shown::{Part, Status, StoodUp, why_not};
+pub use shown::{OwnedUp, Part, Status, StoodUp, why_not};
 
 use crate::node::{Locked, TxError};
 use crate::{Node, clock};

@@ -242,6 +242,15 @@ fn vote_lines(vote: &pumasi_node::voting::Status) -> Vec<String> {
     if vote.clouds.iter().any(|c| !c.votes) {
         lines.push(format!("without a vote: {}", of(false)));
     }
+    lines.extend(vote.services.iter().map(|s| {
+        let standbys = s.standbys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let detail = if s.detail.is_empty() { String::new() } else { format!(" ({})", s.detail) };
+        let standbys = if standbys.is_empty() { "nobody".to_owned() } else { standbys };
+        format!(
+            "{}: {} owns it at epoch {}, {}{detail}; {standbys} may take over",
+            s.service, s.owner, s.epoch, s.phase
+        )
+    }));
     lines.extend(vote.remarks.iter().cloned());
     lines
 }

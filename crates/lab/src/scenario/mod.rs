@@ -1,5 +1,6 @@
 //! Scenarios: each plays one promise of the product on real processes and ends with figures and a verdict.
 
+pub mod disaster;
 pub mod faults;
 pub mod foreign;
 pub mod hostile;
@@ -21,6 +22,10 @@ use pumasi_api::message::Event;
 pub const ALL: &[(&str, &str)] = &[
     ("overload", "a campaign brings several times what the home can serve; room is borrowed and given back"),
     ("move", "services move to a neighbour and back under load, as their customer asks"),
+    (
+        "disaster",
+        "a cloud is killed with everything on it; the others agree on that, go on with its services, and give them back",
+    ),
     ("keys", "a service's certificate and its users' cookies go where it goes, and lie open nowhere else"),
     (
         "standby",
@@ -41,6 +46,7 @@ pub async fn play(name: &str, options: &Options, story: &mut Story) -> anyhow::R
     match name {
         "overload" => overload::play(options, story).await,
         "move" => moving::play(options, story).await,
+        "disaster" => disaster::play(options, story).await,
         "keys" => keys::play(options, story).await,
         "standby" => standby::play(options, story).await,
         "faults" => faults::play(options, story).await,

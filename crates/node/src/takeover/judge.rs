@@ -173,7 +173,11 @@ async fn propose(
         Ok(told) if told.iter().any(|t| matches!(t, Told::Stands { standing: Standing::Lost { .. }, .. })) => {
             tracing::error!(%cloud, services = plan.items.len(), "the pact's voters agree that this cloud is lost; its services are taken over by the plan");
         }
-        Ok(told) => tracing::info!(%cloud, ?told, "the loss of a cloud was not agreed on"),
+        Ok(told) => {
+            let why: Vec<String> =
+                told.iter().filter_map(|t| if let Told::Refused(r) = t { Some(r.to_string()) } else { None }).collect();
+            tracing::info!(%cloud, why = why.join("; "), "the loss of a cloud was not agreed on");
+        }
         Err(e) => tracing::warn!(%cloud, error = %e, "the loss of a cloud was not put into the register; asked again"),
     }
 }

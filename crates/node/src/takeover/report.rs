@@ -53,9 +53,11 @@ impl Silence {
 /// As of now.
 pub fn silence(node: &Node, asked: &AskSilence) -> Result<Silence, Problem> {
     let attestation = node.voting.attest(&asked.cloud, asked.nonce, clock::boot());
+    // Voters verify it with the keys of that serial.
+    let serial = node.voting.state().map_or(Serial(0), |s| s.voting.serial);
     let sign = |said| {
         let payload = serde_json::to_vec(&said).map_err(|e| Problem::ours(e.to_string()))?;
-        SignedDocument::sign_new(&payload, ATTESTATION_KIND, node.name(), Serial(1), &node.identity.key)
+        SignedDocument::sign_new(&payload, ATTESTATION_KIND, node.name(), serial, &node.identity.key)
             .map_err(|e| Problem::ours(e.to_string()))
     };
     let attestation = attestation.map(sign).transpose()?;

@@ -4,11 +4,11 @@
 
 use super::group::Group;
 use super::{Inner, Voting};
-use pumasi_ownership::State;
-use pumasi_ownership::state::{Health, Standing};
+use pumasi_ownership::state::{Health, Phase, Standing};
 use pumasi_ownership::timers::Profile;
+use pumasi_ownership::{Owned, State};
 use pumasi_terms::pact::Pact;
-use pumasi_terms::{BootMs, CloudName, Serial};
+use pumasi_terms::{BootMs, CloudName, Epoch, Serial, ServiceName};
 use serde::{Deserialize, Serialize};
 
 /// What this cloud's voter knew of itself last.
@@ -37,6 +37,22 @@ pub struct StoodUp {
     pub run: u64,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ailing: bool,
+}
+
+/// One service in the register.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnedUp {
+    pub service: ServiceName,
+    pub owner: CloudName,
+    pub epoch: Epoch,
+    /// `serving`, `taken`, `degraded`, `waiting` or `yielded`.
+    pub phase: String,
+    /// The numbers that go with it, in words; empty where there are none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+    /// Where it could live on, the best first.
+    #[serde(default)]
+    pub standbys: Vec<CloudName>,
 }
 
 /// What this cloud does in the vote.
@@ -76,6 +92,8 @@ pub struct Status {
     pub right_ms: Option<u64>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub clouds: Vec<StoodUp>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<OwnedUp>,
     /// Elections that this voter began, and transactions that it wrote, since the start.
     #[serde(default)]
     pub campaigns: u64,
@@ -114,6 +132,30 @@ fn clouds(group: &Group, state: Option<&State>) -> Vec<StoodUp> {
     group.voting.members.keys().map(of).collect()
 }
 
+fn services(state: &State) -> Vec<OwnedUp> {
+    let told = |owned: &Owned| {
+        let (phase, detail) = match owned.phase {
+            Phase::Serving => ("serving", String::new()),
+            Phase::Taken { have, want } => ("taken", format!("{have} of {want} instances at first")),
+            Phase::Degraded { have, want } => ("degraded", format!("{have} of {want} instances")),
+            Phase::Waiting { place: u32::MAX } => ("waiting", "nobody can take it".into()),
+            Phase::Waiting { place } => ("waiting", format!("place {place}")),
+            Phase::Yielded => ("yielded", "its owner has stopped writing".into()),
+        };
+        OwnedUp {
+            service: owned.agreed.name.clone(),
+            owner: owned.owner.clone(),
+            epoch: owned.epoch,
+            phase: phase.into(),
+            detail,
+            standbys: owned.agreed.standbys.iter().map(|s| s.cloud.clone()).collect(),
+        }
+    };
+    let mut all: Vec<OwnedUp> = state.services.values().map(told).collect();
+    all.sort_by(|a, b| a.service.cmp(&b.service));
+    all
+}
+
 fn remarks(inner: &Inner, group: &Group) -> Vec<String> {
     let mut remarks: Vec<String> = inner.trouble.iter().cloned().collect();
     let gone = group.named().iter().filter(|v| !group.members.contains(*v));
@@ -149,6 +191,7 @@ impl Voting {
             revision: 0,
             right_ms: None,
             clouds: Vec::new(),
+            services: Vec::new(),
             campaigns: 0,
             transactions: 0,
         };
@@ -171,6 +214,7 @@ impl Voting {
             revision: inner.state.as_ref().map_or(0, |s| s.revision),
             right_ms: right.map(|until| until.since(now)),
             clouds: clouds(group, inner.state.as_deref()),
+            services: inner.state.as_deref().map(services).unwrap_or_default(),
             campaigns: seat.campaigns,
             transactions: seat.transactions,
         }

@@ -1,0 +1,370 @@
+//! Disaster: everything of a cloud is killed at once, and those that agreed on it beforehand go on with its services by themselves.
+//!
+//! City A owns three services; city B and city C keep them ready, and all three vote. Users write at whichever entrance answers. City A
+//! is killed with all that runs on it; later it is started again, and gets its services back.
+
+use super::overload::{TIMING, WORK, bundle, service, worth_telling};
+use crate::cluster::Cluster;
+use crate::example::{Kind, work};
+use crate::follow::{Chronicle, Seen};
+use crate::load::{self, Planned};
+use crate::report::{Promise, Report};
+use crate::run::{Options, three_clouds};
+use crate::story::Story;
+use anyhow::{Context, ensure};
+use pumasi_api::message::RehearsalView;
+use pumasi_terms::CloudName;
+use pumasi_terms::continuity::Continuity;
+use pumasi_terms::service::{RecoveryClass, Service};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
+
+const LOST: &str = "city-a";
+const CLOUDS: [&str; 3] = ["city-a", "city-b", "city-c"];
+const SLACK: Duration = Duration::from_secs(90);
+/// Probation, the way back and a busy machine.
+const BACK: Duration = Duration::from_secs(180);
+const LOOK: Duration = Duration::from_millis(50);
+/// Users try the next entrance after this, as resolvers and browsers do.
+const TRY: Duration = Duration::from_millis(400);
+/// What was acknowledged so long before the loss is at the heir: copies follow within a fraction of it.
+const FOLLOWED: Duration = Duration::from_secs(1);
+/// `default` times: silence of 2.2 s, the commit, one start.
+const NOTICED_MS: f64 = 5_000.0;
+
+/// What users of one service wrote, and what became of it.
+#[derive(Debug, Clone)]
+struct Written {
+    text: String,
+    /// Began, answered.
+    at: (Instant, Instant),
+}
+
+struct Writer {
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<Tally>,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    written: Vec<Written>,
+    refused: u64,
+    unknown: u64,
+}
+
+struct Stage {
+    cluster: Cluster,
+    story: Story,
+    chronicle: Chronicle,
+}
+
+pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report> {
+    let mut report = Report::new("disaster");
+    story.chapter("Three clouds found a pact, and vote");
+    let mut cluster = Cluster::start(&options.executable, &three_clouds(), TIMING).await?;
+    let chronicle = super::followed(&mut cluster, options, story, worth_telling)?;
+    let stage = Stage { cluster, story: story.clone(), chronicle };
+    let begun = Instant::now();
+    let voters = CLOUDS.join(",");
+    stage.cluster.operate(LOST, &["pact", "vote", "--voters", &voters], None).await?;
+    for cloud in CLOUDS {
+        stage.until("every cloud has a right to write", SLACK, || stage.has_right(cloud)).await?;
+    }
+    report.figure("from the wish to vote to the last cloud's right", ms(begun.elapsed()), "all three");
+
+    story.chapter("City A's services are kept ready at the others");
+    let dir = bundle(&stage.cluster, &options.executable, options.bundle_mib).await?;
+    let iterations = work::calibrate(WORK) / 10;
+    let names = ["notes", "early", "later"];
+    for (name, class) in names.iter().zip([RecoveryClass::Guaranteed, RecoveryClass::Early, RecoveryClass::Deferred]) {
+        stage.cluster.apply(LOST, &kept(name, class, &dir, iterations)?).await?;
+    }
+    for name in names {
+        stage.until("the pact looks after every service", SLACK, || stage.is_protected(name)).await?;
+    }
+    let rehearsed = stage.rehearse().await?;
+    tell_rehearsal(&stage.story, &rehearsed);
+
+    story.chapter("City A is lost, with everything on it, while users write");
+    let writers = stage.writers(&["notes", "early"]);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let lost_at = stage.destroy(LOST)?;
+    for name in ["notes", "early"] {
+        stage.until("somebody else answers writers", SLACK, || stage.answers(name)).await?;
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let mut tallies = Vec::new();
+    for (name, writer) in writers {
+        tallies.push((name, writer.end().await?));
+    }
+    for (name, tally) in &tallies {
+        stage.judge_takeover(&mut report, name, tally, lost_at).await?;
+    }
+    stage.judge_rehearsal(&mut report, &rehearsed).await?;
+
+    story.chapter("City A is back");
+    let writers = stage.writers(&["notes", "early"]);
+    stage.cluster.start_daemon(LOST)?;
+    stage.cluster.wait_up(LOST).await?;
+    for name in names {
+        stage.until("city A has its services again", BACK, || stage.is_back(name)).await?;
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for (name, writer) in writers {
+        let tally = writer.end().await?;
+        stage.judge_return(&mut report, name, &tally).await?;
+    }
+    Ok(report)
+}
+
+fn ms(time: Duration) -> String {
+    format!("{} ms", time.as_millis())
+}
+
+fn kept(name: &str, class: RecoveryClass, dir: &std::path::Path, iterations: u32) -> anyhow::Result<Service> {
+    let mut made = service(Kind::Notes, name, dir, iterations)?;
+    let clouds = ["city-b", "city-c"].map(CloudName::parse).into_iter().collect::<Result<Vec<_>, _>>()?;
+    made.spec.continuity = Continuity { clouds, standbys: Some(2), ..Continuity::default() };
+    made.spec.recovery_class = class;
+    Ok(made)
+}
+
+fn tell_rehearsal(story: &Story, view: &RehearsalView) {
+    for s in &view.services {
+        let heir = s.heir.as_ref().map_or("nobody", |h| h.as_str());
+        story.tell(
+            "rehearsal",
+            "says",
+            format!("{}: {} at {heir}, {} of {}; {}", s.service, s.outcome, s.instances, s.of, s.why),
+        );
+    }
+}
+
+impl Writer {
+    async fn end(self) -> anyhow::Result<Tally> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await.context("a writer ended")
+    }
+}
+
+impl Stage {
+    async fn until<F: Future<Output = anyhow::Result<bool>>>(
+        &self,
+        what: &str,
+        at_most: Duration,
+        mut fits: impl FnMut() -> F,
+    ) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        loop {
+            if matches!(fits().await, Ok(true)) {
+                return Ok(());
+            }
+            ensure!(begun.elapsed() < at_most, "not within {at_most:?}: {what}");
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn vote(&self, cloud: &str) -> anyhow::Result<serde_json::Value> {
+        let shown: serde_json::Value = self.cluster.client(cloud)?.get("/v1/pact").await?;
+        Ok(shown["vote"].clone())
+    }
+
+    async fn has_right(&self, cloud: &str) -> anyhow::Result<bool> {
+        Ok(self.vote(cloud).await?["right_ms"].as_u64().is_some_and(|ms| ms > 0))
+    }
+
+    /// The register's entry, as a survivor has it.
+    async fn entry(&self, name: &str) -> anyhow::Result<serde_json::Value> {
+        let vote = self.vote("city-b").await?;
+        let all = vote["services"].as_array().cloned().unwrap_or_default();
+        all.into_iter().find(|s| s["service"] == name).with_context(|| format!("{name} is not in the register"))
+    }
+
+    /// By both that are to keep it.
+    async fn is_protected(&self, name: &str) -> anyhow::Result<bool> {
+        Ok(self.entry(name).await?["standbys"].as_array().is_some_and(|s| s.len() == 2))
+    }
+
+    async fn rehearse(&self) -> anyhow::Result<RehearsalView> {
+        let said = self.cluster.operate("city-b", &["pact", "rehearse", "--lose", LOST, "-o", "json"], None).await?;
+        serde_json::from_str(&said).with_context(|| said.clone())
+    }
+
+    /// Everything that runs for a cloud, at once: instances, gateway, daemon.
+    fn destroy(&self, cloud: &str) -> anyhow::Result<Instant> {
+        let dir = self.cluster.dir(cloud).display().to_string();
+        let at = Instant::now();
+        self.cluster.supervisor.kill9(cloud)?;
+        let mut killed = 1;
+        for found in self.cluster.supervisor.belonging() {
+            let is_its = found.command.contains(&dir) || self.is_instance_of(cloud, found.pid);
+            killed += u64::from(is_its && self.cluster.supervisor.kill9_pid(found.pid).is_ok());
+        }
+        self.story.tell(cloud, "kill -9", format!("all of it, {killed} processes"));
+        Ok(at)
+    }
+
+    /// Instances tell their cloud by where their files are.
+    fn is_instance_of(&self, cloud: &str, pid: u32) -> bool {
+        let dir = self.cluster.dir(cloud);
+        let mounts = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+        mounts.contains(&*dir.to_string_lossy())
+    }
+
+    fn writers(&self, names: &[&'static str]) -> Vec<(&'static str, Writer)> {
+        names.iter().map(|name| (*name, self.writer(name))).collect()
+    }
+
+    fn entrances(&self) -> Vec<std::net::SocketAddr> {
+        CLOUDS.iter().filter_map(|c| self.cluster.place(c).ok()).map(|p| p.users).collect()
+    }
+
+    fn writer(&self, name: &'static str) -> Writer {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (until, entrances) = (stop.clone(), self.entrances());
+        let task = tokio::spawn(async move {
+            let (mut tally, mut at, mut n) = (Tally::default(), 0, 0u64);
+            let host = format!("{name}.city-a.example");
+            let life = rand::random::<u32>();
+            while !until.load(Ordering::Relaxed) {
+                n += 1;
+                let text = format!("{life:08x}-{n}");
+                let begun = Instant::now();
+                match tokio::time::timeout(TRY, load::ask(entrances[at], &host, &note(&text))).await {
+                    Ok(Ok((status, _))) if status.is_success() => {
+                        tally.written.push(Written { text, at: (begun, Instant::now()) });
+                    }
+                    Ok(Ok(_)) => {
+                        tally.refused += 1;
+                        at = (at + 1) % entrances.len();
+                    }
+                    _ => {
+                        tally.unknown += 1;
+                        at = (at + 1) % entrances.len();
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            tally
+        });
+        Writer { stop, task }
+    }
+
+    /// A write that a survivor's entrance acknowledges.
+    async fn answers(&self, name: &str) -> anyhow::Result<bool> {
+        for entrance in self.entrances().into_iter().skip(1) {
+            let text = format!("probe-{:08x}", rand::random::<u32>());
+            let asked = load::ask(entrance, &format!("{name}.city-a.example"), &note(&text)).await;
+            if asked.is_ok_and(|(status, _)| status.is_success()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// All that the service has now.
+    async fn texts(&self, name: &str) -> anyhow::Result<BTreeSet<String>> {
+        let mut last = String::new();
+        for entrance in self.entrances() {
+            let asked = load::ask(entrance, &format!("{name}.city-a.example"), &Planned::get("/notes/w".into())).await;
+            match asked {
+                Ok((status, body)) if status.is_success() => {
+                    let notes: Vec<serde_json::Value> = serde_json::from_slice(&body)?;
+                    let text = |n: &serde_json::Value| n["text"].as_str().or(n.as_str()).map(str::to_owned);
+                    return Ok(notes.iter().filter_map(text).collect());
+                }
+                Ok((status, body)) => last = format!("{status} {}", String::from_utf8_lossy(&body)),
+                Err(e) => last = e.to_string(),
+            }
+        }
+        anyhow::bail!("nobody tells what {name} has: {last}")
+    }
+
+    async fn judge_takeover(
+        &self,
+        report: &mut Report,
+        name: &str,
+        tally: &Tally,
+        lost_at: Instant,
+    ) -> anyhow::Result<()> {
+        let there = self.texts(name).await?;
+        let before: Vec<&Written> = tally.written.iter().filter(|w| w.at.1 <= lost_at).collect();
+        let after = tally.written.iter().find(|w| w.at.0 > lost_at).context("nothing was written after the loss")?;
+        let took_ms = (after.at.1 - lost_at).as_secs_f64() * 1e3;
+        let missing: Vec<&&Written> = before.iter().filter(|w| !there.contains(&w.text)).collect();
+        let oldest = missing.iter().map(|w| lost_at - w.at.1).max().unwrap_or_default();
+        let late = missing.iter().filter(|w| lost_at - w.at.1 > FOLLOWED).count();
+        let lost_after = tally.written.iter().filter(|w| w.at.0 > lost_at && !there.contains(&w.text)).count();
+        let entry = self.entry(name).await?;
+        report.figure(
+            &format!("{name}: from the loss to the first acknowledged write"),
+            format!("{took_ms:.0} ms"),
+            format!("owner {}, epoch {}", entry["owner"], entry["epoch"]),
+        );
+        report.figure(
+            &format!("{name}: acknowledged before and not in the surviving copy"),
+            format!("{} of {}, the oldest {} before the loss", missing.len(), before.len(), ms(oldest)),
+            "asynchronous copies",
+        );
+        report.promise(Promise::within_ms(&format!("{name}: others go on with it"), Some(took_ms), NOTICED_MS));
+        report.promise(Promise::none(
+            &format!("{name}: writes lost that were acknowledged {FOLLOWED:?} before the loss"),
+            late as u64,
+        ));
+        report
+            .promise(Promise::none(&format!("{name}: writes lost that were acknowledged after it"), lost_after as u64));
+        report.promise(holds(
+            &format!("{name}: another cloud owns it"),
+            entry["owner"] != LOST,
+            entry["owner"].to_string(),
+        ));
+        Ok(())
+    }
+
+    async fn judge_rehearsal(&self, report: &mut Report, rehearsed: &RehearsalView) -> anyhow::Result<()> {
+        for said in &rehearsed.services {
+            let entry = self.entry(said.service.as_str()).await?;
+            let wanted = said.heir.as_ref().map_or(LOST, |h| h.as_str());
+            let kept = entry["owner"] == wanted;
+            let told = format!("{} {}, said: {} at {wanted}", entry["owner"], entry["phase"], said.outcome);
+            report.promise(holds(&format!("{}: as it was rehearsed", said.service), kept, told));
+        }
+        Ok(())
+    }
+
+    async fn is_back(&self, name: &str) -> anyhow::Result<bool> {
+        let entry = self.entry(name).await?;
+        Ok(entry["owner"] == LOST && entry["phase"] == "serving")
+    }
+
+    async fn judge_return(&self, report: &mut Report, name: &str, tally: &Tally) -> anyhow::Result<()> {
+        let there = self.texts(name).await?;
+        let lost = tally.written.iter().filter(|w| !there.contains(&w.text)).count();
+        report.promise(Promise::none(&format!("{name}: writes lost on the way back"), lost as u64));
+        report.figure(
+            &format!("{name}: on the way back"),
+            format!("{} written, {} refused, {} unknown", tally.written.len(), tally.refused, tally.unknown),
+            "users go to the next entrance after a refusal",
+        );
+        let is_it = |e: &Seen| e.cloud == LOST && e.event.action == "data_set_aside" && e.event.subject == name;
+        let aside = self.chronicle.all().iter().any(is_it);
+        report.promise(holds(
+            &format!("{name}: what it had written before is set aside and told"),
+            aside,
+            aside.to_string(),
+        ));
+        Ok(())
+    }
+}
+
+fn note(text: &str) -> Planned {
+    let body = serde_json::json!({"user": "w", "text": text}).to_string().into_bytes();
+    Planned::new(http::Method::POST, "/notes", "application/json", body)
+}
+
+fn holds(name: &str, kept: bool, told: String) -> Promise {
+    Promise::holds(name, kept, told, "so it is")
+}
