@@ -49,6 +49,8 @@ const INBOX_MAX: usize = 1_024;
 const PROPOSE_MS_MIN: u64 = 3_000;
 /// Refusals of a command after which it may be asked again, since nothing came of it.
 const AGAIN: [&str; 5] = ["not_leader", "not_taken", "no_vote", "too_often", "too_much_at_once"];
+/// A vote that went on for so long does not fail at its beginning.
+const LASTED: Duration = Duration::from_secs(60);
 /// Between two tries of a proposal.
 const RETRY_MS: u64 = 20;
 
@@ -68,7 +70,7 @@ enum Event {
     Batch { from: CloudName, id: RaftId, incarnation: u64, messages: Vec<Vec<u8>>, renewals: Vec<Renewal> },
     Renewal(Renewal),
     Propose { by: CloudName, command: Command, reply: oneshot::Sender<Outcome> },
-    Follow { after: u64, reply: oneshot::Sender<Followed> },
+    Follow { after: Option<u64>, reply: oneshot::Sender<Followed> },
     Snapshot { digest: Digest, reply: oneshot::Sender<Option<Arc<[u8]>>> },
 }
 
@@ -305,12 +307,12 @@ pub fn receive(node: &Node, from: &CloudName, batch: Batch) -> Result<Heard, Pro
     Ok(Heard { revision, leader: voting.leader(), incarnation: group.incarnation })
 }
 
-/// A member asks what the register became; waits up to a second for news.
-pub async fn followed(node: &Node, since: Serial, after: u64) -> Result<Followed, Problem> {
+/// A member asks what the register became; waits up to a second for news. Nothing to begin after: the whole is told.
+pub async fn followed(node: &Node, since: Serial, after: Option<u64>) -> Result<Followed, Problem> {
     let voting = &node.voting;
     voting.group().filter(|g| g.since == since).ok_or_else(|| no_vote("the register"))?;
     let mut changed = voting.changed();
-    let news = changed.wait_for(|revision| *revision > after);
+    let news = changed.wait_for(|revision| after.is_none_or(|after| *revision > after));
     let _ = tokio::time::timeout(Duration::from_secs(1), news).await;
     let (reply, answer) = oneshot::channel();
     let asked = voting.tell_voter(Event::Follow { after, reply });
@@ -473,6 +475,7 @@ pub async fn run(node: Arc<Node>) {
     let mut failures = 0;
     while !*stopping.borrow() {
         pact.borrow_and_update();
+        let began = Instant::now();
         let ended = once(&node).await;
         if *stopping.borrow() {
             return;
@@ -485,7 +488,11 @@ pub async fn run(node: Arc<Node>) {
                 1_000
             }
             Some(why) => {
-                node.voting.fail(Some(why));
+                node.voting.fail(Some(why.clone()));
+                if failures == 0 || began.elapsed() > LASTED {
+                    failures = 0;
+                    node.note("daemon", crate::node::Note::new("vote_failed", "pact", node.name()).because(why)).await;
+                }
                 failures += 1;
                 (500_u64 << failures).min(60_000)
             }
@@ -516,9 +523,34 @@ async fn once(node: &Arc<Node>) -> Result<(), Problem> {
     let parts = seat::Parts::new(node, &group);
     let kept = keep::load(&node.store, &group.key()).map_err(|e| Problem::ours(e.to_string()))?;
     let counted = kept.as_ref().is_some_and(|k| k.id == group.own_id() && k.conf.has(k.id));
+    if kept.is_some() && !compared(node, &group).await {
+        return Ok(());
+    }
     match group.is_voter() || counted {
         true => seat::sit(node, &group, kept, parts).await,
         false => follow::along(node, &group, parts).await,
+    }
+}
+
+/// Whoever has voted before waits until as many others as make a majority with it have told how far they know its store: one that was
+/// put back with its whole machine does not find out by itself. False: the pact changed, or the daemon stops, or the store is old.
+async fn compared(node: &Node, group: &Group) -> bool {
+    let (mut stopping, mut pact) = (node.stopping.clone(), node.voting.pact.subscribe());
+    let enough = group.named().len() / 2;
+    loop {
+        if node.may_act().is_err() {
+            return false;
+        }
+        if group.others().filter(|c| node.peers.of(c).compared).count() >= enough.min(group.others().count()) {
+            return true;
+        }
+        node.voting.fail(Some("this voter waits for a majority to tell how far they know its store".into()));
+        tokio::select! {
+            biased;
+            _ = stopping.changed() => return false,
+            _ = pact.changed() => return false,
+            () = tokio::time::sleep(Duration::from_millis(RETRY_MS)) => {}
+        }
     }
 }
 

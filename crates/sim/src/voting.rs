@@ -59,6 +59,16 @@ pub enum Fault {
         weather: Weather,
         for_ms: u64,
     },
+    /// A copy of its store is kept for `PutBack`.
+    Keep {
+        at: usize,
+    },
+    /// It is killed, and starts on the copy; an operator accepts that later.
+    PutBack {
+        at: usize,
+        machine: bool,
+        accept_after_ms: u64,
+    },
     /// The pact votes by these clouds from now on; none: not any more.
     Vote {
         voters: Vec<usize>,
@@ -133,9 +143,11 @@ struct World {
     later: Vec<(u64, Later)>,
     /// Kills of a leader that wait for the first renewal after them.
     waiting: Vec<(u64, usize)>,
+    kept: BTreeMap<usize, pumasi_store::sim::Snapshot>,
 }
 
 enum Later {
+    Accept(usize),
     Start(usize),
     Mend(usize),
     Clear,
@@ -183,6 +195,7 @@ async fn run(setup: &Setup, dir: &Path) -> anyhow::Result<Outcome> {
         fenced_since: vec![None; count],
         later: Vec::new(),
         waiting: Vec::new(),
+        kept: BTreeMap::new(),
     };
     world.found().await?;
     world.play().await?;
@@ -286,6 +299,22 @@ impl World {
     async fn strike(&mut self, fault: &Fault, now_ms: u64) -> anyhow::Result<()> {
         match fault {
             Fault::Vote { voters } => self.vote(voters.clone()).await?,
+            Fault::Keep { at } => drop(self.kept.insert(*at, self.hosts[*at].snapshot()?)),
+            Fault::PutBack { at, machine, accept_after_ms } => {
+                let host = self.hosts[*at].clone();
+                host.kill();
+                let copy = self.kept.get(at).context("no copy was kept")?;
+                // With its whole machine nothing beside it tells that it is old: the others do.
+                if *machine {
+                    host.disk.restore_machine(copy)?
+                } else {
+                    host.disk.restore(copy)?
+                }
+                host.tell("an older copy of its store is put back");
+                self.well[*at] = None;
+                host.start().await?;
+                self.later.push((now_ms + accept_after_ms, Later::Accept(*at)));
+            }
             Fault::Weather { weather, for_ms } => {
                 self.net.set_weather(*weather);
                 self.well.iter_mut().for_each(|w| *w = None);
@@ -327,6 +356,19 @@ impl World {
 
     async fn after(&mut self, what: Later, now_ms: u64) -> anyhow::Result<()> {
         match what {
+            Later::Accept(at) => {
+                // It votes and renews nothing before.
+                if self.right(&self.hosts[at]) {
+                    self.outcome.wrong.push(format!("{now_ms} ms: a cloud whose store was put back has a right"));
+                }
+                let accepted = self.hosts[at].act(async |node| {
+                    let now = pumasi_node::clock::wall();
+                    node.store.accept_restored(now, node.store.revision(), "operator").await
+                });
+                accepted.await.context("it died")??;
+                self.hosts[at].tell("its store is accepted");
+                self.well[at] = Some(now_ms + BACK_MS);
+            }
             Later::Start(at) => {
                 self.hosts[at].start().await?;
                 self.well[at] = Some(now_ms + BACK_MS);

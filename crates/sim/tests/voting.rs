@@ -93,6 +93,21 @@ fn who_has_no_vote_reads_along_and_renews_all_the_same() {
 }
 
 #[test]
+fn a_store_that_was_put_back_votes_again_only_when_accepted_and_as_another() {
+    for seed in 0..2 {
+        let faults = vec![
+            (1_000, Fault::Keep { at: 2 }),
+            (6_000, Fault::PutBack { at: 2, machine: seed % 2 == 1, accept_after_ms: 8_000 }),
+            // Now it is needed: a majority is it and one more.
+            (30_000, Fault::Kill { who: Who::Cloud(0), down_ms: 20_000 }),
+        ];
+        let outcome = well(&Setup { faults, end_ms: 70_000, ..Setup::quiet(seed) });
+        let text = outcome.story.text();
+        assert!(text.contains("its store is accepted"), "{text}");
+    }
+}
+
+#[test]
 fn voters_change_and_the_vote_ends() {
     let change = vec![
         (3_000, Fault::Vote { voters: vec![0, 1, 3] }),

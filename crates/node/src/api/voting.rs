@@ -49,7 +49,8 @@ pub async fn commands(
 #[serde(deny_unknown_fields)]
 pub struct After {
     since: Serial,
-    after: u64,
+    /// Unsaid: the whole register.
+    after: Option<u64>,
 }
 
 pub async fn register(
