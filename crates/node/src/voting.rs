@@ -38,13 +38,14 @@ use pumasi_quorum::RaftId;
 use pumasi_terms::{BootMs, CloudName, Digest, Serial};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 pub use voter::Outcome;
 use wire::{Applied, AskCommand, Batch, Followed, Heard};
 
 /// Calls that wait for the voter; what comes when there is no room counts as lost.
 const INBOX_MAX: usize = 1_024;
+const INBOX_BYTES_MAX: usize = 16 << 20;
 /// A proposal is given up no sooner than this.
 const PROPOSE_MS_MIN: u64 = 3_000;
 /// Refusals of a command after which it may be asked again, since nothing came of it.
@@ -67,11 +68,28 @@ pub fn consensus_timers(t: &Timers) -> pumasi_quorum::Timers {
 /// What a voter is asked or told by other tasks.
 #[derive(Debug)]
 enum Event {
-    Batch { from: CloudName, id: RaftId, incarnation: u64, messages: Vec<Vec<u8>>, renewals: Vec<Renewal> },
+    Batch {
+        from: CloudName,
+        id: RaftId,
+        batch: Batch,
+        renewals: Vec<Renewal>,
+        /// Of what may wait at once; given back when it was looked at.
+        _room: OwnedSemaphorePermit,
+    },
     Renewal(Renewal),
-    Propose { by: CloudName, command: Command, reply: oneshot::Sender<Outcome> },
-    Follow { after: Option<u64>, reply: oneshot::Sender<Followed> },
-    Snapshot { digest: Digest, reply: oneshot::Sender<Option<Arc<[u8]>>> },
+    Propose {
+        by: CloudName,
+        command: Command,
+        reply: oneshot::Sender<Outcome>,
+    },
+    Follow {
+        after: Option<u64>,
+        reply: oneshot::Sender<Followed>,
+    },
+    Snapshot {
+        digest: Digest,
+        reply: oneshot::Sender<Option<Arc<[u8]>>>,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -99,12 +117,20 @@ pub struct Voting {
     /// The pact in force changed.
     pact: watch::Sender<u64>,
     pub(crate) lanes: lanes::Measures,
+    /// Bytes that may wait for the voter.
+    room: Arc<Semaphore>,
 }
 
 impl Default for Voting {
     fn default() -> Self {
         let (changed, pact) = (watch::Sender::new(0), watch::Sender::new(0));
-        Self { inner: Locked::default(), changed, pact, lanes: lanes::Measures::default() }
+        Self {
+            inner: Locked::default(),
+            changed,
+            pact,
+            lanes: lanes::Measures::default(),
+            room: Arc::new(Semaphore::new(INBOX_BYTES_MAX)),
+        }
     }
 }
 
@@ -242,7 +268,7 @@ impl Voting {
         self.changed.send_replace(state.revision);
     }
 
-    /// A renewal came by; `direct`: from the cloud itself.
+    /// A renewal came from its cloud: nobody else makes a sight earlier than it was.
     fn saw(&self, renewal: &Renewal, now: BootMs) {
         let mut inner = self.inner.lock();
         let known = inner.state.as_ref().is_some_and(|s| s.clouds.contains_key(&renewal.cloud));
@@ -289,18 +315,27 @@ fn not_now(what: &str) -> Problem {
     Problem::unavailable(format!("{what}: this cloud has no vote, or it does not go on just now; ask another voter"))
 }
 
-/// A member's call. It is heard by that alone.
+/// A member's call.
 pub fn receive(node: &Node, from: &CloudName, batch: Batch) -> Result<Heard, Problem> {
+    if batch.messages.len().max(batch.renewals.len()) > wire::BATCH_MESSAGES_MAX {
+        let text = format!("a batch of more than {} words about the vote", wire::BATCH_MESSAGES_MAX);
+        return Err(Problem::bad_request(text));
+    }
     let (voting, now) = (&node.voting, clock::boot());
     let group = voting.group().filter(|g| g.since == batch.since).ok_or_else(|| no_vote("a word about the vote"))?;
-    voting.heard(from, now);
     // Others' renewals are believed of voters only, who could put them into the log themselves.
     let forwards = group.named().contains(from);
     let renewals: Vec<Renewal> = batch.renewals().filter(|r| &r.cloud == from || forwards).collect();
-    renewals.iter().for_each(|r| voting.saw(r, now));
-    let id = group.id(from, batch.incarnation);
-    let (incarnation, messages) = (batch.incarnation, batch.messages);
-    if !voting.tell_voter(Event::Batch { from: from.clone(), id, incarnation, messages, renewals }) {
+    // By its renewals alone: a voter whose gateway or disk is dead goes on voting, and must count as silent.
+    for own in renewals.iter().filter(|r| &r.cloud == from) {
+        voting.saw(own, now);
+        voting.heard(from, now);
+    }
+    let bytes: usize = batch.messages.iter().map(|m| m.len() + 64).sum::<usize>() + renewals.len() * 512;
+    let room = voting.room.clone().try_acquire_many_owned(u32::try_from(bytes).unwrap_or(u32::MAX));
+    let event =
+        |_room| Event::Batch { from: from.clone(), id: group.id(from, batch.incarnation), batch, renewals, _room };
+    if !room.is_ok_and(|room| voting.tell_voter(event(room))) {
         return Err(not_now("a word about the vote"));
     }
     let revision = *voting.changed.borrow();

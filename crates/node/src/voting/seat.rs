@@ -220,9 +220,9 @@ impl Running {
 
     fn take(&mut self, event: Event) {
         match event {
-            Event::Batch { from, id, incarnation, messages, renewals } => {
-                self.voter.tells(&from, incarnation);
-                messages.iter().for_each(|m| self.voter.message(id, m));
+            Event::Batch { from, id, batch, renewals, .. } => {
+                self.voter.tells(&from, batch.incarnation);
+                batch.messages.iter().for_each(|m| self.voter.message(id, m));
                 let now = clock::boot();
                 renewals.into_iter().for_each(|r| self.voter.renewal(r, now));
             }

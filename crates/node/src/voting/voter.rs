@@ -451,3 +451,7 @@ impl Voter {
         effects
     }
 }
+
+#[cfg(test)]
+#[path = "voter_tests.rs"]
+mod tests;
