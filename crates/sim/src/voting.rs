@@ -136,7 +136,8 @@ struct World {
     net: Arc<Net>,
     begin: Instant,
     outcome: Outcome,
-    registers: BTreeMap<u64, (CloudName, String)>,
+    /// By the serial with which the voting began, and the revision.
+    registers: BTreeMap<(u64, u64), (CloudName, String)>,
     /// Since when a cloud is well, by what this world does to it.
     well: Vec<Option<u64>>,
     fenced_since: Vec<Option<u64>>,
@@ -391,7 +392,8 @@ impl World {
             let host = self.hosts[at].clone();
             let Some(node) = host.node() else { continue };
             if let Some(state) = node.voting.state() {
-                self.compare(&host.name, &state, now_ms);
+                let since = node.pact().and_then(|v| v.pact.voting.as_ref().map(|v| v.since.0)).unwrap_or(0);
+                self.compare(&host.name, &state, (since, now_ms));
             }
             let counts = self.outcome.first_right_ms.is_some() && self.well[at].is_some_and(|since| now_ms >= since);
             if counts && node.voting.is_on() && !self.right(&host) {
@@ -425,10 +427,10 @@ impl World {
         });
     }
 
-    fn compare(&mut self, cloud: &CloudName, state: &pumasi_ownership::State, now_ms: u64) {
+    fn compare(&mut self, cloud: &CloudName, state: &pumasi_ownership::State, (since, now_ms): (u64, u64)) {
         let text = serde_json::to_string(state).unwrap_or_default();
         self.outcome.revision = self.outcome.revision.max(state.revision);
-        match self.registers.get(&state.revision) {
+        match self.registers.get(&(since, state.revision)) {
             Some((other, same)) if same != &text => {
                 self.outcome
                     .wrong
@@ -436,7 +438,7 @@ impl World {
             }
             Some(_) => {}
             None => {
-                self.registers.insert(state.revision, (cloud.clone(), text));
+                self.registers.insert((since, state.revision), (cloud.clone(), text));
                 while self.registers.len() > 4_096 {
                     self.registers.pop_first();
                 }

@@ -272,6 +272,10 @@ impl Running {
         if !news && at.is_some_and(|at| now.duration_since(at) < Duration::from_millis(SHOW_MS)) {
             return;
         }
+        // The group does not count this number yet, and nobody speaks to it: whoever leads hears of it by this.
+        if !status.conf.has(self.voter.group.own_id()) {
+            self.voter.group.others().for_each(|voter| self.lanes.say(voter, Word::Hello));
+        }
         if leader.is_some() {
             self.node.health.saw(WHAT, Ok(()));
         }
