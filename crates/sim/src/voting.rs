@@ -136,10 +136,14 @@ struct World {
     net: Arc<Net>,
     begin: Instant,
     outcome: Outcome,
+    /// Which one each cloud showed last.
+    compared: BTreeMap<CloudName, (u64, u64)>,
     /// By the serial with which the voting began, and the revision.
     registers: BTreeMap<(u64, u64), (CloudName, String)>,
     /// Since when a cloud is well, by what this world does to it.
     well: Vec<Option<u64>>,
+    /// Until then nobody's network is.
+    weather_until_ms: u64,
     fenced_since: Vec<Option<u64>>,
     later: Vec<(u64, Later)>,
     /// Kills of a leader that wait for the first renewal after them.
@@ -191,8 +195,10 @@ async fn run(setup: &Setup, dir: &Path) -> anyhow::Result<Outcome> {
         net,
         begin,
         outcome: Outcome { story, ..Outcome::default() },
+        compared: BTreeMap::new(),
         registers: BTreeMap::new(),
         well: vec![Some(0); count],
+        weather_until_ms: 0,
         fenced_since: vec![None; count],
         later: Vec::new(),
         waiting: Vec::new(),
@@ -319,7 +325,8 @@ impl World {
             Fault::Weather { weather, for_ms } => {
                 self.net.set_weather(*weather);
                 self.well.iter_mut().for_each(|w| *w = None);
-                self.later.push((now_ms + for_ms, Later::Clear));
+                self.weather_until_ms = now_ms + for_ms;
+                self.later.push((self.weather_until_ms, Later::Clear));
             }
             Fault::Kill { who, down_ms } | Fault::PowerCut { who, down_ms } => {
                 let at = self.who(*who).context("nobody is so")?;
@@ -356,6 +363,7 @@ impl World {
     }
 
     async fn after(&mut self, what: Later, now_ms: u64) -> anyhow::Result<()> {
+        let well_ms = now_ms.max(self.weather_until_ms) + BACK_MS;
         match what {
             Later::Accept(at) => {
                 // It votes and renews nothing before.
@@ -368,19 +376,19 @@ impl World {
                 });
                 accepted.await.context("it died")??;
                 self.hosts[at].tell("its store is accepted");
-                self.well[at] = Some(now_ms + BACK_MS);
+                self.well[at] = Some(well_ms);
             }
             Later::Start(at) => {
                 self.hosts[at].start().await?;
-                self.well[at] = Some(now_ms + BACK_MS);
+                self.well[at] = Some(well_ms);
             }
             Later::Mend(at) => {
                 self.cut(at, false, true);
-                self.well[at] = Some(now_ms + BACK_MS);
+                self.well[at] = Some(well_ms);
             }
             Later::Clear => {
                 self.net.set_weather(Weather::default());
-                self.well.iter_mut().for_each(|w| *w = Some(now_ms + BACK_MS));
+                self.well.iter_mut().for_each(|w| *w = Some(well_ms));
             }
         }
         Ok(())
@@ -428,6 +436,9 @@ impl World {
     }
 
     fn compare(&mut self, cloud: &CloudName, state: &pumasi_ownership::State, (since, now_ms): (u64, u64)) {
+        if self.compared.insert(cloud.clone(), (since, state.revision)) == Some((since, state.revision)) {
+            return;
+        }
         let text = serde_json::to_string(state).unwrap_or_default();
         self.outcome.revision = self.outcome.revision.max(state.revision);
         match self.registers.get(&(since, state.revision)) {
