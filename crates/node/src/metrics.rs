@@ -11,6 +11,38 @@ fn family(text: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
+/// Of a pact that votes only: an alert needs no rule that knows whether it does.
+fn votes(node: &Node, t: &mut String) {
+    let Some(view) = node.pact().filter(|_| node.voting.is_on()) else { return };
+    let status = node.voting.status(&view.pact, clock::boot());
+    let (bytes, calls) = node.voting.lanes.totals();
+    let leads = matches!(status.part, crate::voting::Part::Leads);
+    let right = status.right_ms.unwrap_or(0);
+    for (name, kind, help, value) in [
+        (
+            "pumasi_vote_leader_known",
+            "gauge",
+            "1 while a leader of the pact's vote is known",
+            u64::from(status.leader.is_some()),
+        ),
+        ("pumasi_vote_leads", "gauge", "1 while this cloud leads the pact's vote", u64::from(leads)),
+        ("pumasi_vote_term", "gauge", "Term of the pact's vote", status.term),
+        ("pumasi_vote_revision", "gauge", "Revision of the register of owners", status.revision),
+        ("pumasi_vote_right_milliseconds", "gauge", "How long this cloud may still write; 0: not at all", right),
+        ("pumasi_vote_elections_total", "counter", "Elections that this voter began", status.campaigns),
+        ("pumasi_vote_transactions_total", "counter", "Transactions that this voter wrote", status.transactions),
+        ("pumasi_vote_sent_bytes_total", "counter", "Bytes of words about the vote that left here", bytes),
+        ("pumasi_vote_calls_total", "counter", "Calls that carried them", calls),
+    ] {
+        family(t, name, kind, help);
+        let _ = writeln!(t, "{name} {value}");
+    }
+    family(t, "pumasi_vote_cloud_alive", "gauge", "1 while a cloud is alive in the register");
+    for c in &status.clouds {
+        let _ = writeln!(t, "pumasi_vote_cloud_alive{{cloud=\"{}\"}} {}", c.cloud, u8::from(c.standing == "alive"));
+    }
+}
+
 /// Text exposition format 0.0.4.
 pub async fn text(node: &Node) -> String {
     let mut t = String::new();
@@ -38,6 +70,7 @@ pub async fn text(node: &Node) -> String {
     let _ = writeln!(t, "pumasi_tasks_down {}", node.health.down.lock().len());
     family(&mut t, "pumasi_gateway_up", "gauge", "1 while the gateway answers");
     let _ = writeln!(t, "pumasi_gateway_up {}", u8::from(node.gateway_status.lock().is_some()));
+    votes(node, &mut t);
     family(&mut t, "pumasi_journal_seq", "counter", "Entries of the journal");
     let _ = writeln!(t, "pumasi_journal_seq {}", node.store.journal_head().seq);
 

@@ -44,6 +44,8 @@ pub struct Seen {
     rtts_us: VecDeque<u64>,
     /// Of its store, as it said last.
     pub incarnation: Option<u64>,
+    /// What it knows of this cloud's store was compared with it, since this start.
+    pub compared: bool,
     pub trouble: Option<String>,
     /// The trouble that the journal told last.
     told: Option<(String, BootMs)>,
@@ -109,6 +111,10 @@ impl Peers {
             peer.claimed_at = Some(now);
         }
         news
+    }
+
+    fn compared(&self, cloud: &CloudName) {
+        self.seen.lock().entry(cloud.clone()).or_default().compared = true;
     }
 
     pub fn of(&self, cloud: &CloudName) -> Seen {
@@ -329,9 +335,10 @@ async fn compare_store(node: &Node, cloud: &CloudName, answer: &HeartbeatAnswer)
                 tracing::error!(%why, "the store may be old: nothing is asked of or given to others until this is accepted")
             }
             Ok(_) => {}
-            Err(e) => tracing::warn!(error = %e, "the store's age was not compared"),
+            Err(e) => return tracing::warn!(error = %e, "the store's age was not compared"),
         }
     }
+    node.peers.compared(cloud);
     let word = (answer.seen_incarnation, answer.seen_revision);
     let brought = answer.receipt.as_ref().map_or((0, 0), |r| (r.incarnation, r.revision));
     let here = (node.store.identity().incarnation, node.store.revision().0);

@@ -12,6 +12,7 @@
 //! `voter` decides and waits for nothing; `seat` does what it says, with `writer` for the disk and `lanes` for the others; `renew` keeps
 //! this cloud alive in the register; `follow` reads along where this cloud has no vote.
 
+mod ask;
 mod follow;
 pub mod group;
 mod keep;
@@ -24,31 +25,31 @@ mod voter;
 pub mod wire;
 mod writer;
 
+pub use ask::{command, followed, propose, receive, snapshot};
 pub use shown::{OwnedUp, Part, Status, StoodUp, why_not};
 
 use crate::node::{Locked, TxError};
 use crate::{Node, clock};
 use group::Group;
-use pumasi_api::{CallError, Fault, Problem};
+use pumasi_api::Problem;
 use pumasi_ownership::liveness::{Hearing, Holder, Sights};
 use pumasi_ownership::state::Standing;
 use pumasi_ownership::timers::{Measured, Timers};
-use pumasi_ownership::{Attestation, Command, Renewal, State, Told};
+use pumasi_ownership::{Attestation, Command, Renewal, State};
 use pumasi_quorum::RaftId;
-use pumasi_terms::{BootMs, CloudName, Digest, Serial};
+use pumasi_terms::{BootMs, CloudName, Digest};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
-pub use voter::Outcome;
-use wire::{Applied, AskCommand, Batch, Followed, Heard};
+use voter::Outcome;
+use wire::{Batch, Followed};
 
 /// Calls that wait for the voter; what comes when there is no room counts as lost.
 const INBOX_MAX: usize = 1_024;
-/// A proposal is given up no sooner than this.
-const PROPOSE_MS_MIN: u64 = 3_000;
-/// Refusals of a command after which it may be asked again, since nothing came of it.
-const AGAIN: [&str; 5] = ["not_leader", "not_taken", "no_vote", "too_often", "too_much_at_once"];
+const INBOX_BYTES_MAX: usize = 16 << 20;
+/// A vote that went on for so long does not fail at its beginning.
+const LASTED: Duration = Duration::from_secs(60);
 /// Between two tries of a proposal.
 const RETRY_MS: u64 = 20;
 
@@ -65,11 +66,28 @@ pub fn consensus_timers(t: &Timers) -> pumasi_quorum::Timers {
 /// What a voter is asked or told by other tasks.
 #[derive(Debug)]
 enum Event {
-    Batch { from: CloudName, id: RaftId, incarnation: u64, messages: Vec<Vec<u8>>, renewals: Vec<Renewal> },
+    Batch {
+        from: CloudName,
+        id: RaftId,
+        batch: Batch,
+        renewals: Vec<Renewal>,
+        /// Of what may wait at once; given back when it was looked at.
+        _room: OwnedSemaphorePermit,
+    },
     Renewal(Renewal),
-    Propose { by: CloudName, command: Command, reply: oneshot::Sender<Outcome> },
-    Follow { after: u64, reply: oneshot::Sender<Followed> },
-    Snapshot { digest: Digest, reply: oneshot::Sender<Option<Arc<[u8]>>> },
+    Propose {
+        by: CloudName,
+        command: Command,
+        reply: oneshot::Sender<Outcome>,
+    },
+    Follow {
+        after: Option<u64>,
+        reply: oneshot::Sender<Followed>,
+    },
+    Snapshot {
+        digest: Digest,
+        reply: oneshot::Sender<Option<Arc<[u8]>>>,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -97,12 +115,20 @@ pub struct Voting {
     /// The pact in force changed.
     pact: watch::Sender<u64>,
     pub(crate) lanes: lanes::Measures,
+    /// Bytes that may wait for the voter.
+    room: Arc<Semaphore>,
 }
 
 impl Default for Voting {
     fn default() -> Self {
         let (changed, pact) = (watch::Sender::new(0), watch::Sender::new(0));
-        Self { inner: Locked::default(), changed, pact, lanes: lanes::Measures::default() }
+        Self {
+            inner: Locked::default(),
+            changed,
+            pact,
+            lanes: lanes::Measures::default(),
+            room: Arc::new(Semaphore::new(INBOX_BYTES_MAX)),
+        }
     }
 }
 
@@ -240,7 +266,7 @@ impl Voting {
         self.changed.send_replace(state.revision);
     }
 
-    /// A renewal came by; `direct`: from the cloud itself.
+    /// A renewal came from its cloud: nobody else makes a sight earlier than it was.
     fn saw(&self, renewal: &Renewal, now: BootMs) {
         let mut inner = self.inner.lock();
         let known = inner.state.as_ref().is_some_and(|s| s.clouds.contains_key(&renewal.cloud));
@@ -279,175 +305,6 @@ impl Voting {
     }
 }
 
-fn no_vote(what: &str) -> Problem {
-    Problem::new(409, "no_vote", Fault::Input, format!("{what}: the pact does not vote, or not by this serial"))
-}
-
-fn not_now(what: &str) -> Problem {
-    Problem::unavailable(format!("{what}: this cloud has no vote, or it does not go on just now; ask another voter"))
-}
-
-/// A member's call. It is heard by that alone.
-pub fn receive(node: &Node, from: &CloudName, batch: Batch) -> Result<Heard, Problem> {
-    let (voting, now) = (&node.voting, clock::boot());
-    let group = voting.group().filter(|g| g.since == batch.since).ok_or_else(|| no_vote("a word about the vote"))?;
-    voting.heard(from, now);
-    // Others' renewals are believed of voters only, who could put them into the log themselves.
-    let forwards = group.named().contains(from);
-    let renewals: Vec<Renewal> = batch.renewals().filter(|r| &r.cloud == from || forwards).collect();
-    renewals.iter().for_each(|r| voting.saw(r, now));
-    let id = group.id(from, batch.incarnation);
-    let (incarnation, messages) = (batch.incarnation, batch.messages);
-    if !voting.tell_voter(Event::Batch { from: from.clone(), id, incarnation, messages, renewals }) {
-        return Err(not_now("a word about the vote"));
-    }
-    let revision = *voting.changed.borrow();
-    Ok(Heard { revision, leader: voting.leader(), incarnation: group.incarnation })
-}
-
-/// A member asks what the register became; waits up to a second for news.
-pub async fn followed(node: &Node, since: Serial, after: u64) -> Result<Followed, Problem> {
-    let voting = &node.voting;
-    voting.group().filter(|g| g.since == since).ok_or_else(|| no_vote("the register"))?;
-    let mut changed = voting.changed();
-    let news = changed.wait_for(|revision| *revision > after);
-    let _ = tokio::time::timeout(Duration::from_secs(1), news).await;
-    let (reply, answer) = oneshot::channel();
-    let asked = voting.tell_voter(Event::Follow { after, reply });
-    let answer = if asked { answer.await.ok() } else { None };
-    answer.map(|f| Followed { since, ..f }).ok_or_else(|| not_now("the register"))
-}
-
-pub async fn snapshot(node: &Node, digest: Digest) -> Result<Arc<[u8]>, Problem> {
-    let (reply, answer) = oneshot::channel();
-    if !node.voting.tell_voter(Event::Snapshot { digest, reply }) {
-        return Err(not_now("a snapshot of the register"));
-    }
-    answer.await.ok().flatten().ok_or_else(|| Problem::not_found("snapshot of the register", digest))
-}
-
-/// To this cloud's own voter, where it leads.
-async fn propose_here(node: &Node, by: &CloudName, command: Command, until: Instant) -> Outcome {
-    let (reply, answer) = oneshot::channel();
-    if !node.voting.tell_voter(Event::Propose { by: by.clone(), command, reply }) {
-        return Outcome::NotLeader(None);
-    }
-    match tokio::time::timeout_at(until, answer).await {
-        Ok(Ok(outcome)) => outcome,
-        _ => Outcome::Unknown,
-    }
-}
-
-/// A member's command, on its own behalf, at the leader.
-pub async fn command(node: &Node, by: &CloudName, asked: AskCommand) -> Result<Applied, Problem> {
-    let group = node.voting.group().filter(|g| g.since == asked.since).ok_or_else(|| no_vote("a command"))?;
-    if let Command::Renew { .. } | Command::Pact { .. } = asked.command {
-        return Err(Problem::forbidden("renewals and the pact's serial are put into the register by whoever leads"));
-    }
-    let until = Instant::now() + patience(group.timers());
-    match propose_here(node, by, asked.command, until).await {
-        Outcome::Done { index, told } => Ok(Applied { index, told }),
-        Outcome::Unfit(why) => Err(Problem::bad_request(format!("a command for the register: {why}"))),
-        Outcome::NotLeader(leader) => Err(not_leader(leader.as_ref())),
-        Outcome::Busy | Outcome::Lost => Err(Problem { code: "not_taken".into(), ..busy() }),
-        Outcome::Unknown => Err(unknown()),
-    }
-}
-
-fn busy() -> Problem {
-    Problem::unavailable("the command was not taken into the register: nothing came of it; try again")
-}
-
-fn not_leader(leader: Option<&CloudName>) -> Problem {
-    let text = leader.map_or("no voter leads just now; try again".to_owned(), |l| format!("{l} leads: ask there"));
-    Problem { retry: true, ..Problem::new(409, "not_leader", Fault::Peer, text) }
-}
-
-fn unknown() -> Problem {
-    let text = "what became of the command is not known: it may have been taken or not; read the register before it is asked again";
-    Problem::new(503, "unknown_outcome", Fault::Peer, text)
-}
-
-/// For a proposal, an election in between included.
-fn patience(timers: &Timers) -> Duration {
-    Duration::from_millis((timers.election_ms_max * 2).max(PROPOSE_MS_MIN))
-}
-
-/// One command on this cloud's behalf, through whoever leads. Answers what it told once it is applied here. An answer that it is not known
-/// what became of it is possible, and means that the register is read again; nothing is asked twice then.
-pub async fn propose(node: &Node, command: Command) -> Result<Vec<Told>, Problem> {
-    let group = node.voting.group().ok_or_else(|| no_vote("a command for the register"))?;
-    let until = Instant::now() + patience(group.timers());
-    let mut turn = 0;
-    loop {
-        let asked = ask(node, &group, &command, (until, turn)).await;
-        match asked {
-            Asked::Done(applied) => {
-                await_applied(node, applied.index, until).await?;
-                return Ok(applied.told);
-            }
-            Asked::Failed(problem) => return Err(problem),
-            Asked::Again(why) if Instant::now() + Duration::from_millis(RETRY_MS) >= until => return Err(why),
-            Asked::Again(_) => tokio::time::sleep(Duration::from_millis(RETRY_MS)).await,
-        }
-        turn += 1;
-    }
-}
-
-enum Asked {
-    Done(Applied),
-    Failed(Problem),
-    /// Nothing came of it: it may be asked again.
-    Again(Problem),
-}
-
-async fn ask(node: &Node, group: &Group, command: &Command, (until, turn): (Instant, usize)) -> Asked {
-    let (leader, others) = (node.voting.leader(), group.others().collect::<Vec<_>>());
-    if leader.as_ref() == Some(&group.me) {
-        return match propose_here(node, &group.me, command.clone(), until).await {
-            Outcome::Done { index, told } => Asked::Done(Applied { index, told }),
-            Outcome::Unfit(why) => Asked::Failed(Problem::bad_request(format!("a command for the register: {why}"))),
-            Outcome::NotLeader(leader) => Asked::Again(not_leader(leader.as_ref())),
-            Outcome::Busy | Outcome::Lost => Asked::Again(busy()),
-            Outcome::Unknown => Asked::Failed(unknown()),
-        };
-    }
-    // Who follows without a vote asks one voter after the other.
-    let to = leader.filter(|l| group.members.contains(l));
-    let Some(to) = to.or_else(|| others.get(turn % others.len().max(1)).map(|c| (*c).clone())) else {
-        return Asked::Again(not_leader(None));
-    };
-    let client = match node.peers.clients.of(node, &to) {
-        Ok(client) => {
-            client.with_timeout(until.saturating_duration_since(Instant::now()).min(patience(group.timers())))
-        }
-        Err(problem) => return Asked::Again(problem),
-    };
-    let body = AskCommand { since: group.since, command: command.clone() };
-    match client.post::<Applied>(&format!("/v1/pacts/{}/commands", group.pact), &body).await {
-        Ok(applied) => Asked::Done(applied),
-        Err(CallError::Refused(p)) if AGAIN.contains(&p.code.as_str()) => {
-            node.voting.no_leader(&to);
-            Asked::Again(p)
-        }
-        Err(CallError::Refused(p)) => Asked::Failed(p),
-        Err(CallError::Unreachable { problem, .. }) if problem.contains("connection refused") => {
-            node.voting.no_leader(&to);
-            Asked::Again(Problem::unavailable(format!("{to} does not answer: {problem}")))
-        }
-        Err(_) => Asked::Failed(unknown()),
-    }
-}
-
-async fn await_applied(node: &Node, index: u64, until: Instant) -> Result<(), Problem> {
-    let mut changed = node.voting.changed();
-    let applied = changed.wait_for(|revision| *revision >= index);
-    match tokio::time::timeout_at(until, applied).await {
-        Ok(Ok(_)) => Ok(()),
-        _ => Err(Problem::unavailable("the command is in the register, and this cloud has not applied it yet")),
-    }
-}
-
 /// At the start, before anything is served: what this cloud has applied. A cloud without a vote hears it anew.
 pub fn load(node: &Node) -> Result<(), Problem> {
     let Some(group) = wanted(node)? else { return Ok(()) };
@@ -473,6 +330,7 @@ pub async fn run(node: Arc<Node>) {
     let mut failures = 0;
     while !*stopping.borrow() {
         pact.borrow_and_update();
+        let began = Instant::now();
         let ended = once(&node).await;
         if *stopping.borrow() {
             return;
@@ -485,7 +343,11 @@ pub async fn run(node: Arc<Node>) {
                 1_000
             }
             Some(why) => {
-                node.voting.fail(Some(why));
+                node.voting.fail(Some(why.clone()));
+                if failures == 0 || began.elapsed() > LASTED {
+                    failures = 0;
+                    node.note("daemon", crate::node::Note::new("vote_failed", "pact", node.name()).because(why)).await;
+                }
                 failures += 1;
                 (500_u64 << failures).min(60_000)
             }
@@ -516,9 +378,34 @@ async fn once(node: &Arc<Node>) -> Result<(), Problem> {
     let parts = seat::Parts::new(node, &group);
     let kept = keep::load(&node.store, &group.key()).map_err(|e| Problem::ours(e.to_string()))?;
     let counted = kept.as_ref().is_some_and(|k| k.id == group.own_id() && k.conf.has(k.id));
+    if kept.is_some() && !compared(node, &group).await {
+        return Ok(());
+    }
     match group.is_voter() || counted {
         true => seat::sit(node, &group, kept, parts).await,
         false => follow::along(node, &group, parts).await,
+    }
+}
+
+/// Whoever has voted before waits until as many others as make a majority with it have told how far they know its store: one that was
+/// put back with its whole machine does not find out by itself. False: the pact changed, or the daemon stops, or the store is old.
+async fn compared(node: &Node, group: &Group) -> bool {
+    let (mut stopping, mut pact) = (node.stopping.clone(), node.voting.pact.subscribe());
+    let enough = group.named().len() / 2;
+    loop {
+        if node.may_act().is_err() {
+            return false;
+        }
+        if group.others().filter(|c| node.peers.of(c).compared).count() >= enough.min(group.others().count()) {
+            return true;
+        }
+        node.voting.fail(Some("this voter waits for a majority to tell how far they know its store".into()));
+        tokio::select! {
+            biased;
+            _ = stopping.changed() => return false,
+            _ = pact.changed() => return false,
+            () = tokio::time::sleep(Duration::from_millis(RETRY_MS)) => {}
+        }
     }
 }
 

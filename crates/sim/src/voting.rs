@@ -59,6 +59,16 @@ pub enum Fault {
         weather: Weather,
         for_ms: u64,
     },
+    /// A copy of its store is kept for `PutBack`.
+    Keep {
+        at: usize,
+    },
+    /// It is killed, and starts on the copy; an operator accepts that later.
+    PutBack {
+        at: usize,
+        machine: bool,
+        accept_after_ms: u64,
+    },
     /// The pact votes by these clouds from now on; none: not any more.
     Vote {
         voters: Vec<usize>,
@@ -126,16 +136,23 @@ struct World {
     net: Arc<Net>,
     begin: Instant,
     outcome: Outcome,
-    registers: BTreeMap<u64, (CloudName, String)>,
+    /// Which one each cloud showed last.
+    compared: BTreeMap<CloudName, (u64, u64)>,
+    /// By the serial with which the voting began, and the revision.
+    registers: BTreeMap<(u64, u64), (CloudName, String)>,
     /// Since when a cloud is well, by what this world does to it.
     well: Vec<Option<u64>>,
+    /// Until then nobody's network is.
+    weather_until_ms: u64,
     fenced_since: Vec<Option<u64>>,
     later: Vec<(u64, Later)>,
     /// Kills of a leader that wait for the first renewal after them.
     waiting: Vec<(u64, usize)>,
+    kept: BTreeMap<usize, pumasi_store::sim::Snapshot>,
 }
 
 enum Later {
+    Accept(usize),
     Start(usize),
     Mend(usize),
     Clear,
@@ -178,11 +195,14 @@ async fn run(setup: &Setup, dir: &Path) -> anyhow::Result<Outcome> {
         net,
         begin,
         outcome: Outcome { story, ..Outcome::default() },
+        compared: BTreeMap::new(),
         registers: BTreeMap::new(),
         well: vec![Some(0); count],
+        weather_until_ms: 0,
         fenced_since: vec![None; count],
         later: Vec::new(),
         waiting: Vec::new(),
+        kept: BTreeMap::new(),
     };
     world.found().await?;
     world.play().await?;
@@ -286,10 +306,27 @@ impl World {
     async fn strike(&mut self, fault: &Fault, now_ms: u64) -> anyhow::Result<()> {
         match fault {
             Fault::Vote { voters } => self.vote(voters.clone()).await?,
+            Fault::Keep { at } => drop(self.kept.insert(*at, self.hosts[*at].snapshot()?)),
+            Fault::PutBack { at, machine, accept_after_ms } => {
+                let host = self.hosts[*at].clone();
+                host.kill();
+                let copy = self.kept.get(at).context("no copy was kept")?;
+                // With its whole machine nothing beside it tells that it is old: the others do.
+                if *machine {
+                    host.disk.restore_machine(copy)?
+                } else {
+                    host.disk.restore(copy)?
+                }
+                host.tell("an older copy of its store is put back");
+                self.well[*at] = None;
+                host.start().await?;
+                self.later.push((now_ms + accept_after_ms, Later::Accept(*at)));
+            }
             Fault::Weather { weather, for_ms } => {
                 self.net.set_weather(*weather);
                 self.well.iter_mut().for_each(|w| *w = None);
-                self.later.push((now_ms + for_ms, Later::Clear));
+                self.weather_until_ms = now_ms + for_ms;
+                self.later.push((self.weather_until_ms, Later::Clear));
             }
             Fault::Kill { who, down_ms } | Fault::PowerCut { who, down_ms } => {
                 let at = self.who(*who).context("nobody is so")?;
@@ -326,18 +363,32 @@ impl World {
     }
 
     async fn after(&mut self, what: Later, now_ms: u64) -> anyhow::Result<()> {
+        let well_ms = now_ms.max(self.weather_until_ms) + BACK_MS;
         match what {
+            Later::Accept(at) => {
+                // It votes and renews nothing before.
+                if self.right(&self.hosts[at]) {
+                    self.outcome.wrong.push(format!("{now_ms} ms: a cloud whose store was put back has a right"));
+                }
+                let accepted = self.hosts[at].act(async |node| {
+                    let now = pumasi_node::clock::wall();
+                    node.store.accept_restored(now, node.store.revision(), "operator").await
+                });
+                accepted.await.context("it died")??;
+                self.hosts[at].tell("its store is accepted");
+                self.well[at] = Some(well_ms);
+            }
             Later::Start(at) => {
                 self.hosts[at].start().await?;
-                self.well[at] = Some(now_ms + BACK_MS);
+                self.well[at] = Some(well_ms);
             }
             Later::Mend(at) => {
                 self.cut(at, false, true);
-                self.well[at] = Some(now_ms + BACK_MS);
+                self.well[at] = Some(well_ms);
             }
             Later::Clear => {
                 self.net.set_weather(Weather::default());
-                self.well.iter_mut().for_each(|w| *w = Some(now_ms + BACK_MS));
+                self.well.iter_mut().for_each(|w| *w = Some(well_ms));
             }
         }
         Ok(())
@@ -349,7 +400,8 @@ impl World {
             let host = self.hosts[at].clone();
             let Some(node) = host.node() else { continue };
             if let Some(state) = node.voting.state() {
-                self.compare(&host.name, &state, now_ms);
+                let since = node.pact().and_then(|v| v.pact.voting.as_ref().map(|v| v.since.0)).unwrap_or(0);
+                self.compare(&host.name, &state, (since, now_ms));
             }
             let counts = self.outcome.first_right_ms.is_some() && self.well[at].is_some_and(|since| now_ms >= since);
             if counts && node.voting.is_on() && !self.right(&host) {
@@ -383,10 +435,13 @@ impl World {
         });
     }
 
-    fn compare(&mut self, cloud: &CloudName, state: &pumasi_ownership::State, now_ms: u64) {
+    fn compare(&mut self, cloud: &CloudName, state: &pumasi_ownership::State, (since, now_ms): (u64, u64)) {
+        if self.compared.insert(cloud.clone(), (since, state.revision)) == Some((since, state.revision)) {
+            return;
+        }
         let text = serde_json::to_string(state).unwrap_or_default();
         self.outcome.revision = self.outcome.revision.max(state.revision);
-        match self.registers.get(&state.revision) {
+        match self.registers.get(&(since, state.revision)) {
             Some((other, same)) if same != &text => {
                 self.outcome
                     .wrong
@@ -394,7 +449,7 @@ impl World {
             }
             Some(_) => {}
             None => {
-                self.registers.insert(state.revision, (cloud.clone(), text));
+                self.registers.insert((since, state.revision), (cloud.clone(), text));
                 while self.registers.len() > 4_096 {
                     self.registers.pop_first();
                 }

@@ -89,9 +89,13 @@ fn shapes(g: &mut SchemaGenerator, method: Method, path: &str) -> Shapes {
             (None, text())
         }
         (Get | Delete, _) => (None, any()),
-        (Post, "/v1/bundles/chunks" | "/v1/leases/{id}/chunks" | "/v1/leases/{id}/datasets/{name}/batches") => {
-            (Some(json!({ "type": "string", "format": "binary" })), any())
-        }
+        (
+            Post,
+            "/v1/bundles/chunks"
+            | "/v1/leases/{id}/chunks"
+            | "/v1/leases/{id}/datasets/{name}/batches"
+            | "/v1/pacts/{id}/messages",
+        ) => (Some(json!({ "type": "string", "format": "binary" })), any()),
         (Post | Put, _) => (Some(any()), any()),
     }
 }
@@ -106,6 +110,7 @@ fn parameters(path: &str) -> Vec<Value> {
             Some("plans") => "plan",
             Some("leases") => "lease",
             Some("reservations") => "hold",
+            Some("pacts") => "pact",
             _ => return "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$".to_owned(),
         };
         format!("^{id}-[a-z0-9]{{1,48}}$")
@@ -126,6 +131,7 @@ fn parameters(path: &str) -> Vec<Value> {
         | "/v1/bundles/chunks" => {
             list.push(query("customer", json!({ "type": "string", "pattern": form("name") })));
         }
+        "/v1/pacts/{id}/register" => list.extend([query("since", number()), query("after", number())]),
         "/v1/events" => list.extend([
             query("after", number()),
             query("limit", number()),

@@ -67,7 +67,8 @@ pub async fn silence(
 #[serde(deny_unknown_fields)]
 pub struct After {
     since: Serial,
-    after: u64,
+    /// Unsaid: the whole register.
+    after: Option<u64>,
 }
 
 pub async fn register(

@@ -19,6 +19,13 @@ pub(super) fn nothing_open(node: &Node) -> Result<(), Problem> {
     // A lease whose time is over by this cloud's clock holds nobody, even where its lender never answers again.
     let runs = |p: &&pumasi_journey::Part| !p.is_over() && (p.is_hopeful() || p.expires_at > clock::boot());
     let rented = open.flat_map(|j| &j.body.parts).filter(runs).map(|p| format!("{} (rented)", p.lease));
+    let owned = node.voting.state().map_or(0, |s| s.owned_by(node.name()).count());
+    if owned > 0 {
+        let text = format!(
+            "the register says that this cloud owns {owned} services that it protects; move them, or end their protection, then leave"
+        );
+        return Err(Problem::new(409, "owns_services", Fault::Input, text));
+    }
     let all: Vec<String> = lent.chain(rented).collect();
     if all.is_empty() {
         return Ok(());

@@ -42,7 +42,7 @@ pub(super) async fn consider(
 ) -> Result<SignAnswer, Problem> {
     let (own, actor) = (node.name().clone(), Principal::Peer(from.clone()).to_string());
     let (asked, from, admit) = (document.clone(), from.clone(), node.config.pact.admit);
-    let incarnation = node.store.identity().incarnation;
+    let (incarnation, protected) = (node.store.identity().incarnation, vote::protected(node));
     let refusal = node
         .transact(move |tx| {
             let state = state(tx)?;
@@ -61,7 +61,7 @@ pub(super) async fn consider(
             };
             let new = pumasi_pact::read(asked.unverified_payload()).map_err(refused)?;
             if change == Change::Voting {
-                vote::fits(&new, &own, incarnation)?;
+                vote::fits(&new, &own, incarnation, protected)?;
             }
             if let Some(no) = words::word_on(tx, (&own, admit), &from, &change, &new, &why)? {
                 return Ok(Some(Err(no)));

@@ -26,10 +26,22 @@ pub(super) fn in_words(voting: Option<&Voting>) -> String {
     }
 }
 
-/// What the rules of the pact do not know: the times of consensus, and this cloud's store.
-pub(super) fn fits(new: &Pact, own: &CloudName, incarnation: u64) -> Result<(), Problem> {
-    let Some(v) = &new.voting else { return Ok(()) };
+/// Services whose owner the register alone knows.
+pub(super) fn protected(node: &Node) -> usize {
+    node.voting.state().map_or(0, |s| s.services.len())
+}
+
+/// What the rules of the pact do not know: the times of consensus, this cloud's store, and what the register holds.
+pub(super) fn fits(new: &Pact, own: &CloudName, incarnation: u64, protected: usize) -> Result<(), Problem> {
     let unfit = |text: String| Problem::new(409, "bad_voting", Fault::Input, text);
+    let Some(v) = &new.voting else {
+        return match protected {
+            0 => Ok(()),
+            n => Err(unfit(format!(
+                "the register protects {n} services, and nobody would know who owns them: end their protection first"
+            ))),
+        };
+    };
     voting::consensus_timers(&Timers::from(&v.timers)).check().map_err(|e| unfit(e.to_string()))?;
     let begins = v.since == new.serial && v.voters.contains(own);
     if begins && v.incarnation(own) != incarnation {
@@ -47,6 +59,9 @@ pub async fn vote(node: &Node, who: &Principal, wish: Vote) -> Result<(), Proble
     let view = view(node)?;
     if wish.voters.is_empty() != wish.stop {
         return Err(Problem::bad_request("name the voters, or say that the voting stops"));
+    }
+    if wish.stop {
+        fits(&Pact { voting: None, ..view.pact.clone() }, node.name(), 0, protected(node))?;
     }
     let wanted = if wish.stop { None } else { Some(Box::new(wanted(node, &view.pact, wish)?)) };
     if view.pact.voting.as_ref() == wanted.as_deref() {

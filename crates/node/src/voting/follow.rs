@@ -54,8 +54,8 @@ async fn once(node: &Node, group: &Group, voter: Option<&CloudName>) -> Result<b
     let Some(voter) = voter else { return Ok(false) };
     let Ok(client) = node.peers.clients.of(node, voter) else { return Ok(false) };
     let state = node.voting.state();
-    let after = state.as_ref().map_or(0, |s| s.revision);
-    let path = format!("/v1/pacts/{}/register?since={}&after={after}", group.pact, group.since);
+    let after = state.as_ref().map_or_else(String::new, |s| format!("&after={}", s.revision));
+    let path = format!("/v1/pacts/{}/register?since={}{after}", group.pact, group.since);
     let bytes = match client.with_timeout(ASK).bytes(&path).await {
         Ok(bytes) => bytes,
         Err(e) => {
@@ -75,7 +75,7 @@ async fn once(node: &Node, group: &Group, voter: Option<&CloudName>) -> Result<b
     }
     match state {
         Some(state) => apply(node, state, &followed).map_err(|e| Problem::ours(e.to_string())).map(|()| true),
-        // Nothing is known to which it could be added: asked with revision 0, it sends the whole.
+        // Nothing is known to which it could be added: another one sends the whole.
         None => Ok(false),
     }
 }

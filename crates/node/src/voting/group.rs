@@ -115,3 +115,85 @@ impl Group {
         (1..=INCARNATIONS_MAX).find_map(near)
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use pumasi_terms::pact::{Member, Terms, Voting as Says, VotingPace};
+    use pumasi_terms::{Digest, WallMs};
+    use std::sync::OnceLock;
+
+    pub fn cloud(at: usize) -> CloudName {
+        CloudName::parse(format!("city-{}", char::from(b'a' + u8::try_from(at).unwrap()))).unwrap()
+    }
+
+    fn keys() -> &'static [String] {
+        static KEYS: OnceLock<Vec<String>> = OnceLock::new();
+        KEYS.get_or_init(|| (0..4).map(|_| pumasi_trust::DocumentKey::generate().unwrap().public_jwk()).collect())
+    }
+
+    /// Of four members the first three vote, since serial 3.
+    pub fn group(me: usize, serial: u64, incarnation: u64) -> Group {
+        let member = |at: usize| Member {
+            cloud: cloud(at),
+            api_address: "a.example:1".into(),
+            gateway_address: "a.example:2".into(),
+            bundle: String::new(),
+            document_key: keys()[at].clone(),
+            terms: Terms::default(),
+            role: Role::Cloud,
+        };
+        let says = Says {
+            since: Serial(3),
+            voters: (0..3).map(cloud).collect(),
+            incarnations: BTreeMap::from([(cloud(1), 2)]),
+            timers: (&pumasi_ownership::timers::Profile::Default.timers()).into(),
+            pace: VotingPace { window_ms: 600_000, automatic: None },
+        };
+        let signed = Pact {
+            api_version: pumasi_terms::API_VERSION.into(),
+            kind: "Pact".into(),
+            id: PactId::from_entropy(1),
+            serial: Serial(serial),
+            parent: None,
+            created_at: WallMs(0),
+            currency: "EUR".into(),
+            members: (0..4).map(member).collect(),
+            voting: Some(says),
+        };
+        let voting = Voting::of(&signed, Digest([1; 32])).unwrap();
+        let members = (0..4).map(cloud).collect();
+        Group { pact: signed.id.clone(), since: Serial(3), me: cloud(me), incarnation, signed, voting, members }
+    }
+
+    #[test]
+    fn first_voters_begin_alike_and_everybody_else_with_nothing() {
+        let first: Vec<Kept> = [(0, 1), (1, 2), (2, 1)].map(|(at, n)| group(at, 3, n).beginning().unwrap()).into();
+        for kept in &first {
+            assert_eq!((&kept.snapshot, kept.applied), (&first[0].snapshot, 1));
+            assert!(kept.conf.voters.contains(&kept.id), "each is counted under its own number");
+        }
+        // Restored since it was named; named later; no voter.
+        for (at, serial, incarnation) in [(1, 3, 3), (0, 4, 1), (3, 3, 1)] {
+            assert_eq!(group(at, serial, incarnation).beginning().unwrap().applied, 0);
+        }
+        assert!(!group(3, 3, 1).is_voter());
+    }
+
+    #[test]
+    fn a_voter_whose_store_was_restored_is_aimed_at_under_its_new_number() {
+        let g = group(0, 3, 1);
+        let old: BTreeSet<RaftId> = [g.id(&cloud(0), 1), g.id(&cloud(1), 2), g.id(&cloud(2), 1)].into();
+        let conf = Conf::of(old.clone()).unwrap();
+        assert_eq!(g.target(&BTreeMap::new(), &conf), old);
+        let heard = BTreeMap::from([(cloud(2), 4), (cloud(1), 1)]);
+        let new = g.id(&cloud(2), 4);
+        let target: BTreeSet<RaftId> = [g.id(&cloud(0), 1), g.id(&cloud(1), 2), new].into();
+        assert_eq!(g.target(&heard, &conf), target, "a word of an older store counts for nothing");
+        // Another leader, which has not heard it yet, does not take it back.
+        let moved = Conf::of(target.clone()).unwrap();
+        assert_eq!(g.target(&BTreeMap::new(), &moved), target);
+        assert_eq!(g.cloud_of(new), Some(&cloud(2)));
+        assert_eq!(g.cloud_of(RaftId::new(5).unwrap()), None);
+    }
+}

@@ -37,6 +37,8 @@ const RTTS: usize = 64;
 pub enum Word {
     Message(Vec<u8>),
     Renewal(Renewal),
+    /// Under which number this cloud votes, which every batch tells.
+    Hello,
 }
 
 /// How long the way to each member is, as calls found it last.
@@ -235,6 +237,7 @@ fn fill(batch: &mut Batch, first: Word, queue: &mut mpsc::Receiver<Word>) -> Opt
         let len = match &word {
             Word::Message(m) => m.len(),
             Word::Renewal(_) => 512,
+            Word::Hello => 0,
         };
         let count = batch.messages.len() + batch.renewals.len();
         if count > 0 && (bytes + len > BATCH_BYTES_MAX || count >= BATCH_MESSAGES_MAX) {
@@ -244,6 +247,7 @@ fn fill(batch: &mut Batch, first: Word, queue: &mut mpsc::Receiver<Word>) -> Opt
         match word {
             Word::Message(m) => batch.messages.push(m),
             Word::Renewal(r) => batch.renewals.extend(serde_json::to_vec(&r)),
+            Word::Hello => {}
         }
         next = queue.try_recv().ok();
     }

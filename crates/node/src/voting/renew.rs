@@ -89,7 +89,7 @@ impl Renewing {
     async fn once(&mut self, node: &Arc<Node>, lanes: &Lanes) {
         let now = clock::boot();
         let Some(group) = node.voting.group() else { return };
-        if node.voting.run().is_none() || !gateway_lives(node, now) {
+        if node.voting.run().is_none() || !gateway_lives(node, now) || node.may_act().is_err() {
             return;
         }
         let path = node.dir("store").join("probe");

@@ -135,7 +135,10 @@ pub async fn sit(node: &Arc<Node>, group: &Arc<Group>, kept: Option<Kept>, parts
     if let Some(state) = &state {
         node.voting.show(&Arc::new(state.clone()), clock::boot());
     }
-    node.voting.inner.lock().inbox = Some(sender);
+    {
+        let mut inner = node.voting.inner.lock();
+        (inner.inbox, inner.trouble) = (Some(sender), None);
+    }
     let mut running = Running {
         node: node.clone(),
         voter: Voter::new((**group).clone(), driver, state, snapshot),
@@ -184,6 +187,8 @@ impl Running {
                 if !self.voter.takes_part() {
                     return Ok(());
                 }
+                // What a restored store has promised before is not known to it.
+                self.node.may_act().map_err(Problem::conflict)?;
             }
             effects.extend(self.voter.pump(clock::boot()).map_err(told)?);
             effects.into_iter().for_each(|effect| self.carry_out(effect));
@@ -198,7 +203,6 @@ impl Running {
         if group.key() != old.key() || group.timers() != old.timers() || group.own_id() != old.own_id() {
             return Ok(false);
         }
-        self.node.may_act().map_err(Problem::conflict)?;
         self.node.voting.enter(&Arc::new(group.clone()), clock::boot());
         self.voter.set_group(group);
         Ok(true)
@@ -216,9 +220,9 @@ impl Running {
 
     fn take(&mut self, event: Event) {
         match event {
-            Event::Batch { from, id, incarnation, messages, renewals } => {
-                self.voter.tells(&from, incarnation);
-                messages.iter().for_each(|m| self.voter.message(id, m));
+            Event::Batch { from, id, batch, renewals, .. } => {
+                self.voter.tells(&from, batch.incarnation);
+                batch.messages.iter().for_each(|m| self.voter.message(id, m));
                 let now = clock::boot();
                 renewals.into_iter().for_each(|r| self.voter.renewal(r, now));
             }
@@ -229,8 +233,8 @@ impl Running {
         }
     }
 
-    fn follow(&mut self, after: u64, reply: oneshot::Sender<super::wire::Followed>) {
-        let followed = match self.voter.ring().after(after) {
+    fn follow(&mut self, after: Option<u64>, reply: oneshot::Sender<super::wire::Followed>) {
+        let followed = match after.and_then(|after| self.voter.ring().after(after)) {
             Some(entries) => super::wire::Followed { entries, ..Default::default() },
             // None: nothing is known here yet, and whoever asks gets no answer.
             None => match self.voter.snapshot_now() {
@@ -267,6 +271,13 @@ impl Running {
         let news = before.leader != leader || before.leads != leads || before.term != status.term;
         if !news && at.is_some_and(|at| now.duration_since(at) < Duration::from_millis(SHOW_MS)) {
             return;
+        }
+        // The group does not count this number yet, and nobody speaks to it: whoever leads hears of it by this.
+        if !status.conf.has(self.voter.group.own_id()) {
+            self.voter.group.others().for_each(|voter| self.lanes.say(voter, Word::Hello));
+        }
+        if leader.is_some() {
+            self.node.health.saw(WHAT, Ok(()));
         }
         if news {
             tracing::info!(pact = %self.voter.group.pact, term = status.term, leader = ?leader, "the vote of the pact");

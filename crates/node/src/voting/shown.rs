@@ -219,8 +219,4 @@ impl Voting {
             transactions: seat.transactions,
         }
     }
-
-    pub(crate) fn seat(&self) -> Option<Seat> {
-        self.inner.lock().seat.clone()
-    }
 }

@@ -8,9 +8,9 @@ use super::group::Group;
 use super::keep::{KeepError, Writes};
 use super::register::{self, Done, Ring, Step, Stop};
 use pumasi_ownership::{Command, Entry, Renewal, State, Told};
-use pumasi_quorum::{Driver, Fetch, ProposeError, RaftId, Role, Status};
+use pumasi_quorum::{Conf, Driver, Fetch, ProposeError, RaftId, Role, Status};
 use pumasi_terms::{BootMs, CloudName, Digest};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -104,6 +104,8 @@ pub struct Voter {
     ids: BTreeMap<RaftId, Option<CloudName>>,
     asked: BTreeMap<u64, (u64, oneshot::Sender<Outcome>)>,
     fetching: Option<Digest>,
+    /// Who shall vote, and by what that was said.
+    target: Option<(Conf, BTreeSet<RaftId>)>,
 }
 
 /// Why a voter cannot go on by itself.
@@ -138,12 +140,10 @@ impl Voter {
             ids: BTreeMap::new(),
             asked: BTreeMap::new(),
             fetching: None,
+            target: None,
         }
     }
 
-    pub fn state(&self) -> Option<&Arc<State>> {
-        self.state.as_ref()
-    }
     pub fn status(&self) -> Option<Status> {
         self.driver.status().ok()
     }
@@ -175,6 +175,7 @@ impl Voter {
     /// The pact has another serial. Times that changed need another driver, which the caller sees to.
     pub fn set_group(&mut self, group: Group) {
         self.ids.clear();
+        self.target = None;
         self.group = group;
     }
 
@@ -182,7 +183,10 @@ impl Voter {
     pub fn tells(&mut self, cloud: &CloudName, incarnation: u64) {
         if self.group.members.contains(cloud) {
             let known = self.incarnations.entry(cloud.clone()).or_default();
-            *known = incarnation.max(*known);
+            if incarnation > *known {
+                *known = incarnation;
+                self.target = None;
+            }
         }
     }
 
@@ -359,10 +363,13 @@ impl Voter {
     /// What whoever leads proposes by itself: renewals, and a newer serial of the pact.
     fn duties(&mut self, now: BootMs) {
         let Ok(status) = self.driver.status() else { return };
-        let target = self.group.target(&self.incarnations, &status.conf);
         let (leads, term) = (status.role == Role::Leader, status.term);
-        if let Err(e) = self.driver.aim(target) {
-            tracing::debug!(error = %e, "the pact's voters are not aimed at");
+        if self.target.as_ref().is_none_or(|(conf, _)| *conf != status.conf) {
+            let target = self.group.target(&self.incarnations, &status.conf);
+            if let Err(e) = self.driver.aim(target.clone()) {
+                tracing::debug!(error = %e, "the pact's voters are not aimed at");
+            }
+            self.target = Some((status.conf, target));
         }
         if !leads {
             return;
@@ -444,3 +451,7 @@ impl Voter {
         effects
     }
 }
+
+#[cfg(test)]
+#[path = "voter_tests.rs"]
+mod tests;
