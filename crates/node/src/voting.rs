@@ -340,7 +340,8 @@ pub async fn run(node: Arc<Node>) {
         let pause_ms = match why {
             None => {
                 failures = 0;
-                1_000
+                // Another part, or other times, are taken up at once; without a vote there is nothing to hurry for.
+                if node.voting.is_on() && node.may_act().is_ok() { RETRY_MS } else { 1_000 }
             }
             Some(why) => {
                 node.voting.fail(Some(why.clone()));
@@ -349,7 +350,7 @@ pub async fn run(node: Arc<Node>) {
                     node.note("daemon", crate::node::Note::new("vote_failed", "pact", node.name()).because(why)).await;
                 }
                 failures += 1;
-                (500_u64 << failures).min(60_000)
+                (500_u64 << failures.min(7)).min(60_000)
             }
         };
         tokio::select! {
