@@ -40,6 +40,8 @@ const RETRY_MS: u64 = 50;
 const LOOK_MS: u64 = 2;
 /// Between looks of a heir whose first instance starts, and between questions whether it is ready.
 const OPENING_MS: u64 = 5;
+/// One question waits for so long at the heir.
+const OPEN_WAIT_MS: u64 = 1_000;
 /// For so long at most.
 const OPENING_MS_MAX: u64 = 10_000;
 
@@ -57,12 +59,19 @@ pub struct Moves {
     began: OnceLock<BootMs>,
     /// What comes in here for services that are handed over to this cloud waits until then: the owner would let it wait as well.
     alerted: Locked<BTreeMap<ServiceName, (Epoch, BootMs)>>,
+    /// Instances that stand ready for services that come here.
+    pub warm: lender::Warm,
 }
 
 impl Moves {
     /// Its users wait.
     pub fn opens_here(&self, service: &ServiceName) {
         self.opening.lock().insert(service.clone(), clock::boot().after(OPENING_MS_MAX));
+    }
+
+    /// It is this cloud's own, its users wait, and it is not served yet; for a while.
+    pub fn is_opening(&self, service: &ServiceName) -> bool {
+        self.opening.lock().get(service).is_some_and(|until| clock::boot() < *until)
     }
 
     /// At an entrance, of a service whose ownership at this epoch is about to end.
@@ -83,7 +92,8 @@ impl Moves {
 /// and says so in its first answer. One that is not heard is not waited for long.
 pub fn awaits_word(node: &Node, service: &ServiceRecord) -> bool {
     let waited_ms = clock::boot().since(*node.moves.began.get_or_init(clock::boot));
-    let runs = || node.instances.lock().iter().any(|i| i.owner == service.owner());
+    // One that is prepared has not begun.
+    let runs = || node.instances.lock().iter().any(|i| i.owner == service.owner() && !i.prepared);
     if waited_ms >= WORD_MS_MAX || service.deleting || runs() {
         return false;
     }
@@ -395,7 +405,8 @@ async fn perform(node: &Node, m: &Move, ask: Ask) -> Answer {
         }
         Ask::Commit => commit(node, m, &client, &path).await,
         Ask::Open => {
-            let state: Result<HandoverState, CallError> = client.get(&path).await;
+            // An older heir answers at once, and is asked again.
+            let state: Result<HandoverState, CallError> = client.get(&format!("{path}?wait_ms={OPEN_WAIT_MS}")).await;
             match state {
                 Ok(HandoverState { open: true, .. }) => Answer::Opened,
                 Ok(HandoverState { why, .. }) => Answer::Refused { why, fatal: false },

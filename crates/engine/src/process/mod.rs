@@ -15,6 +15,7 @@ mod layout;
 mod logs;
 mod net;
 mod netlink;
+mod prepared;
 mod probe;
 mod processes;
 mod ranges;
@@ -154,6 +155,9 @@ impl Engine for ProcessEngine {
     }
     fn start(&self, spec: InstanceSpec) -> BoxFuture<'_, Result<(), EngineError>> {
         self.run(move |host| host.start(spec))
+    }
+    fn prepare(&self, spec: InstanceSpec, at_most_ms: u64) -> BoxFuture<'_, Result<(), EngineError>> {
+        self.run(move |host| host.make_ready(spec, at_most_ms))
     }
     fn list(&self) -> BoxFuture<'_, Result<Vec<InstanceStatus>, EngineError>> {
         self.run(Host::list)

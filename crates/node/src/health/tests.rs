@@ -32,6 +32,9 @@ impl Engine for Fragile {
     fn start(&self, spec: InstanceSpec) -> BoxFuture<'_, Result<(), EngineError>> {
         self.0.start(spec)
     }
+    fn prepare(&self, spec: InstanceSpec, at_most_ms: u64) -> BoxFuture<'_, Result<(), EngineError>> {
+        self.0.prepare(spec, at_most_ms)
+    }
     fn stop<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<(), EngineError>> {
         self.0.stop(id)
     }

@@ -11,6 +11,7 @@ mod hosts;
 mod lents;
 mod settling;
 mod told;
+mod warm;
 
 pub use copies::Copies;
 pub use emptying::{emptiness, reconcile};
@@ -18,6 +19,7 @@ pub use hosts::{check_sent, names};
 pub use lents::{Lents, Stand};
 pub use settling::{accept_settlement, dispute_settlement, open_settlements, settle};
 pub use told::Told;
+pub use warm::Warm;
 
 use crate::node::{Note, TxError, store_problem};
 use crate::object::{

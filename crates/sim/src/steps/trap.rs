@@ -32,6 +32,7 @@ const LATE: Duration = Duration::from_millis(700);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
+    Prepare,
     Start,
     List,
     Stop,
@@ -357,6 +358,13 @@ impl Engine for TrappedEngine {
         }
         self.trap.lock().lending.insert(self.cloud.clone());
         Box::pin(self.call(Call::Start, move || self.inner.start(spec.clone())))
+    }
+    fn prepare(&self, spec: InstanceSpec, at_most_ms: u64) -> BoxFuture<'_, Result<(), EngineError>> {
+        if self.trap.side(&self.cloud) != Side::Lender {
+            return self.inner.prepare(spec, at_most_ms);
+        }
+        self.trap.lock().lending.insert(self.cloud.clone());
+        Box::pin(self.call(Call::Prepare, move || self.inner.prepare(spec.clone(), at_most_ms)))
     }
     fn list(&self) -> BoxFuture<'_, Result<Vec<InstanceStatus>, EngineError>> {
         let orphans = self.again && self.trap.bug == Some(Bug::Orphans);
