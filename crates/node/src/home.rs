@@ -2,13 +2,13 @@
 
 use crate::fleet::{self, Desired};
 use crate::moves::{self, freeze};
-use crate::object::{OWNER_OF_SERVICES, ServiceRecord, service_named_by};
+use crate::object::{OWNER_OF_SERVICES, SERVICE, ServiceRecord, service_named_by};
 use crate::{Node, borrower, bundles, clock, growth, register, secrets, stray, tenancy};
 use pumasi_api::Problem;
 use pumasi_engine::{Access, DataMount, InstanceSpec, Secrets};
 use pumasi_terms::service::Dataset;
 use pumasi_terms::template::data_suffix;
-use pumasi_terms::{DatasetName, InstanceId};
+use pumasi_terms::{DatasetName, InstanceId, ServiceName};
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -40,10 +40,7 @@ pub async fn reconcile(node: &Node) -> Result<(), Problem> {
     let services = node.services()?;
     let mut done = Ok(());
     for service in services.iter() {
-        // Its data are being made this cloud's own, or another's.
-        let waits =
-            service.taking.is_some() || freeze::stands_still(node, service) || moves::awaits_word(node, service);
-        if !waits {
+        if !waits(node, service) {
             run(node, service).await;
         }
         if service.deleting {
@@ -71,6 +68,19 @@ pub async fn reconcile(node: &Node) -> Result<(), Problem> {
     }
     stray::tell(node, stray::found(node, strays, OWNER_OF_SERVICES)).await;
     done
+}
+
+/// Its data are being made this cloud's own, or another's.
+fn waits(node: &Node, service: &ServiceRecord) -> bool {
+    service.taking.is_some() || freeze::stands_still(node, service) || moves::awaits_word(node, service)
+}
+
+/// One service, by what is stored of it now.
+pub async fn run_now(node: &Node, name: &ServiceName) -> Result<(), Problem> {
+    if let Some(service) = node.item::<ServiceRecord>(SERVICE, name.as_str())?.filter(|s| !waits(node, s)) {
+        run(node, &service).await;
+    }
+    Ok(())
 }
 
 async fn run(node: &Node, service: &ServiceRecord) {

@@ -53,6 +53,8 @@ pub struct Moves {
     opening: Locked<BTreeMap<ServiceName, BootMs>>,
     /// A look is coming that need not be asked for.
     looks_soon: AtomicBool,
+    /// Requests of a service that moves away wait, and not for long yet.
+    holds: AtomicBool,
     /// Held while directories of services change their meaning: one becomes the service's own, or is put away.
     pub files: tokio::sync::Mutex<()>,
     /// When this daemon looked for the first time.
@@ -77,6 +79,12 @@ impl Moves {
     /// At an entrance, of a service whose ownership at this epoch is about to end.
     pub fn alert(&self, service: &ServiceName, epoch: Epoch) {
         self.alerted.lock().insert(service.clone(), (epoch, clock::boot().after(HOLD_MS_MAX)));
+    }
+
+    /// Whether somebody waits for the next look, because a service moves away or comes.
+    pub fn hurries(&self) -> bool {
+        let opens = || !self.opening.lock().is_empty();
+        self.holds.load(Ordering::Relaxed) || opens() || !self.alerted().is_empty()
     }
 
     /// Nobody here waits for longer, whatever becomes of it.
@@ -249,11 +257,13 @@ fn put(tx: &mut Tx<'_>, next: &Move, told: Vec<Told>, now: Now) -> Result<(), Tx
 
 /// Moves every open move by what is seen, and asks its heir. Called at every look.
 pub async fn reconcile(node: &Arc<Node>) -> Result<(), Problem> {
-    let mut done = Ok(());
+    let (mut done, mut holds) = (Ok(()), false);
     for open in node.items::<Move>(MOVE)?.iter().filter(|m| m.is_open()) {
         let looked = look(node, open).await;
         done = done.and(looked);
+        holds |= open.holds() && !holds_long(open);
     }
+    node.moves.holds.store(holds, Ordering::Relaxed);
     look_at_openings(node);
     // Before a table or a word lets requests in.
     done.and(freeze::let_go(node).await)
@@ -301,11 +311,16 @@ async fn look(node: &Arc<Node>, open: &Move) -> Result<(), Problem> {
     Ok(())
 }
 
-/// While somebody waits the next look comes soon; where that lasts, because the heir is away, less often.
+/// While somebody waits the next look comes soon; less often where that lasts, because the heir is away, and while the heir is asked: a look
+/// follows its answer.
 fn look_soon(node: &Arc<Node>, m: &Move) {
-    let Some(held_at) = m.held_at.filter(|_| m.holds()) else { return };
-    let is_long = clock::boot().since(held_at) > 2 * HOLD_MS_MAX;
-    look_again(node, if is_long { RETRY_MS } else { LOOK_MS });
+    if m.held_at.is_some() && m.holds() {
+        look_again(node, if holds_long(m) || m.ask().is_some() { RETRY_MS } else { LOOK_MS });
+    }
+}
+
+fn holds_long(m: &Move) -> bool {
+    m.held_at.is_some_and(|at| clock::boot().since(at) > 2 * HOLD_MS_MAX)
 }
 
 fn look_again(node: &Arc<Node>, after_ms: u64) {

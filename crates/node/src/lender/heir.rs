@@ -11,7 +11,7 @@ use crate::bundles::{self, short};
 use crate::keys::{self, Package};
 use crate::node::{Note, TxError};
 use crate::object::{CUSTOMER, CustomerRecord, HEIR, Heir, LENT_APPLICATION, LentApplication, SERVICE, ServiceRecord};
-use crate::{Node, clock, moves, register, routes, secrets, tenancy, world};
+use crate::{Node, clock, home, moves, register, routes, secrets, tenancy, world};
 use pumasi_api::message::CustomerGrant;
 use pumasi_api::{Fault, Principal, Problem};
 use pumasi_engine::InstanceState;
@@ -386,6 +386,8 @@ pub async fn promote(node: &Node, lent: &LentLease) -> Result<bool, Problem> {
     })
     .await?;
     node.moves.opens_here(service.name());
+    // Its users wait: what is prepared begins now, and not at the next look.
+    home::run_now(node, service.name()).await?;
     node.wake.notify_one();
     Ok(true)
 }
