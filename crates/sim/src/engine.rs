@@ -85,6 +85,9 @@ impl Engine for TimedEngine {
         self.catch_up().start(spec)
     }
     fn prepare(&self, spec: InstanceSpec, at_most_ms: u64) -> BoxFuture<'_, Result<(), EngineError>> {
+        if self.mutant == Some(Mutant::Eager) {
+            return self.start(spec);
+        }
         // Its data are where they are only when it is started.
         self.catch_up().prepare(spec, at_most_ms)
     }
