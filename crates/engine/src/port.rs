@@ -23,8 +23,8 @@ pub trait Engine: Send + Sync {
 
     /// Everything of a start but its end: the instance is there, isolated and with its secrets, and stands before the first instruction of
     /// the application. It does not have its data, which need not exist yet. [`Engine::start`] with the same spec gives it the data and
-    /// lets it begin; without that it ends by itself after `at_most_ms`, counted from the last call. One that runs is left alone.
-    fn prepare(&self, spec: InstanceSpec, at_most_ms: u64) -> BoxFuture<'_, Result<(), EngineError>>;
+    /// lets it begin; without that it ends by itself after its time, counted from the last call. One that runs is left alone.
+    fn prepare(&self, spec: InstanceSpec, how: Prepare) -> BoxFuture<'_, Result<(), EngineError>>;
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<InstanceStatus>, EngineError>>;
 
@@ -85,6 +85,16 @@ impl FreezeBy {
             Self::Signals => "signals",
         }
     }
+}
+
+/// An instance is prepared, and not started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prepare {
+    pub at_most_ms: u64,
+    /// The owner whose data it will have as its own: its group becomes that of the instance's owner, so that nothing of them has to be
+    /// given anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heir_of: Option<String>,
 }
 
 /// An owner's instances stand still, for a reason that has a name.

@@ -7,7 +7,7 @@ use crate::port::BoxFuture;
 use crate::rules::{BackOff, Here, Start, on_start};
 use crate::{
     Capabilities, CgroupVersion, Engine, EngineError, Exit, Freeze, FreezeBy, InstanceSpec, InstanceState,
-    InstanceStatus, Isolation, Remains, Trouble,
+    InstanceStatus, Isolation, Prepare, Remains, Trouble,
 };
 use pumasi_terms::service::Platform;
 use pumasi_terms::{InstanceId, WallMs};
@@ -486,8 +486,8 @@ impl Engine for SimEngine {
     fn start(&self, spec: InstanceSpec) -> BoxFuture<'_, Result<(), EngineError>> {
         Box::pin(async move { self.start_now(spec) })
     }
-    fn prepare(&self, spec: InstanceSpec, at_most_ms: u64) -> BoxFuture<'_, Result<(), EngineError>> {
-        Box::pin(async move { self.prepare_now(spec, at_most_ms) })
+    fn prepare(&self, spec: InstanceSpec, how: Prepare) -> BoxFuture<'_, Result<(), EngineError>> {
+        Box::pin(async move { self.prepare_now(spec, how.at_most_ms) })
     }
     fn list(&self) -> BoxFuture<'_, Result<Vec<InstanceStatus>, EngineError>> {
         Box::pin(async move {

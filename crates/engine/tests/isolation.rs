@@ -407,7 +407,7 @@ async fn what_is_prepared_has_its_data_only_once_it_begins() {
         ("COPY".to_owned(), DataMount { path: copy.clone(), access: Access::ReadOnly }),
     ]);
     spec.secrets = Secrets::new(BTreeMap::from([("KEY".to_owned(), "hidden".to_owned())]));
-    rig.engine().prepare(spec.clone(), 60_000).await.unwrap();
+    rig.engine().prepare(spec.clone(), Prepare { at_most_ms: 60_000, heir_of: None }).await.unwrap();
     let found = wait(&rig, &spec.id, |s| s.pid.is_some()).await;
     // Without its data it does not begin, and says what is missing.
     let error = rig.engine().start(spec.clone()).await.unwrap_err().to_string();

@@ -4,7 +4,7 @@ use crate::life::HostClock;
 use crate::mutant::Mutant;
 use pumasi_engine::BoxFuture;
 use pumasi_engine::{
-    Access, Capabilities, Engine, EngineError, Freeze, InstanceSpec, InstanceStatus, Remains, SimEngine,
+    Access, Capabilities, Engine, EngineError, Freeze, InstanceSpec, InstanceStatus, Prepare, Remains, SimEngine,
 };
 use pumasi_terms::{InstanceId, WallMs};
 use std::collections::{BTreeMap, BTreeSet};
@@ -84,12 +84,12 @@ impl Engine for TimedEngine {
         }
         self.catch_up().start(spec)
     }
-    fn prepare(&self, spec: InstanceSpec, at_most_ms: u64) -> BoxFuture<'_, Result<(), EngineError>> {
+    fn prepare(&self, spec: InstanceSpec, how: Prepare) -> BoxFuture<'_, Result<(), EngineError>> {
         if self.mutant == Some(Mutant::Eager) {
             return self.start(spec);
         }
         // Its data are where they are only when it is started.
-        self.catch_up().prepare(spec, at_most_ms)
+        self.catch_up().prepare(spec, how)
     }
     fn list(&self) -> BoxFuture<'_, Result<Vec<InstanceStatus>, EngineError>> {
         let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -127,6 +127,10 @@ impl Host {
         if self.isolation.own_uid { self.slots.gid_of(owner) } else { Ok(None) }
     }
 
+    pub(super) fn inherit_group(&self, from: &str, to: &str) -> Result<(), EngineError> {
+        if self.isolation.own_uid { self.slots.inherit(from, to) } else { Ok(()) }
+    }
+
     pub(super) fn executable(&self) -> &Path {
         &self.config.executable
     }

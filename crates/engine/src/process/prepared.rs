@@ -9,10 +9,10 @@ use super::host::{Host, Known};
 use super::launch;
 use super::layout::{Desired, Layout, boot_now_ms, write_json};
 use crate::rules::{Here, Start, on_start};
-use crate::{Access, EngineError, InstanceSpec};
+use crate::{Access, EngineError, InstanceSpec, Prepare};
 
 impl Host {
-    pub(super) fn make_ready(&self, spec: InstanceSpec, at_most_ms: u64) -> Result<(), EngineError> {
+    pub(super) fn make_ready(&self, spec: InstanceSpec, how: &Prepare) -> Result<(), EngineError> {
         self.can_isolate(&spec)?;
         if spec.data.values().any(|m| m.access == Access::Layered) {
             let problem = "data that are seen through layers are not given late".into();
@@ -20,7 +20,7 @@ impl Host {
         }
         let mut shims = self.change();
         let layout = Layout::of(&self.root, &spec.id);
-        let until_ms = boot_now_ms().saturating_add(at_most_ms);
+        let until_ms = boot_now_ms().saturating_add(how.at_most_ms);
         if let Some(record) = layout.read_record()? {
             let (desired, held) = (layout.read_desired()?, layout.is_held()?);
             let here = Here { spec: &record.spec, run: desired.run, held, alive: held };
@@ -36,6 +36,9 @@ impl Host {
             };
         }
         self.check_but_data(&spec)?;
+        if let Some(from) = &how.heir_of {
+            self.inherit_group(from, &spec.owner)?;
+        }
         let secrets = spec.secrets.clone();
         let record = self.new_record(spec, None)?;
         let known = Known { layout, record };

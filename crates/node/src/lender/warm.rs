@@ -8,10 +8,10 @@
 
 use super::heir;
 use crate::node::Locked;
-use crate::object::{LentApplication, ServiceRecord};
+use crate::object::{LentApplication, ServiceRecord, owner_of_lease};
 use crate::{Node, clock, fleet, home, secrets};
 use pumasi_api::Problem;
-use pumasi_engine::{EngineError, InstanceSpec, InstanceState, InstanceStatus};
+use pumasi_engine::{EngineError, InstanceSpec, InstanceState, InstanceStatus, Prepare};
 use pumasi_lease::LentLease;
 use pumasi_lease::dossier::Dossier;
 use pumasi_terms::{BootMs, InstanceId, LeaseId};
@@ -96,10 +96,10 @@ async fn set_up(
     }
     let mut standing = 0;
     for i in fit.into_iter().take(count) {
-        standing += usize::from(one(node, spec(i.id.clone())).await?);
+        standing += usize::from(one(node, lent, spec(i.id.clone())).await?);
     }
     for _ in standing..count {
-        one(node, spec(InstanceId::from_entropy(clock::entropy()))).await?;
+        one(node, lent, spec(InstanceId::from_entropy(clock::entropy()))).await?;
     }
     Ok((owner, count))
 }
@@ -109,9 +109,10 @@ fn failed(e: EngineError) -> Problem {
 }
 
 /// False: it is of another time, and goes.
-async fn one(node: &Node, spec: InstanceSpec) -> Result<bool, Problem> {
+async fn one(node: &Node, lent: &LentLease, spec: InstanceSpec) -> Result<bool, Problem> {
     let id = spec.id.clone();
-    match node.engine.prepare(spec, WARM_MS).await {
+    let how = Prepare { at_most_ms: WARM_MS, heir_of: Some(owner_of_lease(lent.id())) };
+    match node.engine.prepare(spec, how).await {
         Ok(()) => Ok(true),
         Err(EngineError::Conflict { .. } | EngineError::Ended { .. }) => {
             node.engine.stop(&id).await.map_err(failed)?;

@@ -9,7 +9,9 @@ use crate::net::copy_of;
 use bytes::Bytes;
 use http::{Request, Response};
 use pumasi_api::Problem;
-use pumasi_engine::{BoxFuture, Capabilities, Engine, EngineError, Freeze, InstanceSpec, InstanceStatus, Remains};
+use pumasi_engine::{
+    BoxFuture, Capabilities, Engine, EngineError, Freeze, InstanceSpec, InstanceStatus, Prepare, Remains,
+};
 use pumasi_gateway::{ControlError, GatewayStatus, MeterReport, Question, Reply};
 use pumasi_node::ground::{Asked, GatewayPort};
 use pumasi_route::Tenure;
@@ -359,12 +361,12 @@ impl Engine for TrappedEngine {
         self.trap.lock().lending.insert(self.cloud.clone());
         Box::pin(self.call(Call::Start, move || self.inner.start(spec.clone())))
     }
-    fn prepare(&self, spec: InstanceSpec, at_most_ms: u64) -> BoxFuture<'_, Result<(), EngineError>> {
+    fn prepare(&self, spec: InstanceSpec, how: Prepare) -> BoxFuture<'_, Result<(), EngineError>> {
         if self.trap.side(&self.cloud) != Side::Lender {
-            return self.inner.prepare(spec, at_most_ms);
+            return self.inner.prepare(spec, how);
         }
         self.trap.lock().lending.insert(self.cloud.clone());
-        Box::pin(self.call(Call::Prepare, move || self.inner.prepare(spec.clone(), at_most_ms)))
+        Box::pin(self.call(Call::Prepare, move || self.inner.prepare(spec.clone(), how.clone())))
     }
     fn list(&self) -> BoxFuture<'_, Result<Vec<InstanceStatus>, EngineError>> {
         let orphans = self.again && self.trap.bug == Some(Bug::Orphans);
