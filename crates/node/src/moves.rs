@@ -281,7 +281,8 @@ fn look_at_openings(node: &Arc<Node>) {
 
 async fn look(node: &Arc<Node>, open: &Move) -> Result<(), Problem> {
     let Some(service) = node.item::<ServiceRecord>(SERVICE, open.service.as_str())? else { return Ok(()) };
-    if matches!(open.step, Step::Freezing | Step::Catching) {
+    if open.step == Step::Catching {
+        // Not before: a look at many files that was begun too early would have to end first.
         node.datasets.hurry();
     }
     if open.holds() {
