@@ -21,7 +21,7 @@ pub use limits::{Limits, Rate};
 pub use measure::{Measured, measure};
 pub use port::{
     Access, BoxFuture, Capabilities, CgroupVersion, DataMount, Engine, Exit, Freeze, FreezeBy, InstanceSpec,
-    InstanceState, InstanceStatus, Isolation, Remains, Secrets, Trouble,
+    InstanceState, InstanceStatus, Isolation, Prepare, Remains, Secrets, Trouble,
 };
 pub use process::{
     EgressPolicy, Helper, HelperSpec, ProcessConfig, ProcessEngine, Room, forget, instance_exec_main, is_of_this_host,

@@ -21,6 +21,11 @@ pub trait Engine: Send + Sync {
     /// older one and answers [`EngineError::Replacing`] until that is gone.
     fn start(&self, spec: InstanceSpec) -> BoxFuture<'_, Result<(), EngineError>>;
 
+    /// Everything of a start but its end: the instance is there, isolated and with its secrets, and stands before the first instruction of
+    /// the application. It does not have its data, which need not exist yet. [`Engine::start`] with the same spec gives it the data and
+    /// lets it begin; without that it ends by itself after its time, counted from the last call. One that runs is left alone.
+    fn prepare(&self, spec: InstanceSpec, how: Prepare) -> BoxFuture<'_, Result<(), EngineError>>;
+
     fn list(&self) -> BoxFuture<'_, Result<Vec<InstanceStatus>, EngineError>>;
 
     /// SIGTERM, the grace of the spec, then SIGKILL of everything in the instance. An unknown id is already stopped.
@@ -80,6 +85,16 @@ impl FreezeBy {
             Self::Signals => "signals",
         }
     }
+}
+
+/// An instance is prepared, and not started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prepare {
+    pub at_most_ms: u64,
+    /// The owner whose data it will have as its own: its group becomes that of the instance's owner, so that nothing of them has to be
+    /// given anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heir_of: Option<String>,
 }
 
 /// An owner's instances stand still, for a reason that has a name.
@@ -235,6 +250,10 @@ pub struct InstanceStatus {
     /// It stands still by [`Engine::freeze`]: its state is of the moment before.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub frozen: bool,
+    /// It was prepared only ([`Engine::prepare`]): whatever its state, nothing of the application has run. Where it has a `pid`, it stands
+    /// before its first instruction.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub prepared: bool,
     /// Why it is not ready; of one that is starting again, why it was not before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<Trouble>,

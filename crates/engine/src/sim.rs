@@ -7,7 +7,7 @@ use crate::port::BoxFuture;
 use crate::rules::{BackOff, Here, Start, on_start};
 use crate::{
     Capabilities, CgroupVersion, Engine, EngineError, Exit, Freeze, FreezeBy, InstanceSpec, InstanceState,
-    InstanceStatus, Isolation, Remains, Trouble,
+    InstanceStatus, Isolation, Prepare, Remains, Trouble,
 };
 use pumasi_terms::service::Platform;
 use pumasi_terms::{InstanceId, WallMs};
@@ -73,6 +73,8 @@ struct SimInstance {
     spec: InstanceSpec,
     app: SimApp,
     run: bool,
+    /// Not only prepared.
+    begun: bool,
     phase: Phase,
     back_off: BackOff,
     restarts: u32,
@@ -97,6 +99,7 @@ struct Frozen {
 
 #[derive(Debug, Clone)]
 enum Phase {
+    Prepared { until_ms: u64 },
     Running { since_ms: u64 },
     Resting { until_ms: u64, why: String },
     Stopping { since_ms: u64, ends_ms: u64, exit: Exit },
@@ -209,10 +212,14 @@ impl SimEngine {
         let decided = on_start(&spec, here.as_ref())?;
         let now_ms = world.now_ms;
         match decided {
-            Start::Keep => {}
+            Start::Keep => {
+                if let Some(instance) = world.instances.get_mut(&spec.id).filter(|i| !i.begun) {
+                    (instance.begun, instance.phase) = (true, Phase::Running { since_ms: now_ms });
+                }
+            }
             Start::Revive => {
                 if let Some(instance) = world.instances.get_mut(&spec.id) {
-                    instance.phase = Phase::Running { since_ms: now_ms };
+                    (instance.begun, instance.phase) = (true, Phase::Running { since_ms: now_ms });
                 }
             }
             Start::StopOlder => {
@@ -220,22 +227,28 @@ impl SimEngine {
                 instance.stop(now_ms);
                 return Err(EngineError::Replacing { id: spec.id, older: instance.spec.generation });
             }
-            Start::Create | Start::Replace => {
-                let program = spec.command.first().cloned().unwrap_or_default();
-                if program.is_empty() {
-                    return Err(EngineError::Spec { id: spec.id, problem: "command is empty".into() });
-                }
-                if let Some(problem) = world.refused.get(&program) {
-                    return Err(EngineError::Spec { id: spec.id, problem: problem.clone() });
-                }
-                let app = world.apps.get(&program).copied().unwrap_or_default();
-                let (port, pid) = (world.next_port, world.next_pid);
-                world.next_port = world.next_port.checked_add(1).unwrap_or(20_000);
-                world.next_pid += 1;
-                world.instances.insert(spec.id.clone(), SimInstance::new(spec, app, now_ms, port, pid));
-            }
+            Start::Create | Start::Replace => world.create(spec, Phase::Running { since_ms: now_ms })?,
         }
         Ok(())
+    }
+
+    fn prepare_now(&self, spec: InstanceSpec, at_most_ms: u64) -> Result<(), EngineError> {
+        let mut world = self.world();
+        let until_ms = world.now_ms.saturating_add(at_most_ms);
+        let here = world.instances.get(&spec.id);
+        let here = here.map(|i| Here { spec: &i.spec, run: i.run, held: i.held(), alive: i.held() });
+        match on_start(&spec, here.as_ref())? {
+            Start::Create => world.create(spec, Phase::Prepared { until_ms }),
+            Start::Keep => {
+                if let Some(SimInstance { phase: Phase::Prepared { until_ms: until }, .. }) =
+                    world.instances.get_mut(&spec.id)
+                {
+                    *until = until_ms;
+                }
+                Ok(())
+            }
+            _ => Err(EngineError::Ended { id: spec.id, generation: spec.generation }),
+        }
     }
 
     fn remove_now(&self, id: &InstanceId) -> Result<(), EngineError> {
@@ -265,12 +278,33 @@ impl SimEngine {
     }
 }
 
+impl World {
+    fn create(&mut self, spec: InstanceSpec, phase: Phase) -> Result<(), EngineError> {
+        let program = spec.command.first().cloned().unwrap_or_default();
+        if program.is_empty() {
+            return Err(EngineError::Spec { id: spec.id, problem: "command is empty".into() });
+        }
+        if let Some(problem) = self.refused.get(&program) {
+            return Err(EngineError::Spec { id: spec.id, problem: problem.clone() });
+        }
+        let app = self.apps.get(&program).copied().unwrap_or_default();
+        let (port, pid, now_ms) = (self.next_port, self.next_pid, self.now_ms);
+        self.next_port = self.next_port.checked_add(1).unwrap_or(20_000);
+        self.next_pid += 1;
+        let begun = !matches!(phase, Phase::Prepared { .. });
+        let made = SimInstance { begun, phase, ..SimInstance::new(spec.clone(), app, now_ms, port, pid) };
+        self.instances.insert(spec.id, made);
+        Ok(())
+    }
+}
+
 impl SimInstance {
     fn new(spec: InstanceSpec, app: SimApp, now_ms: u64, port: u16, pid: u32) -> Self {
         Self {
             spec,
             app,
             run: true,
+            begun: true,
             phase: Phase::Running { since_ms: now_ms },
             back_off: BackOff::new(),
             restarts: 0,
@@ -357,6 +391,8 @@ impl SimInstance {
                 Phase::Resting { until_ms: at_ms, .. } if at_ms <= until_ms => {
                     self.phase = Phase::Running { since_ms: at_ms };
                 }
+                // Nobody let it begin.
+                Phase::Prepared { until_ms: at_ms } if at_ms <= until_ms => self.phase = Phase::ShimGone,
                 Phase::Stopping { since_ms, ends_ms, exit } if ends_ms <= until_ms => {
                     self.used(ends_ms - since_ms);
                     self.phase = Phase::Stopped { exit: Some(exit) };
@@ -389,7 +425,7 @@ impl SimInstance {
                 };
                 Phase::Stopping { since_ms, ends_ms: now_ms + takes_ms, exit }
             }
-            Phase::Resting { .. } | Phase::ShimGone => Phase::Stopped { exit: None },
+            Phase::Prepared { .. } | Phase::Resting { .. } | Phase::ShimGone => Phase::Stopped { exit: None },
             other => other,
         };
     }
@@ -398,6 +434,7 @@ impl SimInstance {
         // Of a frozen one: as it was.
         let now_ms = self.frozen.as_ref().map_or(now_ms, |f| f.since_ms);
         let (state, since_ms) = match &self.phase {
+            Phase::Prepared { .. } => (InstanceState::Starting, None),
             Phase::Running { since_ms } if self.held_why.is_some() => {
                 (InstanceState::Unready { why: self.held_why.clone().unwrap_or_default() }, Some(*since_ms))
             }
@@ -431,7 +468,8 @@ impl SimInstance {
             door: None,
             protocol: self.spec.protocol,
             frozen: self.frozen.is_some() && self.held(),
-            pid: since_ms.map(|_| self.pid),
+            prepared: !self.begun,
+            pid: (since_ms.is_some() || matches!(self.phase, Phase::Prepared { .. })).then_some(self.pid),
             started_at: since_ms.map(|ms| WallMs(i64::try_from(ms).unwrap_or(i64::MAX))),
             restarts: self.restarts,
             cpu_used_us: self.cpu_used_us + running_ms * rate,
@@ -447,6 +485,9 @@ impl Engine for SimEngine {
     }
     fn start(&self, spec: InstanceSpec) -> BoxFuture<'_, Result<(), EngineError>> {
         Box::pin(async move { self.start_now(spec) })
+    }
+    fn prepare(&self, spec: InstanceSpec, how: Prepare) -> BoxFuture<'_, Result<(), EngineError>> {
+        Box::pin(async move { self.prepare_now(spec, how.at_most_ms) })
     }
     fn list(&self) -> BoxFuture<'_, Result<Vec<InstanceStatus>, EngineError>> {
         Box::pin(async move {

@@ -5,7 +5,7 @@
 mod common;
 
 use common::{App, ProcessRig, Rig, SimRig, id, ready, status, wait};
-use pumasi_engine::{EngineError, Freeze, InstanceState};
+use pumasi_engine::{EngineError, Freeze, InstanceState, InstanceStatus, Prepare};
 
 /// Each promise once for each driver.
 macro_rules! suite {
@@ -40,6 +40,8 @@ suite!(
     a_freeze_ends_by_itself_unless_its_bound_is_lifted,
     what_is_frozen_ends_at_once_and_as_it_stands,
     a_freeze_outlives_daemons_and_shims,
+    what_is_prepared_begins_when_it_is_started,
+    what_is_prepared_and_not_started_ends_by_itself,
 );
 
 fn is_stopped(state: &InstanceState) -> bool {
@@ -306,4 +308,63 @@ async fn a_freeze_outlives_daemons_and_shims(rig: &mut impl Rig) {
     let found = ready(rig, &spec.id).await;
     assert!(!found.frozen);
     end(rig, 1).await;
+}
+
+fn for_ms(at_most_ms: u64) -> Prepare {
+    Prepare { at_most_ms, heir_of: None }
+}
+
+/// It stands before its first instruction.
+fn stands(s: &InstanceStatus) -> bool {
+    s.prepared && s.state == InstanceState::Starting && s.pid.is_some()
+}
+
+async fn what_is_prepared_begins_when_it_is_started(rig: &mut impl Rig) {
+    // Had it begun when it was prepared, it would have crashed.
+    let spec = rig.spec(1, App::Crashes { after_ms: 300 });
+    rig.engine().prepare(spec.clone(), for_ms(60_000)).await.unwrap();
+    let before = wait(rig, &spec.id, stands).await;
+    rig.pass(600).await;
+    rig.reopen().await;
+    rig.engine().prepare(spec.clone(), for_ms(60_000)).await.unwrap();
+    let after = status(rig, &spec.id).await.unwrap();
+    assert!(stands(&after), "{after:?}");
+    assert_eq!((after.pid, after.restarts), (before.pid, 0));
+    let mut other = spec.clone();
+    other.stop_grace_ms += 1;
+    assert!(matches!(rig.engine().start(other).await, Err(EngineError::Conflict { .. })));
+    rig.engine().start(spec.clone()).await.unwrap();
+    let begun = ready(rig, &spec.id).await;
+    assert_eq!((begun.prepared, begun.pid, begun.restarts), (false, before.pid, 0));
+    // One that runs is not made to wait again; and it runs like any other.
+    rig.engine().prepare(spec.clone(), for_ms(1)).await.unwrap();
+    wait(rig, &spec.id, |s| !s.prepared && s.restarts >= 2).await;
+    end(rig, 1).await;
+    let unwanted = rig.spec(2, App::Well);
+    rig.engine().prepare(unwanted.clone(), for_ms(60_000)).await.unwrap();
+    wait(rig, &unwanted.id, stands).await;
+    rig.engine().stop(&unwanted.id).await.unwrap();
+    let found = wait(rig, &unwanted.id, |s| is_stopped(&s.state)).await;
+    assert!(found.prepared, "nobody takes it for one that ran: {found:?}");
+    assert!(matches!(rig.engine().start(unwanted.clone()).await, Err(EngineError::Ended { .. })));
+    end(rig, 2).await;
+    assert!(rig.engine().remains(None).await.unwrap().is_empty());
+}
+
+async fn what_is_prepared_and_not_started_ends_by_itself(rig: &mut impl Rig) {
+    let specs = [rig.spec(1, App::Well), rig.spec(2, App::Well)];
+    for spec in &specs {
+        rig.engine().prepare(spec.clone(), for_ms(700)).await.unwrap();
+        wait(rig, &spec.id, stands).await;
+    }
+    rig.engine().prepare(specs[1].clone(), for_ms(60_000)).await.unwrap();
+    let found = wait(rig, &specs[0].id, |s| matches!(s.state, InstanceState::Failed { .. })).await;
+    assert!(found.prepared && found.pid.is_none(), "{found:?}");
+    assert!(stands(&status(rig, &specs[1].id).await.unwrap()), "its time was made longer");
+    assert!(matches!(rig.engine().prepare(specs[0].clone(), for_ms(700)).await, Err(EngineError::Ended { .. })));
+    // Started all the same, it is started anew.
+    rig.engine().start(specs[0].clone()).await.unwrap();
+    assert!(!ready(rig, &specs[0].id).await.prepared);
+    end(rig, 1).await;
+    end(rig, 2).await;
 }

@@ -214,7 +214,8 @@ async fn copies_go_from_helper_to_helper_and_belong_to_their_readers_group() {
         if is_root() {
             // What instances see through a layer they may write: there, and never here.
             let layered = db.is_none() && rig.process().capabilities().isolation.layers;
-            let mode = if layered { 0o660 } else { 0o640 };
+            let others = fs::metadata(home.dir.join(file)).unwrap().mode() & 0o007;
+            let mode = if layered { 0o660 | others } else { 0o640 };
             assert_eq!((meta.mode() & 0o777, meta.gid()), (mode, there.gid.unwrap()));
             assert_ne!(meta.uid(), 0);
             assert_eq!(fs::metadata(far.copy()).unwrap().mode() & 0o7777, 0o2750);

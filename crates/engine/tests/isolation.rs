@@ -393,6 +393,47 @@ async fn data_is_shared_by_an_owner_and_written_only_where_granted() {
 }
 
 #[tokio::test]
+async fn what_is_prepared_has_its_data_only_once_it_begins() {
+    if !is_root() {
+        return;
+    }
+    let rig = ProcessRig::new().await;
+    let (copy, data) = (rig.dir.path().join("copy"), rig.dir.path().join("data"));
+    std::fs::create_dir(&copy).unwrap();
+    std::fs::write(copy.join("old"), "old").unwrap();
+    let mut spec = rig.spec(1, App::Well);
+    spec.data = BTreeMap::from([
+        ("OWN".to_owned(), DataMount { path: data.clone(), access: Access::ReadWrite }),
+        ("COPY".to_owned(), DataMount { path: copy.clone(), access: Access::ReadOnly }),
+    ]);
+    spec.secrets = Secrets::new(BTreeMap::from([("KEY".to_owned(), "hidden".to_owned())]));
+    rig.engine().prepare(spec.clone(), Prepare { at_most_ms: 60_000, heir_of: None }).await.unwrap();
+    let found = wait(&rig, &spec.id, |s| s.pid.is_some()).await;
+    // Without its data it does not begin, and says what is missing.
+    let error = rig.engine().start(spec.clone()).await.unwrap_err().to_string();
+    assert!(error.contains("is not a directory"), "{error}");
+    let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", found.pid.unwrap())).unwrap();
+    assert!(found.prepared && !mounts.contains("/run/pumasi/data"), "{mounts}");
+    // The directory gets its name after the view was made.
+    std::fs::create_dir(rig.dir.path().join("before")).unwrap();
+    std::fs::write(rig.dir.path().join("before/old"), "promoted").unwrap();
+    std::fs::rename(rig.dir.path().join("before"), &data).unwrap();
+    let at = started(&rig, &spec).await;
+    assert_eq!(status(&rig, &spec.id).await.unwrap().pid, found.pid, "it is the one that was prepared");
+    assert_eq!(shell(at, "cat $DATA_OWN/old $DATA_COPY/old; echo $KEY"), "promotedoldhidden\n");
+    assert_eq!(shell(at, "echo new > $DATA_OWN/fresh"), "");
+    assert_eq!(std::fs::read_to_string(data.join("fresh")).unwrap(), "new\n");
+    assert!(shell(at, "touch $DATA_COPY/new").contains("Read-only"));
+    assert!(shell(at, "cp /bin/true $DATA_OWN/true && $DATA_OWN/true").contains("denied"), "data is no program");
+    let flags = shell(at, "grep /run/pumasi/data /proc/self/mountinfo");
+    assert!(flags.lines().count() == 2 && flags.lines().all(|l| l.contains("nosuid,nodev,noexec")), "{flags}");
+    assert!(!flags.contains("shared:"), "{flags}");
+    let status = shell(at, "grep -E 'NoNewPrivs|Seccomp:|CapEff|CapBnd' /proc/self/status");
+    assert!(status.contains("NoNewPrivs:\t1") && status.contains("Seccomp:\t2"), "{status}");
+    rig.end().await;
+}
+
+#[tokio::test]
 async fn memory_and_cpu_limits_hold() {
     if !is_root() {
         return;

@@ -23,6 +23,8 @@ pub struct Decision {
     pub start: u32,
     /// Given no new requests.
     pub drain: BTreeSet<InstanceId>,
+    /// Let begin: they were prepared for this.
+    pub begin: BTreeSet<InstanceId>,
     /// Revived: their shim was lost.
     pub revive: BTreeSet<InstanceId>,
     /// Stopped already, or never to run: to be erased.
@@ -37,12 +39,14 @@ pub fn decide(want: &Desired, actual: &[InstanceStatus]) -> Decision {
     decision.remove.extend(own.iter().filter(|i| gone(i)).map(|i| i.id.clone()));
     let live: Vec<&InstanceStatus> = own.into_iter().filter(|i| !gone(i)).collect();
     let (mut current, old): (Vec<_>, Vec<_>) = live.into_iter().partition(|i| i.generation == want.generation);
-    // Those that serve are kept before those that do not; ids make it deterministic.
-    current.sort_by_key(|i| (i.state != InstanceState::Ready, i.id.clone()));
+    // Those that serve are kept before those that do not, and those that can begin at once before the others; ids make it deterministic.
+    let waits = |i: &InstanceStatus| i.prepared && i.state == InstanceState::Starting;
+    current.sort_by_key(|i| (i.state != InstanceState::Ready, !waits(i), i.id.clone()));
     let count = want.count as usize;
     let ready = current.iter().take(count).filter(|i| i.state == InstanceState::Ready).count();
     decision.drain.extend(current.iter().skip(count).map(|i| i.id.clone()));
     let failed = |i: &&&InstanceStatus| matches!(i.state, InstanceState::Failed { .. });
+    decision.begin.extend(current.iter().take(count).filter(|i| waits(i)).map(|i| i.id.clone()));
     decision.revive.extend(current.iter().take(count).filter(failed).map(|i| i.id.clone()));
     let missing = count.saturating_sub(current.len());
     let coming = current.len().min(count) - ready;
@@ -74,7 +78,8 @@ pub async fn reconcile(node: &Node, want: &Desired, spec: impl Fn(InstanceId) ->
     let decision = decide(want, &actual);
     if node.troubles.may_start(&want.owner, want.generation, clock::boot()) {
         let fresh = (0..decision.start).map(|_| InstanceId::from_entropy(clock::entropy()));
-        let ids: Vec<InstanceId> = fresh.chain(decision.revive.iter().cloned()).collect();
+        let known = decision.begin.iter().chain(&decision.revive).cloned();
+        let ids: Vec<InstanceId> = known.chain(fresh).collect();
         match start_all(node, ids, spec).await {
             Ok(()) => node.troubles.accepted(&want.owner),
             Err(e) => node.troubles.refused(&want.owner, want.generation, e.reason(), clock::boot()),
@@ -83,8 +88,10 @@ pub async fn reconcile(node: &Node, want: &Desired, spec: impl Fn(InstanceId) ->
     end(node, &decision).await;
 }
 
-pub async fn reconcile_to_nothing(node: &Node, owner: &str) {
-    let actual = node.instances.get();
+/// `but_prepared`: those that stand before their first instruction stay so.
+pub async fn reconcile_to_nothing(node: &Node, owner: &str, but_prepared: bool) {
+    let mut actual = node.instances.get();
+    actual.retain(|i| !(but_prepared && i.prepared));
     end(node, &decide(&Desired { owner: owner.to_owned(), count: 0, generation: 0 }, &actual)).await;
 }
 
@@ -152,6 +159,7 @@ mod tests {
             door: None,
             protocol: Default::default(),
             frozen: false,
+            prepared: false,
             pid: None,
             started_at: None,
             restarts: 0,
@@ -193,6 +201,24 @@ mod tests {
         let decision = decide(&want(1, 1), &fleet);
         assert_eq!(decision.drain, BTreeSet::from([InstanceId::from_entropy(2)]));
         assert_eq!(decision.remove, BTreeSet::from([InstanceId::from_entropy(3)]));
+    }
+
+    #[test]
+    fn what_is_prepared_begins_before_anything_is_started() {
+        let prepared = |id| InstanceStatus { prepared: true, ..status(id, 1, InstanceState::Starting) };
+        let fleet = [
+            status(1, 1, InstanceState::Unready { why: "stopping".into() }),
+            prepared(2),
+            status(3, 1, InstanceState::Ready),
+            prepared(4),
+        ];
+        let ids = |ids: &[u128]| ids.iter().map(|id| InstanceId::from_entropy(*id)).collect::<BTreeSet<_>>();
+        let decision = decide(&want(2, 1), &fleet);
+        assert_eq!((decision.begin, decision.start, decision.drain), (ids(&[2]), 0, ids(&[1, 4])));
+        // What nobody wants any more ends like anything else, and what is of another time does not begin.
+        let decision = decide(&want(0, 1), &fleet[1..2]);
+        assert_eq!((decision.begin, decision.drain), (ids(&[]), ids(&[2])));
+        assert_eq!(decide(&want(1, 2), &fleet[1..2]).begin, ids(&[]));
     }
 
     #[test]

@@ -2,12 +2,13 @@
 
 use crate::fleet::{self, Desired};
 use crate::moves::{self, freeze};
-use crate::object::{OWNER_OF_SERVICES, ServiceRecord, service_named_by};
+use crate::object::{OWNER_OF_SERVICES, SERVICE, ServiceRecord, service_named_by};
 use crate::{Node, borrower, bundles, clock, growth, register, secrets, stray, tenancy};
 use pumasi_api::Problem;
-use pumasi_engine::{Access, DataMount, InstanceSpec};
-use pumasi_terms::DatasetName;
+use pumasi_engine::{Access, DataMount, InstanceSpec, Secrets};
+use pumasi_terms::service::Dataset;
 use pumasi_terms::template::data_suffix;
+use pumasi_terms::{DatasetName, InstanceId, ServiceName};
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -30,7 +31,7 @@ pub fn wanted(node: &Node, service: &ServiceRecord) -> Desired {
             }
         }
         // Whose it is cannot be read: nothing is started for it, and nothing stopped.
-        Err(_) => all.min(node.instances.lock().iter().filter(|i| i.owner == owner).count() as u32),
+        Err(_) => all.min(node.instances.lock().iter().filter(|i| i.owner == owner && !i.prepared).count() as u32),
     };
     Desired { owner, count, generation: service.generation }
 }
@@ -39,10 +40,7 @@ pub async fn reconcile(node: &Node) -> Result<(), Problem> {
     let services = node.services()?;
     let mut done = Ok(());
     for service in services.iter() {
-        // Its data are being made this cloud's own, or another's.
-        let waits =
-            service.taking.is_some() || freeze::stands_still(node, service) || moves::awaits_word(node, service);
-        if !waits {
+        if !waits(node, service) {
             run(node, service).await;
         }
         if service.deleting {
@@ -58,8 +56,13 @@ pub async fn reconcile(node: &Node) -> Result<(), Problem> {
     let owners: BTreeSet<String> = node.instances.lock().iter().map(|i| i.owner.clone()).collect();
     let mut strays = BTreeSet::new();
     for owner in owners.into_iter().filter(|o| o.starts_with(OWNER_OF_SERVICES) && !known(o)) {
+        if is_prepared(node, &owner) {
+            // Of a service that was to come here: nothing of it has begun, and nothing it could lose.
+            end_prepared(node, &owner).await;
+            continue;
+        }
         match stray::is_over(node, &owner)? && node.may_act().is_ok() {
-            true => fleet::reconcile_to_nothing(node, &owner).await,
+            true => fleet::reconcile_to_nothing(node, &owner, false).await,
             false => drop(strays.insert(owner)),
         }
     }
@@ -67,15 +70,30 @@ pub async fn reconcile(node: &Node) -> Result<(), Problem> {
     done
 }
 
+/// Its data are being made this cloud's own, or another's.
+fn waits(node: &Node, service: &ServiceRecord) -> bool {
+    service.taking.is_some() || freeze::stands_still(node, service) || moves::awaits_word(node, service)
+}
+
+/// One service, by what is stored of it now.
+pub async fn run_now(node: &Node, name: &ServiceName) -> Result<(), Problem> {
+    if let Some(service) = node.item::<ServiceRecord>(SERVICE, name.as_str())?.filter(|s| !waits(node, s)) {
+        run(node, &service).await;
+    }
+    Ok(())
+}
+
 async fn run(node: &Node, service: &ServiceRecord) {
     let want = wanted(node, service);
     if want.count == 0 && !register::is_ours(node, service) {
         // What there was of its data may be erased by now: no directory is made anew.
-        return fleet::reconcile_to_nothing(node, &want.owner).await;
+        return end_prepared(node, &want.owner).await;
     }
-    let spec = &service.document.spec;
-    let mut data = std::collections::BTreeMap::new();
-    for set in &spec.datasets {
+    if register::runs_here(node, service).is_err() && is_prepared(node, &want.owner) {
+        // Whose it is cannot be read: what has not begun does not begin now.
+        return;
+    }
+    for set in &service.document.spec.datasets {
         let path = data_dir(node, service, &set.name);
         let made = std::fs::create_dir_all(&path).and_then(|()| match set.kind {
             // The daemon reads what the application writes; nobody else does.
@@ -87,21 +105,26 @@ async fn run(node: &Node, service: &ServiceRecord) {
         if let Err(e) = made {
             return refuse(node, service, format!("the directory of dataset {} could not be made: {e}", set.name));
         }
-        data.insert(data_suffix(set.name.as_str()), DataMount { path, access: Access::ReadWrite });
     }
-    let app = &spec.application;
     let secrets = match secrets::of_service(node, service) {
         Ok(secrets) => secrets,
         Err(e) => {
             return refuse(node, service, format!("nothing is started until its secrets can be read: {e}"));
         }
     };
-    let bundle_dir = bundles::owned(node, &service.customer).unpacked(&service.bundle());
-    fleet::reconcile(node, &want, |id| InstanceSpec {
-        id,
+    fleet::reconcile(node, &want, spec(node, service, &secrets)).await;
+}
+
+/// An instance of a service as its owner runs it. The same also before it is: what is prepared then is what is started.
+pub fn spec(node: &Node, service: &ServiceRecord, secrets: &Secrets) -> impl Fn(InstanceId) -> InstanceSpec {
+    let app = &service.document.spec.application;
+    let own = |set: &Dataset| DataMount { path: data_dir(node, service, &set.name), access: Access::ReadWrite };
+    let sets = service.document.spec.datasets.iter();
+    let made = InstanceSpec {
+        id: InstanceId::from_entropy(0),
         owner: service.owner(),
         generation: service.generation,
-        bundle_dir: bundle_dir.clone(),
+        bundle_dir: bundles::owned(node, &service.customer).unpacked(&service.bundle()),
         command: app.command.clone(),
         env: app.env.clone(),
         resources: app.resources,
@@ -110,12 +133,25 @@ async fn run(node: &Node, service: &ServiceRecord) {
         liveness: app.liveness.clone(),
         stop_grace_ms: app.stop_grace_ms,
         egress: app.egress.clone(),
-        data: data.clone(),
+        data: sets.map(|set| (data_suffix(set.name.as_str()), own(set))).collect(),
         listen_ip: node.config.engine.instance_ip,
         lent: false,
         secrets: secrets.clone(),
-    })
-    .await;
+    };
+    move |id| InstanceSpec { id, ..made.clone() }
+}
+
+/// Whether all that is here of an owner, if anything, stands before its first instruction.
+fn is_prepared(node: &Node, owner: &str) -> bool {
+    let instances = node.instances.lock();
+    let mut own = instances.iter().filter(|i| i.owner == owner).peekable();
+    own.peek().is_some() && own.all(|i| i.prepared)
+}
+
+/// Of a service that is not this cloud's: whatever runs ends, and what is prepared stays while it is about to come.
+async fn end_prepared(node: &Node, owner: &str) {
+    let keep = node.moves.warm.keeps(owner, clock::boot());
+    fleet::reconcile_to_nothing(node, owner, keep).await;
 }
 
 fn refuse(node: &Node, service: &ServiceRecord, why: String) {

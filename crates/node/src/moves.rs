@@ -41,6 +41,8 @@ const RETRY_MS: u64 = 50;
 const LOOK_MS: u64 = 2;
 /// Between looks of a heir whose first instance starts, and between questions whether it is ready.
 const OPENING_MS: u64 = 5;
+/// One question waits for so long at the heir.
+const OPEN_WAIT_MS: u64 = 1_000;
 /// For so long at most.
 const OPENING_MS_MAX: u64 = 10_000;
 
@@ -52,12 +54,16 @@ pub struct Moves {
     opening: Locked<BTreeMap<ServiceName, BootMs>>,
     /// A look is coming that need not be asked for.
     looks_soon: AtomicBool,
+    /// Requests of a service that moves away wait, and not for long yet.
+    holds: AtomicBool,
     /// Held while directories of services change their meaning: one becomes the service's own, or is put away.
     pub files: tokio::sync::Mutex<()>,
     /// When this daemon looked for the first time.
     began: OnceLock<BootMs>,
     /// What comes in here for services that are handed over to this cloud waits until then: the owner would let it wait as well.
     alerted: Locked<BTreeMap<ServiceName, (Epoch, BootMs)>>,
+    /// Instances that stand ready for services that come here.
+    pub warm: lender::Warm,
 }
 
 impl Moves {
@@ -66,9 +72,20 @@ impl Moves {
         self.opening.lock().insert(service.clone(), clock::boot().after(OPENING_MS_MAX));
     }
 
+    /// It is this cloud's own, its users wait, and it is not served yet; for a while.
+    pub fn is_opening(&self, service: &ServiceName) -> bool {
+        self.opening.lock().get(service).is_some_and(|until| clock::boot() < *until)
+    }
+
     /// At an entrance, of a service whose ownership at this epoch is about to end.
     pub fn alert(&self, service: &ServiceName, epoch: Epoch) {
         self.alerted.lock().insert(service.clone(), (epoch, clock::boot().after(HOLD_MS_MAX)));
+    }
+
+    /// Whether somebody waits for the next look, because a service moves away or comes.
+    pub fn hurries(&self) -> bool {
+        let opens = || !self.opening.lock().is_empty();
+        self.holds.load(Ordering::Relaxed) || opens() || !self.alerted().is_empty()
     }
 
     /// Nobody here waits for longer, whatever becomes of it.
@@ -84,7 +101,8 @@ impl Moves {
 /// and says so in its first answer. One that is not heard is not waited for long.
 pub fn awaits_word(node: &Node, service: &ServiceRecord) -> bool {
     let waited_ms = clock::boot().since(*node.moves.began.get_or_init(clock::boot));
-    let runs = || node.instances.lock().iter().any(|i| i.owner == service.owner());
+    // One that is prepared has not begun.
+    let runs = || node.instances.lock().iter().any(|i| i.owner == service.owner() && !i.prepared);
     if !register::is_heard(node, service) && !service.deleting && !runs() {
         return true;
     }
@@ -243,11 +261,13 @@ fn put(tx: &mut Tx<'_>, next: &Move, told: Vec<Told>, now: Now) -> Result<(), Tx
 
 /// Moves every open move by what is seen, and asks its heir. Called at every look.
 pub async fn reconcile(node: &Arc<Node>) -> Result<(), Problem> {
-    let mut done = Ok(());
+    let (mut done, mut holds) = (Ok(()), false);
     for open in node.items::<Move>(MOVE)?.iter().filter(|m| m.is_open()) {
         let looked = look(node, open).await;
         done = done.and(looked);
+        holds |= open.holds() && !holds_long(open);
     }
+    node.moves.holds.store(holds, Ordering::Relaxed);
     look_at_openings(node);
     // Before a table or a word lets requests in.
     done.and(freeze::let_go(node).await)
@@ -265,7 +285,8 @@ fn look_at_openings(node: &Arc<Node>) {
 
 async fn look(node: &Arc<Node>, open: &Move) -> Result<(), Problem> {
     let Some(service) = node.item::<ServiceRecord>(SERVICE, open.service.as_str())? else { return Ok(()) };
-    if matches!(open.step, Step::Freezing | Step::Catching) {
+    if open.step == Step::Catching {
+        // Not before: a look at many files that was begun too early would have to end first.
         node.datasets.hurry();
     }
     if open.holds() {
@@ -295,11 +316,16 @@ async fn look(node: &Arc<Node>, open: &Move) -> Result<(), Problem> {
     Ok(())
 }
 
-/// While somebody waits the next look comes soon; where that lasts, because the heir is away, less often.
+/// While somebody waits the next look comes soon; less often where that lasts, because the heir is away, and while the heir is asked: a look
+/// follows its answer.
 fn look_soon(node: &Arc<Node>, m: &Move) {
-    let Some(held_at) = m.held_at.filter(|_| m.holds()) else { return };
-    let is_long = clock::boot().since(held_at) > 2 * HOLD_MS_MAX;
-    look_again(node, if is_long { RETRY_MS } else { LOOK_MS });
+    if m.held_at.is_some() && m.holds() {
+        look_again(node, if holds_long(m) || m.ask().is_some() { RETRY_MS } else { LOOK_MS });
+    }
+}
+
+fn holds_long(m: &Move) -> bool {
+    m.held_at.is_some_and(|at| clock::boot().since(at) > 2 * HOLD_MS_MAX)
 }
 
 fn look_again(node: &Arc<Node>, after_ms: u64) {
@@ -399,7 +425,8 @@ async fn perform(node: &Node, m: &Move, ask: Ask) -> Answer {
         }
         Ask::Commit => commit(node, m, &client, &path).await,
         Ask::Open => {
-            let state: Result<HandoverState, CallError> = client.get(&path).await;
+            // An older heir answers at once, and is asked again.
+            let state: Result<HandoverState, CallError> = client.get(&format!("{path}?wait_ms={OPEN_WAIT_MS}")).await;
             match state {
                 Ok(HandoverState { open: true, .. }) => Answer::Opened,
                 Ok(HandoverState { why, .. }) => Answer::Refused { why, fatal: false },

@@ -14,6 +14,7 @@ use pumasi_api::Problem;
 use pumasi_journey::moving::Move;
 use pumasi_lease::handover::{Handover, SIGNED_AS};
 use pumasi_lease::reclaim::{self, Reclaim};
+use pumasi_ownership::State;
 use pumasi_store::{Expect, Tx};
 use pumasi_terms::{BootMs, CloudName, Epoch, MoveId, ServiceId};
 use pumasi_trust::SignedDocument;
@@ -56,7 +57,10 @@ pub fn known(node: &Node, id: &ServiceId) -> Result<Option<Tenure>, Problem> {
 
 /// Whom the register of the pact names, as this cloud has applied it.
 fn committed(node: &Node, id: &ServiceId) -> Option<Tenure> {
-    let state = node.voting.state()?;
+    committed_in(&*node.voting.state()?, id)
+}
+
+fn committed_in(state: &State, id: &ServiceId) -> Option<Tenure> {
     let owned = state.services.get(id)?;
     let moved = state.moved.iter().rev().find(|m| &m.service == id && m.epoch == owned.epoch);
     Some(Tenure { owner: owned.owner.clone(), epoch: owned.epoch, before: moved.map(|m| m.from.clone()) })
@@ -155,9 +159,9 @@ pub fn must_be_ours(node: &Node, service: &ServiceRecord) -> Result<(), Problem>
     Err(Problem { code: "moved".into(), ..Problem::conflict(text) })
 }
 
-/// Who owns it since it was handed over, as a transaction sees it.
-pub fn owner_in(tx: &Tx<'_>, id: &ServiceId) -> Result<Option<CloudName>, TxError> {
-    Ok(signed_in(tx, id)?.map(|t| t.owner))
+/// Who owns it since it left its first owner, as a transaction sees it, and the register of the pact.
+pub fn owner_in(tx: &Tx<'_>, state: Option<&State>, id: &ServiceId) -> Result<Option<CloudName>, TxError> {
+    Ok(later(signed_in(tx, id)?, state.and_then(|s| committed_in(s, id))).map(|t| t.owner))
 }
 
 /// Services that one question asks about, and handovers that one answer tells of.

@@ -247,11 +247,16 @@ async fn reconcile(node: Arc<Node>) {
         tokio::select! {
             biased;
             // Changes come in bursts: a short rest lets one look serve them all.
-            () = async { node.wake.notified().await; tokio::time::sleep(Duration::from_millis(5)).await; } => {}
+            () = async { node.wake.notified().await; tokio::time::sleep(rest(&node)).await; } => {}
             () = tokio::time::sleep(tick) => {}
             _ = stopping.changed() => break,
         }
     }
+}
+
+fn rest(node: &Node) -> Duration {
+    // The users of a service that moves wait for each of these looks.
+    Duration::from_millis(if node.moves.hurries() { 1 } else { 5 })
 }
 
 /// One look at everything. Whoever cannot read what it must know does nothing this time, and `/readyz` says so.

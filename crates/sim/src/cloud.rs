@@ -11,9 +11,9 @@ use crate::steps::{Drivers, There, Trap, TrappedEngine, TrappedPort};
 use crate::story::Story;
 use anyhow::Context;
 use pumasi_api::{Principal, Role};
-use pumasi_engine::{Capabilities, Engine, SimApp, SimEngine};
+use pumasi_engine::{Capabilities, Engine, InstanceStatus, SimApp, SimEngine};
 use pumasi_node::ground::{GatewayPort, Ground, Hands};
-use pumasi_node::object::{SERVICE, ServiceRecord};
+use pumasi_node::object::{OWNER_OF_SERVICES, SERVICE, ServiceRecord};
 use pumasi_node::world::{World, within};
 use pumasi_node::{Config, Node, api, bundles, serve};
 use pumasi_store::sim::{CommitInfo, Fate, Hooks, MemoryDisk, Snapshot, Verdict};
@@ -413,6 +413,15 @@ impl Host {
             owner: i.owner,
         })
         .collect()
+    }
+
+    /// Instances of services that are to be this cloud's own, by the host's word.
+    pub fn own_instances(&self) -> Vec<InstanceStatus> {
+        if self.drivers.get().is_some() {
+            return Vec::new();
+        }
+        let all = now_or_never(self.engine.catch_up().list()).and_then(Result::ok).unwrap_or_default();
+        all.into_iter().filter(|i| i.owner.starts_with(OWNER_OF_SERVICES)).collect()
     }
 
     pub fn snapshot(&self) -> anyhow::Result<Snapshot> {

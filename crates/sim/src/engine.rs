@@ -4,7 +4,7 @@ use crate::life::HostClock;
 use crate::mutant::Mutant;
 use pumasi_engine::BoxFuture;
 use pumasi_engine::{
-    Access, Capabilities, Engine, EngineError, Freeze, InstanceSpec, InstanceStatus, Remains, SimEngine,
+    Access, Capabilities, Engine, EngineError, Freeze, InstanceSpec, InstanceStatus, Prepare, Remains, SimEngine,
 };
 use pumasi_terms::{InstanceId, WallMs};
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,7 +57,7 @@ impl TimedEngine {
     pub fn write(&self, id: &InstanceId, line: &str) -> Option<bool> {
         let dir = self.mounts.lock().unwrap_or_else(PoisonError::into_inner).get(id)?.clone();
         let listed = crate::gateway::now_or_never(self.catch_up().list()).and_then(Result::ok).unwrap_or_default();
-        if !listed.iter().any(|i| &i.id == id && i.pid.is_some() && !i.frozen) {
+        if !listed.iter().any(|i| &i.id == id && i.pid.is_some() && !i.frozen && !i.prepared) {
             return Some(false);
         }
         let file = std::fs::OpenOptions::new().create(true).append(true).open(dir.join(WRITES));
@@ -83,6 +83,13 @@ impl Engine for TimedEngine {
             mounts.insert(spec.id.clone(), mount.path.clone());
         }
         self.catch_up().start(spec)
+    }
+    fn prepare(&self, spec: InstanceSpec, how: Prepare) -> BoxFuture<'_, Result<(), EngineError>> {
+        if self.mutant == Some(Mutant::Eager) {
+            return self.start(spec);
+        }
+        // Its data are where they are only when it is started.
+        self.catch_up().prepare(spec, how)
     }
     fn list(&self) -> BoxFuture<'_, Result<Vec<InstanceStatus>, EngineError>> {
         let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -70,6 +70,8 @@ mutants! {
     Resigned = "resigned",
     /// The owner takes everything for sent as soon as requests wait.
     Hasty = "hasty",
+    /// What a heir prepares begins at once.
+    Eager = "eager",
 }
 
 const HOUR_MS: u64 = 3_600_000;
@@ -93,8 +95,8 @@ impl Mutant {
 
     /// Whether it shows only where a service moves.
     pub fn is_of_moves(self) -> bool {
-        use Mutant::{Amnesiac, Hasty, Heedless, Impatient, Resigned, Stubborn, Unhold, Unpromoted};
-        matches!(self, Heedless | Impatient | Unhold | Stubborn | Amnesiac | Unpromoted | Resigned | Hasty)
+        use Mutant::{Amnesiac, Eager, Hasty, Heedless, Impatient, Resigned, Stubborn, Unhold, Unpromoted};
+        matches!(self, Heedless | Impatient | Unhold | Stubborn | Amnesiac | Unpromoted | Resigned | Hasty | Eager)
     }
 
     pub(crate) fn on_put(self, kind: &str, _name: &str, value: &mut Value) -> Fate {

@@ -82,8 +82,9 @@ impl Access {
             (Self::Everyone, true) => 0o755,
             (Self::Group(_), false) => 0o640,
             (Self::Group(_), true) => 0o750,
-            (Self::Layered(_), false) => 0o660,
-            (Self::Layered(_), true) => 0o770,
+            // As it is at home, most likely, so that a promotion has nothing to change; strangers do not come here.
+            (Self::Layered(_), false) => 0o660 | u32::from(original & 0o007),
+            (Self::Layered(_), true) => 0o770 | u32::from(original & 0o007),
             (Self::Owner, false) => 0o600,
             (Self::Owner, true) => 0o700,
             // As far as it can still be brought forward.

@@ -44,10 +44,13 @@ pub(super) enum Event {
         why: String,
         for_good: bool,
     },
+    /// It stands before its first instruction, and begins when it is told to.
+    Prepared,
     Started,
     Exited(Exit),
 }
 
+pub(super) const SAY_GO: &str = "go\n";
 pub(super) const SAY_TERM: &str = "term\n";
 pub(super) const SAY_KILL: &str = "kill\n";
 
@@ -93,10 +96,15 @@ fn init(dir: &Path) -> Result<(), String> {
 
     let started = Outside::open(&plan).and_then(|outside| {
         prepare(&plan)?;
-        start_app(dir, &plan, &outside)
+        start_app(dir, &plan, &outside, &mut |prepared| match send(&mut control, &prepared) {
+            Ok(()) => is_told_to_go(&mut orders),
+            Err(_) => false,
+        })
     });
     let app = match started {
-        Ok(app) => app,
+        Ok(Some(app)) => app,
+        // In a pid namespace the application's stage goes with its init.
+        Ok(None) => return Ok(()),
         Err((why, for_good)) => {
             let _ = send(&mut control, &Event::Failed { why, for_good });
             return Ok(());
@@ -151,7 +159,19 @@ fn prepare(plan: &Plan) -> Result<(), (String, bool)> {
     }
 }
 
-fn start_app(dir: &Path, plan: &Plan, outside: &Outside) -> Result<Pid, (String, bool)> {
+/// Whether one that stands before its first instruction begins; else it is to end.
+fn is_told_to_go(orders: &mut impl BufRead) -> bool {
+    let mut line = String::new();
+    orders.read_line(&mut line).is_ok() && line == SAY_GO
+}
+
+/// `waits`: told of one that stands before its first instruction, says whether it begins. None: it does not.
+fn start_app(
+    dir: &Path,
+    plan: &Plan,
+    outside: &Outside,
+    waits: &mut dyn FnMut(Event) -> bool,
+) -> Result<Option<Pid>, (String, bool)> {
     let soon = |e: io::Error| (format!("start the application: {e}"), false);
     let (mut ours, theirs) = UnixStream::pair().map_err(soon)?;
     outside.score(OOM_SCORE);
@@ -165,7 +185,7 @@ fn start_app(dir: &Path, plan: &Plan, outside: &Outside) -> Result<Pid, (String,
         .spawn()
         .map_err(soon);
     outside.score("0");
-    let child = child?;
+    let mut child = child?;
     // It waits for the plan: nothing of the application happens outside of its limits.
     for mut entrance in &outside.cgroup {
         write!(entrance, "{}", child.id()).map_err(soon)?;
@@ -176,15 +196,25 @@ fn start_app(dir: &Path, plan: &Plan, outside: &Outside) -> Result<Pid, (String,
     send(&mut ours, plan).map_err(soon)?;
     // Its end closes when it has become the application.
     let mut failed = Err(("the application's stage ended without a word".to_owned(), false));
+    let mut say = ours.try_clone().map_err(soon)?;
     for line in BufReader::new(ours).lines() {
         match line.ok().and_then(|l| serde_json::from_str(&l).ok()) {
             Some(Event::Hello) => failed = Ok(()),
+            Some(Event::Prepared) => {
+                if !waits(Event::Prepared) {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    return Ok(None);
+                }
+                // One that ended meanwhile is found by what it does not say.
+                let _ = say.write_all(SAY_GO.as_bytes());
+            }
             Some(Event::Failed { why, for_good }) => failed = Err((why, for_good)),
             _ => {}
         }
     }
     failed?;
-    i32::try_from(child.id()).map(Pid::from_raw).map_err(|e| (e.to_string(), false))
+    i32::try_from(child.id()).map(|id| Some(Pid::from_raw(id))).map_err(|e| (e.to_string(), false))
 }
 
 /// Returns when everything is to end: told so, or the shim is gone.
@@ -252,13 +282,23 @@ fn app() -> Result<(), String> {
     let mut control = take_control()?;
     let mut orders = BufReader::new(control.try_clone().map_err(|e| format!("control: {e}"))?);
     let plan = read_plan(&mut orders)?;
+    let ready = give_up_rights(&plan, &mut control, parent).and_then(|()| match plan.prepared {
+        true => wait_for_go(&mut control, &mut orders),
+        false => Ok(()),
+    });
     drop(orders);
-    let (why, for_good) = match give_up_rights(&plan, &mut control, parent) {
+    let (why, for_good) = match ready {
         Ok(()) => (become_app(&plan), true),
         Err(why) => (why, false),
     };
     let _ = send(&mut control, &Event::Failed { why, for_good });
     Ok(())
+}
+
+/// As the application will be, but for its first instruction.
+fn wait_for_go(control: &mut UnixStream, orders: &mut impl BufRead) -> Result<(), String> {
+    send(control, &Event::Prepared).map_err(|e| format!("control: {e}"))?;
+    if is_told_to_go(orders) { Ok(()) } else { Err("it was never told to begin".into()) }
 }
 
 fn give_up_rights(plan: &Plan, control: &mut UnixStream, parent: Pid) -> Result<(), String> {

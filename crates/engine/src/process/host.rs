@@ -35,7 +35,7 @@ const GONE: &str = ".gone-";
 #[derive(Debug)]
 pub(super) struct Host {
     config: ProcessConfig,
-    root: PathBuf,
+    pub(super) root: PathBuf,
     isolation: Isolation,
     runtimes: Vec<String>,
     /// What instances may not see, canonical.
@@ -125,6 +125,10 @@ impl Host {
 
     pub(super) fn owner_gid(&self, owner: &str) -> Result<Option<u32>, EngineError> {
         if self.isolation.own_uid { self.slots.gid_of(owner) } else { Ok(None) }
+    }
+
+    pub(super) fn inherit_group(&self, from: &str, to: &str) -> Result<(), EngineError> {
+        if self.isolation.own_uid { self.slots.inherit(from, to) } else { Ok(()) }
     }
 
     pub(super) fn executable(&self) -> &Path {
@@ -228,15 +232,21 @@ impl Host {
         Ok(())
     }
 
-    pub(super) fn start(&self, spec: InstanceSpec) -> Result<(), EngineError> {
+    /// What this host cannot do for it, or must not.
+    pub(super) fn can_isolate(&self, spec: &InstanceSpec) -> Result<(), EngineError> {
         if spec.data.values().any(|m| m.access == Access::Layered) && !self.isolation.layers {
             let problem = "this host makes no layers over data".into();
-            return Err(EngineError::Spec { id: spec.id, problem });
+            return Err(EngineError::Spec { id: spec.id.clone(), problem });
         }
         let missing = self.isolation.missing_for_lending();
         if spec.lent && !missing.is_empty() && !self.config.lend_without_isolation {
-            return Err(EngineError::NotIsolated { id: spec.id, missing: missing.join(", ") });
+            return Err(EngineError::NotIsolated { id: spec.id.clone(), missing: missing.join(", ") });
         }
+        Ok(())
+    }
+
+    pub(super) fn start(&self, spec: InstanceSpec) -> Result<(), EngineError> {
+        self.can_isolate(&spec)?;
         let mut shims = self.change();
         let layout = Layout::of(&self.root, &spec.id);
         let old = layout.read_record()?.map(|record| Known { layout: layout.clone(), record });
@@ -250,7 +260,8 @@ impl Host {
         };
         let secrets = spec.secrets.clone();
         let known = match (on_start(&spec, here.as_ref())?, old) {
-            (Start::Keep, _) => return Ok(()),
+            (Start::Keep, Some(old)) => return self.begin(&old),
+            (Start::Keep, None) => return Ok(()),
             (Start::StopOlder, Some(old)) => {
                 self.ask_to_stop(&old)?;
                 return Err(EngineError::Replacing { id: spec.id, older: old.record.spec.generation });
@@ -260,6 +271,11 @@ impl Host {
                 self.check(&spec)?;
                 let (isolation, hide, view) = (self.isolation.clone(), self.hide.clone(), self.config.view.clone());
                 let record = Record { isolation, hide, view, ..old.record.clone() };
+                // One that was prepared only begins, now that it is started.
+                let desired = layout.read_desired()?;
+                if desired.prepared_until_ms.is_some() {
+                    write_json(&layout.desired(), &Desired { prepared_until_ms: None, ..desired }, true)?;
+                }
                 if old.record != record {
                     write_json(&layout.record(), &record, true)?;
                     old.record = record;
@@ -270,7 +286,8 @@ impl Host {
                 self.check(&spec)?;
                 let record = self.new_record(spec, None)?;
                 let known = Known { layout, record };
-                self.create(&known.layout, &known.record)?;
+                self.create(&known.layout, &known.record, &Desired::running())?;
+                self.give_data(&known)?;
                 return self.launch(&known, &secrets, &mut shims);
             }
             (_, Some(old)) => {
@@ -288,11 +305,17 @@ impl Host {
     }
 
     fn check(&self, spec: &InstanceSpec) -> Result<(), EngineError> {
+        self.check_but_data(spec)?;
+        launch::check_data(spec).map_err(|problem| EngineError::Spec { id: spec.id.clone(), problem })
+    }
+
+    /// Its data come when it begins.
+    pub(super) fn check_but_data(&self, spec: &InstanceSpec) -> Result<(), EngineError> {
         let allowed = launch::check(spec).and_then(|()| self.config.egress.check(spec));
         allowed.map_err(|problem| EngineError::Spec { id: spec.id.clone(), problem })
     }
 
-    fn new_record(&self, spec: InstanceSpec, old: Option<&Record>) -> Result<Record, EngineError> {
+    pub(super) fn new_record(&self, spec: InstanceSpec, old: Option<&Record>) -> Result<Record, EngineError> {
         let known = self.known()?;
         let (mut uid, mut gid) = (None, None);
         if self.isolation.own_uid {
@@ -320,12 +343,12 @@ impl Host {
     }
 
     /// The directory appears whole or not at all.
-    fn create(&self, layout: &Layout, record: &Record) -> Result<(), EngineError> {
+    pub(super) fn create(&self, layout: &Layout, record: &Record, desired: &Desired) -> Result<(), EngineError> {
         let new = Layout::new(self.root.join(format!("{NEW}{}", record.spec.id)));
         delete_tree(&new.dir)?;
         make_dir(&new.dir, 0o711)?;
         make_dir(&new.dir.join("logs"), 0o700)?;
-        write_json(&new.desired(), &Desired::running(), false)?;
+        write_json(&new.desired(), desired, false)?;
         write_json(&new.record(), record, true)?;
         fs::rename(&new.dir, &layout.dir).map_err(EngineError::at("create", &layout.dir))
     }
@@ -339,16 +362,17 @@ impl Host {
             let problem = "processes of an earlier run do not end".into();
             return Err(EngineError::Shim { id: id.clone(), problem });
         }
+        self.give_data(known)?;
         self.launch(known, secrets, shims)
     }
 
-    fn launch(&self, known: &Known, secrets: &Secrets, shims: &mut Vec<Child>) -> Result<(), EngineError> {
+    pub(super) fn give_data(&self, known: &Known) -> Result<(), EngineError> {
+        let Some(gid) = known.record.gid else { return Ok(()) };
+        known.record.spec.data.values().try_for_each(|mount| data::give(mount, gid))
+    }
+
+    pub(super) fn launch(&self, known: &Known, secrets: &Secrets, shims: &mut Vec<Child>) -> Result<(), EngineError> {
         let Known { layout, record } = known;
-        if let Some(gid) = record.gid {
-            for mount in record.spec.data.values() {
-                data::give(mount, gid)?;
-            }
-        }
         let (child, said) = self.spawn_shim(layout, secrets)?;
         shims.push(child);
         if said.trim() == shim::UP {
@@ -446,6 +470,7 @@ impl Host {
             door: said.door.filter(|_| held),
             protocol: record.spec.protocol,
             frozen: held && said.frozen.is_some(),
+            prepared: desired.prepared_until_ms.is_some(),
             pid,
             started_at: said.started_at,
             restarts: said.restarts,

@@ -23,6 +23,8 @@ pub(super) struct Plan {
     pub gid: Option<u32>,
     /// `None` without namespaces.
     pub view: Option<View>,
+    /// It is told when to begin; until then it does not have its data.
+    pub prepared: bool,
     pub cgroup_entrances: Vec<PathBuf>,
     pub memory_max_bytes: u64,
     pub file_bytes_max: u64,
@@ -36,6 +38,8 @@ pub(super) struct Plan {
 pub(super) struct View {
     /// The instance's own things.
     pub binds: Vec<Bind>,
+    /// Where something is put later.
+    pub points: Vec<PathBuf>,
     /// Copies that it sees through a layer of its own.
     pub layers: Vec<Layer>,
     /// What else of the host the operator shows, each at its own path.
@@ -89,7 +93,7 @@ fn places(record: &Record, layout: &Layout) -> Places {
     Places { bundle: view.join("bundle"), home: view.join("home"), tmp: "/tmp".into(), data }
 }
 
-pub(super) fn plan(record: &Record, layout: &Layout, address: SocketAddr) -> Result<Plan, String> {
+pub(super) fn plan(record: &Record, layout: &Layout, address: SocketAddr, prepared: bool) -> Result<Plan, String> {
     let spec = &record.spec;
     let places = places(record, layout);
     let text = |path: &Path| path.display().to_string();
@@ -131,7 +135,7 @@ pub(super) fn plan(record: &Record, layout: &Layout, address: SocketAddr) -> Res
     }
 
     let host_name: String = spec.id.to_string().chars().take(63).collect();
-    let view = record.isolation.namespaces.then(|| view(record, &places, &host_name));
+    let view = record.isolation.namespaces.then(|| view(record, &places, &host_name, prepared));
     Ok(Plan {
         argv,
         env,
@@ -139,6 +143,7 @@ pub(super) fn plan(record: &Record, layout: &Layout, address: SocketAddr) -> Res
         uid: record.uid,
         gid: record.gid,
         view,
+        prepared,
         cgroup_entrances: record.cgroup.as_ref().map(super::cgroup::Place::entrances).unwrap_or_default(),
         memory_max_bytes: memory_max_bytes(spec),
         file_bytes_max: record.limits.file_bytes_max,
@@ -149,16 +154,29 @@ pub(super) fn plan(record: &Record, layout: &Layout, address: SocketAddr) -> Res
     })
 }
 
-fn view(record: &Record, places: &Places, host_name: &str) -> View {
+/// Data that are seen as they are.
+fn data_binds(record: &Record) -> impl Iterator<Item = Bind> + '_ {
+    let bound = |mount: &&DataMount| mount.access != Access::Layered;
+    record.spec.data.iter().filter(move |(_, mount)| bound(mount)).map(|(name, mount)| Bind {
+        from: mount.path.clone(),
+        to: data_in_view(name),
+        read_only: mount.access == Access::ReadOnly,
+        no_exec: true,
+    })
+}
+
+/// What is put into the view of an instance that was prepared, when it begins. Without a view it finds its data where they are.
+pub(super) fn late_binds(record: &Record) -> Vec<Bind> {
+    if record.isolation.namespaces { data_binds(record).collect() } else { Vec::new() }
+}
+
+fn view(record: &Record, places: &Places, host_name: &str, prepared: bool) -> View {
     let spec = &record.spec;
     let bundle = Bind { from: spec.bundle_dir.clone(), to: places.bundle.clone(), read_only: true, no_exec: false };
-    let bound = |mount: &&DataMount| mount.access != Access::Layered;
-    let data = spec.data.iter().filter(|(_, mount)| bound(mount)).filter_map(|(name, mount)| {
-        let to = places.data.get(name)?.clone();
-        Some(Bind { from: mount.path.clone(), to, read_only: mount.access == Access::ReadOnly, no_exec: true })
-    });
+    let (late, now): (Vec<Bind>, Vec<Bind>) = data_binds(record).partition(|_| prepared);
     View {
-        binds: std::iter::once(bundle).chain(data).collect(),
+        binds: std::iter::once(bundle).chain(now).collect(),
+        points: late.into_iter().map(|bind| bind.to).collect(),
         layers: layers(record),
         more: record.view.clone(),
         hide: record.hide.clone(),
@@ -192,6 +210,7 @@ pub(super) fn layers(record: &Record) -> Vec<Layer> {
 pub(super) fn empty_view(more: &[PathBuf], hide: &[PathBuf], uid: u32) -> View {
     View {
         binds: Vec::new(),
+        points: Vec::new(),
         layers: Vec::new(),
         more: more.to_vec(),
         hide: hide.to_vec(),
@@ -249,11 +268,6 @@ pub(super) fn check(spec: &InstanceSpec) -> Result<(), String> {
     if !bundle.is_dir() {
         return Err(format!("bundle {} is not a directory", bundle.display()));
     }
-    for (name, mount) in &spec.data {
-        if !mount.path.is_dir() {
-            return Err(format!("data {name}: {} is not a directory", mount.path.display()));
-        }
-    }
     if program.contains('/') && !program.starts_with('/') && !program.contains("${") {
         let path = bundle.join(inside(program)?);
         let real = path.canonicalize().map_err(|e| format!("command[0] {program:?} is not in the bundle: {e}"))?;
@@ -270,6 +284,13 @@ pub(super) fn check(spec: &InstanceSpec) -> Result<(), String> {
         return Err("owner must have 1 to 256 bytes".into());
     }
     Ok(())
+}
+
+pub(super) fn check_data(spec: &InstanceSpec) -> Result<(), String> {
+    match spec.data.iter().find(|(_, mount)| !mount.path.is_dir()) {
+        Some((name, mount)) => Err(format!("data {name}: {} is not a directory", mount.path.display())),
+        None => Ok(()),
+    }
 }
 
 fn inside(program: &str) -> Result<PathBuf, String> {

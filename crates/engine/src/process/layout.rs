@@ -51,11 +51,17 @@ pub(super) struct Desired {
     /// That every process of it is to stand still.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub freeze: Option<Order>,
+    /// It is not to begin: only to be ready for that, and to end then, by the boot clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prepared_until_ms: Option<u64>,
 }
 
 impl Desired {
     pub(super) fn running() -> Self {
-        Self { version: VERSION, run: true, held: None, layers: 0, freeze: None }
+        Self { version: VERSION, run: true, held: None, layers: 0, freeze: None, prepared_until_ms: None }
+    }
+    pub(super) fn prepared(until_ms: u64) -> Self {
+        Self { prepared_until_ms: Some(until_ms), ..Self::running() }
     }
 }
 
@@ -173,10 +179,12 @@ impl Layout {
     pub(super) fn read_status(&self) -> Result<Option<Status>, EngineError> {
         read_versioned(&self.status())
     }
-    /// Whether it is frozen stays as it is: one that stands still is stopped as it stands.
+    /// Whether it is frozen stays as it is: one that stands still is stopped as it stands. So does that it never began.
     pub(super) fn want(&self, run: bool) -> Result<(), EngineError> {
-        let freeze = self.read_desired().ok().and_then(|d| d.freeze);
-        write_json(&self.desired(), &Desired { run, freeze, ..Desired::running() }, true)
+        let before = self.read_desired().ok();
+        let prepared_until_ms = before.as_ref().and_then(|d| d.prepared_until_ms).filter(|_| !run);
+        let freeze = before.and_then(|d| d.freeze);
+        write_json(&self.desired(), &Desired { run, freeze, prepared_until_ms, ..Desired::running() }, true)
     }
 
     /// Whether a shim holds this directory.

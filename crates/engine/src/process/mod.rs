@@ -15,6 +15,7 @@ mod layout;
 mod logs;
 mod net;
 mod netlink;
+mod prepared;
 mod probe;
 mod processes;
 mod ranges;
@@ -28,7 +29,7 @@ mod trial;
 mod view;
 
 use crate::port::BoxFuture;
-use crate::{Capabilities, Engine, EngineError, Freeze, InstanceSpec, InstanceStatus, Limits, Remains};
+use crate::{Capabilities, Engine, EngineError, Freeze, InstanceSpec, InstanceStatus, Limits, Prepare, Remains};
 use host::Host;
 use pumasi_terms::InstanceId;
 use std::io;
@@ -154,6 +155,9 @@ impl Engine for ProcessEngine {
     }
     fn start(&self, spec: InstanceSpec) -> BoxFuture<'_, Result<(), EngineError>> {
         self.run(move |host| host.start(spec))
+    }
+    fn prepare(&self, spec: InstanceSpec, how: Prepare) -> BoxFuture<'_, Result<(), EngineError>> {
+        self.run(move |host| host.make_ready(spec, &how))
     }
     fn list(&self) -> BoxFuture<'_, Result<Vec<InstanceStatus>, EngineError>> {
         self.run(Host::list)

@@ -3,6 +3,7 @@
 //! Enters: `spec.json`, `desired.json`. Leaves: `status.json`, logs. Holds `shim.lock` while it lives.
 //! Always holds: it ends only when the application is gone, and the application ends when it does.
 
+mod begin;
 mod health;
 mod output;
 mod running;
@@ -153,6 +154,8 @@ enum End {
     },
     /// It is to stand still, and this host can only end it.
     Held,
+    /// It was prepared, and nobody let it begin.
+    Unwanted,
 }
 
 impl Shim {
@@ -227,6 +230,11 @@ impl Shim {
                     return self.say(InstanceState::Stopped { exit });
                 }
                 End::Held => {}
+                End::Unwanted => {
+                    let why = "it was prepared, and nobody started it in time";
+                    self.log.note(why);
+                    return self.say(InstanceState::Failed { why: why.into() });
+                }
                 End::Hopeless { why } => {
                     self.log.note(&why);
                     self.say(InstanceState::Failed { why });
@@ -343,7 +351,8 @@ impl Shim {
         self.status.door = place.door.as_deref().map(Path::to_owned);
         self.status.started_at = Some(wall_now());
         self.say(InstanceState::Starting);
-        let mut plan = launch::plan(&self.record, &self.layout, place.address)?;
+        let prepared = self.wish.prepared_until_ms.is_some();
+        let mut plan = launch::plan(&self.record, &self.layout, place.address, prepared)?;
         for (key, value) in self.secrets.expose() {
             // Not what the engine fills in: probes and mounts rely on that.
             plan.env.entry(key.clone()).or_insert_with(|| value.clone());
@@ -394,11 +403,17 @@ impl Shim {
         let mut look_at = Instant::now() + Duration::from_millis(LOOK_MS);
         let mut kill_at: Option<Instant> = None;
         let (mut exit, mut started) = (None, false);
+        let mut waits = running.prepared;
         loop {
             let stopping = kill_at.is_some();
             tokio::select! {
                 () = running.output.pass(&mut self.log) => {}
                 heard = running.hear.next_line() => match heard.ok().flatten().and_then(|l| serde_json::from_str(&l).ok()) {
+                    Some(Event::Prepared) => {
+                        self.status.pid = running.application_pid();
+                        look_at = Instant::now();
+                        self.say(InstanceState::Starting);
+                    }
                     Some(Event::Started) => {
                         self.status.pid = running.application_pid();
                         // Its data may have changed while its view was made.
@@ -406,6 +421,7 @@ impl Shim {
                         self.say(InstanceState::Starting);
                     }
                     Some(Event::Exited(e)) => exit = Some(e),
+                    Some(Event::Failed { .. }) if stopping => return End::Asked { exit },
                     Some(Event::Failed { why, for_good: true }) => return End::Hopeless { why },
                     Some(Event::Failed { why, for_good: false }) => return End::Ended { exit: None, why },
                     Some(Event::Hello) => {}
@@ -435,6 +451,11 @@ impl Shim {
                         if was_frozen {
                             health.forget();
                         }
+                        match self.turn_of_prepared(&mut waits, running).await {
+                            Ok(false) => {}
+                            Ok(true) => health = Health::new(running.place.clone(), self.record.uid, &self.record.spec),
+                            Err(end) => return end,
+                        }
                         if started && desired.layers != self.status.layers {
                             // One that goes on showing older data must not serve.
                             if let Err(why) = self.renew_layers(running, desired.layers) {
@@ -461,7 +482,7 @@ impl Shim {
                     let rate = self.record.limits.disk_write.bytes_per_s;
                     self.log.note(&format!("more than {rate} bytes a second are written to disk: it stands still for moments"));
                 },
-                found = health.next(), if !stopping && !running.throttle.stands_still() => match found {
+                found = health.next(), if !stopping && !waits && !running.throttle.stands_still() => match found {
                     Finding::Ready => self.tell(InstanceState::Ready),
                     Finding::Unready { why } => self.tell(InstanceState::Unready { why }),
                     Finding::Dead { why } => return End::Ended { exit: None, why },

@@ -140,6 +140,19 @@ impl Slots {
         Ok(self.read()?.owners.get(owner).copied())
     }
 
+    /// The data of `from` become those of `to`, and so does its group. What `to` had before stays taken for as long as
+    /// that of any owner that ended.
+    pub(super) fn inherit(&self, from: &str, to: &str) -> Result<(), EngineError> {
+        let mut table = self.read()?;
+        let Some(gid) = table.owners.get(from).copied() else { return Ok(()) };
+        match table.owners.insert(to.to_owned(), gid) {
+            Some(same) if same == gid => return Ok(()),
+            Some(before) => drop(table.owners.insert(format!("{to}/before"), before)),
+            None => {}
+        }
+        write_json(&self.path, &table, true)
+    }
+
     /// Durable before it is used: data carries it.
     pub(super) fn gid_for(&self, owner: &str, owners_here: &BTreeSet<String>) -> Result<u32, EngineError> {
         let mut table = self.read()?;
@@ -215,6 +228,25 @@ mod tests {
         let b = slots.gid_for("b", &here).unwrap();
         assert_ne!(a, b);
         assert_eq!(Slots::open(dir.path(), Some(200_000), &[]).unwrap().gid_for("a", &here).unwrap(), a);
+    }
+
+    #[test]
+    fn a_group_is_inherited_and_the_one_before_stays_nobody_elses() {
+        let dir = tempfile::tempdir().unwrap();
+        let slots = Slots::open(dir.path(), Some(200_000), &[]).unwrap();
+        let here = BTreeSet::new();
+        let (before, lease) = (slots.gid_for("service", &here).unwrap(), slots.gid_for("lease", &here).unwrap());
+        for _ in 0..2 {
+            slots.inherit("lease", "service").unwrap();
+            assert_eq!(slots.gid_of("service").unwrap(), Some(lease));
+        }
+        slots.inherit("unknown", "service").unwrap();
+        assert_eq!(slots.gid_of("service").unwrap(), Some(lease));
+        // Within what is remembered of owners that ended.
+        for other in 0..OWNERS_KEPT - 3 {
+            let gid = slots.gid_for(&format!("other-{other}"), &here).unwrap();
+            assert!(gid != before && gid != lease);
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use super::overload::{TIMING, WORK, bundle, service, worth_telling};
 use crate::cluster::Cluster;
+use crate::example::notes::Exported;
 use crate::example::{Kind, work};
 use crate::follow::{Chronicle, Seen};
 use crate::load::{self, Planned};
@@ -267,15 +268,22 @@ impl Stage {
 
     /// All that the service has now.
     async fn texts(&self, name: &str) -> anyhow::Result<BTreeSet<String>> {
-        let mut last = String::new();
+        let (mut all, mut after) = (BTreeSet::new(), 0);
+        loop {
+            let page = self.page(name, after).await?;
+            after = page.notes.iter().map(|n| n.id).max().unwrap_or(after);
+            all.extend(page.notes.into_iter().map(|n| n.text));
+            if !page.more {
+                return Ok(all);
+            }
+        }
+    }
+
+    async fn page(&self, name: &str, after: i64) -> anyhow::Result<Exported> {
+        let (mut last, host) = (String::new(), format!("{name}.city-a.example"));
         for entrance in self.entrances() {
-            let asked = load::ask(entrance, &format!("{name}.city-a.example"), &Planned::get("/notes/w".into())).await;
-            match asked {
-                Ok((status, body)) if status.is_success() => {
-                    let notes: Vec<serde_json::Value> = serde_json::from_slice(&body)?;
-                    let text = |n: &serde_json::Value| n["text"].as_str().or(n.as_str()).map(str::to_owned);
-                    return Ok(notes.iter().filter_map(text).collect());
-                }
+            match load::ask(entrance, &host, &Planned::get(format!("/export?after={after}"))).await {
+                Ok((status, body)) if status.is_success() => return Ok(serde_json::from_slice(&body)?),
                 Ok((status, body)) => last = format!("{status} {}", String::from_utf8_lossy(&body)),
                 Err(e) => last = e.to_string(),
             }

@@ -41,6 +41,10 @@ const AGAIN_MAX: u64 = 8;
 const MOVE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Beside what users write: its modes, times and links must come back.
 const ODD: &str = ".odd";
+/// Beside those: so many that a pause which grows with their number is seen.
+const CROWD: &str = ".crowd";
+const CROWD_FILES: usize = 1_000;
+const CROWD_FILES_FULL: usize = 10_000;
 
 pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report> {
     let mut report = Report::new("move");
@@ -54,6 +58,8 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
         cluster.apply(HOME, &service(kind, name, &dir, iterations)?).await?;
     }
     let began = make_odd(&data(&cluster, HOME, "files").await?.join(ODD))?;
+    let crowd = if options.full { CROWD_FILES_FULL } else { CROWD_FILES };
+    make_crowd(&data(&cluster, HOME, "files").await?.join(CROWD), crowd)?;
 
     story.chapter("There and back, under load");
     let (notes, files) = (Arc::new(NotesWorkload::new(WRITES)), Arc::new(FilesWorkload::new(WRITES, FILE_BYTES)));
@@ -143,6 +149,8 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
         names.map(|n| format!("{}: {:?} became {:?}", n.display(), began.get(n), ended.get(n))).take(4).collect();
     let told = if same { "the same".to_owned() } else { differ.join("; ") };
     report.promise(Promise::holds("contents, modes, times and links of files", same, told, "the same"));
+    let left = crowd_of(&data(&cluster, HOME, "files").await?.join(CROWD), crowd);
+    report.promise(Promise::holds(&format!("{crowd} files beside them"), left == crowd, left.to_string(), "all whole"));
 
     story.chapter("The heir is lost after it signed");
     lost::play(&cluster, story, &mut report).await?;
@@ -356,6 +364,31 @@ fn make_odd(dir: &Path) -> anyhow::Result<BTreeMap<PathBuf, Told>> {
         std::os::unix::fs::lchown(&entry, Some(owner.uid()), Some(owner.gid()))?;
     }
     look(dir)
+}
+
+fn crowd_file(dir: &Path, number: usize) -> (PathBuf, String) {
+    let (place, text) = (dir.join(format!("{:02}", number % 100)), format!("file {number} of many\n"));
+    (place.join(number.to_string()), text.repeat(1 + number % 40))
+}
+
+/// Many small files, as an application gathers them.
+fn make_crowd(dir: &Path, count: usize) -> anyhow::Result<()> {
+    let owner = std::fs::metadata(dir.parent().context("a directory above")?)?;
+    for number in 0..count {
+        let (path, text) = crowd_file(dir, number);
+        std::fs::create_dir_all(path.parent().context("a directory above")?)?;
+        std::fs::write(&path, text)?;
+    }
+    for entry in walk(dir)? {
+        std::os::unix::fs::lchown(&entry, Some(owner.uid()), Some(owner.gid()))?;
+    }
+    Ok(())
+}
+
+/// How many of them are what they were.
+fn crowd_of(dir: &Path, count: usize) -> usize {
+    let whole = |(path, text): (PathBuf, String)| std::fs::read(path).is_ok_and(|found| found == text.as_bytes());
+    (0..count).filter(|number| whole(crowd_file(dir, *number))).count()
 }
 
 fn walk(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {

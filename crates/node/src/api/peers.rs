@@ -3,7 +3,7 @@
 use super::allowance::Allowance;
 use super::body::{Answer, ApiError, Json, Raw};
 use super::on_lease::{OnLease, OnUsable, peer};
-use super::params::Path;
+use super::params::{Path, Query};
 use crate::object::{LENT_APPLICATION, LentApplication};
 use crate::wire::{
     CancelHandover, CopyState, HandoverCancelled, HandoverState, Inform, PROTOCOL, SealingKey, SendApplication,
@@ -199,12 +199,19 @@ pub async fn cancel_handover(
     Ok(axum::Json(HandoverCancelled { committed: lender::heir::cancel(&node, &on.lent, asked.wish).await? }))
 }
 
-pub async fn handover_state(State(node): State<Arc<Node>>, on: OnLease) -> Answer<HandoverState> {
-    let why = lender::heir::is_open(&node, &on.lent)?;
-    if why.is_some() {
-        // Users wait for it.
-        node.wake.notify_one();
-    }
+/// How long the owner is kept waiting for its answer, while its users wait for what it says.
+#[derive(Debug, Default, serde::Deserialize)]
+pub struct Patience {
+    #[serde(default)]
+    wait_ms: u64,
+}
+
+pub async fn handover_state(
+    State(node): State<Arc<Node>>,
+    on: OnLease,
+    Query(asked): Query<Patience>,
+) -> Answer<HandoverState> {
+    let why = lender::heir::opens(&node, &on.lent, asked.wait_ms).await?;
     let uncertified = if on.lent.usable() { certificates::missing(&node, &on.lent).ok() } else { None };
     Ok(axum::Json(HandoverState { open: why.is_none(), why: why.unwrap_or_default(), uncertified }))
 }

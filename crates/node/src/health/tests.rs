@@ -6,7 +6,8 @@ use crate::ground::{GatewayPort, Ground};
 use crate::testing::Gate;
 use crate::{clock, lender, quarantine, serve};
 use pumasi_engine::{
-    BoxFuture, Capabilities, Engine, EngineError, Freeze, InstanceSpec, InstanceStatus, Remains, SimApp, SimEngine,
+    BoxFuture, Capabilities, Engine, EngineError, Freeze, InstanceSpec, InstanceStatus, Prepare, Remains, SimApp,
+    SimEngine,
 };
 use pumasi_lease::LentState;
 use pumasi_lease::document::{KIND, Lease};
@@ -31,6 +32,9 @@ impl Engine for Fragile {
     }
     fn start(&self, spec: InstanceSpec) -> BoxFuture<'_, Result<(), EngineError>> {
         self.0.start(spec)
+    }
+    fn prepare(&self, spec: InstanceSpec, how: Prepare) -> BoxFuture<'_, Result<(), EngineError>> {
+        self.0.prepare(spec, how)
     }
     fn stop<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<(), EngineError>> {
         self.0.stop(id)

@@ -182,11 +182,14 @@ async fn run(node: &Arc<Node>, lent: &LentLease, application: Option<&LentApplic
 /// One step of emptying; called again until nothing is left.
 async fn empty(node: &Node, lent: &LentLease) -> Result<(), Problem> {
     let id = lent.id().clone();
-    if super::heir::was_handed_over(lent) && !super::heir::promote(node, lent).await? {
+    if super::heir::was_handed_over(lent)
+        && (!super::heir::promote(node, lent).await? || node.moves.is_opening(&lent.lease.service))
+    {
+        // Users wait for its service: what erasing takes, this look does not have.
         return Ok(());
     }
     // The route is out of the table since the lease stopped being usable; requests in flight end first, within the fleet's bound.
-    fleet::reconcile_to_nothing(node, &owner_of_lease(&id)).await;
+    fleet::reconcile_to_nothing(node, &owner_of_lease(&id), false).await;
     let left = node.engine.remains(Some(&owner_of_lease(&id))).await.map(|r| r.processes + r.directories + r.cgroups);
     if left.is_ok_and(|n| n == 0) {
         node.copies.close(&id).await;
@@ -288,7 +291,7 @@ async fn strays(node: &Node) -> Result<(), Problem> {
             Record::None => stray::is_over(node, name)?,
         };
         match (over, owners.contains(name), dirs.get(name).cloned()) {
-            (true, true, _) => fleet::reconcile_to_nothing(node, name).await,
+            (true, true, _) => fleet::reconcile_to_nothing(node, name, false).await,
             (true, false, Some(dir)) => {
                 let _ = crate::world::blocking(move || crate::world::erase(&dir)).await;
             }

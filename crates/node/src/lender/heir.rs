@@ -6,12 +6,12 @@
 //! taken again.
 
 use super::copies::APPLICATION;
-use super::{dossier, pact, record, refused};
+use super::{dossier, pact, record, refused, warm};
 use crate::bundles::{self, short};
 use crate::keys::{self, Package};
 use crate::node::{Note, TxError};
 use crate::object::{CUSTOMER, CustomerRecord, HEIR, Heir, LENT_APPLICATION, LentApplication, SERVICE, ServiceRecord};
-use crate::{Node, clock, moves, register, routes, secrets, tenancy, world};
+use crate::{Node, clock, home, moves, register, routes, secrets, tenancy, world};
 use pumasi_api::message::CustomerGrant;
 use pumasi_api::{Fault, Principal, Problem};
 use pumasi_engine::InstanceState;
@@ -23,7 +23,11 @@ use pumasi_terms::{CloudName, CustomerName, Epoch, LeaseId, MoveId, SecretName, 
 use pumasi_trust::{Secret, SignedDocument};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+/// Somebody who asks whether it is open waits for the answer for so long at most, looked for so often.
+const OPEN_WAIT_MS_MAX: u64 = 1_000;
+const OPEN_LOOK_MS: u64 = 2;
 /// Cancelled wishes that one lease remembers.
 const CANCELLED_MAX: usize = 64;
 /// The register may be a moment behind here, ms.
@@ -90,12 +94,17 @@ async fn make_ready(node: &Node, lent: &LentLease, dossier: &Dossier, sent: &Len
     came_along(node, lent, dossier, sent, package.as_ref())?;
     let (bundle, digest) = (bundles::owned(node, &dossier.customer), sent.digest);
     let unpacked = unpacked(node, lent, sent);
-    world::blocking(move || bundle.take_in(&digest, &unpacked)).await.map_err(|e| Problem::ours(e.to_string()))?
+    let taken = world::blocking(move || bundle.take_in(&digest, &unpacked)).await;
+    taken.map_err(|e| Problem::ours(e.to_string()))??;
+    warm::prepare(node, lent, dossier, sent).await;
+    Ok(())
 }
 
 /// The owner is about to let unsafe requests wait: those that come in here wait here, and are this cloud's own afterwards.
 pub async fn hold(node: &Node, lent: &LentLease) -> Result<(), Problem> {
-    let (dossier, _) = whole(node, lent)?;
+    let (dossier, sent) = whole(node, lent)?;
+    // From this word on they are kept for longer than the owner lets anybody wait.
+    warm::prepare(node, lent, &dossier, &sent).await;
     let known =
         register::known(node, &dossier.id)?.is_some_and(|t| t.owner == dossier.owner && t.epoch == dossier.epoch);
     if known {
@@ -351,7 +360,7 @@ fn own(tx: &mut Tx<'_>, dossier: &Dossier, said: &Entry) -> Result<(), TxError> 
             .saturating_sub(1),
     };
     let fresh = ServiceRecord::new(dossier.service.clone(), dossier.id.clone(), dossier.customer.clone(), born_seq);
-    let generation = old.as_ref().map_or(dossier.generation, |o| o.generation.max(dossier.generation));
+    let generation = generation(old.as_ref(), dossier);
     // What it served last and never handed on was taken from it: the others may have gone on from less.
     let never_handed_on = match &old {
         Some(old) => !register::was_handed_on(tx, &old.id, old.epoch)?,
@@ -366,6 +375,11 @@ fn own(tx: &mut Tx<'_>, dossier: &Dossier, said: &Entry) -> Result<(), TxError> 
     let taken = ServiceRecord { epoch: said.epoch, generation, entrances, taking, registered, diverged, ..fresh };
     tx.put(SERVICE, name.as_str(), &taken, Expect::Any)?;
     moves::superseded(tx, name)
+}
+
+/// Never less than what this cloud had of it in an earlier time.
+pub(super) fn generation(old: Option<&ServiceRecord>, dossier: &Dossier) -> u64 {
+    old.map_or(dossier.generation, |o| o.generation.max(dossier.generation))
 }
 
 /// Its customer comes along, without any token.
@@ -384,7 +398,7 @@ fn know_customer(tx: &mut Tx<'_>, name: &CustomerName) -> Result<(), TxError> {
 /// The owner changed its mind. Whether this cloud has signed already; if not, it never will.
 pub async fn cancel(node: &Node, lent: &LentLease, wish: MoveId) -> Result<bool, Problem> {
     let (id, service) = (lent.id().clone(), lent.lease.service.clone());
-    node.transact(move |tx| {
+    let committed = node.transact(move |tx| {
         if has_signed(tx, &service, &wish)? {
             return Ok(true);
         }
@@ -397,8 +411,12 @@ pub async fn cancel(node: &Node, lent: &LentLease, wish: MoveId) -> Result<bool,
             tx.put(HEIR, id.as_str(), &heir, Expect::Any)?;
         }
         Ok(false)
-    })
-    .await
+    });
+    let committed = committed.await?;
+    if !committed {
+        node.moves.warm.let_go(lent.id());
+    }
+    Ok(committed)
 }
 
 fn has_signed(tx: &Tx<'_>, service: &ServiceName, wish: &MoveId) -> Result<bool, TxError> {
@@ -422,6 +440,24 @@ pub fn is_open(node: &Node, lent: &LentLease) -> Result<Option<String>, Problem>
     let owner = service.owner();
     let ready = node.instances.lock().iter().any(|i| i.owner == owner && i.state == InstanceState::Ready);
     Ok(if ready && node.routes.serves(service.name()) { None } else { Some("no instance of it is ready yet".into()) })
+}
+
+/// The same, as soon as it serves; at the latest after so long.
+pub async fn opens(node: &Node, lent: &LentLease, wait_ms: u64) -> Result<Option<String>, Problem> {
+    let begun = clock::boot();
+    let why = is_open(node, lent)?;
+    if why.is_none() {
+        return Ok(None);
+    }
+    // Users wait for it.
+    node.wake.notify_one();
+    loop {
+        let why = is_open(node, lent)?;
+        if why.is_none() || clock::boot().since(begun) >= wait_ms.min(OPEN_WAIT_MS_MAX) {
+            return Ok(why);
+        }
+        tokio::time::sleep(Duration::from_millis(OPEN_LOOK_MS)).await;
+    }
 }
 
 /// Makes what was kept the service's own: each dataset where it is, then all of it where this cloud's own services have theirs. True: done.
@@ -468,6 +504,8 @@ pub async fn promote(node: &Node, lent: &LentLease) -> Result<bool, Problem> {
     })
     .await?;
     node.moves.opens_here(service.name());
+    // Its users wait: what is prepared begins now, and not at the next look.
+    home::run_now(node, service.name()).await?;
     node.wake.notify_one();
     Ok(true)
 }

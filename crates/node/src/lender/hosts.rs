@@ -23,9 +23,11 @@ pub fn names(lease: &Lease, lender: &CloudName) -> BTreeSet<String> {
     lease.hosts.iter().flat_map(|h| [lower(h), lower(&routes::alias(h, lender))]).collect()
 }
 
-/// The hosts of a lease that is to be signed, beside what this cloud and its other borrowers answer for.
+/// The hosts of a lease that is to be signed, beside what this cloud and its other borrowers answer for. `is_owner`: the pact's register
+/// names the borrower as the owner of that service, whoever had it before.
 pub(super) fn check_agreed<'a>(
     lease: &Lease,
+    is_owner: bool,
     mut services: impl Iterator<Item = &'a ServiceRecord>,
     mut lents: impl Iterator<Item = &'a LentLease>,
 ) -> Result<(), Problem> {
@@ -38,7 +40,7 @@ pub(super) fn check_agreed<'a>(
     if let Some((host, service)) = services.find_map(|s| Some((claimed(&s.document.spec.hosts)?, s.name()))) {
         return refuse(format!("{host} is a host of this cloud's own service {service}; nobody else answers for it"));
     }
-    let same = |l: &LentLease| l.lease.borrower == lease.borrower && l.lease.service == lease.service;
+    let same = |l: &LentLease| l.lease.service == lease.service && (is_owner || l.lease.borrower == lease.borrower);
     let other = |l: &&LentLease| l.binds() && !same(l);
     match lents.by_ref().filter(other).find_map(|l| Some((claimed(&l.lease.hosts)?, &l.lease))) {
         Some((host, of)) => refuse(format!("{host} is claimed by {} of {} here already", of.service, of.borrower)),

@@ -11,6 +11,7 @@ mod hosts;
 mod lents;
 mod settling;
 mod told;
+mod warm;
 
 pub use copies::Copies;
 pub use emptying::{emptiness, reconcile};
@@ -18,6 +19,7 @@ pub use hosts::{check_sent, names};
 pub use lents::{Lents, Stand};
 pub use settling::{accept_settlement, dispute_settlement, open_settlements, settle};
 pub use told::Told;
+pub use warm::Warm;
 
 use crate::node::{Note, TxError, store_problem};
 use crate::object::{
@@ -30,6 +32,7 @@ use pumasi_api::{Fault, Principal, Problem};
 use pumasi_engine::{InstanceState, InstanceStatus};
 use pumasi_lease::message::{LeaseStatus, ReservationGrant, ReservationRequest};
 use pumasi_lease::{Book, Capacity, Code, Hold, Lease, LentLease, LentState, Refused, Transition, ledger};
+use pumasi_ownership::State;
 use pumasi_store::{Expect, Tx};
 use pumasi_terms::offer::Offer;
 use pumasi_terms::{CloudName, Digest, Epoch, LeaseId, Now, ReservationId, Resources};
@@ -218,7 +221,7 @@ pub async fn sign(node: &Node, borrower: CloudName, document: SignedDocument) ->
         false => document.countersign(node.name(), &node.identity.key).map_err(|e| Problem::ours(e.to_string()))?,
     };
     let kept = countersigned.clone();
-    let lents = node.lents.clone();
+    let (lents, state) = (node.lents.clone(), node.voting.state());
     node.transact(move |tx| {
         let now = clock::now();
         let known = tx.get::<LentLease>(LENT, lease.id.as_str())?.is_some();
@@ -228,10 +231,14 @@ pub async fn sign(node: &Node, borrower: CloudName, document: SignedDocument) ->
             // What this cloud had, and its owner of now wants kept ready here, is that owner's.
             let mut theirs = Vec::new();
             for s in services.iter().filter(|s| s.name() == &lease.service) {
-                theirs.extend(register::owner_in(tx, &s.id)?.filter(|o| o == &borrower).map(|_| s.id.clone()));
+                theirs.extend(register::owner_in(tx, state.as_deref(), &s.id)?.filter(|o| o == &borrower).map(|_| s.id.clone()));
             }
             services.retain(|s| !theirs.contains(&s.id));
-            let leases = |book: &Book| hosts::check_agreed(&lease, services.iter(), book.leases().map(|l| &**l));
+            // In a pact that votes a name is one service's: what an earlier owner had kept ready here is the same one's.
+            let owns = |s: &State| s.services.values().any(|o| o.owner == borrower && o.agreed.name == lease.service);
+            let is_owner = state.as_deref().is_some_and(owns);
+            let leases =
+                |book: &Book| hosts::check_agreed(&lease, is_owner, services.iter(), book.leases().map(|l| &**l));
             lents.book(tx, leases)??;
             // The borrower chooses the id: it must not be that of a lease that this cloud rents, or another's that is over.
             if tx.get::<SignedDocument>(SIGNED_LEASE, lease.id.as_str())?.is_some() {

@@ -9,6 +9,7 @@ mod durable;
 mod foreign;
 mod kept;
 mod ledgers;
+mod prepared;
 mod release;
 mod routes;
 mod writers;
@@ -242,6 +243,7 @@ impl Oracles {
             }
             capacity::check(&mut seen, now_ms, host, known);
             foreign::check(&mut seen, now_ms, host);
+            prepared::check(&mut seen, now_ms, host);
             kept::check(&mut seen, now_ms, host);
             release::check(&mut seen, now_ms, host, known);
             ledgers::check(&mut seen, now_ms, host, known, self);
@@ -255,7 +257,8 @@ impl Oracles {
             .or_else(|| {
                 hosts.iter().find_map(|host| {
                     let now = self.known(&host.name)?.clock.now();
-                    release::unfinished(&seen, host, now).or_else(|| foreign::unfinished(host))
+                    let left = release::unfinished(&seen, host, now).or_else(|| foreign::unfinished(host));
+                    left.or_else(|| prepared::unfinished(host))
                 })
             })
             .map(|what| format!("at {now_ms} ms: {what}"))

@@ -342,6 +342,7 @@ pub const STEPS: &[Step] = &[
     moved(commit("service taken", Lender, "service", |s| taken(s, false))),
     moved(commit("data made its own", Lender, "service", |s| taken(s, true))),
     // What both do on their hosts.
+    moved(local("prepare at the heir", At::Engine { side: Lender, call: Call::Prepare })),
     moved(local("start at the heir", At::Engine { side: Lender, call: Call::Start })),
     moved(local("erase what is left of the lease", At::Erase)),
     moved(local("hold requests", At::Tenure { side: Borrower, is: |t| !t.held.is_empty() })),

@@ -9,7 +9,9 @@ use crate::net::copy_of;
 use bytes::Bytes;
 use http::{Request, Response};
 use pumasi_api::Problem;
-use pumasi_engine::{BoxFuture, Capabilities, Engine, EngineError, Freeze, InstanceSpec, InstanceStatus, Remains};
+use pumasi_engine::{
+    BoxFuture, Capabilities, Engine, EngineError, Freeze, InstanceSpec, InstanceStatus, Prepare, Remains,
+};
 use pumasi_gateway::{ControlError, GatewayStatus, MeterReport, Question, Reply};
 use pumasi_node::ground::{Asked, GatewayPort};
 use pumasi_route::Tenure;
@@ -32,6 +34,7 @@ const LATE: Duration = Duration::from_millis(700);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
+    Prepare,
     Start,
     List,
     Stop,
@@ -357,6 +360,13 @@ impl Engine for TrappedEngine {
         }
         self.trap.lock().lending.insert(self.cloud.clone());
         Box::pin(self.call(Call::Start, move || self.inner.start(spec.clone())))
+    }
+    fn prepare(&self, spec: InstanceSpec, how: Prepare) -> BoxFuture<'_, Result<(), EngineError>> {
+        if self.trap.side(&self.cloud) != Side::Lender {
+            return self.inner.prepare(spec, how);
+        }
+        self.trap.lock().lending.insert(self.cloud.clone());
+        Box::pin(self.call(Call::Prepare, move || self.inner.prepare(spec.clone(), how.clone())))
     }
     fn list(&self) -> BoxFuture<'_, Result<Vec<InstanceStatus>, EngineError>> {
         let orphans = self.again && self.trap.bug == Some(Bug::Orphans);

@@ -110,7 +110,9 @@ fn set_mode(dir: &Path, at: &OsStr, mode: u16) -> Result<Option<PathBuf>, FilesE
         disk::step()?;
         fs::set_permissions(&path, fs::Permissions::from_mode(mode.into()))
     };
-    if meta.permissions().mode() & 0o7777 == u32::from(mode) {
+    // Whether what is made in a directory has its group is the cloud's to say.
+    let counts = if meta.is_dir() { 0o5777 } else { 0o7777 };
+    if (meta.permissions().mode() ^ u32::from(mode)) & counts == 0 {
         return Ok(None);
     }
     set().map_err(FilesReplica::fault(&path))?;

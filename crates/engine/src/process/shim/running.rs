@@ -2,7 +2,7 @@
 //!
 //! Enters: the plan. Leaves: a [`Running`] whose every process ends with it.
 
-use super::super::exec::{Event, OWN_PROGRAM, SAY_KILL, send};
+use super::super::exec::{Event, OWN_PROGRAM, SAY_GO, SAY_KILL, send};
 use super::super::freeze::Brake;
 use super::super::launch::Plan;
 use super::super::layout::{Layout, Record};
@@ -37,6 +37,8 @@ pub(super) struct Running {
     pub since: Instant,
     pub memory_kills_before: u64,
     pub throttle: Throttle,
+    /// It begins when it is told to.
+    pub prepared: bool,
 }
 
 impl Running {
@@ -51,6 +53,10 @@ impl Running {
             let _ = self.init.start_kill();
             let _ = self.init.wait().await;
         }
+    }
+
+    pub(super) async fn go(&mut self) -> io::Result<()> {
+        self.say.write_all(SAY_GO.as_bytes()).await
     }
 
     /// Init's only child so far, as the host numbers it.
@@ -106,6 +112,7 @@ pub(super) fn start_init(
         since: Instant::now(),
         memory_kills_before,
         throttle: Throttle::new(record.cgroup.clone(), brake, record.limits.disk_write),
+        prepared: plan.prepared,
     })
 }
 

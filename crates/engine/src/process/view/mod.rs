@@ -6,6 +6,7 @@
 
 mod dev;
 mod etc;
+pub(super) mod late;
 pub(super) mod layer;
 mod scratch;
 
@@ -169,6 +170,8 @@ pub(super) fn mount_view(view: &View) -> Result<(), String> {
     more.iter().try_for_each(Source::mount)?;
     hide(&view.hide, system.binds.iter().chain(&more))?;
     own.iter().try_for_each(Source::mount)?;
+    let made = view.points.iter().try_for_each(|point| make_point(&new_root(point), true));
+    made.map_err(io_err("make the new root"))?;
     layers.iter().zip(&view.layers).try_for_each(|(lower, layer)| layer::mount_first(lower, layer))?;
     mount_proc()?;
     enter()
