@@ -15,7 +15,7 @@ use pumasi_judge::{Cause, Verdict};
 use pumasi_plan::{KeptPart, NoPlan, Plan, compare, keep_ready};
 use pumasi_store::{Expect, Tx};
 use pumasi_terms::service::AutomationMode;
-use pumasi_terms::{BootMs, Continuity, LeaseId, Now, ServiceName};
+use pumasi_terms::{BootMs, CloudName, Continuity, LeaseId, Now, ServiceName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -105,11 +105,18 @@ fn wish(node: &Node, service: &ServiceRecord) -> Continuity {
     if let Some(to) = moves::heading_for(node, service)
         && wish.rank(&to).is_none_or(|rank| rank as u32 >= wish.wanted() || wish.clouds.is_empty())
     {
-        wish.clouds.retain(|c| c != &to);
-        wish.clouds.insert(0, to);
-        wish.standbys = Some(wish.wanted().max(1));
+        wish = with_heir(wish, to);
     }
     wish
+}
+
+/// One more than what is wanted anyway: what is kept elsewhere stays until the move is over.
+fn with_heir(wish: Continuity, heir: CloudName) -> Continuity {
+    let standbys = Some(wish.wanted().saturating_add(1));
+    let mut clouds = wish.clouds.clone();
+    clouds.retain(|c| c != &heir);
+    clouds.insert(0, heir);
+    Continuity { clouds, standbys, ..wish }
 }
 
 async fn plan_for(
@@ -230,4 +237,30 @@ fn move_back(tx: &mut Tx<'_>, id: &pumasi_terms::JourneyId, lease: &LeaseId, now
         tx.put(JOURNEY, &keeper.name, &kept, Expect::Revision(keeper.revision))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pumasi_judge::standbys::{Seat, standbys};
+
+    #[test]
+    fn a_heir_is_wanted_beside_those_that_keep_it_already() {
+        let cloud = |name: &str| CloudName::parse(name).unwrap();
+        let kept = |at: &str| Seat {
+            lease: LeaseId::from_entropy(1),
+            cloud: cloud(at),
+            agreed: Continuity::default().standby(),
+            complete: true,
+            recalled: false,
+        };
+        for said in [None, Some(1)] {
+            let wish = Continuity { clouds: vec![cloud("city-c")], standbys: said, ..Continuity::default() };
+            let wanted = with_heir(wish, cloud("city-a"));
+            assert_eq!(standbys(&wanted, &[kept("city-c")]).missing, 1, "{said:?}");
+            assert_eq!(wanted.rank(&cloud("city-a")), Some(0));
+        }
+        let none = with_heir(Continuity::default(), cloud("city-a"));
+        assert_eq!(standbys(&none, &[]).missing, 1);
+    }
 }

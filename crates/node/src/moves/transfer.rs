@@ -8,7 +8,8 @@ use super::answered_positions;
 use crate::object::{SERVICE, ServiceRecord};
 use crate::{Node, voting};
 use pumasi_journey::moving::Move;
-use pumasi_ownership::{Command, Owned, Told};
+use pumasi_ownership::{Command, Told};
+use pumasi_terms::Epoch;
 
 pub(super) enum Committed {
     /// The voters do not look after this service.
@@ -29,7 +30,7 @@ pub(super) enum Fate {
 
 enum Stand {
     Unregistered,
-    Ours(Owned),
+    Ours { epoch: Epoch, attempt: u32 },
     Heirs,
     Unknown(String),
 }
@@ -48,7 +49,9 @@ fn stand(node: &Node, m: &Move) -> Stand {
     };
     match state.services.get(&service.id) {
         None => Stand::Unregistered,
-        Some(owned) if &owned.owner == node.name() && owned.epoch == service.epoch => Stand::Ours(owned.clone()),
+        Some(owned) if &owned.owner == node.name() && owned.epoch == service.epoch => {
+            Stand::Ours { epoch: owned.epoch, attempt: owned.attempt }
+        }
         Some(owned) if owned.owner == m.to && owned.epoch == service.epoch.next() => Stand::Heirs,
         Some(owned) => {
             Stand::Unknown(format!("the register names {} at epoch {} as its owner", owned.owner, owned.epoch))
@@ -61,21 +64,15 @@ fn refusal(told: &[Told]) -> Option<String> {
 }
 
 pub(super) async fn commit(node: &Node, m: &Move) -> Committed {
-    let owned = match stand(node, m) {
+    let (epoch, attempt) = match stand(node, m) {
         Stand::Unregistered => return Committed::NotAsked,
         Stand::Heirs => return Committed::Yes,
         Stand::Unknown(why) => return Committed::No { why, fatal: false },
-        Stand::Ours(owned) => owned,
+        Stand::Ours { epoch, attempt } => (epoch, attempt),
     };
     let positions = m.lease.as_ref().map(|lease| answered_positions(node, lease)).unwrap_or_default();
-    let command = Command::Transfer {
-        service: m.id.clone(),
-        epoch: owned.epoch,
-        to: m.to.clone(),
-        id: m.wish.clone(),
-        attempt: owned.attempt,
-        positions,
-    };
+    let command =
+        Command::Transfer { service: m.id.clone(), epoch, to: m.to.clone(), id: m.wish.clone(), attempt, positions };
     match voting::propose(node, command).await {
         Err(e) => Committed::No { why: e.to_string(), fatal: false },
         Ok(told) => match (refusal(&told), stand(node, m)) {
@@ -88,13 +85,13 @@ pub(super) async fn commit(node: &Node, m: &Move) -> Committed {
 }
 
 pub(super) async fn cancel(node: &Node, m: &Move) -> Fate {
-    let owned = match stand(node, m) {
+    let (epoch, attempt) = match stand(node, m) {
         Stand::Unregistered => return Fate::Here,
         Stand::Heirs => return Fate::Heirs,
         Stand::Unknown(why) => return Fate::Unknown(why),
-        Stand::Ours(owned) => owned,
+        Stand::Ours { epoch, attempt } => (epoch, attempt),
     };
-    let (service, epoch, id, attempt) = (m.id.clone(), owned.epoch, m.wish.clone(), owned.attempt);
+    let (service, id) = (m.id.clone(), m.wish.clone());
     match voting::propose(node, Command::Cancel { service, epoch, id, attempt }).await {
         Err(e) => Fate::Unknown(e.to_string()),
         Ok(told) => match (refusal(&told), stand(node, m)) {

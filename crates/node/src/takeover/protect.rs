@@ -134,8 +134,11 @@ fn agreed(node: &Node, service: &ServiceRecord, open: &[Arc<Journey>], owned: Op
 /// What the register says of how far the service is, where that is not so any more.
 fn progress(node: &Node, service: &ServiceRecord, owned: &Owned) -> Option<How> {
     let (have, want) = match owned.phase {
-        Phase::Taken { .. } | Phase::Degraded { .. } => (ready(node, service), owned.agreed.full),
-        _ => return None,
+        // One that waited is its owner's still, who has returned.
+        Phase::Taken { .. } | Phase::Degraded { .. } | Phase::Waiting { .. } => {
+            (ready(node, service), owned.agreed.full)
+        }
+        Phase::Serving | Phase::Yielded => return None,
     };
     let how = if have >= want { How::Full } else { How::Degraded { have, want } };
     let said = owned.phase == Phase::Degraded { have, want };

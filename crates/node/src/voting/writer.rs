@@ -7,6 +7,7 @@ use crate::node::Note;
 use crate::{Node, clock, world};
 use pumasi_ownership::Told;
 use pumasi_store::{Entry, StoreError};
+use pumasi_terms::ServiceId;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -34,7 +35,7 @@ pub fn begin(
     mut jobs: mpsc::UnboundedReceiver<Job>,
     wrote: mpsc::UnboundedSender<Wrote>,
 ) -> JoinHandle<()> {
-    let store = node.store.clone();
+    let (store, node) = (node.store.clone(), node.clone());
     world::spawn(async move {
         while let Some(first) = jobs.recv().await {
             let mut together = vec![first];
@@ -44,7 +45,12 @@ pub fn begin(
                 together.push(next);
             }
             let (last, key) = (together.last().map_or(0, |j| j.number), key.clone());
-            let rows: Vec<Entry> = together.iter().flat_map(|j| j.told.iter().filter_map(row)).collect();
+            let shown = node.voting.state();
+            let name = |id: &ServiceId| {
+                let owned = shown.as_ref().and_then(|s| s.services.get(id));
+                owned.map_or_else(|| id.to_string(), |o| o.agreed.name.to_string())
+            };
+            let rows: Vec<Entry> = together.iter().flat_map(|j| j.told.iter().filter_map(|t| row(t, &name))).collect();
             let written = store.transact(move |tx| {
                 together.iter().try_for_each(|job| job.writes.write(tx, &key))?;
                 rows.into_iter().try_for_each(|row| tx.journal(row).map(drop))
@@ -61,8 +67,9 @@ pub fn begin(
     })
 }
 
-/// What the journal has of it. Renewals, progress and sets of standbys come too often.
-fn row(told: &Told) -> Option<Entry> {
+/// What the journal has of it, by the services' names. Renewals, progress and sets of standbys come too often; what is protected its
+/// owner tells.
+fn row(told: &Told, name: &dyn Fn(&ServiceId) -> String) -> Option<Entry> {
     let note = |action, kind, subject: &dyn std::fmt::Display, why: String| {
         Some(Note::new(action, kind, subject).because(why).entry("pact", clock::wall()))
     };
@@ -75,26 +82,25 @@ fn row(told: &Told) -> Option<Entry> {
             let more = if *carried_out { "it is carried out" } else { "more approvals are needed" };
             note("takeover_approved", "cloud", cloud, format!("by {by}; {more}"))
         }
-        Told::Protected { service, owner, epoch } => {
-            note("service_protected", "service", service, format!("{owner} owns it under epoch {epoch}"))
-        }
-        Told::Unprotected { service, epoch } => {
-            note("service_unprotected", "service", service, format!("under epoch {epoch}"))
-        }
         Told::Owner { service, from, to, epoch, cause } => {
             let why = format!("from {from} to {to}, epoch {epoch}: {cause:?}");
-            note("owner_changed", "service", service, why)
+            note("owner_changed", "service", &name(service), why)
         }
         Told::Waiting { service, owner, place } => {
-            note("service_waits", "service", service, format!("for {owner}, at place {place}"))
+            note("service_waits", "service", &name(service), format!("for {owner}, at place {place}"))
         }
         Told::Yielded { service, epoch, why } => {
-            note("service_yielded", "service", service, format!("under epoch {epoch}: {why}"))
+            note("service_yielded", "service", &name(service), format!("under epoch {epoch}: {why}"))
         }
         Told::Cancelled { service, epoch, id } => {
-            note("transfer_cancelled", "service", service, format!("{id} under epoch {epoch}"))
+            note("transfer_cancelled", "service", &name(service), format!("{id} under epoch {epoch}"))
         }
         Told::Pact { serial } => note("register_pact", "pact", serial, format!("the register is of serial {serial}")),
-        Told::Refused(_) | Told::InSync { .. } | Told::Progress { .. } | Told::Key { .. } => None,
+        Told::Protected { .. }
+        | Told::Unprotected { .. }
+        | Told::Refused(_)
+        | Told::InSync { .. }
+        | Told::Progress { .. }
+        | Told::Key { .. } => None,
     }
 }
