@@ -179,6 +179,13 @@ pub const ENDPOINTS: &[Endpoint] = &[
     on(Post, "/v1/pact/proposals/{id}/refuse", OPERATORS, 4 * KIB, "Refuse a newcomer or a dismissal"),
     on(Put, "/v1/pact/terms", OPERATORS, 16 * KIB, "Change what this cloud lends"),
     on(Get, "/v1/pact/rehearsal", OPERATORS, 0, "What would happen if a member were lost now"),
+    on(
+        Post,
+        "/v1/pact/recoveries/{cloud}",
+        OPERATORS,
+        4 * KIB,
+        "Agree that a lost cloud's services are taken over, where the pact asks",
+    ),
     on(Put, "/v1/pact/voting", OPERATORS, 4 * KIB, "Choose who votes on the ownership of services, or nobody"),
     // Between clouds.
     on(Post, "/v1/pact/admissions", INVITED, 256 * KIB, "Ask for admission with an invitation's secret"),

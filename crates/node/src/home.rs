@@ -168,7 +168,8 @@ async fn finish_deletion(node: &Node, service: &ServiceRecord) -> Result<(), Pro
         }
     }
     let running = node.instances.lock().iter().any(|i| i.owner == service.owner());
-    if running || !open.is_empty() {
+    // The pact's voters would look after what is not there any more.
+    if running || !open.is_empty() || register::is_entered(node, service) {
         return Ok(());
     }
     let kept_ms = u64::from(node.config.store.deleted_data_kept_hours) * 3_600_000;

@@ -93,6 +93,12 @@ pub fn is_heard(node: &Node, service: &ServiceRecord) -> bool {
     !service.registered || !node.voting.is_on() || node.voting.right_until().is_some()
 }
 
+/// Whether the register of the pact has it as this cloud's.
+pub fn is_entered(node: &Node, service: &ServiceRecord) -> bool {
+    let state = node.voting.state().filter(|_| service.registered);
+    state.and_then(|s| s.services.get(&service.id).map(|o| &o.owner == node.name())).unwrap_or(false)
+}
+
 /// Until when this cloud may write for a service by the register of the pact; None: nothing there bounds it.
 pub fn right_until(node: &Node, service: &ServiceRecord) -> Option<BootMs> {
     let bounds = service.registered && node.voting.is_on();
@@ -313,4 +319,27 @@ pub fn enter(tx: &mut Tx<'_>, id: &ServiceId, document: &SignedDocument, handove
         tx.delete(HANDOVER, old, Expect::Any)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_greater_epoch_counts_and_of_one_epoch_what_was_signed() {
+        let of = |owner: &str, epoch: u64| {
+            Some(Tenure { owner: CloudName::parse(owner).unwrap(), epoch: Epoch(epoch), before: None })
+        };
+        let cases = [
+            (of("city-a", 2), of("city-b", 3), of("city-b", 3)),
+            (of("city-a", 3), of("city-b", 2), of("city-a", 3)),
+            (of("city-a", 3), of("city-b", 3), of("city-a", 3)),
+            (None, of("city-b", 1), of("city-b", 1)),
+            (of("city-a", 1), None, of("city-a", 1)),
+            (None, None, None),
+        ];
+        for (signed, committed, counts) in cases {
+            assert_eq!(later(signed.clone(), committed.clone()), counts, "{signed:?} and {committed:?}");
+        }
+    }
 }

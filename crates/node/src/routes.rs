@@ -174,6 +174,14 @@ pub async fn tell_tenure(node: &Node) -> Result<(), Problem> {
     Ok(())
 }
 
+/// Tells the gateway as above. Whether it knows the end of this cloud's right as it is now, or has nothing that rests on it.
+pub async fn told_right(node: &Node) -> bool {
+    let right = node.voting.right_until().unwrap_or_default();
+    let told = tell_tenure(node).await;
+    let knows = |word: &Word| word.registered.values().all(|end| *end <= right);
+    told.is_ok() && node.routes.word.get().as_ref().is_none_or(knows)
+}
+
 pub async fn reconcile(node: &Node) -> Result<(), Problem> {
     tell_tenure(node).await?;
     keys::tell(node).await?;

@@ -10,8 +10,9 @@
 //! - What a cloud takes it takes by the committed register alone, in one transaction; each step may be cut off and taken again.
 //!
 //! `protect` is the owner's side, `judge` the leader's, `take` the heir's, `back` what follows when the lost cloud returns; `rehearse`
-//! asks what would happen.
+//! asks what would happen, `approve` lets an operator agree where the pact asks.
 
+pub mod approve;
 pub mod back;
 pub mod judge;
 pub mod protect;
@@ -46,9 +47,10 @@ pub struct Takeover {
 }
 
 impl Takeover {
-    /// Why the pact does not look after this service; none: it does, or nobody asked.
-    pub fn refusal(&self, service: &ServiceId) -> Option<String> {
-        self.refused.lock().get(service).map(|(why, _)| why.clone())
+    /// Why the pact does not look after services as it should, for people.
+    pub fn remarks(&self) -> Vec<String> {
+        let refused = self.refused.lock().values().map(|(why, _)| why.clone()).collect::<Vec<_>>();
+        refused.into_iter().chain(self.told.lock().values().cloned()).collect()
     }
 }
 
@@ -56,7 +58,8 @@ impl Takeover {
 pub async fn run(node: Arc<Node>) {
     let (mut stopping, mut changed) = (node.stopping.clone(), node.voting.changed());
     while !*stopping.borrow() {
-        if node.voting.is_on() {
+        let is_on = node.voting.is_on();
+        if is_on {
             // The end of the right moves with each answered renewal.
             if let Err(e) = routes::tell_tenure(&node).await {
                 tracing::warn!(error = %e, "the gateway was not told until when this cloud may write; told again");
@@ -68,7 +71,7 @@ pub async fn run(node: Arc<Node>) {
             biased;
             _ = stopping.changed() => return,
             _ = changed.changed() => {}
-            () = tokio::time::sleep(Duration::from_millis(LOOK_MS)) => {}
+            () = tokio::time::sleep(Duration::from_millis(if is_on { LOOK_MS } else { RETRY_MS })) => {}
         }
     }
 }

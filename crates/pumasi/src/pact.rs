@@ -71,6 +71,12 @@ pub async fn pact(session: &Session, command: &PactCommand) -> Result<(), Failur
             let answer: Value = session.client.put("/v1/pact/voting", &wish).await?;
             session.done("pact", if *stop { "votes no more" } else { "votes" }, &answer)
         }
+        PactCommand::Recover { cloud, why } => {
+            let path = format!("/v1/pact/recoveries/{cloud}");
+            let answer: Value = session.client.post(&path, &Why { why: why.why.clone() }).await?;
+            let done = if answer["carried_out"] == true { "is recovered from" } else { "waits for more approvals" };
+            session.done("cloud", done, &answer)
+        }
         PactCommand::Rehearse { lose } => rehearse(session, lose).await,
         PactCommand::Terms(flags) => terms(session, flags).await,
     }

@@ -13,11 +13,13 @@ use crate::report::{Promise, Report};
 use crate::run::{Options, three_clouds};
 use crate::story::Story;
 use anyhow::{Context, ensure};
+use nix::sys::signal::Signal;
 use pumasi_api::message::RehearsalView;
 use pumasi_terms::CloudName;
 use pumasi_terms::continuity::Continuity;
 use pumasi_terms::service::{RecoveryClass, Service};
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -84,7 +86,7 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
         stage.cluster.apply(LOST, &kept(name, class, &dir, iterations)?).await?;
     }
     for name in names {
-        stage.until("the pact looks after every service", SLACK, || stage.is_protected(name)).await?;
+        stage.until("the pact looks after every service", SLACK, || stage.is_protected(name, 2)).await?;
     }
     let rehearsed = stage.rehearse().await?;
     tell_rehearsal(&stage.story, &rehearsed);
@@ -118,6 +120,30 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
         let tally = writer.end().await?;
         stage.judge_return(&mut report, name, &tally).await?;
     }
+
+    story.chapter("City A stands still, is taken for lost, and goes on");
+    stage.until("a standby is there again", BACK, || stage.is_protected("notes", 1)).await?;
+    let writers = stage.writers(&["notes"]);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let paused = stage.signal(LOST, Signal::SIGSTOP)?;
+    let still_at = Instant::now();
+    // It is the second loss within ten minutes: the pact asks operators of a majority.
+    for cloud in ["city-b", "city-c"] {
+        stage.until("an operator agrees", SLACK, || stage.approves(cloud)).await?;
+    }
+    stage.until("somebody else answers writers", SLACK, || stage.answers("notes")).await?;
+    for pid in paused {
+        stage.cluster.supervisor.signal_pid(pid, Signal::SIGCONT)?;
+    }
+    // At once, at its own entrance: whatever it acknowledges now must be in the surviving copy.
+    let late = stage.writer_at("notes", stage.entrances()[..1].to_vec());
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let mut tally = late.end().await?;
+    for (_, writer) in writers {
+        let more = writer.end().await?;
+        tally.written.extend(more.written);
+    }
+    stage.judge_pause(&mut report, &tally, still_at).await?;
     Ok(report)
 }
 
@@ -184,9 +210,8 @@ impl Stage {
         all.into_iter().find(|s| s["service"] == name).with_context(|| format!("{name} is not in the register"))
     }
 
-    /// By both that are to keep it.
-    async fn is_protected(&self, name: &str) -> anyhow::Result<bool> {
-        Ok(self.entry(name).await?["standbys"].as_array().is_some_and(|s| s.len() == 2))
+    async fn is_protected(&self, name: &str, by: usize) -> anyhow::Result<bool> {
+        Ok(self.entry(name).await?["standbys"].as_array().is_some_and(|s| s.len() >= by))
     }
 
     async fn rehearse(&self) -> anyhow::Result<RehearsalView> {
@@ -194,19 +219,25 @@ impl Stage {
         serde_json::from_str(&said).with_context(|| said.clone())
     }
 
-    /// Everything that runs for a cloud, at once: instances, gateway, daemon.
-    fn destroy(&self, cloud: &str) -> anyhow::Result<Instant> {
+    /// Everything that runs for a cloud: instances, gateway, daemon.
+    fn signal(&self, cloud: &str, signal: Signal) -> anyhow::Result<Vec<u32>> {
         let dir = self.cluster.dir(cloud).display().to_string();
-        self.cluster.supervisor.kill9(cloud)?;
-        let mut killed = 1;
+        let mut reached = Vec::new();
         for found in self.cluster.supervisor.belonging() {
             let is_its = found.command.contains(&dir) || self.is_instance_of(cloud, found.pid);
-            killed += u64::from(is_its && self.cluster.supervisor.kill9_pid(found.pid).is_ok());
+            if is_its && self.cluster.supervisor.signal_pid(found.pid, signal).is_ok() {
+                reached.push(found.pid);
+            }
         }
+        self.story.tell(cloud, signal.as_str(), format!("all of it, {} processes", reached.len()));
+        Ok(reached)
+    }
+
+    fn destroy(&self, cloud: &str) -> anyhow::Result<Instant> {
+        self.cluster.supervisor.kill9(cloud)?;
+        self.signal(cloud, Signal::SIGKILL)?;
         // What was answered while one after the other died was answered by it.
-        let at = Instant::now();
-        self.story.tell(cloud, "kill -9", format!("all of it, {killed} processes"));
-        Ok(at)
+        Ok(Instant::now())
     }
 
     /// Instances tell their cloud by where their files are.
@@ -220,13 +251,17 @@ impl Stage {
         names.iter().map(|name| (*name, self.writer(name))).collect()
     }
 
-    fn entrances(&self) -> Vec<std::net::SocketAddr> {
+    fn entrances(&self) -> Vec<SocketAddr> {
         CLOUDS.iter().filter_map(|c| self.cluster.place(c).ok()).map(|p| p.users).collect()
     }
 
     fn writer(&self, name: &'static str) -> Writer {
+        self.writer_at(name, self.entrances())
+    }
+
+    fn writer_at(&self, name: &'static str, entrances: Vec<SocketAddr>) -> Writer {
         let stop = Arc::new(AtomicBool::new(false));
-        let (until, entrances) = (stop.clone(), self.entrances());
+        let until = stop.clone();
         let task = tokio::spawn(async move {
             let (mut tally, mut at, mut n) = (Tally::default(), 0, 0u64);
             let host = format!("{name}.city-a.example");
@@ -342,6 +377,32 @@ impl Stage {
             let told = format!("{} {}, said: {} at {wanted}", entry["owner"], entry["phase"], said.outcome);
             report.promise(holds(&format!("{}: as it was rehearsed", said.service), kept, told));
         }
+        Ok(())
+    }
+
+    async fn approves(&self, cloud: &str) -> anyhow::Result<bool> {
+        let said = self.cluster.operate(cloud, &["pact", "recover", LOST, "--why", "it stands still"], None).await?;
+        self.story.tell(cloud, "agrees", said.trim());
+        Ok(true)
+    }
+
+    async fn judge_pause(&self, report: &mut Report, tally: &Tally, still_at: Instant) -> anyhow::Result<()> {
+        let there = self.texts("notes").await?;
+        let after = tally.written.iter().filter(|w| w.at.0 > still_at);
+        let lost = after.clone().filter(|w| !there.contains(&w.text)).count();
+        let told = format!("{lost} of {}", after.count());
+        report.promise(Promise::holds(
+            "a cloud that stood still acknowledges nothing that is lost",
+            lost == 0,
+            told,
+            "0",
+        ));
+        let owner = self.entry("notes").await?["owner"].to_string();
+        report.promise(holds(
+            "a cloud that stood still owns nothing that was taken over",
+            !owner.contains(LOST),
+            owner,
+        ));
         Ok(())
     }
 

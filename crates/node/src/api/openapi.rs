@@ -78,6 +78,7 @@ fn shapes(g: &mut SchemaGenerator, method: Method, path: &str) -> Shapes {
         (Post, "/v1/pact/proposals/{id}/approve" | "/v1/pact/proposals/{id}/refuse") => {
             (Some(of::<m::Why>(g)), of::<m::PactProposal>(g))
         }
+        (Post, "/v1/pact/recoveries/{cloud}") => (Some(of::<m::Why>(g)), any()),
         (Get, "/v1/pact/rehearsal") => (None, of::<m::RehearsalView>(g)),
         (Put, "/v1/pact/voting") => (Some(of::<m::Vote>(g)), any()),
         (Put, "/v1/pact/terms") => (Some(of::<pumasi_terms::pact::Terms>(g)), any()),

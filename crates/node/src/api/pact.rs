@@ -3,6 +3,7 @@
 use super::body::{Answer, Json};
 use super::params::{Path, Query};
 use crate::pact::{self, Shown, SignAnswer};
+use crate::takeover::approve::{self, Approval};
 use crate::takeover::rehearse;
 use crate::wire::{AskAdmission, AskSignature, Notices, Signed};
 use crate::{Node, clock};
@@ -23,7 +24,11 @@ fn shown(node: &Node, who: &Principal) -> Answer<Shown> {
     };
     let (pact, signed) = (view.pact.clone(), view.signed.clone());
     let vote = match who {
-        Principal::Person { .. } => Some(node.voting.status(&pact, clock::boot())),
+        Principal::Person { .. } => {
+            let mut status = node.voting.status(&pact, clock::boot());
+            status.remarks.extend(node.takeover.remarks());
+            Some(status)
+        }
         _ => None,
     };
     Ok(axum::Json(Shown { pact, signed, notices: view.notices.clone(), proposals, vote }))
@@ -127,6 +132,15 @@ pub struct Lose {
 
 pub async fn rehearse(State(node): State<Arc<Node>>, Query(asked): Query<Lose>) -> Answer<RehearsalView> {
     Ok(axum::Json(rehearse::rehearse(&node, &asked.lose).await?))
+}
+
+pub async fn recover(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Path(cloud): Path<CloudName>,
+    Json(why): Json<Why>,
+) -> Answer<Approval> {
+    Ok(axum::Json(approve::approve(&node, &who.to_string(), &cloud, &why.why).await?))
 }
 
 pub async fn admit(State(node): State<Arc<Node>>, Json(ask): Json<AskAdmission>) -> Answer<Signed> {

@@ -76,6 +76,13 @@ pub async fn abandon(node: &Node, who: &str, service: &ServiceRecord, asked: Aba
         return Err(Problem::fields("this move is not abandoned", vec![fault]));
     }
     node.may_act().map_err(Problem::unavailable)?;
+    if service.registered && node.voting.is_on() {
+        let text = format!(
+            "the pact's voters look after {name}: if {} is lost, they see it and another cloud takes over",
+            m.to
+        );
+        return Err(Problem::conflict(format!("{text}; pumasi pact show tells how it stands")));
+    }
     may(&m, &Heard::Nothing)?;
     let owner = register::tenure(node, service)?.owner;
     if &owner != node.name() && owner != m.to {

@@ -90,7 +90,10 @@ pub async fn run(node: Arc<Node>) {
 
 async fn look(node: &Arc<Node>, state: &State) {
     let now = clock::boot();
-    let suspects: Vec<CloudName> = node.voting.suspects(now).into_iter().filter(|c| c != node.name()).collect();
+    // One that left stays in the register until the next serial, and its silence is no loss.
+    let member = |c: &CloudName| node.pact().is_some_and(|v| v.pact.member(c).is_some());
+    let mut suspects = node.voting.suspects(now);
+    suspects.retain(|c| c != node.name() && member(c));
     node.takeover.inquiries.open.lock().retain(|cloud, _| suspects.contains(cloud));
     for cloud in suspects {
         let Some(known) = state.clouds.get(&cloud) else { continue };

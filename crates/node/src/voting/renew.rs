@@ -6,7 +6,7 @@
 
 use super::Event;
 use super::lanes::{Lanes, Word};
-use crate::{Node, clock, lender, world};
+use crate::{Node, clock, lender, routes, world};
 use pumasi_ownership::liveness::Holder;
 use pumasi_ownership::state::{Health, Standing};
 use pumasi_ownership::{Command, State, Told};
@@ -102,11 +102,16 @@ impl Renewing {
         self.probed(node, u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
         let ttl_ms = self.ttl_ms(node, now);
         let room = (self.room(node, now), health(node));
+        let before = node.voting.right_until();
         let renewal = {
             let mut inner = node.voting.inner.lock();
             let Some(holder) = &mut inner.holder else { return };
             holder.send(now, ttl_ms, group.timers(), room)
         };
+        // An end that comes nearer is told to the gateway before anybody else can count by it.
+        if node.voting.right_until() < before && !routes::told_right(node).await {
+            return tracing::warn!("no renewal: the gateway was not told that this cloud's right ends earlier");
+        }
         if group.is_voter() {
             node.voting.tell_voter(Event::Renewal(renewal.clone()));
         }

@@ -245,6 +245,19 @@ Three or five voters: with two, nobody can tell a dead partner from a cut link. 
         #[arg(long, conflicts_with_all = ["voters", "profile"])]
         stop: bool,
     },
+    /// Agree that a lost member's services are taken over, where more were lost than the pact answers by itself
+    #[command(after_help = "\
+Examples:
+  pumasi pact recover city-a --why 'its site burnt, B was on maintenance'
+
+Operators of a majority of the voters say so, each at its own cloud. pumasi pact show tells what waits.")]
+    Recover {
+        /// The member that is lost
+        #[arg(value_name = "CLOUD")]
+        cloud: CloudName,
+        #[command(flatten)]
+        why: WhyArgs,
+    },
     /// Say what would happen if a member were lost now: who takes over what, what waits, what would mend it
     #[command(after_help = "\
 Examples:
