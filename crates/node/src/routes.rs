@@ -43,6 +43,7 @@ pub struct Routes {
     pushed: Locked<Option<RouteTable>>,
     /// What it was told last of what this cloud may write.
     word: Locked<Option<Word>>,
+    telling: tokio::sync::Mutex<()>,
     /// What the last table left out.
     dropped: Locked<Vec<String>>,
     /// Since when a backend gets nothing new, by instance or lease id.
@@ -129,6 +130,8 @@ fn all_names(table: &RouteTable) -> Vec<String> {
 
 /// Tells the gateway what this cloud may write, before a table says what rests on that.
 pub async fn tell_tenure(node: &Node) -> Result<(), Problem> {
+    // One after the other: a word that was made before another one never comes after it.
+    let _turn = node.routes.telling.lock().await;
     let run = node.gateway_status.lock().as_ref().map(|s| s.gateway_run);
     let services = node.services()?;
     let held = moves::held(node)?;

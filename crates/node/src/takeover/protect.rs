@@ -7,7 +7,7 @@
 use super::{RETRY_MS, waits};
 use crate::node::Note;
 use crate::object::{SERVICE, ServiceRecord};
-use crate::{Node, borrower, clock, register, routes, voting};
+use crate::{Node, borrower, clock, register, voting};
 use pumasi_api::Problem;
 use pumasi_journey::{Journey, Part};
 use pumasi_ownership::command::{How, Progress};
@@ -64,8 +64,7 @@ async fn bind(node: &Node, service: &ServiceRecord) -> Result<(), Problem> {
         tx.put(SERVICE, name.as_str(), &bound, Expect::Revision(stored.revision))?;
         Ok(())
     })
-    .await?;
-    routes::reconcile(node).await
+    .await
 }
 
 /// What stands between the register and this cloud; none: nothing.
