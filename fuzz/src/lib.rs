@@ -129,6 +129,7 @@ pub const TARGETS: &[Target] = &[
     target("answer_head", answer::head, HTTP, 3_000),
     target("answer_chunks", answer::chunks, CHUNKS, 3_000),
     target("voter_message", quorum::voter_message, &[], 1_000),
+    target("vote_words", quorum::vote_words, &[], 2_000),
 ];
 
 pub fn find(name: &str) -> Option<&'static Target> {

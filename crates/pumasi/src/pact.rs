@@ -187,6 +187,9 @@ async fn rehearse(session: &Session, lose: &CloudName) -> Result<(), Failure> {
         if view.asks {
             note("others were lost lately: operators of a majority would be asked first (pumasi pact show)");
         }
+        if view.services.is_empty() {
+            note(&format!("{lose} owns nothing that the pact looks after: a service needs `continuity`, and a standby that has all of it"));
+        }
         view.silent.iter().for_each(|c| note(&format!("{c} did not answer: the plan is made without it")));
         Ok(rehearsed(&view))
     })

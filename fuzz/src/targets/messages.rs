@@ -165,6 +165,8 @@ fn read(input: &[u8]) -> bool {
         b"hold" => json::<Hold>(body).is_some(),
         b"window" => json::<MeterWindow>(body).inspect(metered).is_some(),
         b"record" => json::<object::ServiceRecord>(body).map(|r| (r.owner(), r.bundle())).is_some(),
+        b"ask_command" => json::<pumasi_node::voting::wire::AskCommand>(body).is_some(),
+        b"ask_silence" => json::<pumasi_node::takeover::report::AskSilence>(body).is_some(),
         b"change" => json::<people::Change>(body).is_some(),
         _ => false,
     }

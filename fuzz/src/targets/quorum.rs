@@ -4,6 +4,7 @@
 //! what it then says itself can be read.
 
 use super::transfer::pieces;
+use pumasi_node::voting::wire::{Batch, Followed};
 use pumasi_quorum::{Driver, Kept, Memory, Message, RaftId, Settings, Storage, Timers};
 use pumasi_terms::BootMs;
 
@@ -20,6 +21,20 @@ fn voter() -> (Driver, Memory) {
     let mut disk = Memory::default();
     disk.begin(kept).expect("memory");
     (driver, disk)
+}
+
+/// A batch of words about the vote, or what the register became: the first byte says which. What was read means the same after it was
+/// written and read again.
+pub fn vote_words(input: &[u8]) {
+    let Some((which, bytes)) = input.split_first() else { return };
+    if which % 2 == 0 {
+        if let Ok(batch) = Batch::decode(bytes) {
+            assert_eq!(Batch::decode(&batch.encode()).as_ref(), Ok(&batch));
+            let _ = batch.renewals().count();
+        }
+    } else if let Ok(followed) = Followed::decode(bytes) {
+        assert_eq!(Followed::decode(&followed.encode()).as_ref(), Ok(&followed));
+    }
 }
 
 pub fn voter_message(input: &[u8]) {
