@@ -22,6 +22,7 @@ Examples:
   pumasi lab sim --seed 188           one seed, and its story: who sent what when
   pumasi lab sim --seed 1 --mutant zombie
   pumasi lab sim --moves --count 200  seeds in which a service moves from cloud to cloud
+  pumasi lab sim --losses --count 50  seeds in which a pact votes and loses a cloud
 
 A broken oracle ends the run with exit code 1 and names the seed. The same seed of the same program is the same story."
 )]
@@ -36,14 +37,27 @@ pub struct Sim {
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     count: u64,
     /// Every seed moves a service, several times
-    #[arg(long)]
+    #[arg(long, conflicts_with = "losses")]
     moves: bool,
+    /// In every seed the pact votes, and a cloud is away
+    #[arg(long)]
+    losses: bool,
     /// Plants a bug that the oracles must find
     #[arg(long, value_name = "NAME", value_parser = mutant)]
     mutant: Option<Mutant>,
     /// How the result is written
     #[arg(short, long, value_enum, default_value = "table")]
     output: Format,
+}
+
+impl Sim {
+    fn setup(&self) -> fn(u64) -> Setup {
+        match (self.moves, self.losses) {
+            (true, _) => Setup::moving,
+            (_, true) => Setup::losing,
+            _ => Setup::random,
+        }
+    }
 }
 
 fn mutant(name: &str) -> Result<Mutant, String> {
@@ -62,6 +76,7 @@ struct Sum {
     journeys: usize,
     lives: u64,
     moved: usize,
+    taken_over: usize,
     written: usize,
     broken: Option<Outcome>,
 }
@@ -75,7 +90,7 @@ pub fn sim(words: &[String], output: Format) -> Result<(), Failure> {
     }
     let (first, count) = args.seed.map_or((args.first, args.count), |seed| (seed, 1));
     let began = Instant::now();
-    let mut sum = all((first, count), args.moves, args.mutant)?;
+    let mut sum = all((first, count), args.setup(), args.mutant)?;
     let real_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
     let broken = sum.broken.take();
     if args.output == Format::Table {
@@ -105,7 +120,7 @@ pub fn sim(words: &[String], output: Format) -> Result<(), Failure> {
             .collect();
         let all = json!({
             "seeds": sum.seeds, "virtual_ms": sum.virtual_ms, "real_ms": real_ms, "messages": sum.messages,
-            "journeys": sum.journeys, "leases": sum.leases, "lives": sum.lives, "handovers": sum.moved,
+            "journeys": sum.journeys, "leases": sum.leases, "lives": sum.lives, "handovers": sum.moved, "takeovers": sum.taken_over,
             "acknowledged_writes": sum.written, "broken": broken,
         });
         output::print(&if args.output == Format::Yaml { output::yaml(&all)? } else { output::json(&all)? })?;
@@ -115,15 +130,19 @@ pub fn sim(words: &[String], output: Format) -> Result<(), Failure> {
         Some(outcome) => {
             let what: Vec<String> = outcome.broken.iter().map(|b| format!("oracle {}: {}", b.oracle, b.what)).collect();
             let mutant = args.mutant.map_or_else(String::new, |m| format!(" --mutant {}", m.name()));
-            let moves = if args.moves { " --moves" } else { "" };
-            let again = format!("play it again: pumasi lab sim --seed {}{moves}{mutant}", outcome.seed);
+            let kind = match (args.moves, args.losses) {
+                (true, _) => " --moves",
+                (_, true) => " --losses",
+                _ => "",
+            };
+            let again = format!("play it again: pumasi lab sim --seed {}{kind}{mutant}", outcome.seed);
             Err(Failure::failed(format!("seed {}: {}", outcome.seed, what.join("; "))).hint(again))
         }
     }
 }
 
 /// Plays seeds on all processors until one breaks. A single seed's outcome is kept in any case.
-fn all((first, count): (u64, u64), moves: bool, mutant: Option<Mutant>) -> Result<Sum, Failure> {
+fn all((first, count): (u64, u64), setup: fn(u64) -> Setup, mutant: Option<Mutant>) -> Result<Sum, Failure> {
     // Nothing is drawn where standard error is no terminal.
     let bar = ProgressBar::with_draw_target(Some(count), ProgressDrawTarget::stderr());
     if let Ok(style) = ProgressStyle::with_template("playing [{bar:32}] {pos}/{len} seeds {eta}") {
@@ -139,7 +158,6 @@ fn all((first, count): (u64, u64), moves: bool, mutant: Option<Mutant>) -> Resul
                     if at >= count {
                         return;
                     }
-                    let setup = if moves { Setup::moving } else { Setup::random };
                     let played = play(&Setup { mutant, ..setup(first.saturating_add(at)) });
                     let mut sum = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     match played {
@@ -174,6 +192,7 @@ impl Sum {
         self.journeys += outcome.journeys;
         self.lives += outcome.lives;
         self.moved += outcome.moved;
+        self.taken_over += outcome.taken_over;
         self.written += outcome.written;
     }
 }

@@ -10,6 +10,8 @@ use rand::{Rng, SeedableRng};
 pub const HEALED_MS: u64 = 22_000;
 /// Of the kinds of the store, those among which seeds have always drawn.
 const KINDS_FIRST: usize = 16;
+/// A service is kept ready for so long that it is back with its first owner by then: a loss, a probation, a move.
+const KEPT_MS: u64 = 95_000;
 const STRIKES_SALT: u64 = 0x0073_7472_696b_0001;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -111,6 +113,8 @@ pub struct Script {
     pub healed_ms: u64,
     /// The load asks for the same all the time: whatever ends before is healed ends for another reason.
     pub steady: bool,
+    /// All clouds vote from the beginning.
+    pub votes: bool,
 }
 
 impl Script {
@@ -183,9 +187,51 @@ impl Script {
         script
     }
 
-    /// Whether the first cloud's service is moved: then it has data, and what is acknowledged is looked for at the end.
+    /// All clouds vote, the others keep the first one's service ready, and that cloud is away for longer than they wait, or for less.
+    pub fn losing(seed: u64, clouds: usize) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed ^ 0x006c_6f73_7400);
+        let mut script = Self { healed_ms: HEALED_MS, votes: true, ..Self::default() };
+        for a in 0..clouds {
+            script.drifts_ppm.push(rng.random_range(-100..=100));
+            for b in a + 1..clouds {
+                script.delays_ms.push((a, b, rng.random_range(1..=20)));
+            }
+        }
+        script
+            .loads
+            .push((0, Load(vec![Phase { from_ms: 0, per_second: rng.random_range(5..=20) as f64, home_only: 0.5 }])));
+        let standbys = (clouds - 1) as u32;
+        script.faults.push((0, Fault::Keep { cloud: 0, standbys, warm: 0, for_ms: KEPT_MS }));
+        let at_ms = rng.random_range(6_000..9_000);
+        let for_ms = if rng.random_bool(0.7) { rng.random_range(4_000..11_000) } else { rng.random_range(300..2_000) };
+        match rng.random_range(0..6) {
+            0 | 1 => script.faults.push((at_ms, Fault::Crash { cloud: 0, down_ms: for_ms })),
+            2 => script.faults.push((at_ms, Fault::PowerCut { cloud: 0, down_ms: for_ms })),
+            // From everybody, heard by nobody, or hearing nobody.
+            kind => {
+                for other in 1..clouds {
+                    let (from, to) = if kind == 5 { (other, 0) } else { (0, other) };
+                    script.faults.push((at_ms, Fault::Cut { from, to, both: kind == 3, for_ms }));
+                }
+            }
+        }
+        // And somebody stumbles meanwhile, for less than the others wait.
+        for _ in 0..rng.random_range(0..3) {
+            let (cloud, at_ms) = (rng.random_range(0..clouds), at_ms + rng.random_range(0..6_000));
+            let stumble = match rng.random_range(0..3) {
+                0 => Fault::Crash { cloud, down_ms: rng.random_range(0..1_200) },
+                1 => Fault::Gateway { cloud },
+                _ => Fault::Fuse { cloud, commits: rng.random_range(1..=40), down_ms: rng.random_range(0..1_200) },
+            };
+            script.faults.push((at_ms, stumble));
+        }
+        script.faults.sort_by_key(|(at, _)| *at);
+        script
+    }
+
+    /// Whether the first cloud's service has data, and what is acknowledged is looked for at the end.
     pub fn moves(&self) -> bool {
-        self.faults.iter().any(|(_, f)| matches!(f, Fault::Move { .. }))
+        self.votes || self.faults.iter().any(|(_, f)| matches!(f, Fault::Move { .. }))
     }
 
     /// Steady load on one cloud, and nothing else.

@@ -9,14 +9,14 @@ use crate::oracle::{Broken, Known, Oracles};
 use crate::script::{Fault, Script};
 use crate::story::Story;
 use anyhow::Context;
-use pumasi_api::message::{Automation, RehearseService, RehearsedCause};
+use pumasi_api::message::{Automation, RehearseService, RehearsedCause, Vote};
 use pumasi_journey::Phase;
 use pumasi_node::object::{CLOUD, CloudRecord, JOURNEY, LENT, ONLY, SERVICE, ServiceRecord};
 use pumasi_node::{Config, borrower, lender, moves, pact, register};
 use pumasi_store::Expect;
 use pumasi_terms::pact::Terms;
-use pumasi_terms::service::Service;
-use pumasi_terms::{CloudName, Continuity, Resources, ServiceName};
+use pumasi_terms::service::{RecoveryClass, Service};
+use pumasi_terms::{CloudName, Continuity, Epoch, Resources, ServiceName};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -25,6 +25,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 const TICK_MS: u64 = 100;
+/// As [`config`] says.
+const LEASE_TTL_MS: u64 = 5_000;
 /// After the last fault everything must have come back within this.
 pub const COME_BACK_MS: u64 = 120_000;
 /// What every cloud lends: three instances, and what is left of a fourth.
@@ -55,6 +57,13 @@ impl Setup {
     }
 }
 
+impl Setup {
+    /// Of a pact that votes, and loses a cloud.
+    pub fn losing(seed: u64) -> Self {
+        Self { script: Script::losing(seed, 3), ..Self::random(seed) }
+    }
+}
+
 #[derive(Debug)]
 pub struct Outcome {
     pub seed: u64,
@@ -68,6 +77,8 @@ pub struct Outcome {
     /// Of the first cloud's users: answered, and of those by rented instances.
     pub completed: u64,
     pub rented: u64,
+    /// Services that were taken over from a cloud that was lost.
+    pub taken_over: usize,
     /// Services that were handed over, and requests that wrote and were answered.
     pub moved: usize,
     pub written: usize,
@@ -90,7 +101,7 @@ pub(crate) fn config(name: &str, at: usize, dir: &Path) -> anyhow::Result<Config
     let text = format!(
         "version = 1\n[cloud]\nname = \"{name}\"\n[peer]\nlisten = \"127.0.0.1:{}\"\n[gateway]\npeer_listen = \"127.0.0.1:{}\"\n\
          [capacity]\ncpu_millis = {}\nmemory_mib = {}\nstorage_bytes = 1073741824\n\
-         [pact]\nadmit = \"auto\"\n[timing]\ntick_ms = 100\nheartbeat_ms = 1000\nlease_ttl_ms = 5000\nhold_ttl_ms = 3000\ncalm_ms = 1500\nship_ms = 200\n",
+         [pact]\nadmit = \"auto\"\n[timing]\ntick_ms = 100\nheartbeat_ms = 1000\nlease_ttl_ms = {LEASE_TTL_MS}\nhold_ttl_ms = 3000\ncalm_ms = 1500\nship_ms = 200\n",
         2_000 + at,
         3_000 + at,
         HAS.cpu_millis,
@@ -154,6 +165,7 @@ async fn run(setup: &Setup, dir: &Path) -> anyhow::Result<Outcome> {
     let known =
         hosts.iter().map(|h| (h.name.clone(), Known { clock: h.clock.clone(), terms: terms.clone(), physical: HAS }));
     oracles.know(known.collect());
+    oracles.lock().away_ms = if setup.script.votes { LEASE_TTL_MS } else { 0 };
     oracles.lock().faultless = setup.script.faults.is_empty() && setup.script.weather.lost == 0;
     let of_reads = |f: &Fault| matches!(f, Fault::Unread { .. } | Fault::Garble { .. });
     oracles.lock().only_reads_fail = setup.script.faults.iter().all(|(_, f)| of_reads(f)) && setup.script.steady;
@@ -171,6 +183,9 @@ async fn run(setup: &Setup, dir: &Path) -> anyhow::Result<Outcome> {
         }
     });
     world.found(dir, &terms, setup.script.moves()).await?;
+    if setup.script.votes {
+        world.vote().await?;
+    }
     let origin_ms = world.now_ms();
     for (cloud, load) in &setup.script.loads {
         let mut load = load.clone();
@@ -217,6 +232,7 @@ async fn run(setup: &Setup, dir: &Path) -> anyhow::Result<Outcome> {
         if healed && later.is_empty() {
             let quiet = world.oracles.unfinished(now_ms, &world.hosts).is_none();
             if quiet || now_ms > healed_ms + COME_BACK_MS {
+                world.oracles.lock().durable.lost(world.losses());
                 world.oracles.at_end(now_ms, &world.hosts);
                 break;
             }
@@ -224,6 +240,7 @@ async fn run(setup: &Setup, dir: &Path) -> anyhow::Result<Outcome> {
     }
     ticker.abort();
     let totals = world.hosts[0].gateway.totals();
+    let taken_over = world.losses().len();
     let lives = world.hosts.iter().map(|h| h.lives()).sum();
     let virtual_ms = world.now_ms();
     for host in &world.hosts {
@@ -244,6 +261,7 @@ async fn run(setup: &Setup, dir: &Path) -> anyhow::Result<Outcome> {
         lives,
         completed: totals.completed,
         rented: totals.rented,
+        taken_over,
         moved: seen.handovers.len(),
         written: seen.durable.count(),
     })
@@ -304,6 +322,39 @@ impl World {
         // Until everybody has heard of everybody's offer.
         tokio::time::sleep(Duration::from_millis(2_500)).await;
         Ok(())
+    }
+
+    /// By all, in `default` times; returns when every cloud may write by it.
+    async fn vote(&self) -> anyhow::Result<()> {
+        let wish = Vote { voters: self.hosts.iter().map(|h| h.name.clone()).collect(), profile: None, stop: false };
+        let voted = self.hosts[0].act(async move |node| pact::vote(&node, &operator(), wish).await).await;
+        voted.context("it died")??;
+        let begun_ms = self.now_ms();
+        let right = |h: &Arc<Host>| h.node().is_some_and(|n| n.voting.right_until().is_some());
+        while !self.hosts.iter().all(right) {
+            tokio::time::sleep(Duration::from_millis(TICK_MS)).await;
+            anyhow::ensure!(self.now_ms() < begun_ms + 30_000, "nobody votes");
+        }
+        let first = self.at_owner("shop-0", async |node, service| {
+            node.transact(move |tx| {
+                let mut first = service.clone();
+                first.document.spec.recovery_class = RecoveryClass::Guaranteed;
+                Ok(tx.put(SERVICE, service.name().as_str(), &first, Expect::Any).map(drop)?)
+            })
+            .await
+        });
+        Ok(first.await.context("shop-0 has no owner")??)
+    }
+
+    /// Which ownerships ended by a loss, as the newest register has them.
+    fn losses(&self) -> Vec<(ServiceName, Epoch)> {
+        let states = self.hosts.iter().filter_map(|h| h.node()?.voting.state());
+        let Some(newest) = states.max_by_key(|s| s.revision) else { return Vec::new() };
+        let lost = newest.moved.iter().filter(|m| m.cause == pumasi_ownership::state::Cause::Disaster);
+        lost.filter_map(|m| {
+            Some((newest.services.get(&m.service)?.agreed.name.clone(), Epoch(m.epoch.0.saturating_sub(1))))
+        })
+        .collect()
     }
 
     async fn strike(&self, fault: &Fault, now_ms: u64, later: &mut Vec<(u64, After)>) {

@@ -73,6 +73,7 @@ fn fresh_seeds_hold() {
     let count: u64 = std::env::var("PUMASI_SIM_SEEDS").ok().map_or(2_000, |n| n.parse().unwrap());
     all_hold(Setup::random, |i| (i < count).then_some(10_000 + i));
     all_hold(Setup::moving, |i| (i < count / 10).then_some(10_000 + i));
+    all_hold(Setup::losing, |i| (i < count / 200).then_some(10_000 + i));
 }
 
 /// An oracle that never sees a write or a handover judges nothing.
@@ -87,9 +88,23 @@ fn moving_seeds_move_and_write() {
     assert!(moved >= 8 && written >= 200, "{moved} handovers, {written} acknowledged writes");
 }
 
+/// A pact that votes loses a cloud: one writer at a time, nothing lost but what was not copied, and everything comes back.
+#[test]
+fn losing_seeds_take_over_and_come_back() {
+    let (mut taken_over, mut written) = (0, 0);
+    for seed in 1..=8 {
+        let outcome = play(&Setup::losing(seed)).unwrap();
+        assert!(outcome.broken.is_empty(), "{} --losses", told(&outcome));
+        (taken_over, written) = (taken_over + outcome.taken_over, written + outcome.written);
+    }
+    assert!(taken_over >= 4 && written >= 400, "{taken_over} takeovers, {written} acknowledged writes");
+}
+
 #[test]
 fn the_same_seed_is_the_same_story() {
-    for (setup, seed) in [(Setup::random as fn(u64) -> Setup, 3), (Setup::random, 18), (Setup::moving, 2)] {
+    for (setup, seed) in
+        [(Setup::random as fn(u64) -> Setup, 3), (Setup::random, 18), (Setup::moving, 2), (Setup::losing, 1)]
+    {
         let (one, two) = (play(&setup(seed)).unwrap(), play(&setup(seed)).unwrap());
         assert!(one.story.told() > 20);
         assert_eq!(one.story.fingerprint(), two.story.fingerprint(), "{}\n---\n{}", one.story.text(), two.story.text());

@@ -61,6 +61,7 @@ impl FromRequestParts<Arc<Node>> for OnUsable {
     async fn from_request_parts(parts: &mut Parts, node: &Arc<Node>) -> Result<Self, ApiError> {
         let on = OnLease::from_request_parts(parts, node).await?;
         lender::still_usable(&on.lent)?;
+        lender::still_its_owners(node, &on.lent)?;
         Ok(Self(on))
     }
 }

@@ -388,6 +388,24 @@ pub fn owned(node: &Node, borrower: &CloudName, epoch: Option<Epoch>, id: &Lease
     Ok(lent)
 }
 
+/// Whether the borrower owns what is kept here under this lease, as far as the register of the pact goes: one that was lost sends nothing
+/// more into its old standbys.
+///
+/// # Errors
+/// `older_epoch`, which the sender mends by reading the register.
+pub fn still_its_owners(node: &Node, lent: &LentLease) -> Result<(), Problem> {
+    let Some(state) = node.voting.state().filter(|_| lent.standby().is_some()) else { return Ok(()) };
+    let Some(dossier) = dossier::of(node, lent.id())? else { return Ok(()) };
+    match state.services.get(&dossier.id) {
+        Some(owned) if owned.owner != lent.lease.borrower => {
+            let (owner, epoch) = (&owned.owner, owned.epoch);
+            let text = format!("{owner} owns {} at epoch {epoch}, by the register of the pact", owned.agreed.name);
+            Err(Problem { retry: true, ..Problem::new(409, "older_epoch", Fault::Peer, text) })
+        }
+        _ => Ok(()),
+    }
+}
+
 pub fn still_usable(lent: &LentLease) -> Result<(), Problem> {
     let late = lent.is_late(clock::now()) && lent.standby().is_none();
     match lent.usable() && !late {

@@ -1,11 +1,11 @@
 //! Oracle 2, as far as moved services are concerned: every write that its user was told of is in the data of the owner in the end,
-//! once; nothing is there twice. Where instances are real processes, the simulated gateway has nobody to write for it: nothing is judged then.
+//! once; nothing is there twice. What a cloud acknowledged shortly before it was lost may be missing. Where instances are real processes, the simulated gateway has nobody to write for it: nothing is judged then.
 
 use super::Seen;
 use crate::cloud::Host;
 use crate::engine::WRITES;
 use crate::gateway::Write;
-use pumasi_terms::ServiceName;
+use pumasi_terms::{Epoch, ServiceName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +16,10 @@ const NAMED_MAX: usize = 3;
 
 #[derive(Debug, Default)]
 pub struct Durable {
-    acknowledged: BTreeMap<ServiceName, Vec<String>>,
+    /// By the ownership under which they were let in.
+    acknowledged: BTreeMap<ServiceName, Vec<(Epoch, String)>>,
+    /// Ownerships that ended by a loss: what was not copied then may be gone.
+    lost: BTreeSet<(ServiceName, Epoch)>,
     /// Services of which anything was ever written down.
     written: BTreeSet<ServiceName>,
 }
@@ -29,7 +32,11 @@ impl Durable {
     }
 
     pub(super) fn acknowledged(&mut self, service: &ServiceName, write: &Write) {
-        self.acknowledged.entry(service.clone()).or_default().push(write.id.clone());
+        self.acknowledged.entry(service.clone()).or_default().push((write.epoch, write.id.clone()));
+    }
+
+    pub fn lost(&mut self, ownerships: Vec<(ServiceName, Epoch)>) {
+        self.lost.extend(ownerships);
     }
 
     pub fn count(&self) -> usize {
@@ -51,7 +58,7 @@ fn data_of(seen: &Seen, hosts: &[Arc<Host>], name: &ServiceName) -> Option<PathB
 
 pub(super) fn at_end(seen: &mut Seen, now_ms: u64, hosts: &[Arc<Host>]) {
     let mut wrong = Vec::new();
-    let Durable { acknowledged, written } = &seen.durable;
+    let Durable { acknowledged, written, lost } = &seen.durable;
     for (name, told) in acknowledged.iter().filter(|(name, _)| written.contains(*name)) {
         let Some(dir) = data_of(seen, hosts, name) else { continue };
         let text = match std::fs::read_to_string(dir.join(WRITES)) {
@@ -66,7 +73,9 @@ pub(super) fn at_end(seen: &mut Seen, now_ms: u64, hosts: &[Arc<Host>]) {
         if !twice.is_empty() {
             wrong.push(format!("{name}: written twice: {twice:?}"));
         }
-        let missing: Vec<&String> = told.iter().filter(|id| !there.contains(id.as_str())).collect();
+        let survives = |epoch: Epoch| !lost.contains(&(name.clone(), epoch));
+        let missing: Vec<&String> =
+            told.iter().filter(|(at, id)| survives(*at) && !there.contains(id.as_str())).map(|(_, id)| id).collect();
         if !missing.is_empty() {
             let named: Vec<_> = missing.iter().take(NAMED_MAX).collect();
             wrong.push(format!("{name}: {} of {} acknowledged writes are lost: {named:?}", missing.len(), told.len()));

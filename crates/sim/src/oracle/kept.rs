@@ -20,6 +20,7 @@ pub(super) fn check(seen: &mut Seen, now_ms: u64, host: &Arc<Host>) {
                 EndedBy::Release => {}
                 // It is the service itself now.
                 EndedBy::Handover if seen.handovers.values().any(|l| l == lent.id()) => {}
+                EndedBy::Handover if seen.taken.contains(lent.id()) => {}
                 // No run is as long as that.
                 EndedBy::Retention if standby.retain_ms < now_ms => {}
                 _ => wrong.push(format!("{} ended the standby {}: {why:?}", host.name, lent.id())),

@@ -62,6 +62,8 @@ fn usage(settlement: &Settlement) -> String {
 /// What was signed at the end is the same at both ends, and says what both metered.
 pub(super) fn at_end(seen: &mut Seen, now_ms: u64, host: &Arc<Host>, unhurt: &BTreeSet<CloudName>) {
     let Some(disk) = seen.disks.get(&host.name) else { return };
+    // Who is cut off goes on counting by the last word, until the lease's time is over.
+    let slack_ms = LOST_MS.max(seen.away_ms);
     let mut wrong = Vec::new();
     for part in disk.journeys().flat_map(|j| &j.parts) {
         if !matches!(part.state, PartState::Ended { settled: true, .. }) {
@@ -82,7 +84,7 @@ pub(super) fn at_end(seen: &mut Seen, now_ms: u64, host: &Arc<Host>, unhurt: &BT
                         wrong.push(format!("{lease}: the readings differ: {}", usage(&s)))
                     }
                     // What is heard of the other side is a heartbeat old, and a borrower's crash may cost its last second.
-                    Ok(s) if unhurt.contains(&part.lender) && differ(&s, u64::from(part.granted) * LOST_MS) => {
+                    Ok(s) if unhurt.contains(&part.lender) && differ(&s, u64::from(part.granted) * slack_ms) => {
                         wrong.push(format!("{lease}: the readings differ too much: {}", usage(&s)));
                     }
                     Ok(_) => {}

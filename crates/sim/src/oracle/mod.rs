@@ -183,12 +183,16 @@ pub struct Seen {
     pub journeys: BTreeSet<String>,
     /// Handovers that any cloud has written down, and the standby that each made the primary.
     pub handovers: BTreeMap<pumasi_terms::MoveId, LeaseId>,
+    /// Standbys that became the service itself by the register of the pact.
+    pub taken: BTreeSet<LeaseId>,
     /// Standbys that had everything once.
     pub complete: BTreeSet<LeaseId>,
     /// Nothing was done to the world that may cost a reading.
     pub faultless: bool,
     /// Nothing but reads of stores fail, under a steady load.
     pub only_reads_fail: bool,
+    /// A cloud is away, and leases last for so long without it; 0: none is.
+    pub away_ms: u64,
     writers: writers::Writers,
     pub durable: durable::Durable,
     /// When a borrower began to rely on a lease that its lender does not show, by lease.
@@ -307,6 +311,10 @@ impl Observer for Oracles {
             .map(|p| p.lease.clone())
             .collect();
         seen.complete.extend(complete);
+        let disks = &seen.disks;
+        let taking = disks.get(cloud).into_iter().flat_map(Disk::services).filter(|s| s.registered);
+        let taking: Vec<LeaseId> = taking.filter_map(|s| s.taking.clone()).collect();
+        seen.taken.extend(taking);
         if info.changes.iter().any(|c| c.kind == TENURE) {
             let known: Vec<_> =
                 seen.disks.get(cloud).into_iter().flat_map(Disk::handovers).map(|h| (h.wish, h.lease)).collect();
