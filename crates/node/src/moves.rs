@@ -353,7 +353,8 @@ fn sight(node: &Node, m: &Move, service: &ServiceRecord) -> Result<Sight, Proble
     let Some((_, p)) = part(&open, m) else { return Ok(Sight::default()) };
     let dossier = crate::borrower::dossier_of(node, service, &open);
     let informed = dossier.is_some() && p.dossier == dossier && p.generation_sent >= service.generation;
-    let kept = p.state == PartState::Kept && p.expires_at > clock::boot() && informed;
+    let known = register::knows_standby(node, service, &p.lender, &p.lease);
+    let kept = p.state == PartState::Kept && p.expires_at > clock::boot() && informed && known;
     let has_data = !service.document.spec.datasets.is_empty();
     let behind_ms = if has_data { node.datasets.behind_ms().get(&p.lease).copied() } else { Some(0) };
     let positions = node.datasets.positions_of(&p.lease);

@@ -16,7 +16,7 @@ use pumasi_lease::handover::{Handover, SIGNED_AS};
 use pumasi_lease::reclaim::{self, Reclaim};
 use pumasi_ownership::State;
 use pumasi_store::{Expect, Tx};
-use pumasi_terms::{BootMs, CloudName, Epoch, MoveId, ServiceId};
+use pumasi_terms::{BootMs, CloudName, Epoch, LeaseId, MoveId, ServiceId};
 use pumasi_trust::SignedDocument;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -97,6 +97,13 @@ pub fn is_heard(node: &Node, service: &ServiceRecord) -> bool {
 pub fn is_entered(node: &Node, service: &ServiceRecord) -> bool {
     let state = node.voting.state().filter(|_| service.registered);
     state.and_then(|s| s.services.get(&service.id).map(|o| &o.owner == node.name())).unwrap_or(false)
+}
+
+/// Whether the pact's voters, where they look after the service, know that it could live there: else they do not let it go there.
+pub fn knows_standby(node: &Node, service: &ServiceRecord, at: &CloudName, lease: &LeaseId) -> bool {
+    let state = node.voting.state().filter(|_| service.registered);
+    let owned = state.as_ref().and_then(|s| s.services.get(&service.id));
+    owned.is_none_or(|o| o.agreed.standby(at).is_some_and(|s| &s.lease == lease))
 }
 
 /// Until when this cloud may write for a service by the register of the pact; None: nothing there bounds it.

@@ -14,7 +14,7 @@ use pumasi_terms::CloudName;
 /// Who asks for these moves, in the journal.
 pub const ASKED_BY: &str = "recovery";
 /// After a move back that came to nothing.
-const AGAIN_MS: u64 = 600_000;
+const AGAIN_MS: u64 = 60_000;
 
 pub(super) async fn reconcile(node: &Node) {
     if node.may_act().is_err() || node.automation_stopped() {
