@@ -62,8 +62,8 @@ fn committed(node: &Node, id: &ServiceId) -> Option<Tenure> {
 
 fn committed_in(state: &State, id: &ServiceId) -> Option<Tenure> {
     let owned = state.services.get(id)?;
-    let moved = state.moved.iter().rev().find(|m| &m.service == id && m.epoch == owned.epoch);
-    Some(Tenure { owner: owned.owner.clone(), epoch: owned.epoch, before: moved.map(|m| m.from.clone()) })
+    let before = state.last_move(id).map(|m| m.from.clone());
+    Some(Tenure { owner: owned.owner.clone(), epoch: owned.epoch, before })
 }
 
 /// Of the same epoch, what was signed says more.

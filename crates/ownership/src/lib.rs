@@ -25,4 +25,4 @@ pub use command::{Attestation, BadEntry, Command, Entry, Lost, Renewal};
 pub use recover::{Recovery, recover};
 pub use rules::{Mutant, Rules, Signatures, Verify};
 pub use state::{Agreed, Item, Owned, State, Voting};
-pub use told::{Code, Refused, Told};
+pub use told::{Code, Refused, Told, refusal};

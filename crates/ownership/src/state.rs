@@ -483,6 +483,12 @@ impl State {
         Ok(())
     }
 
+    /// What made the present owner of a service its owner, as far back as moves are kept.
+    pub fn last_move(&self, service: &ServiceId) -> Option<&Moved> {
+        let epoch = self.services.get(service)?.epoch;
+        self.moved.iter().rev().find(|m| &m.service == service && m.epoch == epoch)
+    }
+
     pub fn is_voter(&self, cloud: &CloudName) -> bool {
         self.voting.voters.contains_key(cloud)
     }

@@ -75,6 +75,11 @@ pub enum Told {
     },
 }
 
+/// Why nothing came of what was asked; none: it was not refused.
+pub fn refusal(told: &[Told]) -> Option<&Refused> {
+    told.iter().find_map(|t| if let Told::Refused(refused) = t { Some(refused) } else { None })
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{code}: {text}")]
 pub struct Refused {

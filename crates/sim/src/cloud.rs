@@ -15,10 +15,11 @@ use pumasi_engine::{Capabilities, Engine, InstanceStatus, SimApp, SimEngine};
 use pumasi_node::ground::{GatewayPort, Ground, Hands};
 use pumasi_node::object::{OWNER_OF_SERVICES, SERVICE, ServiceRecord};
 use pumasi_node::world::{World, within};
-use pumasi_node::{Config, Node, api, bundles, serve};
+use pumasi_node::{Config, Node, api, bundles, pact, serve};
 use pumasi_store::sim::{CommitInfo, Fate, Hooks, MemoryDisk, Snapshot, Verdict};
 use pumasi_store::{Expect, Options, Store};
 use pumasi_terms::CloudName;
+use pumasi_terms::pact::Terms;
 use pumasi_terms::service::{BundleRef, Service};
 use pumasi_transfer::{ChunkCache, ScanLimits, TreeChunks, encode_pack};
 use pumasi_trust::Secret;
@@ -479,4 +480,24 @@ pub fn operator() -> Principal {
         Ok(name) => Principal::Person { name, role: Role::Operator, customer: None },
         Err(_) => Principal::Daemon,
     }
+}
+
+/// Starts all clouds; the first founds a pact, and the others join it.
+pub(crate) async fn found_pact(hosts: &[Arc<Host>], terms: &Terms) -> anyhow::Result<()> {
+    for host in hosts {
+        host.start().await.with_context(|| format!("starting {}", host.name))?;
+    }
+    let (first, others) = hosts.split_first().context("no cloud")?;
+    let t = terms.clone();
+    let founded = first.act(async move |node| pact::found(&node, &operator(), "EUR".into(), t).await).await;
+    founded.context("it died")??;
+    for other in others {
+        let name = other.name.clone();
+        let invited = first.act(async move |node| pact::invite(&node, &operator(), name, 60_000).await).await;
+        let token = invited.context("it died")??.invitation;
+        let t = terms.clone();
+        let joined = other.act(async move |node| pact::join(&node, &operator(), &token, t).await).await;
+        joined.context("it died")??;
+    }
+    Ok(())
 }

@@ -3,7 +3,7 @@
 //! Enters: a seed, times, faults. Leaves: the story, and what was seen of leaders, rights and registers.
 //! Always holds: two clouds that show the same revision of the register show the same register; the same seed gives the same story.
 
-use crate::cloud::{Common, Host, Observer, operator};
+use crate::cloud::{Common, Host, Observer, found_pact, operator};
 use crate::gateway::Witness;
 use crate::life::HostClock;
 use crate::net::{Net, Weather};
@@ -224,21 +224,7 @@ impl World {
 
     async fn found(&self) -> anyhow::Result<()> {
         let terms = Terms { lends: LENDS, ..Terms::default() };
-        for host in &self.hosts {
-            host.start().await.with_context(|| format!("starting {}", host.name))?;
-        }
-        let (first, others) = self.hosts.split_first().context("no cloud")?;
-        let t = terms.clone();
-        let founded = first.act(async move |node| pact::found(&node, &operator(), "EUR".into(), t).await).await;
-        founded.context("it died")??;
-        for other in others {
-            let name = other.name.clone();
-            let invited = first.act(async move |node| pact::invite(&node, &operator(), name, 60_000).await).await;
-            let token = invited.context("it died")??.invitation;
-            let t = terms.clone();
-            let joined = other.act(async move |node| pact::join(&node, &operator(), &token, t).await).await;
-            joined.context("it died")??;
-        }
+        found_pact(&self.hosts, &terms).await?;
         tokio::time::sleep(Duration::from_millis(2_500)).await;
         self.vote((0..self.setup.voters).collect()).await
     }

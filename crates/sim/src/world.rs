@@ -1,6 +1,6 @@
 //! The world: brings up clouds that trust each other, plays a script on them, and waits until everything came back.
 
-use crate::cloud::{Belongings, Common, Host, operator};
+use crate::cloud::{Belongings, Common, Host, found_pact, operator};
 use crate::liar::Liar;
 use crate::life::HostClock;
 use crate::mutant::Mutant;
@@ -301,21 +301,7 @@ impl World {
         let bundle = dir.join("bundle");
         std::fs::create_dir_all(&bundle)?;
         std::fs::write(bundle.join("shop"), "what runs is made up; what travels is real\n".repeat(40))?;
-        for host in &self.hosts {
-            host.start().await.with_context(|| format!("starting {}", host.name))?;
-        }
-        let (first, others) = self.hosts.split_first().context("no cloud")?;
-        let t = terms.clone();
-        let founded = first.act(async move |node| pact::found(&node, &operator(), "EUR".into(), t).await).await;
-        founded.context("it died")??;
-        for other in others {
-            let name = other.name.clone();
-            let invited = first.act(async move |node| pact::invite(&node, &operator(), name, 60_000).await).await;
-            let token = invited.context("it died")??.invitation;
-            let t = terms.clone();
-            let joined = other.act(async move |node| pact::join(&node, &operator(), &token, t).await).await;
-            joined.context("it died")??;
-        }
+        found_pact(&self.hosts, terms).await?;
         for (at, host) in self.hosts.iter().enumerate() {
             host.deploy(service(&format!("shop-{at}"), has_data && at == 0)?, &bundle).await?;
         }

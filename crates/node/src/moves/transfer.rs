@@ -8,7 +8,7 @@ use super::answered_positions;
 use crate::object::{SERVICE, ServiceRecord};
 use crate::{Node, voting};
 use pumasi_journey::moving::Move;
-use pumasi_ownership::{Command, Told};
+use pumasi_ownership::{Command, refusal};
 use pumasi_terms::Epoch;
 
 pub(super) enum Committed {
@@ -59,10 +59,6 @@ fn stand(node: &Node, m: &Move) -> Stand {
     }
 }
 
-fn refusal(told: &[Told]) -> Option<String> {
-    told.iter().find_map(|t| if let Told::Refused(r) = t { Some(r.to_string()) } else { None })
-}
-
 pub(super) async fn commit(node: &Node, m: &Move) -> Committed {
     let (epoch, attempt) = match stand(node, m) {
         Stand::Unregistered => return Committed::NotAsked,
@@ -78,7 +74,7 @@ pub(super) async fn commit(node: &Node, m: &Move) -> Committed {
         Ok(told) => match (refusal(&told), stand(node, m)) {
             (_, Stand::Heirs) => Committed::Yes,
             // Another try may be under way still: the machine cancels, and that ends it.
-            (Some(why), _) => Committed::No { why, fatal: true },
+            (Some(why), _) => Committed::No { why: why.to_string(), fatal: true },
             (None, _) => Committed::No { why: "the register has not named the heir yet".into(), fatal: false },
         },
     }
@@ -96,7 +92,7 @@ pub(super) async fn cancel(node: &Node, m: &Move) -> Fate {
         Err(e) => Fate::Unknown(e.to_string()),
         Ok(told) => match (refusal(&told), stand(node, m)) {
             (_, Stand::Heirs) => Fate::Heirs,
-            (Some(why), _) => Fate::Unknown(why),
+            (Some(why), _) => Fate::Unknown(why.to_string()),
             (None, _) => Fate::Here,
         },
     }

@@ -6,7 +6,7 @@
 use crate::node::Note;
 use crate::{Node, voting};
 use pumasi_api::Problem;
-use pumasi_ownership::{Command, Told};
+use pumasi_ownership::{Command, Told, refusal};
 use pumasi_terms::CloudName;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -32,7 +32,7 @@ pub async fn approve(node: &Node, who: &str, cloud: &CloudName, why: &str) -> Re
     }
     let lost_rev = recovering.at_rev;
     let told = voting::propose(node, Command::Approve { cloud: cloud.clone(), lost_rev }).await?;
-    if let Some(refused) = told.iter().find_map(|t| if let Told::Refused(r) = t { Some(r) } else { None }) {
+    if let Some(refused) = refusal(&told) {
         return Err(Problem::conflict(refused.to_string()));
     }
     let carried_out = told.iter().any(|t| matches!(t, Told::Approved { carried_out: true, .. }));

@@ -42,7 +42,7 @@ async fn look(node: &Node) -> Result<(), Problem> {
 
 /// From whom it was taken at this epoch.
 fn came_from(state: &State, service: &ServiceRecord) -> Option<CloudName> {
-    let moved = state.moved.iter().rev().find(|m| m.service == service.id)?;
+    let moved = state.last_move(&service.id)?;
     (moved.epoch == service.epoch && moved.cause == Cause::Disaster).then(|| moved.from.clone())
 }
 

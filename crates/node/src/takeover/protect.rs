@@ -12,7 +12,7 @@ use pumasi_api::Problem;
 use pumasi_journey::{Journey, Part};
 use pumasi_ownership::command::{How, Progress};
 use pumasi_ownership::state::{Mode, Phase, StandbyAt};
-use pumasi_ownership::{Agreed, Command, Owned, State, Told};
+use pumasi_ownership::{Agreed, Command, Owned, State, Told, refusal};
 use pumasi_store::Expect;
 use pumasi_terms::ServiceId;
 use std::collections::BTreeMap;
@@ -153,7 +153,7 @@ fn ready(node: &Node, service: &ServiceRecord) -> u32 {
 
 async fn ask(node: &Node, service: &ServiceRecord, command: Command) -> Result<(), Problem> {
     let told = voting::propose(node, command).await?;
-    if let Some(refused) = told.iter().find_map(|t| if let Told::Refused(r) = t { Some(r) } else { None }) {
+    if let Some(refused) = refusal(&told) {
         return Err(Problem::conflict(refused.to_string()));
     }
     let name = service.name().clone();

@@ -10,7 +10,7 @@ use crate::node::Note;
 use crate::object::ServiceRecord;
 use crate::{Node, clock};
 use pumasi_api::Problem;
-use pumasi_ownership::state::{Cause, Moved, Standing};
+use pumasi_ownership::state::{Cause, Standing};
 use pumasi_ownership::{Owned, State};
 use pumasi_terms::ServiceId;
 
@@ -32,7 +32,7 @@ pub(super) async fn reconcile(node: &Node) {
         services.iter().find(|s| &s.id == *id).is_none_or(|s: &std::sync::Arc<ServiceRecord>| s.epoch < owned.epoch)
     });
     for (id, owned) in given {
-        if !is_due(node, &state, id, owned) {
+        if !is_due(node, &state, id) {
             continue;
         }
         let taken = take(node, &state, id, owned).await;
@@ -49,12 +49,8 @@ pub(super) async fn reconcile(node: &Node) {
     node.takeover.awaited.lock().retain(|id, _| state.services.get(id).is_some_and(|o| &o.owner == node.name()));
 }
 
-fn last_move<'a>(state: &'a State, id: &ServiceId, owned: &Owned) -> Option<&'a Moved> {
-    state.moved.iter().rev().find(|m| &m.service == id && m.epoch == owned.epoch)
-}
-
-fn is_due(node: &Node, state: &State, id: &ServiceId, owned: &Owned) -> bool {
-    let Some(moved) = last_move(state, id, owned).filter(|m| m.cause == Cause::Handover) else { return true };
+fn is_due(node: &Node, state: &State, id: &ServiceId) -> bool {
+    let Some(moved) = state.last_move(id).filter(|m| m.cause == Cause::Handover) else { return true };
     let now = clock::boot();
     let since = *node.takeover.awaited.lock().entry(id.clone()).or_insert(now);
     let is_lost = state.clouds.get(&moved.from).is_none_or(|c| !matches!(c.standing, Standing::Alive));
@@ -69,7 +65,7 @@ async fn take(node: &Node, state: &State, id: &ServiceId, owned: &Owned) -> Resu
     let lent = lender::lent(node, &seat.lease)?;
     let lent =
         lent.ok_or_else(|| Problem::ours(format!("{}, which kept {name} ready here, is not known", seat.lease)))?;
-    let moved = last_move(state, id, owned);
+    let moved = state.last_move(id);
     let from = moved.map_or_else(|| lent.lease.borrower.clone(), |m| m.from.clone());
     let why = match moved.map(|m| m.cause) {
         Some(Cause::Failure) => format!("{from} has stopped writing for it"),

@@ -3,7 +3,7 @@
 use super::end::{self, End};
 use super::table::{Fault, Play, STEPS};
 use super::trap::{Bug, Trap};
-use crate::cloud::{Common, Host, operator};
+use crate::cloud::{Common, Host, found_pact, operator};
 use crate::life::HostClock;
 use crate::net::Net;
 use crate::oracle::{Broken, Known, Oracles};
@@ -16,7 +16,7 @@ use pumasi_journey::moving::Move;
 use pumasi_lease::LentLease;
 use pumasi_node::home::data_dir;
 use pumasi_node::object::{LENT, LENT_APPLICATION, LentApplication, MOVE};
-use pumasi_node::{Node, lender, moves, pact};
+use pumasi_node::{Node, lender, moves};
 use pumasi_store::sim::Hooks;
 use pumasi_store::{Options, Store};
 use pumasi_terms::pact::Terms;
@@ -330,21 +330,7 @@ impl Stage {
             Some(app) => drop(std::fs::copy(app, bundle.join("shop"))?),
             None => std::fs::write(bundle.join("shop"), "what runs is made up; what travels is real\n".repeat(40))?,
         }
-        for host in &self.hosts {
-            host.start().await.with_context(|| format!("starting {}", host.name))?;
-        }
-        let (first, others) = self.hosts.split_first().context("no cloud")?;
-        let t = terms.clone();
-        let founded = first.act(async move |node| pact::found(&node, &operator(), "EUR".into(), t).await).await;
-        founded.context("it died")??;
-        for other in others {
-            let name = other.name.clone();
-            let invited = first.act(async move |node| pact::invite(&node, &operator(), name, 60_000).await).await;
-            let token = invited.context("it died")??.invitation;
-            let t = terms.clone();
-            let joined = other.act(async move |node| pact::join(&node, &operator(), &token, t).await).await;
-            joined.context("it died")??;
-        }
+        found_pact(&self.hosts, terms).await?;
         for (at, host) in self.hosts.iter().enumerate() {
             host.deploy(service(&format!("shop-{at}"), at == 0, self.app.is_some())?, &bundle).await?;
         }
