@@ -186,6 +186,13 @@ pub const ENDPOINTS: &[Endpoint] = &[
         4 * KIB,
         "Agree that a lost cloud's services are taken over, where the pact asks",
     ),
+    on(
+        Post,
+        "/v1/pact/takeovers",
+        OPERATORS,
+        4 * KIB,
+        "Take over what is kept ready here for a member that is gone, by hand",
+    ),
     on(Put, "/v1/pact/voting", OPERATORS, 4 * KIB, "Choose who votes on the ownership of services, or nobody"),
     // Between clouds.
     on(Post, "/v1/pact/admissions", INVITED, 256 * KIB, "Ask for admission with an invitation's secret"),

@@ -5,8 +5,8 @@ pub use pumasi_terms::Place;
 use pumasi_terms::pact::Terms;
 use pumasi_terms::service::Service;
 use pumasi_terms::{
-    CloudName, CustomerName, Digest, InstanceId, LeaseId, PrincipalName, Resources, Revision, SecretName, ServiceId,
-    ServiceName, TokenId, WallMs,
+    CloudName, CustomerName, Digest, Epoch, InstanceId, LeaseId, PrincipalName, Resources, Revision, SecretName,
+    ServiceId, ServiceName, TokenId, WallMs,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -171,6 +171,30 @@ pub struct AbandonMove {
     /// Who does not serve, named once more: whoever asks has looked.
     pub heir: CloudName,
     pub why: String,
+}
+
+/// `POST /v1/pact/takeovers`: a member is gone for good, and no voters say so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TakeOver {
+    pub lost: CloudName,
+    /// Whoever asks has made sure that nothing of it runs.
+    pub fenced: bool,
+    /// Unsaid: everything that is kept ready here for that cloud.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceName>,
+    pub why: String,
+}
+
+/// What became of one service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct TakenOver {
+    pub service: ServiceName,
+    /// Under which this cloud owns it now; none: it stays a standby.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<Epoch>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub problem: String,
 }
 
 /// What a move comes to, as far as it can be told before.
@@ -498,6 +522,9 @@ pub struct RehearsedService {
     /// The cheapest thing that would help.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub mend: String,
+    /// It is less than its class was promised: guaranteed services go on at full size, early ones at least.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub falls_short: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]

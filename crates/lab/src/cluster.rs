@@ -301,6 +301,18 @@ impl Cluster {
         }
     }
 
+    /// To everything that runs for a cloud: instances, gateway, daemon. Whom it reached.
+    pub fn signal_all(&self, cloud: &str, signal: nix::sys::signal::Signal) -> Vec<u32> {
+        let dir = self.dir(cloud).display().to_string();
+        // Instances tell their cloud by where their files are.
+        let lives_in = |pid: u32| {
+            std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).is_ok_and(|mounts| mounts.contains(&dir))
+        };
+        let all = self.supervisor.belonging().into_iter();
+        let its = all.filter(|found| found.command.contains(&dir) || lives_in(found.pid)).map(|found| found.pid);
+        its.filter(|pid| self.supervisor.signal_pid(*pid, signal).is_ok()).collect()
+    }
+
     pub async fn leases(&self, cloud: &str) -> anyhow::Result<Vec<LeaseView>> {
         Ok(self.client(cloud)?.get::<List<LeaseView>>("/v1/leases").await?.items)
     }

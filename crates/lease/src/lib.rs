@@ -15,6 +15,7 @@ pub mod meter;
 pub mod reclaim;
 pub mod record;
 pub mod refused;
+pub mod takeover;
 
 pub use authority::authority;
 pub use book::{Book, Bound, Transition};

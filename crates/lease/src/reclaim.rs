@@ -58,9 +58,11 @@ impl Reclaim {
         Ok(())
     }
 
-    /// Whether it undoes that by which `owner` owns it at `epoch`, or is news to whoever never heard of the handover.
-    pub fn undoes(&self, owner: &CloudName, epoch: Epoch) -> bool {
-        (owner == &self.heir && epoch == self.from_epoch.next()) || (owner == &self.owner && epoch == self.from_epoch)
+    /// Whether it undoes that by which `owner` owns it at `epoch`, having it from `before`; or is news to whoever never heard of the
+    /// handover. Nobody takes back what was not his: whoever owns it from somebody else, or from the beginning, keeps it.
+    pub fn undoes(&self, owner: &CloudName, epoch: Epoch, before: Option<&CloudName>) -> bool {
+        let given = owner == &self.heir && epoch == self.from_epoch.next() && before == Some(&self.owner);
+        given || (owner == &self.owner && epoch == self.from_epoch)
     }
 }
 
@@ -100,11 +102,13 @@ mod tests {
     #[test]
     fn it_undoes_one_handover_and_no_other() {
         let (a, b, c) = (name("city-a"), name("city-b"), name("city-c"));
-        assert!(good().undoes(&b, Epoch(4)), "the heir's");
-        assert!(good().undoes(&a, Epoch(3)), "who never heard of it");
+        assert!(good().undoes(&b, Epoch(4), Some(&a)), "the heir's");
+        assert!(good().undoes(&a, Epoch(3), None), "who never heard of it");
         for (owner, epoch) in [(&b, 3), (&b, 5), (&b, 1_003), (&a, 4), (&a, 1_003), (&c, 4), (&c, 5)] {
-            assert!(!good().undoes(owner, Epoch(epoch)), "{owner} {epoch}");
+            assert!(!good().undoes(owner, Epoch(epoch), Some(&a)), "{owner} {epoch}");
         }
+        assert!(!good().undoes(&b, Epoch(4), None), "what somebody had from the beginning");
+        assert!(!good().undoes(&b, Epoch(4), Some(&c)), "what somebody has from another one");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::fleet::{self, Desired};
 use crate::moves::{self, freeze};
 use crate::object::{OWNER_OF_SERVICES, SERVICE, ServiceRecord, service_named_by};
+use crate::takeover::fence;
 use crate::{Node, borrower, bundles, clock, growth, register, secrets, stray, tenancy};
 use pumasi_api::Problem;
 use pumasi_engine::{Access, DataMount, InstanceSpec, Secrets};
@@ -70,9 +71,10 @@ pub async fn reconcile(node: &Node) -> Result<(), Problem> {
     done
 }
 
-/// Its data are being made this cloud's own, or another's.
+/// Its data are being made this cloud's own, or another's; or they may be another's already.
 fn waits(node: &Node, service: &ServiceRecord) -> bool {
-    service.taking.is_some() || freeze::stands_still(node, service) || moves::awaits_word(node, service)
+    let moves = service.taking.is_some() || freeze::stands_still(node, service) || moves::awaits_word(node, service);
+    moves || fence::is_shut(node, service)
 }
 
 /// One service, by what is stored of it now.

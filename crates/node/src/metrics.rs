@@ -37,6 +37,20 @@ fn votes(node: &Node, t: &mut String) {
         family(t, name, kind, help);
         let _ = writeln!(t, "{name} {value}");
     }
+    if let Some(last) = node.takeover.rehearsed.get() {
+        family(
+            t,
+            "pumasi_rehearsal_short",
+            "gauge",
+            "Services that would not go on as promised if this cloud were lost",
+        );
+        for class in ["guaranteed", "early"] {
+            let short = last.short().filter(|s| s.class == class).count();
+            let _ = writeln!(t, "pumasi_rehearsal_short{{class=\"{class}\"}} {short}");
+        }
+        family(t, "pumasi_rehearsal_timestamp_seconds", "gauge", "When that was rehearsed last");
+        let _ = writeln!(t, "pumasi_rehearsal_timestamp_seconds {}", last.at.0 / 1_000);
+    }
     family(t, "pumasi_vote_cloud_alive", "gauge", "1 while a cloud is alive in the register");
     for c in &status.clouds {
         let _ = writeln!(t, "pumasi_vote_cloud_alive{{cloud=\"{}\"}} {}", c.cloud, u8::from(c.standing == "alive"));

@@ -97,8 +97,8 @@ impl Moves {
     }
 }
 
-/// Whether a service that was handed over here is not started yet: who had it before may have taken it back while this daemon was away,
-/// and says so in its first answer. One that is not heard is not waited for long.
+/// Whether a service is not started yet: who had it before may have taken it back while this daemon was away, who keeps it ready may have
+/// taken it over, and says so in its first answer. One that is not heard is not waited for long.
 pub fn awaits_word(node: &Node, service: &ServiceRecord) -> bool {
     let waited_ms = clock::boot().since(*node.moves.began.get_or_init(clock::boot));
     // One that is prepared has not begun.
@@ -109,10 +109,18 @@ pub fn awaits_word(node: &Node, service: &ServiceRecord) -> bool {
     if waited_ms >= WORD_MS_MAX || service.deleting || runs() {
         return false;
     }
-    let Ok(Some(known)) = register::known(node, &service.id) else { return false };
-    let before = known.before.filter(|_| &known.owner == node.name());
+    let Ok(known) = register::known(node, &service.id) else { return false };
+    let before = known.filter(|known| &known.owner == node.name()).and_then(|known| known.before);
     let member = |c: &CloudName| node.pact().is_some_and(|v| v.pact.member(c).is_some());
-    before.is_some_and(|former| member(&former) && node.peers.of(&former).heard_at.is_none())
+    let mut asked = before.into_iter().chain(keepers(node, service));
+    asked.any(|cloud| member(&cloud) && node.peers.of(&cloud).heard_at.is_none())
+}
+
+/// Where it is kept ready, and may have been taken over by hand: who votes would have said so.
+fn keepers(node: &Node, service: &ServiceRecord) -> Vec<CloudName> {
+    let journeys = if node.voting.is_on() { Vec::new() } else { node.open_journeys().unwrap_or_default() };
+    let parts = journeys.iter().filter(|j| &j.service == service.name()).flat_map(|j| &j.parts);
+    parts.filter(|p| p.standby.is_some() && p.is_hopeful()).map(|p| p.lender.clone()).collect()
 }
 
 fn bad(field: &str, problem: String) -> Problem {

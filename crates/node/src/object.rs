@@ -30,6 +30,8 @@ pub const TENURE: &str = "tenure";
 pub const HANDOVER: &str = "handover";
 /// A [`pumasi_lease::reclaim::Reclaim`] that its maker signed, by the service's id.
 pub const RECLAIM: &str = "reclaim";
+/// A [`pumasi_lease::takeover::Takeover`] that its maker signed, by the service's id.
+pub const TAKEOVER: &str = "takeover";
 /// A `pumasi_journey::moving::Move`, by the service's name.
 pub const MOVE: &str = "move";
 /// A [`Heir`], by lease id.
@@ -59,7 +61,7 @@ pub const ENDED: &str = "ended";
 pub const PROBE: &str = "probe";
 
 /// All of them. A new kind stands here, and what becomes of things where its record cannot be read is decided in docs/operations.md.
-pub const KINDS: [&str; 23] = [
+pub const KINDS: [&str; 24] = [
     SERVICE,
     JOURNEY,
     PLAN,
@@ -83,6 +85,7 @@ pub const KINDS: [&str; 23] = [
     HEIR,
     HANDOVER,
     RECLAIM,
+    TAKEOVER,
 ];
 
 /// The one object of its kind.

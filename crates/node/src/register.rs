@@ -9,12 +9,15 @@
 
 use crate::Node;
 use crate::node::{Note, TxError};
-use crate::object::{HANDOVER, MOVE, RECLAIM, ServiceRecord, TENURE};
+use crate::object::{HANDOVER, MOVE, RECLAIM, ServiceRecord, TAKEOVER, TENURE};
+use crate::takeover::by_hand;
 use pumasi_api::Problem;
 use pumasi_journey::moving::Move;
 use pumasi_lease::handover::{Handover, SIGNED_AS};
 use pumasi_lease::reclaim::{self, Reclaim};
+use pumasi_lease::takeover::{self, Takeover};
 use pumasi_ownership::State;
+use pumasi_ownership::state::Phase;
 use pumasi_store::{Expect, Tx};
 use pumasi_terms::{BootMs, CloudName, Epoch, LeaseId, MoveId, ServiceId};
 use pumasi_trust::SignedDocument;
@@ -41,17 +44,23 @@ pub fn read_reclaim(document: &SignedDocument) -> Result<Reclaim, Problem> {
     serde_json::from_slice(document.unverified_payload()).map_err(|e| Problem::ours(format!("a reclaim: {e}")))
 }
 
+fn read_takeover(document: &SignedDocument) -> Result<Takeover, Problem> {
+    serde_json::from_slice(document.unverified_payload()).map_err(|e| Problem::ours(format!("a takeover: {e}")))
+}
+
 /// The newest of what was signed.
-fn newest(handover: Option<Handover>, reclaim: Option<Reclaim>) -> Option<Tenure> {
+fn newest(handover: Option<Handover>, reclaim: Option<Reclaim>, taken: Option<Takeover>) -> Option<Tenure> {
     let given = handover.map(|h| Tenure { owner: h.to, epoch: h.epoch, before: Some(h.from) });
-    let taken = reclaim.map(|r| Tenure { owner: r.owner, epoch: r.epoch, before: Some(r.heir) });
-    given.into_iter().chain(taken).max_by_key(|t| t.epoch)
+    let back = reclaim.map(|r| Tenure { owner: r.owner, epoch: r.epoch, before: Some(r.heir) });
+    let taken = taken.map(|t| Tenure { owner: t.to, epoch: t.epoch, before: Some(t.from) });
+    given.into_iter().chain(back).chain(taken).max_by_key(|t| t.epoch)
 }
 
 /// Who owns a service, as far as anything was ever signed about it, or committed by the pact's voters.
 pub fn known(node: &Node, id: &ServiceId) -> Result<Option<Tenure>, Problem> {
     let reclaim = node.item::<SignedDocument>(RECLAIM, id.as_str())?.map(|d| read_reclaim(&d)).transpose()?;
-    let signed = newest(handover(node, id)?, reclaim);
+    let taken = node.item::<SignedDocument>(TAKEOVER, id.as_str())?.map(|d| read_takeover(&d)).transpose()?;
+    let signed = newest(handover(node, id)?, reclaim, taken);
     Ok(later(signed, committed(node, id)))
 }
 
@@ -77,7 +86,8 @@ fn later(signed: Option<Tenure>, committed: Option<Tenure>) -> Option<Tenure> {
 fn signed_in(tx: &Tx<'_>, id: &ServiceId) -> Result<Option<Tenure>, TxError> {
     let handover = tx.get::<SignedDocument>(TENURE, id.as_str())?.map(|d| read(&d.body)).transpose()?;
     let reclaim = tx.get::<SignedDocument>(RECLAIM, id.as_str())?.map(|d| read_reclaim(&d.body)).transpose()?;
-    Ok(newest(handover, reclaim))
+    let taken = tx.get::<SignedDocument>(TAKEOVER, id.as_str())?.map(|d| read_takeover(&d.body)).transpose()?;
+    Ok(newest(handover, reclaim, taken))
 }
 
 pub fn tenure(node: &Node, service: &ServiceRecord) -> Result<Tenure, Problem> {
@@ -109,7 +119,15 @@ pub fn knows_standby(node: &Node, service: &ServiceRecord, at: &CloudName, lease
 /// Until when this cloud may write for a service by the register of the pact; None: nothing there bounds it.
 pub fn right_until(node: &Node, service: &ServiceRecord) -> Option<BootMs> {
     let bounds = service.registered && node.voting.is_on();
-    bounds.then(|| node.voting.right_until().unwrap_or_default())
+    let right = || node.voting.right_until().filter(|_| !is_given_up(node, service));
+    bounds.then(|| right().unwrap_or_default())
+}
+
+/// Whether the register has it that this cloud writes nothing for the service, so that another may take it at any moment.
+fn is_given_up(node: &Node, service: &ServiceRecord) -> bool {
+    let state = node.voting.state();
+    let owned = state.as_ref().and_then(|s| s.services.get(&service.id));
+    owned.is_some_and(|o| o.phase == Phase::Yielded && o.epoch == service.epoch)
 }
 
 fn owns(node: &Node, service: &ServiceRecord) -> Result<bool, Problem> {
@@ -190,8 +208,12 @@ pub fn fronts(node: &Node) -> Result<BTreeMap<ServiceId, Epoch>, Problem> {
     Ok(known.filter(|(_, t)| was_given(t)).map(|(id, t)| (id, t.epoch)).take(TOLD_MAX).collect())
 }
 
-/// For a cloud that knows these.
-pub fn newer(node: &Node, known: &BTreeMap<ServiceId, Epoch>) -> Result<Vec<serde_json::Value>, Problem> {
+/// For a cloud that knows these. One whose services were taken over by hand is told unasked: it knows of no other owner.
+pub fn newer(
+    node: &Node,
+    asks: &CloudName,
+    known: &BTreeMap<ServiceId, Epoch>,
+) -> Result<Vec<serde_json::Value>, Problem> {
     let mut told = Vec::new();
     let newest = node.items::<SignedDocument>(TENURE)?;
     let all = node.items::<SignedDocument>(HANDOVER)?;
@@ -204,9 +226,18 @@ pub fn newer(node: &Node, known: &BTreeMap<ServiceId, Epoch>) -> Result<Vec<serd
         let said = read_reclaim(document)?;
         made.insert((said.id, said.epoch), document.clone());
     }
+    let mut unasked = BTreeSet::new();
+    for document in node.items::<SignedDocument>(TAKEOVER)?.iter() {
+        let said = read_takeover(document)?;
+        if &said.from == asks && !known.contains_key(&said.id) {
+            unasked.insert((said.id.clone(), said.epoch));
+        }
+        made.insert((said.id, said.epoch), document.clone());
+    }
     // In the order in which they were made: each is believed by whoever believed the one before.
     for ((id, epoch), document) in made {
-        if told.len() < TOLD_MAX && known.get(&id).is_some_and(|at| epoch > *at) {
+        let news = known.get(&id).is_some_and(|at| epoch > *at) || unasked.contains(&(id.clone(), epoch));
+        if told.len() < TOLD_MAX && news {
             told.push(serde_json::to_value(&*document).map_err(|e| Problem::ours(e.to_string()))?);
         }
     }
@@ -238,8 +269,10 @@ fn key(id: &ServiceId, epoch: Epoch) -> String {
 pub async fn learn(node: &Node, told: serde_json::Value) -> Result<(), Problem> {
     let bad = |e: String| Problem::bad_request(format!("a handover: {e}"));
     let document: SignedDocument = serde_json::from_value(told).map_err(|e| bad(e.to_string()))?;
-    if kind_of(&document).as_deref() == Some(reclaim::KIND) {
-        return learn_reclaim(node, document).await;
+    match kind_of(&document).as_deref() {
+        Some(reclaim::KIND) => return learn_reclaim(node, document).await,
+        Some(takeover::KIND) => return learn_takeover(node, document).await,
+        _ => {}
     }
     let said = read(&document)?;
     said.check().map_err(bad)?;
@@ -278,7 +311,9 @@ async fn learn_reclaim(node: &Node, document: SignedDocument) -> Result<(), Prob
     let services = node.services()?;
     let Some(service) = services.iter().find(|s| s.id == said.id) else { return Ok(()) };
     let known = tenure(node, service)?;
-    if &said.owner == node.name() || !said.undoes(&known.owner, known.epoch) {
+    // Where the pact's voters look after it, they alone say who owns it.
+    let voted = service.registered && node.voting.is_on();
+    if voted || &said.owner == node.name() || !said.undoes(&known.owner, known.epoch, known.before.as_ref()) {
         return Ok(());
     }
     let view = crate::lender::pact(node)?;
@@ -290,7 +325,7 @@ async fn learn_reclaim(node: &Node, document: SignedDocument) -> Result<(), Prob
             "this service was taken back while this cloud could not be asked: what was written here since it came is kept aside");
     }
     node.transact(move |tx| {
-        if !signed_in(tx, &said.id)?.is_none_or(|t| said.undoes(&t.owner, t.epoch)) {
+        if !signed_in(tx, &said.id)?.is_none_or(|t| said.undoes(&t.owner, t.epoch, t.before.as_ref())) {
             return Ok(());
         }
         tx.put(RECLAIM, said.id.as_str(), &document, Expect::Any)?;
@@ -300,6 +335,39 @@ async fn learn_reclaim(node: &Node, document: SignedDocument) -> Result<(), Prob
             said.owner, said.epoch, said.asked_by, said.heir, said.why
         );
         let note = Note::new(action, "service", &said.service).caused_by(&said.wish).because(text);
+        tx.journal(note.entry("daemon", crate::clock::wall()))?;
+        Ok(())
+    })
+    .await
+}
+
+/// A standby of this cloud's was taken over by hand while this cloud could not be asked. This cloud agreed to that standby, so it counts.
+async fn learn_takeover(node: &Node, document: SignedDocument) -> Result<(), Problem> {
+    let bad = |e: String| Problem::bad_request(format!("a takeover: {e}"));
+    let said = read_takeover(&document)?;
+    said.check().map_err(bad)?;
+    let services = node.services()?;
+    let Some(service) = services.iter().find(|s| s.id == said.id) else { return Ok(()) };
+    let known = tenure(node, service)?;
+    let voted = service.registered && node.voting.is_on();
+    if voted || &said.from != node.name() || !said.follows(&known.owner, known.epoch) {
+        return Ok(());
+    }
+    let view = crate::lender::pact(node)?;
+    document
+        .verify(takeover::SIGNED_AS, &view.keys, &BTreeSet::from([said.to.clone()]))
+        .map_err(|e| bad(e.to_string()))?;
+    if !by_hand::was_agreed(node, &said)? {
+        return Err(bad(format!("{} keeps nothing of {} ready under {}", said.to, said.service, said.lease)));
+    }
+    tracing::error!(service = %said.service, owner = %said.to, epoch = %said.epoch,
+        "this service was taken over by hand while this cloud could not be asked: what was written here and is not at its new owner is kept aside");
+    node.transact(move |tx| {
+        if !signed_in(tx, &said.id)?.is_none_or(|t| said.follows(&t.owner, t.epoch)) {
+            return Ok(());
+        }
+        tx.put(TAKEOVER, said.id.as_str(), &document, Expect::Any)?;
+        let note = Note::new("tenure_lost", "service", &said.service).because(by_hand::in_words(&said));
         tx.journal(note.entry("daemon", crate::clock::wall()))?;
         Ok(())
     })

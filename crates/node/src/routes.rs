@@ -4,7 +4,7 @@ use crate::fleet::{self, Desired};
 use crate::moves::Waits;
 use crate::node::Locked;
 use crate::object::{LENT_APPLICATION, LentApplication, ServiceRecord, owner_of_lease, service_named_by};
-use crate::{Node, clock, home, keys, lender, moves, register};
+use crate::{Node, clock, home, keys, lender, moves, register, takeover};
 use pumasi_api::Problem;
 use pumasi_engine::{InstanceState, InstanceStatus};
 use pumasi_journey::{Journey, Part, PartState};
@@ -321,7 +321,9 @@ fn service(node: &Node, record: &ServiceRecord, journeys: &[Arc<Journey>]) -> Se
     let serves = |j: &&Arc<Journey>| &j.service == record.name() && !j.is_rehearsal();
     let parts = journeys.iter().filter(serves).flat_map(|j| &j.parts);
     let mut stand = register::stand(node, record);
-    let home = backends(node, &home::wanted(node, record));
+    // What stands still answers nobody.
+    let shut = takeover::fence::is_shut(node, record);
+    let home = if shut { Vec::new() } else { backends(node, &home::wanted(node, record)) };
     if stand.front.is_none() && home.is_empty() && node.routes.fronts(record.name()) {
         // It was handed over here, and nothing of it is ready: who had it before still answers what only reads.
         if let Ok(Some(h)) = register::handover(node, &record.id) {

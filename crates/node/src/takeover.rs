@@ -10,10 +10,15 @@
 //! - What a cloud takes it takes by the committed register alone, in one transaction; each step may be cut off and taken again.
 //!
 //! `protect` is the owner's side, `judge` the leader's, `take` the heir's, `back` what follows when the lost cloud returns; `rehearse`
-//! asks what would happen, `approve` lets an operator agree where the pact asks.
+//! asks what would happen, `daily` does so by itself, `approve` lets an operator agree where the pact asks, `by_hand` act where
+//! it does not vote; `fence` holds still what has
+//! lost its right.
 
 pub mod approve;
 pub mod back;
+pub mod by_hand;
+pub mod daily;
+pub mod fence;
 pub mod judge;
 pub mod protect;
 pub mod rehearse;
@@ -41,22 +46,31 @@ pub struct Takeover {
     busy: AtomicBool,
     /// Services that were handed over to this cloud and are not its own yet, since when.
     awaited: Locked<BTreeMap<ServiceId, BootMs>>,
-    /// What a standby was found to lack, told once.
-    told: Locked<BTreeMap<ServiceId, String>>,
+    /// Services that this cloud is to take over and cannot.
+    stuck: Locked<BTreeMap<ServiceId, take::Stuck>>,
+    /// What would become of this cloud's services, as it was asked last.
+    pub(crate) rehearsed: daily::Last,
     pub(crate) inquiries: judge::Inquiries,
+    /// When this process began to look.
+    since: Locked<Option<BootMs>>,
 }
 
 impl Takeover {
     /// Why the pact does not look after services as it should, for people.
     pub fn remarks(&self) -> Vec<String> {
         let refused = self.refused.lock().values().map(|(why, _)| why.clone()).collect::<Vec<_>>();
-        refused.into_iter().chain(self.told.lock().values().cloned()).collect()
+        refused
+            .into_iter()
+            .chain(self.stuck.lock().values().map(|s| s.why.clone()))
+            .chain(self.rehearsed.remarks())
+            .collect()
     }
 }
 
 /// Follows the register.
 pub async fn run(node: Arc<Node>) {
     let (mut stopping, mut changed) = (node.stopping.clone(), node.voting.changed());
+    node.takeover.since.lock().get_or_insert_with(clock::boot);
     while !*stopping.borrow() {
         let is_on = node.voting.is_on();
         if is_on {
@@ -64,14 +78,19 @@ pub async fn run(node: Arc<Node>) {
             if let Err(e) = routes::tell_tenure(&node).await {
                 tracing::warn!(error = %e, "the gateway was not told until when this cloud may write; told again");
             }
+            fence::reconcile(&node).await;
             take::reconcile(&node).await;
             beside(&node);
         }
+        let rest = match is_on {
+            true => fence::look_within(&node, Duration::from_millis(LOOK_MS)),
+            false => Duration::from_millis(RETRY_MS),
+        };
         tokio::select! {
             biased;
             _ = stopping.changed() => return,
             _ = changed.changed() => {}
-            () = tokio::time::sleep(Duration::from_millis(if is_on { LOOK_MS } else { RETRY_MS })) => {}
+            () = tokio::time::sleep(rest) => {}
         }
     }
 }
@@ -85,6 +104,7 @@ fn beside(node: &Arc<Node>) {
     crate::world::spawn(async move {
         protect::reconcile(&node).await;
         back::reconcile(&node).await;
+        daily::reconcile(&node).await;
         tokio::time::sleep(Duration::from_millis(LOOK_MS)).await;
         node.takeover.busy.store(false, Ordering::Relaxed);
     });

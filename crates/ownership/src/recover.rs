@@ -11,7 +11,7 @@
 mod place;
 mod tell;
 
-use crate::state::{Class, End, Item, Mode, Owned, State, Takeover};
+use crate::state::{Class, End, Item, Mode, Owned, Phase, State, Takeover};
 use place::Board;
 use pumasi_terms::{CloudName, Epoch, Position, Resources, ServiceId, ServiceName};
 use std::cmp::Reverse;
@@ -133,9 +133,25 @@ impl Case<'_> {
 }
 
 pub fn recover(state: &State, reports: &BTreeMap<CloudName, Report>, lost: &CloudName, policy: Policy) -> Recovery {
-    let mut board = Board::new(state, reports, lost);
+    from_owner(state, reports, lost, policy, |_| true)
+}
+
+/// The same for those services alone that their owner, which lives, has given up by `Yield`. Their time has come, whatever their class.
+pub fn relieve(state: &State, reports: &BTreeMap<CloudName, Report>, owner: &CloudName) -> Recovery {
+    from_owner(state, reports, owner, Policy { deferred: true }, |owned| owned.phase == Phase::Yielded)
+}
+
+fn from_owner(
+    state: &State,
+    reports: &BTreeMap<CloudName, Report>,
+    owner: &CloudName,
+    policy: Policy,
+    wanted: impl Fn(&Owned) -> bool,
+) -> Recovery {
+    let mut board = Board::new(state, reports, owner);
     let mut cases: Vec<_> = state
-        .owned_by(lost)
+        .owned_by(owner)
+        .filter(|(_, owned)| wanted(owned))
         .map(|(id, owned)| {
             let (heirs, as_fresh) = board.heirs(id, owned);
             Case { id, owned, heirs, as_fresh, at: None, have: 0, grows: Vec::new(), waits: None }
@@ -160,7 +176,7 @@ pub fn recover(state: &State, reports: &BTreeMap<CloudName, Report>, lost: &Clou
     stage(&mut cases, &mut board, Class::Deferred);
     grow(&mut cases, &mut board, Class::Deferred);
     mend(&mut cases, &mut board, Class::Deferred);
-    Recovery { lost: lost.clone(), items: tell::verdicts(&cases, &board) }
+    Recovery { lost: owner.clone(), items: tell::verdicts(&cases, &board) }
 }
 
 /// Everything of one class, at the size that it must have. A guaranteed service that no cloud can hold whole lives where most of it fits, and its

@@ -6,7 +6,7 @@ mod kit;
 
 use kit::*;
 use proptest::prelude::*;
-use pumasi_ownership::command::Command;
+use pumasi_ownership::command::{Command, How, Progress};
 use pumasi_ownership::recover::{GivesWay, Outcome, Policy, Report, Wait};
 use pumasi_ownership::state::{Class, Mode, StandbyAt, Takeover};
 use pumasi_ownership::*;
@@ -72,6 +72,33 @@ fn the_plan_is_what_the_register_then_does() {
         (r.refused(), r.owner(1), r.owner(2), r.owner(3)),
         (None, ("b".into(), 2), ("c".into(), 2), ("a".into(), 1))
     );
+}
+
+#[test]
+fn what_an_owner_gives_up_goes_to_another_standby_and_nothing_else_does() {
+    let mut r = three();
+    r.does("a", Command::Yield { service: service(3), epoch: Epoch(1), why: "its disk takes no write".into() });
+    r.does("a", Command::Yield { service: service(1), epoch: Epoch(1), why: "its disk takes no write".into() });
+    let free = reports(&r.state, &[("b", 3), ("c", 3)]);
+    let relief = recover::relieve(&r.state, &free, &cloud("a"));
+    assert_eq!(story(&relief), ["bank b 3", "wiki c 1"], "also a deferred one: nobody serves it");
+    for item in relief.plan() {
+        r.does("b", Command::Relieve { item });
+        assert_eq!(r.refused(), None);
+    }
+    assert_eq!((r.owner(1), r.owner(2), r.owner(3)), (("b".into(), 2), ("a".into(), 1), ("c".into(), 2)));
+    // It writes again, says so first, and nobody relieves it.
+    r.does("a", Command::Yield { service: service(2), epoch: Epoch(1), why: String::new() });
+    let late = recover::relieve(&r.state, &free, &cloud("a")).plan();
+    let items = vec![Progress {
+        service: service(2),
+        epoch: Epoch(1),
+        how: How::Degraded { have: 0, want: 3 },
+        base: BTreeMap::new(),
+    }];
+    r.does("a", Command::Serving { items });
+    r.does("b", Command::Relieve { item: late[0].clone() });
+    assert!(r.refused().is_some() && r.owner(2) == ("a".into(), 1));
 }
 
 #[test]

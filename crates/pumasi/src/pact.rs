@@ -7,7 +7,8 @@ use crate::session::Session;
 use crate::units::{bytes, duration_ms, money, resources};
 use base64::Engine;
 use pumasi_api::message::{
-    CloudStatus, Dismiss, FoundPact, Invite, Invited, Join, PactProposal, RehearsalView, Vote, Why, Word,
+    CloudStatus, Dismiss, FoundPact, Invite, Invited, Join, PactProposal, RehearsalView, TakeOver, TakenOver, Vote,
+    Why, Word,
 };
 use pumasi_terms::pact::{Pact, Terms};
 use pumasi_terms::{CloudName, FieldError, Validate};
@@ -76,6 +77,11 @@ pub async fn pact(session: &Session, command: &PactCommand) -> Result<(), Failur
             let answer: Value = session.client.post(&path, &Why { why: why.why.clone() }).await?;
             let done = if answer["carried_out"] == true { "is recovered from" } else { "waits for more approvals" };
             session.done("cloud", done, &answer)
+        }
+        PactCommand::Takeover { lost, service, i_have_fenced_it, why } => {
+            let asked =
+                TakeOver { lost: lost.clone(), fenced: *i_have_fenced_it, service: service.clone(), why: why.clone() };
+            take_over(session, &asked).await
         }
         PactCommand::Rehearse { lose } => rehearse(session, lose).await,
         PactCommand::Terms(flags) => terms(session, flags).await,
@@ -176,6 +182,23 @@ fn waiting(answer: &Value) {
             Word::Refused => "refused".to_owned(),
         };
         note(&format!("{} proposes the {}{lends}{why} ({hint})", p.by, p.what));
+    }
+}
+
+async fn take_over(session: &Session, asked: &TakeOver) -> Result<(), Failure> {
+    let done: Vec<TakenOver> = session.client.post("/v1/pact/takeovers", asked).await?;
+    let names = || done.iter().filter(|d| d.epoch.is_some()).map(|d| format!("service/{}\n", d.service)).collect();
+    session.show(&done, names, || {
+        let mut table = Table::new(&["SERVICE", "EPOCH", "PROBLEM"]);
+        for d in &done {
+            let epoch = d.epoch.map_or_else(String::new, |e| e.to_string());
+            table.row(vec![d.service.as_str().into(), epoch.into(), d.problem.as_str().into()]);
+        }
+        Ok(table)
+    })?;
+    match done.iter().filter(|d| d.epoch.is_none()).count() {
+        0 => Ok(()),
+        n => Err(Failure::new(Exit::Failed, format!("{n} of {} services were not taken over", done.len()))),
     }
 }
 

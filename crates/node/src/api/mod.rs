@@ -144,6 +144,7 @@ fn table(door: Door) -> Table {
         .on(Put, "/v1/pact/voting", pact::vote)
         .on(Get, "/v1/pact/rehearsal", pact::rehearse)
         .on(Post, "/v1/pact/recoveries/{cloud}", pact::recover)
+        .on(Post, "/v1/pact/takeovers", pact::take_over)
         .on(Post, "/v1/pact/admissions", pact::admit)
         .on(Post, "/v1/pact/signatures", pact::sign)
         .on(Put, "/v1/pact/current", pact::bring)

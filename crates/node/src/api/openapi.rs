@@ -79,6 +79,7 @@ fn shapes(g: &mut SchemaGenerator, method: Method, path: &str) -> Shapes {
             (Some(of::<m::Why>(g)), of::<m::PactProposal>(g))
         }
         (Post, "/v1/pact/recoveries/{cloud}") => (Some(of::<m::Why>(g)), any()),
+        (Post, "/v1/pact/takeovers") => (Some(of::<m::TakeOver>(g)), of::<Vec<m::TakenOver>>(g)),
         (Get, "/v1/pact/rehearsal") => (None, of::<m::RehearsalView>(g)),
         (Put, "/v1/pact/voting") => (Some(of::<m::Vote>(g)), any()),
         (Put, "/v1/pact/terms") => (Some(of::<pumasi_terms::pact::Terms>(g)), any()),

@@ -4,12 +4,14 @@ use super::body::{Answer, Json};
 use super::params::{Path, Query};
 use crate::pact::{self, Shown, SignAnswer};
 use crate::takeover::approve::{self, Approval};
-use crate::takeover::rehearse;
+use crate::takeover::{by_hand, rehearse};
 use crate::wire::{AskAdmission, AskSignature, Notices, Signed};
 use crate::{Node, clock};
 use axum::Extension;
 use axum::extract::State;
-use pumasi_api::message::{Dismiss, FoundPact, Invite, Invited, Join, PactProposal, RehearsalView, Vote, Why};
+use pumasi_api::message::{
+    Dismiss, FoundPact, Invite, Invited, Join, PactProposal, RehearsalView, TakeOver, TakenOver, Vote, Why,
+};
 use pumasi_api::{Principal, Problem};
 use pumasi_terms::CloudName;
 use pumasi_terms::pact::Terms;
@@ -141,6 +143,14 @@ pub async fn recover(
     Json(why): Json<Why>,
 ) -> Answer<Approval> {
     Ok(axum::Json(approve::approve(&node, &who.to_string(), &cloud, &why.why).await?))
+}
+
+pub async fn take_over(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Json(wish): Json<TakeOver>,
+) -> Answer<Vec<TakenOver>> {
+    Ok(axum::Json(by_hand::take_over(&node, &who.to_string(), wish).await?))
 }
 
 pub async fn admit(State(node): State<Arc<Node>>, Json(ask): Json<AskAdmission>) -> Answer<Signed> {

@@ -53,7 +53,7 @@ pub async fn heartbeat(
         pact_digest: node.pact().map(|v| v.digest),
         place: node.config.cloud.place.clone(),
         offer: Some(offer),
-        handovers: crate::register::newer(&node, &beat.fronts)?,
+        handovers: crate::register::newer(&node, &borrower, &beat.fronts)?,
         leases,
     }))
 }

@@ -10,7 +10,9 @@ use super::{dossier, pact, record, refused, warm};
 use crate::bundles::{self, short};
 use crate::keys::{self, Package};
 use crate::node::{Note, TxError};
-use crate::object::{CUSTOMER, CustomerRecord, HEIR, Heir, LENT_APPLICATION, LentApplication, SERVICE, ServiceRecord};
+use crate::object::{
+    CUSTOMER, CustomerRecord, HEIR, Heir, LENT_APPLICATION, LentApplication, SERVICE, ServiceRecord, TAKEOVER,
+};
 use crate::{Node, clock, home, moves, register, routes, secrets, tenancy, world};
 use pumasi_api::message::CustomerGrant;
 use pumasi_api::{Fault, Principal, Problem};
@@ -287,8 +289,15 @@ async fn countersign_late(node: &Node, document: SignedDocument, said: Handover)
     Ok(signed)
 }
 
-/// The register of the pact gives it to this cloud, whose standby it is.
-pub async fn enter(node: &Node, lent: &LentLease, entry: Entry, note: Note) -> Result<(), Problem> {
+/// It becomes this cloud's own without its owner's word: the register of the pact gives it, or a person does, by a document that this
+/// cloud signed.
+pub async fn enter(
+    node: &Node,
+    lent: &LentLease,
+    entry: Entry,
+    note: Note,
+    by_hand: Option<SignedDocument>,
+) -> Result<(), Problem> {
     let (dossier, sent) = kept(node, lent)?;
     if dossier.id != entry.id || dossier.epoch >= entry.epoch {
         return Err(cannot(format!(
@@ -307,6 +316,9 @@ pub async fn enter(node: &Node, lent: &LentLease, entry: Entry, note: Note) -> R
         };
         let over = ledger::hand_over(&lent, clock::now()).map_err(refused)?;
         own(tx, &dossier, &entry)?;
+        if let Some(signed) = &by_hand {
+            tx.put(TAKEOVER, entry.id.as_str(), signed, Expect::Any)?;
+        }
         record(tx, Transition::Lease(Box::new(over)))?;
         tx.journal(note.entry("daemon", clock::wall()))?;
         Ok(())

@@ -5,6 +5,7 @@
 //! does but the heir's word, since they would write to data that may be another cloud's. What is not this cloud's any more never goes on.
 
 use crate::object::ServiceRecord;
+use crate::takeover::fence;
 use crate::{Node, clock, moves, register};
 use pumasi_api::Problem;
 use pumasi_engine::Freeze;
@@ -74,11 +75,11 @@ pub fn stands_still(node: &Node, service: &ServiceRecord) -> bool {
 }
 
 /// Whether instances that were found frozen are to go on. Of what cannot be read nothing does.
-fn goes_on(owns: bool, held_by_a_move: Result<bool, Problem>) -> bool {
-    owns && !held_by_a_move.unwrap_or(true)
+fn goes_on(may_write: bool, held_by_a_move: Result<bool, Problem>) -> bool {
+    may_write && !held_by_a_move.unwrap_or(true)
 }
 
-/// Lets go what no move holds any more, whoever froze it.
+/// Lets go what neither a move nor the end of this cloud's right holds any more, whoever froze it.
 pub async fn let_go(node: &Node) -> Result<(), Problem> {
     let frozen: BTreeSet<String> = node.instances.lock().iter().filter(|i| i.frozen).map(|i| i.owner.clone()).collect();
     if frozen.is_empty() {
@@ -86,7 +87,8 @@ pub async fn let_go(node: &Node) -> Result<(), Problem> {
     }
     for service in node.services()?.iter().filter(|s| frozen.contains(&s.owner())) {
         let held = moves::of(node, service.name()).map(|m| m.is_some_and(|m| m.id == service.id && m.freezes()));
-        if goes_on(register::is_ours(node, service), held)
+        let may = register::is_ours(node, service) && !fence::is_shut(node, service);
+        if goes_on(may, held)
             && let Err(e) = node.engine.thaw(&service.owner()).await
         {
             tracing::warn!(service = %service.name(), error = %e, "its instances stand still and do not go on; tried again");

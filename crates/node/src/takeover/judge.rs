@@ -1,7 +1,7 @@
 //! Whether a cloud is lost, and who takes over: the leader's side.
 //!
 //! Enters: whose renewals are late, what the others heard and have. Leaves: `Lost` with the word of a majority and a plan; later
-//! `Recover`, when more of a lost cloud's services find room.
+//! `Recover`, when more of a lost cloud's services find room, and `Relieve` of what an owner that lives has given up.
 //! Always holds: only whoever leads asks and proposes; what is asked is of one run and one renewal, under a number of its own, and
 //! counts for no other; everything is asked while the wait goes on, so that it costs no time after it.
 
@@ -10,7 +10,7 @@ use crate::node::Locked;
 use crate::{Node, clock, voting, world};
 use futures_util::future::join_all;
 use pumasi_api::CallError;
-use pumasi_ownership::recover::{Policy, Report, recover};
+use pumasi_ownership::recover::{Policy, Report, recover, relieve};
 use pumasi_ownership::state::{Class, End, Phase, Standing};
 use pumasi_ownership::{Attestation, Command, Item, Lost, State, Told};
 use pumasi_terms::{BootMs, CloudName};
@@ -195,6 +195,7 @@ async fn look_at_waiting(node: &Arc<Node>, state: &State) {
         }
         *looked = Some(now);
     }
+    look_at_given_up(node, state).await;
     for (cloud, recovering) in state.recovery.iter().filter(|(_, r)| !r.asked) {
         let waits = state.owned_by(cloud).any(|(_, owned)| matches!(owned.phase, Phase::Waiting { .. }));
         if !waits {
@@ -211,6 +212,22 @@ async fn look_at_waiting(node: &Arc<Node>, state: &State) {
         let command = Command::Recover { cloud: cloud.clone(), lost_rev: recovering.at_rev, items };
         if let Err(e) = voting::propose(node, command).await {
             tracing::warn!(%cloud, error = %e, "more of a lost cloud's services were not taken over; asked again");
+        }
+    }
+}
+
+/// Services whose owners live and have stopped writing for them, each for another standby of it.
+async fn look_at_given_up(node: &Arc<Node>, state: &State) {
+    let given_up = state.services.values().filter(|o| o.phase == Phase::Yielded).map(|o| o.owner.clone());
+    for owner in given_up.collect::<std::collections::BTreeSet<_>>() {
+        let reports = reports(node, &owner).await;
+        for item in relieve(state, &reports, &owner).plan() {
+            if !matches!(item.end, End::Taken { .. }) {
+                continue;
+            }
+            if let Err(e) = voting::propose(node, Command::Relieve { item }).await {
+                tracing::warn!(cloud = %owner, error = %e, "a service that its owner has given up was not taken over; asked again");
+            }
         }
     }
 }

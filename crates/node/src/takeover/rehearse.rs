@@ -9,7 +9,7 @@ use pumasi_api::Problem;
 use pumasi_api::message::{RehearsalView, RehearsedService};
 use pumasi_ownership::State;
 use pumasi_ownership::recover::{Outcome, Policy, Verdict, Wait, recover};
-use pumasi_ownership::state::Mode;
+use pumasi_ownership::state::{Class, Mode};
 use pumasi_terms::CloudName;
 use std::sync::Arc;
 
@@ -51,6 +51,7 @@ fn service(node: &Node, state: &State, v: &Verdict, noticed_ms: u64) -> Rehearse
             .to_owned(),
         why: String::new(),
         mend: String::new(),
+        falls_short: falls_short(v),
     };
     let start_ms = node.starts.of(&format!("service-{}", v.service));
     let heir = |told: &mut RehearsedService, to: &CloudName, instances: u32| {
@@ -79,6 +80,15 @@ fn service(node: &Node, state: &State, v: &Verdict, noticed_ms: u64) -> Rehearse
         }
     }
     told
+}
+
+/// What a customer wants to be asked about is no promise that is broken.
+fn falls_short(v: &Verdict) -> bool {
+    match (&v.outcome, v.class) {
+        (_, Class::Deferred) | (Outcome::Full { .. } | Outcome::Waiting { why: Wait::Automation(_), .. }, _) => false,
+        (Outcome::Degraded { .. }, class) => class == Class::Guaranteed,
+        (Outcome::Waiting { .. } | Outcome::Impossible { .. }, _) => true,
+    }
 }
 
 fn waits(why: &Wait) -> String {

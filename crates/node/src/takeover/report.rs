@@ -80,15 +80,19 @@ fn at_most(room: Resources, whole: Resources) -> Resources {
     Resources { cpu_millis: room.cpu_millis.min(whole.cpu_millis), memory_mib: room.memory_mib.min(whole.memory_mib) }
 }
 
-/// Services of a cloud that could be taken over here, with their copies' positions, and the room that is kept for them.
+/// Services of a cloud that could be taken over here, with their copies' positions, and the room that is kept for them. Also those that it
+/// was given by the register and has not taken: they are kept here for the owner before it.
 fn seats(node: &Node, of: &CloudName) -> Result<(BTreeMap<ServiceId, Position>, Resources), Problem> {
     let (mut seats, mut reserved) = (BTreeMap::new(), Resources::default());
-    let lents = lender::lents(node)?;
-    for lent in lents.iter().filter(|l| &l.lease.borrower == of && l.standby().is_some() && l.usable()) {
-        reserved = reserved.plus(lent.lease.requirement.resources.times(lent.lease.instances));
-        if let Some((id, position)) = seat(node, lent) {
-            seats.insert(id, position);
+    let (lents, state) = (lender::lents(node)?, node.voting.state());
+    let owns = |id: &ServiceId| state.as_ref().is_some_and(|s| s.services.get(id).is_some_and(|o| &o.owner == of));
+    for lent in lents.iter().filter(|l| l.standby().is_some() && l.usable()) {
+        let (seat, own) = (seat(node, lent), &lent.lease.borrower == of);
+        if !own && !seat.as_ref().is_some_and(|(id, _)| owns(id)) {
+            continue;
         }
+        reserved = reserved.plus(lent.lease.requirement.resources.times(lent.lease.instances));
+        seats.extend(seat);
     }
     Ok((seats, reserved))
 }

@@ -105,7 +105,7 @@ pub struct Status {
 pub fn why_not(pact: &Pact) -> String {
     match pact.members.len() {
         0 | 1 => "no automatic takeover: one cloud has nobody to take over".into(),
-        2 => "no automatic takeover: 2 voters cannot tell a dead partner from a cut link; add a witness".into(),
+        2 => "no automatic takeover: 2 voters cannot tell a dead partner from a cut link; add a witness. A person can take over by hand (pumasi pact takeover)".into(),
         _ => "no automatic takeover: the pact does not vote; name 3 or 5 voters (pumasi pact vote)".into(),
     }
 }

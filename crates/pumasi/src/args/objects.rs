@@ -258,6 +258,29 @@ Operators of a majority of the voters say so, each at its own cloud. pumasi pact
         #[command(flatten)]
         why: WhyArgs,
     },
+    /// Own what is kept ready here for a member that is gone for good, where the pact does not vote
+    #[command(after_help = "\
+Examples:
+  pumasi pact takeover --lost city-a --i-have-fenced-it --why 'its site burnt'
+  pumasi pact takeover --lost city-a --service notes --i-have-fenced-it --why 'its site burnt'
+
+Refused while its daemon or its gateway answers here. Switch the machines of the lost cloud off first, or cut them from
+users for good: if they serve all the same, both clouds take requests until the lost one hears of this, and what it wrote
+meanwhile is no part of the service any more. Exit code 0: every service is this cloud's own now.")]
+    Takeover {
+        /// The member that is gone
+        #[arg(long, value_name = "CLOUD")]
+        lost: CloudName,
+        /// One service; without it all that are kept ready here
+        #[arg(long, value_name = "NAME")]
+        service: Option<ServiceName>,
+        /// You made sure that nothing of it runs or can be reached
+        #[arg(long, required = true)]
+        i_have_fenced_it: bool,
+        /// The reason, for the journals of both
+        #[arg(long, value_name = "TEXT")]
+        why: String,
+    },
     /// Say what would happen if a member were lost now: who takes over what, what waits, what would mend it
     #[command(after_help = "\
 Examples:

@@ -1,0 +1,5 @@
+//! Scenarios that promise times.
+
+mod moving;
+mod overload;
+mod standby;

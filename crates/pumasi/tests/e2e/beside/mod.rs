@@ -1,0 +1,9 @@
+//! Scenarios that promise nothing about time, or get no verdict on it here.
+
+mod disaster;
+mod faults;
+mod foreign;
+mod hostile;
+mod keys;
+mod soak;
+mod takeover;
