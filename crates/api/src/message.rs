@@ -5,7 +5,7 @@ pub use pumasi_terms::Place;
 use pumasi_terms::pact::Terms;
 use pumasi_terms::service::Service;
 use pumasi_terms::{
-    CloudName, CustomerName, Digest, InstanceId, LeaseId, PrincipalName, Resources, Revision, SecretName, ServiceId,
+    CloudName, CustomerName, Epoch, Digest, InstanceId, LeaseId, PrincipalName, Resources, Revision, SecretName, ServiceId,
     ServiceName, TokenId, WallMs,
 };
 use serde::{Deserialize, Serialize};
@@ -254,6 +254,26 @@ pub struct RetiredView {
     /// What it takes up. Told of services that live on: another cloud serves it, or it came back and left behind what it had before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
+}
+
+/// `GET /v1/divergences`: what a service wrote here before this cloud was found lost, and others did not go on with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct DivergenceView {
+    pub service: ServiceName,
+    pub id: ServiceId,
+    pub customer: CustomerName,
+    /// Under which it was written.
+    pub epoch: Epoch,
+    pub set_aside_at: WallMs,
+    pub bytes: u64,
+    pub files: u64,
+    /// Files and rows of which something stands here only; none: they were not compared yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only_here: Option<u64>,
+    pub summary: String,
+    /// By dataset: what was added, changed or removed, the first of each by name or key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datasets: Option<serde_json::Value>,
 }
 
 /// `GET /v1/traffic`: one service.
