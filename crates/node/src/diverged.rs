@@ -17,11 +17,12 @@ mod give;
 pub use give::{archive, discard};
 
 use crate::hands::{Hand, MEMORY_BYTES_MAX, Place};
-use crate::node::Locked;
-use crate::object::{DIVERGENCE, Divergence, ServiceRecord};
+use crate::node::{Locked, Note};
+use crate::object::{DIVERGENCE, Divergence, RETIRED, SERVICE, ServiceRecord};
 use crate::{Node, clock, tenancy, world};
 use pumasi_api::Problem;
 use pumasi_engine::{HelperSpec, Room};
+use pumasi_store::Expect;
 use pumasi_terms::{BootMs, Epoch, ServiceId};
 use pumasi_transfer::aside::AsidePlace;
 use pumasi_transfer::helper::VERSION;
@@ -33,6 +34,8 @@ use tokio::sync::Semaphore;
 
 /// Directories are looked at so often.
 const LOOK_MS: u64 = 1_000;
+/// Helpers that ended over the same in a row: then it is told that it could not be compared.
+const FAILURES_MAX: u32 = 3;
 /// Archives that are being read at one time.
 const ARCHIVES_MAX: usize = 4;
 /// A helper that reads writes the shared memory of databases and nothing else.
@@ -109,8 +112,40 @@ pub(crate) async fn look(node: &Node) -> Result<(), Problem> {
     }
     for found in all(node)?.iter() {
         done = done.and(compare::look(node, found).await);
+        done = done.and(forget(node, found).await);
     }
     done
+}
+
+/// Counts a helper that ended over it. Whether it is tried no more.
+fn has_failed(node: &Node, key: &str) -> bool {
+    let mut failures = node.diverged.failures.lock();
+    let count = failures.entry(key.to_owned()).or_default();
+    *count += 1;
+    let is_over = *count >= FAILURES_MAX;
+    if is_over {
+        failures.remove(key);
+    }
+    is_over
+}
+
+/// Its data went with a service that was deleted, when their time was over.
+async fn forget(node: &Node, found: &Divergence) -> Result<(), Problem> {
+    let dir = dir_of(node, &found.place, found.epoch);
+    let lives = node.item::<ServiceRecord>(SERVICE, found.service.as_str())?.is_some_and(|s| s.id == found.id);
+    if lives || node.exists(RETIRED, found.id.as_str())? || dir.exists() || erasing(&dir).exists() {
+        return Ok(());
+    }
+    let (known, service, epoch) = (key(&found.id, found.epoch), found.service.clone(), found.epoch);
+    node.transact(move |tx| {
+        if tx.delete(DIVERGENCE, &known, Expect::Any)?.is_some() {
+            let text = format!("epoch {epoch}: the service was deleted, and the time is over for which its data were kept");
+            let note = Note::new("divergence_gone", "service", &service).because(text);
+            tx.journal(note.entry("daemon", clock::wall()))?;
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// A helper of the service's own, for what was set aside and what was gone on with.

@@ -15,8 +15,6 @@ use pumasi_transfer::helper::{Reply, Request, Why};
 use std::collections::BTreeMap;
 
 const GIVEN_MAX: u32 = 4;
-/// Helpers that ended in a row: then it is told that it could not be compared.
-const FAILURES_MAX: u32 = 3;
 
 pub(super) async fn look(node: &Node, found: &Divergence) -> Result<(), Problem> {
     if found.compared.is_some() {
@@ -31,14 +29,9 @@ pub(super) async fn look(node: &Node, found: &Divergence) -> Result<(), Problem>
     let compared = match compared(node, &service, found).await {
         Ok(compared) => compared,
         Err(why) => {
-            let known = key(&found.id, found.epoch);
-            let mut failures = node.diverged.failures.lock();
-            let count = failures.entry(known.clone()).or_default();
-            *count += 1;
-            if *count < FAILURES_MAX {
+            if !super::has_failed(node, &key(&found.id, found.epoch)) {
                 return Err(Problem::unavailable(why));
             }
-            failures.remove(&known);
             let remark = Compared { version: 1, remarks: vec![why], ..Compared::default() };
             found.sets.iter().map(|s| (s.name.clone(), remark.clone())).collect()
         }

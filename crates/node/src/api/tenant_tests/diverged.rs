@@ -15,6 +15,9 @@ impl Rig {
         for at in [&aside, &beside] {
             std::fs::create_dir_all(at).unwrap();
             std::fs::write(at.join("same"), "both").unwrap();
+            // A copy has the times of what it is of.
+            let same = std::fs::File::options().write(true).open(at.join("same")).unwrap();
+            same.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
         }
         std::fs::write(aside.join("lost\nwrite \u{1f33e}"), "acknowledged").unwrap();
         std::fs::write(aside.join("empty"), "").unwrap();
