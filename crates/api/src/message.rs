@@ -5,8 +5,8 @@ pub use pumasi_terms::Place;
 use pumasi_terms::pact::Terms;
 use pumasi_terms::service::Service;
 use pumasi_terms::{
-    CloudName, CustomerName, Epoch, Digest, InstanceId, LeaseId, PrincipalName, Resources, Revision, SecretName, ServiceId,
-    ServiceName, TokenId, WallMs,
+    CloudName, CustomerName, Digest, Epoch, InstanceId, LeaseId, PrincipalName, Resources, Revision, SecretName,
+    ServiceId, ServiceName, TokenId, WallMs,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -3,8 +3,8 @@
 use crate::body::AnswerBody;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
-use pumasi_route::table::Absent;
 use http::{HeaderName, HeaderValue, Response, StatusCode};
+use pumasi_route::table::Absent;
 
 /// `unknown`: an unsafe request was handed over, and whether it took effect is not known.
 pub const OUTCOME: HeaderName = HeaderName::from_static("pumasi-outcome");

@@ -18,13 +18,15 @@ use crate::table::Service;
 use http::header::VIA;
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use pumasi_route::table::Role;
+use pumasi_route::table::{Absent, Role};
 use pumasi_terms::{CloudName, Epoch, ServiceName};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How often one that waits for the owner's answer looks whether the owner is still there.
 const LOOK_MS: u64 = 250;
+/// Whoever only reads waits so long for an owner that is not heard: the user tries the next entrance then.
+const TRY_MS_MAX: u64 = 300;
 /// Longer than this nobody waits for an owner that is silent.
 const SILENT_MS_MAX: u64 = 1_000;
 /// A former owner ends what it has begun within this.
@@ -65,6 +67,24 @@ pub async fn send(
         () = given_up(worker, service) => {
             service.admission.count_error();
             no_answer(service, writes)
+        }
+    }
+}
+
+/// From an owner that is not heard: its gateway may be well, and answers at once then.
+pub async fn try_to_read(
+    worker: &Arc<Worker>,
+    service: &Service,
+    why: &Absent,
+    from: From<'_>,
+    request: Request<Incoming>,
+) -> Response<AnswerBody> {
+    let asked = send(worker, service, from, false, request);
+    match tokio::time::timeout(Duration::from_millis(TRY_MS_MAX), asked).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            service.admission.count_error();
+            answer::absent(why)
         }
     }
 }

@@ -346,6 +346,9 @@ pub async fn serve_service(
             Via::Alias | Via::Entrance => entrance::moved(worker, service),
             // Boxed, so that the usual way stays small.
             Via::Users => match &service.route.absent {
+                Some(why) if why.may_read() && !writes => {
+                    Box::pin(entrance::try_to_read(worker, service, why, from, request)).await
+                }
                 Some(why) => {
                     service.admission.arrived(writes);
                     service.admission.count_error();

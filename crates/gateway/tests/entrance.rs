@@ -594,15 +594,38 @@ async fn where_nobody_owns_it_users_are_told_at_once_why_and_what_it_waits_for()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_an_owner_that_is_not_heard_its_gateway_may_still_answer_who_only_reads() {
+    let mut moved = Moved::start().await;
+    let silent = || Some(Absent { reason: Absent::SILENT.into(), ..waits() });
+    moved.front(|route| route.absent = silent()).await;
+    let mut c = moved.a.gateway.connect().await;
+    assert_eq!(c.get("/").await.backend(), "new");
+    let write = c.post("/", "x").await;
+    assert_eq!(
+        (write.status, write.field("pumasi-absent"), write.field("pumasi-outcome")),
+        (503, Some("silent"), None)
+    );
+    // It does not answer: the next entrance is tried soon.
+    let dead = Backend::start("dead", Conduct::Hang).await;
+    let a = CloudName::parse("city-a").unwrap();
+    moved.own(|route| *route = ServiceRoute { entrances: [a].into(), ..owner(dead.address, 2, &[]) }).await;
+    let begun = Instant::now();
+    let read = c.get("/").await;
+    assert_eq!((read.status, read.field("pumasi-absent")), (503, Some("silent")), "{read:?}");
+    assert!(begun.elapsed() < Duration::from_secs(5) && moved.new.seen() == 1, "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nobody_waits_for_long_for_an_owner_that_does_not_answer_any_more() {
     let mut moved = Moved::start().await;
     let dead = Backend::start("dead", Conduct::Hang).await;
     moved.own(|route| *route = owner(dead.address, 2, &[])).await;
-    moved.own(|route| {
-        let a = CloudName::parse("city-a").unwrap();
-        *route = ServiceRoute { entrances: [a].into(), ..owner(dead.address, 2, &[]) };
-    })
-    .await;
+    moved
+        .own(|route| {
+            let a = CloudName::parse("city-a").unwrap();
+            *route = ServiceRoute { entrances: [a].into(), ..owner(dead.address, 2, &[]) };
+        })
+        .await;
     let address = moved.a.gateway.address;
     let ask = |line: &'static str| {
         tokio::spawn(async move {

@@ -139,7 +139,8 @@ async fn forget(node: &Node, found: &Divergence) -> Result<(), Problem> {
     let (known, service, epoch) = (key(&found.id, found.epoch), found.service.clone(), found.epoch);
     node.transact(move |tx| {
         if tx.delete(DIVERGENCE, &known, Expect::Any)?.is_some() {
-            let text = format!("epoch {epoch}: the service was deleted, and the time is over for which its data were kept");
+            let text =
+                format!("epoch {epoch}: the service was deleted, and the time is over for which its data were kept");
             let note = Note::new("divergence_gone", "service", &service).because(text);
             tx.journal(note.entry("daemon", clock::wall()))?;
         }

@@ -47,8 +47,11 @@ pub fn absent(node: &Node, service: &ServiceId) -> Option<Absent> {
         });
     }
     is_silent(node, &owned.owner).then(|| {
-        let text = format!("{}, which owns {}, is not heard; if it stays so, others take over", owned.owner, owned.agreed.name);
-        now("silent", owned, text)
+        let text = format!(
+            "{}, which owns {}, is not heard; if it stays so, others take over",
+            owned.owner, owned.agreed.name
+        );
+        now(Absent::SILENT, owned, text)
     })
 }
 
@@ -72,11 +75,7 @@ fn class(class: Class) -> RecoveryClass {
 }
 
 /// What is kept ready here of services that are no record of this cloud's, by id: the newest word of each.
-pub fn kept(
-    node: &Node,
-    own: &[Arc<ServiceRecord>],
-    lents: &[Arc<LentLease>],
-) -> BTreeMap<ServiceId, Arc<Kept>> {
+pub fn kept(node: &Node, own: &[Arc<ServiceRecord>], lents: &[Arc<LentLease>]) -> BTreeMap<ServiceId, Arc<Kept>> {
     let mut kept: BTreeMap<ServiceId, Arc<Kept>> = BTreeMap::new();
     for lent in lents.iter().filter(|l| l.standby().is_some() && l.usable()) {
         // What cannot be read is left as it was, see `is_unknown`.
@@ -109,7 +108,11 @@ fn guest(node: &Node, id: &ServiceId, owned: &Owned, dossier: &Dossier) -> Servi
     service.spec.hosts = owned.agreed.hosts.iter().cloned().collect();
     let is_mine = &owned.owner == node.name();
     let absent = match is_mine {
-        true => Some(now("opening", owned, format!("{} has taken over {} and is starting it", node.name(), owned.agreed.name))),
+        true => Some(now(
+            "opening",
+            owned,
+            format!("{} has taken over {} and is starting it", node.name(), owned.agreed.name),
+        )),
         false => absent(node, id),
     };
     ServiceInput {
@@ -161,4 +164,51 @@ pub fn uncertified(node: &Node, lent: &LentLease) -> Option<Vec<String>> {
     let kept = lender::dossier::item(node, lent.id()).ok()??;
     node.voting.state()?.services.get(&kept.dossier.id)?;
     certificates::missing_at_entrance(node, &kept.dossier).ok().filter(|none| !none.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pumasi_route::table::TABLE_VERSION;
+    use pumasi_terms::ServiceName;
+
+    fn table(services: &[(&str, &[&str], bool)]) -> RouteTable {
+        let route = |hosts: &[&str], owner: bool| {
+            serde_json::from_value(serde_json::json!({
+                "hosts": hosts, "epoch": 1, "writes": "bound", "mode": "proxy", "home_only": [], "user_cookie": null, "home": [],
+                "leases": [], "home_weight": 0, "admission": {}, "position_generation": null,
+                "role": if owner { serde_json::json!("owner") } else { serde_json::json!({"front": {"owner": "city-b"}}) },
+                "absent": if owner { None } else { Some(serde_json::json!({"reason": "silent", "detail": "x", "retry_after_s": 1})) },
+            }))
+            .unwrap()
+        };
+        RouteTable {
+            version: TABLE_VERSION,
+            cloud: CloudName::parse("city-c").unwrap(),
+            boot_id: "boot".into(),
+            revision: 1,
+            services: services.iter().map(|(n, h, o)| (ServiceName::parse(*n).unwrap(), route(h, *o))).collect(),
+            leases: BTreeMap::new(),
+            peers: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn while_the_register_is_not_known_fronts_stay_as_they_were_and_take_nothing_from_this_clouds_own() {
+        let last = table(&[
+            ("old", &["old.example"], true),
+            ("guest", &["guest.example", "OWN.example"], false),
+            ("own", &["x.example"], false),
+        ]);
+        let mut now = table(&[("own", &["own.example"], true)]);
+        as_before(&mut now, Some(&last));
+        let told: Vec<_> =
+            now.services.iter().map(|(n, r)| (n.as_str(), r.hosts.join(" "), r.role.is_owner())).collect();
+        assert_eq!(told, [("guest", "guest.example".to_owned(), false), ("own", "own.example".to_owned(), true)]);
+        as_before(&mut now, None);
+        assert_eq!(now.services.len(), 2);
+        // For a gateway that knows of no absence.
+        assert!(without_absences(&mut now) && !without_absences(&mut now));
+        assert!(now.services.values().all(|r| r.absent.is_none()));
+    }
 }

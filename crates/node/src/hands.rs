@@ -277,7 +277,10 @@ async fn exchange(helper: &mut Helper, request: &Request, body: &[u8]) -> io::Re
     let mut before = [0; 8];
     line.read_exact(&mut before).await?;
     let (head_len, body_len) = lengths(&before)?;
-    let carries = matches!(request, Request::Look { .. } | Request::Base { .. } | Request::Pack | Request::Piece | Request::Missing);
+    let carries = matches!(
+        request,
+        Request::Look { .. } | Request::Base { .. } | Request::Pack | Request::Piece | Request::Missing
+    );
     // A list of what is missing is no longer than the manifest that it is about.
     let most = if *request == Request::Missing { body.len() } else { usize::MAX };
     if body_len > if carries { most } else { SMALL_BYTES_MAX } {

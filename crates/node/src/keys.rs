@@ -91,13 +91,18 @@ struct Word {
     keys: Keys,
 }
 
-type Guest = (u64, CustomerName, SecretName);
+/// A certificate for what is kept ready here, if its customer has put one at this cloud.
+#[derive(Debug)]
+struct Guest {
+    /// As many changes as the vault had, whose it is, its name.
+    from: (u64, CustomerName, SecretName),
+    pem: Option<Secret<String>>,
+}
 
 #[derive(Debug, Default)]
 pub struct Known {
     own: Locked<BTreeMap<ServiceId, (From, Arc<Own>)>>,
-    /// Certificates for what is kept ready here: as many changes as the vault had, the secret's name and customer.
-    guests: Locked<BTreeMap<ServiceId, (Guest, Option<Secret<String>>)>>,
+    guests: Locked<BTreeMap<ServiceId, Guest>>,
     word: Locked<Option<Word>>,
     /// Why it could not be told, said once.
     trouble: Locked<String>,
@@ -229,11 +234,11 @@ fn guests(node: &Node, own: &[Arc<ServiceRecord>]) -> Vec<(ServiceName, ServiceK
     let shown = kept.iter().filter_map(|(id, kept)| {
         let (dossier, tls) = (&kept.dossier, kept.dossier.service.spec.tls.as_ref()?);
         let from = (node.identity.vault.changes(), dossier.customer.clone(), tls.secret.clone());
-        if known.get(id).is_none_or(|(before, _)| before != &from) {
+        if known.get(id).is_none_or(|guest| guest.from != from) {
             let pem = node.identity.vault.get(&dossier.customer, &tls.secret).ok()?;
-            known.insert(id.clone(), (from, pem));
+            known.insert(id.clone(), Guest { from, pem });
         }
-        let pem = known.get(id)?.1.as_ref()?.expose().clone();
+        let pem = known.get(id)?.pem.as_ref()?.expose().clone();
         let tls = Some(Pair { hosts: dossier.service.spec.hosts.clone(), pem });
         Some((dossier.service.metadata.name.clone(), ServiceKeys { positions: Vec::new(), tls }))
     });

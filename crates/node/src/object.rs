@@ -6,8 +6,8 @@ use pumasi_api::message::CustomerGrant;
 use pumasi_ownership::state::Base;
 use pumasi_terms::service::Service;
 use pumasi_terms::{
-    BootMs, CloudName, CustomerName, DatasetName, Digest, Epoch, LeaseId, MoveId, PrincipalName, ServiceId, ServiceName, TokenId,
-    WallMs,
+    BootMs, CloudName, CustomerName, DatasetName, Digest, Epoch, LeaseId, MoveId, PrincipalName, ServiceId,
+    ServiceName, TokenId, WallMs,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -243,9 +243,10 @@ impl Divergence {
         let of = |(name, c): (&DatasetName, &pumasi_transfer::Compared)| {
             let files = c.files.iter().map(|d| ("files", d.added.count, d.changed.count, d.removed.count));
             let rows = c.tables.iter().map(|t| ("rows", t.added.count, t.changed.count, t.removed.count));
-            let (kind, [here, other, there]) = files.chain(rows).fold(("rows", [0u64; 3]), |(_, sum), (kind, a, b, c)| {
-                (kind, [sum[0].saturating_add(a), sum[1].saturating_add(b), sum[2].saturating_add(c)])
-            });
+            let (kind, [here, other, there]) =
+                files.chain(rows).fold(("rows", [0u64; 3]), |(_, sum), (kind, a, b, c)| {
+                    (kind, [sum[0].saturating_add(a), sum[1].saturating_add(b), sum[2].saturating_add(c)])
+                });
             let told = format!("{name}: {here} {kind} here only, {other} differ, {there} in the surviving data only");
             [told].into_iter().chain(c.remarks.iter().cloned()).collect::<Vec<_>>().join("; ")
         };

@@ -7,8 +7,8 @@ use crate::node::Note;
 use crate::object::{CLOUD, CloudRecord, ONLY};
 use crate::supervise::Task;
 use crate::{
-    Node, api, borrower, bundles, clock, disk, diverged, fleet, former, gateway, home, lendable, lender, moves, pact, peers,
-    quarantine, routes, sensing, supervise, takeover, tenancy, trouble, voting, world,
+    Node, api, borrower, bundles, clock, disk, diverged, fleet, former, gateway, home, lendable, lender, moves, pact,
+    peers, quarantine, routes, sensing, supervise, takeover, tenancy, trouble, voting, world,
 };
 use axum::Router;
 use pumasi_api::Door;

@@ -35,7 +35,8 @@ pub fn absence(state: &State, service: &ServiceId) -> Option<Absence> {
     let is_lost = state.clouds.get(&owned.owner).is_some_and(|c| matches!(c.standing, Standing::Lost { .. }));
     match owned.phase {
         Phase::Yielded => {
-            let text = format!("its owner {} has stopped writing for it, and no other cloud has taken it yet", owned.owner);
+            let text =
+                format!("its owner {} has stopped writing for it, and no other cloud has taken it yet", owned.owner);
             of(Why::Yielded, None, text)
         }
         _ if !is_lost => None,

@@ -29,7 +29,8 @@ fn what_waits_says_its_class_its_place_and_what_it_waits_for() {
     let mut register = four();
     assert!((1..=4).all(|n| absence(&register.state, &service(n)).is_none()), "its owner is alive");
     assert!(absence(&register.state, &service(9)).is_none(), "it is not known");
-    let lost = register.lost("a", &["b", "c"], vec![taken(1, 1, "b", 1, 1), waits(4, 1, 1), waits(2, 1, 2), waits(3, 1, 3)]);
+    let lost =
+        register.lost("a", &["b", "c"], vec![taken(1, 1, "b", 1, 1), waits(4, 1, 1), waits(2, 1, 2), waits(3, 1, 3)]);
     register.does("b", Command::Lost(Box::new(lost)));
     assert_eq!(register.owner(1), ("b".into(), 2));
     assert!(absence(&register.state, &service(1)).is_none(), "b answers for it");

@@ -5,8 +5,8 @@ use crate::failure::Failure;
 use crate::output::{Cell, Table, Tone};
 use crate::units::{age, bytes, cpu, duration_ms, duration_us, money, resources, short_id};
 use pumasi_api::message::{
-    CustomerView, DivergenceView, Event, InstanceView, LeaseView, LendingState, MemberStatus, RetiredView, ServiceView, StandbyView,
-    TokenView,
+    CustomerView, DivergenceView, Event, InstanceView, LeaseView, LendingState, MemberStatus, RetiredView, ServiceView,
+    StandbyView, TokenView,
 };
 use pumasi_terms::offer::Offer;
 use pumasi_terms::{Money, WallMs};
@@ -180,9 +180,7 @@ pub fn table(kind: Kind, items: &[Value], now: WallMs) -> Result<Table, Failure>
         Kind::Tokens => (&["ID", "NAME", "ROLE", "CUSTOMER", "AGE", "EXPIRES"], token),
         Kind::Customers => (&["NAME", "SERVICES", "AT MOST", "HOSTS", "USES", "MAY USE", "TOKENS"], customer),
         Kind::Retired => (&["ID", "NAME", "CUSTOMER", "DELETED", "ERASED IN"], retired),
-        Kind::Divergences => {
-            (&["SERVICE", "EPOCH", "CUSTOMER", "SET ASIDE", "SIZE", "ONLY HERE", "WHAT"], divergence)
-        }
+        Kind::Divergences => (&["SERVICE", "EPOCH", "CUSTOMER", "SET ASIDE", "SIZE", "ONLY HERE", "WHAT"], divergence),
     };
     let mut table = Table::new(head);
     for item in items {

@@ -6,7 +6,8 @@
 
 use crate::share;
 use crate::table::{
-    Absent, Admission, HomeBackend, LeaseBackend, LeaseRoute, PeerLink, Role, RouteTable, ServiceRoute, TABLE_VERSION, Writes,
+    Absent, Admission, HomeBackend, LeaseBackend, LeaseRoute, PeerLink, Role, RouteTable, ServiceRoute, TABLE_VERSION,
+    Writes,
 };
 use pumasi_lease::LentLease;
 use pumasi_terms::service::Service;
@@ -132,7 +133,8 @@ fn admit_guests(table: &mut RouteTable, input: &RouteInput) -> Vec<String> {
     for guest in &input.guests {
         let (name, owner) = (&guest.service.metadata.name, owner_of(&guest.role));
         if table.services.contains_key(name) {
-            dropped.push(format!("users of {name} of {owner} cannot come in here: this cloud has a service of that name"));
+            dropped
+                .push(format!("users of {name} of {owner} cannot come in here: this cloud has a service of that name"));
             continue;
         }
         let mut route = service_route(guest, input);

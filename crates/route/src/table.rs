@@ -116,6 +116,16 @@ pub struct Absent {
     pub retry_after_s: u32,
 }
 
+impl Absent {
+    /// The owner is not heard, and may answer all the same: its daemon alone may be down.
+    pub const SILENT: &'static str = "silent";
+
+    /// Whether who only reads may try the owner.
+    pub fn may_read(&self) -> bool {
+        self.reason == Self::SILENT
+    }
+}
+
 /// What the right to write rests on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

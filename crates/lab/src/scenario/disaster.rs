@@ -471,7 +471,11 @@ impl Stage {
             let archive = self.cluster.client(LOST)?.bytes(&path).await?;
             let has = |text: &&String| archive.windows(text.len()).any(|w| w == text.as_bytes());
             there += lost.iter().filter(has).count();
-            self.story.tell(LOST, "divergence", format!("{name}, epoch {epoch}: {} bytes; {}", archive.len(), one["summary"]));
+            self.story.tell(
+                LOST,
+                "divergence",
+                format!("{name}, epoch {epoch}: {} bytes; {}", archive.len(), one["summary"]),
+            );
             let epoch = epoch.to_string();
             let asked = ["divergence", "discard", name, "--epoch", &epoch, "--why", "downloaded"];
             self.cluster.operate(LOST, &asked, None).await?;
@@ -484,7 +488,10 @@ impl Stage {
         let what = format!("{name}: every acknowledged write that is lost is in a divergence ({times})");
         report.promise(holds(&what, there == lost.len(), format!("{there} of {}", lost.len())));
         let left = self.divergences(name).await?.len();
-        report.promise(Promise::none(&format!("{name}: divergences left after they were discarded ({times})"), left as u64));
+        report.promise(Promise::none(
+            &format!("{name}: divergences left after they were discarded ({times})"),
+            left as u64,
+        ));
         Ok(())
     }
 

@@ -30,10 +30,7 @@ fn view(found: &Divergence) -> DivergenceView {
     }
 }
 
-pub async fn list(
-    State(node): State<Arc<Node>>,
-    Extension(who): Extension<Principal>,
-) -> Answer<List<DivergenceView>> {
+pub async fn list(State(node): State<Arc<Node>>, Extension(who): Extension<Principal>) -> Answer<List<DivergenceView>> {
     let (all, estate) = (diverged::all(&node)?, Estate::of(&node, &who)?);
     let items = all.iter().filter(|d| estate.owned_by(&d.customer)).map(|d| view(d)).collect();
     Ok(axum::Json(List { revision: node.store.revision(), items }))

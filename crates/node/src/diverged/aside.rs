@@ -7,10 +7,11 @@ use super::{DIR, dir_of, erasing, key};
 use crate::hands::{Hand, MEMORY_BYTES_MAX, Place, Trouble};
 use crate::home::data_dir;
 use crate::node::Note;
-use crate::object::{DIVERGENCE, Divergence, SERVICE, ServiceRecord};
+use crate::object::{DIVERGENCE, Divergence, MOVE, SERVICE, ServiceRecord};
 use crate::{Node, clock, register, tenancy, world};
 use pumasi_api::Problem;
 use pumasi_engine::{HelperSpec, Room};
+use pumasi_journey::moving::Move;
 use pumasi_ownership::Owned;
 use pumasi_ownership::state::{Base, Phase};
 use pumasi_store::Expect;
@@ -29,7 +30,8 @@ pub(super) async fn look(node: &Node, service: &ServiceRecord) -> Result<(), Pro
         && is_still(node, service)
         && let sets = with_content(node, service)
         && !sets.is_empty()
-        && !was_handed_on(node, service).await?
+        && !register::is_handed_on(node, &service.id, service.epoch)?
+        && !is_moving(node, service)?
     {
         // What it began from is told with its first word of how far it is.
         let next = owned.epoch == service.epoch.next();
@@ -61,9 +63,9 @@ fn with_content<'a>(node: &Node, service: &'a ServiceRecord) -> Vec<&'a Dataset>
     service.document.spec.datasets.iter().filter(has_any).collect()
 }
 
-async fn was_handed_on(node: &Node, service: &ServiceRecord) -> Result<bool, Problem> {
-    let (id, epoch) = (service.id.clone(), service.epoch);
-    node.transact(move |tx| register::was_handed_on(tx, &id, epoch)).await
+/// Its owner's word that ends this ownership may still be under way.
+fn is_moving(node: &Node, service: &ServiceRecord) -> Result<bool, Problem> {
+    Ok(node.item::<Move>(MOVE, service.name().as_str())?.is_some_and(|m| m.id == service.id && m.is_open()))
 }
 
 async fn set_aside(
@@ -79,7 +81,8 @@ async fn set_aside(
     }
     let dir = tenancy::service_dir(node, service);
     let epoch = service.epoch;
-    let to = if same { dir.join("before").join(format!("epoch-{epoch}")) } else { dir_of(node, service.place(), epoch) };
+    let to =
+        if same { dir.join("before").join(format!("epoch-{epoch}")) } else { dir_of(node, service.place(), epoch) };
     {
         let _promotion = node.moves.files.lock().await;
         let now = node.item::<ServiceRecord>(SERVICE, service.name().as_str())?;

@@ -83,8 +83,9 @@ fn command(node: &Node, service: &ServiceRecord, open: &[Arc<Journey>], state: &
         (Some(owned), Some(agreed)) if owned.agreed != agreed => {
             Some(Command::Protect { service: id, epoch, agreed: Box::new(agreed) })
         }
-        (Some(owned), _) => progress(node, service, owned)
-            .map(|how| Command::Serving { items: vec![Progress { service: id, epoch, how, base: service.base.clone() }] }),
+        (Some(owned), _) => progress(node, service, owned).map(|how| Command::Serving {
+            items: vec![Progress { service: id, epoch, how, base: service.base.clone() }],
+        }),
         (None, None) => None,
     }
 }

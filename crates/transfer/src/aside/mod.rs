@@ -108,7 +108,9 @@ impl Aside {
     fn files(&self, aside: &std::path::Path, beside: &std::path::Path) -> Result<Compared, Refusal> {
         let limits = ScanLimits::of_dataset(self.place.bytes_max.max(1 << 40));
         let tree = |dir: &std::path::Path| match dir.symlink_metadata() {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => crate::tree::TreeManifest::new(Vec::new()).map_err(failed),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                crate::tree::TreeManifest::new(Vec::new()).map_err(failed)
+            }
             _ => scan(dir, &mut ChunkCache::default(), limits)
                 .map_err(|e| Refusal::new(if e.is_denied() { Why::Denied } else { Why::Failed }, e)),
         };
@@ -125,7 +127,8 @@ impl Aside {
     /// Its next piece. The last one says so.
     pub fn piece(&mut self) -> Answer {
         let archive = self.archive.as_mut();
-        let archive = archive.ok_or_else(|| Refusal::new(Why::Unasked, "an archive is begun before its pieces are asked for"))?;
+        let archive =
+            archive.ok_or_else(|| Refusal::new(Why::Unasked, "an archive is begun before its pieces are asked for"))?;
         let (bytes, last) = archive.piece(PIECE_BYTES).map_err(failed)?;
         Ok((Reply::Piece { last }, bytes))
     }

@@ -34,7 +34,9 @@ pub(super) fn compare(aside: &Path, beside: &Path) -> Result<Compared, String> {
     let mode: String = db.query_row("PRAGMA theirs.journal_mode", [], |r| r.get(0)).map_err(failed)?;
     let size = beside.metadata().map_or(0, |m| m.len());
     if !mode.eq_ignore_ascii_case("wal") && size > HELD_BYTES_MAX {
-        return Err(format!("it has {size} bytes in journal mode {mode}, and its application could not write meanwhile"));
+        return Err(format!(
+            "it has {size} bytes in journal mode {mode}, and its application could not write meanwhile"
+        ));
     }
     let begun = Instant::now();
     db.progress_handler(STEPS, Some(move || begun.elapsed() > Duration::from_millis(WORK_MS_MAX))).map_err(failed)?;
@@ -214,10 +216,14 @@ mod tests {
         .unwrap();
         made(&b, "INSERT INTO notes VALUES (6,'later'); CREATE TABLE later(x); INSERT INTO later VALUES (1);");
         let found = compare(&a, &b).unwrap();
-        let of = |name: &str| found.tables.iter().find(|t| t.table == name).unwrap_or_else(|| panic!("{name}: {found:?}"));
+        let of =
+            |name: &str| found.tables.iter().find(|t| t.table == name).unwrap_or_else(|| panic!("{name}: {found:?}"));
         let notes = of("notes");
         assert_eq!((notes.added.count, &notes.added.first[..]), (2, &["4".to_owned(), "5".to_owned()][..]));
-        assert_eq!((&notes.changed.first[..], &notes.removed.first[..]), (&["2".to_owned()][..], &["6".to_owned()][..]));
+        assert_eq!(
+            (&notes.changed.first[..], &notes.removed.first[..]),
+            (&["2".to_owned()][..], &["6".to_owned()][..])
+        );
         assert_eq!(of("pairs").changed.first, ["k, 2"]);
         assert_eq!(of("mine").added.first, ["a\\nb"]);
         assert_eq!(of("later").removed.count, 1);

@@ -43,7 +43,8 @@ pub struct Archive {
 /// One whole entry, of bytes that are at hand.
 pub fn entry(name: &str, content: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    let head = Head { name: name.as_bytes(), mode: 0o644, size: content.len() as u64, modified_s: 0, kind: b'0', link: b"" };
+    let head =
+        Head { name: name.as_bytes(), mode: 0o644, size: content.len() as u64, modified_s: 0, kind: b'0', link: b"" };
     head.put(&mut out);
     out.extend_from_slice(content);
     pad(&mut out, content.len() as u64);
@@ -255,7 +256,8 @@ impl Archive {
                 }
                 let size = meta.len();
                 let mode = stat.st_mode & 0o777;
-                let head = Head { name: shown.as_bytes(), mode, size, modified_s: seconds(&stat), kind: b'0', link: b"" };
+                let head =
+                    Head { name: shown.as_bytes(), mode, size, modified_s: seconds(&stat), kind: b'0', link: b"" };
                 head.put(&mut self.ready);
                 self.file = Some((Some(file), size, below.to_owned()));
             }
@@ -270,14 +272,17 @@ impl Archive {
         let take = usize::try_from(left).unwrap_or(usize::MAX).min(most);
         let end = self.ready.len() + take;
         let read = match file {
-            Some(mut file) => (&mut file).take(take as u64).read_to_end(&mut self.ready).map(|n| (n == take).then_some(file)),
+            Some(mut file) => {
+                (&mut file).take(take as u64).read_to_end(&mut self.ready).map(|n| (n == take).then_some(file))
+            }
             None => Ok(None),
         };
         let file = match read {
             Ok(Some(file)) => Some(file),
             Ok(None) | Err(_) if self.ready.len() == end => None,
             read => {
-                let why = read.err().map_or_else(|| "it became shorter while it was read".to_owned(), |e| e.to_string());
+                let why =
+                    read.err().map_or_else(|| "it became shorter while it was read".to_owned(), |e| e.to_string());
                 self.leave_out(&below, &format!("its end, which is zeros here: {why}"));
                 None
             }
@@ -356,8 +361,11 @@ mod tests {
         fs::create_dir(set.join("empty")).unwrap();
         let bytes: Vec<u8> = (0..300_000u32).map(|n| (n % 251) as u8).collect();
         let odd = OsString::from_vec(b"not \xff text".to_vec());
-        let names: Vec<OsString> =
-            ["plain", "with\nnewline", "\u{d488}\u{c557}\u{c774} \u{1f33e}", "block"].iter().map(|s| (*s).into()).chain([odd]).collect();
+        let names: Vec<OsString> = ["plain", "with\nnewline", "\u{d488}\u{c557}\u{c774} \u{1f33e}", "block"]
+            .iter()
+            .map(|s| (*s).into())
+            .chain([odd])
+            .collect();
         for (n, name) in names.iter().enumerate() {
             fs::write(set.join(name), &bytes[..[0, 1, 511, 512, 300_000][n]]).unwrap();
         }
@@ -379,7 +387,10 @@ mod tests {
         assert_eq!(fs::read_link(there.join("long link")).unwrap(), Path::new(&"x".repeat(150)));
         assert!(there.join("empty").is_dir());
         let told = fs::read_to_string(out.path().join("out").join(LEFT_OUT)).unwrap();
-        assert!(told.starts_with("2 not in this archive") && told.contains("socket") && told.contains("gone"), "{told}");
+        assert!(
+            told.starts_with("2 not in this archive") && told.contains("socket") && told.contains("gone"),
+            "{told}"
+        );
     }
 
     #[test]

@@ -19,8 +19,8 @@ pub use batch::{BATCH_BYTES_MAX, BatchError, PageBatch};
 pub use load::{SqliteCopy, SqliteHome};
 pub use promote::{adopt, is_promoted, promote};
 pub use replica::{Applied, ReplicaError, ReplicaOptions, SqliteReplica};
-pub(crate) use source::{read_only, real_path};
 pub use source::{Delta, Polled, Snapshot, SourceError, SourceOptions, SourceStats, SqliteSource};
+pub(crate) use source::{read_only, real_path};
 
 /// The page that SQLite keeps for its locks (at 1 GiB) is never read or written.
 pub(crate) fn is_lock_page(pgno: u32, page_size: u32) -> bool {

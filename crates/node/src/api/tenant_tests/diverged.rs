@@ -35,8 +35,7 @@ async fn a_divergence_is_its_customers_to_see_download_and_discard() {
     let rig = Rig::new().await;
     rig.victim().await;
     let aside = rig.diverged().await;
-    let (archive, discard) =
-        ("/v1/services/victim/divergences/3/archive", "/v1/services/victim/divergences/3/discard");
+    let (archive, discard) = ("/v1/services/victim/divergences/3/archive", "/v1/services/victim/divergences/3/discard");
     for eve in ["eve", "eve-viewer"] {
         let (status, text) = rig.get(eve, "/v1/divergences").await;
         assert!(status == 200 && !text.contains("victim"), "{eve}: {text}");
@@ -52,7 +51,11 @@ async fn a_divergence_is_its_customers_to_see_download_and_discard() {
         assert_eq!(status, 200, "{who}: {text}");
         let list: Value = serde_json::from_str(&text).unwrap();
         let told = &list["items"][0];
-        assert_eq!((&told["service"], &told["epoch"], &told["only_here"]), (&"victim".into(), &3.into(), &4.into()), "{told}");
+        assert_eq!(
+            (&told["service"], &told["epoch"], &told["only_here"]),
+            (&"victim".into(), &3.into(), &4.into()),
+            "{told}"
+        );
         let files = &told["datasets"]["notes"]["files"];
         assert_eq!((&files["added"]["count"], &files["changed"]["first"][0]), (&3.into(), &"other".into()), "{told}");
         assert_eq!(files["removed"]["first"], json!(["later"]));
