@@ -134,3 +134,18 @@ async fn a_database_that_is_garbled_is_told_and_given_out_as_a_file() {
     let (status, tar) = rig.get("acme", "/v1/services/victim/divergences/3/archive").await;
     assert!(status == 200 && tar.contains("no database diverged"), "{tar}");
 }
+
+#[tokio::test]
+async fn one_whose_record_cannot_be_read_stays_where_it_is() {
+    let rig = Rig::new().await;
+    rig.victim().await;
+    let aside = rig.diverged().await;
+    let key = diverged::key(&rig.record("victim").unwrap().id, pumasi_terms::Epoch(3));
+    let garbled = json!({"version": 99});
+    rig.node.transact(move |tx| Ok(tx.put(DIVERGENCE, &key, &garbled, Expect::Any).map(|_| ())?)).await.unwrap();
+    diverged::look(&rig.node).await.unwrap();
+    let discarded =
+        rig.ask("acme", "POST", "/v1/services/victim/divergences/3/discard", json!({"why": "it is old"})).await;
+    assert_eq!(discarded.0, 404, "{discarded:?}");
+    assert!(aside.join("same").exists() && !rig.get("acme", "/v1/divergences").await.1.contains("victim"));
+}
