@@ -166,6 +166,7 @@ fn table(cloud: CloudName, backend: SocketAddr, admission: Admission) -> anyhow:
         epoch: Epoch(1),
         writes: Writes::Unbound,
         role: Role::Owner,
+        absent: None,
         entrances: Default::default(),
         mode: RouteMode::Proxy,
         home_only: Vec::new(),

@@ -353,6 +353,29 @@ impl Client {
         Ok(self.call("GET", path, None).await?.1)
     }
 
+    /// The bytes of an answer as they come, however many: each piece is given to `each`. One that breaks off is an error.
+    pub async fn stream(
+        &self,
+        path: &str,
+        mut each: impl FnMut(&[u8]) -> std::io::Result<()>,
+    ) -> Result<(), CallError> {
+        let Request { url, request } = self.request("GET", path, None)?;
+        let lost = |problem: String| CallError::Unreachable { url: url.clone(), problem };
+        let Transport::Http(http) = &self.transport else {
+            return Err(garbled(&url, "this transport streams nothing".into()));
+        };
+        let request = reqwest::Request::try_from(request).map_err(|e| garbled(&url, sources(&e)))?;
+        let mut answer = http.execute(request).await.map_err(|e| lost(sources(&e)))?;
+        if !answer.status().is_success() {
+            let (status, body) = (answer.status(), answer.bytes().await.map_err(|e| lost(sources(&e)))?);
+            return Err(refusal(&url, status, &body));
+        }
+        while let Some(piece) = answer.chunk().await.map_err(|e| lost(sources(&e)))? {
+            each(&piece).map_err(|e| lost(format!("writing what came: {e}")))?;
+        }
+        Ok(())
+    }
+
     /// The text of an answer, as `/metrics` or logs.
     pub async fn text(&self, path: &str) -> Result<String, CallError> {
         let (_, body) = self.call("GET", path, None).await?;

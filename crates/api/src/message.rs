@@ -280,6 +280,26 @@ pub struct RetiredView {
     pub bytes: Option<u64>,
 }
 
+/// `GET /v1/divergences`: what a service wrote here before this cloud was found lost, and others did not go on with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct DivergenceView {
+    pub service: ServiceName,
+    pub id: ServiceId,
+    pub customer: CustomerName,
+    /// Under which it was written.
+    pub epoch: Epoch,
+    pub set_aside_at: WallMs,
+    pub bytes: u64,
+    pub files: u64,
+    /// Files and rows of which something stands here only; none: they were not compared yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only_here: Option<u64>,
+    pub summary: String,
+    /// By dataset: what was added, changed or removed, the first of each by name or key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datasets: Option<serde_json::Value>,
+}
+
 /// `GET /v1/traffic`: one service.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default)]

@@ -28,6 +28,14 @@ function row(s) {
   };
 }
 
+/** What services wrote here before this cloud was found lost: nothing is wrong, somebody should look at it. */
+function divergence(d) {
+  return {
+    key: `${d.id}-${d.epoch}`,
+    cells: [d.service, d.epoch, f.day(d.set_aside_at), f.bytes(d.bytes), d.only_here ?? "–", d.summary, h("code", {}, `pumasi divergence download ${d.service} --epoch ${d.epoch}`)],
+  };
+}
+
 export function continuity() {
   const here = state.cloud?.name;
   const own = state.continuity.filter((s) => s.owner === here);
@@ -41,5 +49,7 @@ export function continuity() {
       own.length ? table("Kept ready elsewhere", columns, own.map(row)) : empty("No service yet", "A service says in its manifest where it must be able to live on: continuity.clouds.")),
     h("section.sheet", { "aria-label": "Kept ready here" }, h("div.sub", {}, h("h2", {}, "Kept ready here")),
       others.length ? table("Kept ready here", columns, others.map(row)) : empty("Nothing is kept ready here", "No service of another cloud asks for it.")),
-  ];
+    state.divergences.length > 0 && h("section.sheet", { "aria-label": "Kept from before a loss" }, h("div.sub", {}, h("h2", {}, "Kept from before a loss")),
+      table("Kept from before a loss", ["Service", ">Epoch", "Since", ">Size", ">Here only", "What", "Get it"], state.divergences.map(divergence))),
+  ].filter(Boolean);
 }

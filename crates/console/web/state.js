@@ -16,6 +16,7 @@ export const state = {
   plans: [],
   leases: [],
   continuity: [],
+  divergences: [],
   instances: [],
   events: [],
   /** By service: the last two minutes, one sample a second, null where nothing was known. */
@@ -62,8 +63,8 @@ async function refresh(all) {
   busy = true;
   try {
     const now = new Set(["traffic", "events"]);
-    if (all) ["cloud", "services", "journeys", "plans", "leases", "continuity", "instances"].forEach((l) => now.add(l));
-    if (tick % SLOW_EVERY === 0) ["cloud", "leases", "continuity", "services", "instances"].forEach((l) => now.add(l));
+    if (all) ["cloud", "services", "journeys", "plans", "leases", "continuity", "divergences", "instances"].forEach((l) => now.add(l));
+    if (tick % SLOW_EVERY === 0) ["cloud", "leases", "continuity", "divergences", "services", "instances"].forEach((l) => now.add(l));
     dirty.forEach((l) => now.add(l));
     dirty.clear();
     await Promise.all([...now].map(load));

@@ -4,6 +4,7 @@ use crate::body::AnswerBody;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
+use pumasi_route::table::Absent;
 
 /// `unknown`: an unsafe request was handed over, and whether it took effect is not known.
 pub const OUTCOME: HeaderName = HeaderName::from_static("pumasi-outcome");
@@ -30,6 +31,9 @@ pub const ENTRANCE: HeaderName = HeaderName::from_static("pumasi-entrance");
 /// Between gateways: who owns the service, and at which epoch, as far as is known where it was asked for in vain.
 pub const MOVED: HeaderName = HeaderName::from_static("pumasi-moved");
 
+/// To users: why nobody serves the service now, as a word ([`Absent::reason`](pumasi_route::table::Absent)).
+pub const ABSENT: HeaderName = HeaderName::from_static("pumasi-absent");
+
 /// Every field of ours begins so; nobody else's may.
 pub const PREFIX: &str = "pumasi-";
 
@@ -46,6 +50,24 @@ pub fn problem(status: StatusCode, reason: &'static str, detail: &str) -> Respon
 pub fn unavailable(reason: &'static str, detail: &str) -> Response<AnswerBody> {
     let mut answer = problem(StatusCode::SERVICE_UNAVAILABLE, reason, detail);
     answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    answer
+}
+
+/// Nobody answers for the service now: which class it has, its place, what it waits for.
+pub fn absent(why: &Absent) -> Response<AnswerBody> {
+    let mut body = serde_json::json!({ "status": 503, "reason": why.reason, "detail": why.detail });
+    if let Some(fields) = body.as_object_mut() {
+        fields.extend(why.class.map(|class| ("class".to_owned(), serde_json::json!(class))));
+        fields.extend(why.place.map(|place| ("place".to_owned(), place.into())));
+        fields.extend(why.of.map(|of| ("of".to_owned(), of.into())));
+    }
+    let mut answer = unavailable("absent", &why.detail);
+    *answer.body_mut() = AnswerBody::full(Bytes::from(body.to_string()));
+    let fields = answer.headers_mut();
+    fields.insert(RETRY_AFTER, HeaderValue::from(why.retry_after_s.max(1)));
+    if let Ok(word) = HeaderValue::from_str(&why.reason) {
+        fields.insert(ABSENT, word);
+    }
     answer
 }
 

@@ -18,9 +18,19 @@ use crate::table::Service;
 use http::header::VIA;
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use pumasi_route::table::Role;
+use pumasi_route::table::{Absent, Role};
 use pumasi_terms::{CloudName, Epoch, ServiceName};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How often one that waits for the owner's answer looks whether the owner is still there.
+const LOOK_MS: u64 = 250;
+/// Whoever only reads waits so long for an owner that is not heard: the user tries the next entrance then.
+const TRY_MS_MAX: u64 = 300;
+/// Longer than this nobody waits for an owner that is silent.
+const SILENT_MS_MAX: u64 = 1_000;
+/// A former owner ends what it has begun within this.
+const ENDS_MS_MAX: u64 = 30_000;
 
 /// A user's request, to the owner.
 pub async fn send(
@@ -49,7 +59,69 @@ pub async fn send(
         still_ours: &|| false,
         link: from.link,
     };
-    forward::forward(worker, task, request).await.answer
+    // Boxed: both are large, and few requests come this way.
+    let mut forwarded = Box::pin(forward::forward(worker, task, request));
+    tokio::select! {
+        biased;
+        done = &mut forwarded => done.answer,
+        () = given_up(worker, service) => {
+            service.admission.count_error();
+            no_answer(service, writes)
+        }
+    }
+}
+
+/// From an owner that is not heard: its gateway may be well, and answers at once then.
+pub async fn try_to_read(
+    worker: &Arc<Worker>,
+    service: &Service,
+    why: &Absent,
+    from: From<'_>,
+    request: Request<Incoming>,
+) -> Response<AnswerBody> {
+    let asked = send(worker, service, from, false, request);
+    match tokio::time::timeout(Duration::from_millis(TRY_MS_MAX), asked).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            service.admission.count_error();
+            answer::absent(why)
+        }
+    }
+}
+
+/// Returns when nobody waits for the owner any more: for a moment after it was called silent or lost, and for as long as instances drain
+/// after the service moved, since the former owner ends what it has begun.
+async fn given_up(worker: &Worker, service: &Service) {
+    let (mut absent_ms, mut moved_ms) = (0u64, 0u64);
+    loop {
+        tokio::time::sleep(Duration::from_millis(LOOK_MS)).await;
+        let live = worker.gateway.tables.live();
+        let now = live.services.get(&service.name).map(|s| &s.route);
+        let is_absent = now.is_none_or(|r| r.absent.is_some());
+        let is_same = now.is_some_and(|r| r.role == service.route.role && r.epoch == service.route.epoch);
+        // Also where another cloud has taken it from an owner that was silent.
+        absent_ms = if is_absent || (absent_ms > 0 && !is_same) { absent_ms + LOOK_MS } else { 0 };
+        moved_ms = if is_same { 0 } else { moved_ms + LOOK_MS };
+        if absent_ms >= SILENT_MS_MAX || moved_ms >= ENDS_MS_MAX {
+            return;
+        }
+    }
+}
+
+/// Its connection is given up with it.
+fn no_answer(service: &Service, writes: bool) -> Response<AnswerBody> {
+    let owner = match &service.route.role {
+        Role::Front { owner } => owner.as_str(),
+        Role::Owner => "this cloud",
+    };
+    let detail = format!("{owner}, which owned the service, does not answer any more");
+    match writes {
+        true => {
+            let detail = format!("{detail}; whether the request took effect is not known");
+            answer::unknown_outcome(StatusCode::GATEWAY_TIMEOUT, &detail)
+        }
+        false => answer::unavailable("silent", &detail),
+    }
 }
 
 /// A request that came in at another cloud, at the owner.

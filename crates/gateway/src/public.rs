@@ -345,7 +345,17 @@ pub async fn serve_service(
         let answer = match from.via {
             Via::Alias | Via::Entrance => entrance::moved(worker, service),
             // Boxed, so that the usual way stays small.
-            Via::Users => Box::pin(entrance::send(worker, service, from, writes, request)).await,
+            Via::Users => match &service.route.absent {
+                Some(why) if why.may_read() && !writes => {
+                    Box::pin(entrance::try_to_read(worker, service, why, from, request)).await
+                }
+                Some(why) => {
+                    service.admission.arrived(writes);
+                    service.admission.count_error();
+                    answer::absent(why)
+                }
+                None => Box::pin(entrance::send(worker, service, from, writes, request)).await,
+            },
         };
         return (answer, None);
     }

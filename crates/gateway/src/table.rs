@@ -379,6 +379,9 @@ fn front_spec(owner: &CloudName, epoch: Epoch) -> BackendSpec {
 }
 
 fn specs(route: &ServiceRoute) -> Vec<BackendSpec> {
+    if route.absent.as_ref().is_some_and(|why| !why.may_read()) {
+        return Vec::new();
+    }
     if let Role::Front { owner } = &route.role {
         return vec![front_spec(owner, route.epoch)];
     }

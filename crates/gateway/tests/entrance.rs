@@ -562,3 +562,83 @@ async fn a_service_moves_to_and_fro_and_each_write_is_executed_once() {
         done.len()
     );
 }
+
+fn waits() -> Absent {
+    Absent {
+        reason: "waiting".into(),
+        class: Some(pumasi_terms::service::RecoveryClass::Deferred),
+        place: Some(4),
+        of: Some(6),
+        detail: "nobody serves shop now: class deferred, place 4 of 6, waits for 2 CPU".into(),
+        retry_after_s: 10,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nobody_owns_it_users_are_told_at_once_why_and_what_it_waits_for() {
+    let mut moved = Moved::start().await;
+    moved.front(|route| route.absent = Some(waits())).await;
+    let mut c = moved.a.gateway.connect().await;
+    for answer in [c.get("/").await, c.post("/", "x").await] {
+        assert_eq!((answer.status, answer.field("retry-after")), (503, Some("10")), "{answer:?}");
+        assert_eq!(answer.field("pumasi-absent"), Some("waiting"));
+        let body: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+        assert_eq!((&body["reason"], &body["class"]), (&"waiting".into(), &"deferred".into()));
+        assert_eq!((&body["place"], &body["of"]), (&4.into(), &6.into()));
+        assert!(body["detail"].as_str().unwrap().contains("place 4 of 6"), "{body}");
+    }
+    assert_eq!(moved.new.seen(), 0);
+    // It found an owner.
+    moved.front(|_| {}).await;
+    assert_eq!(c.post("/", "x").await.backend(), "new");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_an_owner_that_is_not_heard_its_gateway_may_still_answer_who_only_reads() {
+    let mut moved = Moved::start().await;
+    let silent = || Some(Absent { reason: Absent::SILENT.into(), ..waits() });
+    moved.front(|route| route.absent = silent()).await;
+    let mut c = moved.a.gateway.connect().await;
+    assert_eq!(c.get("/").await.backend(), "new");
+    let write = c.post("/", "x").await;
+    assert_eq!(
+        (write.status, write.field("pumasi-absent"), write.field("pumasi-outcome")),
+        (503, Some("silent"), None)
+    );
+    // It does not answer: the next entrance is tried soon.
+    let dead = Backend::start("dead", Conduct::Hang).await;
+    let a = CloudName::parse("city-a").unwrap();
+    moved.own(|route| *route = ServiceRoute { entrances: [a].into(), ..owner(dead.address, 2, &[]) }).await;
+    let begun = Instant::now();
+    let read = c.get("/").await;
+    assert_eq!((read.status, read.field("pumasi-absent")), (503, Some("silent")), "{read:?}");
+    assert!(begun.elapsed() < Duration::from_secs(5) && moved.new.seen() == 1, "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_for_long_for_an_owner_that_does_not_answer_any_more() {
+    let mut moved = Moved::start().await;
+    let dead = Backend::start("dead", Conduct::Hang).await;
+    moved.own(|route| *route = owner(dead.address, 2, &[])).await;
+    moved
+        .own(|route| {
+            let a = CloudName::parse("city-a").unwrap();
+            *route = ServiceRoute { entrances: [a].into(), ..owner(dead.address, 2, &[]) };
+        })
+        .await;
+    let address = moved.a.gateway.address;
+    let ask = |line: &'static str| {
+        tokio::spawn(async move {
+            let mut c = Connection::open(address).await;
+            if line == "GET" { c.get("/").await } else { c.post("/", "x").await }
+        })
+    };
+    let (reads, writes) = (ask("GET"), ask("POST"));
+    until("both are under way", || async { dead.seen() == 2 }).await;
+    moved.front(|route| route.absent = Some(Absent { reason: "silent".into(), ..waits() })).await;
+    let begun = Instant::now();
+    let (reads, writes) = (reads.await.unwrap(), writes.await.unwrap());
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert_eq!((reads.status, reads.field("pumasi-outcome")), (503, None), "{reads:?}");
+    assert_eq!((writes.status, writes.field("pumasi-outcome")), (504, Some("unknown")), "{writes:?}");
+}

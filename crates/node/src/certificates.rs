@@ -22,16 +22,29 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(3);
 pub fn missing(node: &Node, lent: &LentLease) -> Result<Vec<String>, Problem> {
     let Some(dossier) = lender::dossier::of(node, lent.id())? else { return Ok(lent.lease.hosts.clone()) };
     let own = own_pem(node, lent, &dossier)?;
+    Ok(without(node, &dossier, own.as_ref()))
+}
+
+/// The same for an entrance, which opens no package: what came sealed is for whoever owns the service.
+pub fn missing_at_entrance(node: &Node, dossier: &Dossier) -> Result<Vec<String>, Problem> {
+    let own = match &dossier.service.spec.tls {
+        Some(tls) => keys::pem(node, &dossier.customer, &tls.secret)?,
+        None => None,
+    };
+    Ok(without(node, dossier, own.as_ref()))
+}
+
+fn without(node: &Node, dossier: &Dossier, own: Option<&String>) -> Vec<String> {
     let listeners = match node.config.gateway.listen_tls.is_empty() {
         true => None,
         false => node.config.gateway.tls_certificate.as_ref().and_then(|path| std::fs::read_to_string(path).ok()),
     };
     let shown = |host: &&String| {
         // What the service has of its own is shown, also where the listener's would be better.
-        let pem = own.as_ref().filter(|_| listeners.is_some()).or(listeners.as_ref());
+        let pem = own.filter(|_| listeners.is_some()).or(listeners.as_ref());
         pem.is_some_and(|pem| check_certificate(pem, &[host.as_str()], clock::wall()).is_ok())
     };
-    Ok(dossier.service.spec.hosts.iter().filter(|h| !shown(h)).cloned().collect())
+    dossier.service.spec.hosts.iter().filter(|h| !shown(h)).cloned().collect()
 }
 
 fn own_pem(node: &Node, lent: &LentLease, dossier: &Dossier) -> Result<Option<String>, Problem> {

@@ -6,6 +6,7 @@
 
 use crate::world;
 use pumasi_engine::{EngineError, Helper, HelperSpec, ProcessEngine};
+use pumasi_transfer::aside::AsidePlace;
 use pumasi_transfer::helper::{FarPlace, HomePlace, Refusal, Reply, Request, Work, head_of, lengths};
 use std::io;
 use std::path::Path;
@@ -56,6 +57,7 @@ impl Hands {
 pub enum Place {
     Home(HomePlace),
     Far(FarPlace),
+    Aside(AsidePlace),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -253,7 +255,10 @@ impl Running {
             .await
             .map_err(|e| e.to_string()),
             Self::Apart(mut helper) => {
-                let opens = matches!(request, Request::Hold { .. } | Request::OpenHome(_) | Request::OpenFar(_));
+                let opens = matches!(
+                    request,
+                    Request::Hold { .. } | Request::OpenHome(_) | Request::OpenFar(_) | Request::OpenAside(_)
+                );
                 let limit = Duration::from_millis(if opens { OPENED_MS_MAX } else { ANSWER_MS_MAX });
                 let answered = tokio::time::timeout(limit, exchange(&mut helper, &request, &body)).await;
                 match answered.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
@@ -272,7 +277,10 @@ async fn exchange(helper: &mut Helper, request: &Request, body: &[u8]) -> io::Re
     let mut before = [0; 8];
     line.read_exact(&mut before).await?;
     let (head_len, body_len) = lengths(&before)?;
-    let carries = matches!(request, Request::Look { .. } | Request::Base { .. } | Request::Pack | Request::Missing);
+    let carries = matches!(
+        request,
+        Request::Look { .. } | Request::Base { .. } | Request::Pack | Request::Piece | Request::Missing
+    );
     // A list of what is missing is no longer than the manifest that it is about.
     let most = if *request == Request::Missing { body.len() } else { usize::MAX };
     if body_len > if carries { most } else { SMALL_BYTES_MAX } {
@@ -303,6 +311,11 @@ impl Place {
             Self::Home(place) => Request::OpenHome(HomePlace {
                 dir: spec.seen(confined, &place.dir),
                 scratch: spec.seen(confined, &place.scratch),
+                ..place.clone()
+            }),
+            Self::Aside(place) => Request::OpenAside(AsidePlace {
+                aside: spec.seen(confined, &place.aside),
+                beside: place.beside.as_ref().map(|dir| spec.seen(confined, dir)),
                 ..place.clone()
             }),
             Self::Far(place) => Request::OpenFar(FarPlace {

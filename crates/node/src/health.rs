@@ -146,6 +146,7 @@ fn unreadable(store: &Store) -> Result<Vec<Unreadable>, Problem> {
             PROBE => of::<pumasi_terms::WallMs>(store, kind),
             METERED => of::<Metered>(store, kind),
             object::ENDED => of::<Ended>(store, kind),
+            DIVERGENCE => of::<Divergence>(store, kind),
             // Several types by name; whoever reads them says so.
             _ => of::<serde_json::Value>(store, kind),
         };

@@ -9,13 +9,13 @@
 use crate::node::Locked;
 use crate::object::{DOSSIER_KEYS, ServiceRecord};
 use crate::wire::SealingKey;
-use crate::{Node, clock, lender, register, secrets};
+use crate::{Node, clock, entrances, lender, register, secrets};
 use pumasi_api::{Fault, Problem};
 use pumasi_gateway::ControlError;
 use pumasi_lease::{Lease, LentLease};
 use pumasi_route::keys::{KEYS_VERSION, Keys, Pair, ServiceKeys};
 use pumasi_terms::tls::Tls;
-use pumasi_terms::{CustomerName, Digest, Epoch, LeaseId, SecretName, ServiceId, WallMs};
+use pumasi_terms::{CustomerName, Digest, Epoch, LeaseId, SecretName, ServiceId, ServiceName, WallMs};
 use pumasi_trust::{HpkeError, POSITION_KEYS_MAX, PositionKey, Sealed, Secret, VALUE_BYTES_MAX, Vault, VaultError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -91,9 +91,18 @@ struct Word {
     keys: Keys,
 }
 
+/// A certificate for what is kept ready here, if its customer has put one at this cloud.
+#[derive(Debug)]
+struct Guest {
+    /// As many changes as the vault had, whose it is, its name.
+    from: (u64, CustomerName, SecretName),
+    pem: Option<Secret<String>>,
+}
+
 #[derive(Debug, Default)]
 pub struct Known {
     own: Locked<BTreeMap<ServiceId, (From, Arc<Own>)>>,
+    guests: Locked<BTreeMap<ServiceId, Guest>>,
     word: Locked<Option<Word>>,
     /// Why it could not be told, said once.
     trouble: Locked<String>,
@@ -215,6 +224,27 @@ fn for_gateway(node: &Node, service: &ServiceRecord, now: WallMs) -> Result<Serv
     Ok(ServiceKeys { positions: read.map(|k| k.key.clone()).collect(), tls })
 }
 
+/// What an entrance shows for a service that is kept ready here: what its customer has put at this cloud. What came sealed stays closed.
+fn guests(node: &Node, own: &[Arc<ServiceRecord>]) -> Vec<(ServiceName, ServiceKeys)> {
+    // Which it is cannot be said now: the gateway keeps what it has, or shows the listener's.
+    let Ok(lents) = lender::lents(node) else { return Vec::new() };
+    let kept = entrances::kept(node, own, &lents);
+    let mut known = node.keys.guests.lock();
+    known.retain(|id, _| kept.contains_key(id));
+    let shown = kept.iter().filter_map(|(id, kept)| {
+        let (dossier, tls) = (&kept.dossier, kept.dossier.service.spec.tls.as_ref()?);
+        let from = (node.identity.vault.changes(), dossier.customer.clone(), tls.secret.clone());
+        if known.get(id).is_none_or(|guest| guest.from != from) {
+            let pem = node.identity.vault.get(&dossier.customer, &tls.secret).ok()?;
+            known.insert(id.clone(), Guest { from, pem });
+        }
+        let pem = known.get(id)?.pem.as_ref()?.expose().clone();
+        let tls = Some(Pair { hosts: dossier.service.spec.hosts.clone(), pem });
+        Some((dossier.service.metadata.name.clone(), ServiceKeys { positions: Vec::new(), tls }))
+    });
+    shown.collect()
+}
+
 fn word(node: &Node, run: u64) -> Result<Word, Problem> {
     let (services, now) = (node.services()?, clock::wall());
     let mut keys = Keys { version: KEYS_VERSION, services: BTreeMap::new(), unknown: Default::default() };
@@ -229,6 +259,9 @@ fn word(node: &Node, run: u64) -> Result<Word, Problem> {
                 keys.unknown.insert(service.name().clone());
             }
         }
+    }
+    for (name, of) in guests(node, &services) {
+        keys.services.entry(name).or_insert(of);
     }
     node.keys.own.lock().retain(|id, _| services.iter().any(|s| &s.id == id));
     say_once(node, trouble);

@@ -11,6 +11,8 @@ pub mod certificates;
 pub mod clock;
 pub mod config;
 pub mod disk;
+pub mod diverged;
+pub mod entrances;
 pub mod fleet;
 pub mod former;
 pub mod gateway;

@@ -1,7 +1,7 @@
 //! Prometheus metrics of the daemon; the gateway's own are appended.
 
 use crate::object::HOLD;
-use crate::{Node, clock};
+use crate::{Node, clock, diverged};
 use pumasi_api::Problem;
 use pumasi_api::message::LendingState;
 use pumasi_lease::Hold;
@@ -91,6 +91,14 @@ pub async fn text(node: &Node) -> String {
     // What cannot be read is left out: a number would be a lie.
     if let Err(e) = leases(node, &mut t) {
         tracing::warn!(error = %e, "metrics of leases are left out");
+    }
+
+    if let Ok(all) = diverged::all(node) {
+        let help = "Divergences that are kept: what services wrote here before this cloud was found lost";
+        family(&mut t, "pumasi_divergences", "gauge", help);
+        let _ = writeln!(t, "pumasi_divergences {}", all.iter().count());
+        family(&mut t, "pumasi_divergence_bytes", "gauge", "What the divergences that are kept take up");
+        let _ = writeln!(t, "pumasi_divergence_bytes {}", all.iter().map(|d| d.bytes).fold(0, u64::saturating_add));
     }
 
     family(&mut t, "pumasi_copy_lag_seconds", "gauge", "How far a copy at a lender is behind");

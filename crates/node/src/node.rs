@@ -62,6 +62,8 @@ pub struct Node {
     /// The vote of the pact, where it votes.
     pub voting: crate::voting::Voting,
     pub takeover: crate::takeover::Takeover,
+    /// What was written here and is not in what others went on with.
+    pub diverged: crate::diverged::Diverged,
     /// Whether services could be lent, as found last.
     pub lendable: crate::lendable::Known,
     /// Looks at the store again, soon.
@@ -223,6 +225,7 @@ impl Node {
             growth: Default::default(),
             voting: Default::default(),
             takeover: Default::default(),
+            diverged: Default::default(),
             lendable: Default::default(),
             wake: Notify::new(),
             stopping,

@@ -3,13 +3,14 @@
 use pumasi_api::Role;
 use pumasi_api::message::Automation;
 use pumasi_api::message::CustomerGrant;
+use pumasi_ownership::state::Base;
 use pumasi_terms::service::Service;
 use pumasi_terms::{
-    BootMs, CloudName, CustomerName, Digest, Epoch, LeaseId, MoveId, PrincipalName, ServiceId, ServiceName, TokenId,
-    WallMs,
+    BootMs, CloudName, CustomerName, DatasetName, Digest, Epoch, LeaseId, MoveId, PrincipalName, ServiceId,
+    ServiceName, TokenId, WallMs,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub const SERVICE: &str = "service";
 pub const JOURNEY: &str = "journey";
@@ -54,6 +55,9 @@ pub const RETIRED: &str = "retired";
 /// A [`Metered`].
 pub const METERED: &str = "metered";
 
+/// A [`Divergence`], by the service's id and the epoch.
+pub const DIVERGENCE: &str = "divergence";
+
 /// An [`Ended`], by owner of instances: what once was and may be stopped wherever it is found.
 pub const ENDED: &str = "ended";
 
@@ -61,7 +65,7 @@ pub const ENDED: &str = "ended";
 pub const PROBE: &str = "probe";
 
 /// All of them. A new kind stands here, and what becomes of things where its record cannot be read is decided in docs/operations.md.
-pub const KINDS: [&str; 24] = [
+pub const KINDS: [&str; 25] = [
     SERVICE,
     JOURNEY,
     PLAN,
@@ -86,6 +90,7 @@ pub const KINDS: [&str; 24] = [
     HANDOVER,
     RECLAIM,
     TAKEOVER,
+    DIVERGENCE,
 ];
 
 /// The one object of its kind.
@@ -117,6 +122,9 @@ pub struct ServiceRecord {
     /// the register gives.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub registered: bool,
+    /// What this cloud began from, by dataset, where it took the service over at this epoch.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub base: BTreeMap<DatasetName, Base>,
     /// Made before services had ids: its directory and its instances carry its name.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub kept_by_name: bool,
@@ -126,7 +134,7 @@ impl ServiceRecord {
     pub fn new(document: Service, id: ServiceId, customer: CustomerName, born_seq: u64) -> Self {
         let (generation, epoch) = (1, Epoch(1));
         let (deleting, entrances, taking, diverged) = (false, BTreeSet::new(), None, None);
-        let (registered, kept_by_name) = (false, false);
+        let (registered, base, kept_by_name) = (false, BTreeMap::new(), false);
         Self {
             document,
             generation,
@@ -139,6 +147,7 @@ impl ServiceRecord {
             taking,
             diverged,
             registered,
+            base,
             kept_by_name,
         }
     }
@@ -197,6 +206,55 @@ pub struct Retired {
     pub ended_seq: u64,
     pub retired_at: WallMs,
     pub erase_after: WallMs,
+}
+
+/// What was written here for a service before this cloud was found lost, and is not in what its successor went on with. It lies below the
+/// service's directory; this record is what lets it be found, and a person's word alone ends it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Divergence {
+    pub version: u32,
+    pub id: ServiceId,
+    pub service: ServiceName,
+    pub customer: CustomerName,
+    /// Under which it was written.
+    pub epoch: Epoch,
+    /// The service's directory below `services/`.
+    pub place: String,
+    pub at: WallMs,
+    pub sets: Vec<pumasi_transfer::helper::Set>,
+    pub bytes: u64,
+    pub files: u64,
+    /// With the surviving data, by dataset; none: they were not here yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compared: Option<BTreeMap<DatasetName, pumasi_transfer::Compared>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compared_at: Option<WallMs>,
+}
+
+impl Divergence {
+    /// Files and rows of which something stands here only; none: that is not known yet.
+    pub fn only_here(&self) -> Option<u64> {
+        let all = self.compared.as_ref()?;
+        Some(all.values().map(pumasi_transfer::Compared::count).fold(0, u64::saturating_add))
+    }
+
+    /// In one sentence.
+    pub fn summary(&self) -> String {
+        let Some(all) = &self.compared else {
+            return "not compared yet: the surviving data are not here".into();
+        };
+        let of = |(name, c): (&DatasetName, &pumasi_transfer::Compared)| {
+            let files = c.files.iter().map(|d| ("files", d.added.count, d.changed.count, d.removed.count));
+            let rows = c.tables.iter().map(|t| ("rows", t.added.count, t.changed.count, t.removed.count));
+            let (kind, [here, other, there]) =
+                files.chain(rows).fold(("rows", [0u64; 3]), |(_, sum), (kind, a, b, c)| {
+                    (kind, [sum[0].saturating_add(a), sum[1].saturating_add(b), sum[2].saturating_add(c)])
+                });
+            let told = format!("{name}: {here} {kind} here only, {other} differ, {there} in the surviving data only");
+            [told].into_iter().chain(c.remarks.iter().cloned()).collect::<Vec<_>>().join("; ")
+        };
+        all.iter().map(of).collect::<Vec<_>>().join("; ")
+    }
 }
 
 /// A tenant, as an operator made it.

@@ -22,6 +22,7 @@ use pumasi_store::{Expect, Tx};
 use pumasi_terms::{BootMs, CloudName, Epoch, LeaseId, MoveId, ServiceId};
 use pumasi_trust::SignedDocument;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tenure {
@@ -258,6 +259,14 @@ pub fn was_handed_on(tx: &Tx<'_>, id: &ServiceId, epoch: Epoch) -> Result<bool, 
     let all = tx.list::<SignedDocument>(HANDOVER)?.into_iter().map(|d| d.body);
     let ends = |d: SignedDocument| read(&d).is_ok_and(|h| &h.id == id && h.from_epoch == epoch);
     Ok(newest.into_iter().chain(all).any(ends))
+}
+
+/// The same, for what is looked at often.
+pub fn is_handed_on(node: &Node, id: &ServiceId, epoch: Epoch) -> Result<bool, Problem> {
+    let newest = node.item::<SignedDocument>(TENURE, id.as_str())?;
+    let all = node.items::<SignedDocument>(HANDOVER)?;
+    let ends = |d: &Arc<SignedDocument>| read(d).is_ok_and(|h| &h.id == id && h.from_epoch == epoch);
+    Ok(newest.iter().chain(all.iter()).any(ends))
 }
 
 /// Names sort by service, then by epoch.

@@ -4,9 +4,10 @@ use crate::fleet::{self, Desired};
 use crate::moves::Waits;
 use crate::node::Locked;
 use crate::object::{LENT_APPLICATION, LentApplication, ServiceRecord, owner_of_lease, service_named_by};
-use crate::{Node, clock, home, keys, lender, moves, register, takeover};
+use crate::{Node, clock, entrances, home, keys, lender, moves, register, takeover};
 use pumasi_api::Problem;
 use pumasi_engine::{InstanceState, InstanceStatus};
+use pumasi_gateway::ControlError;
 use pumasi_journey::{Journey, Part, PartState};
 use pumasi_lease::LentLease;
 use pumasi_route::build::{
@@ -192,6 +193,11 @@ pub async fn reconcile(node: &Node) -> Result<(), Problem> {
     // All of it or nothing: a table that leaves out what could not be read would take the routes from those that serve.
     let (input, aside) = input(node)?;
     let (mut table, mut dropped) = build_told(&input);
+    if entrances::is_unknown(node)? {
+        // Whose standbys this cloud has is not known yet: it answers for them as it did.
+        let last = last_known(node).await;
+        entrances::as_before(&mut table, last.as_ref());
+    }
     if !aside.is_empty()
         && let Some(last) = last_known(node).await
     {
@@ -204,7 +210,15 @@ pub async fn reconcile(node: &Node) -> Result<(), Problem> {
     if !same {
         let last = node.routes.pushed.lock().as_ref().map_or(0, |t| t.revision);
         table.revision = in_force.max(last) + 1;
-        match node.gateway.put_table(&table).await {
+        let put = node.gateway.put_table(&table).await;
+        let put = match put {
+            Err(ControlError::Refused(_)) if entrances::without_absences(&mut table) => {
+                // A gateway of before, which knows of no absence: it forwards, and its users wait longer.
+                node.gateway.put_table(&table).await
+            }
+            put => put,
+        };
+        match put {
             Ok(()) => node.routes.gave(table),
             Err(e) => tracing::warn!(error = %e, "the gateway did not take the new table; tried again"),
         }
@@ -244,6 +258,7 @@ fn input(node: &Node) -> Result<(RouteInput, Aside), Problem> {
         revision: 0,
         now: clock::now(),
         services: services.iter().map(|s| service(node, s, &journeys)).collect(),
+        guests: entrances::guests(node, &services, &lents),
         // What is aside goes by the table before.
         lent: lents
             .iter()
@@ -325,8 +340,10 @@ fn service(node: &Node, record: &ServiceRecord, journeys: &[Arc<Journey>]) -> Se
     let shut = takeover::fence::is_shut(node, record);
     let home = if shut { Vec::new() } else { backends(node, &home::wanted(node, record)) };
     if stand.front.is_none() && home.is_empty() && node.routes.fronts(record.name()) {
-        // It was handed over here, and nothing of it is ready: who had it before still answers what only reads.
-        if let Ok(Some(h)) = register::handover(node, &record.id) {
+        // It was handed over here, and nothing of it is ready: who had it before still answers what only reads. Who is lost does not.
+        if let Ok(Some(h)) = register::handover(node, &record.id)
+            && h.epoch == record.epoch
+        {
             (stand.front, stand.epoch) = (Some(h.from), h.from_epoch);
         }
     }
@@ -335,8 +352,17 @@ fn service(node: &Node, record: &ServiceRecord, journeys: &[Arc<Journey>]) -> Se
     ServiceInput {
         epoch: stand.epoch,
         writes: if stand.bound { Writes::Bound } else { Writes::Unbound },
+        absent: stand.front.as_ref().and_then(|_| entrances::absent(node, &record.id)),
         role: stand.front.map_or(Role::Owner, |owner| Role::Front { owner }),
-        entrances: record.entrances.iter().cloned().chain(stand.heir).chain(keepers).collect(),
+        entrances: record
+            .entrances
+            .iter()
+            .cloned()
+            .chain(stand.heir)
+            .chain(keepers)
+            .chain(entrances::agreed(node, record))
+            .filter(|c| c != node.name())
+            .collect(),
         home,
         parts: parts.filter_map(|p| rented(node, record, p)).collect(),
         admission: admission(node, &record.document.spec),

@@ -7,8 +7,8 @@ use crate::node::Note;
 use crate::object::{CLOUD, CloudRecord, ONLY};
 use crate::supervise::Task;
 use crate::{
-    Node, api, borrower, bundles, clock, disk, fleet, former, gateway, home, lendable, lender, moves, pact, peers,
-    quarantine, routes, sensing, supervise, takeover, tenancy, trouble, voting, world,
+    Node, api, borrower, bundles, clock, disk, diverged, fleet, former, gateway, home, lendable, lender, moves, pact,
+    peers, quarantine, routes, sensing, supervise, takeover, tenancy, trouble, voting, world,
 };
 use axum::Router;
 use pumasi_api::Door;
@@ -266,6 +266,7 @@ pub async fn look(node: &Arc<Node>) {
     node.health.saw("what is lent", lender::reconcile(node).await);
     node.health.saw("what is rented", borrower::reconcile(node).await);
     node.health.saw("what is moved", moves::reconcile(node).await);
+    diverged::reconcile(node);
     node.health.saw("the route table", routes::reconcile(node).await);
     node.health.saw("what is not ready", trouble::tell(node).await);
 }

@@ -50,6 +50,8 @@ const INBOX_MAX: usize = 1_024;
 const INBOX_BYTES_MAX: usize = 16 << 20;
 /// A vote that went on for so long does not fail at its beginning.
 const LASTED: Duration = Duration::from_secs(60);
+/// Users are sent to a cloud that was silent for less, whatever the pact's times are.
+const SILENT_MS_MIN: u64 = 500;
 /// Between two tries of a proposal.
 const RETRY_MS: u64 = 20;
 
@@ -172,6 +174,19 @@ impl Voting {
             (Some(sights), Some(state)) => sights.suspects(state, now).cloned().collect(),
             _ => Vec::new(),
         }
+    }
+
+    /// Whether a cloud is not heard, though it is not lost: this cloud itself hears its renewals where it votes, else by others.
+    pub fn is_silent(&self, cloud: &CloudName, now: BootMs) -> bool {
+        let inner = self.inner.lock();
+        let (Some(sights), Some(state)) = (&inner.sights, &inner.state) else { return false };
+        let ttl_ms = state.clouds.get(cloud).map_or(0, |c| c.ttl_ms);
+        sights.silent_ms(state, cloud, now).is_some_and(|ms| ms >= (ttl_ms / 2).max(SILENT_MS_MIN))
+    }
+
+    /// Whether this cloud votes.
+    pub fn votes(&self) -> bool {
+        self.inner.lock().inbox.is_some()
     }
 
     /// From when on, by this cloud's clock, a cloud may be called lost.

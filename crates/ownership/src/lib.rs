@@ -10,6 +10,7 @@
 //! - A transfer and its cancel exclude each other: whichever comes first in the log holds.
 //! - A service whose protection ended does not come back.
 
+pub mod access;
 pub mod apply;
 pub mod command;
 pub mod liveness;

@@ -167,6 +167,14 @@ impl Sights {
         Some(seen.after(state.voting.timers.wait_ms(ttl_ms)))
     }
 
+    /// For how long nothing newer of a cloud came by. None: nothing is expected of it.
+    pub fn silent_ms(&self, state: &State, cloud: &CloudName, now: BootMs) -> Option<u64> {
+        let known = state.clouds.get(cloud)?;
+        let alive = matches!(known.standing, Standing::Alive | Standing::Returning { .. });
+        let (.., at) = self.first.get(cloud)?.back()?;
+        alive.then(|| now.since(*at))
+    }
+
     /// Whose renewal is so old that voters are asked what they heard, and plans are made: after half of the ttl.
     pub fn suspects<'a>(&'a self, state: &'a State, now: BootMs) -> impl Iterator<Item = &'a CloudName> {
         state.clouds.iter().filter_map(move |(name, cloud)| {

@@ -269,6 +269,16 @@ Examples:
   pumasi quarantine empty --all"
     )]
     Quarantine(QuarantineCommand),
+    /// What services wrote here before this cloud was found lost, and others did not go on with
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  pumasi get divergences
+  pumasi divergence download notes --epoch 3 > notes.tar
+  pumasi divergence discard notes --epoch 3 --why 'the customer has what it needs of it'"
+    )]
+    Divergence(DivergenceCommand),
     /// Customers of this cloud: what each may have
     #[command(
         subcommand,
@@ -400,6 +410,8 @@ pub enum Kind {
     Customers,
     /// Deleted services whose data are still kept
     Retired,
+    /// What services wrote here before this cloud was found lost, kept until somebody discards it
+    Divergences,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

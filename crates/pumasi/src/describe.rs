@@ -17,7 +17,7 @@ pub async fn describe(session: &Session, kind: Kind, name: &str) -> Result<(), F
     let item = session.one(kind, name).await?;
     let name = kind.name_of(&item);
     let events = match kind {
-        Kind::Events | Kind::Tokens | Kind::Customers | Kind::Retired => {
+        Kind::Events | Kind::Tokens | Kind::Customers | Kind::Retired | Kind::Divergences => {
             List { revision: Default::default(), items: Vec::new() }
         }
         _ => recent(session, Some(&name), EVENTS_SHOWN).await?,

@@ -114,6 +114,12 @@ fn samples(kind: Kind) -> Value {
             {"name": "acme", "grant": {"hosts": ["*.acme.example"], "services_max": 5, "resources_max": {"cpu_millis": 4000, "memory_mib": 0}},
              "services": [], "tokens": 2, "used": {"cpu_millis": 0, "memory_mib": 0}},
         ]),
+        Kind::Divergences => json!([
+            {"service": "notes", "id": id("svc", "8"), "customer": "acme", "epoch": 3, "set_aside_at": NOW - 3_600_000, "bytes": 81_920, "files": 2,
+             "only_here": 17, "summary": "data: 15 rows here only, 2 differ, 40 in the surviving data only"},
+            {"service": "shop", "id": id("svc", "9"), "customer": "default", "epoch": 1, "set_aside_at": NOW - 5_000, "bytes": 0, "files": 0,
+             "summary": "not compared yet: the surviving data are not here"},
+        ]),
         Kind::Retired => json!([
             {"id": id("svc", "8"), "name": "notes", "customer": "acme", "retired_at": NOW - 3_600_000, "erase_after": NOW + 86_400_000},
         ]),

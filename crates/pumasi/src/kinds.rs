@@ -5,8 +5,8 @@ use crate::failure::Failure;
 use crate::output::{Cell, Table, Tone};
 use crate::units::{age, bytes, cpu, duration_ms, duration_us, money, resources, short_id};
 use pumasi_api::message::{
-    CustomerView, Event, InstanceView, LeaseView, LendingState, MemberStatus, RetiredView, ServiceView, StandbyView,
-    TokenView,
+    CustomerView, DivergenceView, Event, InstanceView, LeaseView, LendingState, MemberStatus, RetiredView, ServiceView,
+    StandbyView, TokenView,
 };
 use pumasi_terms::offer::Offer;
 use pumasi_terms::{Money, WallMs};
@@ -28,6 +28,7 @@ impl Kind {
             Self::Tokens => "tokens",
             Self::Customers => "customers",
             Self::Retired => "retired",
+            Self::Divergences => "divergences",
         }
     }
     pub fn singular(self) -> &'static str {
@@ -55,7 +56,7 @@ impl Kind {
         let paths: &[&str] = match self {
             Self::Services => &["service.metadata.name", "metadata.name"],
             Self::Offers | Self::Members => &["cloud"],
-            Self::Continuity => &["service"],
+            Self::Continuity | Self::Divergences => &["service"],
             Self::Events => &["seq"],
             Self::Plans => &["id", "plan.id"],
             Self::Journeys => &["id", "journey.id"],
@@ -179,6 +180,7 @@ pub fn table(kind: Kind, items: &[Value], now: WallMs) -> Result<Table, Failure>
         Kind::Tokens => (&["ID", "NAME", "ROLE", "CUSTOMER", "AGE", "EXPIRES"], token),
         Kind::Customers => (&["NAME", "SERVICES", "AT MOST", "HOSTS", "USES", "MAY USE", "TOKENS"], customer),
         Kind::Retired => (&["ID", "NAME", "CUSTOMER", "DELETED", "ERASED IN"], retired),
+        Kind::Divergences => (&["SERVICE", "EPOCH", "CUSTOMER", "SET ASIDE", "SIZE", "ONLY HERE", "WHAT"], divergence),
     };
     let mut table = Table::new(head);
     for item in items {
@@ -377,6 +379,19 @@ fn customer(item: &Value, _: WallMs) -> Result<Vec<Cell>, Failure> {
             _ => resources(max).into(),
         },
         v.tokens.to_string().into(),
+    ])
+}
+
+fn divergence(item: &Value, now: WallMs) -> Result<Vec<Cell>, Failure> {
+    let v: DivergenceView = typed(Kind::Divergences, item)?;
+    Ok(vec![
+        v.service.as_str().into(),
+        v.epoch.to_string().into(),
+        v.customer.as_str().into(),
+        age(now, v.set_aside_at).into(),
+        bytes(v.bytes).into(),
+        v.only_here.map_or("-".to_owned(), |n| n.to_string()).into(),
+        brief(&v.summary),
     ])
 }
 

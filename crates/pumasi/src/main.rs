@@ -9,6 +9,7 @@ mod bundle;
 mod connect;
 mod customer;
 mod describe;
+mod divergence;
 mod events;
 mod failure;
 mod get;
@@ -124,6 +125,7 @@ async fn ask(session: &Session, command: &Command) -> Result<(), Failure> {
         Command::Pact(command) => pact::pact(session, command).await,
         Command::Token(command) => acts::token(session, command).await,
         Command::Quarantine(command) => quarantine::quarantine(session, command).await,
+        Command::Divergence(command) => divergence::divergence(session, command).await,
         Command::Customer(command) => customer::customer(session, command).await,
         Command::Secret(command) => secret::secret(session, command).await,
         Command::Erase { id } => customer::erase(session, id).await,

@@ -6,7 +6,8 @@
 
 use crate::share;
 use crate::table::{
-    Admission, HomeBackend, LeaseBackend, LeaseRoute, PeerLink, Role, RouteTable, ServiceRoute, TABLE_VERSION, Writes,
+    Absent, Admission, HomeBackend, LeaseBackend, LeaseRoute, PeerLink, Role, RouteTable, ServiceRoute, TABLE_VERSION,
+    Writes,
 };
 use pumasi_lease::LentLease;
 use pumasi_terms::service::Service;
@@ -22,6 +23,8 @@ pub struct RouteInput {
     pub revision: u64,
     pub now: Now,
     pub services: Vec<ServiceInput>,
+    /// Services of others that are kept ready here: their users may come in here.
+    pub guests: Vec<ServiceInput>,
     pub lent: Vec<LentInput>,
     /// Members of the pact, without this cloud.
     pub members: BTreeMap<CloudName, PeerLink>,
@@ -34,6 +37,7 @@ pub struct ServiceInput {
     pub epoch: Epoch,
     pub writes: Writes,
     pub role: Role,
+    pub absent: Option<Absent>,
     /// Clouds that may send their users here.
     pub entrances: BTreeSet<CloudName>,
     /// Ready instances, and those that drain.
@@ -110,16 +114,49 @@ pub fn without_doubles(table: &mut RouteTable) -> Vec<String> {
 
 /// Builds the table.
 pub fn build(input: &RouteInput) -> RouteTable {
-    let mut table = whole(input);
-    without_doubles(&mut table);
-    table
+    build_told(input).0
 }
 
 /// Builds the table, and tells what it left out.
 pub fn build_told(input: &RouteInput) -> (RouteTable, Vec<String>) {
     let mut table = whole(input);
-    let dropped = without_doubles(&mut table);
+    let mut dropped = admit_guests(&mut table, input);
+    dropped.extend(without_doubles(&mut table));
     (table, dropped)
+}
+
+/// This cloud's own services come first, whatever their names: nobody's standby takes a name or a host from them.
+fn admit_guests(table: &mut RouteTable, input: &RouteInput) -> Vec<String> {
+    let own: BTreeSet<String> =
+        table.services.values().flat_map(|s| &s.hosts).map(|h| h.to_ascii_lowercase()).collect();
+    let mut dropped = Vec::new();
+    for guest in &input.guests {
+        let (name, owner) = (&guest.service.metadata.name, owner_of(&guest.role));
+        if table.services.contains_key(name) {
+            dropped
+                .push(format!("users of {name} of {owner} cannot come in here: this cloud has a service of that name"));
+            continue;
+        }
+        let mut route = service_route(guest, input);
+        route.hosts.retain(|host| {
+            let free = !own.contains(&host.to_ascii_lowercase());
+            if !free {
+                dropped.push(format!("{host} is not served for {name} of {owner}: a service of this cloud has it"));
+            }
+            free
+        });
+        if !route.hosts.is_empty() {
+            table.services.insert(name.clone(), route);
+        }
+    }
+    dropped
+}
+
+fn owner_of(role: &Role) -> &str {
+    match role {
+        Role::Front { owner } => owner.as_str(),
+        Role::Owner => "this cloud",
+    }
 }
 
 fn whole(input: &RouteInput) -> RouteTable {
@@ -156,6 +193,7 @@ fn service_route(s: &ServiceInput, input: &RouteInput) -> ServiceRoute {
         epoch: s.epoch,
         writes: s.writes,
         role: s.role.clone(),
+        absent: s.absent.clone().filter(|_| !serves),
         entrances: s.entrances.iter().filter(|c| input.members.contains_key(*c)).cloned().collect(),
         mode: spec.routing.mode,
         home_only: spec.routing.home_only.clone(),

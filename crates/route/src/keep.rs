@@ -107,6 +107,7 @@ mod tests {
             epoch: Epoch(1),
             writes: Writes::Unbound,
             role: Role::Owner,
+            absent: None,
             entrances: Default::default(),
             mode: RouteMode::Proxy,
             home_only: Vec::new(),

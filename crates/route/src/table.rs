@@ -4,7 +4,7 @@
 //! The gateway keeps the last one on disk and serves by it when the daemon is dead.
 
 use pumasi_terms::class::LessImportant;
-use pumasi_terms::service::RouteMode;
+use pumasi_terms::service::{RecoveryClass, RouteMode};
 use pumasi_terms::{
     BootMs, CloudName, DatasetName, Epoch, Generation, InstanceId, LeaseId, Position, Ppm, Protocol, ServiceName,
 };
@@ -49,6 +49,9 @@ pub struct ServiceRoute {
     pub writes: Writes,
     #[serde(default, skip_serializing_if = "Role::is_owner")]
     pub role: Role,
+    /// At a front: nobody answers for it now, and this is what its users are told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub absent: Option<Absent>,
     /// Clouds that may send their users' requests here, to instances of this cloud alone.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub entrances: BTreeSet<CloudName>,
@@ -92,6 +95,34 @@ pub enum Role {
 impl Role {
     pub fn is_owner(&self) -> bool {
         *self == Self::Owner
+    }
+}
+
+/// Why a service has nobody who serves it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Absent {
+    /// A word for programs: `silent`, `waiting`, `approval`, `automation`, `yielded`, `opening`.
+    pub reason: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<RecoveryClass>,
+    /// In the queue, from 1; and how many wait in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<u32>,
+    /// One sentence for people.
+    pub detail: String,
+    pub retry_after_s: u32,
+}
+
+impl Absent {
+    /// The owner is not heard, and may answer all the same: its daemon alone may be down.
+    pub const SILENT: &'static str = "silent";
+
+    /// Whether who only reads may try the owner.
+    pub fn may_read(&self) -> bool {
+        self.reason == Self::SILENT
     }
 }
 

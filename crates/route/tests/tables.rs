@@ -142,6 +142,7 @@ fn input(home: Vec<HomeBackend>, parts: Vec<PartInput>, lent: Vec<LentInput>) ->
             epoch: Epoch(1),
             writes: Writes::Unbound,
             role: Role::Owner,
+            absent: None,
             entrances: Default::default(),
             home,
             parts,
@@ -149,6 +150,7 @@ fn input(home: Vec<HomeBackend>, parts: Vec<PartInput>, lent: Vec<LentInput>) ->
             position_generation: None,
             position_key: None,
         }],
+        guests: Vec::new(),
         lent,
         members: [(cloud("b"), peer()), (cloud("c"), peer())].into(),
     }
@@ -266,4 +268,27 @@ fn a_host_that_is_claimed_twice_costs_one_entry_and_own_services_win() {
     assert_eq!(dropped.len(), 2);
     assert!(dropped[0].contains("SHOP.example") && dropped[0].contains("service shop"), "{dropped:?}");
     assert!(table.leases.values().all(|l| !l.instances.is_empty()), "the lease itself stays");
+}
+
+/// What is kept ready here for others: their users may come in, and take nothing from what this cloud has of its own.
+#[test]
+fn guests_lead_to_their_owner_and_take_no_name_and_no_host_from_this_clouds_own() {
+    let guest = |name: &str, hosts: &[&str]| {
+        let mut made = input(Vec::new(), Vec::new(), Vec::new()).services.remove(0);
+        made.service = service(name);
+        made.service.spec.hosts = hosts.iter().map(|h| (*h).to_owned()).collect();
+        ServiceInput { role: Role::Front { owner: cloud("b") }, epoch: Epoch(4), ..made }
+    };
+    let mut all = input(vec![instance(1, false)], Vec::new(), Vec::new());
+    // Before `shop` in the alphabet, and with a host of it in another writing.
+    all.guests = vec![guest("aaa", &["SHOP.example", "aaa.example"]), guest("shop", &["other.example"])];
+    all.guests.push(guest("bbb", &["shop.example"]));
+    let (table, dropped) = build_told(&all);
+    let names: Vec<&str> = table.services.keys().map(|n| n.as_str()).collect();
+    assert_eq!(names, ["aaa", "shop"]);
+    let routes: Vec<_> = table.services.values().collect();
+    assert_eq!((&routes[0].hosts[..], routes[0].epoch), (&["aaa.example".to_owned()][..], Epoch(4)));
+    assert!(routes[1].role.is_owner() && routes[1].hosts == ["shop.example"] && routes[1].home.len() == 1);
+    assert_eq!(dropped.len(), 3, "{dropped:?}");
+    assert!(dropped.iter().any(|d| d.contains("has a service of that name")), "{dropped:?}");
 }

@@ -8,6 +8,7 @@
 //!
 //! Everything here blocks (files, SQLite): call it from a blocking thread. There is no network in this crate.
 
+pub mod aside;
 pub mod beneath;
 pub mod chunk;
 pub mod delta;
@@ -31,6 +32,7 @@ pub mod tree_delta;
 mod tree_form;
 pub mod update;
 
+pub use aside::{Compared, TableDifferences};
 pub use chunk::{CHUNK_BYTES_MAX, ChunkRef, digest_of};
 pub use erase::{EraseError, Remains, erase, remains};
 pub use files::{FilesError, FilesReplica, FilesSource, Sample};

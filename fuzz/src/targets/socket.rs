@@ -143,6 +143,7 @@ fn gateway() -> SocketAddr {
             epoch: Epoch(1),
             writes: Writes::Unbound,
             role: Role::Owner,
+            absent: None,
             entrances: Default::default(),
             mode: RouteMode::Proxy,
             home_only: vec!["/admin".into()],

@@ -150,6 +150,11 @@ async fn answer(State(s): State<Arc<Shared>>, method: Method, uri: Uri, headers:
         ("GET", "/v1/plans") => list(plans(&s)),
         ("GET", "/v1/leases") => list(leases(&s)),
         ("GET", "/v1/continuity") => list(continuity()),
+        ("GET", "/v1/divergences") => {
+            list(vec![json!({"service": "notes", "id": id("svc", '8'), "customer": "default", "epoch": 3,
+            "set_aside_at": 1_764_500_000_000_i64, "bytes": 81_920, "files": 2, "only_here": 17,
+            "summary": "data: 15 rows here only, 2 differ, 40 in the surviving data only"})])
+        }
         ("GET", "/v1/instances") => list(instances()),
         ("POST", "/v1/automation") => {
             *s.automation.lock().unwrap() = sent;

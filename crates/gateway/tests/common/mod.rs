@@ -106,6 +106,7 @@ pub fn service(home: &[SocketAddr]) -> ServiceRoute {
         epoch: Epoch(1),
         writes: Writes::Unbound,
         role: Role::Owner,
+        absent: None,
         entrances: Default::default(),
         mode: RouteMode::Proxy,
         home_only: vec!["/admin".into()],

@@ -1,7 +1,8 @@
 //! Disaster: everything of a cloud is killed at once, and those that agreed on it beforehand go on with its services by themselves.
 //!
-//! City A owns three services; city B and city C keep them ready, and all three vote. Users write at whichever entrance answers. City A
-//! is killed with all that runs on it; later it is started again, and gets its services back.
+//! City A owns three services; city B and city C keep them ready, and all three vote. Users write at whichever entrance answers, and some
+//! stay at one. City A is killed with all that runs on it; later it is started again, and gets its services back. What it had acknowledged and
+//! nobody had copied is then in a divergence, which is downloaded and discarded.
 
 use super::overload::{TIMING, WORK, bundle, service, worth_telling};
 use crate::cluster::Cluster;
@@ -33,6 +34,8 @@ const BACK: Duration = Duration::from_secs(180);
 const LOOK: Duration = Duration::from_millis(50);
 /// Users try the next entrance after this, as resolvers and browsers do.
 const TRY: Duration = Duration::from_millis(400);
+/// An entrance's table follows the register within a look; the machine is busy.
+const ENTRANCE: Duration = Duration::from_secs(20);
 /// What was acknowledged so long before the loss is at the heir: copies follow within a fraction of it.
 const FOLLOWED: Duration = Duration::from_secs(1);
 /// `default` times: silence of 2.2 s, the commit, one start.
@@ -88,23 +91,30 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
     for name in names {
         stage.until("the pact looks after every service", SLACK, || stage.is_protected(name, 2)).await?;
     }
+    stage.judge_entrances(&mut report, &names, "before the loss").await?;
     let rehearsed = stage.rehearse().await?;
     tell_rehearsal(&stage.story, &rehearsed);
 
     story.chapter("City A is lost, with everything on it, while users write");
     let writers = stage.writers(&["notes", "early"]);
+    let settled = stage.settled();
     tokio::time::sleep(Duration::from_secs(3)).await;
     let lost_at = stage.destroy(LOST)?;
     for name in ["notes", "early"] {
         stage.until("somebody else answers writers", SLACK, || stage.answers(name)).await?;
     }
+    stage.judge_waiting(&mut report, "later").await?;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let mut tallies = Vec::new();
     for (name, writer) in writers {
         tallies.push((name, writer.end().await?));
     }
+    for (at, writer) in settled {
+        stage.judge_settled(&mut report, at, &writer.end().await?, lost_at);
+    }
+    let mut missing = Vec::new();
     for (name, tally) in &tallies {
-        stage.judge_takeover(&mut report, name, tally, lost_at).await?;
+        missing.push((*name, stage.judge_takeover(&mut report, name, tally, lost_at).await?));
     }
     stage.judge_rehearsal(&mut report, &rehearsed).await?;
 
@@ -120,6 +130,10 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
         let tally = writer.end().await?;
         stage.judge_return(&mut report, name, &tally).await?;
     }
+    for (name, lost) in &missing {
+        stage.judge_divergence(&mut report, name, lost, 1).await?;
+    }
+    stage.judge_entrances(&mut report, &names, "after the return").await?;
 
     story.chapter("City A stands still, is taken for lost, and goes on");
     stage.until("a standby is there again", BACK, || stage.is_protected("notes", 1)).await?;
@@ -145,6 +159,10 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
         tally.written.extend(more.written);
     }
     stage.judge_pause(&mut report, &tally, still_at).await?;
+    let there = stage.texts("notes").await?;
+    let gone = tally.written.into_iter().filter(|w| w.at.1 <= still_at && !there.contains(&w.text));
+    let lost: Vec<String> = gone.map(|w| w.text).collect();
+    stage.judge_divergence(&mut report, "notes", &lost, 2).await?;
     Ok(report)
 }
 
@@ -334,7 +352,7 @@ impl Stage {
         name: &str,
         tally: &Tally,
         lost_at: Instant,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Vec<String>> {
         let there = self.texts(name).await?;
         let before: Vec<&Written> = tally.written.iter().filter(|w| w.at.1 <= lost_at).collect();
         let after = tally.written.iter().find(|w| w.at.0 > lost_at).context("nothing was written after the loss")?;
@@ -366,7 +384,123 @@ impl Stage {
             entry["owner"] != LOST,
             entry["owner"].to_string(),
         ));
+        Ok(missing.iter().map(|w| w.text.clone()).collect())
+    }
+
+    /// Users who know one entrance only, of the survivors.
+    fn settled(&self) -> Vec<(&'static str, Writer)> {
+        let pairs = CLOUDS.into_iter().zip(self.entrances()).skip(1);
+        pairs.map(|(cloud, at)| (cloud, self.writer_at("notes", vec![at]))).collect()
+    }
+
+    fn judge_settled(&self, report: &mut Report, at: &str, tally: &Tally, lost_at: Instant) {
+        let acknowledged = |after: bool| tally.written.iter().filter(|w| (w.at.0 > lost_at) == after).count();
+        let (before, after) = (acknowledged(false), acknowledged(true));
+        let first = tally.written.iter().find(|w| w.at.0 > lost_at);
+        let took = first.map_or("never".to_owned(), |w| ms(w.at.1 - lost_at));
+        report.figure(
+            &format!("notes, by {at}'s entrance alone"),
+            format!("{before} written before the loss, {after} after it, the first {took} after it"),
+            format!("{} refused, {} unknown", tally.refused, tally.unknown),
+        );
+        report.promise(holds(
+            &format!("notes: {at} is an entrance before the loss and after it"),
+            before > 0 && after > 0,
+            format!("{before} and {after}"),
+        ));
+    }
+
+    /// Each entrance takes a write for each service.
+    async fn judge_entrances(&self, report: &mut Report, names: &[&str], when: &str) -> anyhow::Result<()> {
+        let mut closed = Vec::new();
+        for name in names {
+            for (cloud, entrance) in CLOUDS.into_iter().zip(self.entrances()) {
+                let host = format!("{name}.city-a.example");
+                let takes = || async {
+                    let text = format!("entrance-{:08x}", rand::random::<u32>());
+                    Ok(load::ask(entrance, &host, &note(&text)).await?.0.is_success())
+                };
+                // Its table may be a moment behind.
+                if self.until("an entrance takes a write", ENTRANCE, takes).await.is_err() {
+                    closed.push(format!("{name} at {cloud}"));
+                }
+            }
+        }
+        let told = if closed.is_empty() { "every one".to_owned() } else { format!("not {}", closed.join(", ")) };
+        report.promise(holds(&format!("every cloud is an entrance of every service {when}"), closed.is_empty(), told));
         Ok(())
+    }
+
+    /// What nobody has taken says so at every entrance that is left, at once, with its place.
+    async fn judge_waiting(&self, report: &mut Report, name: &str) -> anyhow::Result<()> {
+        for (cloud, entrance) in CLOUDS.into_iter().zip(self.entrances()).skip(1) {
+            let begun = Instant::now();
+            let asked = load::ask(entrance, &format!("{name}.city-a.example"), &Planned::get("/".to_owned())).await;
+            let took = begun.elapsed();
+            let (status, body) = asked.map_or((0, Vec::new()), |(status, body)| (status.as_u16(), body.to_vec()));
+            let said: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+            let kept = status == 503 && said["reason"] == "waiting" && said["place"] == 1 && took < TRY;
+            let told = format!("{status} after {}: {}", ms(took), said["detail"].as_str().unwrap_or_default());
+            report.promise(holds(&format!("{name}: {cloud} tells its users what it waits for"), kept, told));
+        }
+        Ok(())
+    }
+
+    fn settled_aside(&self, name: &str) -> usize {
+        let is_it = |e: &&Seen| {
+            let action = e.event.action.as_str();
+            e.cloud == LOST && e.event.subject == name && matches!(action, "data_set_aside" | "data_agree")
+        };
+        self.chronicle.all().iter().filter(is_it).count()
+    }
+
+    /// What was acknowledged and is not in the surviving copy is in a divergence, which is downloaded and then discarded; `times`: losses.
+    async fn judge_divergence(
+        &self,
+        report: &mut Report,
+        name: &str,
+        lost: &[String],
+        times: usize,
+    ) -> anyhow::Result<()> {
+        let decided = || async { Ok(self.settled_aside(name) >= times) };
+        self.until("what it had written is compared with what its heir began from", BACK, decided).await?;
+        let found = self.divergences(name).await?;
+        let mut there = 0;
+        for one in &found {
+            let epoch = one["epoch"].as_u64().context("a divergence has an epoch")?;
+            let path = format!("/v1/services/{name}/divergences/{epoch}/archive");
+            let archive = self.cluster.client(LOST)?.bytes(&path).await?;
+            let has = |text: &&String| archive.windows(text.len()).any(|w| w == text.as_bytes());
+            there += lost.iter().filter(has).count();
+            self.story.tell(
+                LOST,
+                "divergence",
+                format!("{name}, epoch {epoch}: {} bytes; {}", archive.len(), one["summary"]),
+            );
+            let epoch = epoch.to_string();
+            let asked = ["divergence", "discard", name, "--epoch", &epoch, "--why", "downloaded"];
+            self.cluster.operate(LOST, &asked, None).await?;
+        }
+        report.figure(
+            &format!("{name}: acknowledged, lost, and found in a divergence"),
+            format!("{there} of {}", lost.len()),
+            format!("{} divergences", found.len()),
+        );
+        let what = format!("{name}: every acknowledged write that is lost is in a divergence ({times})");
+        report.promise(holds(&what, there == lost.len(), format!("{there} of {}", lost.len())));
+        let left = self.divergences(name).await?.len();
+        report.promise(Promise::none(
+            &format!("{name}: divergences left after they were discarded ({times})"),
+            left as u64,
+        ));
+        Ok(())
+    }
+
+    async fn divergences(&self, name: &str) -> anyhow::Result<Vec<serde_json::Value>> {
+        let said = self.cluster.operate(LOST, &["get", "divergences", "-o", "json"], None).await?;
+        let list: serde_json::Value = serde_json::from_str(&said).with_context(|| said.clone())?;
+        let all = list["items"].as_array().cloned().unwrap_or_default();
+        Ok(all.into_iter().filter(|d| d["service"] == name).collect())
     }
 
     async fn judge_rehearsal(&self, report: &mut Report, rehearsed: &RehearsalView) -> anyhow::Result<()> {
@@ -421,13 +555,6 @@ impl Stage {
             format!("{} written, {} refused, {} unknown", tally.written.len(), tally.refused, tally.unknown),
             "users go to the next entrance after a refusal",
         );
-        let is_it = |e: &Seen| e.cloud == LOST && e.event.action == "data_set_aside" && e.event.subject == name;
-        let aside = self.chronicle.all().iter().any(is_it);
-        report.promise(holds(
-            &format!("{name}: what it had written before is set aside and told"),
-            aside,
-            aside.to_string(),
-        ));
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use super::body::{Answer, Json};
 use crate::node::Note;
 use crate::object::{CLOUD, CloudRecord, ONLY};
 use crate::tenancy::Estate;
-use crate::{Node, clock, disk, lender, metrics};
+use crate::{Node, clock, disk, diverged, lender, metrics};
 use axum::Extension;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -37,7 +37,8 @@ pub async fn readyz(State(node): State<Arc<Node>>) -> Response {
         // Others are served all the same.
         None => {
             let left: String = node.health.left_alone().iter().map(|line| format!("left alone: {line}\n")).collect();
-            format!("ready\n{left}").into_response()
+            let kept = diverged::notice(&node).map(|line| format!("notice: {line}\n")).unwrap_or_default();
+            format!("ready\n{left}{kept}").into_response()
         }
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response(),
     }

@@ -3,7 +3,7 @@
 use super::body::Answer;
 use crate::object::ServiceRecord;
 use crate::tenancy::Estate;
-use crate::{Node, clock, lender, trouble};
+use crate::{Node, clock, entrances, lender, trouble};
 use axum::Extension;
 use axum::extract::State;
 use pumasi_api::message::{List, StandbyView};
@@ -124,6 +124,10 @@ fn kept_here(node: &Node, lent: &LentLease) -> Option<StandbyView> {
         }
         None => ("kept", told, standby.retain_ms, String::new()),
     };
+    let uncertified = entrances::uncertified(node, lent)
+        .map(|hosts| format!("users cannot come in here by HTTPS: no certificate here for {}", hosts.join(", ")));
+    let why =
+        [why, uncertified.unwrap_or_default()].into_iter().filter(|w| !w.is_empty()).collect::<Vec<_>>().join("; ");
     Some(StandbyView {
         service: lent.lease.service.clone(),
         owner: lent.lease.borrower.clone(),

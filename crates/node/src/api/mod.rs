@@ -9,6 +9,7 @@ mod certificate;
 mod cloud;
 mod continuity;
 mod customers;
+mod divergences;
 mod idle;
 mod journeys;
 mod listen;
@@ -97,6 +98,9 @@ fn table(door: Door) -> Table {
         .on(Get, "/v1/customers", customers::list)
         .on(Put, "/v1/customers/{name}", customers::put)
         .on(Delete, "/v1/customers/{name}", customers::delete)
+        .on(Get, "/v1/divergences", divergences::list)
+        .on(Get, "/v1/services/{name}/divergences/{epoch}/archive", divergences::download)
+        .on(Post, "/v1/services/{name}/divergences/{epoch}/discard", divergences::discard)
         .on(Get, "/v1/secrets", secrets::list)
         .on(Put, "/v1/secrets/{name}", secrets::set)
         .on(Delete, "/v1/secrets/{name}", secrets::delete)

@@ -35,6 +35,11 @@ fn shapes(g: &mut SchemaGenerator, method: Method, path: &str) -> Shapes {
         (Get, "/v1/secrets") => (None, of::<m::List<m::SecretView>>(g)),
         (Put, "/v1/secrets/{name}") => (Some(of::<m::NewSecret>(g)), of::<m::SecretView>(g)),
         (Get, "/v1/retired") => (None, of::<m::List<m::RetiredView>>(g)),
+        (Get, "/v1/divergences") => (None, of::<m::List<m::DivergenceView>>(g)),
+        (Get, "/v1/services/{name}/divergences/{epoch}/archive") => {
+            (None, json!({ "type": "string", "format": "binary" }))
+        }
+        (Post, "/v1/services/{name}/divergences/{epoch}/discard") => (Some(of::<m::Why>(g)), any()),
         (Get, "/v1/services") => (None, of::<m::List<m::ServiceView>>(g)),
         (Get, "/v1/services/{name}") => (None, of::<m::ServiceView>(g)),
         (Post, "/v1/services/{name}/rehearsals") => {
@@ -117,9 +122,12 @@ fn parameters(path: &str) -> Vec<Value> {
         };
         format!("^{id}-[a-z0-9]{{1,48}}$")
     };
-    let mut list: Vec<Value> = names
-        .map(|n| json!({ "name": n, "in": "path", "required": true, "schema": { "type": "string", "pattern": form(n) } }))
-        .collect();
+    let schema = |name: &str| match name {
+        "epoch" => json!({ "type": "integer", "minimum": 0, "maximum": u64::MAX }),
+        name => json!({ "type": "string", "pattern": form(name) }),
+    };
+    let mut list: Vec<Value> =
+        names.map(|n| json!({ "name": n, "in": "path", "required": true, "schema": schema(n) })).collect();
     let query = |name: &str, schema: Value| json!({ "name": name, "in": "query", "required": false, "schema": schema });
     let text = || json!({ "type": "string" });
     let number = || json!({ "type": "integer", "minimum": 0, "maximum": u64::MAX });

@@ -1,5 +1,6 @@
 //! Every endpoint that shows or changes what a customer owns, asked by its owner, another customer, viewers of both, and the operator.
 
+mod diverged;
 mod former;
 mod lendable;
 mod reasons;
@@ -231,6 +232,7 @@ async fn what_is_somebody_elses_is_not_there() {
             "leases",
             "instances",
             "retired",
+            "divergences",
             "traffic",
             "events",
             "events?subject=victim",
@@ -716,6 +718,9 @@ fn every_endpoint_for_customers_is_in_the_matrix_or_tells_nothing_of_them() {
         "/v1/services/{name}/move",
         "/v1/services/{name}/move/cancel",
         "/v1/services/{name}/logs",
+        "/v1/divergences",
+        "/v1/services/{name}/divergences/{epoch}/archive",
+        "/v1/services/{name}/divergences/{epoch}/discard",
         "/v1/retired",
         "/v1/retired/{id}",
         "/v1/secrets",

@@ -16,6 +16,7 @@ use pumasi_store::{Expect, StoreError, Tx};
 use pumasi_terms::{CloudName, Digest, LeaseId, Serial, Validate};
 use pumasi_trust::SignedDocument;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Takes what the owner of a standby sends.
 pub async fn inform(node: &Node, owner: CloudName, lent: &LentLease, sent: Inform) -> Result<(), Problem> {
@@ -89,6 +90,23 @@ impl Kept {
     fn newness(&self) -> (pumasi_terms::Epoch, Serial) {
         (self.dossier.epoch, self.serial)
     }
+}
+
+impl<'de> serde::Deserialize<'de> for Kept {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let document = SignedDocument::deserialize(d)?;
+        read(&document).ok_or_else(|| serde::de::Error::custom("the dossier does not read"))
+    }
+}
+
+/// `of`, for what is read often.
+pub fn item(node: &Node, id: &LeaseId) -> Result<Option<Arc<Kept>>, Problem> {
+    node.item(DOSSIER, id.as_str())
+}
+
+/// Whether some of them cannot be read.
+pub fn some_are_unknown(node: &Node) -> Result<bool, Problem> {
+    Ok(!node.items::<Kept>(DOSSIER)?.unreadable().is_empty())
 }
 
 fn read(document: &SignedDocument) -> Option<Kept> {

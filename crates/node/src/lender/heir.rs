@@ -20,6 +20,7 @@ use pumasi_engine::InstanceState;
 use pumasi_lease::dossier::Dossier;
 use pumasi_lease::handover::{Handover, SIGNED_AS};
 use pumasi_lease::{LentLease, LentState, Transition, ledger};
+use pumasi_ownership::state::Base;
 use pumasi_store::{Expect, Tx};
 use pumasi_terms::{CloudName, CustomerName, Epoch, LeaseId, MoveId, SecretName, ServiceId, ServiceName};
 use pumasi_trust::{Secret, SignedDocument};
@@ -380,7 +381,9 @@ fn own(tx: &mut Tx<'_>, dossier: &Dossier, said: &Entry) -> Result<(), TxError> 
     };
     let diverged = old.as_ref().and_then(|o| if never_handed_on { Some(o.epoch) } else { o.diverged });
     let registered = said.registered || old.as_ref().is_some_and(|o| o.registered);
+    // Users may come in at every cloud that kept it ready with this one, and will hold on to its name for a while.
     let mut entrances = dossier.entrances.clone();
+    entrances.extend(dossier.seats.iter().map(|seat| seat.cloud.clone()));
     entrances.insert(said.from.clone());
     entrances.remove(&said.to);
     let taking = Some(said.lease.clone());
@@ -485,8 +488,10 @@ pub async fn promote(node: &Node, lent: &LentLease) -> Result<bool, Problem> {
     let from = node.lease_dir(lent.id());
     let to = tenancy::service_dir(node, service);
     // What was cut off before its end was written down: a copy that is the service's own already is not made anew.
+    let mut base = BTreeMap::new();
     for set in sent.sent.datasets.iter().filter(|set| !is_moved(&from, &to, set.name.as_str())) {
-        node.copies.promote(node, lent, set).await?;
+        let began = node.copies.promote(node, lent, set).await?;
+        base.insert(set.name.clone(), Base { position: began.at, digest: began.digest });
     }
     node.copies.close(lent.id()).await;
     let aside = match service.diverged {
@@ -504,12 +509,9 @@ pub async fn promote(node: &Node, lent: &LentLease) -> Result<bool, Problem> {
     let name = service.name().clone();
     node.transact(move |tx| {
         let Some(stored) = tx.get::<ServiceRecord>(SERVICE, name.as_str())? else { return Ok(()) };
-        let record = ServiceRecord { taking: None, diverged: None, ..stored.body };
+        // What was set aside is entered by `diverged`, which finds it.
+        let record = ServiceRecord { taking: None, diverged: None, base, ..stored.body };
         tx.put(SERVICE, name.as_str(), &record, Expect::Revision(stored.revision))?;
-        if let Some(epoch) = stored.body.diverged {
-            let text = format!("what was written here under epoch {epoch} and is not in the surviving copies is kept in diverged/epoch-{epoch} of its directory");
-            tx.journal(Note::new("data_set_aside", "service", &name).because(text).entry("daemon", clock::wall()))?;
-        }
         let note = Note::new("service_opened", "service", &name).because("its data are this cloud's own now");
         tx.journal(note.entry("daemon", clock::wall()))?;
         Ok(())
@@ -552,7 +554,8 @@ fn move_all(from: &Path, to: &Path, aside: &Path, sets: &[String]) -> std::io::R
         if !kept.exists() {
             continue;
         }
-        if own.exists() {
+        // One that is empty is nobody's.
+        if own.exists() && std::fs::remove_dir(&own).is_err() {
             std::fs::create_dir_all(aside)?;
             std::fs::rename(&own, aside.join(set))?;
         }

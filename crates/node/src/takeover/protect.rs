@@ -15,7 +15,6 @@ use pumasi_ownership::state::{Mode, Phase, StandbyAt};
 use pumasi_ownership::{Agreed, Command, Owned, State, Told, refusal};
 use pumasi_store::Expect;
 use pumasi_terms::ServiceId;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub(super) async fn reconcile(node: &Node) {
@@ -84,8 +83,9 @@ fn command(node: &Node, service: &ServiceRecord, open: &[Arc<Journey>], state: &
         (Some(owned), Some(agreed)) if owned.agreed != agreed => {
             Some(Command::Protect { service: id, epoch, agreed: Box::new(agreed) })
         }
-        (Some(owned), _) => progress(node, service, owned)
-            .map(|how| Command::Serving { items: vec![Progress { service: id, epoch, how, base: BTreeMap::new() }] }),
+        (Some(owned), _) => progress(node, service, owned).map(|how| Command::Serving {
+            items: vec![Progress { service: id, epoch, how, base: service.base.clone() }],
+        }),
         (None, None) => None,
     }
 }
@@ -132,15 +132,18 @@ fn agreed(node: &Node, service: &ServiceRecord, open: &[Arc<Journey>], owned: Op
 
 /// What the register says of how far the service is, where that is not so any more.
 fn progress(node: &Node, service: &ServiceRecord, owned: &Owned) -> Option<How> {
+    // The cloud before compares what it has with what this one began from.
+    let knows_base = service.base.iter().all(|(set, base)| owned.base.get(set) == Some(base));
     let (have, want) = match owned.phase {
         // One that waited is its owner's still, who has returned.
         Phase::Taken { .. } | Phase::Degraded { .. } | Phase::Waiting { .. } => {
             (ready(node, service), owned.agreed.full)
         }
+        Phase::Serving if !knows_base => (ready(node, service), owned.agreed.full),
         Phase::Serving | Phase::Yielded => return None,
     };
     let how = if have >= want { How::Full } else { How::Degraded { have, want } };
-    let said = owned.phase == Phase::Degraded { have, want };
+    let said = knows_base && owned.phase == Phase::Degraded { have, want };
     (have > 0 && !said).then_some(how)
 }
 

@@ -4,11 +4,12 @@
 
 use super::group::Group;
 use super::{Inner, Voting};
+use pumasi_ownership::access::absence;
 use pumasi_ownership::state::{Health, Phase, Standing};
 use pumasi_ownership::timers::Profile;
 use pumasi_ownership::{Owned, State};
 use pumasi_terms::pact::Pact;
-use pumasi_terms::{BootMs, CloudName, Epoch, Serial, ServiceName};
+use pumasi_terms::{BootMs, CloudName, Epoch, Serial, ServiceId, ServiceName};
 use serde::{Deserialize, Serialize};
 
 /// What this cloud's voter knew of itself last.
@@ -133,7 +134,7 @@ fn clouds(group: &Group, state: Option<&State>) -> Vec<StoodUp> {
 }
 
 fn services(state: &State) -> Vec<OwnedUp> {
-    let told = |owned: &Owned| {
+    let told = |(id, owned): (&ServiceId, &Owned)| {
         let (phase, detail) = match owned.phase {
             Phase::Serving => ("serving", String::new()),
             Phase::Taken { have, want } => ("taken", format!("{have} of {want} instances at first")),
@@ -142,6 +143,8 @@ fn services(state: &State) -> Vec<OwnedUp> {
             Phase::Waiting { place } => ("waiting", format!("place {place}")),
             Phase::Yielded => ("yielded", "its owner has stopped writing".into()),
         };
+        // What its users are told at every entrance.
+        let detail = absence(state, id).map_or(detail, |absence| absence.text);
         OwnedUp {
             service: owned.agreed.name.clone(),
             owner: owned.owner.clone(),
@@ -151,7 +154,7 @@ fn services(state: &State) -> Vec<OwnedUp> {
             standbys: owned.agreed.standbys.iter().map(|s| s.cloud.clone()).collect(),
         }
     };
-    let mut all: Vec<OwnedUp> = state.services.values().map(told).collect();
+    let mut all: Vec<OwnedUp> = state.services.iter().map(told).collect();
     all.sort_by(|a, b| a.service.cmp(&b.service));
     all
 }

@@ -403,6 +403,29 @@ pub enum QuarantineCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub enum DivergenceCommand {
+    /// Write all of it to standard output, as a tar archive; divergence.json in it says what differs
+    #[command(after_help = "Example:\n  pumasi divergence download notes --epoch 3 > notes.tar")]
+    Download {
+        service: ServiceName,
+        /// Of `pumasi get divergences`
+        #[arg(long, value_name = "N")]
+        epoch: u64,
+    },
+    /// Erase it for good
+    #[command(after_help = "Example:\n  pumasi divergence discard notes --epoch 3 --why 'merged by hand'")]
+    Discard {
+        service: ServiceName,
+        /// Of `pumasi get divergences`
+        #[arg(long, value_name = "N")]
+        epoch: u64,
+        /// The reason, for the journal
+        #[arg(long, value_name = "TEXT")]
+        why: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub enum CustomerCommand {
     /// Make a customer, or change what it may have; what is not named has no limit
     #[command(

@@ -141,6 +141,9 @@ impl Street<'_> {
     /// Hands a request to a backend with a free place; by weight where there are several.
     fn give(&mut self, one: &Waiting) -> Given {
         let Some(route) = self.route else { return Given::Full };
+        if route.absent.as_ref().is_some_and(|why| one.writes || !why.may_read()) {
+            return Given::Refused;
+        }
         if let Role::Front { owner } = &route.role {
             return self.send_on(one, owner, route.epoch);
         }

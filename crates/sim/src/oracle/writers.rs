@@ -61,8 +61,27 @@ pub(super) fn unfinished(seen: &Seen, hosts: &[Arc<Host>]) -> Option<String> {
             return Some(format!("{cloud}: {} is still being made its own", taken.name()));
         }
     }
+    if let Some(wrong) = astray(seen, hosts) {
+        return Some(wrong);
+    }
     let names = seen.disks.values().flat_map(super::Disk::services).map(|s| s.name().clone());
     names.collect::<std::collections::BTreeSet<_>>().iter().find_map(|name| no_owner(seen, hosts, name))
+}
+
+/// Who keeps a service ready is an entrance too, and leads to its owner.
+fn astray(seen: &Seen, hosts: &[Arc<Host>]) -> Option<String> {
+    hosts.iter().filter_map(|h| Some((h, seen.disks.get(&h.name)?, h.gateway.table()?))).find_map(
+        |(host, disk, table)| {
+            let guests = table.services.iter().filter(|(name, _)| !disk.services().any(|s| s.name() == *name));
+            let mut wrong = guests.filter(|(name, route)| {
+                let owner = newest(seen, name).map(|(_, owner)| owner);
+                !matches!(&route.role, Role::Front { owner: o } if Some(o) == owner.as_ref()) || route.absent.is_some()
+            });
+            wrong.next().map(|(name, route)| {
+                format!("{}: as an entrance it does not lead {name} to its owner: {route:?}", host.name)
+            })
+        },
+    )
 }
 
 fn no_owner(seen: &Seen, hosts: &[Arc<Host>], name: &ServiceName) -> Option<String> {

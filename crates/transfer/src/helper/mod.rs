@@ -14,6 +14,7 @@ pub use words::{
     head_of, lengths,
 };
 
+use crate::aside::Aside;
 use std::io::{self, Read, Write};
 
 /// One helper's work, wherever it runs.
@@ -26,6 +27,7 @@ pub struct Work {
 enum Open {
     Home(Box<home::Home>),
     Far(Box<far::Far>),
+    Aside(Box<Aside>),
 }
 
 impl Work {
@@ -52,6 +54,13 @@ impl Work {
                 self.open = Some(Open::Far(Box::new(far::Far::open(place)?)));
                 Ok((Reply::Done, Vec::new()))
             }
+            (None, Request::OpenAside(place)) => {
+                self.open = Some(Open::Aside(Box::new(Aside::open(place)?)));
+                Ok((Reply::Done, Vec::new()))
+            }
+            (Some(Open::Aside(aside)), Request::Compare { set }) => aside.compare(&set),
+            (Some(Open::Aside(aside)), Request::Archive { sets }) => aside.begin(&sets),
+            (Some(Open::Aside(aside)), Request::Piece) => aside.piece(),
             (Some(Open::Home(home)), Request::Look { now_ms }) => home.look(now_ms),
             (Some(Open::Home(home)), Request::Base { now_ms }) => home.base(now_ms),
             (Some(Open::Home(home)), Request::Pack) => home.pack(body),

@@ -3,6 +3,7 @@
 //! The version is said in `Open`; both sides are the same program, but a helper that an earlier daemon started may be an older one.
 //! Always holds: a length is checked before memory is taken for it; what the helper answers is believed no more than a peer.
 
+use crate::aside::{AsidePlace, Compared};
 use crate::load::{Base, Demoted};
 use crate::materialise::Access;
 use crate::sqlite::BATCH_BYTES_MAX;
@@ -13,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
-/// 3: copies that survive a power cut, and that are promoted.
-pub const VERSION: u32 = 3;
+/// 4: what was set aside is compared and given out. 3: copies that survive a power cut, and that are promoted.
+pub const VERSION: u32 = 4;
 pub const HEAD_BYTES_MAX: usize = 1 << 20;
 /// A batch of pages is the longest of what is said.
 pub const BODY_BYTES_MAX: usize = BATCH_BYTES_MAX + (16 << 20);
@@ -65,6 +66,18 @@ pub struct Set {
 pub enum Request {
     OpenHome(HomePlace),
     OpenFar(FarPlace),
+    OpenAside(AsidePlace),
+
+    /// Of what was set aside: what of a dataset is not in what was gone on with?
+    Compare {
+        set: Set,
+    },
+    /// Of what was set aside: begins an archive of these datasets.
+    Archive {
+        sets: Vec<DatasetName>,
+    },
+    /// Its next piece.
+    Piece,
 
     /// At home: what is new? `now_ms` is the home's clock, read before this was sent.
     Look {
@@ -158,6 +171,11 @@ pub enum Reply {
     Demoted(Box<Demoted>),
     Digest {
         digest: Digest,
+    },
+    Compared(Box<Compared>),
+    /// The body is the next of an archive.
+    Piece {
+        last: bool,
     },
     Refused(Refusal),
 }

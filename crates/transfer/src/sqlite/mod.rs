@@ -20,6 +20,7 @@ pub use load::{SqliteCopy, SqliteHome};
 pub use promote::{adopt, is_promoted, promote};
 pub use replica::{Applied, ReplicaError, ReplicaOptions, SqliteReplica};
 pub use source::{Delta, Polled, Snapshot, SourceError, SourceOptions, SourceStats, SqliteSource};
+pub(crate) use source::{read_only, real_path};
 
 /// The page that SQLite keeps for its locks (at 1 GiB) is never read or written.
 pub(crate) fn is_lock_page(pgno: u32, page_size: u32) -> bool {

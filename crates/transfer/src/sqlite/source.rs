@@ -349,7 +349,7 @@ impl SqliteSource {
 }
 
 /// As one more reader of whatever is there. The schema of a tenant is trusted with nothing.
-pub(super) fn read_only(path: &Path) -> rusqlite::Result<Connection> {
+pub(crate) fn read_only(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(real_path(path), flags | OpenFlags::SQLITE_OPEN_NOFOLLOW)?;
     db.execute_batch("PRAGMA trusted_schema=OFF; PRAGMA cache_size=-1024;")?;
@@ -371,7 +371,7 @@ fn may_share(meta: &fs::Metadata) -> bool {
 }
 
 /// The directory is the caller's and may be reached by links; below it there are none.
-pub(super) fn real_path(path: &Path) -> PathBuf {
+pub(crate) fn real_path(path: &Path) -> PathBuf {
     match (path.parent().map(Path::canonicalize), path.file_name()) {
         (Some(Ok(dir)), Some(name)) => dir.join(name),
         _ => path.to_owned(),
