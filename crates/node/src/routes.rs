@@ -4,6 +4,7 @@ use crate::fleet::{self, Desired};
 use crate::moves::Waits;
 use crate::node::Locked;
 use crate::object::{LENT_APPLICATION, LentApplication, ServiceRecord, owner_of_lease, service_named_by};
+use crate::takeover::in_sync;
 use crate::{Node, clock, home, keys, lender, moves, register};
 use pumasi_api::Problem;
 use pumasi_engine::{InstanceState, InstanceStatus};
@@ -13,10 +14,11 @@ use pumasi_route::build::{
     LentInput, PartInput, PartState as Serves, RouteInput, ServiceInput, build_told, table_differs, without_doubles,
 };
 use pumasi_route::keep::{Aside, AsideLease, keep};
-use pumasi_route::table::{Admission, HomeBackend, PeerLink, Role, RouteTable, Writes};
+use pumasi_route::table::{Admission, HomeBackend, InStep, PeerLink, Role, RouteTable, Writes};
 use pumasi_route::tenure::{Held, TENURE_VERSION, Tenure};
 use pumasi_store::Items;
 use pumasi_terms::service::{RouteMode, ServiceSpec};
+use pumasi_terms::sync::SyncRule;
 use pumasi_terms::{BootMs, CloudName, Epoch, LeaseId, ServiceName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -44,6 +46,8 @@ pub struct Routes {
     /// What it was told last of what this cloud may write.
     word: Locked<Option<Word>>,
     telling: tokio::sync::Mutex<()>,
+    /// Whether the gateway that runs knows of services that are kept in step; none: it was not asked yet.
+    knows_step: Locked<Option<bool>>,
     /// What the last table left out.
     dropped: Locked<Vec<String>>,
     /// Since when a backend gets nothing new, by instance or lease id.
@@ -53,6 +57,16 @@ pub struct Routes {
 impl Routes {
     pub fn revision(&self) -> u64 {
         self.pushed.lock().as_ref().map_or(u64::MAX, |t| t.revision)
+    }
+    pub fn knows_step(&self) -> Option<bool> {
+        *self.knows_step.lock()
+    }
+    pub fn tell_knows_step(&self, knows: bool) {
+        self.knows_step.set(Some(knows));
+    }
+    /// For whom answers of a service wait by the table in force.
+    pub fn in_step(&self, service: &ServiceName) -> Option<InStep> {
+        self.pushed.lock().as_ref()?.services.get(service)?.in_step.clone()
     }
     /// Instances of a lent lease in the table in force that take requests.
     pub fn serving(&self, lease: &LeaseId) -> u32 {
@@ -189,6 +203,11 @@ pub async fn reconcile(node: &Node) -> Result<(), Problem> {
     tell_tenure(node).await?;
     keys::tell(node).await?;
     let Some(in_force) = node.gateway_status.lock().as_ref().map(|s| s.table_revision) else { return Ok(()) };
+    let keeps_step = |s: &Arc<ServiceRecord>| SyncRule::of(&s.document.spec.datasets).is_some();
+    if node.routes.knows_step().is_none() && node.services()?.iter().any(keeps_step) {
+        // It serves by the table before until it has said whether it can keep a service in step.
+        return Ok(());
+    }
     // All of it or nothing: a table that leaves out what could not be read would take the routes from those that serve.
     let (input, aside) = input(node)?;
     let (mut table, mut dropped) = build_told(&input);
@@ -243,7 +262,7 @@ fn input(node: &Node) -> Result<(RouteInput, Aside), Problem> {
         boot_id: node.boot_id.clone(),
         revision: 0,
         now: clock::now(),
-        services: services.iter().map(|s| service(node, s, &journeys)).collect(),
+        services: services.iter().filter(|s| can_serve(node, s)).map(|s| service(node, s, &journeys)).collect(),
         // What is aside goes by the table before.
         lent: lents
             .iter()
@@ -253,6 +272,11 @@ fn input(node: &Node) -> Result<(RouteInput, Aside), Problem> {
         members: members.map(|m| (m.cloud.clone(), link(m))).collect(),
     };
     Ok((input, aside))
+}
+
+/// A gateway that cannot keep a service in step would acknowledge what may be lost.
+fn can_serve(node: &Node, service: &ServiceRecord) -> bool {
+    node.routes.knows_step() != Some(false) || SyncRule::of(&service.document.spec.datasets).is_none()
 }
 
 fn aside(
@@ -339,6 +363,7 @@ fn service(node: &Node, record: &ServiceRecord, journeys: &[Arc<Journey>]) -> Se
         parts: parts.filter_map(|p| rented(node, record, p)).collect(),
         admission: admission(node, &record.document.spec),
         position_generation: (!record.document.spec.datasets.is_empty()).then(|| node.generation(record.epoch)),
+        in_step: in_sync::in_step(node, record),
         // Told in a message of its own, see `keys`.
         position_key: None,
         service: record.document.clone(),

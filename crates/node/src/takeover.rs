@@ -9,11 +9,12 @@
 //! - A loss is proposed with the word of a majority of voters that heard nothing; others than the leader propose none.
 //! - What a cloud takes it takes by the committed register alone, in one transaction; each step may be cut off and taken again.
 //!
-//! `protect` is the owner's side, `judge` the leader's, `take` the heir's, `back` what follows when the lost cloud returns; `rehearse`
+//! `protect` is the owner's side, `in_sync` keeps the set of those that have every acknowledged write, `judge` the leader's, `take` the heir's, `back` what follows when the lost cloud returns; `rehearse`
 //! asks what would happen, `approve` lets an operator agree where the pact asks.
 
 pub mod approve;
 pub mod back;
+pub mod in_sync;
 pub mod judge;
 pub mod protect;
 pub mod rehearse;
@@ -43,6 +44,8 @@ pub struct Takeover {
     awaited: Locked<BTreeMap<ServiceId, BootMs>>,
     /// What a standby was found to lack, told once.
     told: Locked<BTreeMap<ServiceId, String>>,
+    /// Services of this cloud that are kept in step.
+    pub(crate) kept: Locked<BTreeMap<ServiceId, in_sync::Kept>>,
     pub(crate) inquiries: judge::Inquiries,
 }
 

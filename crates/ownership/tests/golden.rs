@@ -29,7 +29,7 @@ fn entries() -> Vec<Entry> {
     list.extend([
         by("a", Command::Renew { elapsed_ms: 50, renewals }),
         by("a", Command::Protect { service: id(), epoch: Epoch(1), agreed: Box::new(shop) }),
-        by("a", Command::InSync { service: id(), epoch: Epoch(1), set: [cloud("b")].into() }),
+        by("a", Command::InSync { service: id(), epoch: Epoch(1), set: [cloud("b")].into(), after: None }),
         by("a", Command::Key { service: id(), epoch: Epoch(1), cloud: cloud("a"), thumbprint: "abc-_9".into() }),
         by("b", Command::Lost(Box::new(r.lost("a", &["b", "c"], vec![taken(1, 1, "b", 2, 2), waits(2, 1, 1)])))),
         by("b", Command::Approve { cloud: cloud("a"), lost_rev: 8 }),

@@ -155,6 +155,7 @@ fn gateway() -> SocketAddr {
             home_weight: Ppm::WHOLE,
             admission: Admission::default(),
             position_generation: Some(pumasi_terms::Generation(1)),
+            in_step: None,
             position_key: None,
         };
         let table = RouteTable {

@@ -16,7 +16,7 @@ use crate::net::Net;
 use crate::traffic::Load;
 use pumasi_engine::{Engine, InstanceState};
 use pumasi_gateway::right::{Right, Turn};
-use pumasi_gateway::{Question, Reply};
+use pumasi_gateway::{Question, Reply, Wanted};
 use pumasi_route::Tenure;
 use pumasi_route::table::{Positions, RouteTable, ServiceRoute};
 use pumasi_sense::meter::{BackendKey, BackendMeter, MeterWindow, ServiceMeter};
@@ -127,6 +127,8 @@ struct Inner {
     positions: Positions,
     /// Gone with each life.
     tenure: Option<Tenure>,
+    /// Gone with each life, like what they wait for.
+    wanted: Arc<Wanted>,
     services: BTreeMap<ServiceName, Place>,
     leases: BTreeMap<LeaseId, BTreeMap<InstanceId, u32>>,
     lease_meters: BTreeMap<LeaseId, BackendMeter>,
@@ -187,6 +189,7 @@ impl SimGateway {
             table: None,
             positions: Positions::default(),
             tenure: None,
+            wanted: Arc::new(Wanted::new(seed | 1)),
             services: BTreeMap::new(),
             leases: BTreeMap::new(),
             lease_meters: BTreeMap::new(),
@@ -256,6 +259,7 @@ impl SimGateway {
             }
         }
         inner.tenure = None;
+        inner.wanted = Arc::new(Wanted::new(inner.run));
         inner.services.clear();
         inner.leases.clear();
         inner.lease_meters.clear();
@@ -432,7 +436,7 @@ impl SimGateway {
             match place.right.turn(now) {
                 Some(Turn::In) => {}
                 Some(Turn::Wait) => return Ok(None),
-                Some(Turn::Shut) | None => return Err("not writable"),
+                Some(Turn::Shut | Turn::Unkept) | None => return Err("not writable"),
             }
         }
         *place.guests.entry(instance.clone()).or_default() += 1;

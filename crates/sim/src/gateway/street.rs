@@ -103,7 +103,7 @@ impl Street<'_> {
             Some(Turn::Wait) if !self.hold_is_over(now) && self.place.right.begin_to_wait(true) => {
                 self.place.held.push_back(arrived_ms);
             }
-            Some(Turn::Wait | Turn::Shut) => self.refuse(true),
+            Some(Turn::Wait | Turn::Shut | Turn::Unkept) => self.refuse(true),
         }
     }
 
