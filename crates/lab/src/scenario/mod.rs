@@ -9,6 +9,7 @@ pub mod moving;
 pub mod overload;
 mod rehearsal;
 pub mod standby;
+pub mod sync;
 
 use crate::cluster::Cluster;
 use crate::follow::Chronicle;
@@ -26,6 +27,7 @@ pub const ALL: &[(&str, &str)] = &[
         "disaster",
         "a cloud is killed with everything on it; the others agree on that, go on with its services, and give them back",
     ),
+    ("sync", "a service whose acknowledged writes are on disk in another cloud, beside one whose copies follow: what that costs"),
     ("keys", "a service's certificate and its users' cookies go where it goes, and lie open nowhere else"),
     (
         "standby",
@@ -47,6 +49,7 @@ pub async fn play(name: &str, options: &Options, story: &mut Story) -> anyhow::R
         "overload" => overload::play(options, story).await,
         "move" => moving::play(options, story).await,
         "disaster" => disaster::play(options, story).await,
+        "sync" => sync::play(options, story).await,
         "keys" => keys::play(options, story).await,
         "standby" => standby::play(options, story).await,
         "faults" => faults::play(options, story).await,

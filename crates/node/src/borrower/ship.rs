@@ -179,7 +179,9 @@ pub fn start(node: &Arc<Node>, service: &ServiceRecord, part: &Part) {
     let mut running = node.datasets.running.lock();
     for set in &service.document.spec.datasets {
         let key = (part.lease.clone(), set.name.clone());
-        if running.get(&key).is_some_and(|s| !s.task.is_finished()) {
+        let in_step = set.mode == DatasetMode::Sync;
+        if let Some(shipper) = running.get_mut(&key).filter(|s| !s.task.is_finished()) {
+            shipper.in_step = in_step;
             continue;
         }
         let ship = Ship {
@@ -190,7 +192,6 @@ pub fn start(node: &Arc<Node>, service: &ServiceRecord, part: &Part) {
             lender: part.lender.clone(),
         };
         let (scratch, generation) = (ship.scratch(), ship.generation());
-        let in_step = set.mode == DatasetMode::Sync;
         let task = crate::world::spawn(ship.run());
         running.insert(key, Shipper { task, in_step, scratch, generation, position: None, answered: None });
     }
@@ -314,7 +315,7 @@ impl Ship {
             tokio::select! {
                 biased;
                 () = self.node.datasets.urgent.notified() => return,
-                () = pressed, if self.set.mode == DatasetMode::Sync => {}
+                () = pressed => {}
                 () = tokio::time::sleep_until(until) => return,
             }
         }
@@ -322,13 +323,10 @@ impl Ship {
 
     /// The instant that this copy must reach for answers that wait, if it has not.
     fn awaited(&self) -> Option<BootMs> {
-        if self.set.mode != DatasetMode::Sync {
-            return None;
-        }
         let at = self.node.datasets.wanted.lock().get(self.service.name()).copied()?;
         let running = self.node.datasets.running.lock();
-        let position = running.get(&(self.lease.clone(), self.set.name.clone())).and_then(|s| s.position);
-        (position? < Position::new(self.generation(), at.0)).then_some(at)
+        let own = running.get(&(self.lease.clone(), self.set.name.clone())).filter(|s| s.in_step);
+        (own?.position? < Position::new(self.generation(), at.0)).then_some(at)
     }
 
     /// A tree is scanned whole at each look; a database is asked for one number.

@@ -29,6 +29,8 @@ pub(crate) struct Kept {
     keeper: Keeper,
     /// Those that are in the set and do not answer.
     silent: BTreeSet<CloudName>,
+    /// What the next table was made for last.
+    told: Option<InStep>,
     /// A command is under way.
     asking: bool,
     again: BootMs,
@@ -66,12 +68,19 @@ fn look(node: &Arc<Node>) -> bool {
         let Some((state, owned)) = state.as_deref().and_then(|s| Some((s, own(node, s, service)?))) else { continue };
         all.insert(service.id.clone());
         look_at(node, service, (state, owned), rule);
-        if node.routes.in_step(service.name()) != in_step(node, service) {
-            node.wake.notify_one();
-        }
+        wake_where_new(node, service);
     }
     node.takeover.kept.lock().retain(|id, _| all.contains(id));
     any
+}
+
+/// The next table follows at once. What the gateway did not take then is given to it again at each look.
+fn wake_where_new(node: &Node, service: &ServiceRecord) {
+    let now = in_step(node, service);
+    let mut all = node.takeover.kept.lock();
+    let Some(kept) = all.get_mut(&service.id).filter(|k| k.told != now) else { return };
+    kept.told = now;
+    node.wake.notify_one();
 }
 
 /// The register's entry, where it says that this cloud has the service as its record does, and keeps it in step.
@@ -88,7 +97,7 @@ fn look_at(node: &Arc<Node>, service: &ServiceRecord, (state, owned): (&State, &
     let waited = owned.agreed.standbys.iter().filter(|s| in_force.contains(&s.lease)).map(|s| s.cloud.clone());
     let waited: BTreeSet<CloudName> = waited.collect();
     let mut all = node.takeover.kept.lock();
-    let begin = || Kept { keeper: Keeper::begin(owned), silent: BTreeSet::new(), asking: false, again: BootMs(0) };
+    let begin = || Kept { keeper: Keeper::begin(owned), silent: BTreeSet::new(), told: None, asking: false, again: BootMs(0) };
     let kept = all.entry(service.id.clone()).or_insert_with(begin);
     if !kept.keeper.is_of(owned) {
         *kept = begin();
