@@ -17,7 +17,8 @@ const STATE: &str = include_str!("golden/state-v1.json");
 /// One of each kind, in an order in which most of them have an effect.
 fn entries() -> Vec<Entry> {
     let mut r = Register::new(&["a", "b", "c"]);
-    let by = |name: &str, command| Entry::new(cloud(name), command);
+    // Of version 1 whatever they say: what `sync` says is of version 2 today.
+    let by = |name: &str, command| Entry { version: 1, by: cloud(name), command };
     let id = || service(1);
     let at = Position::new(Generation::of(Epoch(2), 3), 77);
     let base = BTreeMap::from([("main".parse().unwrap(), Base { position: at, digest: Digest([1; 32]) })]);

@@ -307,7 +307,7 @@ fn an_entry_counts_once_and_one_that_nobody_can_read_counts_for_nobody() {
     assert_eq!(State { revision: before.revision, ..passed }, before);
     let newer = format!(r#"{{"version":{},"by":"a","command":{{"wild":1}}}}"#, ENTRY_VERSION + 1);
     let why = apply_bytes(before.clone(), before.revision + 1, newer.as_bytes(), rules()).unwrap_err();
-    assert_eq!(why, BadEntry::Newer(2), "its reader stops, and has not passed it over");
+    assert_eq!(why, BadEntry::Newer(ENTRY_VERSION + 1), "its reader stops, and has not passed it over");
     r.does("a", Command::Rejoin { cloud: cloud("a"), run: 1 });
     assert_eq!(r.refused(), Some(Code::OtherRun));
 }
@@ -349,4 +349,7 @@ fn what_says_nothing_of_being_in_step_keeps_the_version_that_it_had() {
     let set = |after| Command::InSync { service: service(1), epoch: Epoch(1), set: Default::default(), after };
     assert_eq!([version(protect(Mode::Async)), version(set(None))], [1, 1]);
     assert_eq!([version(protect(Mode::Sync)), version(set(Some(0)))], [2, 2]);
+    let bytes = Entry::new(cloud("a"), set(Some(7))).to_bytes().unwrap();
+    let text = r#"{"version":2,"by":"a","command":{"in_sync":{"service":"svc-00000000000000000000000000000001","epoch":1,"set":[],"after":7}}}"#;
+    assert_eq!((String::from_utf8(bytes).unwrap().as_str(), Entry::from_bytes(text.as_bytes()).is_ok()), (text, true));
 }
