@@ -68,6 +68,7 @@ async fn an_answer_waits_for_every_copy_and_is_wanted_at_once() {
     assert_eq!((answer.status, answer.backend()), (200, "one"));
     // The next one waits anew, with whoever came with it, and is told under a later number.
     let users: Vec<_> = (0..20).map(|_| posting(&gateway)).collect();
+    // Places are not held while answers wait: an instance begins with eight.
     until("all were executed", || async { backend.seen() == 22 }).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
     let (later, ms) = wanted(&gateway, last).await;
@@ -76,8 +77,6 @@ async fn an_answer_waits_for_every_copy_and_is_wanted_at_once() {
     for user in users {
         assert_eq!(user.await.unwrap().status, 200);
     }
-    // Places are not held while answers wait: more than the instance takes at once were executed.
-    assert!(gateway.control.status().await.unwrap().services[0].backends[0].drained);
 }
 
 #[tokio::test(flavor = "multi_thread")]
