@@ -19,13 +19,7 @@ pub enum Fate {
     Gone,
 }
 
-pub fn fate(
-    right: &Right,
-    epoch: Epoch,
-    at: Position,
-    copies: &BTreeMap<LeaseId, Position>,
-    now: BootMs,
-) -> Fate {
+pub fn fate(right: &Right, epoch: Epoch, at: Position, copies: &BTreeMap<LeaseId, Position>, now: BootMs) -> Fate {
     if !right.may_write(epoch, now) {
         return Fate::Gone;
     }
@@ -55,7 +49,11 @@ mod tests {
     }
 
     fn of(leases: &[u128]) -> InStep {
-        InStep { leases: leases.iter().map(|n| LeaseId::from_entropy(*n)).collect(), wait_ms: 1_000, ..InStep::default() }
+        InStep {
+            leases: leases.iter().map(|n| LeaseId::from_entropy(*n)).collect(),
+            wait_ms: 1_000,
+            ..InStep::default()
+        }
     }
 
     fn at(ms: u64) -> Position {

@@ -326,7 +326,9 @@ async fn kept(
     mut permit: Permit,
     status: u16,
 ) -> Result<Permit, Box<Response<AnswerBody>>> {
-    let Some(service) = task.kept.filter(|s| permit.is_home() && release::waits(s, !out.safe)) else { return Ok(permit) };
+    let Some(service) = task.kept.filter(|s| permit.is_home() && release::waits(s, !out.safe)) else {
+        return Ok(permit);
+    };
     if permit.worked(worker.gateway.config.limits.streams_per_instance_max).is_err() {
         return Err(Box::new(too_many_streams(out)));
     }

@@ -291,8 +291,10 @@ async fn let_in(worker: &Worker, service: &Arc<Service>) -> Result<Entered, Box<
     Err(Box::new(answer::unavailable(reason, detail)))
 }
 
-const UNKEPT: (&str, &str) =
-    ("no-standby", "no other cloud has what would be written, and the service is not written without; send the request again");
+const UNKEPT: (&str, &str) = (
+    "no-standby",
+    "no other cloud has what would be written, and the service is not written without; send the request again",
+);
 const HELD: (&str, &str) = ("held", "the service is being handed over; send the request again");
 
 /// One that only reads, once the instances do not stand still any more: the service as the table has it then.

@@ -90,7 +90,8 @@ async fn what_nobody_confirms_is_answered_as_unknown() {
     assert!(answer.body.contains("within 200 ms") && begun.elapsed() >= Duration::from_millis(200), "{answer:?}");
     assert_eq!(answer.field("set-cookie"), None, "no position is given out");
     // Another clock's positions are none of this one's.
-    let strange = Positions { in_step: [(lease(1), Position::new(Generation(3), u64::MAX))].into(), ..Positions::default() };
+    let strange =
+        Positions { in_step: [(lease(1), Position::new(Generation(3), u64::MAX))].into(), ..Positions::default() };
     gateway.control.put_positions(&strange).await.unwrap();
     assert_eq!(gateway.connect().await.post("/", "x").await.status, 504);
 }

@@ -91,8 +91,7 @@ impl World {
             return;
         }
         let (ask, by) = self.sent.remove(at % self.sent.len());
-        let command =
-            Command::InSync { service: service(1), epoch: Epoch(1), set: ask.set, after: Some(ask.after) };
+        let command = Command::InSync { service: service(1), epoch: Epoch(1), set: ask.set, after: Some(ask.after) };
         let index = self.r.state.revision + 1;
         let entry = Entry::new(cloud("a"), command);
         (self.r.state, self.r.told) = apply(self.r.state.clone(), index, &entry, rules().planted(self.planted));
@@ -157,9 +156,10 @@ impl World {
 
 fn play(alone: bool, planted: Option<Mutant>, cases: u32) -> Result<(), String> {
     let config = Config { cases, failure_persistence: None, ..Config::default() };
-    let mut runner = TestRunner::new_with_rng(config, proptest::test_runner::TestRng::deterministic_rng(
-        proptest::test_runner::RngAlgorithm::ChaCha,
-    ));
+    let mut runner = TestRunner::new_with_rng(
+        config,
+        proptest::test_runner::TestRng::deterministic_rng(proptest::test_runner::RngAlgorithm::ChaCha),
+    );
     let steps = prop::collection::vec((0..KINDS, any::<u8>()), 1..160);
     let run = runner.run(&steps, |steps| {
         let mut world = World::new(alone, planted);
@@ -190,7 +190,11 @@ fn planted_faults_of_the_order_are_found() {
 fn a_standby_comes_into_the_set_and_leaves_it_in_order() {
     let mut w = World::new(true, None);
     let clouds = |w: &World| w.keeper.waits().clouds.iter().map(|c| c.to_string()).collect::<Vec<_>>();
-    assert_eq!((clouds(&w), w.keeper.waits().alone), (vec!["b".to_owned(), "c".to_owned()], false), "it knows nothing yet");
+    assert_eq!(
+        (clouds(&w), w.keeper.waits().alone),
+        (vec!["b".to_owned(), "c".to_owned()], false),
+        "it knows nothing yet"
+    );
     // Its first command is taken: nobody is in the set, both are fresh enough to come in, and are waited for.
     w.as_of.values_mut().for_each(|at| *at = 99);
     w.look();

@@ -341,11 +341,8 @@ fn a_set_that_was_changed_since_takes_no_delayed_command_and_another_copy_is_in_
 #[test]
 fn what_says_nothing_of_being_in_step_keeps_the_version_that_it_had() {
     let version = |command| Entry::new(cloud("a"), command).version;
-    let protect = |mode| Command::Protect {
-        service: service(1),
-        epoch: Epoch(1),
-        agreed: Box::new(Agreed { mode, ..shop() }),
-    };
+    let protect =
+        |mode| Command::Protect { service: service(1), epoch: Epoch(1), agreed: Box::new(Agreed { mode, ..shop() }) };
     let set = |after| Command::InSync { service: service(1), epoch: Epoch(1), set: Default::default(), after };
     assert_eq!([version(protect(Mode::Async)), version(set(None))], [1, 1]);
     assert_eq!([version(protect(Mode::Sync)), version(set(Some(0)))], [2, 2]);

@@ -6,7 +6,8 @@
 
 use crate::share;
 use crate::table::{
-    Admission, HomeBackend, InStep, LeaseBackend, LeaseRoute, PeerLink, Role, RouteTable, ServiceRoute, TABLE_VERSION, Writes,
+    Admission, HomeBackend, InStep, LeaseBackend, LeaseRoute, PeerLink, Role, RouteTable, ServiceRoute, TABLE_VERSION,
+    Writes,
 };
 use pumasi_lease::LentLease;
 use pumasi_terms::service::Service;

@@ -84,7 +84,7 @@ impl Engine for TimedEngine {
         let own = spec.data.iter().find(|(_, mount)| mount.access == Access::ReadWrite);
         if let Some((name, mount)) = own {
             let mut mounts = self.mounts.lock().unwrap_or_else(PoisonError::into_inner);
-            mounts.insert(spec.id.clone(), (mount.path.clone(), name.as_str() == ledger::DATASET));
+            mounts.insert(spec.id.clone(), (mount.path.clone(), name.eq_ignore_ascii_case(ledger::DATASET)));
         }
         self.catch_up().start(spec)
     }

@@ -13,7 +13,9 @@ pub const FILE: &str = "ledger.db";
 pub fn add(dir: &Path, line: &str) -> rusqlite::Result<()> {
     let db = Connection::open(dir.join(FILE))?;
     // What survives a power cut of the machine is not played here, and takes time.
-    db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF; CREATE TABLE IF NOT EXISTS writes (line TEXT)")?;
+    db.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF; CREATE TABLE IF NOT EXISTS writes (line TEXT)",
+    )?;
     db.execute("INSERT INTO writes VALUES (?1)", [line]).map(drop)
 }
 

@@ -240,7 +240,8 @@ impl Script {
 
     /// That data, as a manifest has it.
     pub fn data(&self) -> Option<&'static str> {
-        let kept = if self.in_step { "name: ledger, kind: sqlite, file: ledger.db" } else { "name: notes, kind: files" };
+        let kept =
+            if self.in_step { "name: ledger, kind: sqlite, file: ledger.db" } else { "name: notes, kind: files" };
         self.moves().then_some(kept)
     }
 

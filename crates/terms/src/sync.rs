@@ -156,6 +156,9 @@ mod tests {
     fn what_says_nothing_of_it_is_written_as_it_was() {
         let dataset: Dataset = serde_json::from_str(r#"{"name": "x", "kind": "files"}"#).unwrap();
         let text = serde_json::to_string(&dataset).unwrap();
-        assert!(!text.contains("sync_wait_ms") && !text.contains("reads") && !text.contains("on_standby_loss"), "{text}");
+        assert!(
+            !text.contains("sync_wait_ms") && !text.contains("reads") && !text.contains("on_standby_loss"),
+            "{text}"
+        );
     }
 }

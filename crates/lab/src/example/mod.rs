@@ -12,11 +12,11 @@ pub mod notes;
 pub mod tickets;
 pub mod work;
 
-use pumasi_terms::sync::SYNC_WAIT_MS;
 use pumasi_terms::service::{
     Application, BundleRef, Dataset, DatasetKind, DatasetMode, HomeInstances, Instances, KIND, Platform, Probe,
     Routing, Service, ServiceSpec,
 };
+use pumasi_terms::sync::SYNC_WAIT_MS;
 use pumasi_terms::{API_VERSION, DatasetName, Document, Metadata, Resources, ServiceName};
 use std::collections::BTreeMap;
 use std::io;

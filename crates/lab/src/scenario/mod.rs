@@ -27,7 +27,10 @@ pub const ALL: &[(&str, &str)] = &[
         "disaster",
         "a cloud is killed with everything on it; the others agree on that, go on with its services, and give them back",
     ),
-    ("sync", "a service whose acknowledged writes are on disk in another cloud, beside one whose copies follow: what that costs"),
+    (
+        "sync",
+        "a service whose acknowledged writes are on disk in another cloud, beside one whose copies follow: what that costs",
+    ),
     ("keys", "a service's certificate and its users' cookies go where it goes, and lie open nowhere else"),
     (
         "standby",

@@ -173,6 +173,11 @@ async fn lose_one(report: &mut Report, stage: &Stage, at: SocketAddr) -> anyhow:
     report.promise(Promise::none("kept: acknowledged writes that are not there", missing as u64));
     let entry = stage.entry_at(HOME, KEPT).await?;
     let in_step = entry["in_step"].to_string();
-    report.promise(Promise::holds("kept: the other cloud alone is in step", in_step == r#"["city-c"]"#, in_step, "city-c"));
+    report.promise(Promise::holds(
+        "kept: the other cloud alone is in step",
+        in_step == r#"["city-c"]"#,
+        in_step,
+        "city-c",
+    ));
     Ok(())
 }

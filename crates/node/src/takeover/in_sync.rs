@@ -97,7 +97,8 @@ fn look_at(node: &Arc<Node>, service: &ServiceRecord, (state, owned): (&State, &
     let waited = owned.agreed.standbys.iter().filter(|s| in_force.contains(&s.lease)).map(|s| s.cloud.clone());
     let waited: BTreeSet<CloudName> = waited.collect();
     let mut all = node.takeover.kept.lock();
-    let begin = || Kept { keeper: Keeper::begin(owned), silent: BTreeSet::new(), told: None, asking: false, again: BootMs(0) };
+    let begin =
+        || Kept { keeper: Keeper::begin(owned), silent: BTreeSet::new(), told: None, asking: false, again: BootMs(0) };
     let kept = all.entry(service.id.clone()).or_insert_with(begin);
     if !kept.keeper.is_of(owned) {
         *kept = begin();
@@ -227,7 +228,9 @@ fn remark(node: &Node, service: &ServiceRecord) -> Vec<String> {
         ));
     }
     if stands.shut {
-        lines.push(format!("{name}: no other cloud is in step, so that what writes is refused (on_standby_loss: refuse)"));
+        lines.push(format!(
+            "{name}: no other cloud is in step, so that what writes is refused (on_standby_loss: refuse)"
+        ));
     } else if stands.alone {
         lines.push(format!("{name} is unprotected: no other cloud is in step, and it is written all the same"));
     }

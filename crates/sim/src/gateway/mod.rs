@@ -303,7 +303,8 @@ impl SimGateway {
         let table = inner.table.clone();
         let calm = Load(Vec::new());
         // Also of services that have their users at other clouds alone.
-        let guests: Vec<ServiceName> = inner.services.keys().filter(|n| !inner.loads.contains_key(*n)).cloned().collect();
+        let guests: Vec<ServiceName> =
+            inner.services.keys().filter(|n| !inner.loads.contains_key(*n)).cloned().collect();
         let all = inner.loads.iter().chain(guests.iter().map(|name| (name, &calm)));
         for (name, load) in all {
             let place = inner.services.entry(name.clone()).or_default();

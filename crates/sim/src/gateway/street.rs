@@ -4,8 +4,8 @@
 //! answer leaves only if they still hold; it is executed by an instance of the owner, at most once.
 
 use super::{
-    ANSWER_BYTES, Committing, Entered, Left, PLACES, Place, QUEUE_MAX, SET_ASIDE_MS, SimGateway, Totals, WAIT_MAX_MS, WORK_MS, Waiting,
-    Working, Write, waits_ms,
+    ANSWER_BYTES, Committing, Entered, Left, PLACES, Place, QUEUE_MAX, SET_ASIDE_MS, SimGateway, Totals, WAIT_MAX_MS,
+    WORK_MS, Waiting, Working, Write, waits_ms,
 };
 use crate::mutant::Mutant;
 use crate::traffic::Load;
