@@ -179,6 +179,7 @@ fn table(cloud: CloudName, backend: SocketAddr, admission: Admission) -> anyhow:
         home_weight: Ppm::WHOLE,
         admission,
         position_generation: None,
+        in_step: None,
         position_key: None,
     };
     Ok(RouteTable {

@@ -131,6 +131,7 @@ fn table(cloud: CloudName, address: std::net::SocketAddr) -> Result<RouteTable, 
         home_weight: Ppm::WHOLE,
         admission: Admission { limit_initial: 128, ..Admission::default() },
         position_generation: None,
+        in_step: None,
         position_key: None,
     };
     Ok(RouteTable {

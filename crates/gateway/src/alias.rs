@@ -113,6 +113,7 @@ pub async fn serve(
         writes,
         pass: None,
         still_ours: &|| true,
+        kept: None,
         link: &client.link,
     };
     let mut answer = forward::forward(worker, task, request).await.answer;

@@ -3,6 +3,7 @@
 use crate::ask::{Question, Reply};
 use crate::control::{CONTROL_SOCKET, ControlProblem, GatewayStatus};
 use crate::meter::MeterReport;
+use crate::wanted::WantedReport;
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
@@ -68,6 +69,13 @@ impl ControlClient {
     /// Windows after `after`; waits up to a second for the first. Another `gateway_run` than before: begin at 0.
     pub async fn meter(&self, after: u64) -> Result<MeterReport, ControlError> {
         self.call(Method::GET, &format!("/v1/meter?after={after}"), None).await
+    }
+
+    /// What answers wait for that came after `after`; waits up to a second for the first. Another `gateway_run` than before: begin at 0. None:
+    /// whatever there is, at once. A gateway of before there was any refuses.
+    pub async fn wanted(&self, after: Option<u64>) -> Result<WantedReport, ControlError> {
+        let path = after.map_or("/v1/wanted".to_owned(), |after| format!("/v1/wanted?after={after}"));
+        self.call(Method::GET, &path, None).await
     }
 
     pub async fn status(&self) -> Result<GatewayStatus, ControlError> {

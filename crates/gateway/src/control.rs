@@ -1,7 +1,7 @@
 //! The daemon's hand on its gateway: HTTP/1.1 and JSON over a Unix socket that only its owner may open.
 //!
 //! Control protocol, version 1: `PUT /v1/table`, `PUT /v1/positions`, `PUT /v1/tenure`, `PUT /v1/keys`, `GET /v1/meter?after=SEQ`, `GET /v1/status`,
-//! `POST /v1/ask`, `POST /v1/reload-identity`, `POST /v1/stop`, `GET /metrics`.
+//! `GET /v1/wanted?after=N`, `POST /v1/ask`, `POST /v1/reload-identity`, `POST /v1/stop`, `GET /metrics`.
 
 use crate::admission::BackendStatus;
 use crate::ask::{self, Question};
@@ -184,6 +184,11 @@ async fn serve(gateway: &Arc<Gateway>, public: &Reloadable, request: Request<Inc
                 Err(_) => problem(StatusCode::BAD_REQUEST, "after: must be a window's number"),
             }
         }
+        (&Method::GET, "/v1/wanted") => match after(&request) {
+            Ok(Some(after)) => json(StatusCode::OK, &gateway.wanted.read(after).await),
+            Ok(None) => json(StatusCode::OK, &gateway.wanted.since(0)),
+            Err(_) => problem(StatusCode::BAD_REQUEST, "after: must be the number of an answer before"),
+        },
         (&Method::GET, "/v1/status") => json(StatusCode::OK, &status(gateway)),
         (&Method::POST, "/v1/ask") => match body(request).await {
             Ok(bytes) => match serde_json::from_slice::<Question>(&bytes) {
@@ -205,6 +210,11 @@ async fn serve(gateway: &Arc<Gateway>, public: &Reloadable, request: Request<Inc
         }
         _ => problem(StatusCode::NOT_FOUND, "no such call"),
     }
+}
+
+fn after(request: &Request<Incoming>) -> Result<Option<u64>, std::num::ParseIntError> {
+    let mut words = request.uri().query().unwrap_or_default().split('&');
+    words.find_map(|word| word.strip_prefix("after=")).map(str::parse).transpose()
 }
 
 /// Read first: what is of a newer version may not read as this one at all.

@@ -14,6 +14,8 @@ use crate::link::Link;
 use crate::peer;
 use crate::permit::TooManyStreams;
 use crate::plain::RequestHead;
+use crate::release;
+use crate::table::Service;
 use crate::tunnel::{self, Ends, TunnelSlot};
 use crate::upgrade;
 use crate::upload::{Least, NotThere, RequestBody, Upload, Verdict};
@@ -58,6 +60,8 @@ pub struct Task<'a> {
     pub pass: Option<Pass>,
     /// Whether the answer to a request that writes may still be released.
     pub still_ours: &'a (dyn Fn() -> bool + Sync),
+    /// The service, at its owner: whose answers may have to wait for copies.
+    pub kept: Option<&'a Service>,
     /// The connection that it came by.
     pub link: &'a Arc<Link>,
 }
@@ -295,7 +299,13 @@ pub async fn forward(worker: &Arc<Worker>, mut task: Task<'_>, request: Request<
         }
         want.avoid = Some(permit.slot());
         match attempt(worker, &task, &mut out, permit).await {
-            Next::Answer(answer, permit) => return finish(worker, &task, out, answer, (permit, pass)),
+            Next::Answer(answer, permit) => {
+                let permit = match kept(worker, &task, &out, permit, answer.status().as_u16()).await {
+                    Ok(permit) => permit,
+                    Err(instead) => return Done::ours(*instead),
+                };
+                return finish(worker, &task, out, answer, (permit, pass));
+            }
             Next::End(answer) => return Done::ours(answer),
             Next::Elsewhere(answer) => last = Some(answer),
             Next::Home(answer) => {
@@ -306,6 +316,30 @@ pub async fn forward(worker: &Arc<Worker>, mut task: Task<'_>, request: Request<
     }
     task.admission.count_error();
     Done::ours(last.unwrap_or_else(|| answer::problem(StatusCode::BAD_GATEWAY, "backend", "no backend answered")))
+}
+
+/// Waits for copies where the service says so; what is answered instead, where it was in vain.
+async fn kept(
+    worker: &Arc<Worker>,
+    task: &Task<'_>,
+    out: &Outgoing,
+    mut permit: Permit,
+    status: u16,
+) -> Result<Permit, Box<Response<AnswerBody>>> {
+    let Some(service) = task.kept.filter(|s| permit.is_home() && release::waits(s, !out.safe)) else {
+        return Ok(permit);
+    };
+    if permit.worked(worker.gateway.config.limits.streams_per_instance_max).is_err() {
+        return Err(Box::new(too_many_streams(out)));
+    }
+    // Boxed, so that the usual way stays small.
+    match Box::pin(release::when_kept(worker, service, !out.safe)).await {
+        Ok(()) => Ok(permit),
+        Err(instead) => {
+            permit.answered(status, task.user_rtt_us, 0);
+            Err(instead)
+        }
+    }
 }
 
 async fn attempt(worker: &Arc<Worker>, task: &Task<'_>, out: &mut Outgoing, mut permit: Permit) -> Next {

@@ -5,10 +5,13 @@
 //! its answer.
 
 use crate::clock::boot_ms;
+use crate::commit::{self, Fate};
 use crate::right::{HeldNow, Right};
 use pumasi_route::table::ServiceRoute;
 use pumasi_route::tenure::Tenure;
-use pumasi_terms::{Epoch, ServiceName};
+use pumasi_terms::sync::SyncReads;
+use pumasi_terms::{Epoch, LeaseId, Position, ServiceName};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,6 +22,9 @@ pub struct Gate {
     right: Mutex<Right>,
     /// Whether those that only read may have to wait: asked by each of them, without the lock.
     holds_reads: AtomicBool,
+    /// Whether answers may have to wait for copies: to what writes, and to what only reads.
+    in_step: AtomicBool,
+    reads_in_step: AtomicBool,
     turned: Notify,
 }
 
@@ -30,6 +36,8 @@ pub enum Turn {
     Wait,
     /// No right to write.
     Shut,
+    /// No other cloud is in step.
+    Unkept,
 }
 
 impl Gate {
@@ -44,6 +52,9 @@ impl Gate {
         let before = right.clone();
         right.set(name, route, tenure, now);
         self.holds_reads.store(right.may_hold_reads(), Ordering::Release);
+        let reads = right.in_step.as_ref().map(|in_step| in_step.reads);
+        self.in_step.store(reads.is_some(), Ordering::Release);
+        self.reads_in_step.store(reads == Some(SyncReads::Committed), Ordering::Release);
         let turned = right.differs(&before);
         drop(right);
         if turned {
@@ -60,6 +71,22 @@ impl Gate {
         self.lock().is_held(epoch)
     }
 
+    /// Whether an answer has to be asked about its [`fate`](Self::fate).
+    pub fn waits(&self, writes: bool) -> bool {
+        let asked = if writes { &self.in_step } else { &self.reads_in_step };
+        asked.load(Ordering::Acquire)
+    }
+
+    /// How long an answer may wait for copies.
+    pub fn wait_ms(&self) -> u64 {
+        self.lock().in_step.as_ref().map_or(0, |in_step| in_step.wait_ms)
+    }
+
+    /// What becomes now of an answer whose application had done its part before `at`.
+    pub fn fate(&self, epoch: Epoch, at: Position, copies: &BTreeMap<LeaseId, Position>) -> Fate {
+        commit::fate(&self.lock(), epoch, at, copies, boot_ms())
+    }
+
     /// Whether one that only reads has to [`wait`](Gate::wait).
     pub fn holds_reads(&self, epoch: Epoch) -> bool {
         self.holds_reads.load(Ordering::Acquire) && self.lock().holds_reads(epoch)
@@ -72,6 +99,7 @@ impl Gate {
             crate::right::Turn::In => Turn::In(Pass { gate: self.clone(), epoch, bound: right.is_bound() }),
             crate::right::Turn::Wait => Turn::Wait,
             crate::right::Turn::Shut => Turn::Shut,
+            crate::right::Turn::Unkept => Turn::Unkept,
         }
     }
 

@@ -9,6 +9,7 @@ use crate::position::Positions;
 use crate::table::Tables;
 use crate::ticket::Spent;
 use crate::upstream::{Pool, PoolLimits};
+use crate::wanted::Wanted;
 use http::HeaderValue;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -33,6 +34,8 @@ pub struct Gateway {
     pub run: u64,
     pub started_us: u64,
     pub tables: Arc<Tables>,
+    /// What answers wait for.
+    pub wanted: Wanted,
     pub peers: Arc<Peers>,
     pub positions: Positions,
     pub keys: Arc<Keyring>,

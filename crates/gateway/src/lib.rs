@@ -8,11 +8,12 @@
 //! - A request goes only where the table of its arrival says; a table change loses none.
 //! - An unsafe request is served at home only, by a cloud that may write when it enters and still when its answer leaves;
 //!   an entrance sends it there.
+//! - An answer of a service that is kept in step leaves when its copies have what was written ([`commit`]).
 //! - A request is executed twice only if its method is safe.
 //! - One hop between clouds at most. Every queue, body, retry, wait and connection count is bounded.
 //!
 //! A request meets, in this order: [`listen`], [`public`] or [`peer`], [`forward`], [`admission`] (with [`queue`], [`choose`] and
-//! [`limiter`]), [`permit`], [`plain`] or [`upstream`] (with [`multiplex`]), [`body`]. [`upload`] and [`link`] bound what users owe.
+//! [`limiter`]), [`permit`], [`plain`] or [`upstream`] (with [`multiplex`]), [`release`], [`body`]. [`upload`] and [`link`] bound what users owe.
 
 pub mod admission;
 mod ages;
@@ -25,6 +26,7 @@ pub mod choose;
 mod chunks;
 mod client;
 mod clock;
+pub mod commit;
 mod config;
 mod control;
 mod entrance;
@@ -52,6 +54,7 @@ mod position;
 mod proxied;
 mod public;
 mod queue;
+mod release;
 pub mod right;
 mod run;
 mod slot;
@@ -64,6 +67,7 @@ mod tunnel;
 mod upgrade;
 mod upload;
 mod upstream;
+mod wanted;
 mod websocket;
 
 pub use admission::BackendStatus;
@@ -76,3 +80,4 @@ pub use control::{CONTROL_SOCKET, GatewayStatus, HeldStatus, PlaceStatus};
 pub use meter::MeterReport;
 pub use run::{GatewayError, gateway_main};
 pub use table::TABLE_FILE;
+pub use wanted::{Wanted, WantedReport};

@@ -139,6 +139,7 @@ async fn serve_lease(
         writes: false,
         pass: None,
         still_ours: &|| true,
+        kept: None,
         link,
     };
     forward::forward(worker, task, request).await.answer

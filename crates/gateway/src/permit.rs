@@ -28,6 +28,8 @@ pub struct Permit {
     destination: Arc<Destination>,
     entered_with: u32,
     since_us: u64,
+    /// How long the instance worked, where its answer waits for something else since.
+    worked_us: Option<u64>,
     holds: Holds,
 }
 
@@ -44,6 +46,7 @@ impl Permit {
             destination: slot.spec.destination.clone(),
             entered_with: slot.entered_with(),
             since_us: now_us,
+            worked_us: None,
             holds: Holds::Place,
         }
     }
@@ -76,9 +79,10 @@ impl Permit {
     }
 
     fn answer(&mut self, slot: &mut Slot, meter: &mut ServiceMeter, now_us: u64, status: u16, rtt_us: Option<u32>) {
-        let app_us = now_us.saturating_sub(self.since_us);
         let failed = status >= 500;
-        let waited = self.give_back(slot);
+        let worked_us = self.worked_us.take();
+        let app_us = worked_us.unwrap_or_else(|| now_us.saturating_sub(self.since_us));
+        let waited = self.give_back(slot) && worked_us.is_none();
         meter.completed += 1;
         meter.failed += u64::from(failed);
         if !waited {
@@ -130,6 +134,23 @@ impl Permit {
         let admission = self.admission.clone();
         admission.change(self.slot, |slot, _, _| {
             self.give_back(slot);
+            taken = slot.take_stream(max);
+        });
+        if taken {
+            self.holds = Holds::Upload;
+            return Ok(());
+        }
+        Err(TooManyStreams)
+    }
+
+    /// The head of the answer is there, and waits for what has nothing to do with the instance: the place is given back, and a stream's room
+    /// is taken.
+    pub fn worked(&mut self, max: u32) -> Result<(), TooManyStreams> {
+        let mut taken = false;
+        let admission = self.admission.clone();
+        admission.change(self.slot, |slot, _, now| {
+            let work_us = now.saturating_sub(self.since_us);
+            self.worked_us = (!self.give_back(slot)).then_some(work_us);
             taken = slot.take_stream(max);
         });
         if taken {

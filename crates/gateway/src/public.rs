@@ -276,6 +276,7 @@ async fn let_in(worker: &Worker, service: &Arc<Service>) -> Result<Entered, Box<
             // Boxed, so that the usual way stays small.
             Turn::Wait if Box::pin(now.gate.wait(epoch, true)).await => false,
             Turn::Wait => break HELD,
+            Turn::Unkept => break UNKEPT,
         };
         let live = worker.gateway.tables.live();
         let found = live.services.get(&service.name);
@@ -290,6 +291,10 @@ async fn let_in(worker: &Worker, service: &Arc<Service>) -> Result<Entered, Box<
     Err(Box::new(answer::unavailable(reason, detail)))
 }
 
+const UNKEPT: (&str, &str) = (
+    "no-standby",
+    "no other cloud has what would be written, and the service is not written without; send the request again",
+);
 const HELD: (&str, &str) = ("held", "the service is being handed over; send the request again");
 
 /// One that only reads, once the instances do not stand still any more: the service as the table has it then.
@@ -327,6 +332,9 @@ pub async fn serve_service(
     let writes = !method::is_safe_or(request.method().as_str(), &service.route.safe_methods)
         || upgrade::is_asked_for(&request)
         || headers::under_prefix(request.uri().path(), &service.route.home_only);
+    if service.gate.waits(true) && upgrade::is_asked_for(&request) {
+        return (no_upgrade(service), None);
+    }
     let (mut pass, mut later) = (None, None);
     if writes {
         match let_in(worker, service).await {
@@ -362,6 +370,14 @@ pub async fn serve_service(
     serve_here(worker, service, from, (writes, pass), request).await
 }
 
+/// What goes over an upgraded connection cannot be kept from leaving before it is in another cloud.
+fn no_upgrade(service: &Service) -> Response<AnswerBody> {
+    service.admission.arrived(true);
+    service.admission.count_error();
+    let detail = "the service's data are kept in step with another cloud, and what is said over an upgraded connection would not wait for it";
+    answer::problem(StatusCode::NOT_IMPLEMENTED, "no-upgrade", detail)
+}
+
 /// How far the user has seen, by cookie or by what is remembered of the last write.
 fn seen(gateway: &Gateway, service: &Service, fields: &HeaderMap) -> Option<Position> {
     let (positions, name) = (&gateway.positions, service.name.as_str());
@@ -393,7 +409,9 @@ async fn serve_here(
     let name = service.name.as_str();
     let class = &service.route.admission.less_important;
     let less_important = headers::is_less_important(request.uri().path(), request.headers(), class);
-    let mut want = Want { home_only: writes || from_peer, less_important, ..Want::default() };
+    // A rented copy may have what those in step lack.
+    let only_committed = service.gate.waits(false);
+    let mut want = Want { home_only: writes || from_peer || only_committed, less_important, ..Want::default() };
     let fields = request.headers_mut();
     let mut authorization = None;
     if service.route.position_generation.is_some() {
@@ -426,6 +444,7 @@ async fn serve_here(
         writes,
         pass,
         still_ours: &still_ours,
+        kept: Some(&**service),
         link: from.link,
     };
     let Done { mut answer, from_home, from_backend } = forward::forward(worker, task, request).await;

@@ -7,7 +7,7 @@
 //!
 //! Pure: no clock, no sockets. The gateway's [`gate`](crate::gate) and the simulator's gateway both decide by it.
 
-use pumasi_route::table::{ServiceRoute, Writes};
+use pumasi_route::table::{InStep, ServiceRoute, Writes};
 use pumasi_route::tenure::Tenure;
 use pumasi_terms::{BootMs, Epoch, ServiceName};
 
@@ -52,6 +52,8 @@ pub enum Turn {
     Wait,
     /// No right to write.
     Shut,
+    /// What would be acknowledged has to be in another cloud, and none is in step.
+    Unkept,
 }
 
 /// What the daemon is told of a hold.
@@ -67,6 +69,8 @@ pub struct HeldNow {
 pub struct Right {
     /// None: the table does not have the service, or not any more.
     pub(crate) entry: Option<Entry>,
+    /// What its answers wait for; see [`commit`](crate::commit).
+    pub(crate) in_step: Option<InStep>,
     /// As the tenure has them.
     until: BootMs,
     owned_at: Option<Epoch>,
@@ -81,6 +85,7 @@ impl Right {
     pub fn set(&mut self, name: &ServiceName, route: Option<&ServiceRoute>, tenure: Option<&Tenure>, now: BootMs) {
         let entry = |r: &ServiceRoute| Entry { owner: r.role.is_owner(), writes: r.writes, epoch: r.epoch };
         self.entry = route.map(entry);
+        self.in_step = route.filter(|r| r.role.is_owner()).and_then(|r| r.in_step.clone());
         self.until = tenure.and_then(|t| t.until(name)).unwrap_or_default();
         self.owned_at = tenure.and_then(|t| t.epochs.get(name).copied());
         let before = self.hold;
@@ -141,6 +146,9 @@ impl Right {
         }
         if !self.may_write(epoch, now) {
             return Turn::Shut;
+        }
+        if self.in_step.as_ref().is_some_and(|in_step| !in_step.is_open()) {
+            return Turn::Unkept;
         }
         self.inside += 1;
         Turn::In

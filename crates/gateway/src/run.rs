@@ -8,6 +8,7 @@ use crate::meter::Meter;
 use crate::peers::{Peers, PeersError};
 use crate::position::Positions;
 use crate::table::Tables;
+use crate::wanted::Wanted;
 use crate::{certificates, clock, control, handover};
 use nix::fcntl::{Flock, FlockArg};
 use std::net::SocketAddr;
@@ -181,6 +182,7 @@ fn build(dir: &Path, config: GatewayConfig) -> Result<Gateway, GatewayError> {
         via,
         started_us: clock::boot_us(),
         tables: Arc::new(tables),
+        wanted: Wanted::new(run),
         peers,
         positions,
         keys: Arc::new(Keyring::open(dir)),

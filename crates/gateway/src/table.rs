@@ -19,7 +19,9 @@ use pumasi_terms::{BootMs, CloudName, Epoch, LeaseId, Position, ServiceName};
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 pub const TABLE_FILE: &str = "table.json";
 pub const TABLE_BYTES_MAX: usize = 16 << 20;
@@ -114,6 +116,10 @@ pub struct Tables {
     peers: Arc<Peers>,
     live: RwLock<Arc<Live>>,
     positions: RwLock<BTreeMap<LeaseId, Position>>,
+    /// How far those are that answers wait for.
+    in_step: RwLock<BTreeMap<LeaseId, Position>>,
+    /// A copy moved, a table or a tenure came: whoever waits for copies looks again.
+    moved: Notify,
     /// In memory only: after a restart nobody knows what this cloud may write.
     tenure: Mutex<Option<Tenure>>,
     /// Held while a table is put in force, disk write included: never by whoever serves a request.
@@ -129,6 +135,8 @@ impl Tables {
             peers,
             live: RwLock::default(),
             positions: RwLock::default(),
+            in_step: RwLock::default(),
+            moved: Notify::new(),
             tenure: Mutex::default(),
             writing: Mutex::default(),
         }
@@ -178,7 +186,7 @@ impl Tables {
         let revision = live.revision;
         let admissions =
             || live.services.values().map(|s| &s.admission).chain(live.leases.values().map(|l| &l.admission));
-        let positions = Positions { leases: self.read_positions().clone() };
+        let positions = Positions { leases: self.read_positions().clone(), ..Positions::default() };
         for admission in admissions() {
             admission.set_positions(&positions);
         }
@@ -198,6 +206,7 @@ impl Tables {
         writing.retain(|(_, a)| !a.is_idle());
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(live);
         self.set_gates(self.lock_tenure().as_ref());
+        self.moved.notify_waiters();
         Ok(revision)
     }
 
@@ -218,6 +227,7 @@ impl Tables {
         }
         *held = Some(tenure);
         self.set_gates(held.as_ref());
+        self.moved.notify_waiters();
         Ok(())
     }
 
@@ -235,6 +245,7 @@ impl Tables {
     /// The furthest position of each lease wins.
     pub fn put_positions(&self, positions: Positions) {
         let live = self.live();
+        self.put_in_step(&live, positions.in_step);
         let all = {
             let mut held = self.positions.write().unwrap_or_else(PoisonError::into_inner);
             for (lease, position) in positions.leases {
@@ -245,11 +256,39 @@ impl Tables {
                 live.leases.contains_key(lease)
                     || live.services.values().any(|s| s.route.leases.iter().any(|l| l.lease == *lease))
             });
-            Positions { leases: held.clone() }
+            Positions { leases: held.clone(), ..Positions::default() }
         };
         for service in live.services.values() {
             service.admission.set_positions(&all);
         }
+    }
+
+    /// As above. A lease that no table has yet may be in the next one: so many are remembered as there may be standbys.
+    fn put_in_step(&self, live: &Live, positions: BTreeMap<LeaseId, Position>) {
+        if positions.is_empty() {
+            return;
+        }
+        let mut held = self.in_step.write().unwrap_or_else(PoisonError::into_inner);
+        let named = |lease: &LeaseId| {
+            live.services.values().any(|s| s.route.in_step.as_ref().is_some_and(|i| i.leases.contains(lease)))
+        };
+        held.retain(|lease, _| positions.contains_key(lease) || named(lease));
+        for (lease, position) in positions {
+            let at = held.entry(lease).or_default();
+            *at = (*at).max(position);
+        }
+        drop(held);
+        self.moved.notify_waiters();
+    }
+
+    /// How far the copies are that answers wait for.
+    pub fn in_step(&self) -> RwLockReadGuard<'_, BTreeMap<LeaseId, Position>> {
+        self.in_step.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns when a copy moved, or a table or a tenure came.
+    pub fn moved(&self) -> Notified<'_> {
+        self.moved.notified()
     }
 
     /// How far the copies of a lease here are.
@@ -257,7 +296,7 @@ impl Tables {
         self.read_positions().get(lease).copied()
     }
 
-    fn read_positions(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<LeaseId, Position>> {
+    fn read_positions(&self) -> RwLockReadGuard<'_, BTreeMap<LeaseId, Position>> {
         self.positions.read().unwrap_or_else(PoisonError::into_inner)
     }
 

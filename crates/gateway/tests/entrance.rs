@@ -422,7 +422,10 @@ async fn owners_with_the_same_key_read_each_others_cookies() {
             r.leases.push(backend);
         })
         .await;
-    let at = Positions { leases: [(LeaseId::from_entropy(7), Position::new(Generation(4), 1))].into() };
+    let at = Positions {
+        leases: [(LeaseId::from_entropy(7), Position::new(Generation(4), 1))].into(),
+        ..Positions::default()
+    };
     moved.b.gateway.control.put_positions(&at).await.unwrap();
     let mut c = moved.b.gateway.connect().await;
     let mut by = Vec::new();
@@ -472,7 +475,10 @@ async fn a_user_of_the_owner_before_is_known_by_the_keys_that_were_told() {
             r.leases.push(backend);
         })
         .await;
-    let at = Positions { leases: [(LeaseId::from_entropy(7), Position::new(Generation(4), 1))].into() };
+    let at = Positions {
+        leases: [(LeaseId::from_entropy(7), Position::new(Generation(4), 1))].into(),
+        ..Positions::default()
+    };
     moved.b.gateway.control.put_positions(&at).await.unwrap();
     let mut c = moved.b.gateway.connect().await;
     let mut by = async |told: &[&str]| {

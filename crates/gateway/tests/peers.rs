@@ -405,7 +405,10 @@ async fn users_read_their_own_writes() {
     };
     pair.own(with_data).await;
     let control = pair.a.gateway.control.clone();
-    let at = |as_of_ms| Positions { leases: [(lease(), Position::new(Generation(4), as_of_ms))].into() };
+    let at = |as_of_ms| Positions {
+        leases: [(lease(), Position::new(Generation(4), as_of_ms))].into(),
+        ..Positions::default()
+    };
     control.put_positions(&at(boot_ms())).await.unwrap();
     let mut c = pair.connect().await;
     assert_eq!(c.get("/").await.backend(), "rented");

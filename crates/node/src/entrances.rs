@@ -126,6 +126,7 @@ fn guest(node: &Node, id: &ServiceId, owned: &Owned, dossier: &Dossier) -> Servi
         admission: routes::admission(node, &service.spec),
         position_generation: None,
         position_key: None,
+        in_step: None,
         service,
     }
 }

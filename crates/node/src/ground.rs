@@ -4,7 +4,7 @@ use crate::clock;
 pub use crate::hands::Hands;
 use pumasi_api::Client;
 use pumasi_engine::Engine;
-use pumasi_gateway::{ControlClient, ControlError, GatewayStatus, MeterReport, Question, Reply};
+use pumasi_gateway::{ControlClient, ControlError, GatewayStatus, MeterReport, Question, Reply, WantedReport};
 use pumasi_route::table::{Positions, RouteTable};
 use pumasi_route::{Keys, Tenure};
 use pumasi_store::Store;
@@ -28,6 +28,8 @@ pub trait GatewayPort: Send + Sync {
     fn put_keys<'a>(&'a self, keys: &'a Keys) -> Asked<'a, ()>;
     /// Windows after `after`; waits up to a second for the first. Another `gateway_run` than before: begin at 0.
     fn meter(&self, after: u64) -> Asked<'_, MeterReport>;
+    /// What answers wait for that came after; waits up to a second for the first. None: whatever there is, at once.
+    fn wanted(&self, after: Option<u64>) -> Asked<'_, WantedReport>;
     fn status(&self) -> Asked<'_, GatewayStatus>;
     /// One request over a lease, whether or not the table names it.
     fn ask<'a>(&'a self, question: &'a Question) -> Asked<'a, Reply>;
@@ -105,6 +107,9 @@ impl GatewayPort for GatewayProcess {
     }
     fn meter(&self, after: u64) -> Asked<'_, MeterReport> {
         Box::pin(self.client.meter(after))
+    }
+    fn wanted(&self, after: Option<u64>) -> Asked<'_, WantedReport> {
+        Box::pin(self.client.wanted(after))
     }
     fn status(&self) -> Asked<'_, GatewayStatus> {
         Box::pin(self.client.status())

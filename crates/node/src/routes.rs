@@ -4,7 +4,8 @@ use crate::fleet::{self, Desired};
 use crate::moves::Waits;
 use crate::node::Locked;
 use crate::object::{LENT_APPLICATION, LentApplication, ServiceRecord, owner_of_lease, service_named_by};
-use crate::{Node, clock, entrances, home, keys, lender, moves, register, takeover};
+use crate::takeover::{fence, in_sync};
+use crate::{Node, clock, entrances, home, keys, lender, moves, register};
 use pumasi_api::Problem;
 use pumasi_engine::{InstanceState, InstanceStatus};
 use pumasi_gateway::ControlError;
@@ -14,10 +15,11 @@ use pumasi_route::build::{
     LentInput, PartInput, PartState as Serves, RouteInput, ServiceInput, build_told, table_differs, without_doubles,
 };
 use pumasi_route::keep::{Aside, AsideLease, keep};
-use pumasi_route::table::{Admission, HomeBackend, PeerLink, Role, RouteTable, Writes};
+use pumasi_route::table::{Admission, HomeBackend, InStep, PeerLink, Role, RouteTable, Writes};
 use pumasi_route::tenure::{Held, TENURE_VERSION, Tenure};
 use pumasi_store::Items;
 use pumasi_terms::service::{RouteMode, ServiceSpec};
+use pumasi_terms::sync::SyncRule;
 use pumasi_terms::{BootMs, CloudName, Epoch, LeaseId, ServiceName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -45,6 +47,8 @@ pub struct Routes {
     /// What it was told last of what this cloud may write.
     word: Locked<Option<Word>>,
     telling: tokio::sync::Mutex<()>,
+    /// Whether the gateway that runs knows of services that are kept in step; none: it was not asked yet.
+    knows_step: Locked<Option<bool>>,
     /// What the last table left out.
     dropped: Locked<Vec<String>>,
     /// Since when a backend gets nothing new, by instance or lease id.
@@ -54,6 +58,16 @@ pub struct Routes {
 impl Routes {
     pub fn revision(&self) -> u64 {
         self.pushed.lock().as_ref().map_or(u64::MAX, |t| t.revision)
+    }
+    pub fn knows_step(&self) -> Option<bool> {
+        *self.knows_step.lock()
+    }
+    pub fn tell_knows_step(&self, knows: bool) {
+        self.knows_step.set(Some(knows));
+    }
+    /// For whom answers of a service wait by the table in force.
+    pub fn in_step(&self, service: &ServiceName) -> Option<InStep> {
+        self.pushed.lock().as_ref()?.services.get(service)?.in_step.clone()
     }
     /// Instances of a lent lease in the table in force that take requests.
     pub fn serving(&self, lease: &LeaseId) -> u32 {
@@ -190,6 +204,11 @@ pub async fn reconcile(node: &Node) -> Result<(), Problem> {
     tell_tenure(node).await?;
     keys::tell(node).await?;
     let Some(in_force) = node.gateway_status.lock().as_ref().map(|s| s.table_revision) else { return Ok(()) };
+    let keeps_step = |s: &Arc<ServiceRecord>| SyncRule::of(&s.document.spec.datasets).is_some();
+    if node.routes.knows_step().is_none() && node.services()?.iter().any(keeps_step) {
+        // It serves by the table before until it has said whether it can keep a service in step.
+        return Ok(());
+    }
     // All of it or nothing: a table that leaves out what could not be read would take the routes from those that serve.
     let (input, aside) = input(node)?;
     let (mut table, mut dropped) = build_told(&input);
@@ -257,7 +276,7 @@ fn input(node: &Node) -> Result<(RouteInput, Aside), Problem> {
         boot_id: node.boot_id.clone(),
         revision: 0,
         now: clock::now(),
-        services: services.iter().map(|s| service(node, s, &journeys)).collect(),
+        services: services.iter().filter(|s| can_serve(node, s)).map(|s| service(node, s, &journeys)).collect(),
         guests: entrances::guests(node, &services, &lents),
         // What is aside goes by the table before.
         lent: lents
@@ -268,6 +287,11 @@ fn input(node: &Node) -> Result<(RouteInput, Aside), Problem> {
         members: members.map(|m| (m.cloud.clone(), link(m))).collect(),
     };
     Ok((input, aside))
+}
+
+/// A gateway that cannot keep a service in step would acknowledge what may be lost.
+fn can_serve(node: &Node, service: &ServiceRecord) -> bool {
+    node.routes.knows_step() != Some(false) || SyncRule::of(&service.document.spec.datasets).is_none()
 }
 
 fn aside(
@@ -337,7 +361,7 @@ fn service(node: &Node, record: &ServiceRecord, journeys: &[Arc<Journey>]) -> Se
     let parts = journeys.iter().filter(serves).flat_map(|j| &j.parts);
     let mut stand = register::stand(node, record);
     // What stands still answers nobody.
-    let shut = takeover::fence::is_shut(node, record);
+    let shut = fence::is_shut(node, record);
     let home = if shut { Vec::new() } else { backends(node, &home::wanted(node, record)) };
     if stand.front.is_none() && home.is_empty() && node.routes.fronts(record.name()) {
         // It was handed over here, and nothing of it is ready: who had it before still answers what only reads. Who is lost does not.
@@ -367,6 +391,7 @@ fn service(node: &Node, record: &ServiceRecord, journeys: &[Arc<Journey>]) -> Se
         parts: parts.filter_map(|p| rented(node, record, p)).collect(),
         admission: admission(node, &record.document.spec),
         position_generation: (!record.document.spec.datasets.is_empty()).then(|| node.generation(record.epoch)),
+        in_step: in_sync::in_step(node, record),
         // Told in a message of its own, see `keys`.
         position_key: None,
         service: record.document.clone(),

@@ -116,9 +116,11 @@ pub fn work(node: &Arc<Node>) -> Vec<JoinHandle<()>> {
         Task::new("heartbeats", peers::run),
         Task::new("the vote of the pact", voting::run),
         Task::new("what the pact protects", takeover::run),
+        Task::new("who is in step", takeover::in_sync::run),
         Task::new("judging whether a cloud is lost", takeover::judge::run),
         Task::new("sensing", sensing::run),
         Task::new("telling positions", borrower::pump_positions),
+        Task::new("what answers wait for", borrower::wanted::follow),
         Task::new("reconciling", reconcile),
         Task::new("housekeeping", keep),
     ];

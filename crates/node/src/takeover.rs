@@ -9,16 +9,16 @@
 //! - A loss is proposed with the word of a majority of voters that heard nothing; others than the leader propose none.
 //! - What a cloud takes it takes by the committed register alone, in one transaction; each step may be cut off and taken again.
 //!
-//! `protect` is the owner's side, `judge` the leader's, `take` the heir's, `back` what follows when the lost cloud returns; `rehearse`
-//! asks what would happen, `daily` does so by itself, `approve` lets an operator agree where the pact asks, `by_hand` act where
-//! it does not vote; `fence` holds still what has
-//! lost its right.
+//! `protect` is the owner's side, `in_sync` keeps the set of those that have every acknowledged write, `judge` the leader's, `take` the
+//! heir's, `back` what follows when the lost cloud returns; `rehearse` asks what would happen, `daily` does so by itself, `approve` lets an
+//! operator agree where the pact asks, `by_hand` act where it does not vote; `fence` holds still what has lost its right.
 
 pub mod approve;
 pub mod back;
 pub mod by_hand;
 pub mod daily;
 pub mod fence;
+pub mod in_sync;
 pub mod judge;
 pub mod protect;
 pub mod rehearse;
@@ -50,6 +50,8 @@ pub struct Takeover {
     stuck: Locked<BTreeMap<ServiceId, take::Stuck>>,
     /// What would become of this cloud's services, as it was asked last.
     pub(crate) rehearsed: daily::Last,
+    /// Services of this cloud that are kept in step.
+    pub(crate) kept: Locked<BTreeMap<ServiceId, in_sync::Kept>>,
     pub(crate) inquiries: judge::Inquiries,
     /// When this process began to look.
     since: Locked<Option<BootMs>>,

@@ -4,7 +4,7 @@
 
 use crate::clock;
 use crate::ground::{Asked, GatewayPort};
-use pumasi_gateway::{ControlError, GatewayStatus, MeterReport, Question, Reply};
+use pumasi_gateway::{ControlError, GatewayStatus, MeterReport, Question, Reply, WantedReport};
 use pumasi_route::table::{Positions, RouteTable};
 use pumasi_route::{Keys, Tenure};
 use std::path::PathBuf;
@@ -47,6 +47,12 @@ impl GatewayPort for Gate {
         Box::pin(async {
             tokio::time::sleep(Duration::from_millis(50)).await;
             Err(ControlError::Unreachable { socket: PathBuf::new(), problem: "no window".into() })
+        })
+    }
+    fn wanted(&self, _: Option<u64>) -> Asked<'_, WantedReport> {
+        Box::pin(async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            Ok(WantedReport::default())
         })
     }
     fn status(&self) -> Asked<'_, GatewayStatus> {

@@ -62,6 +62,7 @@ fn service(n: u32, chance: &mut Chance, class: Class) -> Owned {
         phase: Phase::Serving,
         agreed,
         in_sync: BTreeSet::new(),
+        sync_count: 0,
         base: BTreeMap::new(),
         keys: BTreeMap::new(),
         attempt: 0,

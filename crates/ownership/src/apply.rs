@@ -64,7 +64,7 @@ impl Step<'_> {
             Command::Pact { voting } => self.pact(voting),
             Command::Protect { service, epoch, agreed } => self.protect(service, *epoch, agreed),
             Command::Unprotect { service, epoch } => self.unprotect(service, *epoch),
-            Command::InSync { service, epoch, set } => self.in_sync(service, *epoch, set),
+            Command::InSync { service, epoch, set, after } => self.in_sync((service, *epoch), set, *after),
             Command::Yield { service, epoch, why } => self.yielded(service, *epoch, why),
             Command::Serving { items } => self.serving(items),
             Command::Key { service, epoch, cloud, thumbprint } => self.key(service, *epoch, cloud, thumbprint),

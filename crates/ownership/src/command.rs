@@ -5,7 +5,7 @@
 //! malformed for every voter.
 
 use crate::state::{
-    Agreed, Base, DATASETS_MAX, EPOCH_MAX, HOSTS_MAX, Health, INSTANCES_MAX, Item, KEY_CHARS_MAX, MEMBERS_MAX,
+    Agreed, Base, DATASETS_MAX, EPOCH_MAX, HOSTS_MAX, Health, INSTANCES_MAX, Item, KEY_CHARS_MAX, MEMBERS_MAX, Mode,
     SERVICES_MAX, STANDBYS_MAX, THUMBPRINT_CHARS_MAX, Voting,
 };
 use pumasi_terms::service::is_host;
@@ -14,7 +14,9 @@ use pumasi_trust::SignedDocument;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-pub const ENTRY_VERSION: u32 = 1;
+pub const ENTRY_VERSION: u32 = 2;
+/// What says nothing of being in step has the bytes that it always had.
+const ENTRY_VERSION_FIRST: u32 = 1;
 /// A plan of as many services as there may be has about 500 kB.
 pub const ENTRY_BYTES_MAX: usize = 1 << 20;
 pub const RENEWALS_MAX: usize = 64;
@@ -65,6 +67,10 @@ pub enum Command {
         service: ServiceId,
         epoch: Epoch,
         set: BTreeSet<CloudName>,
+        /// How often the set had been changed when this was asked. It takes effect on that set only, so that one that was delayed cannot
+        /// put a cloud in which its owner waits for no longer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<u64>,
     },
     Lost(Box<Lost>),
     /// The operators of this cloud agree that the plan is carried out.
@@ -201,7 +207,7 @@ fn wrong(what: &'static str, problem: impl Into<String>) -> Result<(), BadEntry>
 
 impl Entry {
     pub fn new(by: CloudName, command: Command) -> Self {
-        Self { version: ENTRY_VERSION, by, command }
+        Self { version: command.version(), by, command }
     }
 
     /// What the log carries. Whoever proposes finds out here what no voter would take.
@@ -230,6 +236,15 @@ impl Entry {
 }
 
 impl Command {
+    /// A voter that does not count changes of a set would make another register of these: it must stop instead, and say so.
+    fn version(&self) -> u32 {
+        match self {
+            Self::InSync { after: Some(_), .. } => ENTRY_VERSION,
+            Self::Protect { agreed, .. } if agreed.mode == Mode::Sync => ENTRY_VERSION,
+            _ => ENTRY_VERSION_FIRST,
+        }
+    }
+
     /// Bounds that need no state.
     pub fn bounds(&self) -> Result<(), BadEntry> {
         match self {

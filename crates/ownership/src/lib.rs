@@ -13,6 +13,7 @@
 pub mod access;
 pub mod apply;
 pub mod command;
+pub mod in_sync;
 pub mod liveness;
 pub mod recover;
 pub mod rules;
@@ -23,6 +24,7 @@ mod voting;
 
 pub use apply::{apply, apply_bytes};
 pub use command::{Attestation, BadEntry, Command, Entry, Lost, Renewal};
+pub use in_sync::Keeper;
 pub use recover::{Recovery, recover};
 pub use rules::{Mutant, Rules, Signatures, Verify};
 pub use state::{Agreed, Item, Owned, State, Voting};

@@ -60,6 +60,12 @@ pub enum Mutant {
     CancelForgotten,
     /// A `Transfer` of an older epoch is taken.
     EpochNotCompared,
+    /// An `InSync` is taken that was asked of another set.
+    SetsNotCounted,
+    /// The owner waits for a cloud no longer as soon as it asks that it leave the set.
+    ShrinksBeforeCommitted,
+    /// A cloud is asked into the set before the gateway waits for it.
+    JoinsUnwaitedFor,
 }
 
 #[derive(Clone, Copy)]

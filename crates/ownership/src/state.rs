@@ -225,6 +225,9 @@ pub struct Owned {
     /// Each of them has every acknowledged write: the owner acknowledges nothing that one of them lacks.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub in_sync: BTreeSet<CloudName>,
+    /// How often the set was changed, by a command or with what is agreed: see [`InSync`](crate::Command::InSync).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub sync_count: u64,
     /// What the present owner began from.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub base: BTreeMap<DatasetName, Base>,
@@ -234,6 +237,10 @@ pub struct Owned {
     /// Handovers of this epoch that are numbered below were cancelled.
     #[serde(default)]
     pub attempt: u32,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

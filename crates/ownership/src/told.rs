@@ -111,6 +111,8 @@ pub enum Code {
     /// The cloud that shall take it is not alive, ailing, or on probation.
     NotAlive,
     NotInSync,
+    /// The set of clouds in step was changed since it was asked about.
+    OtherSet,
     Cancelled,
     NotAsked,
     OlderSerial,
@@ -137,6 +139,7 @@ impl Code {
             Self::NotAStandby => "not_a_standby",
             Self::NotAlive => "not_alive",
             Self::NotInSync => "not_in_sync",
+            Self::OtherSet => "other_set",
             Self::Cancelled => "cancelled",
             Self::NotAsked => "not_asked",
             Self::OlderSerial => "older_serial",
@@ -149,7 +152,13 @@ impl Code {
     pub fn read_again(self) -> bool {
         matches!(
             self,
-            Self::OtherEpoch | Self::OtherRun | Self::NotTheLast | Self::NotSilent | Self::NotAlive | Self::NotInSync
+            Self::OtherEpoch
+                | Self::OtherRun
+                | Self::NotTheLast
+                | Self::NotSilent
+                | Self::NotAlive
+                | Self::NotInSync
+                | Self::OtherSet
         )
     }
 }

@@ -17,7 +17,8 @@ const STATE: &str = include_str!("golden/state-v1.json");
 /// One of each kind, in an order in which most of them have an effect.
 fn entries() -> Vec<Entry> {
     let mut r = Register::new(&["a", "b", "c"]);
-    let by = |name: &str, command| Entry::new(cloud(name), command);
+    // Of version 1 whatever they say: what `sync` says is of version 2 today.
+    let by = |name: &str, command| Entry { version: 1, by: cloud(name), command };
     let id = || service(1);
     let at = Position::new(Generation::of(Epoch(2), 3), 77);
     let base = BTreeMap::from([("main".parse().unwrap(), Base { position: at, digest: Digest([1; 32]) })]);
@@ -29,7 +30,7 @@ fn entries() -> Vec<Entry> {
     list.extend([
         by("a", Command::Renew { elapsed_ms: 50, renewals }),
         by("a", Command::Protect { service: id(), epoch: Epoch(1), agreed: Box::new(shop) }),
-        by("a", Command::InSync { service: id(), epoch: Epoch(1), set: [cloud("b")].into() }),
+        by("a", Command::InSync { service: id(), epoch: Epoch(1), set: [cloud("b")].into(), after: None }),
         by("a", Command::Key { service: id(), epoch: Epoch(1), cloud: cloud("a"), thumbprint: "abc-_9".into() }),
         by("b", Command::Lost(Box::new(r.lost("a", &["b", "c"], vec![taken(1, 1, "b", 2, 2), waits(2, 1, 1)])))),
         by("b", Command::Approve { cloud: cloud("a"), lost_rev: 8 }),

@@ -60,7 +60,7 @@ fn entry(r: &Register, op: &Op) -> Entry {
             (by, Command::Protect { service: id, epoch, agreed: Box::new(agreed) })
         }
         2 => (by, Command::Unprotect { service: id, epoch }),
-        3 => (by, Command::InSync { service: id, epoch, set: [subject].into() }),
+        3 => (by, Command::InSync { service: id, epoch, set: [subject].into(), after: None }),
         4..=6 => {
             let plan: Vec<_> = (0..5u8)
                 .map(|s| {

@@ -121,7 +121,7 @@ fn the_freshest_copy_is_preferred_and_a_synchronous_one_must_be_complete() {
     assert_eq!(story(&none)[0], "bank impossible");
     let Outcome::Impossible { why, mend } = &none.items[0].outcome else { panic!() };
     assert!(why.contains("synchronous") && mend.contains("back"), "{why} {mend}");
-    r.does("a", Command::InSync { service: service(1), epoch: Epoch(1), set: [cloud("b")].into() });
+    r.does("a", Command::InSync { service: service(1), epoch: Epoch(1), set: [cloud("b")].into(), after: None });
     assert_eq!(
         story(&recover(&r.state, &free, &cloud("a"), NOW))[0],
         "bank b 3",
@@ -332,6 +332,7 @@ fn a_thousand_services_are_planned_and_fit_one_entry_of_the_log() {
             phase: state::Phase::Serving,
             agreed: one.clone(),
             in_sync: Default::default(),
+            sync_count: 0,
             base: Default::default(),
             keys: Default::default(),
             attempt: 0,

@@ -167,6 +167,7 @@ fn a_synchronous_service_goes_only_where_every_acknowledged_write_is() {
         service: service(1),
         epoch: Epoch(1),
         set: names.iter().map(|n| cloud(n)).collect(),
+        after: None,
     };
     r.does("a", set(&["d"]));
     assert_eq!(r.refused(), Some(Code::NotAStandby));
@@ -306,7 +307,46 @@ fn an_entry_counts_once_and_one_that_nobody_can_read_counts_for_nobody() {
     assert_eq!(State { revision: before.revision, ..passed }, before);
     let newer = format!(r#"{{"version":{},"by":"a","command":{{"wild":1}}}}"#, ENTRY_VERSION + 1);
     let why = apply_bytes(before.clone(), before.revision + 1, newer.as_bytes(), rules()).unwrap_err();
-    assert_eq!(why, BadEntry::Newer(2), "its reader stops, and has not passed it over");
+    assert_eq!(why, BadEntry::Newer(ENTRY_VERSION + 1), "its reader stops, and has not passed it over");
     r.does("a", Command::Rejoin { cloud: cloud("a"), run: 1 });
     assert_eq!(r.refused(), Some(Code::OtherRun));
+}
+
+#[test]
+fn a_set_that_was_changed_since_takes_no_delayed_command_and_another_copy_is_in_no_set() {
+    let mut r = with_shop();
+    let sync = Agreed { mode: Mode::Sync, ..shop() };
+    r.protects("a", 1, &sync);
+    let owned = |r: &Register| r.state.services[&service(1)].clone();
+    let set = |names: &[&str], after: u64| Command::InSync {
+        service: service(1),
+        epoch: Epoch(1),
+        set: names.iter().map(|n| cloud(n)).collect(),
+        after: Some(after),
+    };
+    let first = owned(&r).sync_count;
+    r.does("a", set(&["b", "c"], first));
+    assert_eq!((r.refused(), owned(&r).sync_count), (None, first + 1));
+    r.does("a", set(&[], first));
+    assert_eq!((r.refused(), owned(&r).in_sync.len()), (Some(Code::OtherSet), 2));
+    // Under another lease it has another copy.
+    let mut other = sync.clone();
+    other.standbys[0].lease = pumasi_terms::LeaseId::from_entropy(9);
+    r.protects("a", 1, &other);
+    assert_eq!((owned(&r).in_sync, owned(&r).sync_count), ([cloud("c")].into(), first + 2));
+    r.protects("a", 1, &shop());
+    assert!(owned(&r).in_sync.is_empty());
+}
+
+#[test]
+fn what_says_nothing_of_being_in_step_keeps_the_version_that_it_had() {
+    let version = |command| Entry::new(cloud("a"), command).version;
+    let protect =
+        |mode| Command::Protect { service: service(1), epoch: Epoch(1), agreed: Box::new(Agreed { mode, ..shop() }) };
+    let set = |after| Command::InSync { service: service(1), epoch: Epoch(1), set: Default::default(), after };
+    assert_eq!([version(protect(Mode::Async)), version(set(None))], [1, 1]);
+    assert_eq!([version(protect(Mode::Sync)), version(set(Some(0)))], [2, 2]);
+    let bytes = Entry::new(cloud("a"), set(Some(7))).to_bytes().unwrap();
+    let text = r#"{"version":2,"by":"a","command":{"in_sync":{"service":"svc-00000000000000000000000000000001","epoch":1,"set":[],"after":7}}}"#;
+    assert_eq!((String::from_utf8(bytes).unwrap().as_str(), Entry::from_bytes(text.as_bytes()).is_ok()), (text, true));
 }

@@ -275,9 +275,12 @@ fn vote_lines(vote: &pumasi_node::voting::Status) -> Vec<String> {
         lines.push(format!("without a vote: {}", of(false)));
     }
     lines.extend(vote.services.iter().map(|s| {
-        let standbys = s.standbys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let names = |of: &[CloudName]| of.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        // What is kept in step goes only where every acknowledged write is.
+        let (heirs, why) = if s.sync { (&s.in_step, ", in step") } else { (&s.standbys, "") };
+        let standbys = names(heirs);
         let detail = if s.detail.is_empty() { String::new() } else { format!(" ({})", s.detail) };
-        let standbys = if standbys.is_empty() { "nobody".to_owned() } else { standbys };
+        let standbys = if standbys.is_empty() { "nobody".to_owned() } else { format!("{standbys}{why}") };
         format!(
             "{}: {} owns it at epoch {}, {}{detail}; {standbys} may take over",
             s.service, s.owner, s.epoch, s.phase

@@ -6,8 +6,8 @@
 
 use crate::share;
 use crate::table::{
-    Absent, Admission, HomeBackend, LeaseBackend, LeaseRoute, PeerLink, Role, RouteTable, ServiceRoute, TABLE_VERSION,
-    Writes,
+    Absent, Admission, HomeBackend, InStep, LeaseBackend, LeaseRoute, PeerLink, Role, RouteTable, ServiceRoute,
+    TABLE_VERSION, Writes,
 };
 use pumasi_lease::LentLease;
 use pumasi_terms::service::Service;
@@ -45,6 +45,7 @@ pub struct ServiceInput {
     pub parts: Vec<PartInput>,
     pub admission: Admission,
     pub position_generation: Option<Generation>,
+    pub in_step: Option<InStep>,
     pub position_key: Option<String>,
 }
 
@@ -206,6 +207,7 @@ fn service_route(s: &ServiceInput, input: &RouteInput) -> ServiceRoute {
         leases: parts.into_iter().map(lease_backend).collect(),
         admission: s.admission.clone(),
         position_generation: s.position_generation,
+        in_step: s.in_step.clone().filter(|_| serves),
         position_key: s.position_key.clone(),
     }
 }

@@ -120,6 +120,7 @@ mod tests {
             home_weight: Ppm(1),
             admission: Admission::default(),
             position_generation: None,
+            in_step: None,
             position_key: None,
         }
     }

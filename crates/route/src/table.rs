@@ -5,6 +5,7 @@
 
 use pumasi_terms::class::LessImportant;
 use pumasi_terms::service::{RecoveryClass, RouteMode};
+use pumasi_terms::sync::SyncReads;
 use pumasi_terms::{
     BootMs, CloudName, DatasetName, Epoch, Generation, InstanceId, LeaseId, Position, Ppm, Protocol, ServiceName,
 };
@@ -76,9 +77,38 @@ pub struct ServiceRoute {
     pub admission: Admission,
     /// The dataset generation whose positions this home gives out in its answers to writes; None: no dataset.
     pub position_generation: Option<Generation>,
+    /// What an answer to a request that writes waits for. A gateway that does not know of it refuses the whole table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_step: Option<InStep>,
     /// 32 bytes, hex: signs the cookies of positions in place of the gateway's own key, so that another owner reads them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position_key: Option<String>,
+}
+
+/// Copies that must have a write before it is acknowledged. With nobody to wait for and nobody's word that the service may be written
+/// alone, nothing is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InStep {
+    pub leases: BTreeSet<LeaseId>,
+    /// No other cloud is in step, and the service is written all the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub alone: bool,
+    /// Nobody answers who is in step: what writes is refused on entry.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shut: bool,
+    /// The longest that an answer waits, ms.
+    pub wait_ms: u64,
+    /// What only reads waits as well.
+    #[serde(default, skip_serializing_if = "SyncReads::is_default")]
+    pub reads: SyncReads,
+}
+
+impl InStep {
+    /// Whether what writes has somebody to wait for, or need not.
+    pub fn is_open(&self) -> bool {
+        !self.shut && (self.alone || !self.leases.is_empty())
+    }
 }
 
 /// What this cloud is to a service.
@@ -277,4 +307,8 @@ pub struct PeerLink {
 pub struct Positions {
     /// By lease, the least of its datasets. Used at home for leases away, and at the lender for leases here.
     pub leases: BTreeMap<LeaseId, Position>,
+    /// The least of those datasets that are kept in step, of leases that answers wait for or may wait for. Not sent to a gateway that knows
+    /// none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub in_step: BTreeMap<LeaseId, Position>,
 }

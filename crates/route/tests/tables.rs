@@ -148,6 +148,7 @@ fn input(home: Vec<HomeBackend>, parts: Vec<PartInput>, lent: Vec<LentInput>) ->
             parts,
             admission: Admission::default(),
             position_generation: None,
+            in_step: None,
             position_key: None,
         }],
         guests: Vec::new(),

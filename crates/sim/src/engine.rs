@@ -1,5 +1,6 @@
 //! A host's engine: the `sim` driver, brought up to the host's time before each answer. It outlives daemons.
 
+use crate::ledger;
 use crate::life::HostClock;
 use crate::mutant::Mutant;
 use pumasi_engine::BoxFuture;
@@ -24,8 +25,8 @@ pub struct TimedEngine {
     mutant: Option<Mutant>,
     /// Instances that a planted bug says are stopped.
     stopped: Mutex<BTreeSet<InstanceId>>,
-    /// Where instances write their data.
-    mounts: Mutex<BTreeMap<InstanceId, PathBuf>>,
+    /// Where instances write their data, and whether it is a database.
+    mounts: Mutex<BTreeMap<InstanceId, (PathBuf, bool)>>,
     /// What another engine, which runs in its place, listed last.
     shown: Mutex<Option<Vec<InstanceStatus>>>,
 }
@@ -55,10 +56,13 @@ impl TimedEngine {
     /// The application in an instance adds a line to its data; whether that was done, which it is not while it stands still. None:
     /// it has no data of its own.
     pub fn write(&self, id: &InstanceId, line: &str) -> Option<bool> {
-        let dir = self.mounts.lock().unwrap_or_else(PoisonError::into_inner).get(id)?.clone();
+        let (dir, is_ledger) = self.mounts.lock().unwrap_or_else(PoisonError::into_inner).get(id)?.clone();
         let listed = crate::gateway::now_or_never(self.catch_up().list()).and_then(Result::ok).unwrap_or_default();
         if !listed.iter().any(|i| &i.id == id && i.pid.is_some() && !i.frozen && !i.prepared) {
             return Some(false);
+        }
+        if is_ledger {
+            return Some(ledger::add(&dir, line).is_ok());
         }
         let file = std::fs::OpenOptions::new().create(true).append(true).open(dir.join(WRITES));
         Some(file.and_then(|mut f| writeln!(f, "{line}")).is_ok())
@@ -77,10 +81,10 @@ impl Engine for TimedEngine {
         self.inner.capabilities()
     }
     fn start(&self, spec: InstanceSpec) -> BoxFuture<'_, Result<(), EngineError>> {
-        let own = spec.data.values().find(|mount| mount.access == Access::ReadWrite);
-        if let Some(mount) = own {
+        let own = spec.data.iter().find(|(_, mount)| mount.access == Access::ReadWrite);
+        if let Some((name, mount)) = own {
             let mut mounts = self.mounts.lock().unwrap_or_else(PoisonError::into_inner);
-            mounts.insert(spec.id.clone(), mount.path.clone());
+            mounts.insert(spec.id.clone(), (mount.path.clone(), name.eq_ignore_ascii_case(ledger::DATASET)));
         }
         self.catch_up().start(spec)
     }

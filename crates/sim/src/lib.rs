@@ -9,6 +9,7 @@
 pub mod cloud;
 pub mod engine;
 pub mod gateway;
+mod ledger;
 mod liar;
 pub mod life;
 pub mod mutant;

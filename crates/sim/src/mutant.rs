@@ -72,6 +72,10 @@ mutants! {
     Hasty = "hasty",
     /// What a heir prepares begins at once.
     Eager = "eager",
+    /// Answers of a service that is kept in step leave at once.
+    Rash = "rash",
+    /// The gateway waits no longer for a cloud that is slow, and the register hears of that afterwards.
+    Unforgiving = "unforgiving",
 }
 
 const HOUR_MS: u64 = 3_600_000;
@@ -91,6 +95,11 @@ fn state_of(value: &Value) -> Option<&str> {
 impl Mutant {
     pub fn by_name(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|m| m.name() == name)
+    }
+
+    /// Whether it shows only where a cloud is lost.
+    pub fn is_of_losses(self) -> bool {
+        matches!(self, Self::Rash | Self::Unforgiving)
     }
 
     /// Whether it shows only where a service moves.

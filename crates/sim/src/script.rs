@@ -115,6 +115,8 @@ pub struct Script {
     pub steady: bool,
     /// All clouds vote from the beginning.
     pub votes: bool,
+    /// And the first cloud's service is kept in step.
+    pub in_step: bool,
 }
 
 impl Script {
@@ -226,12 +228,21 @@ impl Script {
             script.faults.push((at_ms, stumble));
         }
         script.faults.sort_by_key(|(at, _)| *at);
+        // Drawn apart, so that a seed keeps its faults.
+        script.in_step = StdRng::seed_from_u64(seed ^ 0x0073_796e_6300).random_bool(0.5);
         script
     }
 
     /// Whether the first cloud's service has data, and what is acknowledged is looked for at the end.
     pub fn moves(&self) -> bool {
         self.votes || self.faults.iter().any(|(_, f)| matches!(f, Fault::Move { .. }))
+    }
+
+    /// That data, as a manifest has it.
+    pub fn data(&self) -> Option<&'static str> {
+        let kept =
+            if self.in_step { "name: ledger, kind: sqlite, file: ledger.db" } else { "name: notes, kind: files" };
+        self.moves().then_some(kept)
     }
 
     /// Steady load on one cloud, and nothing else.

@@ -15,7 +15,7 @@ use pumasi_node::object::{CLOUD, CloudRecord, JOURNEY, LENT, ONLY, SERVICE, Serv
 use pumasi_node::{Config, borrower, lender, moves, pact, register};
 use pumasi_store::Expect;
 use pumasi_terms::pact::Terms;
-use pumasi_terms::service::{RecoveryClass, Service};
+use pumasi_terms::service::{DatasetMode, RecoveryClass, Service};
 use pumasi_terms::{CloudName, Continuity, Epoch, Resources, ServiceName};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -112,13 +112,14 @@ pub(crate) fn config(name: &str, at: usize, dir: &Path) -> anyhow::Result<Config
     Ok(config)
 }
 
-fn service(name: &str, has_data: bool) -> anyhow::Result<Service> {
+/// `data`: its dataset, as the manifest has it.
+fn service(name: &str, data: Option<&str>) -> anyhow::Result<Service> {
     let text = format!(
         "apiVersion: pumasi/v1\nkind: Service\nmetadata:\n  name: {name}\nspec:\n  hosts: [{name}.example]\n  application:\n    bundle: ./bundle\n    command: [shop]\n\
          \x20   platform: {{ os: linux, arch: {} }}\n    resources: {{ cpu_millis: 500, memory_mib: 128 }}\n    readiness: {{ path: /, interval_ms: 50 }}\n    stop_grace_ms: 500\n\
          \x20 instances: {{ home: 1 }}\n  borrowing: {{ mode: automatic, instances_max: 6 }}\n{}",
         std::env::consts::ARCH,
-        if has_data { "  datasets:\n    - { name: notes, kind: files }\n" } else { "" },
+        data.map(|set| format!("  datasets:\n    - {{ {set} }}\n")).unwrap_or_default(),
     );
     let services = pumasi_terms::manifest::services("service.yaml", &text).context("the simulator's own manifest")?;
     services.into_iter().next().context("no service in it")
@@ -182,9 +183,9 @@ async fn run(setup: &Setup, dir: &Path) -> anyhow::Result<Outcome> {
             ticking.iter().for_each(|g| g.tick());
         }
     });
-    world.found(dir, &terms, setup.script.moves()).await?;
+    world.found(dir, &terms, setup.script.data()).await?;
     if setup.script.votes {
-        world.vote().await?;
+        world.vote(setup.script.in_step).await?;
     }
     let origin_ms = world.now_ms();
     for (cloud, load) in &setup.script.loads {
@@ -297,13 +298,13 @@ impl World {
     }
 
     /// One pact, and a service at each cloud; the first one's may have data.
-    async fn found(&self, dir: &Path, terms: &Terms, has_data: bool) -> anyhow::Result<()> {
+    async fn found(&self, dir: &Path, terms: &Terms, data: Option<&str>) -> anyhow::Result<()> {
         let bundle = dir.join("bundle");
         std::fs::create_dir_all(&bundle)?;
         std::fs::write(bundle.join("shop"), "what runs is made up; what travels is real\n".repeat(40))?;
         found_pact(&self.hosts, terms).await?;
         for (at, host) in self.hosts.iter().enumerate() {
-            host.deploy(service(&format!("shop-{at}"), has_data && at == 0)?, &bundle).await?;
+            host.deploy(service(&format!("shop-{at}"), data.filter(|_| at == 0))?, &bundle).await?;
         }
         // Until everybody has heard of everybody's offer.
         tokio::time::sleep(Duration::from_millis(2_500)).await;
@@ -311,7 +312,7 @@ impl World {
     }
 
     /// By all, in `default` times; returns when every cloud may write by it.
-    async fn vote(&self) -> anyhow::Result<()> {
+    async fn vote(&self, in_step: bool) -> anyhow::Result<()> {
         let wish = Vote { voters: self.hosts.iter().map(|h| h.name.clone()).collect(), profile: None, stop: false };
         let voted = self.hosts[0].act(async move |node| pact::vote(&node, &operator(), wish).await).await;
         voted.context("it died")??;
@@ -325,6 +326,9 @@ impl World {
             node.transact(move |tx| {
                 let mut first = service.clone();
                 first.document.spec.recovery_class = RecoveryClass::Guaranteed;
+                // Who is in step with it is there a moment later; till then what writes is refused.
+                let mode = if in_step { DatasetMode::Sync } else { DatasetMode::Async };
+                first.document.spec.datasets.iter_mut().for_each(|set| set.mode = mode);
                 Ok(tx.put(SERVICE, service.name().as_str(), &first, Expect::Any).map(drop)?)
             })
             .await

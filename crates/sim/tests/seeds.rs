@@ -131,8 +131,11 @@ fn a_lying_member_stops_nobody() {
 fn every_planted_bug_is_found() {
     for mutant in Mutant::ALL {
         // What a freezer hides, or needs a word that is late, shows in fewer seeds.
-        let (setup, most): (fn(u64) -> Setup, _) =
-            if mutant.is_of_moves() { (Setup::moving, 120) } else { (Setup::random, 60) };
+        let (setup, most): (fn(u64) -> Setup, _) = match (mutant.is_of_moves(), mutant.is_of_losses()) {
+            (true, _) => (Setup::moving, 120),
+            (_, true) => (Setup::losing, 60),
+            _ => (Setup::random, 60),
+        };
         let found = (1..=most).find(|seed| {
             let outcome = play(&Setup { mutant: Some(*mutant), ..setup(*seed) }).unwrap();
             !outcome.broken.is_empty()

@@ -19,6 +19,7 @@ pub mod position;
 pub mod protocol;
 pub mod reach;
 pub mod service;
+pub mod sync;
 pub mod template;
 pub mod tls;
 pub mod told;

@@ -3,6 +3,7 @@
 use crate::class::LessImportant;
 use crate::continuity::Continuity;
 use crate::document::{Document, FieldError, Validate, fault};
+use crate::sync::{self, OnStandbyLoss, SyncReads};
 use crate::template;
 use crate::tls::Tls;
 use crate::{CloudName, DatasetName, Digest, Money, Protocol, Resources, SecretName, ServiceName};
@@ -236,6 +237,15 @@ pub struct Dataset {
     pub file: Option<String>,
     #[serde(default)]
     pub mode: DatasetMode,
+    /// Of `sync`: what becomes of requests that write while no other cloud is in step.
+    #[serde(default, skip_serializing_if = "OnStandbyLoss::is_default")]
+    pub on_standby_loss: OnStandbyLoss,
+    /// Of `sync`: whether those that only read may see what could still be lost.
+    #[serde(default, skip_serializing_if = "SyncReads::is_default")]
+    pub reads: SyncReads,
+    /// Of `sync`: the longest that an answer waits for the clouds in step. Then its outcome is told as unknown.
+    #[serde(default = "sync::default_wait_ms", skip_serializing_if = "sync::is_default_wait")]
+    pub sync_wait_ms: u64,
     /// How old a borrowed copy may be (RPO), measured and shown.
     #[serde(default = "default_rpo_ms")]
     pub rpo_ms: u64,
@@ -270,6 +280,8 @@ pub enum DatasetMode {
     /// Copies lag by at most the RPO; the loss of a home is at most that.
     #[default]
     Async,
+    /// No acknowledged write is lost with a cloud: the answer leaves when each cloud in step has it on disk.
+    Sync,
 }
 
 /// What the service promises its users.
@@ -456,6 +468,7 @@ impl Validate for ServiceSpec {
                 fault(e, at, &format!("{here}.rpo_ms"), "must be 20 to 3600000");
             }
         }
+        sync::validate(self, at, e);
         if !(1..=60_000).contains(&self.objective.queue_delay_p95_ms) {
             fault(e, at, "objective.queue_delay_p95_ms", "must be 1 to 60000");
         }

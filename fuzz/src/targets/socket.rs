@@ -156,6 +156,7 @@ fn gateway() -> SocketAddr {
             home_weight: Ppm::WHOLE,
             admission: Admission::default(),
             position_generation: Some(pumasi_terms::Generation(1)),
+            in_step: None,
             position_key: None,
         };
         let table = RouteTable {

@@ -119,6 +119,7 @@ pub fn service(home: &[SocketAddr]) -> ServiceRoute {
         home_weight: Ppm::WHOLE,
         admission: Admission::default(),
         position_generation: None,
+        in_step: None,
         position_key: None,
     }
 }

@@ -16,6 +16,7 @@ use pumasi_terms::service::{
     Application, BundleRef, Dataset, DatasetKind, DatasetMode, HomeInstances, Instances, KIND, Platform, Probe,
     Routing, Service, ServiceSpec,
 };
+use pumasi_terms::sync::SYNC_WAIT_MS;
 use pumasi_terms::{API_VERSION, DatasetName, Document, Metadata, Resources, ServiceName};
 use std::collections::BTreeMap;
 use std::io;
@@ -224,7 +225,20 @@ pub fn manifest(options: &ManifestOptions) -> Result<Service, pumasi_terms::ids:
     let mut datasets = Vec::new();
     if let Some((name, kind, file)) = dataset {
         let (mode, rpo_ms, bytes_max, files_max) = (DatasetMode::Async, 1_000, 4 << 30, 250_000);
-        datasets.push(Dataset { name: DatasetName::parse(name)?, kind, file, mode, rpo_ms, bytes_max, files_max });
+        let (on_standby_loss, reads, sync_wait_ms) = (Default::default(), Default::default(), SYNC_WAIT_MS);
+        let name = DatasetName::parse(name)?;
+        datasets.push(Dataset {
+            name,
+            kind,
+            file,
+            mode,
+            on_standby_loss,
+            reads,
+            sync_wait_ms,
+            rpo_ms,
+            bytes_max,
+            files_max,
+        });
     }
     let command = [format!("${{BUNDLE}}/{}", crate::bundle::PROGRAM), "lab-app".into(), options.kind.name().into()];
     let application = Application {

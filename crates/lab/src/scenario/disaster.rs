@@ -1,8 +1,9 @@
 //! Disaster: everything of a cloud is killed at once, and those that agreed on it beforehand go on with its services by themselves.
 //!
-//! City A owns three services; city B and city C keep them ready, and all three vote. Users write at whichever entrance answers, and some
-//! stay at one. City A is killed with all that runs on it; later it is started again, and gets its services back. What it had acknowledged and
-//! nobody had copied is then in a divergence, which is downloaded and discarded.
+//! City A owns three services; city B and city C keep them ready, and all three vote. One of them is kept in step: no write of it that was
+//! acknowledged may be lost, also not of the last moment. Users write at whichever entrance answers, and some stay at one. City A is killed
+//! with all that runs on it; later it is started again, and gets its services back. What it had acknowledged and nobody had copied is then
+//! in a divergence, which is downloaded and discarded.
 
 use super::overload::{TIMING, WORK, bundle, service, worth_telling};
 use crate::cluster::Cluster;
@@ -18,7 +19,8 @@ use nix::sys::signal::Signal;
 use pumasi_api::message::RehearsalView;
 use pumasi_terms::CloudName;
 use pumasi_terms::continuity::Continuity;
-use pumasi_terms::service::{RecoveryClass, Service};
+use pumasi_terms::service::{DatasetMode, RecoveryClass, Service};
+use pumasi_terms::sync::OnStandbyLoss;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,6 +29,8 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 const LOST: &str = "city-a";
+/// The one whose dataset says `mode: sync`.
+const IN_STEP: &str = "early";
 const CLOUDS: [&str; 3] = ["city-a", "city-b", "city-c"];
 const SLACK: Duration = Duration::from_secs(90);
 /// Probation, the way back and a busy machine.
@@ -61,10 +65,10 @@ struct Tally {
     unknown: u64,
 }
 
-struct Stage {
-    cluster: Cluster,
-    story: Story,
-    chronicle: Chronicle,
+pub(super) struct Stage {
+    pub(super) cluster: Cluster,
+    pub(super) story: Story,
+    pub(super) chronicle: Chronicle,
 }
 
 pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report> {
@@ -92,6 +96,7 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
         stage.until("the pact looks after every service", SLACK, || stage.is_protected(name, 2)).await?;
     }
     stage.judge_entrances(&mut report, &names, "before the loss").await?;
+    stage.until("two clouds are in step", SLACK, || stage.is_in_step(IN_STEP, 2)).await?;
     let rehearsed = stage.rehearse().await?;
     tell_rehearsal(&stage.story, &rehearsed);
 
@@ -166,7 +171,7 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
     Ok(report)
 }
 
-fn ms(time: Duration) -> String {
+pub(super) fn ms(time: Duration) -> String {
     format!("{} ms", time.as_millis())
 }
 
@@ -175,6 +180,10 @@ fn kept(name: &str, class: RecoveryClass, dir: &std::path::Path, iterations: u32
     let clouds = ["city-b", "city-c"].map(CloudName::parse).into_iter().collect::<Result<Vec<_>, _>>()?;
     made.spec.continuity = Continuity { clouds, standbys: Some(2), ..Continuity::default() };
     made.spec.recovery_class = class;
+    for dataset in made.spec.datasets.iter_mut().filter(|_| name == IN_STEP) {
+        // Its heir goes on before it has a standby of its own.
+        (dataset.mode, dataset.on_standby_loss) = (DatasetMode::Sync, OnStandbyLoss::Alone);
+    }
     Ok(made)
 }
 
@@ -197,7 +206,7 @@ impl Writer {
 }
 
 impl Stage {
-    async fn until<F: Future<Output = anyhow::Result<bool>>>(
+    pub(super) async fn until<F: Future<Output = anyhow::Result<bool>>>(
         &self,
         what: &str,
         at_most: Duration,
@@ -218,19 +227,27 @@ impl Stage {
         Ok(shown["vote"].clone())
     }
 
-    async fn has_right(&self, cloud: &str) -> anyhow::Result<bool> {
+    pub(super) async fn has_right(&self, cloud: &str) -> anyhow::Result<bool> {
         Ok(self.vote(cloud).await?["right_ms"].as_u64().is_some_and(|ms| ms > 0))
     }
 
     /// The register's entry, as a survivor has it.
-    async fn entry(&self, name: &str) -> anyhow::Result<serde_json::Value> {
-        let vote = self.vote("city-b").await?;
+    pub(super) async fn entry(&self, name: &str) -> anyhow::Result<serde_json::Value> {
+        self.entry_at("city-b", name).await
+    }
+
+    pub(super) async fn entry_at(&self, cloud: &str, name: &str) -> anyhow::Result<serde_json::Value> {
+        let vote = self.vote(cloud).await?;
         let all = vote["services"].as_array().cloned().unwrap_or_default();
         all.into_iter().find(|s| s["service"] == name).with_context(|| format!("{name} is not in the register"))
     }
 
-    async fn is_protected(&self, name: &str, by: usize) -> anyhow::Result<bool> {
+    pub(super) async fn is_protected(&self, name: &str, by: usize) -> anyhow::Result<bool> {
         Ok(self.entry(name).await?["standbys"].as_array().is_some_and(|s| s.len() >= by))
+    }
+
+    pub(super) async fn is_in_step(&self, name: &str, with: usize) -> anyhow::Result<bool> {
+        Ok(self.entry(name).await?["in_step"].as_array().is_some_and(|s| s.len() >= with))
     }
 
     async fn rehearse(&self) -> anyhow::Result<RehearsalView> {
@@ -252,7 +269,7 @@ impl Stage {
         Ok(reached)
     }
 
-    fn destroy(&self, cloud: &str) -> anyhow::Result<Instant> {
+    pub(super) fn destroy(&self, cloud: &str) -> anyhow::Result<Instant> {
         self.cluster.supervisor.kill9(cloud)?;
         self.signal(cloud, Signal::SIGKILL)?;
         // What was answered while one after the other died was answered by it.
@@ -322,7 +339,7 @@ impl Stage {
     }
 
     /// All that the service has now.
-    async fn texts(&self, name: &str) -> anyhow::Result<BTreeSet<String>> {
+    pub(super) async fn texts(&self, name: &str) -> anyhow::Result<BTreeSet<String>> {
         let (mut all, mut after) = (BTreeSet::new(), 0);
         loop {
             let page = self.page(name, after).await?;
@@ -370,13 +387,16 @@ impl Stage {
         report.figure(
             &format!("{name}: acknowledged before and not in the surviving copy"),
             format!("{} of {}, the oldest {} before the loss", missing.len(), before.len(), ms(oldest)),
-            "asynchronous copies",
+            if name == IN_STEP { "kept in step" } else { "asynchronous copies" },
         );
         report.promise(Promise::within_ms(&format!("{name}: others go on with it"), Some(took_ms), NOTICED_MS));
-        report.promise(Promise::none(
-            &format!("{name}: writes lost that were acknowledged {FOLLOWED:?} before the loss"),
-            late as u64,
-        ));
+        report.promise(match name {
+            IN_STEP => Promise::none(&format!("{name}: acknowledged writes lost"), missing.len() as u64),
+            _ => {
+                let what = format!("{name}: writes lost that were acknowledged {FOLLOWED:?} before the loss");
+                Promise::none(&what, late as u64)
+            }
+        });
         report
             .promise(Promise::none(&format!("{name}: writes lost that were acknowledged after it"), lost_after as u64));
         report.promise(holds(
@@ -559,7 +579,7 @@ impl Stage {
     }
 }
 
-fn note(text: &str) -> Planned {
+pub(super) fn note(text: &str) -> Planned {
     let body = serde_json::json!({"user": "w", "text": text}).to_string().into_bytes();
     Planned::new(http::Method::POST, "/notes", "application/json", body)
 }

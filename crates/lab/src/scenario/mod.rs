@@ -9,6 +9,7 @@ pub mod moving;
 pub mod overload;
 mod rehearsal;
 pub mod standby;
+pub mod sync;
 pub mod takeover;
 
 use crate::cluster::Cluster;
@@ -28,6 +29,10 @@ pub const ALL: &[(&str, &str)] = &[
         "a cloud is killed with everything on it; the others agree on that, go on with its services, and give them back",
     ),
     ("takeover", "the other cloud of a pact of two is gone: a person takes over what is kept ready, and gives it back"),
+    (
+        "sync",
+        "a service whose acknowledged writes are on disk in another cloud, beside one whose copies follow: what that costs",
+    ),
     ("keys", "a service's certificate and its users' cookies go where it goes, and lie open nowhere else"),
     (
         "standby",
@@ -50,6 +55,7 @@ pub async fn play(name: &str, options: &Options, story: &mut Story) -> anyhow::R
         "move" => moving::play(options, story).await,
         "disaster" => disaster::play(options, story).await,
         "takeover" => takeover::play(options, story).await,
+        "sync" => sync::play(options, story).await,
         "keys" => keys::play(options, story).await,
         "standby" => standby::play(options, story).await,
         "faults" => faults::play(options, story).await,

@@ -2,6 +2,7 @@
 
 use super::body::Answer;
 use crate::object::ServiceRecord;
+use crate::takeover::in_sync::{self, Stands};
 use crate::tenancy::Estate;
 use crate::{Node, clock, entrances, lender, trouble};
 use axum::Extension;
@@ -89,6 +90,10 @@ fn of_part(
     };
     let has_data = !service.document.spec.datasets.is_empty();
     let loss_ms = if has_data { behind.get(&part.lease).copied() } else { Some(0) };
+    let (loss_ms, why) = match in_sync::stands(node, service) {
+        Some(stands) => kept_in_step(&stands, part, (loss_ms, why)),
+        None => (loss_ms, why),
+    };
     let starts = || node.starts.of(&service.owner());
     StandbyView {
         cloud: Some(part.lender.clone()),
@@ -107,6 +112,20 @@ fn of_part(
         why,
         ..nowhere(node, service, state)
     }
+}
+
+/// Of a service that is kept in step: nothing that was acknowledged is lost with its owner where this cloud is in the set.
+fn kept_in_step(stands: &Stands, part: &Part, (loss_ms, why): (Option<u64>, String)) -> (Option<u64>, String) {
+    if stands.in_step.contains(&part.lender) {
+        let words = if stands.shut { "in step, and not heard: what writes is refused" } else { "in step" };
+        return (Some(0), if why.is_empty() { words.into() } else { format!("{words}; {why}") });
+    }
+    let words = match stands {
+        Stands { shut: true, .. } => "not in step; no cloud is, and what writes is refused",
+        Stands { alone: true, .. } => "not in step; no cloud is, and the service is written unprotected",
+        _ => "not in step",
+    };
+    (loss_ms, if why.is_empty() { words.into() } else { format!("{words}; {why}") })
 }
 
 fn kept_here(node: &Node, lent: &LentLease) -> Option<StandbyView> {

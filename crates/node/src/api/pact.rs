@@ -4,7 +4,7 @@ use super::body::{Answer, Json};
 use super::params::{Path, Query};
 use crate::pact::{self, Shown, SignAnswer};
 use crate::takeover::approve::{self, Approval};
-use crate::takeover::{by_hand, rehearse};
+use crate::takeover::{by_hand, in_sync, rehearse};
 use crate::wire::{AskAdmission, AskSignature, Notices, Signed};
 use crate::{Node, clock};
 use axum::Extension;
@@ -29,6 +29,7 @@ fn shown(node: &Node, who: &Principal) -> Answer<Shown> {
         Principal::Person { .. } => {
             let mut status = node.voting.status(&pact, clock::boot());
             status.remarks.extend(node.takeover.remarks());
+            status.remarks.extend(in_sync::remarks(node));
             Some(status)
         }
         _ => None,

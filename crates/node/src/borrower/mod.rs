@@ -8,6 +8,7 @@ mod continuity;
 mod dossier;
 mod rehearsal;
 mod ship;
+pub mod wanted;
 
 pub use acts::{Acts, settle_open};
 pub use continuity::Keeping;

@@ -16,8 +16,8 @@ use pumasi_api::{CallError, Client};
 use pumasi_engine::{HelperSpec, Room};
 use pumasi_journey::{Journey, Part, PartState};
 use pumasi_route::table::Positions;
-use pumasi_terms::service::{Dataset, DatasetKind};
-use pumasi_terms::{CloudName, DatasetName, Digest, Generation, LeaseId, Position};
+use pumasi_terms::service::{Dataset, DatasetKind, DatasetMode};
+use pumasi_terms::{BootMs, CloudName, DatasetName, Digest, Generation, LeaseId, Position, ServiceName};
 use pumasi_transfer::TreeManifest;
 use pumasi_transfer::helper::{HomePlace, Reply, Request, VERSION, Why, digests_to_bytes};
 use std::collections::BTreeMap;
@@ -40,6 +40,11 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 pub struct Shipping {
     /// Somebody waits for what is new: it is looked for at once.
     urgent: Notify,
+    /// What answers wait for, by service.
+    wanted: Locked<BTreeMap<ServiceName, BootMs>>,
+    pressed: Notify,
+    /// A copy moved that answers wait for.
+    came: Notify,
     running: Locked<BTreeMap<(LeaseId, DatasetName), Shipper>>,
     moved: Notify,
 }
@@ -47,6 +52,8 @@ pub struct Shipping {
 #[derive(Debug)]
 struct Shipper {
     task: JoinHandle<()>,
+    /// It is kept in step.
+    in_step: bool,
     scratch: PathBuf,
     generation: Generation,
     position: Option<Position>,
@@ -66,8 +73,14 @@ impl Shipping {
     }
 
     fn reached(&self, lease: &LeaseId, name: &DatasetName, position: Position) {
+        let mut in_step = false;
         if let Some(shipper) = self.running.lock().get_mut(&(lease.clone(), name.clone())) {
             shipper.position = shipper.position.max(Some(position));
+            in_step = shipper.in_step;
+        }
+        if in_step {
+            // Whoever tells the gateway may be on its way.
+            self.came.notify_one();
         }
         self.moved.notify_waiters();
     }
@@ -80,12 +93,27 @@ impl Shipping {
 
     /// The least position over the datasets of each lease.
     fn positions(&self) -> BTreeMap<LeaseId, Position> {
+        self.least(|_| true)
+    }
+
+    /// The least over those that are kept in step, of leases that have one.
+    pub fn in_step(&self) -> BTreeMap<LeaseId, Position> {
+        self.least(|shipper| shipper.in_step)
+    }
+
+    fn least(&self, counts: impl Fn(&Shipper) -> bool) -> BTreeMap<LeaseId, Position> {
         let mut least: BTreeMap<LeaseId, Position> = BTreeMap::new();
-        for ((lease, _), shipper) in self.running.lock().iter() {
+        for ((lease, _), shipper) in self.running.lock().iter().filter(|(_, s)| counts(s)) {
             let position = shipper.position.unwrap_or_default();
             least.entry(lease.clone()).and_modify(|p| *p = position.min(*p)).or_insert(position);
         }
         least
+    }
+
+    /// Answers of the service wait until its copies have everything of before this instant.
+    pub fn want(&self, service: ServiceName, at: BootMs) {
+        self.wanted.lock().insert(service, at);
+        self.pressed.notify_waiters();
     }
 
     pub fn hurry(&self) {
@@ -151,7 +179,9 @@ pub fn start(node: &Arc<Node>, service: &ServiceRecord, part: &Part) {
     let mut running = node.datasets.running.lock();
     for set in &service.document.spec.datasets {
         let key = (part.lease.clone(), set.name.clone());
-        if running.get(&key).is_some_and(|s| !s.task.is_finished()) {
+        let in_step = set.mode == DatasetMode::Sync;
+        if let Some(shipper) = running.get_mut(&key).filter(|s| !s.task.is_finished()) {
+            shipper.in_step = in_step;
             continue;
         }
         let ship = Ship {
@@ -163,7 +193,7 @@ pub fn start(node: &Arc<Node>, service: &ServiceRecord, part: &Part) {
         };
         let (scratch, generation) = (ship.scratch(), ship.generation());
         let task = crate::world::spawn(ship.run());
-        running.insert(key, Shipper { task, scratch, generation, position: None, answered: None });
+        running.insert(key, Shipper { task, in_step, scratch, generation, position: None, answered: None });
     }
 }
 
@@ -193,13 +223,15 @@ pub async fn pump_positions(node: Arc<Node>) {
     while !*stopping.borrow() {
         let mut leases = node.datasets.positions();
         leases.extend(node.copies.positions());
-        let positions = Positions { leases };
+        let in_step = if node.routes.knows_step() == Some(true) { node.datasets.in_step() } else { BTreeMap::new() };
+        let positions = Positions { leases, in_step };
         if positions != last && node.gateway.put_positions(&positions).await.is_ok() {
             last = positions;
         }
         let pace = Duration::from_millis(node.config.timing.ship_ms.min(50));
         tokio::select! {
             biased;
+            () = node.datasets.came.notified() => {}
             () = async { node.datasets.moved(pace).await; tokio::time::sleep(Duration::from_millis(5)).await; } => {}
             _ = stopping.changed() => break,
         }
@@ -265,12 +297,36 @@ impl Ship {
             let pace = Duration::from_millis(self.node.config.timing.ship_ms)
                 .max(looked.min(Duration::from_secs(1)) * self.rest())
                 .max(rest);
+            self.pause(pace).await;
+        }
+    }
+
+    /// Until the next look. While answers wait for what is not sent yet there is none: what came meanwhile goes together.
+    async fn pause(&self, pace: Duration) {
+        let until = tokio::time::Instant::now() + pace;
+        loop {
+            let pressed = self.node.datasets.pressed.notified();
+            let mut pressed = std::pin::pin!(pressed);
+            pressed.as_mut().enable();
+            if let Some(at) = self.awaited() {
+                // A look before that instant would not tell of it.
+                return tokio::time::sleep(Duration::from_millis(at.since(clock::boot()))).await;
+            }
             tokio::select! {
                 biased;
-                () = self.node.datasets.urgent.notified() => {}
-                () = tokio::time::sleep(pace) => {}
+                () = self.node.datasets.urgent.notified() => return,
+                () = pressed => {}
+                () = tokio::time::sleep_until(until) => return,
             }
         }
+    }
+
+    /// The instant that this copy must reach for answers that wait, if it has not.
+    fn awaited(&self) -> Option<BootMs> {
+        let at = self.node.datasets.wanted.lock().get(self.service.name()).copied()?;
+        let running = self.node.datasets.running.lock();
+        let own = running.get(&(self.lease.clone(), self.set.name.clone())).filter(|s| s.in_step);
+        (own?.position? < Position::new(self.generation(), at.0)).then_some(at)
     }
 
     /// A tree is scanned whole at each look; a database is asked for one number.
@@ -380,8 +436,11 @@ impl Ship {
             }
             (Reply::Delta { .. }, changes) => match self.send_changes(changes).await {
                 Ok(at) => {
+                    let at = self.no_later(at, now_ms);
+                    // Answers may wait for it. The helper's own part can follow.
+                    self.node.datasets.reached(&self.lease, &self.set.name, at);
                     hand.ask(Request::Told { held: true }, Vec::new()).await?;
-                    Ok(self.no_later(at, now_ms))
+                    Ok(at)
                 }
                 // A lender of an earlier version takes an update of files for a garbled batch of pages.
                 Err(e) if e.problem().is_some_and(|p| matches!(p.code.as_str(), "needs_base" | "bad_batch")) => {

@@ -15,6 +15,8 @@ use pumasi_ownership::state::{Mode, Phase, StandbyAt};
 use pumasi_ownership::{Agreed, Command, Owned, State, Told, refusal};
 use pumasi_store::Expect;
 use pumasi_terms::ServiceId;
+use pumasi_terms::service::ServiceSpec;
+use pumasi_terms::sync::SyncRule;
 use std::sync::Arc;
 
 pub(super) async fn reconcile(node: &Node) {
@@ -123,11 +125,19 @@ fn agreed(node: &Node, service: &ServiceRecord, open: &[Arc<Journey>], owned: Op
         unit: spec.application.resources,
         full,
         least: 1,
-        mode: if spec.datasets.is_empty() { Mode::Stateless } else { Mode::Async },
+        mode: mode(spec),
         standbys,
         agreement: same.map(|o| o.agreed.agreement).or(digest)?,
         takeover: spec.borrowing.mode.into(),
     })
+}
+
+fn mode(spec: &ServiceSpec) -> Mode {
+    match SyncRule::of(&spec.datasets) {
+        Some(_) => Mode::Sync,
+        None if spec.datasets.is_empty() => Mode::Stateless,
+        None => Mode::Async,
+    }
 }
 
 /// What the register says of how far the service is, where that is not so any more.

@@ -208,6 +208,7 @@ mod tests {
             phase,
             agreed,
             in_sync: Default::default(),
+            sync_count: 0,
             base: Default::default(),
             keys: Default::default(),
             attempt: 0,

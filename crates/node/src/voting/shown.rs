@@ -5,7 +5,7 @@
 use super::group::Group;
 use super::{Inner, Voting};
 use pumasi_ownership::access::absence;
-use pumasi_ownership::state::{Health, Phase, Standing};
+use pumasi_ownership::state::{Health, Mode, Phase, Standing};
 use pumasi_ownership::timers::Profile;
 use pumasi_ownership::{Owned, State};
 use pumasi_terms::pact::Pact;
@@ -54,6 +54,12 @@ pub struct OwnedUp {
     /// Where it could live on, the best first.
     #[serde(default)]
     pub standbys: Vec<CloudName>,
+    /// It loses no acknowledged write: only a cloud of `in_step` may take it over.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sync: bool,
+    /// Clouds beside its owner that have every acknowledged write.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub in_step: Vec<CloudName>,
 }
 
 /// What this cloud does in the vote.
@@ -152,6 +158,8 @@ fn services(state: &State) -> Vec<OwnedUp> {
             phase: phase.into(),
             detail,
             standbys: owned.agreed.standbys.iter().map(|s| s.cloud.clone()).collect(),
+            sync: owned.agreed.mode == Mode::Sync,
+            in_step: owned.in_sync.iter().cloned().collect(),
         }
     };
     let mut all: Vec<OwnedUp> = state.services.iter().map(told).collect();

@@ -2,6 +2,7 @@
 
 use super::{Done, Step};
 use crate::command::{How, Progress};
+use crate::rules::Mutant;
 use crate::state::{Agreed, LIVES_MAX, Mode, Owned, Phase, SERVICES_MAX, Standing, State};
 use crate::told::{Code, Refused, Told, no};
 use pumasi_terms::{CloudName, Epoch, ServiceId};
@@ -66,12 +67,22 @@ impl Step<'_> {
             phase: Phase::Serving,
             agreed: agreed.clone(),
             in_sync: BTreeSet::new(),
+            sync_count: 0,
             base: BTreeMap::new(),
             keys: BTreeMap::new(),
             attempt: 0,
         });
-        owned.agreed = agreed.clone();
-        owned.in_sync.retain(|c| agreed.mode == Mode::Sync && agreed.standby(c).is_some());
+        // Under another lease it has another copy, which may lack what was acknowledged.
+        let same = |c: &CloudName| {
+            let lease = |a: &Agreed| a.standby(c).map(|s| s.lease.clone());
+            lease(agreed).is_some() && lease(agreed) == lease(&owned.agreed)
+        };
+        let stays = owned.agreed.standbys.iter().all(|s| same(&s.cloud));
+        let in_sync = owned.in_sync.iter().filter(|c| agreed.mode == Mode::Sync && same(c)).cloned().collect();
+        if agreed.mode == Mode::Sync && (!stays || in_sync != owned.in_sync || owned.agreed.mode != Mode::Sync) {
+            owned.sync_count += 1;
+        }
+        (owned.in_sync, owned.agreed) = (in_sync, agreed.clone());
         owned.keys.retain(|c, _| c == &by || agreed.standby(c).is_some());
         self.told.push(Told::Protected { service: service.clone(), owner: by, epoch });
         Ok(())
@@ -126,7 +137,13 @@ impl Step<'_> {
         Ok(())
     }
 
-    pub(super) fn in_sync(&mut self, service: &ServiceId, epoch: Epoch, set: &BTreeSet<CloudName>) -> Done {
+    pub(super) fn in_sync(
+        &mut self,
+        (service, epoch): (&ServiceId, Epoch),
+        set: &BTreeSet<CloudName>,
+        after: Option<u64>,
+    ) -> Done {
+        let uncounted = self.rules.has(Mutant::SetsNotCounted);
         let owned = self.own(service, epoch, "a set of synchronous standbys")?;
         if owned.agreed.mode != Mode::Sync {
             return no(
@@ -136,6 +153,16 @@ impl Step<'_> {
         }
         if let Some(cloud) = set.iter().find(|c| owned.agreed.standby(c).is_none()) {
             return no(Code::NotAStandby, format!("{cloud} is no standby of {}", owned.agreed.name));
+        }
+        if let Some(after) = after {
+            if after != owned.sync_count && !uncounted {
+                let text = format!(
+                    "the set of {} was changed {} times, not {after}: it was asked of one that is not so any more",
+                    owned.agreed.name, owned.sync_count
+                );
+                return no(Code::OtherSet, text);
+            }
+            owned.sync_count += 1;
         }
         owned.in_sync = set.clone();
         self.told.push(Told::InSync { service: service.clone(), epoch });

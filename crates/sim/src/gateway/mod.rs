@@ -16,11 +16,11 @@ use crate::net::Net;
 use crate::traffic::Load;
 use pumasi_engine::{Engine, InstanceState};
 use pumasi_gateway::right::{Right, Turn};
-use pumasi_gateway::{Question, Reply};
+use pumasi_gateway::{Question, Reply, Wanted};
 use pumasi_route::Tenure;
 use pumasi_route::table::{Positions, RouteTable, ServiceRoute};
 use pumasi_sense::meter::{BackendKey, BackendMeter, MeterWindow, ServiceMeter};
-use pumasi_terms::{CloudName, Epoch, InstanceId, LeaseId, ServiceName};
+use pumasi_terms::{BootMs, CloudName, Epoch, InstanceId, LeaseId, Position, ServiceName};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::{BTreeMap, VecDeque};
@@ -76,6 +76,17 @@ struct Working {
     entered: Option<Entered>,
 }
 
+/// An answer that may not leave before the copies have what it tells of.
+#[derive(Debug)]
+struct Committing {
+    write: Write,
+    at: Position,
+    since: BootMs,
+    wait_ms: u64,
+    /// The entrance where its user waits; none: here.
+    front: Option<CloudName>,
+}
+
 /// A request without a place.
 #[derive(Debug, Clone, Copy)]
 struct Waiting {
@@ -91,6 +102,8 @@ struct Place {
     /// When those came that wait at the gate.
     held: VecDeque<f64>,
     waiting: VecDeque<Waiting>,
+    /// Executed, and waiting for the copies.
+    committing: Vec<Committing>,
     working: Vec<Working>,
     /// Requests that came in at other clouds.
     guests: BTreeMap<InstanceId, usize>,
@@ -127,6 +140,8 @@ struct Inner {
     positions: Positions,
     /// Gone with each life.
     tenure: Option<Tenure>,
+    /// Gone with each life, like what they wait for.
+    wanted: Arc<Wanted>,
     services: BTreeMap<ServiceName, Place>,
     leases: BTreeMap<LeaseId, BTreeMap<InstanceId, u32>>,
     lease_meters: BTreeMap<LeaseId, BackendMeter>,
@@ -187,6 +202,7 @@ impl SimGateway {
             table: None,
             positions: Positions::default(),
             tenure: None,
+            wanted: Arc::new(Wanted::new(seed | 1)),
             services: BTreeMap::new(),
             leases: BTreeMap::new(),
             lease_meters: BTreeMap::new(),
@@ -248,7 +264,7 @@ impl SimGateway {
                     (BackendKey::Home(i), Some(write)) => drop(self.execute(name, i, write)),
                     (BackendKey::Front(owner), write) => {
                         if let (Some(peer), Some(entered)) = (self.peer_of(owner), &working.entered) {
-                            peer.left(name, entered, write.as_ref());
+                            peer.left(&self.cloud, name, entered, write.as_ref());
                         }
                     }
                     _ => {}
@@ -256,6 +272,7 @@ impl SimGateway {
             }
         }
         inner.tenure = None;
+        inner.wanted = Arc::new(Wanted::new(inner.run));
         inner.services.clear();
         inner.leases.clear();
         inner.lease_meters.clear();
@@ -284,7 +301,12 @@ impl SimGateway {
         let from_ms = inner.ticked_ms;
         inner.ticked_ms = until_ms;
         let table = inner.table.clone();
-        for (name, load) in &inner.loads {
+        let calm = Load(Vec::new());
+        // Also of services that have their users at other clouds alone.
+        let guests: Vec<ServiceName> =
+            inner.services.keys().filter(|n| !inner.loads.contains_key(*n)).cloned().collect();
+        let all = inner.loads.iter().chain(guests.iter().map(|name| (name, &calm)));
+        for (name, load) in all {
             let place = inner.services.entry(name.clone()).or_default();
             let route = table.as_ref().and_then(|t| t.services.get(name));
             let mut street = Street {
@@ -296,9 +318,14 @@ impl SimGateway {
                 rng: &mut inner.rng,
                 totals: &mut inner.totals,
                 written: &mut inner.written,
+                copies: &inner.positions.in_step,
+                wanted: &inner.wanted,
                 now_ms: from_ms,
             };
-            street.pass(load, until_ms);
+            match load.0.is_empty() {
+                true => street.commit(),
+                false => street.pass(load, until_ms),
+            }
         }
         self.close(inner, until_ms - from_ms);
         drop(guard);
@@ -432,7 +459,7 @@ impl SimGateway {
             match place.right.turn(now) {
                 Some(Turn::In) => {}
                 Some(Turn::Wait) => return Ok(None),
-                Some(Turn::Shut) | None => return Err("not writable"),
+                Some(Turn::Shut | Turn::Unkept) | None => return Err("not writable"),
             }
         }
         *place.guests.entry(instance.clone()).or_default() += 1;
@@ -443,24 +470,35 @@ impl SimGateway {
     }
 
     /// It was worked on; whether its answer left.
-    fn left(&self, service: &ServiceName, entered: &Entered, write: Option<&Write>) -> bool {
+    fn left(&self, from: &CloudName, service: &ServiceName, entered: &Entered, write: Option<&Write>) -> Left {
         let ready = self.ready();
         let well = ready.contains(&entered.instance);
         let executed = well && write.is_none_or(|w| self.execute(service, &entered.instance, w));
         let mut inner = self.lock();
         if inner.run != entered.run {
-            return false;
+            return Left::Lost;
         }
+        let inner = &mut *inner;
         let now = self.clock.now().boot;
         let place = inner.services.entry(service.clone()).or_default();
         if let Some(guests) = place.guests.get_mut(&entered.instance) {
             *guests = guests.saturating_sub(1);
         }
+        let route = inner.table.as_ref().and_then(|t| t.services.get(service));
+        if let (Some(write), Some(route), true) = (write, route, executed)
+            && let Some(wait_ms) = waits_ms(route, self.mutant)
+        {
+            let at = Position::token(route.position_generation.unwrap_or_default(), now.0);
+            inner.wanted.want(service, BootMs(at.as_of_ms));
+            let front = Some(from.clone());
+            place.committing.push(Committing { write: write.clone(), at, since: now, wait_ms, front });
+            return Left::Later;
+        }
         let may = write.is_none_or(|w| place.right.may_write(w.epoch, now));
         if write.is_some() {
             place.right.leave();
         }
-        executed && may
+        if executed && may { Left::Out } else { Left::Lost }
     }
 
     /// The application does what the request says. False: it did not answer.
@@ -479,6 +517,21 @@ impl SimGateway {
     fn reaches(&self, other: &CloudName) -> bool {
         !self.net.is_cut(&self.cloud, other) && !self.net.is_cut(other, &self.cloud)
     }
+}
+
+/// What became of a request that came in at another cloud.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    Out,
+    /// Its answer waits here.
+    Later,
+    Lost,
+}
+
+/// How long answers of a service wait for copies; none: they do not.
+fn waits_ms(route: &ServiceRoute, mutant: Option<Mutant>) -> Option<u64> {
+    let in_step = route.in_step.as_ref().filter(|_| mutant != Some(Mutant::Rash))?;
+    Some(in_step.wait_ms)
 }
 
 fn keys(route: &ServiceRoute) -> Vec<(BackendKey, usize)> {

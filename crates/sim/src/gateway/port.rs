@@ -2,7 +2,7 @@
 
 use super::{SimGateway, WORK_MS};
 use crate::mutant::Mutant;
-use pumasi_gateway::{ControlError, GatewayStatus, MeterReport, Question, Reply};
+use pumasi_gateway::{ControlError, GatewayStatus, MeterReport, Question, Reply, WantedReport};
 use pumasi_node::ground::{Asked, GatewayPort};
 use pumasi_route::Tenure;
 use pumasi_route::table::{Positions, RouteTable, ServiceRoute, Writes};
@@ -103,6 +103,15 @@ impl GatewayPort for Port {
                 closed.await;
             }
             Err(ControlError::Unreachable { socket: PathBuf::from("gateway"), problem: "no window in time".into() })
+        })
+    }
+    fn wanted(&self, after: Option<u64>) -> Asked<'_, WantedReport> {
+        let wanted = self.0.lock().wanted.clone();
+        Box::pin(async move {
+            Ok(match after {
+                Some(after) => wanted.read(after).await,
+                None => wanted.since(0),
+            })
         })
     }
     fn status(&self) -> Asked<'_, GatewayStatus> {

@@ -4,17 +4,23 @@
 //! answer leaves only if they still hold; it is executed by an instance of the owner, at most once.
 
 use super::{
-    ANSWER_BYTES, Entered, PLACES, Place, QUEUE_MAX, SET_ASIDE_MS, SimGateway, Totals, WAIT_MAX_MS, WORK_MS, Waiting,
-    Working, Write,
+    ANSWER_BYTES, Committing, Entered, Left, PLACES, Place, QUEUE_MAX, SET_ASIDE_MS, SimGateway, Totals, WAIT_MAX_MS,
+    WORK_MS, Waiting, Working, Write, waits_ms,
 };
 use crate::mutant::Mutant;
 use crate::traffic::Load;
+use pumasi_gateway::Wanted;
+use pumasi_gateway::commit::{self, Fate};
 use pumasi_gateway::right::Turn;
 use pumasi_route::table::{Role, ServiceRoute};
 use pumasi_sense::meter::BackendKey;
-use pumasi_terms::{BootMs, CloudName, Epoch, InstanceId, LeaseId, ServiceName};
+use pumasi_terms::{BootMs, CloudName, Epoch, InstanceId, LeaseId, Position, ServiceName};
 use rand::Rng;
 use rand::rngs::StdRng;
+use std::collections::BTreeMap;
+
+/// A planted bug waits no longer for copies.
+const IMPATIENT_MS: u64 = 300;
 
 pub(super) struct Street<'a> {
     pub gateway: &'a SimGateway,
@@ -26,6 +32,9 @@ pub(super) struct Street<'a> {
     pub totals: &'a mut Totals,
     /// Requests that write, counted over the gateway's lives.
     pub written: &'a mut u64,
+    /// How far those are that answers wait for, and where that is said.
+    pub copies: &'a BTreeMap<LeaseId, Position>,
+    pub wanted: &'a Wanted,
     pub now_ms: f64,
 }
 
@@ -40,6 +49,7 @@ enum Given {
 
 impl Street<'_> {
     pub fn pass(&mut self, load: &Load, until_ms: f64) {
+        self.commit();
         self.call_in();
         while self.now_ms < until_ms {
             let per_second = load.at(self.now_ms as u64).map_or(0.0, |p| p.per_second);
@@ -103,7 +113,7 @@ impl Street<'_> {
             Some(Turn::Wait) if !self.hold_is_over(now) && self.place.right.begin_to_wait(true) => {
                 self.place.held.push_back(arrived_ms);
             }
-            Some(Turn::Wait | Turn::Shut) => self.refuse(true),
+            Some(Turn::Wait | Turn::Shut | Turn::Unkept) => self.refuse(true),
         }
     }
 
@@ -274,6 +284,9 @@ impl Street<'_> {
                 let well = self.ready.contains(i);
                 let Some(write) = &done.write else { return well };
                 let executed = well && self.gateway.execute(self.name, i, write);
+                if executed && self.waits(write) {
+                    return true;
+                }
                 let released = executed && self.place.right.may_write(write.epoch, self.gateway.clock.now().boot);
                 self.place.right.leave();
                 if released {
@@ -283,8 +296,11 @@ impl Street<'_> {
             }
             BackendKey::Front(owner) => {
                 let (Some(peer), Some(entered)) = (self.gateway.peer_of(owner), &done.entered) else { return false };
-                let released = peer.left(self.name, entered, done.write.as_ref());
-                let heard = released && self.gateway.reaches(owner);
+                let left = peer.left(cloud, self.name, entered, done.write.as_ref());
+                if left == Left::Later {
+                    return self.gateway.reaches(owner);
+                }
+                let heard = left == Left::Out && self.gateway.reaches(owner);
                 if let Some(write) = done.write.as_ref().filter(|_| heard) {
                     self.gateway.witness.acknowledged(owner, self.name, write);
                 }
@@ -295,6 +311,42 @@ impl Street<'_> {
                 self.peer(cloud, |p| p.gave_back(lease, &done.instance, reaches));
                 reaches
             }
+        }
+    }
+
+    /// Whether the answer to a write that was executed here has to wait for copies.
+    fn waits(&mut self, write: &Write) -> bool {
+        let wait_ms = self.route.and_then(|r| waits_ms(r, self.gateway.mutant));
+        let (Some(route), Some(wait_ms)) = (self.route, wait_ms) else { return false };
+        let since = self.boot();
+        let at = Position::token(route.position_generation.unwrap_or_default(), since.0);
+        self.wanted.want(self.name, BootMs(at.as_of_ms));
+        self.place.committing.push(Committing { write: write.clone(), at, since, wait_ms, front: None });
+        true
+    }
+
+    /// Answers leave that the copies allow; those that waited too long are of an unknown outcome.
+    pub fn commit(&mut self) {
+        let now = self.boot();
+        for one in std::mem::take(&mut self.place.committing) {
+            let impatient = self.gateway.mutant == Some(Mutant::Unforgiving) && now.since(one.since) > IMPATIENT_MS;
+            let fate = match commit::fate(&self.place.right, one.write.epoch, one.at, self.copies, now) {
+                Fate::Waits if impatient => Fate::Leaves,
+                Fate::Waits if now.since(one.since) > one.wait_ms => Fate::Gone,
+                fate => fate,
+            };
+            let hears = one.front.as_ref().is_none_or(|front| self.gateway.reaches(front));
+            match fate {
+                Fate::Waits => {
+                    self.place.committing.push(one);
+                    continue;
+                }
+                Fate::Leaves if hears => {
+                    self.gateway.witness.acknowledged(&self.gateway.cloud, self.name, &one.write);
+                }
+                Fate::Leaves | Fate::Gone => {}
+            }
+            self.place.right.leave();
         }
     }
 

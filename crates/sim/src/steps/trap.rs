@@ -12,7 +12,7 @@ use pumasi_api::Problem;
 use pumasi_engine::{
     BoxFuture, Capabilities, Engine, EngineError, Freeze, InstanceSpec, InstanceStatus, Prepare, Remains,
 };
-use pumasi_gateway::{ControlError, GatewayStatus, MeterReport, Question, Reply};
+use pumasi_gateway::{ControlError, GatewayStatus, MeterReport, Question, Reply, WantedReport};
 use pumasi_node::ground::{Asked, GatewayPort};
 use pumasi_route::Tenure;
 use pumasi_route::table::{Positions, RouteTable};
@@ -444,6 +444,9 @@ impl GatewayPort for TrappedPort {
     }
     fn meter(&self, after: u64) -> Asked<'_, MeterReport> {
         self.inner.meter(after)
+    }
+    fn wanted(&self, after: Option<u64>) -> Asked<'_, WantedReport> {
+        self.inner.wanted(after)
     }
     fn status(&self) -> Asked<'_, GatewayStatus> {
         self.inner.status()

@@ -67,6 +67,13 @@ pub fn promote(path: &Path, copy: Option<SqliteReplica>, marker: &Path) -> Resul
             begun.write(marker)?;
             begun
         }
+        // The home never had a database: that there is none is what is promoted.
+        (None, None) if is_nothing(path) => {
+            let digest = Some(crate::digest_of(b""));
+            let begun = Marker { version: MARKER_VERSION, at: Position::default(), mode: 0, digest };
+            begun.write(marker)?;
+            begun
+        }
         (None, None) => return Err(ReplicaError::NotWhole { path: path.to_owned() }),
     };
     let digest = match begun.digest {
@@ -80,6 +87,12 @@ pub fn promote(path: &Path, copy: Option<SqliteReplica>, marker: &Path) -> Resul
         }
     };
     Ok(Promoted { at: begun.at, digest })
+}
+
+/// Neither a copy nor the word that there was one.
+fn is_nothing(path: &Path) -> bool {
+    let gone = |path: &Path| matches!(fs::symlink_metadata(path), Err(e) if e.kind() == io::ErrorKind::NotFound);
+    gone(path) && gone(&state_path(path))
 }
 
 fn open(path: &Path, write: bool) -> io::Result<File> {
@@ -203,4 +216,21 @@ pub fn adopt(path: &Path, Base { at, digest }: Base, options: ReplicaOptions) ->
     };
     let mode = work().map_err(fault(path))?;
     SqliteReplica::open_at(path, at, mode, options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_home_that_never_had_a_database_is_taken_over_and_a_copy_that_is_missing_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, marker) = (dir.path().join("app.db"), dir.path().join("data.promoted"));
+        let first = promote(&path, None, &marker).unwrap();
+        assert_eq!(promote(&path, None, &marker).unwrap(), first, "again, it is done");
+        assert!(is_promoted(&marker) && !path.exists());
+        fs::remove_file(&marker).unwrap();
+        fs::write(state_path(&path), b"{}").unwrap();
+        assert!(matches!(promote(&path, None, &marker), Err(ReplicaError::NotWhole { .. })));
+    }
 }
