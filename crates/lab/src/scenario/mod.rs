@@ -5,10 +5,13 @@ pub mod faults;
 pub mod foreign;
 pub mod hostile;
 pub mod keys;
+pub mod matrix;
 pub mod moving;
 pub mod overload;
 mod rehearsal;
+pub mod split;
 pub mod standby;
+pub mod voted;
 
 use crate::cluster::Cluster;
 use crate::follow::Chronicle;
@@ -26,6 +29,8 @@ pub const ALL: &[(&str, &str)] = &[
         "disaster",
         "a cloud is killed with everything on it; the others agree on that, go on with its services, and give them back",
     ),
+    ("split", "links between clouds break in every way; nobody writes twice, the cut off part says so, and all heals"),
+    ("matrix", "one fault after the other befalls an owner, a leader, another voter: how soon, and what it costs"),
     ("keys", "a service's certificate and its users' cookies go where it goes, and lie open nowhere else"),
     (
         "standby",
@@ -47,6 +52,8 @@ pub async fn play(name: &str, options: &Options, story: &mut Story) -> anyhow::R
         "overload" => overload::play(options, story).await,
         "move" => moving::play(options, story).await,
         "disaster" => disaster::play(options, story).await,
+        "split" => split::play(options, story).await,
+        "matrix" => matrix::play(options, story).await,
         "keys" => keys::play(options, story).await,
         "standby" => standby::play(options, story).await,
         "faults" => faults::play(options, story).await,
