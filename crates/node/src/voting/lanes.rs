@@ -279,6 +279,7 @@ async fn call(node: &Arc<Node>, to: &CloudName, group: &Group, batch: &Batch, op
             if is_warm {
                 node.voting.lanes.took(to, u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
             }
+            node.voting.hear_renewed(heard.renewed, now);
             node.voting.hear_leader(heard.leader);
         }
         // It answered, if not as one would like.
