@@ -49,7 +49,9 @@ pub enum Judged {
     Linearizable,
     Violated(Stuck),
     /// More states than `STATES_MAX`: no word.
-    GaveUp { key: u32 },
+    GaveUp {
+        key: u32,
+    },
 }
 
 impl Judged {

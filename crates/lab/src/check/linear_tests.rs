@@ -39,7 +39,10 @@ fn twelve_wrong_histories_are_found() {
                 read(Some(2), 21, 22),
             ],
         ),
-        ("an acknowledged write that is lost", vec![wrote(1, 0, 1), wrote(2, 2, 3), read(Some(1), 4, 5), read(Some(1), 6, 7)]),
+        (
+            "an acknowledged write that is lost",
+            vec![wrote(1, 0, 1), wrote(2, 2, 3), read(Some(1), 4, 5), read(Some(1), 6, 7)],
+        ),
         ("a write without an answer seen before it was asked for", vec![read(Some(1), 0, 1), lost(1, 2)]),
         (
             "a write without an answer that is seen, and then not any more",
@@ -62,7 +65,10 @@ fn what_may_have_been_is_no_violation() {
     let right: [(&str, Vec<Op>); 6] = [
         ("nothing at all", vec![]),
         ("a read beside a write sees either", vec![wrote(1, 0, 10), read(None, 1, 2), read(Some(1), 3, 4)]),
-        ("a write without an answer takes effect late", vec![lost(1, 0), wrote(2, 1, 2), read(Some(2), 3, 4), read(Some(1), 5, 6)]),
+        (
+            "a write without an answer takes effect late",
+            vec![lost(1, 0), wrote(2, 1, 2), read(Some(2), 3, 4), read(Some(1), 5, 6)],
+        ),
         ("or never", vec![lost(1, 0), wrote(2, 1, 2), read(Some(2), 3, 4)]),
         (
             "two that overlap, in the order in which they were seen",
@@ -80,10 +86,7 @@ fn the_place_is_told() {
     let judged = check(&[wrote(1, 0, 1), wrote(2, 2, 3), read(Some(1), 4, 5)]);
     let Judged::Violated(stuck) = &judged else { panic!("{judged}") };
     assert_eq!((stuck.value, stuck.done, stuck.pending.len()), (Some(2), 2, 1));
-    assert_eq!(
-        judged.to_string(),
-        "register 0: with 2 after 2 operations none of these can be next: read of 1 [4, 5]"
-    );
+    assert_eq!(judged.to_string(), "register 0: with 2 after 2 operations none of these can be next: read of 1 [4, 5]");
 }
 
 /// One step of a client of a simulated register, at an instant of its own within its call.

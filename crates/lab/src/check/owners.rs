@@ -20,10 +20,7 @@ pub fn check(history: &[Owned], kept_before: &[u64]) -> Judged {
     for owned in history {
         keys.entry(owned.op.key).or_default().push(owned);
     }
-    keys.values()
-        .map(|of| check_key(of, kept_before))
-        .find(|judged| !judged.is_fine())
-        .unwrap_or(Judged::Linearizable)
+    keys.values().map(|of| check_key(of, kept_before)).find(|judged| !judged.is_fine()).unwrap_or(Judged::Linearizable)
 }
 
 fn check_key(history: &[&Owned], kept_before: &[u64]) -> Judged {

@@ -436,7 +436,9 @@ mod tests {
     fn a_register_is_the_newest_of_its_notes() {
         let dir = tempfile::tempdir().unwrap();
         let app = Notes::open(dir.path(), 0, 0).unwrap();
-        let put = |key: &str, text: &str| ask(&app, &Planned::new(Method::PUT, format!("/r/{key}"), "text/plain", text.into()));
+        let put = |key: &str, text: &str| {
+            ask(&app, &Planned::new(Method::PUT, format!("/r/{key}"), "text/plain", text.into()))
+        };
         let get = |key: &str| ask(&app, &Planned::get(format!("/r/{key}")));
         assert_eq!(get("1").status, StatusCode::NOT_FOUND);
         for text in ["5", "7"] {
@@ -446,7 +448,10 @@ mod tests {
         assert_eq!((&get("1").body[..], &get("2").body[..]), (&b"7\n"[..], &b"9\n"[..]));
         let page = ask(&app, &Planned::get("/export?after=0".into()));
         let all = serde_json::from_slice::<Exported>(&page.body).unwrap().notes;
-        assert_eq!(all.iter().map(|n| (&*n.user, &*n.text)).collect::<Vec<_>>(), [("r/1", "5"), ("r/1", "7"), ("r/2", "9")]);
+        assert_eq!(
+            all.iter().map(|n| (&*n.user, &*n.text)).collect::<Vec<_>>(),
+            [("r/1", "5"), ("r/1", "7"), ("r/2", "9")]
+        );
     }
 
     #[test]

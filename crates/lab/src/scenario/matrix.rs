@@ -41,7 +41,12 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
     for row in &rows {
         for run in 0..options.runs {
             for leads in [false, true] {
-                story.chapter(&format!("{}, run {}, {}", row.name(), run + 1, if leads { "the leader" } else { "a follower" }));
+                story.chapter(&format!(
+                    "{}, run {}, {}",
+                    row.name(),
+                    run + 1,
+                    if leads { "the leader" } else { "a follower" }
+                ));
                 for (column, measured) in one(options, &manner, story, *row, leads).await? {
                     story.tell("matrix", row.name(), format!("{}: {measured}", column.name()));
                     cells.entry((*row, column)).or_default().add(measured);
@@ -100,7 +105,8 @@ async fn one(
     tokio::time::sleep_until(began + WATCHED).await;
     let until = tokio::time::Instant::now();
     stage.end(struck, ongoing).await?;
-    let whole = || async { Ok(stage.is_answered_at("struck", struck).await? && stage.is_answered_at("spared", struck).await?) };
+    let whole =
+        || async { Ok(stage.is_answered_at("struck", struck).await? && stage.is_answered_at("spared", struck).await?) };
     let healed = stage.until("the struck cloud's entrance answers", SLACK / 3, whole).await.is_ok();
     tokio::time::sleep(AFTER).await;
     let column = if struck == leader { Column::OwnerAndLeader } else { Column::Owner };
@@ -137,7 +143,12 @@ impl std::fmt::Display for Measured {
         write!(
             f,
             "first good answer after {first}, longest gap {:.0} ms, {} acknowledged, {} refused, {} unknown, {} lost, {} takeovers",
-            self.gap_ms, self.found.acknowledged, self.found.refused, self.found.unknown, self.found.lost, self.takeovers
+            self.gap_ms,
+            self.found.acknowledged,
+            self.found.refused,
+            self.found.unknown,
+            self.found.lost,
+            self.takeovers
         )
     }
 }
@@ -172,9 +183,22 @@ async fn measure(
 impl Cell {
     fn tell(&self, report: &mut Report, row: &str, column: &str) {
         let name = |text: &str| format!("{row}, {column}: {text}");
-        report.figure(&name("first good answer"), self.first(), format!("{} runs; longest gap {}", self.runs(), self.gap()));
-        report.figure(&name("refused, unknown, lost"), format!("{}, {}, {}", self.refused, self.unknown, self.lost), "all runs");
-        report.promise(Promise::holds(&name("owners at one time"), self.owners_at_once <= 1, self.owners_at_once.to_string(), "1"));
+        report.figure(
+            &name("first good answer"),
+            self.first(),
+            format!("{} runs; longest gap {}", self.runs(), self.gap()),
+        );
+        report.figure(
+            &name("refused, unknown, lost"),
+            format!("{}, {}, {}", self.refused, self.unknown, self.lost),
+            "all runs",
+        );
+        report.promise(Promise::holds(
+            &name("owners at one time"),
+            self.owners_at_once <= 1,
+            self.owners_at_once.to_string(),
+            "1",
+        ));
         report.promise(Promise::none(&name("acknowledged writes lost that no loss explains"), self.lost_beyond));
         report.promise(Promise::none(&name("registers that are not linearizable"), self.not_linear));
         report.promise(Promise::none(&name("false takeovers"), self.false_takeovers));

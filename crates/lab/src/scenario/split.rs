@@ -74,6 +74,7 @@ async fn begin(
     let leader = stage.leader().await?;
     let owner = match case.home {
         Home::Any => CLOUDS[0],
+        Home::Leader => leader,
         Home::Follower => CLOUDS.into_iter().find(|c| *c != leader).unwrap_or(CLOUDS[0]),
     };
     stage.protect(SERVICE, owner).await?;
@@ -126,8 +127,7 @@ async fn one(report: &mut Report, stage: &Stage, case: &Case, owner: &'static st
     let marks = [Struck { cloud: struck.to_owned(), at, until }];
     let owners = known.owners(SERVICE);
     let may_lose = stage.manner.may_lose();
-    let found =
-        Evidence { asked: &asked, owners: &owners, surviving: &surviving, struck: &marks, may_lose }.findings();
+    let found = Evidence { asked: &asked, owners: &owners, surviving: &surviving, struck: &marks, may_lose }.findings();
     let contradictions: Vec<String> = known.contradictions.into_iter().collect();
     judge_always(report, case, &found, &contradictions, stage.manner.may_lose());
     judge_case(report, case, owner, &played, (&asked, &surviving));
@@ -198,12 +198,22 @@ fn judge_always(report: &mut Report, case: &Case, found: &Findings, contradictio
         false => so(&found.lost_beyond),
     };
     report.promise(Promise::holds(&name("acknowledged writes are kept"), found.lost_beyond.is_empty(), lost, bound));
-    let told = found.not_linear.clone().unwrap_or_else(|| format!("{} writes, {} reads", found.acknowledged, found.reads));
-    report.promise(Promise::holds(&name("registers are linearizable"), found.not_linear.is_none(), told, "so they are"));
+    let told =
+        found.not_linear.clone().unwrap_or_else(|| format!("{} writes, {} reads", found.acknowledged, found.reads));
+    report.promise(Promise::holds(
+        &name("registers are linearizable"),
+        found.not_linear.is_none(),
+        told,
+        "so they are",
+    ));
     report.figure(
         &name("acknowledged, refused, unknown"),
         format!("{}, {}, {}", found.acknowledged, found.refused, found.unknown),
-        if found.lost > 0 { format!("{} lost, the oldest {} ms before the fault", found.lost, found.oldest_lost_ms) } else { String::new() },
+        if found.lost > 0 {
+            format!("{} lost, the oldest {} ms before the fault", found.lost, found.oldest_lost_ms)
+        } else {
+            String::new()
+        },
     );
 }
 

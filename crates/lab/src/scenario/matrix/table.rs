@@ -113,5 +113,7 @@ pub fn text(cells: &BTreeMap<(Fault, Column), Cell>) -> String {
             cell.false_takeovers.to_string(),
         ]);
     }
-    format!("{table}\n\nNot played, since links are TCP relays and all clouds are processes of one kernel: lost and late packets below TCP, stepped and drifting clocks, a full or stalled disk of one cloud, a paused machine.")
+    format!(
+        "{table}\n\nNot played, since links are TCP relays and all clouds are processes of one kernel: lost and late packets below TCP, stepped and drifting clocks, a full or stalled disk of one cloud, a paused machine."
+    )
 }

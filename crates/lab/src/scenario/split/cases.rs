@@ -6,6 +6,7 @@ use crate::scenario::voted::faults::Fault;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Home {
     Any,
+    Leader,
     Follower,
 }
 
@@ -47,18 +48,51 @@ const fn case(name: &'static str, about: &'static str, breaks: Breaks, end: End,
 pub static ALL: [Case; 9] = [
     Case {
         home: Home::Follower,
-        ..case("bridge", "the owner and the leader do not see each other, both see the third", Breaks::Bridge, End::Stays, false)
+        ..case(
+            "bridge",
+            "the owner and the leader do not see each other, both see the third",
+            Breaks::Bridge,
+            End::Stays,
+            false,
+        )
     },
     case("minority", "the owner is cut off from both others", Breaks::Owner(Fault::Blackhole), End::Taken, true),
-    case("other", "a cloud that owns nothing is cut off from both others", Breaks::Other(Fault::Blackhole), End::Stays, false),
+    case(
+        "other",
+        "a cloud that owns nothing is cut off from both others",
+        Breaks::Other(Fault::Blackhole),
+        End::Stays,
+        false,
+    ),
     case("send", "nothing that the owner sends arrives", Breaks::Owner(Fault::DropSend), End::Taken, true),
     case("receive", "nothing that is sent to the owner arrives", Breaks::Owner(Fault::DropReceive), End::Taken, true),
     case("flap", "the owner is cut off for a second, ten times", Breaks::Owner(Fault::Flap), End::Either, false),
-    case("gateway", "the owner's gateway stands still", Breaks::Owner(Fault::PauseGateway), End::Taken, false),
-    case("daemon", "the owner's daemon stands still, its gateway does not", Breaks::Owner(Fault::PauseDaemon), End::Taken, true),
+    Case {
+        home: Home::Leader,
+        ..case(
+            "gateway",
+            "the owner's gateway stands still, and its daemon leads",
+            Breaks::Owner(Fault::PauseGateway),
+            End::Taken,
+            false,
+        )
+    },
+    case(
+        "daemon",
+        "the owner's daemon stands still, its gateway does not",
+        Breaks::Owner(Fault::PauseDaemon),
+        End::Taken,
+        true,
+    ),
     Case {
         home: Home::Follower,
-        ..case("leader", "the leader's daemon stands still, and it owns nothing", Breaks::Leader(Fault::PauseDaemon), End::Stays, false)
+        ..case(
+            "leader",
+            "the leader's daemon stands still, and it owns nothing",
+            Breaks::Leader(Fault::PauseDaemon),
+            End::Stays,
+            false,
+        )
     },
 ];
 

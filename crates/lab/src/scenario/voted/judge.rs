@@ -66,7 +66,7 @@ fn micros(time: Duration) -> u64 {
 fn by(asked: &Asked) -> Option<&str> {
     match &asked.became {
         Became::Done { by } => Some(by),
-        Became::Refused { .. } | Became::Unknown { .. } => None,
+        Became::Refused { .. } | Became::NoEntrance | Became::Unknown { .. } => None,
     }
 }
 
@@ -113,7 +113,8 @@ impl Evidence<'_> {
             let owner = by(asked).unwrap_or_default();
             match self.loss_of(owner, asked.answered).filter(|_| self.may_lose) {
                 Some(struck) => {
-                    let before = i64::try_from(struck.at).unwrap_or(i64::MAX) - i64::try_from(asked.answered).unwrap_or(0);
+                    let before =
+                        i64::try_from(struck.at).unwrap_or(i64::MAX) - i64::try_from(asked.answered).unwrap_or(0);
                     found.oldest_lost_ms = found.oldest_lost_ms.max(before / 1000);
                 }
                 None if found.lost_beyond.len() < TOLD_MAX => {
@@ -125,7 +126,8 @@ impl Evidence<'_> {
     }
 
     fn not_linear(&self, done: &[&Asked], epochs: &[Option<u64>]) -> Option<String> {
-        let op = |a: &Asked| Op { key: a.key, did: a.did, called: a.called, answered: a.is_done().then_some(a.answered) };
+        let op =
+            |a: &Asked| Op { key: a.key, did: a.did, called: a.called, answered: a.is_done().then_some(a.answered) };
         let open = self.asked.iter().filter(|a| matches!(a.became, Became::Unknown { .. }) && a.is_write());
         let judged = if self.may_lose {
             let number: BTreeMap<u64, usize> = self.owners.keys().copied().zip(0..).collect();
@@ -194,8 +196,12 @@ mod tests {
 
     #[test]
     fn the_newest_may_be_lost_once_where_copies_follow_later_and_nothing_else() {
-        let asked =
-            [wrote(1, 5_000, "city-a"), wrote(2, 9_990, "city-a"), wrote(3, 11_000, "city-a"), wrote(4, 13_000, "city-b")];
+        let asked = [
+            wrote(1, 5_000, "city-a"),
+            wrote(2, 9_990, "city-a"),
+            wrote(3, 11_000, "city-a"),
+            wrote(4, 13_000, "city-b"),
+        ];
         let found = judged(&asked, &[1, 4], true);
         assert!(found.overlaps.is_empty() && found.lost_beyond.is_empty() && found.not_linear.is_none(), "{found:?}");
         assert_eq!((found.lost, found.oldest_lost_ms), (2, 9));

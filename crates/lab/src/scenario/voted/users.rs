@@ -19,6 +19,8 @@ pub const REGISTERS: u32 = 4;
 const USERS_EACH: u64 = 2;
 /// Between an answer and the next request.
 const THINK: Duration = Duration::from_millis(20);
+/// The same, where nobody knows the service.
+const ELSEWHERE: Duration = Duration::from_millis(200);
 /// Users wait no longer; what became of the request they do not know then.
 const PATIENCE: Duration = Duration::from_millis(1_000);
 const READS: f64 = 0.3;
@@ -26,10 +28,19 @@ const READS: f64 = 0.3;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Became {
     /// By this cloud's instance.
-    Done { by: String },
+    Done {
+        by: String,
+    },
     /// Certainly not done, and why.
-    Refused { status: u16, reason: String },
-    Unknown { what: String },
+    Refused {
+        status: u16,
+        reason: String,
+    },
+    /// This cloud does not answer for the host.
+    NoEntrance,
+    Unknown {
+        what: String,
+    },
 }
 
 /// One request of one user.
@@ -140,8 +151,9 @@ impl User {
                 Ok(Ok(answer)) => read(reads, answer.status, &answer.headers, &answer.body),
             };
             let did = did.unwrap_or(if reads { Did::Read(None) } else { Did::Wrote(next) });
+            let think = if became == Became::NoEntrance { ELSEWHERE } else { THINK };
             all.push(Asked { entrance: self.entrance, key, did, called, answered, became });
-            tokio::time::sleep(THINK).await;
+            tokio::time::sleep(think).await;
         }
         all
     }
@@ -160,11 +172,11 @@ fn read(reads: bool, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> (O
             (true, Ok(value)) => (Some(Did::Read(Some(value))), Became::Done { by }),
             (true, Err(_)) => (None, Became::Unknown { what: format!("a value that was never written: {text}") }),
         },
+        (StatusCode::MISDIRECTED_REQUEST, None) => (None, Became::NoEntrance),
         (status, by) => {
             let reason = reason(&text);
-            let unsent = matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::MISDIRECTED_REQUEST);
             // Not what an instance said, and not what was handed over.
-            let refused = unsent && by.is_none() && field(OUTCOME_HEADER).is_none();
+            let refused = status == StatusCode::SERVICE_UNAVAILABLE && by.is_none() && field(OUTCOME_HEADER).is_none();
             let status = status.as_u16();
             let became = match refused {
                 true => Became::Refused { status, reason },
@@ -204,6 +216,7 @@ mod tests {
         assert_eq!(said(true, 404, &by, "nobody"), (Some(Did::Read(None)), done));
         let refused = Became::Refused { status: 503, reason: "not-writable".into() };
         assert_eq!(said(false, 503, &[], shut), (None, refused));
+        assert_eq!(said(false, 421, &[], "unknown-host"), (None, Became::NoEntrance));
         let unsure: [(u16, &[(&str, &str)], &str); 5] = [
             (503, &[("pumasi-outcome", "unknown")], shut),
             (503, &by, "the application's own"),
