@@ -33,7 +33,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Enough for all instances of a run, wherever they go.
 const ROOM: Resources = Resources { cpu_millis: 4000, memory_mib: 4096 };
 /// Where reads are no plain reads: what is read of a register is read at its owner, within its right to write.
-const REGISTERS: &str = "/r/";
+const REGISTERS_AT: &str = "/r/";
 
 /// How the pact votes, and what is asked of the services' data.
 #[derive(Debug, Clone)]
@@ -102,7 +102,7 @@ impl Stage {
         let clouds = others.collect::<Result<Vec<_>, _>>()?;
         made.spec.continuity = Continuity { clouds, standbys: Some(2), ..Continuity::default() };
         made.spec.recovery_class = RecoveryClass::Guaranteed;
-        made.spec.routing.home_only = vec![REGISTERS.into()];
+        made.spec.routing.home_only = vec![REGISTERS_AT.into()];
         made.spec.datasets.iter_mut().for_each(|d| d.mode = self.manner.mode);
         self.cluster.apply(owner, &made).await?;
         self.until("the pact looks after the service", SLACK, || self.is_protected(name, owner)).await?;
@@ -163,7 +163,7 @@ impl Stage {
     /// What an entrance says to a write.
     async fn said(&self, name: &str, entrance: &str) -> anyhow::Result<Option<StatusCode>> {
         let users = self.cluster.place(entrance)?.users;
-        let asked = Planned::new(Method::PUT, format!("{REGISTERS}probe"), "text/plain", b"0".to_vec());
+        let asked = Planned::new(Method::PUT, format!("{REGISTERS_AT}probe"), "text/plain", b"0".to_vec());
         let host = host(name);
         let answer = tokio::time::timeout(watch::PATIENCE, load::ask(users, &host, &asked)).await;
         Ok(answer.ok().and_then(Result::ok).map(|(status, _)| status))
@@ -221,9 +221,4 @@ impl Stage {
 
 pub fn host(name: &str) -> String {
     format!("{name}.city-a.example")
-}
-
-/// A target of a register.
-pub fn register(key: u32) -> String {
-    format!("{REGISTERS}{key}")
 }

@@ -3,7 +3,7 @@
 //! Enters: entrances, a host name. Leaves: every request with its instants, who answered, and what became of it. Always holds: a user stays
 //! at its entrance; each value is written once; whatever was not certainly refused counts as possibly done.
 
-use super::{CLOUDS, Stage, host, register};
+use super::{CLOUDS, REGISTERS_AT, Stage, host};
 use crate::check::linear::Did;
 use crate::load::{self, OUTCOME_HEADER, Planned, SERVED_BY_HEADER};
 use http::{HeaderMap, Method, StatusCode};
@@ -83,12 +83,12 @@ impl Users {
     pub fn begin(stage: &Stage, name: &str) -> anyhow::Result<Self> {
         let (stop, began) = (Arc::new(AtomicBool::new(false)), Instant::now());
         let mut tasks = Vec::new();
-        let life = u64::from(rand::random::<u16>()) << 40;
+        let life = u64::from(rand::random::<u16>());
         for (number, cloud) in (0u64..).zip(CLOUDS) {
             let address = stage.cluster.place(cloud)?.users;
             for user in 0..USERS_EACH {
-                let values = life | ((number * USERS_EACH + user) << 32);
-                let one = User { entrance: cloud, address, host: host(name), values, began };
+                let values = (life << 40) | ((number * USERS_EACH + user) << 32);
+                let one = User { entrance: cloud, address, host: host(name), life, values, began };
                 tasks.push(tokio::spawn(one.live(stop.clone())));
             }
         }
@@ -124,6 +124,8 @@ struct User {
     entrance: &'static str,
     address: SocketAddr,
     host: String,
+    /// Registers of these users' own, which nobody wrote before.
+    life: u64,
     /// Its values begin here.
     values: u64,
     began: Instant,
@@ -136,10 +138,10 @@ impl User {
             let key = rng.random_range(0..REGISTERS);
             let reads = rng.random_bool(READS);
             let planned = match reads {
-                true => Planned::get(register(key)),
+                true => Planned::get(self.register(key)),
                 false => {
                     next += 1;
-                    Planned::new(Method::PUT, register(key), "text/plain", next.to_string().into_bytes())
+                    Planned::new(Method::PUT, self.register(key), "text/plain", next.to_string().into_bytes())
                 }
             };
             let called = micros(self.began);
@@ -156,6 +158,12 @@ impl User {
             tokio::time::sleep(think).await;
         }
         all
+    }
+}
+
+impl User {
+    fn register(&self, key: u32) -> String {
+        format!("{REGISTERS_AT}{:x}-{key}", self.life)
     }
 }
 
