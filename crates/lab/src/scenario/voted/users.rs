@@ -5,7 +5,7 @@
 
 use super::{CLOUDS, REGISTERS_AT, Stage, host};
 use crate::check::linear::Did;
-use crate::load::{self, OUTCOME_HEADER, Planned, SERVED_BY_HEADER};
+use crate::load::{self, LoadError, OUTCOME_HEADER, Planned, SERVED_BY_HEADER};
 use http::{HeaderMap, Method, StatusCode};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -31,7 +31,7 @@ pub enum Became {
     Done {
         by: String,
     },
-    /// Certainly not done, and why.
+    /// Certainly not done, and why; without a status: nobody was there.
     Refused {
         status: u16,
         reason: String,
@@ -149,6 +149,9 @@ impl User {
             let answered = micros(self.began);
             let (did, became) = match asked {
                 Err(_) => (None, Became::Unknown { what: "no answer in time".into() }),
+                Ok(Err(LoadError::Unreachable(_))) => {
+                    (None, Became::Refused { status: 0, reason: "unreachable".into() })
+                }
                 Ok(Err(e)) => (None, Became::Unknown { what: e.to_string() }),
                 Ok(Ok(answer)) => read(reads, answer.status, &answer.headers, &answer.body),
             };
@@ -225,15 +228,13 @@ mod tests {
         let refused = Became::Refused { status: 503, reason: "not-writable".into() };
         assert_eq!(said(false, 503, &[], shut), (None, refused));
         assert_eq!(said(false, 421, &[], "unknown-host"), (None, Became::NoEntrance));
-        let unsure: [(u16, &[(&str, &str)], &str); 5] = [
-            (503, &[("pumasi-outcome", "unknown")], shut),
-            (503, &by, "the application's own"),
-            (500, &by, "the database"),
-            (504, &[], ""),
-            (404, &[], "a gateway's"),
-        ];
-        for (status, fields, body) in unsure {
+        let unsure = |status, fields: &[_], body| {
             assert!(matches!(said(true, status, fields, body).1, Became::Unknown { .. }), "{status} {body}");
-        }
+        };
+        unsure(503, &[("pumasi-outcome", "unknown")], shut);
+        unsure(503, &by, "the application's own");
+        unsure(500, &by, "the database");
+        unsure(504, &[], "");
+        unsure(404, &[], "a gateway's");
     }
 }
