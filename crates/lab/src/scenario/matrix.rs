@@ -2,14 +2,15 @@
 //! service that another cloud owns, a voter that has nothing to do with it.
 //!
 //! Each run is a stage of its own with two services: one is owned by the cloud that is struck, the other by one that is not. Times are from
-//! the fault to the first acknowledged write that the surviving copy has, at whichever entrance.
+//! the fault to the first acknowledged write after the interruption that the surviving copy has, at whichever entrance; and the longest time
+//! without one.
 //!
 //! What is impossible with processes and TCP relays on one kernel is said in `faults`.
 
 mod table;
 
 use super::voted::faults::Fault;
-use super::voted::judge::{Evidence, Findings, Struck, first_good_ms, longest_gap_ms};
+use super::voted::judge::{Evidence, Findings, Goods, Struck, goods};
 use super::voted::users::Users;
 use super::voted::watch::Watch;
 use super::voted::{CLOUDS, Manner, SLACK, Stage};
@@ -95,8 +96,8 @@ async fn one(
         (Watch::begin(&stage)?, Users::begin(&stage, "struck")?, Users::begin(&stage, "spared")?);
     tokio::time::sleep(BEFORE).await;
     let since = stage.story.elapsed();
-    let began = tokio::time::Instant::now();
     let ongoing = stage.strike(struck, fault).await?;
+    let began = tokio::time::Instant::from_std(ongoing.since);
     if fault.may_be_lost() {
         let taken = || async { Ok(stage.takeovers("struck", since) > 0) };
         // Some faults are over before anybody is lost, or bring nobody to that.
@@ -127,8 +128,7 @@ struct Span {
 /// What one service's users met.
 #[derive(Debug, Clone)]
 pub struct Measured {
-    pub first_good_ms: Option<f64>,
-    pub gap_ms: f64,
+    pub goods: Goods,
     pub found: Findings,
     pub contradictions: usize,
     pub takeovers: usize,
@@ -139,11 +139,11 @@ pub struct Measured {
 
 impl std::fmt::Display for Measured {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let first = self.first_good_ms.map_or("never".to_owned(), |ms| format!("{ms:.0} ms"));
+        let again = self.goods.again_ms.map_or("never".to_owned(), |ms| format!("{ms:.0} ms"));
         write!(
             f,
-            "first good answer after {first}, longest gap {:.0} ms, {} acknowledged, {} refused, {} unknown, {} lost, {} takeovers",
-            self.gap_ms,
+            "good answers after {again}, longest gap {:.0} ms, {} acknowledged, {} refused, {} unknown, {} lost, {} takeovers",
+            self.goods.gap_ms,
             self.found.acknowledged,
             self.found.refused,
             self.found.unknown,
@@ -170,8 +170,7 @@ async fn measure(
         Evidence { asked: &asked, owners: &owners, surviving: &surviving, struck: &struck, may_lose }.findings();
     let takeovers = stage.takeovers(&name, span.since);
     Ok(Measured {
-        first_good_ms: first_good_ms(&asked, at, &surviving),
-        gap_ms: longest_gap_ms(&asked, at, until, &surviving),
+        goods: goods(&asked, at, until, &surviving),
         found,
         contradictions: known.contradictions.len(),
         takeovers,
@@ -184,8 +183,8 @@ impl Cell {
     fn tell(&self, report: &mut Report, row: &str, column: &str) {
         let name = |text: &str| format!("{row}, {column}: {text}");
         report.figure(
-            &name("first good answer"),
-            self.first(),
+            &name("good answers again"),
+            self.again(),
             format!("{} runs; longest gap {}", self.runs(), self.gap()),
         );
         report.figure(

@@ -7,7 +7,7 @@
 mod cases;
 
 use super::voted::faults::Ongoing;
-use super::voted::judge::{Evidence, FOLLOWED, Findings, Struck, longest_gap_ms};
+use super::voted::judge::{Evidence, FOLLOWED, Findings, Struck, goods};
 use super::voted::users::{Asked, Became, Users};
 use super::voted::watch::Watch;
 use super::voted::{CLOUDS, Manner, SLACK, Stage};
@@ -143,25 +143,21 @@ async fn breaks(
 ) -> anyhow::Result<(u64, &'static str, Option<Ongoing>)> {
     let leader = stage.leader().await?;
     let other = |not: &[&str]| CLOUDS.into_iter().rev().find(|c| !not.contains(c)).unwrap_or(owner);
-    let at = users.now();
-    match case.breaks {
-        Breaks::Owner(fault) => Ok((at, owner, Some(stage.strike(owner, fault).await?))),
-        Breaks::Other(fault) => {
-            let struck = other(&[owner]);
-            Ok((at, struck, Some(stage.strike(struck, fault).await?)))
-        }
-        Breaks::Leader(fault) => {
-            let struck = if leader == owner { other(&[owner]) } else { leader };
-            Ok((at, struck, Some(stage.strike(struck, fault).await?)))
-        }
+    let (struck, fault) = match case.breaks {
+        Breaks::Owner(fault) => (owner, fault),
+        Breaks::Other(fault) => (other(&[owner]), fault),
+        Breaks::Leader(fault) if leader == owner => (other(&[owner]), fault),
+        Breaks::Leader(fault) => (leader, fault),
         Breaks::Bridge => {
             // To whoever leads, where that is another one: the owner then hears of the log by nobody.
             let far = if leader == owner { other(&[owner]) } else { leader };
             stage.cluster.wan.partition(owner, far)?;
             stage.story.tell(owner, "bridge", format!("cut off from {far}; {} sees both", other(&[owner, far])));
-            Ok((at, far, None))
+            return Ok((users.now(), far, None));
         }
-    }
+    };
+    let ongoing = stage.strike(struck, fault).await?;
+    Ok((users.at(ongoing.since), struck, Some(ongoing)))
 }
 
 async fn every_entrance(stage: &Stage) -> anyhow::Result<bool> {
@@ -226,7 +222,7 @@ fn judge_case(
     (asked, surviving): (&[Asked], &BTreeSet<u64>),
 ) {
     let name = |text: &str| format!("{}: {text}", case.name);
-    let gap = longest_gap_ms(asked, played.at, played.until, surviving);
+    let gap = goods(asked, played.at, played.until, surviving).gap_ms;
     report.figure(&name("longest time without a write that lasts"), format!("{gap:.0} ms"), "at no entrance");
     match case.end {
         End::Taken => {

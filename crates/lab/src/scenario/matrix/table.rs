@@ -24,7 +24,7 @@ impl Column {
 
 #[derive(Debug, Clone, Default)]
 pub struct Cell {
-    firsts_ms: Vec<f64>,
+    agains_ms: Vec<f64>,
     gaps_ms: Vec<f64>,
     pub refused: u64,
     pub unknown: u64,
@@ -43,11 +43,11 @@ pub struct Cell {
 impl Cell {
     pub fn add(&mut self, measured: Measured) {
         let found = &measured.found;
-        match measured.first_good_ms {
-            Some(ms) => self.firsts_ms.push(ms),
+        match measured.goods.again_ms {
+            Some(ms) => self.agains_ms.push(ms),
             None => self.never += 1,
         }
-        self.gaps_ms.push(measured.gap_ms);
+        self.gaps_ms.push(measured.goods.gap_ms);
         self.refused += found.refused;
         self.unknown += found.unknown;
         self.lost += found.lost;
@@ -64,8 +64,8 @@ impl Cell {
         self.gaps_ms.len()
     }
 
-    pub fn first(&self) -> String {
-        told(&self.firsts_ms)
+    pub fn again(&self) -> String {
+        told(&self.agains_ms)
     }
 
     pub fn gap(&self) -> String {
@@ -89,7 +89,7 @@ pub fn text(cells: &BTreeMap<(Fault, Column), Cell>) -> String {
         "fault",
         "befalls",
         "runs",
-        "first good p50/max",
+        "good again p50/max",
         "gap p50/max",
         "refused",
         "unknown",
@@ -103,7 +103,7 @@ pub fn text(cells: &BTreeMap<(Fault, Column), Cell>) -> String {
             row.name().to_owned(),
             column.name().to_owned(),
             cell.runs().to_string(),
-            cell.first(),
+            cell.again(),
             cell.gap(),
             cell.refused.to_string(),
             cell.unknown.to_string(),

@@ -8,7 +8,7 @@
 
 use super::{CLOUDS, Stage};
 use nix::sys::signal::Signal;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -76,11 +76,13 @@ impl Fault {
 pub struct Ongoing {
     fault: Fault,
     paused: Vec<u32>,
+    /// All of it was there. What was answered while one process after the other died was answered by it.
+    pub since: Instant,
 }
 
 impl Stage {
     pub async fn strike(&self, cloud: &str, fault: Fault) -> anyhow::Result<Ongoing> {
-        let mut paused = Vec::new();
+        let (mut paused, began) = (Vec::new(), Instant::now());
         match fault {
             Fault::KillAll => {
                 self.cluster.supervisor.kill9(cloud)?;
@@ -102,8 +104,9 @@ impl Stage {
                 self.cluster.wan.add_latency(o, cloud, SLOW)
             })?,
         }
-        self.story.tell(cloud, fault.name(), "begins");
-        Ok(Ongoing { fault, paused })
+        self.story.tell(cloud, fault.name(), "is there");
+        let since = if fault == Fault::Flap { began } else { Instant::now() };
+        Ok(Ongoing { fault, paused, since })
     }
 
     async fn flap(&self, cloud: &str) -> anyhow::Result<()> {

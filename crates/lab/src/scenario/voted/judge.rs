@@ -159,20 +159,33 @@ impl Evidence<'_> {
     }
 }
 
-/// The first acknowledged write that was asked for after an instant and is in the surviving copy, ms after it.
-pub fn first_good_ms(asked: &[Asked], after: u64, surviving: &BTreeSet<u64>) -> Option<f64> {
-    let good = asked.iter().filter(|a| a.called >= after && a.acknowledged().is_some_and(|n| surviving.contains(&n)));
-    good.map(|a| a.answered - after).min().map(|us| us as f64 / 1e3)
+/// Shorter times without a good answer are no interruption.
+const INTERRUPTED_US: u64 = 1_000_000;
+
+/// Of the acknowledged writes that the surviving copy has, whoever asked where.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Goods {
+    /// The longest time without one, ms.
+    pub gap_ms: f64,
+    /// From the fault to the first one after the interruption, or to the first one where there was none; none: it never came.
+    pub again_ms: Option<f64>,
 }
 
-/// The longest time without such a write between two instants, whoever asked where, ms.
-pub fn longest_gap_ms(asked: &[Asked], from: u64, until: u64, surviving: &BTreeSet<u64>) -> f64 {
+/// Between the instant of a fault and a later one.
+pub fn goods(asked: &[Asked], from: u64, until: u64, surviving: &BTreeSet<u64>) -> Goods {
     let good = asked.iter().filter(|a| a.acknowledged().is_some_and(|n| surviving.contains(&n)));
     let mut at: Vec<u64> = good.map(|a| a.answered).filter(|at| (from..until).contains(at)).collect();
-    at.extend([from, until]);
     at.sort_unstable();
-    let gaps = at.windows(2).filter_map(|w| Some(w.get(1)? - w.first()?));
-    gaps.max().unwrap_or(0) as f64 / 1e3
+    let first = at.first().copied();
+    let ends = at.iter().copied().chain([until]);
+    let begins = [from].into_iter().chain(at.iter().copied());
+    let longest = begins.zip(ends).max_by_key(|(begin, end)| end - begin);
+    let gap = longest.map_or(0, |(begin, end)| end - begin);
+    let again = match longest {
+        Some((_, end)) if gap >= INTERRUPTED_US => Some(end).filter(|end| *end < until),
+        _ => first,
+    };
+    Goods { gap_ms: gap as f64 / 1e3, again_ms: again.map(|at| (at - from) as f64 / 1e3) }
 }
 
 #[cfg(test)]
@@ -229,7 +242,15 @@ mod tests {
     fn gaps_are_between_writes_that_last() {
         let asked = [wrote(1, 5_000, "a"), wrote(2, 6_000, "a"), wrote(3, 9_000, "b")];
         let surviving = [1, 3].into();
-        assert_eq!(first_good_ms(&asked, 5_500_000, &surviving), Some(3_500.9));
-        assert_eq!(longest_gap_ms(&asked, 5_000_000, 10_000_000, &surviving), 4_000.0);
+        assert_eq!(
+            goods(&asked, 5_500_000, 10_000_000, &surviving),
+            Goods { gap_ms: 3_500.9, again_ms: Some(3_500.9) }
+        );
+        assert_eq!(
+            goods(&asked, 5_000_000, 10_000_000, &surviving),
+            Goods { gap_ms: 4_000.0, again_ms: Some(4_000.9) }
+        );
+        assert_eq!(goods(&asked, 5_000_000, 8_000_000, &surviving).again_ms, None);
+        assert_eq!(goods(&asked, 5_000_000, 5_950_000, &surviving).again_ms, Some(0.9), "no interruption");
     }
 }
