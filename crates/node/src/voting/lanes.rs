@@ -22,7 +22,7 @@ use tokio::time::Instant;
 const QUEUE_MAX: usize = 1_024;
 /// Calls to one member that are under way.
 const CALLS_MAX: usize = 2;
-/// A new connection is given so long.
+/// A new connection is given so long, and twice as long where calls were in vain: it takes three round trips.
 const CONNECT_MS: u64 = 1_000;
 /// A call on one that answered, whatever the way.
 const PATIENCE_MS_MAX: u64 = 2_000;
@@ -259,7 +259,7 @@ fn patience_ms(node: &Node, to: &CloudName, group: &Group, (answered, in_vain): 
     let three_ms = group.timers().heartbeat_ms * 3;
     match answered {
         true => (three_ms.max(2 * node.voting.lanes.rtt_of(to)) << in_vain.min(4)).min(PATIENCE_MS_MAX.max(three_ms)),
-        false => three_ms.max(CONNECT_MS),
+        false => three_ms.max(CONNECT_MS << in_vain.min(1)),
     }
 }
 
