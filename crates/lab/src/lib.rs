@@ -4,6 +4,7 @@
 //! Always holds: nothing that it started outlives it; a run that the machine itself spoiled is called invalid, never kept or broken.
 
 pub mod bundle;
+pub mod check;
 pub mod cities;
 pub mod cluster;
 pub mod example;

@@ -15,6 +15,8 @@ Usage: pumasi lab                       three clouds and two services, until Ctr
        pumasi lab play SCENARIO [--json] [--keep] [--bundle-mib N] [--app files|sqlite|django|radicale|node]
        pumasi lab play faults [--only NAME] [--full]
        pumasi lab play hostile [--only application|files|resources|holding|partner|stranger]
+       pumasi lab play split [--only CASE] [--full] [--profile default|lan] [--mode async]
+       pumasi lab play matrix [--rows NAME,..] [--runs N] [--profile default|lan] [--mode async] [-o json]
        pumasi lab replay --load FILE    the policy race over a recorded load; --help tells more
        pumasi lab sim [--seed N]        real daemons in virtual time, under faults; --help tells more
        pumasi lab soak --minutes N [--seed S] [--json] [--keep]
@@ -48,6 +50,14 @@ pub struct Options {
     pub full: bool,
     /// Which application, where a scenario has several; without one all of them.
     pub app: Option<String>,
+    /// Of a pact that votes: which times.
+    pub profile: Option<String>,
+    /// Of a service's data: how copies follow.
+    pub mode: Option<String>,
+    /// Of a matrix: which rows, parted by commas; without one all of them.
+    pub rows: Option<String>,
+    /// Of a matrix: how often each cell is played.
+    pub runs: u32,
 }
 
 /// Runs the words after `pumasi lab`; the exit code.
@@ -80,12 +90,34 @@ pub async fn run(executable: PathBuf, args: &[String]) -> anyhow::Result<u8> {
 }
 
 fn options(executable: PathBuf, words: &[&str]) -> anyhow::Result<Options> {
-    let mut options =
-        Options { executable, json: false, keep: false, bundle_mib: 0, app: None, only: None, full: false };
+    let mut options = Options {
+        executable,
+        json: false,
+        keep: false,
+        bundle_mib: 0,
+        app: None,
+        only: None,
+        full: false,
+        profile: None,
+        mode: None,
+        rows: None,
+        runs: 1,
+    };
     let mut words = words.iter();
     while let Some(word) = words.next() {
         match *word {
             "--json" => options.json = true,
+            "-o" => match words.next() {
+                Some(&"json") => options.json = true,
+                other => bail!("-o {other:?}: the lab knows json\n{USAGE}"),
+            },
+            "--profile" => options.profile = Some((*words.next().context("--profile needs a name")?).to_owned()),
+            "--mode" => options.mode = Some((*words.next().context("--mode needs a name")?).to_owned()),
+            "--rows" => options.rows = Some((*words.next().context("--rows needs names")?).to_owned()),
+            "--runs" => {
+                let number = words.next().context("--runs needs a number")?;
+                options.runs = number.parse().with_context(|| format!("--runs {number}: not a number"))?;
+            }
             "--keep" => options.keep = true,
             "--full" => options.full = true,
             "--only" => options.only = Some((*words.next().context("--only needs a name")?).to_owned()),

@@ -105,6 +105,12 @@ impl Story {
         let _ = writeln!(state.out, "\n{bold}{}{plain}", printable(title));
     }
 
+    /// Lines that were laid out already, as a table.
+    pub fn block(&self, text: &str) {
+        let mut state = self.lock();
+        let _ = writeln!(state.out, "\n{text}\n");
+    }
+
     /// Remembers now under a name; the first time stands.
     pub fn mark(&self, name: &str) -> Duration {
         let now = self.elapsed();

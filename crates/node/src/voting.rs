@@ -281,6 +281,21 @@ impl Voting {
         self.changed.send_replace(state.revision);
     }
 
+    /// The last renewal of a cloud in the register, as it is on disk here.
+    fn renewed(&self, cloud: &CloudName) -> Option<(u64, u64)> {
+        let inner = self.inner.lock();
+        inner.state.as_ref()?.clouds.get(cloud).map(|known| (known.run, known.seq))
+    }
+
+    /// A voter has this renewal of ours in its register: that it is in the log is a fact, whoever says it. Who does not see the leader hears of
+    /// it by nothing else, while the others hear him and call nobody lost.
+    fn hear_renewed(&self, renewed: Option<(u64, u64)>, now: BootMs) {
+        let mut inner = self.inner.lock();
+        if let (Some(holder), Some((run, seq))) = (&mut inner.holder, renewed) {
+            holder.answered(run, seq, now);
+        }
+    }
+
     /// A renewal came from its cloud: nobody else makes a sight earlier than it was.
     fn saw(&self, renewal: &Renewal, now: BootMs) {
         let mut inner = self.inner.lock();

@@ -13,11 +13,13 @@ use crate::world::{LENDS, config};
 use anyhow::Context;
 use pumasi_api::message::Vote;
 use pumasi_node::pact;
+use pumasi_ownership::state::Standing;
 use pumasi_terms::CloudName;
 use pumasi_terms::pact::Terms;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -52,6 +54,15 @@ pub enum Fault {
     },
     /// What it says arrives nowhere; it hears.
     Mute {
+        who: Who,
+        for_ms: u64,
+    },
+    /// Whoever leads and one that does not have lost each other, and the others see both.
+    Bridge {
+        for_ms: u64,
+    },
+    /// Its gateway answers nothing; it lives and votes.
+    Wedge {
         who: Who,
         for_ms: u64,
     },
@@ -118,6 +129,8 @@ pub struct Outcome {
     pub terms: u64,
     pub revision: u64,
     pub messages: u64,
+    /// Entries of the register by which clouds were lost.
+    pub lost: BTreeMap<CloudName, BTreeSet<u64>>,
     /// At the end: who has a right, and which registers are known.
     pub with_right: Vec<CloudName>,
     pub on: usize,
@@ -155,6 +168,8 @@ enum Later {
     Accept(usize),
     Start(usize),
     Mend(usize),
+    Join(usize, usize),
+    Unwedge(usize),
     Clear,
 }
 
@@ -326,6 +341,12 @@ impl World {
                     self.waiting.push((now_ms, at));
                 }
             }
+            Fault::Wedge { who, for_ms } => {
+                let at = self.who(*who).context("nobody is so")?;
+                self.wedge(at, true);
+                self.later.push((now_ms + for_ms, Later::Unwedge(at)));
+            }
+            Fault::Bridge { for_ms } => self.bridge(now_ms + for_ms)?,
             Fault::Cut { who, for_ms } | Fault::Mute { who, for_ms } => {
                 let at = self.who(*who).context("nobody is so")?;
                 let both = matches!(fault, Fault::Cut { .. });
@@ -348,6 +369,28 @@ impl World {
         }
     }
 
+    /// Both are well: they keep their rights.
+    fn bridge(&mut self, until_ms: u64) -> anyhow::Result<()> {
+        let (leader, follower) = (self.who(Who::Leader), self.who(Who::Follower));
+        let (leader, follower) = leader.zip(follower).context("nobody is so")?;
+        self.part(leader, follower, true);
+        self.later.push((until_ms, Later::Join(leader, follower)));
+        Ok(())
+    }
+
+    fn wedge(&mut self, at: usize, wedged: bool) {
+        self.hosts[at].tell(if wedged { "its gateway answers nothing" } else { "its gateway answers again" });
+        self.hosts[at].gateway.wedged.store(wedged, Ordering::Relaxed);
+        self.well[at] = None;
+    }
+
+    fn part(&self, one: usize, other: usize, is_cut: bool) {
+        let (one, other) = (&self.hosts[one], &self.hosts[other]);
+        one.tell(format!("{} {}", if is_cut { "cut off from" } else { "in touch again with" }, other.name));
+        self.net.cut(&one.name, &other.name, is_cut);
+        self.net.cut(&other.name, &one.name, is_cut);
+    }
+
     async fn after(&mut self, what: Later, now_ms: u64) -> anyhow::Result<()> {
         let well_ms = now_ms.max(self.weather_until_ms) + BACK_MS;
         match what {
@@ -368,6 +411,11 @@ impl World {
                 self.hosts[at].start().await?;
                 self.well[at] = Some(well_ms);
             }
+            Later::Unwedge(at) => {
+                self.wedge(at, false);
+                self.well[at] = Some(well_ms);
+            }
+            Later::Join(one, other) => self.part(one, other, false),
             Later::Mend(at) => {
                 self.cut(at, false, true);
                 self.well[at] = Some(well_ms);
@@ -388,6 +436,11 @@ impl World {
             if let Some(state) = node.voting.state() {
                 let since = node.pact().and_then(|v| v.pact.voting.as_ref().map(|v| v.since.0)).unwrap_or(0);
                 self.compare(&host.name, &state, (since, now_ms));
+                for (cloud, known) in &state.clouds {
+                    if let Standing::Lost { at_rev } = known.standing {
+                        self.outcome.lost.entry(cloud.clone()).or_default().insert(at_rev);
+                    }
+                }
             }
             let counts = self.outcome.first_right_ms.is_some() && self.well[at].is_some_and(|since| now_ms >= since);
             if counts && node.voting.is_on() && !self.right(&host) {

@@ -70,6 +70,28 @@ fn cuts_and_power_cuts_take_the_right_of_nobody_else() {
     }
 }
 
+/// As `bridge` of `pumasi lab play split`: its renewals are in the log, and it does not see the log.
+#[test]
+fn who_does_not_see_the_leader_keeps_its_right_as_long_as_a_third_sees_both() {
+    for (profile, delay_ms) in PROFILES {
+        for seed in 0..3 {
+            let faults = vec![(2_000, Fault::Bridge { for_ms: 20_000 }), (30_000, Fault::Bridge { for_ms: 2_000 })];
+            well(&Setup { profile, delay_ms, faults, end_ms: 40_000, ..Setup::quiet(seed) });
+        }
+    }
+}
+
+/// As `gateway` of `pumasi lab play split`: nobody but itself would propose the loss.
+#[test]
+fn whose_gateway_is_dead_is_lost_once_even_if_it_leads_and_returns_with_it() {
+    for who in [Who::Leader, Who::Follower] {
+        let faults = vec![(2_000, Fault::Wedge { who, for_ms: 20_000 })];
+        let outcome = well(&Setup { faults, end_ms: 40_000, ..Setup::quiet(4) });
+        let times: Vec<usize> = outcome.lost.values().map(|revs| revs.len()).collect();
+        assert_eq!(times, [1], "{who:?}: {:?}\n{}", outcome.lost, outcome.story.text());
+    }
+}
+
 #[test]
 fn a_bad_network_keeps_one_register() {
     for seed in 0..3 {

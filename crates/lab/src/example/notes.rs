@@ -2,6 +2,8 @@
 //!
 //! `POST /notes {user, text}` -> 201 `{id}`; `GET /notes/<user>` -> count and the newest; `GET /count`;
 //! `GET /export?after=<id>` -> every note, a page at a time, for those who check the books.
+//! `PUT /r/<key>` with a text -> 201 `{id}`; `GET /r/<key>` -> the newest text, or 404: a register is the newest note of its own user, so
+//! that an export has every value that it ever had. Who must never read it from a copy puts `/r/` under `routing.home_only`.
 
 use super::ExampleError;
 use super::http::{Answer, App, Asked};
@@ -12,7 +14,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use rand::Rng;
 use rand::rngs::SmallRng;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -24,6 +26,7 @@ const NEWEST: usize = 20;
 const PAGE: usize = 1000;
 const USER_BYTES_MAX: usize = 64;
 const TEXT_BYTES_MAX: usize = 4096;
+const REGISTER: &str = "/r/";
 
 pub struct Notes {
     path: PathBuf,
@@ -129,11 +132,16 @@ impl Notes {
                 let more = notes.len() == PAGE;
                 Ok(json(StatusCode::OK, &Exported { notes, more }))
             }
+            (&Method::PUT, _) if path.starts_with(REGISTER) => {
+                let text = String::from_utf8_lossy(&asked.body).into_owned();
+                self.keep(&NewNote { user: path.trim_start_matches('/').to_owned(), text })
+            }
+            (&Method::GET, _) if path.starts_with(REGISTER) => self.newest(path.trim_start_matches('/')),
             (&Method::GET, _) => match path.strip_prefix("/notes/") {
                 Some(user) if !user.is_empty() => self.list(user),
                 _ => Ok(Answer::text(StatusCode::NOT_FOUND, "ask for /notes/<user>, /count or /export")),
             },
-            _ => Ok(Answer::text(StatusCode::METHOD_NOT_ALLOWED, "GET, or POST to /notes")),
+            _ => Ok(Answer::text(StatusCode::METHOD_NOT_ALLOWED, "GET, or POST to /notes, or PUT to /r/<key>")),
         }
     }
 
@@ -142,6 +150,10 @@ impl Notes {
             Ok(new) => new,
             Err(error) => return Ok(Answer::text(StatusCode::BAD_REQUEST, format!("not a note: {error}"))),
         };
+        self.keep(&new)
+    }
+
+    fn keep(&self, new: &NewNote) -> rusqlite::Result<Answer> {
         if new.user.is_empty() || new.user.len() > USER_BYTES_MAX || new.text.len() > TEXT_BYTES_MAX {
             return Ok(Answer::text(StatusCode::BAD_REQUEST, "a user of 1 to 64 bytes and a text of at most 4096"));
         }
@@ -152,6 +164,17 @@ impl Notes {
                 .query_row((&new.user, &new.text, at_ms), |r| r.get(0))
         })?;
         Ok(json(StatusCode::CREATED, &Stored { id }))
+    }
+
+    fn newest(&self, register: &str) -> rusqlite::Result<Answer> {
+        let text = self.with(|c| {
+            let mut select = c.prepare_cached("SELECT text FROM notes WHERE user = ?1 ORDER BY id DESC LIMIT 1")?;
+            select.query_row((register,), |r| r.get::<_, String>(0)).optional()
+        })?;
+        Ok(match text {
+            Some(text) => Answer::text(StatusCode::OK, text),
+            None => Answer::text(StatusCode::NOT_FOUND, "nobody wrote it yet"),
+        })
     }
 
     fn list(&self, user: &str) -> rusqlite::Result<Answer> {
@@ -407,6 +430,28 @@ mod tests {
         let audit = load.audit(&notes);
         assert_eq!(audit.lost.len(), 2, "{lost:?} {audit:?}");
         assert_eq!((audit.doubled.len(), audit.altered.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_register_is_the_newest_of_its_notes() {
+        let dir = tempfile::tempdir().unwrap();
+        let app = Notes::open(dir.path(), 0, 0).unwrap();
+        let put = |key: &str, text: &str| {
+            ask(&app, &Planned::new(Method::PUT, format!("/r/{key}"), "text/plain", text.into()))
+        };
+        let get = |key: &str| ask(&app, &Planned::get(format!("/r/{key}")));
+        assert_eq!(get("1").status, StatusCode::NOT_FOUND);
+        for text in ["5", "7"] {
+            assert_eq!(put("1", text).status, StatusCode::CREATED);
+        }
+        assert_eq!(put("2", "9").status, StatusCode::CREATED);
+        assert_eq!((&get("1").body[..], &get("2").body[..]), (&b"7\n"[..], &b"9\n"[..]));
+        let page = ask(&app, &Planned::get("/export?after=0".into()));
+        let all = serde_json::from_slice::<Exported>(&page.body).unwrap().notes;
+        assert_eq!(
+            all.iter().map(|n| (&*n.user, &*n.text)).collect::<Vec<_>>(),
+            [("r/1", "5"), ("r/1", "7"), ("r/2", "9")]
+        );
     }
 
     #[test]

@@ -487,22 +487,26 @@ pub async fn ask(address: SocketAddr, host: &str, planned: &Planned) -> Result<(
 pub async fn ask_whole(address: SocketAddr, host: &str, planned: &Planned) -> Result<Answered, LoadError> {
     let fault = |problem: String| LoadError::Answer { address, target: planned.target.clone(), problem };
     let ask = async {
-        let mut connection = connect(address, None).await?;
-        let mut request = Request::builder().method(&planned.method).uri(&planned.target).header(header::HOST, host);
-        if !planned.body.is_empty() {
-            request = request.header(header::CONTENT_TYPE, planned.content_type);
-        }
-        let mut request = request.body(Full::new(Bytes::from(planned.body.clone()))).map_err(|e| e.to_string())?;
-        request.headers_mut().extend(planned.fields.iter().cloned());
-        let response = connection.send_request(request).await.map_err(|e| describe(&e))?;
-        let (head, body) = response.into_parts();
-        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|e| e.to_string())?.to_bytes();
-        Ok(Answered { status: head.status, headers: head.headers, body, first_byte_us: 0 })
+        let mut connection = connect(address, None).await.map_err(LoadError::Unreachable)?;
+        send(&mut connection, host, planned).await.map_err(&fault)
     };
     match timeout(Duration::from_secs(10), ask).await {
-        Ok(result) => result.map_err(fault),
+        Ok(result) => result,
         Err(_) => Err(fault("no answer within 10 s".into())),
     }
+}
+
+async fn send(connection: &mut SendRequest<Full<Bytes>>, host: &str, planned: &Planned) -> Result<Answered, String> {
+    let mut request = Request::builder().method(&planned.method).uri(&planned.target).header(header::HOST, host);
+    if !planned.body.is_empty() {
+        request = request.header(header::CONTENT_TYPE, planned.content_type);
+    }
+    let mut request = request.body(Full::new(Bytes::from(planned.body.clone()))).map_err(|e| e.to_string())?;
+    request.headers_mut().extend(planned.fields.iter().cloned());
+    let response = connection.send_request(request).await.map_err(|e| describe(&e))?;
+    let (head, body) = response.into_parts();
+    let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|e| e.to_string())?.to_bytes();
+    Ok(Answered { status: head.status, headers: head.headers, body, first_byte_us: 0 })
 }
 
 /// One GET on a connection of its own; the body of a 200.

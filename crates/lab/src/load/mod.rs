@@ -39,6 +39,9 @@ pub enum LoadError {
     Options(String),
     #[error("the load generator ended before its run did")]
     Ended,
+    /// Nothing was sent.
+    #[error("{0}")]
+    Unreachable(String),
     #[error("asking {address} for {target}: {problem}")]
     Answer { address: SocketAddr, target: String, problem: String },
 }

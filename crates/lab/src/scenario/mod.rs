@@ -5,12 +5,15 @@ pub mod faults;
 pub mod foreign;
 pub mod hostile;
 pub mod keys;
+pub mod matrix;
 pub mod moving;
 pub mod overload;
 mod rehearsal;
+pub mod split;
 pub mod standby;
 pub mod sync;
 pub mod takeover;
+pub mod voted;
 
 use crate::cluster::Cluster;
 use crate::follow::Chronicle;
@@ -33,6 +36,8 @@ pub const ALL: &[(&str, &str)] = &[
         "sync",
         "a service whose acknowledged writes are on disk in another cloud, beside one whose copies follow: what that costs",
     ),
+    ("split", "links between clouds break in every way; nobody writes twice, the cut off part says so, and all heals"),
+    ("matrix", "one fault after the other befalls an owner, a leader, another voter: how soon, and what it costs"),
     ("keys", "a service's certificate and its users' cookies go where it goes, and lie open nowhere else"),
     (
         "standby",
@@ -56,6 +61,8 @@ pub async fn play(name: &str, options: &Options, story: &mut Story) -> anyhow::R
         "disaster" => disaster::play(options, story).await,
         "takeover" => takeover::play(options, story).await,
         "sync" => sync::play(options, story).await,
+        "split" => split::play(options, story).await,
+        "matrix" => matrix::play(options, story).await,
         "keys" => keys::play(options, story).await,
         "standby" => standby::play(options, story).await,
         "faults" => faults::play(options, story).await,

@@ -93,7 +93,8 @@ async fn look(node: &Arc<Node>, state: &State) {
     // One that left stays in the register until the next serial, and its silence is no loss.
     let member = |c: &CloudName| node.pact().is_some_and(|v| v.pact.member(c).is_some());
     let mut suspects = node.voting.suspects(now);
-    suspects.retain(|c| c != node.name() && member(c));
+    // Its own as well: a leader whose gateway is dead does not renew, and goes on leading.
+    suspects.retain(member);
     node.takeover.inquiries.open.lock().retain(|cloud, _| suspects.contains(cloud));
     for cloud in suspects {
         let Some(known) = state.clouds.get(&cloud) else { continue };
@@ -116,7 +117,7 @@ async fn look(node: &Arc<Node>, state: &State) {
     }
 }
 
-/// All members but the one that is silent, this one among them.
+/// All members but the one that is silent, this one among them unless it is that one.
 async fn ask_all(node: &Arc<Node>, about: &CloudName, nonce: u64, within: Duration) -> BTreeMap<CloudName, Silence> {
     let Some(group) = node.voting.group() else { return BTreeMap::new() };
     let asked = AskSilence { since: group.since, cloud: about.clone(), nonce };
@@ -131,7 +132,9 @@ async fn ask_all(node: &Arc<Node>, about: &CloudName, nonce: u64, within: Durati
         }
     });
     let mut said: BTreeMap<CloudName, Silence> = join_all(answers).await.into_iter().flatten().collect();
-    if let Ok(own) = report::silence(node, &asked) {
+    if about != node.name()
+        && let Ok(own) = report::silence(node, &asked)
+    {
         said.insert(node.name().clone(), own);
     }
     said

@@ -54,7 +54,8 @@ pub fn receive(node: &Node, from: &CloudName, batch: Batch) -> Result<Heard, Pro
         return Err(not_now("a word about the vote"));
     }
     let revision = *voting.changed.borrow();
-    Ok(Heard { revision, leader: voting.leader(), incarnation: group.incarnation })
+    let renewed = voting.renewed(from);
+    Ok(Heard { revision, leader: voting.leader(), incarnation: group.incarnation, renewed })
 }
 
 /// A member asks what the register became; waits up to a second for news. Nothing to begin after: the whole is told.

@@ -22,10 +22,12 @@ use tokio::time::Instant;
 const QUEUE_MAX: usize = 1_024;
 /// Calls to one member that are under way.
 const CALLS_MAX: usize = 2;
-/// A new connection is given so long.
+/// A new connection is given so long, and twice as long where calls were in vain: it takes three round trips.
 const CONNECT_MS: u64 = 1_000;
 /// A call on one that answered, whatever the way.
 const PATIENCE_MS_MAX: u64 = 2_000;
+/// Calls that were given up make the next ones more patient, up to so many.
+const IN_VAIN_MAX: u32 = 4;
 /// Without an answer for so long, a connection is given up.
 const SILENT_MS: u64 = 500;
 /// Then a member is called over a new connection: it must show again who it is.
@@ -177,7 +179,7 @@ impl Open {
 struct Found {
     /// Connections that did not answer since then are given up.
     silent_since: Option<BootMs>,
-    /// Of calls that were given up in a row: the way may have become longer.
+    /// Calls that were given up, less those that were answered since: the way may have become longer.
     in_vain: u32,
 }
 
@@ -258,8 +260,9 @@ fn fill(batch: &mut Batch, first: Word, queue: &mut mpsc::Receiver<Word>) -> Opt
 fn patience_ms(node: &Node, to: &CloudName, group: &Group, (answered, in_vain): (bool, u32)) -> u64 {
     let three_ms = group.timers().heartbeat_ms * 3;
     match answered {
-        true => (three_ms.max(2 * node.voting.lanes.rtt_of(to)) << in_vain.min(4)).min(PATIENCE_MS_MAX.max(three_ms)),
-        false => three_ms.max(CONNECT_MS),
+        true => (three_ms.max(2 * node.voting.lanes.rtt_of(to)) << in_vain.min(IN_VAIN_MAX))
+            .min(PATIENCE_MS_MAX.max(three_ms)),
+        false => three_ms.max(CONNECT_MS << in_vain.min(1)),
     }
 }
 
@@ -275,10 +278,15 @@ async fn call(node: &Arc<Node>, to: &CloudName, group: &Group, batch: &Batch, op
     match answer {
         Ok(heard) => {
             open.answered.set(Some(now));
-            found.lock().in_vain = 0;
+            // Not forgotten at once: a way that became longer stays so, and what was measured before says otherwise for a while.
+            {
+                let mut found = found.lock();
+                found.in_vain = found.in_vain.saturating_sub(1);
+            }
             if is_warm {
                 node.voting.lanes.took(to, u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
             }
+            node.voting.hear_renewed(heard.renewed, now);
             node.voting.hear_leader(heard.leader);
         }
         // It answered, if not as one would like.
@@ -289,7 +297,7 @@ async fn call(node: &Arc<Node>, to: &CloudName, group: &Group, batch: &Batch, op
         Err(e) => {
             tracing::debug!(%to, error = %e, "words about the vote are given up");
             let mut found = found.lock();
-            found.in_vain = found.in_vain.saturating_add(1);
+            found.in_vain = found.in_vain.saturating_add(1).min(IN_VAIN_MAX);
             if now.since(open.heard_at()) >= SILENT_MS {
                 found.silent_since = Some(BootMs(now.0.saturating_sub(SILENT_MS)));
             }

@@ -41,6 +41,8 @@ pub async fn run(node: Arc<Node>, key: String, lanes: Arc<Lanes>) {
         let Some(group) = node.voting.group().filter(|g| g.key() == key) else { return };
         let began = Instant::now();
         let pause_ms = match node.voting.state().filter(|s| !is_alive(&node, s)) {
+            // Who would not renew is not alive: it would be lost again and again, and each time counts for the pace.
+            Some(_) if !gateway_lives(&node, clock::boot()) => JOIN_MS,
             Some(state) => match join(&node, &state).await {
                 true => 0,
                 false => JOIN_MS,

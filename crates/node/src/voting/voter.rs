@@ -203,7 +203,11 @@ impl Voter {
         {
             return;
         }
-        self.heard.insert(renewal.cloud.clone(), Heard { renewal, at: now, forwarded: None });
+        // As long as nothing of it is seen in the register, the patience with the first one goes on: its sender renews as often as it lasts.
+        let known = self.state.as_ref().and_then(|s| s.clouds.get(&renewal.cloud)).map(|c| (c.run, c.seq));
+        let open = self.heard.get(&renewal.cloud).filter(|h| known.is_some_and(|k| (h.renewal.run, h.renewal.seq) > k));
+        let (at, forwarded) = open.map_or((now, None), |h| (h.at, h.forwarded));
+        self.heard.insert(renewal.cloud.clone(), Heard { renewal, at, forwarded });
     }
 
     pub fn measured(&mut self, round_trip_ms: u64) {

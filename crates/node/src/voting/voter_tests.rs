@@ -126,6 +126,14 @@ fn a_renewal_is_in_the_register_once_and_late_ones_are_passed_on() {
     rig.run(600);
     assert!(!rig.forwarded.is_empty() && rig.forwarded.iter().all(|f| *f == (follower, cloud(leader), 2)));
     assert!(rig.forwarded.len() <= 4, "not at every tick: {:?}", rig.forwarded);
+    // Its sender goes on renewing, faster than the patience lasts.
+    rig.forwarded.clear();
+    for seq in 3..8 {
+        rig.voters[follower].renewal(renewal(0, seq), BootMs(rig.now));
+        rig.run(150);
+    }
+    assert!(rig.forwarded.iter().any(|f| f.2 > 2), "{:?}", rig.forwarded);
+    assert!(rig.forwarded.len() <= 5, "not at every tick: {:?}", rig.forwarded);
 }
 
 #[test]

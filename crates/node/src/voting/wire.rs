@@ -54,6 +54,9 @@ pub struct Heard {
     pub leader: Option<CloudName>,
     #[serde(default)]
     pub incarnation: u64,
+    /// Run and number of the caller's last renewal that is applied and on disk here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renewed: Option<(u64, u64)>,
 }
 
 /// What the register became after a revision.

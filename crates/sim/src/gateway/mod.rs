@@ -164,6 +164,8 @@ pub struct SimGateway {
     peers: OnceLock<BTreeMap<CloudName, Arc<SimGateway>>>,
     inner: Mutex<Inner>,
     closed: Notify,
+    /// It answers its daemon nothing.
+    pub wedged: std::sync::atomic::AtomicBool,
 }
 
 impl std::fmt::Debug for SimGateway {
@@ -215,7 +217,8 @@ impl SimGateway {
             written: 0,
         };
         let (peers, inner, closed) = (OnceLock::new(), Mutex::new(inner), Notify::new());
-        Arc::new(Self { cloud, clock, net, engine, witness, mutant, peers, inner, closed })
+        let wedged = Default::default();
+        Arc::new(Self { cloud, clock, net, engine, witness, mutant, peers, inner, closed, wedged })
     }
 
     /// The other clouds' gateways, once.

@@ -9,6 +9,7 @@ use pumasi_route::table::{Positions, RouteTable, ServiceRoute, Writes};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// A planted bug: what was lent and rented stays, and never ends.
@@ -115,7 +116,14 @@ impl GatewayPort for Port {
         })
     }
     fn status(&self) -> Asked<'_, GatewayStatus> {
-        Box::pin(async move { Ok(self.0.status_now()) })
+        Box::pin(async move {
+            match self.0.wedged.load(Ordering::Relaxed) {
+                true => {
+                    Err(ControlError::Unreachable { socket: PathBuf::from("gateway"), problem: "no answer".into() })
+                }
+                false => Ok(self.0.status_now()),
+            }
+        })
     }
     fn ask<'a>(&'a self, question: &'a Question) -> Asked<'a, Reply> {
         Box::pin(async move {

@@ -6,4 +6,5 @@ mod foreign;
 mod hostile;
 mod keys;
 mod soak;
+mod split;
 mod takeover;
