@@ -366,8 +366,10 @@ async fn learn_takeover(node: &Node, document: SignedDocument) -> Result<(), Pro
     document
         .verify(takeover::SIGNED_AS, &view.keys, &BTreeSet::from([said.to.clone()]))
         .map_err(|e| bad(e.to_string()))?;
-    if !by_hand::was_agreed(node, &said)? {
-        return Err(bad(format!("{} keeps nothing of {} ready under {}", said.to, said.service, said.lease)));
+    let agreed = by_hand::was_agreed(node, &said)?;
+    if let Err(why) = by_hand::may_be_believed(agreed, by_hand::served_all_along(node, service)) {
+        by_hand::refused(node, &said, why).await;
+        return Ok(());
     }
     tracing::error!(service = %said.service, owner = %said.to, epoch = %said.epoch,
         "this service was taken over by hand while this cloud could not be asked: what was written here and is not at its new owner is kept aside");

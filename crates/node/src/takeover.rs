@@ -27,8 +27,8 @@ pub mod take;
 
 use crate::node::Locked;
 use crate::{Node, clock, routes};
-use pumasi_terms::{BootMs, ServiceId};
-use std::collections::BTreeMap;
+use pumasi_terms::{BootMs, Epoch, ServiceId};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -53,8 +53,10 @@ pub struct Takeover {
     /// Services of this cloud that are kept in step.
     pub(crate) kept: Locked<BTreeMap<ServiceId, in_sync::Kept>>,
     pub(crate) inquiries: judge::Inquiries,
+    /// Takeovers by hand that this cloud did not believe.
+    pub(crate) disbelieved: Locked<BTreeSet<(ServiceId, Epoch)>>,
     /// When this process began to look.
-    since: Locked<Option<BootMs>>,
+    pub(crate) since: Locked<Option<BootMs>>,
 }
 
 impl Takeover {

@@ -8,13 +8,15 @@
 
 use crate::lender::{self, heir};
 use crate::node::Note;
+use crate::object::ServiceRecord;
 use crate::{Node, clock};
 use pumasi_api::message::{TakeOver, TakenOver};
 use pumasi_api::{CallError, Problem};
+use pumasi_engine::InstanceState;
 use pumasi_lease::LentLease;
 use pumasi_lease::takeover::{KIND, SIGNED_AS, Takeover};
 use pumasi_terms::pact::Member;
-use pumasi_terms::{API_VERSION, CloudName, FieldError, Serial};
+use pumasi_terms::{API_VERSION, CloudName, FieldError, Serial, WallMs};
 use pumasi_trust::{ExpectPeer, SignedDocument, SpiffeId, client_config_anonymous};
 use rustls::pki_types::ServerName;
 use std::time::Duration;
@@ -23,6 +25,8 @@ use std::time::Duration;
 const ASKED: u32 = 3;
 const APART: Duration = Duration::from_millis(500);
 const WITHIN: Duration = Duration::from_secs(1);
+/// A process that began so lately has not heard everybody yet, ms.
+const YOUNG_MS: u64 = 60_000;
 
 /// Everything that is kept ready here for that cloud, or one service of it.
 pub async fn take_over(node: &Node, who: &str, asked: TakeOver) -> Result<Vec<TakenOver>, Problem> {
@@ -140,6 +144,46 @@ pub fn in_words(said: &Takeover) -> String {
     )
 }
 
+/// Whether the former owner gives way to somebody who says so. One that serves its users was not gone, whoever signs that it was: a
+/// member that lies gets nothing by it, and one that is mistaken is told by its partner's operator.
+pub fn may_be_believed(agreed: bool, served_all_along: bool) -> Result<(), &'static str> {
+    match (agreed, served_all_along) {
+        (false, _) => Err("no standby there was agreed with it"),
+        (true, true) => Err("this cloud serves it"),
+        (true, false) => Ok(()),
+    }
+}
+
+/// Whether this cloud served it before this process heard of anything. What it started itself a moment ago, because the other cloud was
+/// not heard in time, is no proof that it was never gone.
+pub fn served_all_along(node: &Node, service: &ServiceRecord) -> bool {
+    let owner = service.owner();
+    let began = node.takeover.since.get().unwrap_or_else(clock::boot);
+    let age_ms = clock::boot().since(began);
+    let began = WallMs(clock::wall().0.saturating_sub_unsigned(age_ms));
+    let instances = node.instances.lock();
+    let mut ready = instances.iter().filter(|i| i.owner == owner && i.state == InstanceState::Ready);
+    ready.any(|i| is_from_before(i.started_at, began, age_ms))
+}
+
+fn is_from_before(started_at: Option<WallMs>, began: WallMs, age_ms: u64) -> bool {
+    age_ms >= YOUNG_MS || started_at.is_none_or(|at| at < began)
+}
+
+/// Told once for each: it is said again with every heartbeat.
+pub async fn refused(node: &Node, said: &Takeover, why: &'static str) {
+    let first = node.takeover.disbelieved.lock().insert((said.id.clone(), said.epoch));
+    if !first {
+        return;
+    }
+    let text = format!(
+        "{} says that it took {} over by hand: {why}, so it is not believed; two clouds take requests for it until one of both operators ends that",
+        said.to, said.service
+    );
+    tracing::error!(service = %said.service, epoch = %said.epoch, "{text}");
+    node.note("daemon", Note::new("takeover_disbelieved", "service", &said.service).because(text)).await;
+}
+
 /// Whether the former owner agreed that the service may live there: by the lease that both signed.
 pub fn was_agreed(node: &Node, said: &Takeover) -> Result<bool, Problem> {
     let signed = node.item::<SignedDocument>(crate::object::SIGNED_LEASE, said.lease.as_str())?;
@@ -148,4 +192,22 @@ pub fn was_agreed(node: &Node, said: &Takeover) -> Result<bool, Problem> {
         .map_err(|e| Problem::ours(format!("a signed lease: {e}")))?;
     let parties: (&CloudName, &CloudName) = (&lease.lender, &lease.borrower);
     Ok(parties == (&said.to, node.name()) && lease.service == said.service && lease.requirement.standby.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cloud_that_serves_gives_way_to_nobodys_word() {
+        assert!(may_be_believed(true, false).is_ok());
+        for (agreed, serves) in [(true, true), (false, false), (false, true)] {
+            assert!(may_be_believed(agreed, serves).is_err(), "{agreed} {serves}");
+        }
+        let served = |started: Option<i64>, age_ms| is_from_before(started.map(WallMs), WallMs(1_000), age_ms);
+        assert!(served(Some(999), 5), "the process before this one served");
+        assert!(served(None, 5), "nobody knows");
+        assert!(!served(Some(1_200), 5_500), "its partner was not heard in time");
+        assert!(served(Some(1_200), YOUNG_MS), "it is too late to hear of it");
+    }
 }
