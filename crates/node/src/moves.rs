@@ -14,6 +14,7 @@ use crate::wire::{CancelHandover, HandoverCancelled, HandoverState, Signed};
 use crate::{Node, certificates, clock, gateway, lender, register, routes};
 use pumasi_api::message::MoveOutlook;
 use pumasi_api::{CallError, Client, Fault, Problem};
+use pumasi_engine::{InstanceState, InstanceStatus};
 use pumasi_journey::moving::{
     Answer, Ask, HOLD_MS_MAX, Move, READS_MS_MAX, Sight, Step, answered, cancel as cancelled, tick,
 };
@@ -101,8 +102,9 @@ impl Moves {
 /// taken it over, and says so in its first answer. One that is not heard is not waited for long.
 pub fn awaits_word(node: &Node, service: &ServiceRecord) -> bool {
     let waited_ms = clock::boot().since(*node.moves.began.get_or_init(clock::boot));
-    // One that is prepared has not begun.
-    let runs = || node.instances.lock().iter().any(|i| i.owner == service.owner() && !i.prepared);
+    // One that is prepared has not begun, and one whose processes are gone would begin anew.
+    let alive = |i: &InstanceStatus| !matches!(i.state, InstanceState::Stopped { .. } | InstanceState::Failed { .. });
+    let runs = || node.instances.lock().iter().any(|i| i.owner == service.owner() && !i.prepared && alive(i));
     if !register::is_heard(node, service) && !service.deleting && !runs() {
         return true;
     }
