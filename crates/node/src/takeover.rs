@@ -27,7 +27,7 @@ pub mod take;
 
 use crate::node::Locked;
 use crate::{Node, clock, routes};
-use pumasi_terms::{BootMs, Epoch, ServiceId};
+use pumasi_terms::{BootMs, CloudName, ServiceId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -53,8 +53,8 @@ pub struct Takeover {
     /// Services of this cloud that are kept in step.
     pub(crate) kept: Locked<BTreeMap<ServiceId, in_sync::Kept>>,
     pub(crate) inquiries: judge::Inquiries,
-    /// Takeovers by hand that this cloud did not believe.
-    pub(crate) disbelieved: Locked<BTreeSet<(ServiceId, Epoch)>>,
+    /// Services, and whose word it was that they were taken over by hand: it was not believed.
+    pub(crate) disbelieved: Locked<BTreeSet<(ServiceId, CloudName)>>,
     /// When this process began to look.
     pub(crate) since: Locked<Option<BootMs>>,
 }

@@ -170,9 +170,9 @@ fn is_from_before(started_at: Option<WallMs>, began: WallMs, age_ms: u64) -> boo
     age_ms >= YOUNG_MS || started_at.is_none_or(|at| at < began)
 }
 
-/// Told once for each: it is said again with every heartbeat.
+/// Told once of each member that says so: it says it again with every heartbeat, and may sign as many of them as it likes.
 pub async fn refused(node: &Node, said: &Takeover, why: &'static str) {
-    let first = node.takeover.disbelieved.lock().insert((said.id.clone(), said.epoch));
+    let first = node.takeover.disbelieved.lock().insert((said.id.clone(), said.to.clone()));
     if !first {
         return;
     }
