@@ -144,7 +144,7 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
     stage.until("a standby is there again", BACK, || stage.is_protected("notes", 1)).await?;
     let writers = stage.writers(&["notes"]);
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let paused = stage.signal(LOST, Signal::SIGSTOP)?;
+    let paused = stage.signal(LOST, Signal::SIGSTOP);
     let still_at = Instant::now();
     // It is the second loss within ten minutes: the pact asks operators of a majority.
     for cloud in ["city-b", "city-c"] {
@@ -255,32 +255,17 @@ impl Stage {
         serde_json::from_str(&said).with_context(|| said.clone())
     }
 
-    /// Everything that runs for a cloud: instances, gateway, daemon.
-    fn signal(&self, cloud: &str, signal: Signal) -> anyhow::Result<Vec<u32>> {
-        let dir = self.cluster.dir(cloud).display().to_string();
-        let mut reached = Vec::new();
-        for found in self.cluster.supervisor.belonging() {
-            let is_its = found.command.contains(&dir) || self.is_instance_of(cloud, found.pid);
-            if is_its && self.cluster.supervisor.signal_pid(found.pid, signal).is_ok() {
-                reached.push(found.pid);
-            }
-        }
+    fn signal(&self, cloud: &str, signal: Signal) -> Vec<u32> {
+        let reached = self.cluster.signal_all(cloud, signal);
         self.story.tell(cloud, signal.as_str(), format!("all of it, {} processes", reached.len()));
-        Ok(reached)
+        reached
     }
 
     pub(super) fn destroy(&self, cloud: &str) -> anyhow::Result<Instant> {
         self.cluster.supervisor.kill9(cloud)?;
-        self.signal(cloud, Signal::SIGKILL)?;
+        self.signal(cloud, Signal::SIGKILL);
         // What was answered while one after the other died was answered by it.
         Ok(Instant::now())
-    }
-
-    /// Instances tell their cloud by where their files are.
-    fn is_instance_of(&self, cloud: &str, pid: u32) -> bool {
-        let dir = self.cluster.dir(cloud);
-        let mounts = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
-        mounts.contains(&*dir.to_string_lossy())
     }
 
     fn writers(&self, names: &[&'static str]) -> Vec<(&'static str, Writer)> {

@@ -86,13 +86,13 @@ impl Stage {
         match fault {
             Fault::KillAll => {
                 self.cluster.supervisor.kill9(cloud)?;
-                self.signal_all(cloud, Signal::SIGKILL);
+                self.cluster.signal_all(cloud, Signal::SIGKILL);
             }
             Fault::KillDaemon => self.cluster.supervisor.kill9(cloud)?,
             Fault::KillGateway => {
                 self.signal_gateway(cloud, Signal::SIGKILL);
             }
-            Fault::PauseAll => paused = self.signal_all(cloud, Signal::SIGSTOP),
+            Fault::PauseAll => paused = self.cluster.signal_all(cloud, Signal::SIGSTOP),
             Fault::PauseDaemon => self.cluster.supervisor.pause(cloud)?,
             Fault::PauseGateway => paused = self.signal_gateway(cloud, Signal::SIGSTOP),
             Fault::Blackhole => self.cluster.wan.isolate(cloud)?,
@@ -141,23 +141,11 @@ impl Stage {
         Ok(())
     }
 
-    /// Instances, gateway and daemon of a cloud.
-    fn signal_all(&self, cloud: &str, signal: Signal) -> Vec<u32> {
-        let dir = self.cluster.dir(cloud).display().to_string();
-        // Instances tell their cloud by where their files are.
-        let mounts = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
-        self.signal_those(signal, |found| found.command.contains(&dir) || mounts(found.pid).contains(&dir))
-    }
-
     fn signal_gateway(&self, cloud: &str, signal: Signal) -> Vec<u32> {
         let dir = self.cluster.dir(cloud).display().to_string();
-        self.signal_those(signal, |found| found.command.contains(&dir) && found.command.contains(" gateway "))
-    }
-
-    fn signal_those(&self, signal: Signal, fits: impl Fn(&crate::process::Found) -> bool) -> Vec<u32> {
-        let found = self.cluster.supervisor.belonging();
-        let reached = found.iter().filter(|f| fits(f));
-        reached.filter(|f| self.cluster.supervisor.signal_pid(f.pid, signal).is_ok()).map(|f| f.pid).collect()
+        let its = self.cluster.supervisor.belonging().into_iter();
+        let its = its.filter(|found| found.command.contains(&dir) && found.command.contains(" gateway "));
+        its.filter(|f| self.cluster.supervisor.signal_pid(f.pid, signal).is_ok()).map(|f| f.pid).collect()
     }
 }
 
