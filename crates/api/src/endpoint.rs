@@ -103,9 +103,14 @@ pub const ENDPOINTS: &[Endpoint] = &[
     on(Delete, "/v1/customers/{name}", OPERATORS, 0, "Remove a customer that has nothing left here"),
     // What customers own. Whatever is somebody else's is answered as if it were not there.
     on(Get, "/v1/services", PEOPLE, 0, "Services with their state"),
+    on(Put, "/v1/services", CUSTOMERS, 8 * MIB, "Create or change several services: all of them, or none"),
     on(Get, "/v1/services/{name}", PEOPLE, 0, "One service with its state"),
     on(Put, "/v1/services/{name}", CUSTOMERS, MIB, "Create or change a service"),
     on(Post, "/v1/services/{name}/check", CUSTOMERS, MIB, "What would come of applying a service; nothing is changed"),
+    on(Get, "/v1/services/{name}/generations", PEOPLE, 0, "What a service ran before, newest first"),
+    on(Post, "/v1/services/{name}/undo", CUSTOMERS, 4 * KIB, "Run what an earlier generation ran"),
+    on(Post, "/v1/services/{name}/restart", CUSTOMERS, 4 * KIB, "Exchange every instance for a new one, one by one"),
+    on(Post, "/v1/services/{name}/scale", CUSTOMERS, 4 * KIB, "Change how many instances run at home"),
     on(Post, "/v1/services/{name}/rehearsals", CUSTOMERS, 4 * KIB, "Borrow one instance, ask it once, give it back"),
     on(Get, "/v1/services/{name}/move", PEOPLE, 0, "How far a service's last move is"),
     on(

@@ -89,7 +89,8 @@ pub struct ServiceView {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ServiceStatus {
-    /// `starting`, `serving`, `borrowing`, `degraded`, `deleting`.
+    /// `starting`, `serving`, `borrowing`, `degraded`, `failing` (nothing of the generation in force gets ready; an older one may go on
+    /// serving), `moved`, `deleting`.
     pub phase: String,
     pub why: String,
     pub home_ready: u32,
@@ -99,6 +100,9 @@ pub struct ServiceStatus {
     /// Rises with each new application or configuration of it.
     pub generation: u64,
     pub deleting: bool,
+    /// How far that generation has come at home; nothing from daemons that are older than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
     /// Whether a partner could take it, were it overloaded now.
     #[serde(default)]
     pub lending: Lending,
@@ -108,6 +112,86 @@ pub struct ServiceStatus {
     /// It stays the same over changes, and no later service of this name gets it again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<ServiceId>,
+}
+
+/// How far a generation of a service has come at home.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Rollout {
+    pub state: RolloutState,
+    pub generation: u64,
+    /// Instances of it that get requests, and how many are wanted.
+    pub ready: u32,
+    pub wanted: u32,
+    /// What still serves beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub older: Option<OlderGeneration>,
+    /// How often it failed: an instance ended by itself, or a start was refused.
+    #[serde(default)]
+    pub tries: u32,
+    /// Why not all of it is ready.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub why: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RolloutState {
+    /// All of it is ready, and nothing older is left.
+    Done,
+    Progressing,
+    /// It does not get ready, and is tried again.
+    Failing,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct OlderGeneration {
+    pub generation: u64,
+    pub ready: u32,
+}
+
+/// `GET /v1/services/{name}/generations`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct GenerationView {
+    pub generation: u64,
+    /// It is in force.
+    pub current: bool,
+    pub at: WallMs,
+    /// Empty: it was not written down.
+    pub by: String,
+    pub why: String,
+    /// As it was applied; values that whoever asks may not see are hidden.
+    pub service: Service,
+}
+
+/// `PUT /v1/services`: all of them, or none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ApplyServices {
+    pub services: Vec<Service>,
+}
+
+/// `POST /v1/services/{name}/undo`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UndoService {
+    /// Unsaid: the last one that ran something else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<u64>,
+    #[serde(default)]
+    pub why: String,
+}
+
+/// `POST /v1/services/{name}/scale`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScaleService {
+    /// Instances at home, at least.
+    pub min: u32,
+    /// And at most; unsaid: as many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<u32>,
+    #[serde(default)]
+    pub why: String,
 }
 
 /// Whether a service could be lent.

@@ -60,6 +60,11 @@ impl Problem {
     pub fn conflict(detail: impl Into<String>) -> Self {
         Self::new(409, "conflict", Fault::Input, detail)
     }
+    /// Of which of several things it is told.
+    pub fn during(mut self, what: &str) -> Self {
+        self.detail = format!("{what}: {}", self.detail);
+        self
+    }
     pub fn ours(detail: impl Into<String>) -> Self {
         Self::new(500, "internal", Fault::Us, detail)
     }

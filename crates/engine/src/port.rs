@@ -268,7 +268,11 @@ pub struct InstanceStatus {
     pub pid: Option<u32>,
     /// Of the running application, not of the first one.
     pub started_at: Option<WallMs>,
+    /// How often it ended by itself and was started again.
     pub restarts: u32,
+    /// How it ended last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_exit: Option<Exit>,
     pub cpu_used_us: u64,
     pub memory_bytes: u64,
     pub memory_max_bytes: u64,

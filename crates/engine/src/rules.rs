@@ -52,7 +52,7 @@ pub(crate) struct BackOff {
 
 impl BackOff {
     pub(crate) const MIN_MS: u64 = 100;
-    pub(crate) const MAX_MS: u64 = 10_000;
+    pub(crate) const MAX_MS: u64 = 30_000;
     pub(crate) const WELL_MS: u64 = 30_000;
 
     pub(crate) fn new() -> Self {
@@ -80,10 +80,10 @@ mod tests {
     #[test]
     fn rest_doubles_to_a_bound_and_is_forgotten() {
         let mut back_off = BackOff::new();
-        let rests: Vec<u64> = (0..9).map(|_| back_off.take_ms()).collect();
-        assert_eq!(rests, [100, 200, 400, 800, 1_600, 3_200, 6_400, 10_000, 10_000]);
+        let rests: Vec<u64> = (0..11).map(|_| back_off.take_ms()).collect();
+        assert_eq!(rests, [100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600, 30_000, 30_000]);
         back_off.was_well_for(29_999);
-        assert_eq!(back_off.peek_ms(), 10_000);
+        assert_eq!(back_off.peek_ms(), 30_000);
         back_off.was_well_for(30_000);
         assert_eq!(back_off.peek_ms(), 100);
     }

@@ -472,6 +472,7 @@ impl SimInstance {
             pid: (since_ms.is_some() || matches!(self.phase, Phase::Prepared { .. })).then_some(self.pid),
             started_at: since_ms.map(|ms| WallMs(i64::try_from(ms).unwrap_or(i64::MAX))),
             restarts: self.restarts,
+            last_exit: None,
             cpu_used_us: self.cpu_used_us + running_ms * rate,
             memory_bytes: if since_ms.is_some() { self.app.memory_bytes } else { 0 },
             memory_max_bytes: u64::from(self.spec.resources.memory_mib) << 20,

@@ -3,7 +3,7 @@
 //! Always holds: a bundle is complete and verified before a service can name it; an unpacked tree is made whole or not at all.
 
 use crate::uploads::Size;
-use crate::{Node, clock, quarantine};
+use crate::{Node, clock, generations, quarantine};
 use pumasi_api::Problem;
 use pumasi_api::message::Uploaded;
 use pumasi_terms::{BootMs, CustomerName, Digest, FieldError};
@@ -210,7 +210,9 @@ async fn collect_of(node: &Node, customer: &CustomerName, chunks_too: bool) -> R
     if !services.unreadable().is_empty() || node.may_act().is_err() {
         return Ok(());
     }
-    let keep: BTreeSet<Digest> = services.iter().filter(|s| s.customer == *customer).map(|s| s.bundle()).collect();
+    let Some(earlier) = generations::bundles(node, customer)? else { return Ok(()) };
+    let own = services.iter().filter(|s| s.customer == *customer).map(|s| s.bundle());
+    let keep: BTreeSet<Digest> = own.chain(earlier).collect();
     if chunks_too {
         let in_use = keep.iter().filter_map(|d| bundles.tree(d).ok()).flat_map(|t| t.digests()).collect();
         let (uploads, chunks, old) = (node.uploads.clone(), bundles.chunks_dir(), bundles.dir.join("pending"));

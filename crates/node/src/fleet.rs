@@ -145,10 +145,10 @@ pub async fn refresh(node: &Node) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn status(id: u128, generation: u64, state: InstanceState) -> InstanceStatus {
+    pub(crate) fn status(id: u128, generation: u64, state: InstanceState) -> InstanceStatus {
         InstanceStatus {
             id: InstanceId::from_entropy(id),
             owner: "service-x".into(),
@@ -163,6 +163,7 @@ mod tests {
             pid: None,
             started_at: None,
             restarts: 0,
+            last_exit: None,
             cpu_used_us: 0,
             memory_bytes: 0,
             memory_max_bytes: 0,

@@ -147,6 +147,7 @@ fn unreadable(store: &Store) -> Result<Vec<Unreadable>, Problem> {
             METERED => of::<Metered>(store, kind),
             object::ENDED => of::<Ended>(store, kind),
             DIVERGENCE => of::<Divergence>(store, kind),
+            GENERATION => of::<crate::generations::Generations>(store, kind),
             // Several types by name; whoever reads them says so.
             _ => of::<serde_json::Value>(store, kind),
         };

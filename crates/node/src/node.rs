@@ -154,6 +154,16 @@ pub enum TxError {
     Problem(Box<Problem>),
 }
 
+impl TxError {
+    /// Of which of several things a rule was broken.
+    pub fn during(self, what: &str) -> Self {
+        match self {
+            Self::Problem(problem) => Self::Problem(Box::new(problem.during(what))),
+            store => store,
+        }
+    }
+}
+
 impl From<StoreError> for TxError {
     fn from(e: StoreError) -> Self {
         Self::Store(e)

@@ -58,6 +58,9 @@ pub const METERED: &str = "metered";
 /// A [`Divergence`], by the service's id and the epoch.
 pub const DIVERGENCE: &str = "divergence";
 
+/// A [`crate::generations::Generations`], by the service's id.
+pub const GENERATION: &str = "generation";
+
 /// An [`Ended`], by owner of instances: what once was and may be stopped wherever it is found.
 pub const ENDED: &str = "ended";
 
@@ -65,7 +68,7 @@ pub const ENDED: &str = "ended";
 pub const PROBE: &str = "probe";
 
 /// All of them. A new kind stands here, and what becomes of things where its record cannot be read is decided in docs/operations.md.
-pub const KINDS: [&str; 25] = [
+pub const KINDS: [&str; 26] = [
     SERVICE,
     JOURNEY,
     PLAN,
@@ -91,6 +94,7 @@ pub const KINDS: [&str; 25] = [
     RECLAIM,
     TAKEOVER,
     DIVERGENCE,
+    GENERATION,
 ];
 
 /// The one object of its kind.

@@ -20,7 +20,7 @@ use pumasi_route::tenure::{Held, TENURE_VERSION, Tenure};
 use pumasi_store::Items;
 use pumasi_terms::service::{RouteMode, ServiceSpec};
 use pumasi_terms::sync::SyncRule;
-use pumasi_terms::{BootMs, CloudName, Epoch, LeaseId, ServiceName};
+use pumasi_terms::{BootMs, CloudName, Epoch, InstanceId, LeaseId, ServiceName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -80,6 +80,12 @@ impl Routes {
         let pushed = self.pushed.lock();
         let route = pushed.as_ref().and_then(|t| t.services.get(service));
         route.is_some_and(|s| s.home.iter().any(|i| !i.draining))
+    }
+    /// Whether the table in force sends new requests to this instance of a service.
+    pub fn leads_to(&self, service: &ServiceName, instance: &InstanceId) -> bool {
+        let pushed = self.pushed.lock();
+        let route = pushed.as_ref().and_then(|t| t.services.get(service));
+        route.is_some_and(|s| s.home.iter().any(|i| &i.instance == instance && !i.draining))
     }
     /// Whether the table in force lets a service be written only as far as this cloud is told that it may.
     pub fn is_bound(&self, service: &ServiceName) -> bool {

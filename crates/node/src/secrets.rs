@@ -7,7 +7,7 @@ use crate::Node;
 use crate::node::{Note, TxError};
 use crate::object::{SERVICE, ServiceRecord};
 use crate::wire::{SealingKey, SendApplication};
-use crate::{clock, moves};
+use crate::{clock, generations, moves};
 use pumasi_api::{Fault, Principal, Problem};
 use pumasi_engine::Secrets;
 use pumasi_lease::Lease;
@@ -150,11 +150,13 @@ pub fn renew_users(
             continue;
         }
         moves::leaves_alone(tx, stored.body.name())?;
-        let record = ServiceRecord { generation: stored.body.generation + 1, ..stored.body };
+        let record = ServiceRecord { generation: stored.body.generation + 1, ..stored.body.clone() };
         renewed.push(record.name().clone());
         tx.put(SERVICE, &stored.name, &record, Expect::Revision(stored.revision))?;
         let note = Note::new("service_changed", "service", record.name())
             .because(format!("generation {}: version {version} of secret {name}", record.generation));
+        let (by, why) = (who.to_string(), format!("version {version} of secret {name}"));
+        generations::began(tx, Some(&stored.body), &record, &by, why, clock::wall())?;
         tx.journal(note.entry(&who.to_string(), clock::wall()))?;
     }
     Ok(renewed)

@@ -7,7 +7,7 @@
 use crate::Node;
 use crate::node::{Note, TxError};
 use crate::object::{CUSTOMER, CustomerRecord, PLAN, PlanRecord, RETIRED, Retired, SERVICE, ServiceRecord};
-use crate::{clock, secrets, stray, world};
+use crate::{clock, generations, secrets, stray, world};
 use pumasi_api::message::CustomerGrant;
 use pumasi_api::{Principal, Problem, Role};
 use pumasi_journey::Journey;
@@ -299,6 +299,7 @@ pub fn admit(
 pub fn retire(tx: &mut Tx<'_>, service: &ServiceRecord, kept_ms: u64) -> Result<(), TxError> {
     let now = clock::wall();
     tx.delete(SERVICE, service.name().as_str(), Expect::Any)?;
+    generations::forget(tx, service)?;
     stray::bury(tx, &service.owner(), "the service was deleted")?;
     let text = format!("its data are kept in services/{} for {} h, then erased", service.place(), kept_ms / 3_600_000);
     let note = Note::new("service_deleted", "service", service.name()).because(text);

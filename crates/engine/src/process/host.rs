@@ -474,6 +474,7 @@ impl Host {
             pid,
             started_at: said.started_at,
             restarts: said.restarts,
+            last_exit: said.last_exit,
             cpu_used_us: usage.cpu_us,
             memory_bytes: usage.memory_bytes,
             memory_max_bytes: launch::memory_max_bytes(&record.spec),

@@ -22,7 +22,9 @@ mod peers;
 mod places;
 mod quarantine;
 mod rates;
+mod rollout;
 mod secrets;
+mod service_view;
 mod services;
 #[cfg(test)]
 mod tenant_tests;
@@ -107,9 +109,14 @@ fn table(door: Door) -> Table {
         .on(Get, "/v1/retired", customers::retired)
         .on(Delete, "/v1/retired/{id}", customers::erase)
         .on(Get, "/v1/services", services::list)
+        .on(Put, "/v1/services", rollout::apply)
         .on(Get, "/v1/services/{name}", services::get)
         .on(Put, "/v1/services/{name}", services::put)
         .on(Post, "/v1/services/{name}/check", services::check_only)
+        .on(Get, "/v1/services/{name}/generations", rollout::generations)
+        .on(Post, "/v1/services/{name}/undo", rollout::undo)
+        .on(Post, "/v1/services/{name}/restart", rollout::restart)
+        .on(Post, "/v1/services/{name}/scale", rollout::scale)
         .on(Post, "/v1/services/{name}/rehearsals", journeys::rehearse)
         .on(Get, "/v1/services/{name}/move", moving::get)
         .on(Post, "/v1/services/{name}/move", moving::begin)

@@ -41,7 +41,12 @@ fn shapes(g: &mut SchemaGenerator, method: Method, path: &str) -> Shapes {
         }
         (Post, "/v1/services/{name}/divergences/{epoch}/discard") => (Some(of::<m::Why>(g)), any()),
         (Get, "/v1/services") => (None, of::<m::List<m::ServiceView>>(g)),
+        (Put, "/v1/services") => (Some(of::<m::ApplyServices>(g)), of::<m::List<m::ServiceView>>(g)),
         (Get, "/v1/services/{name}") => (None, of::<m::ServiceView>(g)),
+        (Get, "/v1/services/{name}/generations") => (None, of::<m::List<m::GenerationView>>(g)),
+        (Post, "/v1/services/{name}/undo") => (Some(of::<m::UndoService>(g)), of::<m::ServiceView>(g)),
+        (Post, "/v1/services/{name}/restart") => (Some(of::<m::Why>(g)), of::<m::ServiceView>(g)),
+        (Post, "/v1/services/{name}/scale") => (Some(of::<m::ScaleService>(g)), of::<m::ServiceView>(g)),
         (Post, "/v1/services/{name}/rehearsals") => {
             (Some(of::<m::RehearseService>(g)), of::<pumasi_journey::Journey>(g))
         }
@@ -133,7 +138,8 @@ fn parameters(path: &str) -> Vec<Value> {
     let number = || json!({ "type": "integer", "minimum": 0, "maximum": u64::MAX });
     match path {
         "/v1/watch" => list.extend([query("kind", text()), query("after", number())]),
-        "/v1/services/{name}"
+        "/v1/services"
+        | "/v1/services/{name}"
         | "/v1/secrets"
         | "/v1/secrets/{name}"
         | "/v1/bundles"
@@ -195,6 +201,7 @@ fn build() -> Value {
                 "#/components/schemas/Why",
                 "#/components/schemas/AcceptRestored",
                 "#/components/schemas/CustomerGrant",
+                "#/components/schemas/UndoService",
             ];
             let required = !optional.iter().any(|name| body["$ref"] == *name);
             operation["requestBody"] = json!({ "required": required, "content": { kind: { "schema": body } } });

@@ -2,19 +2,19 @@
 
 use super::body::{Answer, ApiError, Json, Raw, blocking};
 use super::params::{For, Path, Query};
+use super::service_view::view;
 use crate::node::{Note, TxError, store_problem};
 use crate::object::{LENT, SERVICE, ServiceRecord, service_named_by};
 use crate::tenancy::{self, Estate};
-use crate::{Node, borrower, bundles, clock, home, lendable, lender, moves, register, secrets, trouble};
+use crate::{Node, borrower, bundles, clock, generations, home, lendable, lender, moves, register, secrets, trouble};
 use axum::Extension;
 use axum::extract::State;
 use bytes::Bytes;
 use pumasi_api::message::{
-    CheckService, InstanceView, Lending, LendingState, List, Missing, ServiceStatus, ServiceView, Uploaded,
+    CheckService, InstanceView, Lending, List, Missing, ServiceView, Uploaded,
 };
 use pumasi_api::{Principal, Problem};
 use pumasi_engine::{InstanceState, InstanceStatus};
-use pumasi_journey::{Journey, PartState};
 use pumasi_lease::LentLease;
 use pumasi_store::{Expect, Stored, Tx};
 use pumasi_terms::document::Validate;
@@ -26,72 +26,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 const LOG_BYTES_MAX: usize = 256 << 10;
-
-fn view(
-    node: &Node,
-    who: &Principal,
-    record: ServiceRecord,
-    revision: pumasi_terms::Revision,
-    open: &[Arc<Journey>],
-) -> ServiceView {
-    let owner = record.owner();
-    let ready =
-        node.instances.lock().iter().filter(|i| i.owner == owner && i.state == InstanceState::Ready).count() as u32;
-    let wanted = home::wanted(node, &record).count;
-    let own: Vec<&Arc<Journey>> = open.iter().filter(|j| &j.service == record.name()).collect();
-    let borrowed_ready =
-        own.iter().flat_map(|j| &j.parts).filter(|p| p.state == PartState::Serving).map(|p| p.ready).sum();
-    let borrowed_wanted = own.iter().flat_map(|j| &j.parts).filter(|p| p.is_hopeful()).map(|p| p.wanted).sum();
-    // Also where enough of an older generation are ready: else nobody learns that the new one is not.
-    let lines = trouble::reads_logs(who);
-    let mut why: Vec<String> =
-        node.troubles.of(&owner, &node.instances.get()).map(|t| trouble::words(&t, lines)).into_iter().collect();
-    // What keeps it ready elsewhere is no help that it needs now.
-    let helped: Vec<&&Arc<Journey>> = own.iter().filter(|j| !j.is_continuity()).collect();
-    let moved = register::tenure(node, &record).ok().filter(|t| &t.owner != node.name());
-    let phase = match (record.deleting, ready, helped.is_empty()) {
-        (true, ..) => "deleting",
-        _ if moved.is_some() => "moved",
-        (_, 0, _) => "starting",
-        (_, n, _) if n < wanted => "degraded",
-        (_, _, false) => "borrowing",
-        _ => "serving",
-    };
-    match phase {
-        "deleting" => why.insert(0, "what it rented is given back first".to_owned()),
-        "moved" => why = moved.iter().map(|t| format!("{} owns it since epoch {}", t.owner, t.epoch)).collect(),
-        "degraded" if why.is_empty() => why.push(format!("{ready} of {wanted} instances at home are ready")),
-        "borrowing" => why.extend(helped.iter().map(|j| j.id.to_string())),
-        _ => {}
-    }
-    for part in own.iter().flat_map(|j| &j.parts).filter(|p| p.is_hopeful()) {
-        why.extend(node.troubles.of_part(part).map(|t| format!("{}: {}", part.lender, trouble::words(&t, lines))));
-    }
-    let lending = node.lendable.of(&record);
-    if lending.state == LendingState::No {
-        why.extend(lending.why.iter().map(|why| format!("cannot be lent: {why}")));
-    }
-    let why = why.join("; ");
-    let (customer, id) = (record.customer, Some(record.id));
-    let mut service = record.document;
-    service.metadata.revision = Some(revision);
-    ServiceView {
-        service,
-        status: ServiceStatus {
-            phase: phase.into(),
-            why,
-            home_ready: ready,
-            home_wanted: wanted,
-            borrowed_ready,
-            borrowed_wanted,
-            generation: record.generation,
-            deleting: record.deleting,
-            lending,
-            customer,
-            id,
-        },
-    }
-}
 
 pub async fn list(State(node): State<Arc<Node>>, Extension(who): Extension<Principal>) -> Answer<List<ServiceView>> {
     let listing = node.store.listing::<ServiceRecord>(SERVICE)?;
@@ -126,7 +60,7 @@ pub async fn get(
     Ok(axum::Json(view(&node, &who, stored.body, stored.revision, &journeys)))
 }
 
-fn check(name: &ServiceName, service: &Service) -> Result<(), Problem> {
+pub(super) fn check(name: &ServiceName, service: &Service) -> Result<(), Problem> {
     if let Err(newer) = pumasi_terms::manifest::check_version(&service.api_version) {
         let hint = if newer { "it is newer than this daemon" } else { "write pumasi/v1" };
         return Err(Problem::bad_request(format!("apiVersion {:?}: {hint}", service.api_version)));
@@ -237,6 +171,44 @@ pub async fn check_only(
     Ok(axum::Json(lendable::would_be(&node, old.as_ref(), &service, bundle).await?))
 }
 
+/// Everything that is checked before a service is stored, its bundle too.
+pub(super) fn wish(
+    node: &Node,
+    who: &Principal,
+    asked: For,
+    service: Service,
+    why: Option<String>,
+) -> Result<Wish, Problem> {
+    let name = service.metadata.name.clone();
+    let Asked { digest, customer, .. } = admitted(node, who, &name, asked, &service)?;
+    let tree = bundles::owned(node, &customer).tree(&digest)?;
+    bundles::check_program(&tree, &service.spec.application.command)
+        .map_err(|fault| Problem::fields(format!("service {name} cannot run"), vec![fault]))?;
+    let (cloud, who) = (node.name().clone(), who.to_string());
+    let id = ServiceId::from_entropy(clock::entropy());
+    Ok(Wish { cloud, service, customer, digest, who, why, id })
+}
+
+/// Stores all of them in one transaction, or none.
+pub(super) async fn store_all(node: &Arc<Node>, wishes: Vec<Wish>) -> Result<(), Problem> {
+    let names: Vec<ServiceName> = wishes.iter().map(|w| w.service.metadata.name.clone()).collect();
+    let many = names.len() > 1;
+    node.transact(move |tx| {
+        for wish in wishes {
+            let name = wish.service.metadata.name.clone();
+            store(tx, wish).map_err(|e| if many { e.during(&format!("service {name}")) } else { e })?;
+        }
+        Ok(())
+    })
+    .await?;
+    for name in names {
+        if let Some(record) = node.get::<ServiceRecord>(SERVICE, name.as_str())? {
+            lendable::told(node, &record).await;
+        }
+    }
+    Ok(())
+}
+
 pub async fn put(
     State(node): State<Arc<Node>>,
     Extension(who): Extension<Principal>,
@@ -244,27 +216,21 @@ pub async fn put(
     Query(asked): Query<For>,
     Json(service): Json<Service>,
 ) -> Answer<ServiceView> {
-    let Asked { digest, customer, .. } = admitted(&node, &who, &name, asked, &service)?;
-    let tree = bundles::owned(&node, &customer).tree(&digest)?;
-    bundles::check_program(&tree, &service.spec.application.command)
-        .map_err(|fault| Problem::fields(format!("service {name} cannot run"), vec![fault]))?;
-    let cloud = node.name().clone();
-    let wish =
-        Wish { cloud, service, customer, digest, who: who.to_string(), id: ServiceId::from_entropy(clock::entropy()) };
-    node.transact(move |tx| store(tx, wish)).await?;
-    if let Some(record) = node.get::<ServiceRecord>(SERVICE, name.as_str())? {
-        lendable::told(&node, &record).await;
-    }
+    check(&name, &service)?;
+    let wish = wish(&node, &who, asked, service, None)?;
+    store_all(&node, vec![wish]).await?;
     get(State(node), Extension(who), Path(name)).await
 }
 
 /// A service as it shall be.
-struct Wish {
+pub(super) struct Wish {
     cloud: CloudName,
     service: Service,
     customer: CustomerName,
     digest: pumasi_terms::Digest,
     who: String,
+    /// What it is a consequence of, if it is not a manifest that was applied.
+    why: Option<String>,
     /// If it is a new one.
     id: ServiceId,
 }
@@ -313,13 +279,20 @@ fn store(tx: &mut Tx<'_>, mut wish: Wish) -> Result<(), TxError> {
     let generation = old
         .as_ref()
         .map_or(1, |o| o.body.generation + u64::from(!makes_same_instances(&o.body.document, &wish.service)));
-    let note = Note::new(action, "service", &name).because(format!("generation {generation}, bundle {}", wish.digest));
+    let mut note =
+        Note::new(action, "service", &name).because(format!("generation {generation}, bundle {}", wish.digest));
+    note.reasons.extend(wish.why.clone());
     let seq = tx.journal(note.entry(&wish.who, now.wall))?;
-    let record = match old {
-        Some(old) => ServiceRecord { document: wish.service, generation, ..old.body },
+    let old = old.map(|o| o.body);
+    let record = match &old {
+        Some(old) => ServiceRecord { document: wish.service, generation, ..old.clone() },
         None => ServiceRecord::new(wish.service, wish.id, wish.customer, seq.saturating_sub(1)),
     };
     tx.put(SERVICE, name.as_str(), &record, expect)?;
+    if old.as_ref().is_none_or(|o| o.generation != generation) {
+        let why = wish.why.unwrap_or_else(|| "a manifest was applied".into());
+        generations::began(tx, old.as_ref(), &record, &wish.who, why, now.wall)?;
+    }
     Ok(())
 }
 
