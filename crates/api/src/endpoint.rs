@@ -171,6 +171,8 @@ pub const ENDPOINTS: &[Endpoint] = &[
     on(Get, "/v1/leases", PEOPLE, 0, "Leases, rented and lent"),
     on(Get, "/v1/leases/{id}", PEOPLE, 0, "One lease"),
     on(Post, "/v1/leases/{id}/recall", OPERATORS, 4 * KIB, "Call a lent lease back, with notice"),
+    on(Get, "/v1/bill", OPERATORS, 0, "What is owed and earned in a month, or in all time"),
+    on(Post, "/v1/members/{name}/ping", OPERATORS, 4 * KIB, "Have a member's daemon answer, and tell how long it took"),
     on(Get, "/v1/settlements", OPERATORS, 0, "Settlements whose readings differ, which wait for a person"),
     on(
         Post,

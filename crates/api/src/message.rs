@@ -35,9 +35,97 @@ pub struct CloudStatus {
     pub gateway: GatewayState,
     pub members: Vec<MemberStatus>,
     pub journal_seq: u64,
+    /// In which prices and bills are told; none in no pact.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub currency: Option<String>,
+    /// For people: what was found when the parts of `isolation` that are missing were tried.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub isolation_why: Vec<String>,
+    /// What the file system of the data directory has left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_free_bytes: Option<u64>,
     /// What this cloud cannot do now, and what it leaves as it is: records that cannot be read, instances that no record explains.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub troubles: Vec<String>,
+}
+
+impl CloudStatus {
+    /// For people.
+    pub fn currency(&self) -> &str {
+        self.currency.as_deref().unwrap_or_default()
+    }
+}
+
+/// `POST /v1/members/{name}/ping`: a member's daemon answered this one over mutual TLS.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Pong {
+    pub cloud: CloudName,
+    /// From the request to the whole answer, a new connection's greeting included where there was none.
+    pub rtt_us: u64,
+}
+
+/// `GET /v1/bill`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Bill {
+    pub cloud: CloudName,
+    /// ISO 4217; empty in no pact.
+    pub currency: String,
+    pub from: WallMs,
+    pub before: WallMs,
+    /// For what was rented and settled: both clouds signed it.
+    pub to_pay: pumasi_terms::Money,
+    /// For what was lent and settled.
+    pub to_get: pumasi_terms::Money,
+    /// For what runs or waits, as metered here.
+    pub unsigned_to_pay: pumasi_terms::Money,
+    pub unsigned_to_get: pumasi_terms::Money,
+    /// Older lines that are in the sums and not told.
+    #[serde(default)]
+    pub left_out: u64,
+    /// Newest first.
+    pub lines: Vec<BillLine>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct BillLine {
+    pub lease: LeaseId,
+    pub service: Option<ServiceName>,
+    pub side: BillSide,
+    /// The other cloud.
+    pub with: CloudName,
+    pub state: BillState,
+    /// When it was settled; of what is not, when it began.
+    pub at: WallMs,
+    /// Of a settled one the lesser reading.
+    pub instance_ms: u64,
+    /// Room that was kept, of a standby.
+    pub reserved_instance_ms: u64,
+    pub requests: u64,
+    pub price_per_instance_hour: Option<pumasi_terms::Money>,
+    pub amount: pumasi_terms::Money,
+    /// Whether both sides metered the same time, within the tolerance; not known of what is not settled.
+    pub readings_agree: Option<bool>,
+    /// Why an operator disputes it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub why: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BillSide {
+    Rented,
+    Lent,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BillState {
+    /// Both signed.
+    Settled,
+    /// It runs, or its end is not signed yet.
+    Running,
+    /// The readings differ beyond the tolerance, and a person decides.
+    Open,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]

@@ -13,6 +13,7 @@ mod port;
 mod process;
 mod rules;
 mod sim;
+pub mod stamp;
 
 pub use address::free_address;
 pub use confine::enter as enter_cell;

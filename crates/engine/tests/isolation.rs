@@ -260,7 +260,7 @@ async fn logs_are_bounded() {
     loop {
         let log = rig.engine().logs(&spec.id, 1 << 20).await.unwrap();
         assert!(log.len() <= 64 << 10, "{}", log.len());
-        if String::from_utf8_lossy(&log).contains("\n000999 ") {
+        if String::from_utf8_lossy(&log).contains("Z 000999 ") {
             break;
         }
         assert!(Instant::now() < deadline, "the end of the output never came");

@@ -67,7 +67,7 @@ fn groups_of(pid: i32) -> String {
 }
 
 async fn log(rig: &ProcessRig, spec: &InstanceSpec) -> String {
-    String::from_utf8_lossy(&rig.engine().logs(&spec.id, 8 << 20).await.unwrap()).into_owned()
+    pumasi_engine::stamp::plain(&String::from_utf8_lossy(&rig.engine().logs(&spec.id, 8 << 20).await.unwrap()))
 }
 
 #[tokio::test]

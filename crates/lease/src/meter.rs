@@ -38,8 +38,9 @@ fn within(a: u64, b: u64, slack: u64, per_mille: u64) -> bool {
     u128::from(a.abs_diff(b)) <= allowed.max(u128::from(slack))
 }
 
-/// What is paid for.
-fn same_time(instances: u32, lender: &Usage, borrower: &Usage) -> bool {
+/// Whether two readings of what is paid for agree: instance time within 2 s an instance or 2 %. What only one side counted of requests, as of
+/// users who went before their answer, costs nobody anything.
+pub fn same_time(instances: u32, lender: &Usage, borrower: &Usage) -> bool {
     let slack_ms = INSTANCE_MS_SLACK.saturating_mul(u64::from(instances.max(1)));
     let same = |a, b| within(a, b, slack_ms, INSTANCE_MS_PERCENT * 10);
     same(lender.instance_ms, borrower.instance_ms) && same(lender.reserved_instance_ms, borrower.reserved_instance_ms)

@@ -154,6 +154,11 @@ impl Disk {
         Ok(promise)
     }
 
+    /// None: it was not looked at yet.
+    pub fn free_bytes(&self) -> Option<u64> {
+        self.room.lock().map(|r| r.free_bytes)
+    }
+
     /// Why an owner stands still: nothing more is written for it either.
     pub fn held(&self, owner: &str) -> Option<String> {
         self.held.lock().get(owner).cloned()

@@ -125,10 +125,7 @@ mod tests {
         let old = status(1, 1, InstanceState::Ready, 0, "");
         let told = seen(2, &[old, status(2, 2, off, 3, "exited with code 1")], None, 5);
         assert_eq!(told.state, RolloutState::Failing);
-        assert_eq!(
-            words(&told),
-            "generation 2: exited with code 1 (failed 3 times); generation 1 goes on serving"
-        );
+        assert_eq!(words(&told), "generation 2: exited with code 1 (failed 3 times); generation 1 goes on serving");
     }
 
     #[test]

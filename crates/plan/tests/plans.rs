@@ -31,7 +31,7 @@ fn service() -> Service {
     Service {
         api_version: API_VERSION.into(),
         kind: "Service".into(),
-        metadata: Metadata { name: ServiceName::parse("shop").unwrap(), revision: None },
+        metadata: Metadata::new(ServiceName::parse("shop").unwrap()),
         spec: ServiceSpec {
             hosts: vec!["shop.example".into()],
             application: Application {

@@ -45,6 +45,7 @@ pub async fn settlement(session: &Session, command: &SettlementCommand) -> Resul
 
 async fn settlements(session: &Session) -> Result<(), Failure> {
     let list: List<SettlementView> = session.client.get("/v1/settlements").await?;
+    let currency = session.scene(Kind::Settlements).await.currency;
     let names = || list.items.iter().map(|s| format!("settlement/{}\n", s.lease)).collect();
     session.show(&list, names, || {
         let mut table = Table::new(&[
@@ -65,7 +66,7 @@ async fn settlements(session: &Session) -> Result<(), Failure> {
                 s.lender.as_str().into(),
                 duration_ms(s.lender_instance_ms).into(),
                 s.borrower_instance_ms.map_or("nothing".to_owned(), duration_ms).into(),
-                money(s.amount).into(),
+                format!("{} {currency}", money(s.amount)).into(),
                 s.disputed.clone().unwrap_or_default().into(),
             ]);
         }
@@ -89,7 +90,7 @@ pub async fn automation(session: &Session, stopped: bool, why: &str) -> Result<(
 
 pub async fn token(session: &Session, command: &TokenCommand) -> Result<(), Failure> {
     match command {
-        TokenCommand::List => crate::get::get(session, Kind::Tokens, None).await,
+        TokenCommand::List => crate::get::get(session, Kind::Tokens, None, &Default::default()).await,
         TokenCommand::Revoke { id } => {
             let id = session.id(Kind::Tokens, id).await?;
             let answer: Value = session.client.delete(&format!("/v1/tokens/{id}")).await?;

@@ -1,74 +1,19 @@
-//! `pumasi apply`: manifests and bundles to the daemon. Nothing is sent before everything has been read and checked.
+//! `pumasi apply`, `delete -f`: manifests and bundles to the daemon. Nothing is sent before everything has been read and checked.
 
 use crate::args::Apply;
 use crate::bundle::{self, Packed};
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
+use crate::manifests::{self, Item};
 use crate::output::{self, Format};
 use crate::session::Session;
+use crate::{acts, rollout};
 use pumasi_api::CallError;
-use pumasi_api::message::{CheckService, Lending, LendingState, ServiceView};
+use pumasi_api::message::{ApplyServices, CheckService, Lending, LendingState, List, ServiceView};
 use pumasi_terms::CustomerName;
-use pumasi_terms::manifest::{self, MANIFEST_BYTES_MAX};
-use pumasi_terms::service::{BundleRef, Service};
+use pumasi_terms::service::Service;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
-use std::path::{Path, PathBuf};
-
-struct Item {
-    service: Service,
-    /// The directory to send, if the manifest named one.
-    bundle: Option<PathBuf>,
-}
-
-fn read(file: &Path) -> Result<(String, String, PathBuf), Failure> {
-    // One byte more than is allowed shows that there is more.
-    let limit = MANIFEST_BYTES_MAX as u64 + 1;
-    let mut text = Vec::new();
-    let name = if file == Path::new("-") { "<stdin>".to_owned() } else { file.display().to_string() };
-    let done = if file == Path::new("-") {
-        std::io::stdin().lock().take(limit).read_to_end(&mut text)
-    } else {
-        std::fs::File::open(file).and_then(|f| f.take(limit).read_to_end(&mut text))
-    };
-    done.map_err(|e| Failure::input(format!("reading the manifest {name}: {e}")))?;
-    let text = String::from_utf8(text).map_err(|_| Failure::input(format!("{name}: a manifest is UTF-8 text")))?;
-    let base = match file.parent() {
-        Some(dir) if file != Path::new("-") && !dir.as_os_str().is_empty() => dir.to_owned(),
-        _ => PathBuf::from("."),
-    };
-    Ok((name, text, base))
-}
-
-fn items(files: &[PathBuf]) -> Result<Vec<Item>, Failure> {
-    let mut items: Vec<Item> = Vec::new();
-    for file in files {
-        let (name, text, base) = read(file)?;
-        for service in manifest::services(&name, &text)? {
-            if items.iter().any(|i| i.service.metadata.name == service.metadata.name) {
-                return Err(Failure::input(format!("{name}: service {} is there twice", service.metadata.name)));
-            }
-            let bundle = match &service.spec.application.bundle {
-                BundleRef::Digest(_) => None,
-                BundleRef::Path(path) => {
-                    let dir = base.join(path);
-                    if !dir.is_dir() {
-                        let told = format!(
-                            "{name}: service {}: spec.application.bundle: {} is not a directory",
-                            service.metadata.name,
-                            dir.display()
-                        );
-                        return Err(Failure::input(told)
-                            .hint("a bundle is a directory beside the manifest, or the digest of one sent before"));
-                    }
-                    Some(dir)
-                }
-            };
-            items.push(Item { service, bundle });
-        }
-    }
-    Ok(items)
-}
+use std::path::PathBuf;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
@@ -131,62 +76,98 @@ fn whose(customer: Option<&CustomerName>) -> String {
     }
 }
 
+/// One service on its way.
+struct Sent<'a> {
+    item: &'a Item,
+    outcome: Outcome,
+    lending: Option<Lending>,
+}
+
 pub async fn apply(session: &Session, args: &Apply) -> Result<(), Failure> {
-    let mut items = items(&args.file)?;
-    // Two services of one directory send it once.
-    let mut packed: BTreeMap<PathBuf, Packed> = BTreeMap::new();
-    for item in &mut items {
-        let Some(dir) = &item.bundle else { continue };
-        if !packed.contains_key(dir) {
-            packed.insert(dir.clone(), bundle::pack(dir).await?);
-        }
-        if let Some(packed) = packed.get(dir) {
-            item.service.spec.application.bundle = BundleRef::Digest(packed.digest);
-            let command = &item.service.spec.application.command;
-            pumasi_node::bundles::check_program(&packed.tree, command).map_err(|fault| {
-                Failure::input(format!("service {}: {}: {}", item.service.metadata.name, fault.field, fault.problem))
-            })?;
-        }
-    }
-    let mut outcomes = Vec::with_capacity(items.len());
+    let mut items = manifests::items(&args.file)?;
+    let packed = manifests::pack(&mut items).await?;
+    let mut sent = Vec::with_capacity(items.len());
     let mut queries = Vec::with_capacity(items.len());
     for item in &items {
         let stored = stored(session, &item.service).await?;
-        outcomes.push(outcome(&item.service, stored.as_ref()));
+        let outcome = outcome(&item.service, stored.as_ref());
         queries.push(whose(args.customer.as_ref().or(stored.as_ref().map(|s| &s.status.customer))));
+        sent.push(Sent { item, outcome, lending: None });
     }
-    if !args.dry_run {
-        // Each customer keeps bundles of its own: one directory goes once to each that has a service of it.
-        let mut sent = BTreeSet::new();
-        for ((item, outcome), query) in items.iter().zip(&outcomes).zip(&queries) {
-            let Some(dir) = item.bundle.as_ref().filter(|_| *outcome != Outcome::Unchanged) else { continue };
-            if let (Some(packed), true) = (packed.get(dir), sent.insert((dir, query))) {
-                bundle::upload(session, dir, packed, query).await?;
+    if args.dry_run {
+        for (s, query) in sent.iter_mut().zip(&queries) {
+            let packed = s.item.bundle.as_ref().and_then(|dir| packed.get(dir));
+            let during = |e: CallError| Failure::from(e).during(format!("service {}", s.item.service.metadata.name));
+            s.lending = checked(session, &s.item.service, packed, query).await.map_err(during)?;
+        }
+        return tell(session, &sent, true);
+    }
+    upload(session, &sent, &queries, &packed).await?;
+    store(session, &mut sent, &queries).await?;
+    tell(session, &sent, false)?;
+    let changed = sent.iter().map(|s| &s.item.service.metadata.name);
+    rollout::wait_all(session, changed, &args.wait, rollout::Until::First).await
+}
+
+/// Each customer keeps bundles of its own: one directory goes once to each that has a service of it.
+async fn upload(
+    session: &Session,
+    sent: &[Sent<'_>],
+    queries: &[String],
+    packed: &BTreeMap<PathBuf, Packed>,
+) -> Result<(), Failure> {
+    let mut done = BTreeSet::new();
+    for (s, query) in sent.iter().zip(queries).filter(|(s, _)| s.outcome != Outcome::Unchanged) {
+        let Some(dir) = &s.item.bundle else { continue };
+        if let (Some(packed), true) = (packed.get(dir), done.insert((dir, query))) {
+            bundle::upload(session, dir, packed, query).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What is changed, in one request for each customer: all of it or nothing.
+async fn store(session: &Session, sent: &mut [Sent<'_>], queries: &[String]) -> Result<(), Failure> {
+    let customers: BTreeSet<&String> = queries.iter().collect();
+    for query in customers {
+        let own = sent.iter().zip(queries).filter(|(s, q)| *q == query && s.outcome != Outcome::Unchanged);
+        let services: Vec<Service> = own.map(|(s, _)| s.item.service.clone()).collect();
+        let views: Vec<ServiceView> = match services.as_slice() {
+            [] => continue,
+            [one] => {
+                let name = &one.metadata.name;
+                let put = session.client.put(&format!("/v1/services/{name}{query}"), one).await;
+                vec![put.map_err(|e| Failure::from(e).during(format!("service {name}")))?]
+            }
+            _ => {
+                let body = ApplyServices { services };
+                let put = session.client.put::<List<ServiceView>>(&format!("/v1/services{query}"), &body).await;
+                put.map_err(|e| Failure::from(e).during("nothing was changed"))?.items
+            }
+        };
+        for view in views {
+            let name = view.service.metadata.name;
+            if let Some(s) = sent.iter_mut().find(|s| s.item.service.metadata.name == name) {
+                s.lending = Some(view.status.lending);
             }
         }
     }
+    Ok(())
+}
+
+fn tell(session: &Session, sent: &[Sent<'_>], dry_run: bool) -> Result<(), Failure> {
     let mut told = Vec::new();
-    for ((item, outcome), query) in items.iter().zip(outcomes).zip(&queries) {
+    for Sent { item, outcome, lending } in sent {
         let name = &item.service.metadata.name;
-        let during = |e: CallError| Failure::from(e).during(format!("service {name}"));
-        let lending = if args.dry_run {
-            let packed = item.bundle.as_ref().and_then(|dir| packed.get(dir));
-            checked(session, &item.service, packed, query).await.map_err(during)?
-        } else if outcome != Outcome::Unchanged {
-            let put = session.client.put::<ServiceView>(&format!("/v1/services/{name}{query}"), &item.service).await;
-            Some(put.map_err(during)?.status.lending)
-        } else {
-            None
-        };
         for why in lending.iter().filter(|l| l.state == LendingState::No).flat_map(|l| &l.why) {
             output::note(&format!("service {name} cannot be lent: {why}"));
         }
-        let tail = if args.dry_run { " (dry run)" } else { "" };
+        let tail = if dry_run { " (dry run)" } else { "" };
         match session.global.output {
             Format::Table => output::print(&format!("service/{name} {}{tail}\n", outcome.word()))?,
             Format::Name => output::print(&format!("service/{name}\n"))?,
             Format::Json | Format::Yaml => told.push(json!({
-                "name": name, "outcome": outcome.word(), "dry_run": args.dry_run, "bundle": item.service.spec.application.bundle,
+                "name": name, "outcome": outcome.word(), "dry_run": dry_run, "bundle": item.service.spec.application.bundle,
                 "lending": lending,
             })),
         }
@@ -196,4 +177,20 @@ pub async fn apply(session: &Session, args: &Apply) -> Result<(), Failure> {
         Format::Yaml => output::print(&output::yaml(&told)?),
         _ => Ok(()),
     }
+}
+
+/// Every service that the manifests name. One that is gone already is no failure.
+pub async fn delete(session: &Session, files: &[PathBuf], wait: bool) -> Result<(), Failure> {
+    let names: Vec<_> = manifests::items(files)?.into_iter().map(|i| i.service.metadata.name).collect();
+    for name in &names {
+        match acts::delete(session, name, false).await {
+            Err(failure) if failure.exit == Exit::NotFound => output::note(&format!("service/{name} is not there")),
+            done => done?,
+        }
+    }
+    for name in names.iter().filter(|_| wait) {
+        crate::events::wait_gone(session, name, session.global.timeout).await?;
+        output::note(&format!("service/{name} is gone"));
+    }
+    Ok(())
 }

@@ -1,5 +1,6 @@
 //! What people type: every command, its flags and its examples.
 
+pub use crate::output::Form;
 use crate::output::Format;
 use crate::units::parse_ms;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -48,8 +49,17 @@ pub struct Global {
     /// The cloud's configuration
     #[arg(long, global = true, value_name = "PATH", env = "PUMASI_CONFIG", hide_env_values = true)]
     pub config: Option<PathBuf>,
+    /// Whether somebody named it: a file of this directory counts less.
+    #[arg(skip)]
+    pub config_named: bool,
+    /// A daemon and a token by name, of `pumasi context`
+    #[arg(long, global = true, value_name = "NAME", env = "PUMASI_CONTEXT", hide_env_values = true)]
+    pub context: Option<String>,
     /// Form of the data on standard output
-    #[arg(short, long, global = true, value_name = "FORM", value_enum, default_value_t = Format::Table)]
+    #[arg(short = 'o', long = "output", global = true, value_name = "FORM", value_enum, default_value_t = Form::Table)]
+    pub form: Form,
+    /// Of `form`, once the arguments have been read.
+    #[arg(skip)]
     pub output: Format,
     /// The longest to wait for one answer, as 10s or 2m
     #[arg(long, global = true, value_name = "TIME", default_value = "30s", value_parser = parse_ms)]
@@ -112,10 +122,14 @@ pub enum Command {
 Examples:
   pumasi apply -f service.yaml
   pumasi apply -f service.yaml --dry-run
+  pumasi apply -f manifests/ --wait --within 5m
   generate-manifest | pumasi apply -f -
 
 A bundle that is a directory is taken relative to the manifest, packed, and only what the daemon lacks is sent.
-Nothing is sent before every manifest and bundle has been read and checked.")]
+Nothing is sent before every manifest and bundle has been read and checked. Several services are changed all or none.
+
+At a terminal, or with --wait, it returns when the first instance of each new generation gets requests: exit code 0. A
+generation that fails three times, or is not there in time, ends it with 1; what served before goes on serving.")]
     Apply(Apply),
     /// List what there is, or show one
     #[command(after_help = "\
@@ -123,25 +137,82 @@ Examples:
   pumasi get services
   pumasi get leases -o json
   pumasi get service notes -o yaml
+  pumasi get services -o wide -l team=forms
+  pumasi get services --watch
   pumasi get plans -o name")]
     Get {
         kind: Kind,
         /// A name, an id, or the beginning of an id
         name: Option<String>,
+        /// Go on: print what changes, a row each time, until Ctrl-C
+        #[arg(long, short = 'w')]
+        watch: bool,
+        /// Only services with these labels, as team=forms or team=forms,stage=live
+        #[arg(long, short = 'l', value_name = "LABELS", default_value = "", hide_default_value = true)]
+        selector: String,
     },
     /// Show one thing with its reasons and its latest events
     #[command(after_help = "Examples:\n  pumasi describe service notes\n  pumasi describe lease lease-4f1c")]
     Describe { kind: Kind, name: String },
     /// Remove a service; what it rented is given back first
     #[command(
-        after_help = "Examples:\n  pumasi delete service notes\n  pumasi delete service notes --wait --timeout 5m"
+        after_help = "Examples:\n  pumasi delete service notes\n  pumasi delete service notes --wait --timeout 5m\n  pumasi delete -f service.yaml"
     )]
     Delete {
-        kind: DeleteKind,
-        name: ServiceName,
+        #[arg(requires = "name", required_unless_present = "file")]
+        kind: Option<DeleteKind>,
+        name: Option<ServiceName>,
+        /// Every service of this manifest; a directory for all in it, - for standard input; may be repeated
+        #[arg(short, long, value_name = "FILE", conflicts_with = "kind")]
+        file: Vec<PathBuf>,
         /// Return when it is gone
         #[arg(long)]
         wait: bool,
+    },
+    /// What an apply would change, line by line
+    #[command(after_help = "\
+Examples:
+  pumasi diff -f service.yaml
+  pumasi diff -f manifests/ || echo 'something would change'
+
+Exit code 0: nothing would change; 1: something would; others as always.")]
+    Diff {
+        /// Manifest to read; a directory for all in it, - for standard input; may be repeated
+        #[arg(short, long, value_name = "FILE", required = true)]
+        file: Vec<PathBuf>,
+    },
+    /// How a deployment goes, what ran before, and back to it
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  pumasi rollout status notes
+  pumasi rollout history notes
+  pumasi rollout undo notes"
+    )]
+    Rollout(RolloutCommand),
+    /// Exchange every instance of a service for a new one, one by one
+    #[command(after_help = "Examples:\n  pumasi restart notes\n  pumasi restart notes --wait --why 'it leaks'")]
+    Restart {
+        service: ServiceName,
+        #[command(flatten)]
+        why: WhyArgs,
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
+    /// Change how many instances of a service run at home
+    #[command(
+        after_help = "Examples:\n  pumasi scale notes --home 3\n  pumasi scale notes --home 2-6\n\nThe manifest is not changed: apply it again, and its number is in force again."
+    )]
+    Scale {
+        service: ServiceName,
+        /// How many, as 3; or at least and, under load, at most, as 2-6
+        #[arg(long, value_name = "N", value_parser = crate::units::parse_range)]
+        home: (u32, u32),
+        #[command(flatten)]
+        why: WhyArgs,
+        #[command(flatten)]
+        wait: WaitArgs,
     },
     /// Print changes of services, journeys, plans, leases (lent ones) or members as they happen
     #[command(after_help = "\
@@ -222,12 +293,15 @@ Examples:
         limit: u32,
     },
     /// The last lines that the instances of a service wrote, rented ones too
-    #[command(after_help = "Examples:\n  pumasi logs notes\n  pumasi logs notes --lines 500")]
-    Logs {
-        service: ServiceName,
-        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-        lines: u32,
-    },
+    #[command(after_help = "\
+Examples:
+  pumasi logs notes
+  pumasi logs notes --follow
+  pumasi logs notes --since 10m --timestamps
+  pumasi logs notes --instance inst-4f1c --lines 500
+
+Lines are in the order in which they were written, each with its instance in front where there are several.")]
+    Logs(LogsArgs),
     /// Stop every automatic act of this cloud, at once
     #[command(
         after_help = "Example:\n  pumasi stop-automation --why 'network maintenance'\n\nWhat runs goes on; leases are still renewed. Undo it with pumasi resume-automation."
@@ -336,6 +410,43 @@ The daemon then starts, but acts on no other cloud before pumasi accept-restored
         #[arg(long, value_name = "CLOUD")]
         without: Vec<CloudName>,
     },
+    /// This cloud at a glance: its services, its members, what is wrong
+    #[command(after_help = "Examples:\n  pumasi status\n  pumasi status -o json")]
+    Status,
+    /// Look for what is wrong, and say what to do about it
+    #[command(
+        after_help = "Examples:\n  pumasi doctor\n  pumasi doctor -o json\n\nExit code 0: nothing is bad; 1: something is."
+    )]
+    Doctor,
+    /// Have a member's daemon answer over mutual TLS, and say how long it took
+    #[command(after_help = "Examples:\n  pumasi ping city-b\n  pumasi ping city-b --count 10")]
+    Ping {
+        cloud: CloudName,
+        #[arg(long, short = 'c', value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        count: u32,
+    },
+    /// What this cloud owes and earns in a month, and to whom
+    #[command(
+        after_help = "Examples:\n  pumasi bill\n  pumasi bill --month 2026-10 -o json\n  pumasi bill --month all"
+    )]
+    Bill {
+        /// As 2026-11 (UTC), or all; without it this month
+        #[arg(long, value_name = "MONTH")]
+        month: Option<String>,
+    },
+    /// Daemons and tokens by name, in a file of the command line's own
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  pumasi context set busan --server https://busan.example:7400 --ca busan-ca.pem --token-file ci.token
+  pumasi context use busan
+  pumasi --context seoul get services
+  pumasi context list
+
+Flags and variables count before a context, and cloud.toml of the directory before the context in use."
+    )]
+    Context(ContextCommand),
     /// Live traffic of each service
     #[command(after_help = "Examples:\n  pumasi top\n  pumasi top --once")]
     Top {
@@ -364,6 +475,26 @@ pub struct Dir {
 }
 
 #[derive(Debug, Clone, Args)]
+pub struct LogsArgs {
+    pub service: ServiceName,
+    /// Go on as lines are written, until Ctrl-C
+    #[arg(long, short = 'f')]
+    pub follow: bool,
+    /// Only what was written in this time up to now, as 10m
+    #[arg(long, value_name = "TIME", value_parser = parse_ms)]
+    pub since: Option<u64>,
+    /// Only of this instance: an id, or its beginning
+    #[arg(long, value_name = "ID")]
+    pub instance: Option<String>,
+    /// The last so many lines; without it 100, or with --since as many as there are
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub lines: Option<u32>,
+    /// Each line with its time (UTC)
+    #[arg(long, short = 't')]
+    pub timestamps: bool,
+}
+
+#[derive(Debug, Clone, Args)]
 pub struct WhyArgs {
     /// The reason, for the journal
     #[arg(long, value_name = "TEXT", default_value = "")]
@@ -372,7 +503,7 @@ pub struct WhyArgs {
 
 #[derive(Debug, Clone, Args)]
 pub struct Apply {
-    /// Manifest to read, - for standard input; may be repeated
+    /// Manifest to read; a directory for all in it, - for standard input; may be repeated
     #[arg(short, long, value_name = "FILE", required = true)]
     pub file: Vec<PathBuf>,
     /// Read, check and compare; change nothing
@@ -381,6 +512,21 @@ pub struct Apply {
     /// Whose new services are; for operators, since a customer's are its own. Without it the default customer's
     #[arg(long, value_name = "NAME")]
     pub customer: Option<CustomerName>,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct WaitArgs {
+    /// Return when the new generation gets requests, with an exit code that says whether it does; so it is at a terminal
+    #[arg(long)]
+    pub wait: bool,
+    /// Return at once, also at a terminal
+    #[arg(long, conflicts_with = "wait")]
+    pub no_wait: bool,
+    /// Wait no longer than this; the deployment goes on meanwhile
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = parse_ms)]
+    pub within: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -412,6 +558,9 @@ pub enum Kind {
     Retired,
     /// What services wrote here before this cloud was found lost, kept until somebody discards it
     Divergences,
+    /// What is owed and earned for each lease, signed by both clouds or not yet
+    #[value(alias = "settlement")]
+    Settlements,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 pub async fn customer(session: &Session, command: &CustomerCommand) -> Result<(), Failure> {
     match command {
-        CustomerCommand::List => crate::get::get(session, Kind::Customers, None).await,
+        CustomerCommand::List => crate::get::get(session, Kind::Customers, None, &Default::default()).await,
         CustomerCommand::Delete { name } => {
             let answer: Value = session.client.delete(&format!("/v1/customers/{name}")).await?;
             session.done(&format!("customer/{name}"), "deleted", &answer)

@@ -3,7 +3,7 @@
 use crate::args::Kind;
 use crate::events::recent;
 use crate::failure::Failure;
-use crate::kinds::{table, text, typed};
+use crate::kinds::{Scene, table, text, typed};
 use crate::output::{self, Format, Tone, paint};
 use crate::session::Session;
 use crate::units::{duration_ms, duration_us, money, rate, resources};
@@ -17,7 +17,7 @@ pub async fn describe(session: &Session, kind: Kind, name: &str) -> Result<(), F
     let item = session.one(kind, name).await?;
     let name = kind.name_of(&item);
     let events = match kind {
-        Kind::Events | Kind::Tokens | Kind::Customers | Kind::Retired | Kind::Divergences => {
+        Kind::Events | Kind::Tokens | Kind::Customers | Kind::Retired | Kind::Divergences | Kind::Settlements => {
             List { revision: Default::default(), items: Vec::new() }
         }
         _ => recent(session, Some(&name), EVENTS_SHOWN).await?,
@@ -36,17 +36,18 @@ pub async fn describe(session: &Session, kind: Kind, name: &str) -> Result<(), F
             return output::print(&if form == Format::Json { output::json(&whole)? } else { output::yaml(&whole)? });
         }
     }
-    let mut page = Page { out: String::new(), colours: session.colours };
+    let scene = session.scene(Kind::Leases).await;
+    let mut page = Page { out: String::new(), colours: session.colours, scene };
     match &extra {
         Some(extra) => {
             page.service(&typed(kind, &item)?, crate::rehearse::last(&extra.journeys, session.now));
             page.traffic(extra.traffic.as_ref());
-            page.things("Leases", Kind::Leases, &extra.leases, session)?;
-            page.things("Journeys", Kind::Journeys, &extra.journeys, session)?;
+            page.things("Leases", Kind::Leases, &extra.leases)?;
+            page.things("Journeys", Kind::Journeys, &extra.journeys)?;
         }
         None => page.thing(&item),
     }
-    page.things("Events", Kind::Events, &events.items, session)?;
+    page.things("Events", Kind::Events, &events.items)?;
     output::print(&page.out)
 }
 
@@ -72,6 +73,7 @@ async fn around_service(session: &Session, name: &str) -> Result<Around, Failure
 struct Page {
     out: String,
     colours: bool,
+    scene: Scene,
 }
 
 impl Page {
@@ -140,7 +142,12 @@ impl Page {
         let mode = format!("{:?}", b.mode).to_lowercase();
         self.line(
             "borrowing",
-            format!("{mode}, at most {} instances and {} an hour", b.instances_max, money(b.money_per_hour_max)),
+            format!(
+                "{mode}, at most {} instances and {} {} an hour",
+                b.instances_max,
+                money(b.money_per_hour_max),
+                self.scene.currency
+            ),
         );
         self.line("generation", status.generation.to_string());
     }
@@ -185,12 +192,12 @@ impl Page {
         outline(&mut self.out, item, 0);
     }
 
-    fn things(&mut self, title: &str, kind: Kind, items: &[Value], session: &Session) -> Result<(), Failure> {
+    fn things(&mut self, title: &str, kind: Kind, items: &[Value]) -> Result<(), Failure> {
         if items.is_empty() {
             return Ok(());
         }
         self.head(title);
-        for line in table(kind, items, session.now)?.render(self.colours).lines() {
+        for line in table(kind, items, &self.scene)?.render(self.colours).lines() {
             let _ = writeln!(self.out, "  {line}");
         }
         Ok(())

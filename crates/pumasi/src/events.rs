@@ -1,4 +1,4 @@
-//! `pumasi events`, `watch`, `logs`: what happened, and what happens.
+//! `pumasi events`, `watch`: what happened, and what happens.
 
 use crate::args::Kind;
 use crate::failure::{Exit, Failure};
@@ -78,7 +78,8 @@ pub async fn events(session: &Session, subject: Option<&str>, limit: u32, follow
             return Ok(());
         }
         let names = || crate::get::names(Kind::Events, &list.items);
-        return session.show(&list, names, || table(Kind::Events, &list.items, session.now));
+        let scene = session.scene(Kind::Events).await;
+        return session.show(&list, names, || table(Kind::Events, &list.items, &scene));
     }
     let mut last = 0;
     let mut items = list.items;
@@ -109,7 +110,7 @@ fn print_event(session: &Session, item: &Value) -> Result<(), Failure> {
         Format::Yaml => format!("---\n{}", output::yaml(item)?),
         Format::Name => format!("event/{}\n", seq(item)),
         Format::Table => {
-            let cells = event(item, session.now)?;
+            let cells = event(item)?;
             let shown = cells.iter().skip(1).filter(|c| c.text != "-");
             let line = shown.map(|c| paint(&c.text, c.tone, session.colours)).collect::<Vec<_>>().join("  ");
             format!("{line}\n")
@@ -224,18 +225,6 @@ fn print_change(session: &Session, change: &Change) -> Result<(), Failure> {
         }
     };
     output::print(&line)
-}
-
-pub async fn logs(session: &Session, service: &ServiceName, lines: u32) -> Result<(), Failure> {
-    let text = session.client.text(&format!("/v1/services/{service}/logs")).await?;
-    if text.is_empty() {
-        note("no lines yet");
-    }
-    // The daemon tells as much as it keeps of each instance, in one text.
-    let from = text.lines().count().saturating_sub(lines as usize);
-    let last = text.lines().skip(from).flat_map(|line| [line, "\n"]).collect::<String>();
-    // Applications write what they like.
-    output::print(&output::lines(&last))
 }
 
 /// Until it is gone, at most `timeout_ms`.

@@ -120,6 +120,12 @@ fn samples(kind: Kind) -> Value {
             {"service": "shop", "id": id("svc", "9"), "customer": "default", "epoch": 1, "set_aside_at": NOW - 5_000, "bytes": 0, "files": 0,
              "summary": "not compared yet: the surviving data are not here"},
         ]),
+        Kind::Settlements => json!([
+            {"lease": id("lease", "5"), "service": "notes", "side": "rented", "with": "busan", "state": "settled", "at": NOW, "instance_ms": 5_400_000,
+             "reserved_instance_ms": 0, "requests": 1234, "price_per_instance_hour": 12_500, "amount": 18_750, "readings_agree": true},
+            {"lease": id("lease", "6"), "service": null, "side": "lent", "with": "jeju", "state": "open", "at": NOW, "instance_ms": 60_000,
+             "reserved_instance_ms": 7_200_000, "requests": 0, "price_per_instance_hour": null, "amount": 100, "readings_agree": null, "why": "no"},
+        ]),
         Kind::Retired => json!([
             {"id": id("svc", "8"), "name": "notes", "customer": "acme", "retired_at": NOW - 3_600_000, "erase_after": NOW + 86_400_000},
         ]),
@@ -132,7 +138,8 @@ fn tables_stay_as_they_are() {
     for kind in <Kind as clap::ValueEnum>::value_variants() {
         let items = samples(*kind);
         let items = items.as_array().unwrap();
-        let table = crate::kinds::table(*kind, items, WallMs(NOW)).unwrap();
+        let scene = crate::kinds::Scene { now: WallMs(NOW), currency: "EUR".into() };
+        let table = crate::kinds::table(*kind, items, &scene).unwrap();
         all.push_str(&format!("===== {}\n{}{}\n", kind.plural(), table.render(false), crate::get::names(*kind, items)));
     }
     let traffic = serde_json::from_value(json!({"at": NOW, "services": {"notes": {

@@ -5,8 +5,8 @@ use crate::failure::Failure;
 use crate::output::{Cell, Table, Tone};
 use crate::units::{age, bytes, cpu, duration_ms, duration_us, money, resources, short_id};
 use pumasi_api::message::{
-    CustomerView, DivergenceView, Event, InstanceView, LeaseView, LendingState, MemberStatus, RetiredView, ServiceView,
-    StandbyView, TokenView,
+    BillLine, CustomerView, DivergenceView, Event, InstanceView, LeaseView, LendingState, MemberStatus, RetiredView,
+    ServiceView, StandbyView, TokenView,
 };
 use pumasi_terms::offer::Offer;
 use pumasi_terms::{Money, WallMs};
@@ -29,6 +29,7 @@ impl Kind {
             Self::Customers => "customers",
             Self::Retired => "retired",
             Self::Divergences => "divergences",
+            Self::Settlements => "settlements",
         }
     }
     pub fn singular(self) -> &'static str {
@@ -47,6 +48,10 @@ impl Kind {
     pub fn has_ids(self) -> bool {
         matches!(self, Self::Instances | Self::Journeys | Self::Plans | Self::Leases | Self::Tokens | Self::Retired)
     }
+    /// Whether its table tells prices.
+    pub fn is_priced(self) -> bool {
+        matches!(self, Self::Plans | Self::Leases | Self::Offers | Self::Settlements)
+    }
     /// 32 hex digits after the kind: nothing is left to look up.
     pub fn is_whole_id(self, name: &str) -> bool {
         self.has_ids() && name.split_once('-').is_some_and(|(_, rest)| rest.len() >= 32)
@@ -63,6 +68,7 @@ impl Kind {
             Self::Leases => &["id", "lease.id"],
             Self::Instances | Self::Tokens | Self::Retired => &["id"],
             Self::Customers => &["name"],
+            Self::Settlements => &["lease"],
         };
         text(item, paths)
     }
@@ -98,9 +104,9 @@ fn number(item: &Value, paths: &[&str]) -> Option<u64> {
     dig(item, paths).and_then(Value::as_u64)
 }
 
-fn since(item: &Value, paths: &[&str], now: WallMs) -> Cell {
+fn since(item: &Value, paths: &[&str], scene: &Scene) -> Cell {
     match dig(item, paths).and_then(Value::as_i64) {
-        Some(ms) => age(now, WallMs(ms)).into(),
+        Some(ms) => age(scene.now, WallMs(ms)).into(),
         None => "-".into(),
     }
 }
@@ -119,9 +125,8 @@ pub fn state_cell(state: &str) -> Cell {
         | "approved" => Tone::Good,
         "starting" | "borrowing" | "helping" | "coming" | "waiting" | "recalled" | "draining" | "resting"
         | "proposed" | "ending" | "deleting" | "ask" => Tone::Busy,
-        "degraded" | "silent" | "missing" | "failed" | "crashed" | "refused" | "unreachable" | "lost" | "error" => {
-            Tone::Bad
-        }
+        "degraded" | "failing" | "silent" | "missing" | "failed" | "crashed" | "refused" | "unreachable" | "lost"
+        | "error" => Tone::Bad,
         "ended" | "closed" | "released" | "observed" | "stopped" | "superseded" => Tone::Faint,
         _ => Tone::Plain,
     };
@@ -156,8 +161,22 @@ fn brief(text: &str) -> Cell {
     }
 }
 
-/// The table of `items`, as seen at `now`.
-pub fn table(kind: Kind, items: &[Value], now: WallMs) -> Result<Table, Failure> {
+/// What a table is seen in.
+#[derive(Debug, Clone)]
+pub struct Scene {
+    pub now: WallMs,
+    /// Of prices; empty where it is not known.
+    pub currency: String,
+}
+
+impl Scene {
+    fn money(&self, amount: Money) -> String {
+        format!("{} {}", money(amount), self.currency).trim_end().to_owned()
+    }
+}
+
+/// The table of `items`.
+pub fn table(kind: Kind, items: &[Value], scene: &Scene) -> Result<Table, Failure> {
     let (head, row): (&[&'static str], Row) = match kind {
         Kind::Services => {
             (&["NAME", "PHASE", "HOME", "BORROWED", "LENDABLE", "HOST", "CUSTOMER", "GENERATION", "WHY"], service)
@@ -176,22 +195,60 @@ pub fn table(kind: Kind, items: &[Value], now: WallMs) -> Result<Table, Failure>
         }
         Kind::Offers => (&["CLOUD", "FREE CPU", "FREE MEMORY", "STORAGE", "CPU-HOUR", "RECALL", "RUNS", "AGE"], offer),
         Kind::Members => (&["CLOUD", "CITY", "HEARD", "RTT", "LENDS", "FREE", "TROUBLE"], member),
-        Kind::Events => (&["SEQ", "AT", "ACTOR", "ACTION", "SUBJECT", "CAUSE", "REASONS"], event),
+        Kind::Events => (&["SEQ", "AT", "ACTOR", "ACTION", "SUBJECT", "CAUSE", "REASONS"], event_row),
         Kind::Tokens => (&["ID", "NAME", "ROLE", "CUSTOMER", "AGE", "EXPIRES"], token),
         Kind::Customers => (&["NAME", "SERVICES", "AT MOST", "HOSTS", "USES", "MAY USE", "TOKENS"], customer),
         Kind::Retired => (&["ID", "NAME", "CUSTOMER", "DELETED", "ERASED IN"], retired),
+        Kind::Settlements => {
+            let lines = items.iter().map(|i| typed(kind, i)).collect::<Result<Vec<BillLine>, _>>()?;
+            return Ok(crate::bill::table(&lines, &scene.currency));
+        }
         Kind::Divergences => (&["SERVICE", "EPOCH", "CUSTOMER", "SET ASIDE", "SIZE", "ONLY HERE", "WHAT"], divergence),
     };
     let mut table = Table::new(head);
     for item in items {
-        table.row(row(item, now)?);
+        table.row(row(item, scene)?);
     }
     Ok(table)
 }
 
-type Row = fn(&Value, WallMs) -> Result<Vec<Cell>, Failure>;
+/// With more columns, and nothing cut short.
+pub fn wide(kind: Kind, items: &[Value], scene: &Scene) -> Result<Table, Failure> {
+    let mut table = table(kind, items, scene)?;
+    let more: Vec<(&'static str, fn(&Value) -> String)> = match kind {
+        Kind::Services => vec![
+            ("HOSTS", |i| text(i, &["service.spec.hosts"])),
+            ("BUNDLE", |i| text(i, &["service.spec.application.bundle"])),
+            ("LABELS", |i| labels(i, "service.metadata.labels")),
+        ],
+        Kind::Instances => vec![("ADDRESS", |i| text(i, &["address"]))],
+        _ => Vec::new(),
+    };
+    table.head.extend(more.iter().map(|(head, _)| *head));
+    for (row, item) in table.rows.iter_mut().zip(items) {
+        for (head, cell) in table.head.iter().zip(row.iter_mut()) {
+            match *head {
+                "ID" => cell.text = crate::output::line(&kind.name_of(item)),
+                "WHY" if cell.text.ends_with('…') => {
+                    cell.text = crate::output::line(&text(item, &["status.why", "why", "phase.why"]));
+                }
+                _ => {}
+            }
+        }
+        row.extend(more.iter().map(|(_, of)| or_dash(&of(item))));
+    }
+    Ok(table)
+}
 
-fn service(item: &Value, _: WallMs) -> Result<Vec<Cell>, Failure> {
+fn labels(item: &Value, path: &str) -> String {
+    let map = dig(item, &[path]).and_then(Value::as_object);
+    let one = |(k, v): (&String, &Value)| format!("{k}={}", v.as_str().unwrap_or_default());
+    map.map(|m| m.iter().map(one).collect::<Vec<_>>().join(",")).unwrap_or_default()
+}
+
+type Row = fn(&Value, &Scene) -> Result<Vec<Cell>, Failure>;
+
+fn service(item: &Value, _: &Scene) -> Result<Vec<Cell>, Failure> {
     let v: ServiceView = typed(Kind::Services, item)?;
     let host = v.service.spec.hosts.first().map(String::as_str).unwrap_or_default();
     Ok(vec![
@@ -202,12 +259,21 @@ fn service(item: &Value, _: WallMs) -> Result<Vec<Cell>, Failure> {
         lendable(v.status.lending.state),
         host.into(),
         v.status.customer.as_str().into(),
-        v.status.generation.to_string().into(),
+        generations(&v.status).into(),
         brief(&v.status.why),
     ])
 }
 
-fn instance(item: &Value, _: WallMs) -> Result<Vec<Cell>, Failure> {
+/// The one in force, and the one that still serves beside it.
+fn generations(status: &pumasi_api::message::ServiceStatus) -> String {
+    let older = status.rollout.as_ref().and_then(|r| r.older.as_ref());
+    match older {
+        Some(older) => format!("{} ({} serves)", status.generation, older.generation),
+        None => status.generation.to_string(),
+    }
+}
+
+fn instance(item: &Value, _: &Scene) -> Result<Vec<Cell>, Failure> {
     let v: InstanceView = typed(Kind::Instances, item)?;
     Ok(vec![
         short_id(v.id.as_str()).into(),
@@ -223,18 +289,18 @@ fn instance(item: &Value, _: WallMs) -> Result<Vec<Cell>, Failure> {
     ])
 }
 
-fn journey(item: &Value, now: WallMs) -> Result<Vec<Cell>, Failure> {
+fn journey(item: &Value, scene: &Scene) -> Result<Vec<Cell>, Failure> {
     Ok(vec![
         short_id(&Kind::Journeys.name_of(item)).into(),
         text(item, &["service", "journey.service"]).into(),
         or_dash(&text(item, &["cause", "verdict.cause", "journey.cause"])),
         state_cell(&text(item, &["phase", "journey.phase"])),
-        since(item, &["opened_at", "journey.opened_at"], now),
+        since(item, &["opened_at", "journey.opened_at"], scene),
         brief(&text(item, &["why", "phase.why", "verdict.reasons", "reasons"])),
     ])
 }
 
-fn plan(item: &Value, now: WallMs) -> Result<Vec<Cell>, Failure> {
+fn plan(item: &Value, scene: &Scene) -> Result<Vec<Cell>, Failure> {
     let id = Kind::Plans.name_of(item);
     let cost = number(item, &["cost_per_hour_max", "plan.cost_per_hour_max"]);
     let borrows = text(item, &["borrow.requirement.instances", "plan.borrow.requirement.instances"]);
@@ -246,13 +312,13 @@ fn plan(item: &Value, now: WallMs) -> Result<Vec<Cell>, Failure> {
         text(item, &["mode", "plan.mode"]).into(),
         state_cell(&text(item, &["state", "status", "status.state"])),
         or_dash(&borrows),
-        cost.map_or("-".into(), |c| money(Money(c)).into()),
-        since(item, &["created_at", "plan.created_at"], now),
+        cost.map_or("-".into(), |c| scene.money(Money(c)).into()),
+        since(item, &["created_at", "plan.created_at"], scene),
         brief(&text(item, &["why", "verdict.reasons", "plan.verdict.reasons"])),
     ])
 }
 
-fn lease(item: &Value, now: WallMs) -> Result<Vec<Cell>, Failure> {
+fn lease(item: &Value, scene: &Scene) -> Result<Vec<Cell>, Failure> {
     let v: LeaseView = typed(Kind::Leases, item)?;
     let other = if v.side == "rented" { &v.lender } else { &v.borrower };
     Ok(vec![
@@ -263,14 +329,14 @@ fn lease(item: &Value, now: WallMs) -> Result<Vec<Cell>, Failure> {
         state_cell(&v.state),
         of(v.instances_ready, v.instances_wanted),
         v.instances_granted.to_string().into(),
-        money(v.price_per_instance_hour).into(),
+        scene.money(v.price_per_instance_hour).into(),
         if v.expires_in_ms == 0 { "-".into() } else { duration_ms(v.expires_in_ms).into() },
         v.requests.to_string().into(),
-        age(now, v.since).into(),
+        age(scene.now, v.since).into(),
     ])
 }
 
-fn standby(item: &Value, _: WallMs) -> Result<Vec<Cell>, Failure> {
+fn standby(item: &Value, _: &Scene) -> Result<Vec<Cell>, Failure> {
     let v: StandbyView = typed(Kind::Continuity, item)?;
     let span = |ms: Option<u64>, none: &'static str| match ms {
         Some(0) => "at once".into(),
@@ -296,7 +362,7 @@ fn standby(item: &Value, _: WallMs) -> Result<Vec<Cell>, Failure> {
     ])
 }
 
-fn offer(item: &Value, now: WallMs) -> Result<Vec<Cell>, Failure> {
+fn offer(item: &Value, scene: &Scene) -> Result<Vec<Cell>, Failure> {
     let v: Offer = typed(Kind::Offers, item)?;
     let runs = v.platforms.iter().map(|p| {
         let more = p.runtimes.iter().map(|r| format!("+{r}")).collect::<String>();
@@ -307,14 +373,14 @@ fn offer(item: &Value, now: WallMs) -> Result<Vec<Cell>, Failure> {
         cpu(v.free.cpu_millis).into(),
         bytes(u64::from(v.free.memory_mib) << 20).into(),
         bytes(v.storage_free_bytes).into(),
-        money(v.price_per_cpu_hour).into(),
+        scene.money(v.price_per_cpu_hour).into(),
         duration_ms(v.recall_notice_ms).into(),
         runs.collect::<Vec<_>>().join(" ").into(),
-        age(now, v.at).into(),
+        age(scene.now, v.at).into(),
     ])
 }
 
-fn member(item: &Value, _: WallMs) -> Result<Vec<Cell>, Failure> {
+fn member(item: &Value, _: &Scene) -> Result<Vec<Cell>, Failure> {
     let v: MemberStatus = typed(Kind::Members, item)?;
     let heard = match v.heard_ms_ago {
         Some(ms) if v.trouble.is_some() => Cell::toned(duration_ms(ms), Tone::Bad),
@@ -332,7 +398,11 @@ fn member(item: &Value, _: WallMs) -> Result<Vec<Cell>, Failure> {
     ])
 }
 
-pub fn event(item: &Value, _: WallMs) -> Result<Vec<Cell>, Failure> {
+fn event_row(item: &Value, _: &Scene) -> Result<Vec<Cell>, Failure> {
+    event(item)
+}
+
+pub fn event(item: &Value) -> Result<Vec<Cell>, Failure> {
     let v: Event = typed(Kind::Events, item)?;
     Ok(vec![
         v.seq.to_string().into(),
@@ -345,7 +415,7 @@ pub fn event(item: &Value, _: WallMs) -> Result<Vec<Cell>, Failure> {
     ])
 }
 
-fn token(item: &Value, now: WallMs) -> Result<Vec<Cell>, Failure> {
+fn token(item: &Value, scene: &Scene) -> Result<Vec<Cell>, Failure> {
     let v: TokenView = typed(Kind::Tokens, item)?;
     let role = text(item, &["role"]);
     Ok(vec![
@@ -353,16 +423,16 @@ fn token(item: &Value, now: WallMs) -> Result<Vec<Cell>, Failure> {
         v.name.as_str().into(),
         role.into(),
         v.customer.as_ref().map_or("-", |c| c.as_str()).into(),
-        age(now, v.created_at).into(),
+        age(scene.now, v.created_at).into(),
         match v.expires_at {
             None => "never".into(),
-            Some(at) if at <= now => Cell::toned("expired", Tone::Faint),
-            Some(at) => duration_ms(at.since(now)).into(),
+            Some(at) if at <= scene.now => Cell::toned("expired", Tone::Faint),
+            Some(at) => duration_ms(at.since(scene.now)).into(),
         },
     ])
 }
 
-fn customer(item: &Value, _: WallMs) -> Result<Vec<Cell>, Failure> {
+fn customer(item: &Value, _: &Scene) -> Result<Vec<Cell>, Failure> {
     let v: CustomerView = typed(Kind::Customers, item)?;
     let max = v.grant.resources_max;
     let limit = |n: u32, shown: String| if n == 0 { "-".to_owned() } else { shown };
@@ -382,26 +452,26 @@ fn customer(item: &Value, _: WallMs) -> Result<Vec<Cell>, Failure> {
     ])
 }
 
-fn divergence(item: &Value, now: WallMs) -> Result<Vec<Cell>, Failure> {
+fn divergence(item: &Value, scene: &Scene) -> Result<Vec<Cell>, Failure> {
     let v: DivergenceView = typed(Kind::Divergences, item)?;
     Ok(vec![
         v.service.as_str().into(),
         v.epoch.to_string().into(),
         v.customer.as_str().into(),
-        age(now, v.set_aside_at).into(),
+        age(scene.now, v.set_aside_at).into(),
         bytes(v.bytes).into(),
         v.only_here.map_or("-".to_owned(), |n| n.to_string()).into(),
         brief(&v.summary),
     ])
 }
 
-fn retired(item: &Value, now: WallMs) -> Result<Vec<Cell>, Failure> {
+fn retired(item: &Value, scene: &Scene) -> Result<Vec<Cell>, Failure> {
     let v: RetiredView = typed(Kind::Retired, item)?;
     Ok(vec![
         short_id(v.id.as_str()).into(),
         v.name.as_str().into(),
         v.customer.as_str().into(),
-        age(now, v.retired_at).into(),
-        duration_ms(v.erase_after.since(now)).into(),
+        age(scene.now, v.retired_at).into(),
+        duration_ms(v.erase_after.since(scene.now)).into(),
     ])
 }

@@ -5,10 +5,13 @@
 mod acts;
 mod apply;
 mod args;
+mod bill;
 mod bundle;
 mod connect;
+mod context;
 mod customer;
 mod describe;
+mod diff;
 mod divergence;
 mod events;
 mod failure;
@@ -19,6 +22,8 @@ mod golden;
 mod hints;
 mod kinds;
 mod logging;
+mod logs;
+mod manifests;
 mod moving;
 mod output;
 mod pact;
@@ -27,9 +32,11 @@ mod quarantine;
 mod rehearse;
 mod replay;
 mod roles;
+mod rollout;
 mod secret;
 mod session;
 mod sim;
+mod status;
 mod top;
 mod units;
 
@@ -47,9 +54,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // clap prints help to standard output and ends with 0, wrong usage to standard error with 2.
     let mut cli = Cli::parse();
+    cli.global.output = cli.global.form.format();
+    cli.global.config_named = cli.global.config.is_some();
     // As `serve` takes cloud.toml of this directory, so do the commands that ask its daemon, unless another is named.
-    if cli.global.config.is_none() && cli.global.server.is_none() && std::path::Path::new(roles::CONFIG_FILE).is_file()
-    {
+    let unnamed = cli.global.config.is_none() && cli.global.server.is_none() && cli.global.context.is_none();
+    if unnamed && std::path::Path::new(roles::CONFIG_FILE).is_file() {
         cli.global.config = Some(roles::CONFIG_FILE.into());
     }
     // Nothing starts a thread or takes memory that an instance's keeper does not need.
@@ -62,7 +71,8 @@ fn main() -> ExitCode {
     match run(&cli) {
         Ok(code) => code,
         Err(failure) => {
-            if failure.exit != Exit::Done {
+            // A difference that was asked for is told by the exit code alone.
+            if failure.exit != Exit::Done && !failure.message.is_empty() {
                 note(&format!("{} {failure}", paint("error:", Tone::Bad, stderr_colours())));
             }
             ExitCode::from(failure.exit as u8)
@@ -92,8 +102,11 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
             clap_complete::generate(*shell, &mut Cli::command(), "pumasi", &mut script);
             output::print(&String::from_utf8_lossy(&script))
         }
+        Command::Context(command) => context::context(command, &cli.global),
         asking => {
-            let session = Session::open(&cli.global)?;
+            let mut global = cli.global.clone();
+            context::fill(&mut global)?;
+            let session = Session::open(&global)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(|e| Failure::failed(format!("starting: {e}")))?;
             runtime.block_on(ask(&session, asking))
@@ -106,9 +119,22 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
 async fn ask(session: &Session, command: &Command) -> Result<(), Failure> {
     match command {
         Command::Apply(args) => apply::apply(session, args).await,
-        Command::Get { kind, name } => get::get(session, *kind, name.as_deref()).await,
+        Command::Get { kind, name, watch, selector } => {
+            let selector = get::Selector::parse(*kind, selector)?;
+            match watch {
+                false => get::get(session, *kind, name.as_deref(), &selector).await,
+                true => get::watch(session, *kind, name.as_deref(), &selector).await,
+            }
+        }
         Command::Describe { kind, name } => describe::describe(session, *kind, name).await,
-        Command::Delete { kind: args::DeleteKind::Service, name, wait } => acts::delete(session, name, *wait).await,
+        Command::Delete { name, wait, file, .. } => match name {
+            Some(name) => acts::delete(session, name, *wait).await,
+            None => apply::delete(session, file, *wait).await,
+        },
+        Command::Diff { file } => diff::diff(session, file).await,
+        Command::Rollout(command) => rollout::rollout(session, command).await,
+        Command::Restart { service, why, wait } => rollout::restart(session, service, &why.why, wait).await,
+        Command::Scale { service, home, why, wait } => rollout::scale(session, service, *home, &why.why, wait).await,
         Command::Watch { kind, count } => events::watch(session, *kind, *count).await,
         Command::Plan(command) => plan::plan(session, command).await,
         Command::Lease(command) => acts::lease(session, command).await,
@@ -119,7 +145,7 @@ async fn ask(session: &Session, command: &Command) -> Result<(), Failure> {
         Command::Events { follow, subject, limit } => {
             events::events(session, subject.as_deref(), *limit, *follow).await
         }
-        Command::Logs { service, lines } => events::logs(session, service, *lines).await,
+        Command::Logs(args) => logs::logs(session, args).await,
         Command::StopAutomation(why) => acts::automation(session, true, &why.why).await,
         Command::ResumeAutomation(why) => acts::automation(session, false, &why.why).await,
         Command::Pact(command) => pact::pact(session, command).await,
@@ -132,6 +158,10 @@ async fn ask(session: &Session, command: &Command) -> Result<(), Failure> {
         Command::Backup => acts::backup(session).await,
         Command::AcceptRestored { why, without } => acts::accept_restored(session, &why.why, without).await,
         Command::Console { port } => acts::console(session, *port).await,
+        Command::Status => status::status(session).await,
+        Command::Doctor => status::doctor(session).await,
+        Command::Ping { cloud, count } => status::ping(session, cloud, *count).await,
+        Command::Bill { month } => bill::bill(session, month.as_deref()).await,
         Command::Top { once } => top::top(session, *once).await,
         other => Err(Failure::failed(format!("{other:?} does not ask a daemon"))),
     }

@@ -5,9 +5,34 @@ use clap::ValueEnum;
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
 
+/// As it is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Form {
+    /// Columns for people
+    Table,
+    /// More columns, and nothing cut short
+    Wide,
+    Json,
+    Yaml,
+    /// kind/name, one a line
+    Name,
+}
+
+impl Form {
+    pub fn format(self) -> Format {
+        match self {
+            Self::Table | Self::Wide => Format::Table,
+            Self::Json => Format::Json,
+            Self::Yaml => Format::Yaml,
+            Self::Name => Format::Name,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// Columns for people
+    #[default]
     Table,
     Json,
     Yaml,
@@ -76,16 +101,21 @@ impl Table {
     }
 
     pub fn render(&self, colours: bool) -> String {
-        let width = |text: &str| text.chars().count();
-        let mut widths: Vec<usize> = self.head.iter().map(|h| width(h)).collect();
-        for row in &self.rows {
+        self.render_on(&mut Vec::new(), colours)
+    }
+
+    /// Below what was printed before: without a head, and with columns at least as wide. `widths` is empty at first.
+    pub fn render_on(&self, widths: &mut Vec<usize>, colours: bool) -> String {
+        let head: Vec<Cell> = self.head.iter().map(|h| Cell::toned(*h, Tone::Head)).collect();
+        let head = Some(&head).filter(|_| widths.is_empty());
+        widths.resize(self.head.len(), 0);
+        for row in head.into_iter().chain(&self.rows) {
             for (w, cell) in widths.iter_mut().zip(row) {
                 *w = (*w).max(width(&cell.text));
             }
         }
-        let head: Vec<Cell> = self.head.iter().map(|h| Cell::toned(*h, Tone::Head)).collect();
         let mut out = String::new();
-        for row in std::iter::once(&head).chain(&self.rows) {
+        for row in head.into_iter().chain(&self.rows) {
             let mut line = String::new();
             let mut owed = 0;
             for (w, cell) in widths.iter().zip(row) {
@@ -98,6 +128,10 @@ impl Table {
         }
         out
     }
+}
+
+fn width(text: &str) -> usize {
+    text.chars().count()
 }
 
 pub fn paint(text: &str, tone: Tone, colours: bool) -> String {

@@ -2,9 +2,10 @@
 
 use crate::args::{Global, Kind};
 use crate::failure::Failure;
+use crate::kinds::Scene;
 use crate::output::{self, Format, Table};
 use pumasi_api::Client;
-use pumasi_api::message::List;
+use pumasi_api::message::{CloudStatus, List};
 use pumasi_terms::WallMs;
 use serde::Serialize;
 use serde_json::Value;
@@ -15,6 +16,7 @@ pub struct Session {
     pub global: Global,
     pub now: WallMs,
     pub colours: bool,
+    currency: std::sync::Arc<tokio::sync::OnceCell<String>>,
 }
 
 pub fn wall_now() -> WallMs {
@@ -28,7 +30,18 @@ impl Session {
             global: global.clone(),
             now: wall_now(),
             colours: output::stdout_colours(),
+            currency: Default::default(),
         })
+    }
+
+    /// For a table of this kind. A currency that cannot be asked for is left out.
+    pub async fn scene(&self, kind: Kind) -> Scene {
+        let ask = || async {
+            let cloud: Result<CloudStatus, _> = self.client.get("/v1/cloud").await;
+            cloud.ok().and_then(|c| c.currency).unwrap_or_default()
+        };
+        let currency = if kind.is_priced() { self.currency.get_or_init(ask).await.clone() } else { String::new() };
+        Scene { now: wall_now(), currency }
     }
 
     /// Everything of a kind, as the daemon says it.
@@ -36,6 +49,11 @@ impl Session {
         if kind == Kind::Members {
             let cloud: Value = self.client.get("/v1/cloud").await?;
             let items = cloud.get("members").and_then(Value::as_array).cloned().unwrap_or_default();
+            return Ok(List { revision: Default::default(), items });
+        }
+        if kind == Kind::Settlements {
+            let bill: Value = self.client.get("/v1/bill?month=all").await?;
+            let items = bill.get("lines").and_then(Value::as_array).cloned().unwrap_or_default();
             return Ok(List { revision: Default::default(), items });
         }
         Ok(self.client.get(&format!("/v1/{}", kind.plural())).await?)

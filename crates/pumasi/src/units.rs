@@ -42,6 +42,14 @@ pub fn parse_money(text: &str) -> Result<Money, String> {
     whole.checked_mul(1_000_000).and_then(|w| w.checked_add(part)).map(Money).ok_or_else(wrong)
 }
 
+/// `3`, or `2-6`: least and most.
+pub fn parse_range(text: &str) -> Result<(u32, u32), String> {
+    let wrong = || format!("{text:?} is no number of instances; write 3, or 2-6");
+    let (min, max) = text.split_once('-').unwrap_or((text, text));
+    let (min, max) = (min.trim().parse().map_err(|_| wrong())?, max.trim().parse().map_err(|_| wrong())?);
+    if min <= max { Ok((min, max)) } else { Err(wrong()) }
+}
+
 /// Two decimals at least, six where they say something.
 pub fn money(amount: Money) -> String {
     let text = amount.to_string();
@@ -126,6 +134,14 @@ mod tests {
         assert_eq!(parse_ms("250ms"), Ok(250));
         for bad in ["", "10", "s", "-1s", "1 s", "9999999999999999999d", "5x", "1é"] {
             assert!(parse_ms(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_range_is_a_number_or_two() {
+        assert_eq!((parse_range("3"), parse_range("2-6")), (Ok((3, 3)), Ok((2, 6))));
+        for bad in ["", "-1", "6-2", "a", "1-", "1..3"] {
+            assert!(parse_range(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -18,7 +18,7 @@ fn service(name: &str) -> Service {
     Service {
         api_version: API_VERSION.into(),
         kind: "Service".into(),
-        metadata: Metadata { name: ServiceName::parse(name).unwrap(), revision: None },
+        metadata: Metadata::new(ServiceName::parse(name).unwrap()),
         spec: ServiceSpec {
             hosts: vec![format!("{name}.example")],
             application: Application {

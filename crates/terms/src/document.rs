@@ -1,6 +1,7 @@
 //! What every written document shares: version, kind, metadata, and validation that names the field.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The version that this program writes. It reads this one only; a newer one is told apart from a wrong one.
 pub const API_VERSION: &str = "pumasi/v1";
@@ -32,9 +33,44 @@ pub(crate) fn fault(errors: &mut Vec<FieldError>, at: &str, field: &str, problem
 #[serde(deny_unknown_fields)]
 pub struct Metadata<N> {
     pub name: N,
+    /// For people and their tools; nothing follows from them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// The version this document was read at; a change is refused where the stored one is another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<crate::Revision>,
+}
+
+/// Labels of one document.
+const LABELS_MAX: usize = 32;
+/// Of a label's name and of its value, bytes.
+const LABEL_BYTES_MAX: usize = 63;
+
+impl<N> Metadata<N> {
+    pub fn new(name: N) -> Self {
+        Self { name, labels: BTreeMap::new(), revision: None }
+    }
+}
+
+impl<N> Validate for Metadata<N> {
+    fn validate(&self, at: &str, errors: &mut Vec<FieldError>) {
+        if self.labels.len() > LABELS_MAX {
+            fault(errors, at, "labels", format!("at most {LABELS_MAX}"));
+        }
+        let fine = |text: &str, more: &[u8]| {
+            text.len() <= LABEL_BYTES_MAX && text.bytes().all(|b| b.is_ascii_alphanumeric() || more.contains(&b))
+        };
+        for (key, value) in &self.labels {
+            if key.is_empty() || !fine(key, b"-_./") {
+                let hint = "is no label: 1 to 63 letters, digits, and - _ . /";
+                fault(errors, at, "labels", format!("{key:?} {hint}"));
+            }
+            if !fine(value, b"-_.") {
+                let hint = "at most 63 letters, digits, and - _ .";
+                fault(errors, at, &format!("labels.{key}"), format!("{value:?}: {hint}"));
+            }
+        }
+    }
 }
 
 /// `apiVersion`, `kind`, `metadata`, `spec`.

@@ -100,6 +100,7 @@ pub fn services(file: &str, text: &str) -> Result<Vec<Service>, ManifestError> {
         }
         let service: Service = serde_saphyr::from_str(part).map_err(|e| syntax(file, &e, *lines_before))?;
         let mut errors = Vec::new();
+        service.metadata.validate("metadata", &mut errors);
         service.spec.validate("spec", &mut errors);
         if !errors.is_empty() {
             return Err(ManifestError::Fields { file: name(), document, errors });

@@ -1,10 +1,11 @@
 //! An application's output, kept in two files that together never exceed the bound.
 //!
 //! Enters: the application's bytes, the shim's own lines. Leaves: the end of both.
-//! Always holds: a line that begins with a mark of ours is ours; what the application wrote so is indented by a space.
+//! Always holds: each line begins with the time at which it began ([`crate::stamp`]); behind it, a mark of ours is ours: what the
+//! application wrote so is indented by a space.
 
-use super::layout::Layout;
-use crate::EngineError;
+use super::layout::{Layout, wall_now};
+use crate::{EngineError, stamp};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -64,6 +65,7 @@ impl Marks {
         if self.pending.is_empty() {
             return;
         }
+        out.extend(stamp::of(wall_now()).bytes().chain([b' ']));
         if OURS.iter().any(|mark| self.pending.starts_with(mark)) {
             out.push(b' ');
         }
@@ -138,7 +140,7 @@ impl LogWriter {
         }
         self.marks.at_start = true;
         let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        line.extend(format!("[pumasi] {text}\n").into_bytes());
+        line.extend(format!("{} [pumasi] {text}\n", stamp::of(wall_now())).into_bytes());
         let _ = self.put(&line);
     }
 }
@@ -191,7 +193,9 @@ mod tests {
         let size = |p: &Path| p.metadata().unwrap().len();
         assert!(size(&layout.log()) + size(&layout.old_log()) <= 10_000);
         let text = String::from_utf8(tail(&layout, 6_000).unwrap()).unwrap();
-        assert!(text.len() <= 6_000 && text.starts_with("line "), "{}", text.len());
+        assert!(text.len() <= 6_000, "{}", text.len());
+        let text = stamp::plain(&text);
+        assert!(text.starts_with("line "), "{text}");
         assert!(text.ends_with("line 4998\nline 4999\n"));
     }
 
@@ -207,7 +211,9 @@ mod tests {
             }
         }
         log.note("end");
-        String::from_utf8(tail(&layout, 9_000).unwrap()).unwrap()
+        let text = String::from_utf8(tail(&layout, 9_000).unwrap()).unwrap();
+        assert!(text.lines().all(|line| stamp::split(line).0.is_some()), "{text}");
+        stamp::plain(&text)
     }
 
     #[test]
@@ -254,6 +260,7 @@ mod tests {
         log.write(b"a line that ends with [pumasi] killed").unwrap();
         assert_eq!(tail(&layout, 15).unwrap(), b" [pumasi] killed");
         log.write(b"\nnext\n").unwrap();
-        assert_eq!(tail(&layout, 21).unwrap(), b"next\n");
+        let end = String::from_utf8(tail(&layout, 46).unwrap()).unwrap();
+        assert_eq!(stamp::plain(&end), "next\n");
     }
 }

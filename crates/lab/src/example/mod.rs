@@ -268,7 +268,7 @@ pub fn manifest(options: &ManifestOptions) -> Result<Service, pumasi_terms::ids:
         continuity: Default::default(),
         recovery_class: Default::default(),
     };
-    let metadata = Metadata { name: options.name.clone(), revision: None };
+    let metadata = Metadata::new(options.name.clone());
     Ok(Document { api_version: API_VERSION.into(), kind: KIND.into(), metadata, spec })
 }
 

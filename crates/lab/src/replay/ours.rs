@@ -257,7 +257,7 @@ fn service(home: u32) -> anyhow::Result<Service> {
     Ok(Service {
         api_version: API_VERSION.into(),
         kind: "Service".into(),
-        metadata: Metadata { name: ServiceName::parse("replayed")?, revision: None },
+        metadata: Metadata::new(ServiceName::parse("replayed")?),
         spec: ServiceSpec {
             hosts: vec!["replayed.example".into()],
             application: Application {

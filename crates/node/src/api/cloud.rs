@@ -1,6 +1,7 @@
 //! This cloud: health, standing, automation, live traffic, backup.
 
 use super::body::{Answer, Json};
+use super::params::Path;
 use crate::node::Note;
 use crate::object::{CLOUD, CloudRecord, ONLY};
 use crate::tenancy::Estate;
@@ -10,12 +11,12 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use pumasi_api::message::{
-    AcceptRestored, Automation, BackupDone, CloudStatus, GatewayState, MemberStatus, Traffic, TrafficView, Why,
+    AcceptRestored, Automation, BackupDone, CloudStatus, GatewayState, MemberStatus, Pong, Traffic, TrafficView, Why,
 };
-use pumasi_api::{Principal, Problem};
+use pumasi_api::{Fault, Principal, Problem};
 use pumasi_sense::BackendKey;
 use pumasi_store::{Expect, Standing};
-use pumasi_terms::Resources;
+use pumasi_terms::{CloudName, Resources};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -89,8 +90,25 @@ pub async fn status(State(node): State<Arc<Node>>) -> Answer<CloudStatus> {
         },
         members: members.map(member).collect(),
         journal_seq: node.store.journal_head().seq,
+        currency: view.as_ref().map(|v| v.pact.currency.clone()),
+        isolation_why: isolation.why.clone(),
+        disk_free_bytes: node.disk.free_bytes(),
         troubles: node.health.problem().into_iter().chain(node.health.left_alone()).collect(),
     }))
+}
+
+/// A member answers a small question; only a member is called.
+pub async fn ping(State(node): State<Arc<Node>>, Path(cloud): Path<CloudName>, Json(_): Json<Why>) -> Answer<Pong> {
+    let view = node.pact();
+    if cloud == *node.name() || !view.iter().any(|v| v.pact.members.iter().any(|m| m.cloud == cloud)) {
+        return Err(Problem::not_found("other member", &cloud).into());
+    }
+    let client = node.peers.clients.of(&node, &cloud)?;
+    let begun = tokio::time::Instant::now();
+    let answer: Result<serde_json::Value, _> = client.get("/v1/pact").await;
+    let rtt_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+    answer.map_err(|e| Problem::new(502, "member_unreachable", Fault::Peer, e.to_string()))?;
+    Ok(axum::Json(Pong { cloud, rtt_us }))
 }
 
 pub async fn traffic(State(node): State<Arc<Node>>, Extension(who): Extension<Principal>) -> Answer<Traffic> {

@@ -184,7 +184,7 @@ fn lent(node: &Node, lent: &LentLease) -> LeaseView {
 }
 
 /// A customer sees what is rented for its services; what is lent to other clouds is the operator's.
-fn all(node: &Node, who: &Principal) -> Result<Vec<LeaseView>, Problem> {
+pub(super) fn all(node: &Node, who: &Principal) -> Result<Vec<LeaseView>, Problem> {
     let (journeys, estate) = (node.journeys()?, Estate::of(node, who)?);
     let theirs = journeys.iter().filter(|j| estate.journey(j));
     let mut items: Vec<LeaseView> = theirs.flat_map(|j| j.parts.iter().map(|p| rented(node, who, j, p))).collect();

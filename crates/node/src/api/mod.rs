@@ -4,6 +4,7 @@ pub(crate) mod allowance;
 #[cfg(test)]
 mod attacks;
 mod auth;
+mod bill;
 mod body;
 mod certificate;
 mod cloud;
@@ -13,6 +14,7 @@ mod divergences;
 mod idle;
 mod journeys;
 mod listen;
+mod logs;
 mod moving;
 mod on_lease;
 mod openapi;
@@ -123,7 +125,7 @@ fn table(door: Door) -> Table {
         .on(Post, "/v1/services/{name}/move/cancel", moving::cancel)
         .on(Post, "/v1/services/{name}/move/abandon", moving::abandon)
         .on(Delete, "/v1/services/{name}", services::delete)
-        .on(Get, "/v1/services/{name}/logs", services::logs)
+        .on(Get, "/v1/services/{name}/logs", logs::logs)
         .on(Post, "/v1/bundles/missing", services::bundle_missing)
         .on(Post, "/v1/bundles/chunks", services::bundle_chunks)
         .on(Post, "/v1/bundles", services::bundle_complete)
@@ -138,6 +140,8 @@ fn table(door: Door) -> Table {
         .on(Get, "/v1/leases", journeys::leases)
         .on(Get, "/v1/leases/{id}", journeys::lease)
         .on(Post, "/v1/leases/{id}/recall", peers::recall)
+        .on(Get, "/v1/bill", bill::bill)
+        .on(Post, "/v1/members/{name}/ping", cloud::ping)
         .on(Get, "/v1/settlements", peers::settlements)
         .on(Post, "/v1/settlements/{id}/accept", peers::accept_settlement)
         .on(Post, "/v1/settlements/{id}/dispute", peers::dispute_settlement)

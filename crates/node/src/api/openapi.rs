@@ -75,6 +75,8 @@ fn shapes(g: &mut SchemaGenerator, method: Method, path: &str) -> Shapes {
         (Get, "/v1/leases") => (None, of::<m::List<m::LeaseView>>(g)),
         (Get, "/v1/leases/{id}") => (None, of::<m::LeaseView>(g)),
         (Post, "/v1/leases/{id}/recall") => (Some(of::<m::Why>(g)), of::<pumasi_lease::LentLease>(g)),
+        (Get, "/v1/bill") => (None, of::<m::Bill>(g)),
+        (Post, "/v1/members/{name}/ping") => (Some(of::<m::Why>(g)), of::<m::Pong>(g)),
         (Get, "/v1/settlements") => (None, of::<m::List<m::SettlementView>>(g)),
         (Post, "/v1/settlements/{id}/accept" | "/v1/settlements/{id}/dispute") => {
             (Some(of::<m::Why>(g)), of::<m::SettlementView>(g))
@@ -137,6 +139,10 @@ fn parameters(path: &str) -> Vec<Value> {
     let text = || json!({ "type": "string" });
     let number = || json!({ "type": "integer", "minimum": 0, "maximum": u64::MAX });
     match path {
+        "/v1/services/{name}/logs" => {
+            list.extend([query("since_ms", json!({ "type": "integer" })), query("instance", text())])
+        }
+        "/v1/bill" => list.push(query("month", text())),
         "/v1/watch" => list.extend([query("kind", text()), query("after", number())]),
         "/v1/services"
         | "/v1/services/{name}"

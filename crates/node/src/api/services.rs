@@ -1,18 +1,16 @@
 //! What customers own: services, their bundles, their logs.
 
-use super::body::{Answer, ApiError, Json, Raw, blocking};
+use super::body::{Answer, Json, Raw, blocking};
 use super::params::{For, Path, Query};
 use super::service_view::view;
 use crate::node::{Note, TxError, store_problem};
 use crate::object::{LENT, SERVICE, ServiceRecord, service_named_by};
 use crate::tenancy::{self, Estate};
-use crate::{Node, borrower, bundles, clock, generations, home, lendable, lender, moves, register, secrets, trouble};
+use crate::{Node, bundles, clock, generations, lendable, lender, moves, register, secrets, trouble};
 use axum::Extension;
 use axum::extract::State;
 use bytes::Bytes;
-use pumasi_api::message::{
-    CheckService, InstanceView, Lending, List, Missing, ServiceView, Uploaded,
-};
+use pumasi_api::message::{CheckService, InstanceView, Lending, List, Missing, ServiceView, Uploaded};
 use pumasi_api::{Principal, Problem};
 use pumasi_engine::{InstanceState, InstanceStatus};
 use pumasi_lease::LentLease;
@@ -24,8 +22,6 @@ use pumasi_terms::{CloudName, CustomerName, LeaseId, ServiceId, ServiceName};
 use pumasi_transfer::TreeManifest;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-
-const LOG_BYTES_MAX: usize = 256 << 10;
 
 pub async fn list(State(node): State<Arc<Node>>, Extension(who): Extension<Principal>) -> Answer<List<ServiceView>> {
     let listing = node.store.listing::<ServiceRecord>(SERVICE)?;
@@ -71,6 +67,7 @@ pub(super) fn check(name: &ServiceName, service: &Service) -> Result<(), Problem
         )));
     }
     let mut faults = Vec::new();
+    service.metadata.validate("metadata", &mut faults);
     service.spec.validate("spec", &mut faults);
     if faults.is_empty() { Ok(()) } else { Err(Problem::fields(format!("service {name} is not valid"), faults)) }
 }
@@ -327,31 +324,6 @@ pub async fn delete(
     })
     .await?;
     Ok(axum::Json(()))
-}
-
-pub async fn logs(
-    State(node): State<Arc<Node>>,
-    Extension(who): Extension<Principal>,
-    Path(name): Path<ServiceName>,
-) -> Result<String, ApiError> {
-    let record = theirs(&node, &who, &name)?.body;
-    let estate = Estate::of(&node, &who)?;
-    let mut text = home::logs_of(&node, &record.owner(), LOG_BYTES_MAX).await;
-    let journeys = node.journeys()?;
-    for part in journeys.iter().filter(|j| j.service == name && estate.journey(j)).flat_map(|j| &j.parts) {
-        if !part.is_over() {
-            let asked = match node.peers.clients.of(&node, &part.lender) {
-                Ok(client) => client.text(&format!("/v1/leases/{}/logs", part.lease)).await.map_err(|e| e.to_string()),
-                Err(e) => Err(e.to_string()),
-            };
-            text.push_str(&asked.unwrap_or_else(|e| format!("== {} at {}: not read: {e}\n", part.lease, part.lender)));
-        } else if let Ok(kept) = std::fs::read_to_string(borrower::returned_log(&node, &record, &part.lease))
-            && text.len() < 4 * LOG_BYTES_MAX
-        {
-            text.push_str(&kept);
-        }
-    }
-    Ok(text)
 }
 
 fn store_of(node: &Node, who: &Principal, asked: For) -> Result<bundles::Bundles, Problem> {

@@ -4,6 +4,7 @@ mod diverged;
 mod former;
 mod lendable;
 mod reasons;
+mod rollout;
 mod tls;
 
 use super::*;
@@ -714,6 +715,10 @@ fn every_endpoint_for_customers_is_in_the_matrix_or_tells_nothing_of_them() {
         "/v1/services",
         "/v1/services/{name}",
         "/v1/services/{name}/check",
+        "/v1/services/{name}/generations",
+        "/v1/services/{name}/undo",
+        "/v1/services/{name}/restart",
+        "/v1/services/{name}/scale",
         "/v1/services/{name}/rehearsals",
         "/v1/services/{name}/move",
         "/v1/services/{name}/move/cancel",

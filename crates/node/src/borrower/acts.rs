@@ -470,7 +470,8 @@ async fn settle(node: &Node, journey: &Journey, part: &Part) -> Result<Vec<Event
     let said = signed_by_both(node, &part.lease, &part.lender, &document)?;
     let id = part.lease.clone();
     node.transact(move |tx| Ok(tx.put(SETTLEMENT, id.as_str(), &document, Expect::Any).map(|_| ())?)).await?;
-    Ok(vec![Event::Settled { lease: part.lease.clone(), agreed: said.agreed }])
+    let agreed = meter::same_time(part.granted, &said.lender_usage, &said.borrower_usage);
+    Ok(vec![Event::Settled { lease: part.lease.clone(), agreed }])
 }
 
 /// What the lender countersigned: this cloud's own word about the lease, of now or of an earlier try.

@@ -103,8 +103,8 @@ async fn hold_back(
 
 fn readings(said: &Settlement) -> String {
     format!(
-        "instance time {} ms here, {} ms there; {} to be paid; agreed: {}",
-        said.lender_usage.instance_ms, said.borrower_usage.instance_ms, said.amount, said.agreed
+        "instance time {} ms here, {} ms there; {} to be paid",
+        said.lender_usage.instance_ms, said.borrower_usage.instance_ms, said.amount
     )
 }
 

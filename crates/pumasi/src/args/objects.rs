@@ -42,6 +42,59 @@ pub enum PlanCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub enum RolloutCommand {
+    /// Wait until the generation in force is ready, and say how it goes
+    #[command(after_help = "\
+Examples:
+  pumasi rollout status notes
+  pumasi rollout status notes --now -o json
+
+Exit code 0: all of it is ready. 1: it fails, or was not ready in time.")]
+    Status {
+        service: ServiceName,
+        /// Do not wait
+        #[arg(long)]
+        now: bool,
+        /// Wait no longer than this
+        #[arg(long, value_name = "TIME", default_value = "2m", value_parser = parse_ms)]
+        within: u64,
+    },
+    /// What it ran before, newest first
+    #[command(after_help = "Examples:\n  pumasi rollout history notes\n  pumasi rollout history notes -o yaml")]
+    History { service: ServiceName },
+    /// Run what an earlier generation ran; hosts, objective and numbers stay as they are
+    #[command(after_help = "Examples:\n  pumasi rollout undo notes\n  pumasi rollout undo notes --to-generation 3")]
+    Undo {
+        service: ServiceName,
+        /// Of `pumasi rollout history`; without it the last one that ran something else
+        #[arg(long, value_name = "N")]
+        to_generation: Option<u64>,
+        #[command(flatten)]
+        why: WhyArgs,
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ContextCommand {
+    /// List contexts; the one in use has a star
+    #[command(after_help = "Example:\n  pumasi context list")]
+    List,
+    /// Make a context of --config, or of --server, --ca and --token-file; the first one is in use at once
+    #[command(
+        after_help = "Examples:\n  pumasi context set here --config /etc/pumasi/cloud.toml\n  pumasi context set busan --server https://busan.example:7400 --ca ca.pem --token-file t"
+    )]
+    Set { name: String },
+    /// Ask this one from now on
+    #[command(after_help = "Example:\n  pumasi context use busan")]
+    Use { name: String },
+    /// Forget a context
+    #[command(after_help = "Example:\n  pumasi context delete busan")]
+    Delete { name: String },
+}
+
+#[derive(Debug, Subcommand)]
 pub enum LeaseCommand {
     /// Call a lent lease back, with the notice that was agreed
     #[command(after_help = "Example:\n  pumasi lease recall lease-4f1c --why 'our own peak'")]
