@@ -33,6 +33,7 @@ pub fn of(
     let (current, older): (Vec<_>, Vec<_>) = own.into_iter().partition(|i| i.generation == want.generation);
     let ready = current.iter().filter(serves).count() as u32;
     let failing: Vec<&&InstanceStatus> = current.iter().filter(|i| fails(i, now)).collect();
+    let is_left = older.iter().any(|i| !matches!(i.state, InstanceState::Stopped { .. }));
     let newest = older.iter().filter(serves).map(|i| i.generation).max();
     let older = newest.map(|generation| OlderGeneration {
         generation,
@@ -47,8 +48,8 @@ pub fn of(
         }
     };
     let state = match () {
-        () if ready >= want.count && older.is_none() => RolloutState::Done,
-        () if refused.is_some_and(|r| r.tries > 1) || !failing.is_empty() => RolloutState::Failing,
+        () if ready >= want.count && !is_left => RolloutState::Done,
+        () if refused.is_some() || !failing.is_empty() => RolloutState::Failing,
         () => RolloutState::Progressing,
     };
     Rollout { state, generation: want.generation, ready, wanted: want.count, older, tries, why }
@@ -113,6 +114,11 @@ mod tests {
         let half = seen(2, &[ready(1, 2), ready(2, 1)], None, 5);
         assert_eq!((half.state, half.ready), (RolloutState::Progressing, 1));
         assert_eq!(words(&half), "generation 2: 1 of 2 instances are ready; generation 1 goes on serving");
+        // An old one that answers the last of its requests is left still, though it serves nobody anew.
+        let want = Desired { owner: "service-x".into(), count: 1, generation: 2 };
+        let routed = |id: &InstanceId| *id == InstanceId::from_entropy(1);
+        let drains = of(&want, &[ready(1, 2), ready(2, 1)], None, routed, |t| t.why.clone(), WallMs(5));
+        assert_eq!((drains.state, drains.ready, drains.older), (RolloutState::Progressing, 1, None));
         // Ready, and not in the gateway's table yet.
         let want = Desired { owner: "service-x".into(), count: 1, generation: 1 };
         let unrouted = of(&want, &[ready(1, 1)], None, |_| false, |t| t.why.clone(), WallMs(5));
@@ -138,9 +144,9 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_start_is_failing_from_the_second_try_on() {
+    fn a_refused_start_is_failing() {
         let refused = |tries| Refused { why: "no such program".into(), tries };
-        assert_eq!(seen(1, &[], Some(&refused(1)), 5).state, RolloutState::Progressing);
+        assert_eq!(words(&seen(1, &[], Some(&refused(1)), 5)), "generation 1: no such program (failed once)");
         let told = seen(1, &[], Some(&refused(2)), 5);
         assert_eq!((told.state, told.tries), (RolloutState::Failing, 2));
         assert_eq!(words(&told), "generation 1: no such program (failed 2 times)");

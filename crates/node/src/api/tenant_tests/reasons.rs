@@ -39,8 +39,8 @@ async fn a_refused_start_is_told_once_and_tried_ever_less_often() {
     rig.victim().await;
     rig.looks(30).await;
     let why = "${TEMPDIR} is not known here; correct the service's application";
-    let told = format!("generation 1: {why} (failed {} times)", rig.engine.starts());
-    assert_eq!(rig.why("acme").await, told);
+    let told = rig.why("acme").await;
+    assert!(told.starts_with(&format!("generation 1: {why} (failed ")), "{told}");
     assert_eq!(rig.told("acme", "instances_not_ready").await, [json!([why]).to_string()]);
     assert!(rig.engine.starts() <= 3, "{} starts in an instant", rig.engine.starts());
     // What was wrong is mended: a changed application does not wait for the pause to end.
