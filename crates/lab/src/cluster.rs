@@ -204,6 +204,17 @@ impl Cluster {
         Ok(Forwarder::start(self.client(cloud)?, 0).await?)
     }
 
+    /// Consoles of all clouds, told with their addresses, open as long as what is returned lives.
+    pub async fn open_consoles(&self, story: &crate::story::Story) -> anyhow::Result<Vec<Forwarder>> {
+        let mut open = Vec::new();
+        for cloud in self.clouds() {
+            let console = self.console(cloud.name).await?;
+            story.tell(cloud.name, "up", format!("{:<8} console {}", cloud.city, console.url()));
+            open.push(console);
+        }
+        Ok(open)
+    }
+
     /// Runs a command of the CLI as this cloud's operator; its standard output.
     pub async fn operate(&self, cloud: &str, args: &[&str], input: Option<&str>) -> anyhow::Result<String> {
         let mut command = tokio::process::Command::new(&self.executable);

@@ -1,17 +1,20 @@
 //! `pumasi lab`: what its words mean.
 
-use crate::cluster::{CloudPlan, Cluster};
+use crate::cluster::CloudPlan;
+use crate::crowd::{self, Crowd};
+use crate::look;
 use crate::report::Report;
 use crate::scenario;
 use crate::soak::{self, SoakOptions};
 use crate::story::Story;
 use anyhow::{Context, bail};
 use pumasi_terms::Resources;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 pub const USAGE: &str = "\
 Usage: pumasi lab                       three clouds and two services, until Ctrl-C
        pumasi lab list                  the scenarios
+       pumasi lab load URL [--clients N]  clients that ask an address; --help tells more
        pumasi lab play SCENARIO [--json] [--keep] [--bundle-mib N] [--app files|sqlite|django|radicale|node]
        pumasi lab play faults [--only NAME] [--full]
        pumasi lab play hostile [--only application|files|resources|holding|partner|stranger]
@@ -40,7 +43,7 @@ pub struct Options {
     pub executable: PathBuf,
     /// The report as JSON on standard output, the story on standard error.
     pub json: bool,
-    /// The run's directory stays.
+    /// The run's directory stays; and at a terminal its clouds, until Ctrl-C.
     pub keep: bool,
     /// Size of the example's bundle, at least.
     pub bundle_mib: u64,
@@ -60,12 +63,34 @@ pub struct Options {
     pub runs: u32,
 }
 
+impl Options {
+    pub fn new(executable: PathBuf) -> Self {
+        Self {
+            executable,
+            json: false,
+            keep: false,
+            bundle_mib: 0,
+            app: None,
+            only: None,
+            full: false,
+            profile: None,
+            mode: None,
+            rows: None,
+            runs: 1,
+        }
+    }
+}
+
 /// Runs the words after `pumasi lab`; the exit code.
 pub async fn run(executable: PathBuf, args: &[String]) -> anyhow::Result<u8> {
     crate::process::clean_stale(&std::env::temp_dir());
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words.as_slice() {
-        [] => look(&executable).await.map(|()| 0),
+        [] => look::look(&executable).await.map(|()| 0),
+        ["load", .., "--help" | "-h"] => {
+            println!("{}", crowd::USAGE);
+            Ok(0)
+        }
         [.., "--help" | "-h"] => {
             println!("{USAGE}");
             Ok(0)
@@ -84,25 +109,14 @@ pub async fn run(executable: PathBuf, args: &[String]) -> anyhow::Result<u8> {
             print(&report, options.json)?;
             Ok(report.verdict().exit_code())
         }
+        ["load", rest @ ..] => crowd::run(Crowd::parse(rest).map_err(WrongUsage::of)?).await,
         ["soak", rest @ ..] => soak::run(&SoakOptions::parse(executable, rest).map_err(WrongUsage::of)?).await,
         _ => bail!(WrongUsage(USAGE.to_owned())),
     }
 }
 
 fn options(executable: PathBuf, words: &[&str]) -> anyhow::Result<Options> {
-    let mut options = Options {
-        executable,
-        json: false,
-        keep: false,
-        bundle_mib: 0,
-        app: None,
-        only: None,
-        full: false,
-        profile: None,
-        mode: None,
-        rows: None,
-        runs: 1,
-    };
+    let mut options = Options::new(executable);
     let mut words = words.iter();
     while let Some(word) = words.next() {
         match *word {
@@ -149,35 +163,4 @@ pub fn three_clouds() -> Vec<CloudPlan> {
         CloudPlan { name: "city-b", city: "Busan", capacity: room(2000), lends: room(1600), price: "0.05" },
         CloudPlan { name: "city-c", city: "Tokyo", capacity: room(4000), lends: room(3200), price: "0.04" },
     ]
-}
-
-/// A lab to look at: it stays until Ctrl-C.
-async fn look(executable: &Path) -> anyhow::Result<()> {
-    let story = Story::to_stdout();
-    story.chapter("Starting three clouds on this machine");
-    let cluster = Cluster::start(executable, &three_clouds(), "").await?;
-    let mut consoles = Vec::new();
-    for cloud in cluster.clouds() {
-        let console = cluster.console(cloud.name).await?;
-        story.tell(cloud.name, "up", format!("{:<8} console {}", cloud.city, console.url()));
-        consoles.push(console);
-    }
-    scenario::overload::deploy_examples(&cluster, executable).await?;
-    let a = cluster.place("city-a")?;
-    story.tell(
-        "city-a",
-        "serves",
-        format!("tickets: curl -H 'Host: tickets.city-a.example' http://{}/seat/1", a.users),
-    );
-    story.tell("city-a", "serves", format!("notes:   curl -H 'Host: notes.city-a.example' http://{}/count", a.users));
-    println!(
-        "\nAn operator's commands at city-a:\n  pumasi --config {} get services",
-        cluster.config("city-a").display()
-    );
-    println!("Ctrl-C ends it and leaves nothing behind.");
-    let load = scenario::overload::background_load(&cluster)?;
-    crate::process::interrupted().await?;
-    load.iter().for_each(crate::load::Running::stop);
-    story.tell("lab", "ends", "stopping everything that was started");
-    Ok(())
 }

@@ -49,9 +49,23 @@ impl Running {
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
+    /// The same, for another task.
+    pub fn stopper(&self) -> Stopper {
+        Stopper(Arc::clone(&self.stop))
+    }
     /// Until the schedule ended and every request has its outcome.
     pub async fn wait(self) -> Result<Run, LoadError> {
         self.result.await.map_err(|_| LoadError::Ended)
+    }
+}
+
+/// Ends a run early.
+#[derive(Debug, Clone)]
+pub struct Stopper(Arc<AtomicBool>);
+
+impl Stopper {
+    pub fn stop(&self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

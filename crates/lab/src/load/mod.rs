@@ -10,7 +10,7 @@ pub mod record;
 pub mod schedule;
 mod user;
 
-pub use driver::{Answered, Running, ask, ask_whole, fetch, start};
+pub use driver::{Answered, Running, Stopper, ask, ask_whole, fetch, start};
 pub use record::{Outcome, Record, Run, Stats, Summary};
 pub use schedule::{Gaps, Phase, Schedule};
 pub use user::USER_COOKIE;

@@ -125,6 +125,7 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
     stage.cluster.apply(HOME, &notes).await?;
     report.promise(holds("every lease is over", stage.cluster.wait_all_over(GIVEN_UP).await?));
     stage.judge_keeper(&mut report, "after its lease", false)?;
+    super::stay(options, story, &stage.cluster, &report).await?;
     Ok(report)
 }
 

@@ -21,7 +21,9 @@ use crate::report::Report;
 use crate::run::{Options, WrongUsage};
 use crate::story::Story;
 use anyhow::bail;
+use std::io::IsTerminal;
 use pumasi_api::message::Event;
+use pumasi_console::Forwarder;
 
 /// Name and one line about each.
 pub const ALL: &[(&str, &str)] = &[
@@ -76,7 +78,7 @@ pub async fn play(name: &str, options: &Options, story: &mut Story) -> anyhow::R
 }
 
 /// What the daemons of a cluster write into their journals, told as it comes. Where the files are to stay, it says where they are.
-fn followed(
+pub(crate) fn followed(
     cluster: &mut Cluster,
     options: &Options,
     story: &Story,
@@ -91,4 +93,26 @@ fn followed(
         chronicle.follow(cloud.name, cluster.client(cloud.name)?, worth_telling);
     }
     Ok(chronicle)
+}
+
+/// Consoles to look on with, where somebody may: at a terminal, or where the clouds are to stay. They hold a token each.
+async fn consoles(options: &Options, story: &Story, cluster: &Cluster) -> anyhow::Result<Vec<Forwarder>> {
+    match !options.json && (options.keep || std::io::stdout().is_terminal()) {
+        true => cluster.open_consoles(story).await,
+        false => Ok(Vec::new()),
+    }
+}
+
+/// At a terminal, where the clouds are to stay, they do until Ctrl-C: with their consoles, to be looked at as they were left.
+async fn stay(options: &Options, story: &Story, cluster: &Cluster, report: &Report) -> anyhow::Result<()> {
+    if !options.keep || options.json || !std::io::stdin().is_terminal() {
+        return Ok(());
+    }
+    println!("\n{}", report.to_text());
+    let _consoles = cluster.open_consoles(story).await?;
+    for cloud in cluster.clouds() {
+        println!("  pumasi --config {} status", cluster.config(cloud.name).display());
+    }
+    println!("The clouds stay until Ctrl-C.");
+    Ok(crate::process::interrupted().await?)
 }

@@ -52,6 +52,7 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
     story.chapter("Three clouds found a pact");
     let mut cluster = Cluster::start(&options.executable, &three_clouds(), TIMING).await?;
     super::followed(&mut cluster, options, story, worth_telling)?;
+    let _consoles = super::consoles(options, story, &cluster).await?;
     let dir = bundle(&cluster, &options.executable, options.bundle_mib).await?;
     let iterations = work::calibrate(WORK) / 10;
     for (kind, name) in [(Kind::Notes, "notes"), (Kind::Files, "files"), (Kind::Diary, "diary")] {
@@ -154,6 +155,7 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
 
     story.chapter("The heir is lost after it signed");
     lost::play(&cluster, story, &mut report).await?;
+    super::stay(options, story, &cluster, &report).await?;
     Ok(report)
 }
 

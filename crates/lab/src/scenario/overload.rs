@@ -90,7 +90,7 @@ pub fn background_load(cluster: &Cluster) -> anyhow::Result<Vec<Running>> {
     Ok(vec![load::start(tickets, Arc::new(TicketsWorkload))?, load::start(notes, Arc::new(NotesWorkload::new(0.1)))?])
 }
 
-pub(super) fn worth_telling(event: &Event) -> bool {
+pub(crate) fn worth_telling(event: &Event) -> bool {
     !matches!(event.action.as_str(), "plan_made" | "daemon_started" | "token_created" | "service_changed")
 }
 
@@ -99,6 +99,7 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
     story.chapter("Three clouds found a pact");
     let mut cluster = Cluster::start(&options.executable, &three_clouds(), TIMING).await?;
     let chronicle = super::followed(&mut cluster, options, story, worth_telling)?;
+    let _consoles = super::consoles(options, story, &cluster).await?;
     let iterations = work::calibrate(WORK);
     let dir = bundle(&cluster, &options.executable, options.bundle_mib).await?;
     let mut notes = service(Kind::Notes, "notes", &dir, iterations)?;
@@ -149,6 +150,7 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
     report.promise(Promise::none("acknowledged writes lost", audit.lost.len() as u64));
     report.promise(Promise::none("writes doubled or altered", (audit.doubled.len() + audit.altered.len()) as u64));
     report.validity("campaign", &played.validity, &ValidityBounds::default());
+    super::stay(options, story, &cluster, &report).await?;
     Ok(report)
 }
 
@@ -216,7 +218,11 @@ pub(super) async fn run_with(
 }
 
 async fn play_load(story: &Story, options: LoadOptions, workload: Arc<dyn load::Workload>) -> anyhow::Result<Run> {
-    let running = load::start(options, workload)?;
+    told(story, load::start(options, workload)?).await
+}
+
+/// Tells of a load each second until it is over.
+pub(crate) async fn told(story: &Story, running: Running) -> anyhow::Result<Run> {
     let mut progress = running.progress();
     let told = story.clone();
     let teller = tokio::spawn(async move {

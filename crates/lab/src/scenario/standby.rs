@@ -71,6 +71,7 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
     judge_help(&mut report, "without a standby", &cold, false);
     wait_for_return(&mut report, &stage.cluster).await?;
     audit(&mut report, &stage).await?;
+    super::stay(options, story, &stage.cluster, &report).await?;
     Ok(report)
 }
 

@@ -60,6 +60,7 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
     }
     story.chapter("A cloud in step is lost");
     lose_one(&mut report, &stage, at).await?;
+    super::stay(options, story, &stage.cluster, &report).await?;
     Ok(report)
 }
 

@@ -84,6 +84,7 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
     stage.write(GONE).await?;
     let missing = stage.missing(GONE).await?;
     report.promise(holds("moved back, nothing is missing at city-a", missing.is_empty(), format!("{missing:?}")));
+    super::stay(options, story, &stage.cluster, &report).await?;
     Ok(report)
 }
 
