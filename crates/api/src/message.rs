@@ -64,6 +64,20 @@ pub struct Pong {
     pub rtt_us: u64,
 }
 
+/// `POST /v1/stop`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StopCloud {
+    /// Gateway and instances too: nobody is served any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub everything: bool,
+    /// Also while instances of other clouds run here.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+    #[serde(default)]
+    pub why: String,
+}
+
 /// `GET /v1/bill`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Bill {

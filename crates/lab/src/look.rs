@@ -9,6 +9,7 @@ use crate::load::{self, Gaps, LoadOptions, Running, Schedule};
 use crate::run::{Options, three_clouds};
 use crate::scenario::{self, overload};
 use crate::story::Story;
+use pumasi_api::message::Event;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,14 +27,17 @@ pub async fn look(executable: &Path) -> anyhow::Result<()> {
     story.chapter("Starting three clouds on this machine");
     let mut cluster = Cluster::start(executable, &three_clouds(), TIMING).await?;
     let options = Options::new(executable.to_owned());
-    let _chronicle = scenario::followed(&mut cluster, &options, &story, overload::worth_telling)?;
+    let _chronicle = scenario::followed(&mut cluster, &options, &story, worth_telling)?;
     let _consoles = cluster.open_consoles(&story).await?;
     overload::deploy_examples(&cluster, executable).await?;
     let a = cluster.place("city-a")?.users;
     story.tell("city-a", "serves", format!("tickets: curl -H 'Host: {TICKETS_HOST}' http://{a}/seat/1"));
     story.tell("city-a", "serves", format!("notes:   curl -H 'Host: notes.city-a.example' http://{a}/count"));
     println!("\nAn operator's commands at city-a:\n  pumasi --config {} status", cluster.config("city-a").display());
-    println!("Type c and Enter for a campaign: several times what city-a can answer, for {} s.", CAMPAIGN_FOR.as_secs());
+    println!(
+        "Type c and Enter for a campaign: several times what city-a can answer, for {} s.",
+        CAMPAIGN_FOR.as_secs()
+    );
     println!("Ctrl-C ends it and leaves nothing behind.");
     let life = overload::background_load(&cluster)?;
     let interrupted = crate::process::interrupted();
@@ -44,6 +48,22 @@ pub async fn look(executable: &Path) -> anyhow::Result<()> {
     life.iter().for_each(Running::stop);
     story.tell("lab", "ends", "stopping everything that was started");
     Ok(())
+}
+
+/// What somebody looks for who sees it the first time.
+fn worth_telling(event: &Event) -> bool {
+    let told = [
+        "verdict",
+        "lender_chosen",
+        "lease_signed",
+        "transferred",
+        "switchover",
+        "resized",
+        "switchback",
+        "settled",
+        "journey_closed",
+    ];
+    told.contains(&event.action.as_str())
 }
 
 /// For as long as there is somebody to type; then it only stays.
@@ -80,10 +100,8 @@ async fn campaign(cluster: &Cluster, story: &Story) -> anyhow::Result<()> {
     let place = cluster.place("city-a")?;
     story.chapter("A campaign");
     let schedule = Schedule::new(Gaps::Poisson, 3).level("campaign", CAMPAIGN_FOR, CAMPAIGN_RATE);
-    let options = LoadOptions {
-        users_from: Some(place.users_from),
-        ..LoadOptions::new(schedule, place.users, TICKETS_HOST)
-    };
+    let options =
+        LoadOptions { users_from: Some(place.users_from), ..LoadOptions::new(schedule, place.users, TICKETS_HOST) };
     let begun = load::start(options, Arc::new(TicketsWorkload))?;
     let run = overload::told(story, begun).await?;
     let stats = run.all();

@@ -24,6 +24,8 @@ pub struct Health {
     pub(crate) down: Locked<BTreeMap<&'static str, String>>,
     /// Why this process must end.
     failed: watch::Sender<Option<String>>,
+    /// Somebody wants it to end: with everything, or alone.
+    ending: watch::Sender<Option<bool>>,
 }
 
 impl Health {
@@ -55,6 +57,19 @@ impl Health {
     /// This process cannot go on; whoever runs it ends it.
     pub fn fail(&self, why: String) {
         self.failed.send_replace(Some(why));
+    }
+
+    pub fn end(&self, everything: bool) {
+        self.ending.send_replace(Some(everything));
+    }
+
+    /// Answers once somebody wants this daemon to end: whether with everything.
+    pub async fn asked_to_end(&self) -> bool {
+        let mut ending = self.ending.subscribe();
+        match ending.wait_for(Option::is_some).await {
+            Ok(everything) => everything.unwrap_or_default(),
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// Answers once the process must end, with why.

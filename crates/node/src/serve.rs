@@ -24,6 +24,8 @@ use tokio::task::JoinHandle;
 
 /// Housekeeping: certificates, journal, bundles.
 const KEEP_MS: u64 = 30_000;
+/// Where everything is to end, instances are waited for so long.
+const INSTANCES_MS: u64 = 20_000;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -54,23 +56,26 @@ pub async fn serve(
     let server = node.identity.daemon.clone();
     let tls = pumasi_trust::server_config_open(server, node.identity.trust.clone(), &[b"h2", b"http/1.1"])
         .map_err(|e| failed("TLS for peers")(e.to_string()))?;
-    let doors = doors(&node, tls, extra).await?;
+    // Whoever asked for the end hears of it: the doors close last.
+    let (shutter, shutting) = watch::channel(false);
+    let doors = doors(&node, tls, extra, &shutting).await?;
     let mut tasks = work(&node);
     // Not in `work`: it is about this host.
     tasks.push(supervise::keep(&node, Task::new("looking after the disk", disk::run)));
     tasks.push(supervise::keep(&node, Task::new("finding what could be lent", lendable::run)));
-    let failed = tokio::select! {
-        () = stop => None,
-        why = node.health.failed() => Some(why),
+    let (failed, everything) = tokio::select! {
+        () = stop => (None, false),
+        why = node.health.failed() => (Some(why), false),
+        everything = node.health.asked_to_end() => (None, everything),
     };
-    tracing::info!("stopping; gateway and instances go on");
+    tracing::info!(everything, "stopping; gateway and instances go on unless everything ends");
     let _ = stopper.send(true);
-    for task in tasks.into_iter().chain(doors) {
-        let abort = task.abort_handle();
-        if tokio::time::timeout(Duration::from_secs(6), task).await.is_err() {
-            abort.abort();
-        }
+    join(tasks).await;
+    if everything {
+        end_everything(&node).await;
     }
+    let _ = shutter.send(true);
+    join(doors).await;
     node.note("daemon", Note::new("daemon_stopped", "cloud", node.name())).await;
     let store = node.store.clone();
     let _ = world::blocking(move || store.close()).await;
@@ -80,13 +85,55 @@ pub async fn serve(
     }
 }
 
+async fn join(tasks: Vec<JoinHandle<()>>) {
+    for task in tasks {
+        let abort = task.abort_handle();
+        if tokio::time::timeout(Duration::from_secs(6), task).await.is_err() {
+            abort.abort();
+        }
+    }
+}
+
+/// Users first, then instances: nobody is sent to one that is ending. The next start makes all of it anew.
+async fn end_everything(node: &Node) {
+    const GATEWAY_MS: u64 = 10_000;
+    let until = clock::boot().after(GATEWAY_MS);
+    let pid = node.gateway.status().await.ok().map(|s| s.pid);
+    if let Some(pid) = pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 1) {
+        if let Err(e) = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM) {
+            tracing::warn!(error = %e, "the gateway was not ended");
+        }
+        while node.gateway.status().await.is_ok() && clock::boot() < until {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    let ids: Vec<_> = node.instances.get().into_iter().map(|i| i.id).collect();
+    for id in &ids {
+        if let Err(e) = node.engine.stop(id).await {
+            tracing::warn!(instance = %id, error = %e, "an instance was not ended");
+        }
+    }
+    // Each has its own grace, which is bounded by its manifest.
+    let until = clock::boot().after(INSTANCES_MS);
+    while clock::boot() < until {
+        fleet::refresh(node).await;
+        let ended = |i: &pumasi_engine::InstanceStatus| matches!(i.state, pumasi_engine::InstanceState::Stopped { .. });
+        if node.instances.lock().iter().all(ended) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    tracing::warn!("some instances have not ended yet; they were asked to");
+}
+
 /// Opens every door of the configuration.
 async fn doors(
     node: &Arc<Node>,
     tls: Arc<rustls::ServerConfig>,
     extra: Router<Arc<Node>>,
+    shutting: &watch::Receiver<bool>,
 ) -> Result<Vec<JoinHandle<()>>, ServeError> {
-    let (config, stopping) = (&node.config, || node.stopping.clone());
+    let (config, stopping) = (&node.config, || shutting.clone());
     let bind = |address: std::net::SocketAddr| {
         move |e: std::io::Error| failed(format!("listening on {address}"))(e.to_string())
     };

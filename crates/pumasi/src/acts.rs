@@ -6,7 +6,9 @@ use crate::output::{self, Format, Table, note};
 use crate::session::{Session, wall_now};
 use crate::units::{bytes, duration_ms, money};
 use pumasi_api::Role;
-use pumasi_api::message::{AcceptRestored, Automation, BackupDone, List, NewToken, SettlementView, TokenView, Why};
+use pumasi_api::message::{
+    AcceptRestored, Automation, BackupDone, CloudStatus, List, NewToken, SettlementView, StopCloud, TokenView, Why,
+};
 use pumasi_store::{BackupError, Force, OpenError, Store};
 use pumasi_terms::{CloudName, ServiceName};
 use serde_json::{Value, json};
@@ -118,6 +120,22 @@ pub async fn token(session: &Session, command: &TokenCommand) -> Result<(), Fail
             }
         }
     }
+}
+
+/// Returns when the daemon answers no more.
+pub async fn stop(session: &Session, everything: bool, force: bool, why: &str) -> Result<(), Failure> {
+    let cloud: CloudStatus = session.client.get("/v1/cloud").await?;
+    let body = StopCloud { everything, force, why: why.to_owned() };
+    let answer: Value = session.client.post("/v1/stop", &body).await?;
+    let until = std::time::Instant::now() + std::time::Duration::from_millis(session.global.timeout);
+    while session.client.text("/healthz").await.is_ok() {
+        if std::time::Instant::now() > until {
+            return Err(Failure::failed("the daemon still answers").hint("a supervisor may have started it again"));
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    let left = if everything { "stopped, with everything" } else { "stopped; gateway and instances go on" };
+    session.done(&format!("cloud/{}", cloud.name), left, &answer)
 }
 
 pub async fn backup(session: &Session) -> Result<(), Failure> {

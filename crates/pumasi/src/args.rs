@@ -381,6 +381,20 @@ Examples:
         /// The id of the deleted service, or its beginning
         id: String,
     },
+    /// End the daemon of this cloud; its gateway and instances go on serving, unless everything is to end
+    #[command(
+        after_help = "Examples:\n  pumasi stop --why 'a new version'\n  pumasi stop --everything\n\nThe next `pumasi serve` finds what goes on, and starts anew what ended. A supervisor may start the daemon again at once."
+    )]
+    Stop {
+        /// The gateway and every instance too: nobody is served any more
+        #[arg(long)]
+        everything: bool,
+        /// Also while instances of other clouds run here
+        #[arg(long, requires = "everything")]
+        force: bool,
+        #[command(flatten)]
+        why: WhyArgs,
+    },
     /// Have the daemon write a consistent copy of its store beside it
     #[command(after_help = "Example:\n  pumasi backup")]
     Backup,

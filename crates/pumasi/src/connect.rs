@@ -91,10 +91,32 @@ fn server(global: &Global) -> Result<Server, Failure> {
     }
 }
 
+/// A daemon that was started a moment ago opens its socket soon.
+fn await_socket(path: &Path) {
+    const WAIT: Duration = Duration::from_secs(3);
+    let begun = std::time::Instant::now();
+    let mut said = false;
+    while std::os::unix::net::UnixStream::connect(path)
+        .is_err_and(|e| matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused))
+    {
+        if begun.elapsed() >= WAIT {
+            return;
+        }
+        if !said && begun.elapsed() >= Duration::from_millis(500) {
+            said = true;
+            crate::output::note(&format!("waiting for the daemon at {}", path.display()));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 pub fn client(global: &Global) -> Result<Client, Failure> {
     let (token, timeout) = (named_token(global)?, Duration::from_millis(global.timeout));
     match server(global)? {
-        Server::Socket(path) => Ok(Client::over_socket(&path, token.as_deref(), timeout)?),
+        Server::Socket(path) => {
+            await_socket(&path);
+            Ok(Client::over_socket(&path, token.as_deref(), timeout)?)
+        }
         Server::Tls(url) => {
             let token = token.ok_or_else(|| {
                 Failure::input("no token to say who asks").hint("name one with --token-file or PUMASI_TOKEN")

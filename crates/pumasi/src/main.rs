@@ -155,6 +155,7 @@ async fn ask(session: &Session, command: &Command) -> Result<(), Failure> {
         Command::Customer(command) => customer::customer(session, command).await,
         Command::Secret(command) => secret::secret(session, command).await,
         Command::Erase { id } => customer::erase(session, id).await,
+        Command::Stop { everything, force, why } => acts::stop(session, *everything, *force, &why.why).await,
         Command::Backup => acts::backup(session).await,
         Command::AcceptRestored { why, without } => acts::accept_restored(session, &why.why, without).await,
         Command::Console { port } => acts::console(session, *port).await,

@@ -11,7 +11,8 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use pumasi_api::message::{
-    AcceptRestored, Automation, BackupDone, CloudStatus, GatewayState, MemberStatus, Pong, Traffic, TrafficView, Why,
+    AcceptRestored, Automation, BackupDone, CloudStatus, GatewayState, MemberStatus, Pong, StopCloud, Traffic,
+    TrafficView, Why,
 };
 use pumasi_api::{Fault, Principal, Problem};
 use pumasi_sense::BackendKey;
@@ -95,6 +96,27 @@ pub async fn status(State(node): State<Arc<Node>>) -> Answer<CloudStatus> {
         disk_free_bytes: node.disk.free_bytes(),
         troubles: node.health.problem().into_iter().chain(node.health.left_alone()).collect(),
     }))
+}
+
+/// The answer leaves before the daemon does.
+pub async fn stop(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Json(wish): Json<StopCloud>,
+) -> Answer<()> {
+    let lent = lender::lents(&node)?.iter().filter(|l| l.binds()).count();
+    if wish.everything && !wish.force && lent > 0 {
+        let text = format!(
+            "{lent} leases of other clouds run here: call them back (`pumasi lease recall`), or end them without notice by --force"
+        );
+        return Err(Problem::conflict(text).into());
+    }
+    let what = if wish.everything { "with its gateway and every instance" } else { "gateway and instances go on" };
+    let mut note = Note::new("cloud_stopped", "cloud", node.name()).because(what);
+    note.reasons.extend(Some(wish.why).filter(|w| !w.is_empty()));
+    node.note(&who.to_string(), note).await;
+    node.health.end(wish.everything);
+    Ok(axum::Json(()))
 }
 
 /// A member answers a small question; only a member is called.

@@ -91,6 +91,7 @@ fn table(door: Door) -> Table {
         .on(Get, "/v1/watch", watch::watch)
         .on(Get, "/v1/events", watch::events)
         .on(Post, "/v1/automation", cloud::automation)
+        .on(Post, "/v1/stop", cloud::stop)
         .on(Post, "/v1/backup", cloud::backup)
         .on(Post, "/v1/standing", cloud::accept_standing)
         .on(Get, "/v1/quarantine", quarantine::list)
