@@ -1,5 +1,6 @@
 //! What people type: every command, its flags and its examples.
 
+use crate::complete;
 pub use crate::output::Form;
 use crate::output::Format;
 use crate::units::parse_ms;
@@ -143,6 +144,7 @@ Examples:
     Get {
         kind: Kind,
         /// A name, an id, or the beginning of an id
+        #[arg(add = complete::of_the_kind_before())]
         name: Option<String>,
         /// Go on: print what changes, a row each time, until Ctrl-C
         #[arg(long, short = 'w')]
@@ -153,7 +155,11 @@ Examples:
     },
     /// Show one thing with its reasons and its latest events
     #[command(after_help = "Examples:\n  pumasi describe service notes\n  pumasi describe lease lease-4f1c")]
-    Describe { kind: Kind, name: String },
+    Describe {
+        kind: Kind,
+        #[arg(add = complete::of_the_kind_before())]
+        name: String,
+    },
     /// Remove a service; what it rented is given back first
     #[command(
         after_help = "Examples:\n  pumasi delete service notes\n  pumasi delete service notes --wait --timeout 5m\n  pumasi delete -f service.yaml"
@@ -161,6 +167,7 @@ Examples:
     Delete {
         #[arg(requires = "name", required_unless_present = "file")]
         kind: Option<DeleteKind>,
+        #[arg(add = complete::of(Kind::Services))]
         name: Option<ServiceName>,
         /// Every service of this manifest; a directory for all in it, - for standard input; may be repeated
         #[arg(short, long, value_name = "FILE", conflicts_with = "kind")]
@@ -194,6 +201,7 @@ Examples:
     /// Exchange every instance of a service for a new one, one by one
     #[command(after_help = "Examples:\n  pumasi restart notes\n  pumasi restart notes --wait --why 'it leaks'")]
     Restart {
+        #[arg(add = complete::of(Kind::Services))]
         service: ServiceName,
         #[command(flatten)]
         why: WhyArgs,
@@ -205,6 +213,7 @@ Examples:
         after_help = "Examples:\n  pumasi scale notes --home 3\n  pumasi scale notes --home 2-6\n\nThe manifest is not changed: apply it again, and its number is in force again."
     )]
     Scale {
+        #[arg(add = complete::of(Kind::Services))]
         service: ServiceName,
         /// How many, as 3; or at least and, under load, at most, as 2-6
         #[arg(long, value_name = "N", value_parser = crate::units::parse_range)]
@@ -435,6 +444,7 @@ The daemon then starts, but acts on no other cloud before pumasi accept-restored
     /// Have a member's daemon answer over mutual TLS, and say how long it took
     #[command(after_help = "Examples:\n  pumasi ping city-b\n  pumasi ping city-b --count 10")]
     Ping {
+        #[arg(add = complete::of(Kind::Members))]
         cloud: CloudName,
         #[arg(long, short = 'c', value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
         count: u32,
@@ -477,8 +487,10 @@ Flags and variables count before a context, and cloud.toml of the directory befo
         #[arg(long, value_name = "PORT", default_value_t = 0)]
         port: u16,
     },
-    /// Print completions for a shell
-    #[command(after_help = "Example:\n  pumasi completions bash > /etc/bash_completion.d/pumasi")]
+    /// Print completions for a shell: commands, flags, and the names of what there is
+    #[command(
+        after_help = "Examples:\n  source <(pumasi completions bash)\n  pumasi completions zsh > ~/.zfunc/_pumasi\n  pumasi completions fish | source"
+    )]
     Completions { shell: clap_complete::Shell },
 }
 
@@ -490,6 +502,7 @@ pub struct Dir {
 
 #[derive(Debug, Clone, Args)]
 pub struct LogsArgs {
+    #[arg(add = complete::of(Kind::Services))]
     pub service: ServiceName,
     /// Go on as lines are written, until Ctrl-C
     #[arg(long, short = 'f')]

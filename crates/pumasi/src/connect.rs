@@ -92,14 +92,14 @@ fn server(global: &Global) -> Result<Server, Failure> {
 }
 
 /// A daemon that was started a moment ago opens its socket soon.
-fn await_socket(path: &Path) {
+fn await_socket(path: &Path, at_most: Duration) {
     const WAIT: Duration = Duration::from_secs(3);
     let begun = std::time::Instant::now();
     let mut said = false;
     while std::os::unix::net::UnixStream::connect(path)
         .is_err_and(|e| matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused))
     {
-        if begun.elapsed() >= WAIT {
+        if begun.elapsed() >= WAIT.min(at_most) {
             return;
         }
         if !said && begun.elapsed() >= Duration::from_millis(500) {
@@ -114,7 +114,7 @@ pub fn client(global: &Global) -> Result<Client, Failure> {
     let (token, timeout) = (named_token(global)?, Duration::from_millis(global.timeout));
     match server(global)? {
         Server::Socket(path) => {
-            await_socket(&path);
+            await_socket(&path, timeout);
             Ok(Client::over_socket(&path, token.as_deref(), timeout)?)
         }
         Server::Tls(url) => {

@@ -7,6 +7,7 @@ mod apply;
 mod args;
 mod bill;
 mod bundle;
+mod complete;
 mod connect;
 mod context;
 mod customer;
@@ -41,7 +42,7 @@ mod top;
 mod units;
 
 use args::{Cli, Command};
-use clap::{CommandFactory, Parser};
+use clap::Parser;
 use failure::{Exit, Failure};
 use output::{Tone, note, paint, stderr_colours};
 use session::Session;
@@ -53,14 +54,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     // clap prints help to standard output and ends with 0, wrong usage to standard error with 2.
+    complete::answer();
     let mut cli = Cli::parse();
-    cli.global.output = cli.global.form.format();
-    cli.global.config_named = cli.global.config.is_some();
-    // As `serve` takes cloud.toml of this directory, so do the commands that ask its daemon, unless another is named.
-    let unnamed = cli.global.config.is_none() && cli.global.server.is_none() && cli.global.context.is_none();
-    if unnamed && std::path::Path::new(roles::CONFIG_FILE).is_file() {
-        cli.global.config = Some(roles::CONFIG_FILE.into());
-    }
+    settle(&mut cli.global);
     // Nothing starts a thread or takes memory that an instance's keeper does not need.
     match &cli.command {
         Command::Shim(dir) => return roles::shim(dir),
@@ -77,6 +73,17 @@ fn main() -> ExitCode {
             }
             ExitCode::from(failure.exit as u8)
         }
+    }
+}
+
+/// What follows from the words alone. As `serve` takes cloud.toml of this directory, so do the commands that ask its daemon, unless another is
+/// named.
+fn settle(global: &mut args::Global) {
+    global.output = global.form.format();
+    global.config_named = global.config.is_some();
+    let unnamed = global.config.is_none() && global.server.is_none() && global.context.is_none();
+    if unnamed && std::path::Path::new(roles::CONFIG_FILE).is_file() {
+        global.config = Some(roles::CONFIG_FILE.into());
     }
 }
 
@@ -98,8 +105,8 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Config(command) => roles::config(command, &cli.global),
         Command::Restore { from, to, force } => acts::restore(from, to, *force),
         Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(*shell, &mut Cli::command(), "pumasi", &mut script);
+            let script = complete::script(&shell.to_string());
+            let script = script.ok_or_else(|| Failure::input(format!("no completions for {shell}")))?;
             output::print(&String::from_utf8_lossy(&script))
         }
         Command::Context(command) => context::context(command, &cli.global),

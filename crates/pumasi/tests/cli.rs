@@ -236,7 +236,30 @@ fn what_others_wrote_cannot_move_the_terminal() {
 }
 
 #[test]
+fn completions_ask_the_daemon_for_names() {
+    let fake = Fake::start();
+    fake.put_sample();
+    let complete = |words: &[&str]| {
+        let index = (words.len() - 1).to_string();
+        let args: Vec<&str> = std::iter::once("--").chain(words.iter().copied()).collect();
+        run_with(&fake, &args, |c| {
+            c.env("PUMASI_COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", index).env("_CLAP_IFS", "\n")
+        })
+    };
+    assert!(complete(&["pumasi", "stop-"]).out.contains("stop-automation"));
+    let names = complete(&["pumasi", "logs", "s"]);
+    assert_eq!((names.code, names.out.trim(), names.err.as_str()), (0, "sample", ""), "{names:?}");
+    let of_kind = complete(&["pumasi", "describe", "service", ""]);
+    assert!(of_kind.out.contains("sample"), "{of_kind:?}");
+    // Nobody is there: nothing is completed, and nothing said.
+    let dead = run_with(&fake, &["--", "pumasi", "logs", ""], |c| {
+        c.env("PUMASI_SERVER", "unix:/nonexistent.sock").env("PUMASI_COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", "2")
+    });
+    assert_eq!((dead.code, dead.err.as_str()), (0, ""), "{dead:?}");
+}
+
+#[test]
 fn completions_name_the_commands() {
     let script = run(&Fake::start(), &["completions", "bash"]);
-    assert!(script.code == 0 && script.out.contains("stop-automation"));
+    assert!(script.code == 0 && script.out.contains("PUMASI_COMPLETE"), "{script:?}");
 }

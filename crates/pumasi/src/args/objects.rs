@@ -16,7 +16,10 @@ pub enum ConfigCommand {
 pub enum PlanCommand {
     /// Print a plan with its reasons
     #[command(after_help = "Examples:\n  pumasi plan show plan-4f1c\n  pumasi plan show plan-4f1c -o json")]
-    Show { id: String },
+    Show {
+        #[arg(add = complete::of(Kind::Plans))]
+        id: String,
+    },
     /// Let a waiting plan be executed
     #[command(after_help = "Example:\n  pumasi plan approve plan-4f1c")]
     Approve {
@@ -51,6 +54,7 @@ Examples:
 
 Exit code 0: all of it is ready. 1: it fails, or was not ready in time.")]
     Status {
+        #[arg(add = complete::of(Kind::Services))]
         service: ServiceName,
         /// Do not wait
         #[arg(long)]
@@ -61,10 +65,14 @@ Exit code 0: all of it is ready. 1: it fails, or was not ready in time.")]
     },
     /// What it ran before, newest first
     #[command(after_help = "Examples:\n  pumasi rollout history notes\n  pumasi rollout history notes -o yaml")]
-    History { service: ServiceName },
+    History {
+        #[arg(add = complete::of(Kind::Services))]
+        service: ServiceName,
+    },
     /// Run what an earlier generation ran; hosts, objective and numbers stay as they are
     #[command(after_help = "Examples:\n  pumasi rollout undo notes\n  pumasi rollout undo notes --to-generation 3")]
     Undo {
+        #[arg(add = complete::of(Kind::Services))]
         service: ServiceName,
         /// Of `pumasi rollout history`; without it the last one that ran something else
         #[arg(long, value_name = "N")]
@@ -117,7 +125,7 @@ Examples:
 
 Steps go to standard error, the result to standard output. Exit code 0: the other cloud owns it and serves it.")]
     Service {
-        #[arg(value_name = "NAME")]
+        #[arg(value_name = "NAME", add = complete::of(Kind::Services))]
         service: ServiceName,
         /// The cloud, a member of the pact
         #[arg(long, value_name = "CLOUD")]
@@ -132,7 +140,7 @@ Steps go to standard error, the result to standard output. Exit code 0: the othe
     /// Stay where it is, as long as the other cloud does not own it yet
     #[command(after_help = "Example:\n  pumasi move cancel notes --why 'not today'")]
     Cancel {
-        #[arg(value_name = "NAME")]
+        #[arg(value_name = "NAME", add = complete::of(Kind::Services))]
         service: ServiceName,
         #[command(flatten)]
         why: WhyArgs,
@@ -146,7 +154,7 @@ Refused while the other cloud answers. Look first that neither its gateway nor i
 they do, both clouds take requests until it hears of this, at its daemon's next heartbeat, and what
 it wrote meanwhile is no part of the service any more.")]
     Abandon {
-        #[arg(value_name = "NAME")]
+        #[arg(value_name = "NAME", add = complete::of(Kind::Services))]
         service: ServiceName,
         /// The other cloud: you know that it does not serve
         #[arg(long, value_name = "CLOUD")]
@@ -169,6 +177,7 @@ Examples:
 Steps go to standard error, the result to standard output. Exit code 0: a rented instance answered with 200 to 399,
 and everything was given back.")]
     Overload {
+        #[arg(add = complete::of(Kind::Services))]
         service: ServiceName,
         /// The partner to borrow from; without it the best one is taken
         #[arg(long, value_name = "CLOUD")]
@@ -460,6 +469,7 @@ pub enum DivergenceCommand {
     /// Write all of it to standard output, as a tar archive; divergence.json in it says what differs
     #[command(after_help = "Example:\n  pumasi divergence download notes --epoch 3 > notes.tar")]
     Download {
+        #[arg(add = complete::of(Kind::Services))]
         service: ServiceName,
         /// Of `pumasi get divergences`
         #[arg(long, value_name = "N")]
@@ -468,6 +478,7 @@ pub enum DivergenceCommand {
     /// Erase it for good
     #[command(after_help = "Example:\n  pumasi divergence discard notes --epoch 3 --why 'merged by hand'")]
     Discard {
+        #[arg(add = complete::of(Kind::Services))]
         service: ServiceName,
         /// Of `pumasi get divergences`
         #[arg(long, value_name = "N")]
