@@ -52,6 +52,10 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // There are two of these for each instance: they pay for nothing that they do not need, not even for the command line's own tree.
+    if let Some(role) = roles::keeper(std::env::args_os().skip(1)) {
+        return role();
+    }
     // clap prints help to standard output and ends with 0, wrong usage to standard error with 2.
     let mut cli = Cli::parse();
     cli.global.output = cli.global.form.format();
@@ -61,7 +65,6 @@ fn main() -> ExitCode {
     if unnamed && std::path::Path::new(roles::CONFIG_FILE).is_file() {
         cli.global.config = Some(roles::CONFIG_FILE.into());
     }
-    // Nothing starts a thread or takes memory that an instance's keeper does not need.
     match &cli.command {
         Command::Shim(dir) => return roles::shim(dir),
         Command::InstanceExec(dir) => return roles::instance_exec(dir),
@@ -155,6 +158,7 @@ async fn ask(session: &Session, command: &Command) -> Result<(), Failure> {
         Command::Customer(command) => customer::customer(session, command).await,
         Command::Secret(command) => secret::secret(session, command).await,
         Command::Erase { id } => customer::erase(session, id).await,
+        Command::Reload => acts::reload(session).await,
         Command::Backup => acts::backup(session).await,
         Command::AcceptRestored { why, without } => acts::accept_restored(session, &why.why, without).await,
         Command::Console { port } => acts::console(session, *port).await,
