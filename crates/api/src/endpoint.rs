@@ -85,6 +85,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
     on(Get, "/v1/events", PEOPLE, 0, "The journal: what happened and why"),
     on(Post, "/v1/automation", OPERATORS, 4 * KIB, "Stop or resume all automatic acts of this cloud"),
     on(Post, "/v1/stop", OPERATORS, 4 * KIB, "End the daemon, and with it everything if that is asked for"),
+    on(Post, "/v1/reload", OPERATORS, 4 * KIB, "Read certificates again, while everybody is served"),
     on(Post, "/v1/backup", OPERATORS, 4 * KIB, "Write a consistent copy of the store beside it"),
     on(Post, "/v1/standing", OPERATORS, 4 * KIB, "Accept a restored store after comparing it with the peers"),
     on(Get, "/v1/quarantine", OPERATORS, 0, "What no record explains: directories set aside for a day, and instances"),

@@ -47,6 +47,18 @@ pub struct CloudStatus {
     /// What this cloud cannot do now, and what it leaves as it is: records that cannot be read, instances that no record explains.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub troubles: Vec<String>,
+    /// What people who use this cloud do not get now, a reason each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub degraded: Vec<String>,
+}
+
+/// The answer to `POST /v1/reload`, a line each for people.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct ReloadDone {
+    /// Another certificate than before is shown from now on.
+    pub changed: Vec<String>,
+    /// The one from before.
+    pub same: Vec<String>,
 }
 
 impl CloudStatus {

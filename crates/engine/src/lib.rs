@@ -25,7 +25,7 @@ pub use port::{
     InstanceState, InstanceStatus, Isolation, Prepare, Remains, Secrets, Trouble,
 };
 pub use process::{
-    EgressPolicy, Helper, HelperSpec, ProcessConfig, ProcessEngine, Room, forget, instance_exec_main, is_of_this_host,
-    shim_main, uids_of_others,
+    EgressPolicy, Helper, HelperSpec, ProcessConfig, ProcessEngine, Room, forget, instance_exec_main, is_in_use,
+    is_of_this_host, shim_main, uids_of_others,
 };
 pub use sim::{SimApp, SimEngine, SimExit};

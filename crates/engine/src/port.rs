@@ -9,6 +9,7 @@ use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
+use tokio::sync::watch;
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -16,6 +17,12 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// going, [`Engine::list`] tells how far it came.
 pub trait Engine: Send + Sync {
     fn capabilities(&self) -> Capabilities;
+
+    /// A number that rises when [`Engine::list`] may answer something else than before, use of CPU and memory aside. None: this driver
+    /// does not tell, and whoever wants to know looks.
+    fn changes(&self) -> Option<watch::Receiver<u64>> {
+        None
+    }
 
     /// The same id and generation again is no new start; it only revives a shim that was killed. A higher generation first stops the
     /// older one and answers [`EngineError::Replacing`] until that is gone.

@@ -1,18 +1,21 @@
 //! What the daemon calls its gateway with.
 
 use crate::ask::{Question, Reply};
+use crate::certificates::Reloaded;
 use crate::control::{CONTROL_SOCKET, ControlProblem, GatewayStatus};
 use crate::meter::MeterReport;
 use crate::wanted::WantedReport;
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use pumasi_route::table::{Positions, RouteTable};
 use pumasi_route::{Keys, Tenure};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -36,15 +39,27 @@ pub enum ControlError {
     Unreadable(String),
 }
 
-/// One per gateway directory; cheap to clone. Each call opens a connection of its own.
-#[derive(Debug, Clone)]
+type Sender = SendRequest<Full<Bytes>>;
+
+/// Connections that are kept for the next question.
+const KEPT_MAX: usize = 4;
+
+/// One per gateway directory; cheap to clone. Questions that change nothing go over connections that are kept: an idle cloud asks for ever.
+#[derive(Clone)]
 pub struct ControlClient {
     socket: PathBuf,
+    kept: Arc<Mutex<Vec<Sender>>>,
+}
+
+impl std::fmt::Debug for ControlClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ControlClient({})", self.socket.display())
+    }
 }
 
 impl ControlClient {
     pub fn new(dir: &Path) -> Self {
-        Self { socket: dir.join(CONTROL_SOCKET) }
+        Self { socket: dir.join(CONTROL_SOCKET), kept: Arc::default() }
     }
 
     /// Returns once the table is on disk and in force.
@@ -87,8 +102,9 @@ impl ControlClient {
         self.call(Method::POST, "/v1/ask", Some(body(question)?)).await
     }
 
-    pub async fn reload_identity(&self) -> Result<(), ControlError> {
-        self.call::<serde_json::Value>(Method::POST, "/v1/reload-identity", None).await.map(drop)
+    /// What is of no use changes nothing and is told as a failure.
+    pub async fn reload_identity(&self) -> Result<Reloaded, ControlError> {
+        self.call(Method::POST, "/v1/reload-identity", None).await
     }
 
     /// Returns when the stop has begun, not when it has ended.
@@ -124,38 +140,68 @@ impl ControlClient {
     }
 
     async fn exchange(&self, method: Method, path: &str, body: Option<Bytes>) -> Result<Bytes, ControlError> {
+        let keeps = method == Method::GET;
+        while let Some(sender) = keeps.then(|| self.take_kept()).flatten() {
+            // One that broke says nothing about the gateway: it may be another one by now.
+            if let Ok(done) = self.ask_over(sender, request(&method, path, &body)?, keeps).await {
+                return done;
+            }
+        }
         let stream = tokio::net::UnixStream::connect(&self.socket).await.map_err(|e| self.unreachable(e))?;
-        let (mut sender, connection) =
+        let (sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| self.unreachable(e))?;
-        let connection = tokio::spawn(connection);
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, "gateway")
-            .body(Full::new(body.unwrap_or_default()))
-            .map_err(|e| ControlError::Refused(e.to_string()))?;
-        let answer = sender.send_request(request).await.map_err(|e| self.unreachable(e))?;
+        // It ends when nobody has the sender any more.
+        tokio::spawn(connection);
+        self.ask_over(sender, request(&method, path, &body)?, keeps).await.map_err(|e| self.unreachable(e))?
+    }
+
+    fn take_kept(&self) -> Option<Sender> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|sender| !sender.is_closed());
+        let ready = kept.iter().position(SendRequest::is_ready)?;
+        Some(kept.swap_remove(ready))
+    }
+
+    /// `Err`: the connection is of no use; what came of the question is inside.
+    async fn ask_over(
+        &self,
+        mut sender: Sender,
+        request: Request<Full<Bytes>>,
+        keeps: bool,
+    ) -> Result<Result<Bytes, ControlError>, hyper::Error> {
+        let answer = sender.send_request(request).await?;
         let status = answer.status();
-        let bytes = Limited::new(answer.into_body(), ANSWER_BYTES_MAX)
-            .collect()
-            .await
-            .map_err(|e| self.unreachable(e))?
-            .to_bytes();
-        drop(sender);
-        connection.abort();
+        let bytes = match Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(e) => return Ok(Err(self.unreachable(e))),
+        };
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if keeps && kept.len() < KEPT_MAX {
+            kept.push(sender);
+        }
+        drop(kept);
         if status.is_success() {
-            return Ok(bytes);
+            return Ok(Ok(bytes));
         }
         let told = serde_json::from_slice::<ControlProblem>(&bytes).unwrap_or(ControlProblem {
             problem: String::from_utf8_lossy(&bytes).chars().take(400).collect(),
             current: None,
         });
-        Err(match (status, told.current) {
+        Ok(Err(match (status, told.current) {
             (StatusCode::CONFLICT, Some(current)) => ControlError::Old { current },
             (s, _) if s.is_client_error() => ControlError::Refused(told.problem),
             _ => ControlError::Failed(told.problem),
-        })
+        }))
     }
+}
+
+fn request(method: &Method, path: &str, body: &Option<Bytes>) -> Result<Request<Full<Bytes>>, ControlError> {
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::HOST, "gateway")
+        .body(Full::new(body.clone().unwrap_or_default()))
+        .map_err(|e| ControlError::Refused(e.to_string()))
 }
 
 fn body<T: Serialize>(value: &T) -> Result<Bytes, ControlError> {

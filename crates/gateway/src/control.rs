@@ -291,7 +291,7 @@ async fn put_table(gateway: &Arc<Gateway>, bytes: Bytes) -> Answer {
 
 fn reload(gateway: &Gateway, public: &Reloadable) -> Answer {
     match certificates::reload(gateway, public) {
-        Ok(()) => json(StatusCode::OK, &serde_json::json!({})),
+        Ok(read) => json(StatusCode::OK, &read),
         Err(e) => problem(StatusCode::INTERNAL_SERVER_ERROR, e),
     }
 }

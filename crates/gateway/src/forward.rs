@@ -542,8 +542,10 @@ fn no_place(task: &Task<'_>, refusal: Refusal, last: Option<Response<AnswerBody>
     }
     match refusal {
         Refusal::QueueFull | Refusal::WaitedTooLong => answer::shed(),
-        Refusal::NoBackend => last
-            .unwrap_or_else(|| answer::unavailable("no-backend", "no instance of the service is ready at the moment")),
+        Refusal::NoBackend => last.unwrap_or_else(|| {
+            let detail = format!("{} is starting: none of its instances is ready yet; try again", task.service);
+            answer::unavailable("no-backend", &detail)
+        }),
     }
 }
 

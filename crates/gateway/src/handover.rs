@@ -19,7 +19,7 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::net::UnixListener;
 
-const SOCKET: &str = "handover.sock";
+pub(crate) const SOCKET: &str = "handover.sock";
 const LISTENER: u8 = 1;
 const END: u8 = 0;
 const SERVING: u8 = 1;

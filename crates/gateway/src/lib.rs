@@ -29,6 +29,7 @@ mod clock;
 pub mod commit;
 mod config;
 mod control;
+mod ended;
 mod entrance;
 mod forward;
 mod front;
@@ -72,11 +73,14 @@ mod websocket;
 
 pub use admission::BackendStatus;
 pub use ask::{Question, Reply};
+pub use certificates::Reloaded;
 pub use client::{ControlClient, ControlError};
 pub use config::{
     CONFIG_FILE, CONFIG_VERSION, ConfigError, GatewayConfig, Limits, Listener, TRUSTED_PROXIES_MAX, TlsFiles,
 };
 pub use control::{CONTROL_SOCKET, GatewayStatus, HeldStatus, PlaceStatus};
+pub use ended::{TAKEN, is_served, last_words};
+pub use listen::probe;
 pub use meter::MeterReport;
 pub use run::{GatewayError, gateway_main};
 pub use table::TABLE_FILE;

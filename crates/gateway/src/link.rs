@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::Waker;
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 /// What the kernel is left with beyond what a user has acknowledged, so that a slow reader is seen to move.
@@ -189,6 +190,8 @@ pub struct Links {
     entries: Mutex<Vec<Entry>>,
     flows: Mutex<Vec<Weak<Flow>>>,
     shares: Mutex<HashMap<IpAddr, Arc<Share>>>,
+    /// A connection came.
+    came: Notify,
 }
 
 impl std::fmt::Debug for Links {
@@ -226,6 +229,16 @@ impl Links {
         let link = Arc::downgrade(link);
         let entry = Entry { link, task, idle_ms: now_ms, wrote_ms: now_ms, half_ms: None, asked_ms: None };
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
+        self.came.notify_waiters();
+    }
+
+    /// Returns at once while there are connections, else when one comes.
+    pub async fn any(&self) {
+        let mut came = std::pin::pin!(self.came.notified());
+        came.as_mut().enable();
+        if self.entries.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+            came.await;
+        }
     }
 
     pub fn watch_body(&self, flow: &Arc<Flow>) {
@@ -237,6 +250,7 @@ impl Links {
         let mut look = tokio::time::interval(LOOK.min(Duration::from_millis(limits.stall_ms / 2 + 1)));
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            self.any().await;
             look.tick().await;
             self.look(&limits, boot_us() / 1_000);
         }

@@ -16,6 +16,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use pumasi_trust::SpiffeId;
+use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -41,8 +42,7 @@ const HTTP2: &[u8] = b"h2";
 
 /// `shared`: other threads listen on the same address.
 pub fn bind(address: SocketAddr, shared: bool) -> std::io::Result<std::net::TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_reuseaddr(true)?;
+    let socket = socket_for(address)?;
     if shared {
         socket.set_reuseport(true)?;
     }
@@ -50,11 +50,28 @@ pub fn bind(address: SocketAddr, shared: bool) -> std::io::Result<std::net::TcpL
     socket.listen(BACKLOG)?.into_std()
 }
 
+/// Whether one could listen there now. The address is let go at once, and nobody was let in.
+pub fn probe(address: SocketAddr) -> std::io::Result<()> {
+    socket_for(address)?.bind(address)
+}
+
+fn socket_for(address: SocketAddr) -> std::io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    Ok(socket)
+}
+
+/// The TLS of a public listener, and the certificate that it shows where no service has its own.
+pub struct PublicTls {
+    pub acceptor: TlsAcceptor,
+    pub own: CertificateDer<'static>,
+}
+
 /// What is spoken on a listener.
 #[derive(Clone)]
 pub enum Speaks {
     Plain { http2: bool },
-    Tls { acceptor: Arc<std::sync::RwLock<TlsAcceptor>> },
+    Tls { shown: Arc<std::sync::RwLock<PublicTls>> },
     Peers { acceptor: TlsAcceptor },
 }
 
@@ -216,8 +233,8 @@ async fn connection(worker: Arc<Worker>, caller: Caller, link: Arc<Link>, speaks
             let client = Client::new(ip, scheme, rtt, link, is_front);
             for_users(worker, stream, client, two).await;
         }
-        Speaks::Tls { acceptor } => {
-            let acceptor = acceptor.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        Speaks::Tls { shown } => {
+            let acceptor = shown.read().unwrap_or_else(std::sync::PoisonError::into_inner).acceptor.clone();
             let client = Client::new(ip, "https", rtt, link, is_front);
             let Ok(Ok(stream)) = tokio::time::timeout(handshake, acceptor.accept(stream)).await else { return };
             let two = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
@@ -346,13 +363,14 @@ async fn stopping(mut phase: watch::Receiver<Phase>) {
 }
 
 /// The TLS of a public listener: with certificates of services, and its own from its PEM files for every other name.
-pub fn public_tls(files: &TlsFiles, http2: bool, keys: &Arc<Keyring>) -> Result<TlsAcceptor, String> {
+pub fn public_tls(files: &TlsFiles, http2: bool, keys: &Arc<Keyring>) -> Result<PublicTls, String> {
+    use rustls::pki_types::PrivateKeyDer;
     use rustls::pki_types::pem::PemObject;
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
     let at = |path: &std::path::Path, e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
     let chain = CertificateDer::pem_file_iter(&files.cert_path)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|e| at(&files.cert_path, &e))?;
+    let leaf = chain.first().cloned().ok_or_else(|| at(&files.cert_path, &"it holds no certificate"))?;
     let key = PrivateKeyDer::from_pem_file(&files.key_path).map_err(|e| at(&files.key_path, &e))?;
     let provider = pumasi_trust::provider();
     let own = CertifiedKey::from_der(chain, key, &provider).map_err(|e| at(&files.cert_path, &e))?;
@@ -362,5 +380,5 @@ pub fn public_tls(files: &TlsFiles, http2: bool, keys: &Arc<Keyring>) -> Result<
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(ByName::new(keys.clone(), own)));
     config.alpn_protocols = if http2 { vec![HTTP2.to_vec(), HTTP1.to_vec()] } else { vec![HTTP1.to_vec()] };
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    Ok(PublicTls { acceptor: TlsAcceptor::from(Arc::new(config)), own: leaf })
 }

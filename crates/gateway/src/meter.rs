@@ -1,17 +1,22 @@
 //! Meter windows: closed every tenth of a second of boot time, kept for a minute, handed to the daemon.
+//!
+//! While nobody is served, and no lease is metered, a window is a second long; it ends at once when somebody comes.
 
 use crate::clock::boot_us;
-use crate::table::Tables;
+use crate::table::{Service, Tables};
 use pumasi_sense::meter::{BackendMeter, MeterWindow, ServiceMeter, WINDOW_MS};
 use pumasi_terms::BootMs;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 
 /// Windows that are kept.
 pub const WINDOWS_MAX: usize = 600;
 const METER_VERSION: u32 = 1;
+/// A window while nobody is served: shorter than what a reader still takes for now.
+const IDLE_MS: u64 = 1_000;
 
 /// The answer to `GET /v1/meter`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,12 +38,16 @@ pub struct Meter {
     run: u64,
     ring: Mutex<Ring>,
     closed: Notify,
+    /// Nobody is served, and the next one to come says so.
+    asleep: AtomicBool,
+    stirred: Notify,
 }
 
 impl Meter {
     pub fn new(run: u64) -> Self {
         let ring = Ring { last_us: boot_us(), ..Ring::default() };
-        Self { run, ring: Mutex::new(ring), closed: Notify::new() }
+        let (closed, stirred) = (Notify::new(), Notify::new());
+        Self { run, ring: Mutex::new(ring), closed, asleep: AtomicBool::new(false), stirred }
     }
 
     /// Closes a window at each tenth of a second, for ever.
@@ -48,7 +57,30 @@ impl Meter {
             let into = boot_us() % window_us;
             tokio::time::sleep(std::time::Duration::from_micros(window_us - into)).await;
             self.close(&tables);
+            if is_idle(&tables) {
+                self.sleep(&tables).await;
+            }
         }
+    }
+
+    /// A request came. One that comes just when nobody was found to be served is in a window that is longer than others, and nothing else.
+    pub fn stir(&self) {
+        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel) {
+            self.stirred.notify_one();
+        }
+    }
+
+    /// Until shortly before the second is over, or until somebody comes: then what was quiet is a window of its own.
+    async fn sleep(&self, tables: &Tables) {
+        self.asleep.store(true, Ordering::Release);
+        // Not to the end of it: what follows sleeps until then.
+        let until_us = (IDLE_MS - WINDOW_MS / 2) * 1_000;
+        let left_us = until_us.saturating_sub(boot_us() % (IDLE_MS * 1_000));
+        let left = std::time::Duration::from_micros(left_us);
+        if tokio::time::timeout(left, self.stirred.notified()).await.is_ok() {
+            self.close(tables);
+        }
+        self.asleep.store(false, Ordering::Release);
     }
 
     fn close(&self, tables: &Tables) {
@@ -104,6 +136,13 @@ impl Meter {
         let _ = tokio::time::timeout(std::time::Duration::from_secs(1), closed).await;
         self.since(after)
     }
+}
+
+/// Whether nothing is under way, and nothing that is paid for by time.
+fn is_idle(tables: &Tables) -> bool {
+    let live = tables.live();
+    let at_rest = |s: &Arc<Service>| s.route.leases.is_empty() && s.admission.is_idle();
+    live.leases.is_empty() && live.services.values().all(at_rest) && tables.leaving().is_empty()
 }
 
 /// A lease served here is one row, whatever its instances.

@@ -104,12 +104,14 @@ impl<K: Hash + Eq + Clone> Multiplexed<K> {
     }
 
     /// Closes what nobody has used for so long.
-    pub fn sweep(&self, idle_ms: u64) {
+    /// Whether anything is open still.
+    pub fn sweep(&self, idle_ms: u64) -> bool {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for open in all.values_mut() {
             open.retain(|o| !o.sender.is_closed() && o.idle_ms() <= idle_ms);
         }
         all.retain(|_, open| !open.is_empty());
+        !all.is_empty()
     }
 }
 

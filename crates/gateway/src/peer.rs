@@ -34,6 +34,7 @@ pub async fn serve(
     mut request: Request<Incoming>,
 ) -> Response<AnswerBody> {
     let _busy = link.busy();
+    worker.gateway.meter.stir();
     // Over HTTP/2 the host is in the target.
     if request.version() == Version::HTTP_2
         && let Ok(host) = public::host_of(&request)

@@ -122,6 +122,7 @@ pub async fn serve(
     mut request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Infallible> {
     let _busy = client.link.busy();
+    worker.gateway.meter.stir();
     let client = match client.is_front {
         true => client.behind(request.headers(), &worker.gateway.config.trusted_proxies),
         false => client,
@@ -201,10 +202,7 @@ fn enter(
         let upper = name.bytes().any(|b| b.is_ascii_uppercase());
         if upper { live.host(&name.to_ascii_lowercase()).cloned() } else { live.host(name).cloned() }
     };
-    let target = target.ok_or_else(|| {
-        let detail = "no service here has this host name";
-        Box::new(answer::problem(StatusCode::MISDIRECTED_REQUEST, "unknown-host", detail))
-    })?;
+    let target = target.ok_or_else(|| Box::new(nobodys(worker)))?;
     let http2 = request.version() == Version::HTTP_2;
     let by_target = request.uri().authority().is_some();
     let fields = request.headers_mut();
@@ -223,6 +221,15 @@ fn enter(
     headers::put_forwarded(fields, &client.field, client.scheme, Some(host), forwarded);
     headers::set_trace(fields);
     Ok(target)
+}
+
+/// Nobody here has this host name; or it is not known yet who has which.
+fn nobodys(worker: &Worker) -> Response<AnswerBody> {
+    if worker.gateway.tables.live().revision == 0 {
+        return answer::unavailable("starting", "this gateway is starting and knows no service yet; try again");
+    }
+    let detail = "no service here has this host name";
+    answer::problem(StatusCode::MISDIRECTED_REQUEST, "unknown-host", detail)
 }
 
 /// A number for the user, so that it stays where it is.

@@ -1,6 +1,7 @@
 //! The gateway process: from its directory to serving, and back.
 
 use crate::config::{ConfigError, GatewayConfig};
+use crate::ended::{self, LOCK_FILE, TAKEN};
 use crate::gateway::{Gateway, Phase, Worker};
 use crate::keys::Keyring;
 use crate::listen::{self, Speaks};
@@ -17,9 +18,9 @@ use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_rustls::TlsAcceptor;
 
-const LOCK_FILE: &str = "gateway.lock";
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// Why the gateway did not start or ended.
@@ -49,6 +50,10 @@ pub fn gateway_main(dir: &Path) -> ExitCode {
         Err(error) => {
             tracing::error!(%error, dir = %dir.display(), "the gateway ends");
             eprintln!("pumasi gateway: {error}");
+            if matches!(error, GatewayError::Taken(_)) {
+                return ExitCode::from(TAKEN);
+            }
+            ended::say(dir, &error.to_string());
             ExitCode::FAILURE
         }
     }
@@ -57,6 +62,10 @@ pub fn gateway_main(dir: &Path) -> ExitCode {
 type Bound = Vec<(std::net::TcpListener, Speaks)>;
 
 fn run(dir: &Path) -> Result<(), GatewayError> {
+    let main = runtime()?;
+    // First of all: a signal that comes before somebody listens would end it, SIGHUP too.
+    let guard = main.enter();
+    let signals = Signals::listen().map_err(system("listening for signals"))?;
     let config = GatewayConfig::load(dir)?;
     let lock = lock(dir)?;
     let mut inherited = handover::take(dir);
@@ -68,8 +77,6 @@ fn run(dir: &Path) -> Result<(), GatewayError> {
         // The daemon sends a new one; a broken file must not keep the gateway down.
         Err(problem) => tracing::error!(problem, "the table on disk is of no use"),
     }
-    let main = runtime()?;
-    let guard = main.enter();
     let public = Arc::new(public_listeners(&gateway)?);
     let mut shares: Vec<Bound> = Vec::new();
     for _ in 0..gateway.config.workers {
@@ -98,7 +105,8 @@ fn run(dir: &Path) -> Result<(), GatewayError> {
             inherited.serving();
         }
         tracing::info!(cloud = %gateway.config.cloud, run = gateway.run, "serving");
-        match wait_for_stop(&gateway, &public).await {
+        ended::forget(dir);
+        match wait_for_stop(&gateway, &public, signals).await {
             Stop::Asked => drop(listeners),
             Stop::Signalled => {
                 // The daemon starts a successor when the control socket is silent; it may when the lock is free.
@@ -204,8 +212,8 @@ fn public_listeners(gateway: &Gateway) -> Result<certificates::Reloadable, Gatew
         let speaks = match &listener.tls {
             None => Speaks::Plain { http2: listener.http2 },
             Some(files) => {
-                let acceptor = listen::public_tls(files, listener.http2, &gateway.keys).map_err(GatewayError::Tls)?;
-                Speaks::Tls { acceptor: Arc::new(std::sync::RwLock::new(acceptor)) }
+                let tls = listen::public_tls(files, listener.http2, &gateway.keys).map_err(GatewayError::Tls)?;
+                Speaks::Tls { shown: Arc::new(std::sync::RwLock::new(tls)) }
             }
         };
         Ok((listener.clone(), speaks))
@@ -252,11 +260,14 @@ fn work(gateway: Arc<Gateway>, share: Bound) {
                 Err(error) => tracing::error!(%error, "a listener is of no use"),
             }
         }
-        let sweeping = worker.pool.clone();
+        let sweeping = worker.clone();
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(SWEEP).await;
-                sweeping.sweep();
+                if !sweeping.pool.sweep() {
+                    // Nothing is kept before somebody comes.
+                    sweeping.links.any().await;
+                }
             }
         });
         tokio::spawn(worker.links.clone().run(gateway.config.limits.clone()));
@@ -280,22 +291,32 @@ enum Stop {
     Signalled,
 }
 
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
 /// Until it is to stop. SIGHUP has certificates read again.
-async fn wait_for_stop(gateway: &Gateway, public: &certificates::Reloadable) -> Stop {
-    use tokio::signal::unix::{SignalKind, signal};
+async fn wait_for_stop(gateway: &Gateway, public: &certificates::Reloadable, mut signals: Signals) -> Stop {
     let mut phase = gateway.phase.subscribe();
-    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
-    let (Ok(mut term), Ok(mut int), Ok(mut hup)) = signals else {
-        let _ = phase.wait_for(|p| *p == Phase::Stopping).await;
-        return Stop::Asked;
-    };
     loop {
         tokio::select! {
-            _ = term.recv() => return Stop::Signalled,
-            _ = int.recv() => return Stop::Signalled,
+            _ = signals.terminate.recv() => return Stop::Signalled,
+            _ = signals.interrupt.recv() => return Stop::Signalled,
             _ = phase.wait_for(|p| *p == Phase::Stopping) => return Stop::Asked,
-            _ = hup.recv() => match certificates::reload(gateway, public) {
-                Ok(()) => tracing::info!("certificates were read again"),
+            _ = signals.hangup.recv() => match certificates::reload(gateway, public) {
+                Ok(read) => tracing::info!(changed = ?read.changed, "certificates were read again"),
                 Err(problem) => tracing::warn!(problem, "certificates were not read again"),
             },
         }

@@ -196,21 +196,23 @@ impl Pool {
         None
     }
 
-    /// Closes what was idle for too long. Called now and then.
-    pub fn sweep(&self) {
+    /// Closes what was idle for too long; whether anything is kept still. Called now and then.
+    pub fn sweep(&self) -> bool {
         let now = boot_us();
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         for kept in idle.values_mut() {
             kept.retain(|i| !i.sender.is_closed() && now.saturating_sub(i.since_us) / 1_000 <= self.limits.idle_ms);
         }
         idle.retain(|_, kept| !kept.is_empty());
+        let any = !idle.is_empty();
         drop(idle);
-        self.multiplexed.sweep(self.limits.idle_ms);
+        let any = self.multiplexed.sweep(self.limits.idle_ms) || any;
         let mut idle = self.idle_plain.lock().unwrap_or_else(PoisonError::into_inner);
         for kept in idle.values_mut() {
             kept.retain(|i| now.saturating_sub(i.since_us) / 1_000 <= self.limits.idle_ms && i.connection.is_quiet());
         }
         idle.retain(|_, kept| !kept.is_empty());
+        any || !idle.is_empty()
     }
 
     /// The answer was read to its end: the next request may use the connection.

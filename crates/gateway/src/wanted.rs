@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 /// A question is answered after so long, whether or not anything is wanted.
-const ASKED_MS: u64 = 1_000;
+const ASKED_MS: u64 = 5_000;
 
 /// The answer to `GET /v1/wanted?after=N`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,7 +71,7 @@ impl Wanted {
         WantedReport { gateway_run: self.run, last: inner.last, services }
     }
 
-    /// What came after `after`; waits a second at most for the first.
+    /// What came after `after`; waits some seconds at most for the first.
     pub async fn read(&self, after: u64) -> WantedReport {
         let turned = self.turned.notified();
         let mut turned = std::pin::pin!(turned);

@@ -12,7 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 async fn requests_reach_the_service_of_their_host() {
     let backend = Backend::start("one", Conduct::Answer).await;
     let gateway = Running::start(config("city-a")).await;
-    assert_eq!(gateway.get("/").await.status, 421, "no table yet");
+    let early = gateway.get("/").await;
+    assert_eq!((early.status, early.field("retry-after")), (503, Some("1")), "no table yet");
     gateway.control.put_table(&with("city-a", 1, service(&[backend.address]))).await.unwrap();
     let mut c = gateway.connect().await;
     let answer = c

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
 
+mod here;
 mod read;
 pub use read::{ConfigError, ConfigFault};
 

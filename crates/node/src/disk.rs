@@ -8,6 +8,7 @@
 use crate::clock;
 use crate::node::{Locked, Note};
 use crate::object::owner_of_lease;
+use crate::quiet::{self, IDLE_MS, Rests};
 use crate::{Node, borrower, home, lender, world};
 use pumasi_api::{Fault, Problem};
 use pumasi_engine::{Measured, measure};
@@ -21,6 +22,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 const LOOK_MS: u64 = 250;
+/// An instance that used less of a processor since it was measured wrote no hundred megabytes; a probe a second is less.
+const STILL_CPU_US: u64 = 50_000;
+/// Measured so often all the same.
+const STILL_MS_MAX: u64 = 30_000;
+/// What is taken in by nobody within a second.
+const ROOMY_BYTES: u64 = 4 << 30;
 /// A measurement that took so long is followed by nine times as long a rest.
 const REST_FACTOR: u64 = 9;
 /// Less than this is what any application writes now and then.
@@ -206,11 +213,14 @@ pub async fn check_write(node: &Node) -> Result<(), String> {
 struct Known {
     places: Vec<Place>,
     next_at: BootMs,
+    /// When it was measured last, and what its instances had used of processors by then.
+    measured_at: BootMs,
+    cpu_us: u64,
 }
 
 /// Looks at owners and at the disk until the daemon stops.
 pub async fn run(node: Arc<Node>) {
-    let mut stopping = node.stopping.clone();
+    let (mut stopping, mut rests) = (node.stopping.clone(), Rests::new(&node));
     let mut known: BTreeMap<String, Known> = BTreeMap::new();
     // What an earlier daemon held is let go by the first look, unless it is to be held still.
     let mut held: Option<BTreeMap<String, String>> = None;
@@ -237,10 +247,15 @@ pub async fn run(node: Arc<Node>) {
         }
         tokio::select! {
             biased;
-            () = tokio::time::sleep(Duration::from_millis(LOOK_MS)) => {}
+            () = rests.rest(&node, LOOK_MS, if is_roomy(&node) { IDLE_MS } else { LOOK_MS }) => {}
             _ = stopping.changed() => break,
         }
     }
+}
+
+/// Whether the fastest disk is not full before the next look of an idle cloud.
+fn is_roomy(node: &Node) -> bool {
+    node.disk.room.lock().is_some_and(|room| room.free_bytes > room.reserve_bytes.saturating_add(ROOMY_BYTES))
 }
 
 fn tell_room(before: Option<Room>, now: Room) {
@@ -330,6 +345,7 @@ async fn look(
 ) -> Result<BTreeMap<String, String>, Problem> {
     let mut owners = places(node)?;
     known.retain(|owner, _| owners.contains_key(owner));
+    let is_quiet = quiet::is_quiet(node);
     for (owner, places) in &mut owners {
         let entry = known.entry(owner.clone()).or_default();
         // Bounds are today's, figures those of the last measurement.
@@ -339,7 +355,10 @@ async fn look(
             }
         }
         let begun = clock::boot();
-        if begun >= entry.next_at || room.problem().is_some() {
+        let cpu_us = cpu_used_us(node, owner);
+        let still = is_quiet && entry.is_still(cpu_us, begun);
+        if (begun >= entry.next_at && !still) || room.problem().is_some() {
+            (entry.measured_at, entry.cpu_us) = (begun, cpu_us);
             let now = places.clone();
             *places = world::blocking(move || now.into_iter().map(measured).collect())
                 .await
@@ -350,6 +369,18 @@ async fn look(
         entry.places.clone_from(places);
     }
     Ok(decide(&room, &owners, held.unwrap_or(&BTreeMap::new())))
+}
+
+fn cpu_used_us(node: &Node, owner: &str) -> u64 {
+    let instances = node.instances.lock();
+    instances.iter().filter(|i| i.owner == owner).fold(0, |sum: u64, i| sum.saturating_add(i.cpu_used_us))
+}
+
+impl Known {
+    /// Whether its instances did too little since the last measurement to have written much.
+    fn is_still(&self, cpu_us: u64, now: BootMs) -> bool {
+        cpu_us.abs_diff(self.cpu_us) < STILL_CPU_US && now.since(self.measured_at) < STILL_MS_MAX
+    }
 }
 
 /// A place that cannot be measured keeps its figures: what is unknown is neither over nor under.
@@ -443,6 +474,15 @@ mod tests {
 
     fn with(free_mib: u64) -> Room {
         Room { free_bytes: free_mib * MIB, free_files: Some(1_000_000), reserve_bytes: 64 * MIB }
+    }
+
+    #[test]
+    fn an_owner_whose_instances_did_next_to_nothing_is_measured_seldom() {
+        let known = Known { measured_at: BootMs(1_000), cpu_us: 900_000, ..Known::default() };
+        assert!(known.is_still(900_000 + STILL_CPU_US - 1, BootMs(30_999)));
+        assert!(!known.is_still(900_000 + STILL_CPU_US, BootMs(1_001)), "it did something");
+        assert!(!known.is_still(900_000, BootMs(1_000 + STILL_MS_MAX)), "its time has come");
+        assert!(!known.is_still(0, BootMs(1_001)), "its instances are others");
     }
 
     #[test]

@@ -2,21 +2,30 @@
 
 use crate::config::Config;
 use crate::identity::gateway_svid;
+use crate::node::Note;
+use crate::quiet::{IDLE_MS, Rests};
 use crate::routes::DRAIN_MS_MAX;
 use crate::{Node, clock};
 use pumasi_gateway::{BackendStatus, CONFIG_FILE, CONFIG_VERSION, GatewayConfig, GatewayStatus, Listener, TlsFiles};
 use pumasi_sense::BackendKey;
 use pumasi_terms::{InstanceId, LeaseId};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+
+pub(crate) mod keeper;
+use keeper::End;
 
 const LOOK_MS: u64 = 50;
 
 pub fn dir(config: &Config) -> PathBuf {
     config.cloud.data_dir.join("gateway")
+}
+
+/// Whether it runs, whoever started it.
+pub fn runs(config: &Config) -> bool {
+    pumasi_gateway::is_served(&dir(config))
 }
 
 pub fn write_config(config: &Config) -> std::io::Result<()> {
@@ -81,33 +90,86 @@ impl Started {
         self.0.push(child);
     }
 
-    /// How many have ended since the last time.
-    pub fn reap(&mut self) -> usize {
-        let before = self.0.len();
-        self.0.retain_mut(|c| !matches!(c.try_wait(), Ok(Some(_))));
-        before - self.0.len()
+    /// Those that have ended since the last time, in their own words where they left any.
+    pub fn reap(&mut self, dir: &Path) -> Vec<End> {
+        let mut ends = Vec::new();
+        self.0.retain_mut(|child| match child.try_wait() {
+            Ok(Some(status)) => {
+                ends.push((status, child.id()));
+                false
+            }
+            _ => true,
+        });
+        // One that ended as it was told to, while the one that follows it is there, is nothing to tell.
+        let followed = !self.0.is_empty();
+        ends.retain(|(status, _)| !(followed && status.success()));
+        ends.into_iter().map(|(status, pid)| end_of(dir, pid, status)).collect()
+    }
+}
+
+fn end_of(dir: &Path, pid: u32, status: ExitStatus) -> End {
+    let taken = status.code() == Some(i32::from(pumasi_gateway::TAKEN));
+    let why = match pumasi_gateway::last_words(dir, pid).filter(|_| !status.success()) {
+        Some(why) => why,
+        None if taken => "the one that runs does not answer".to_owned(),
+        None => match (status.code(), status.signal()) {
+            (Some(0), _) => "it was told to end".to_owned(),
+            (Some(code), _) => format!("it ended with code {code}; see gateway/gateway.log"),
+            (None, Some(signal)) => format!("it was ended by signal {signal}"),
+            (None, None) => "it ended".to_owned(),
+        },
+    };
+    End { why, taken }
+}
+
+/// Why nobody is served through this cloud's gateway now.
+pub fn trouble(node: &Node) -> Option<String> {
+    if let Some(why) = node.gateway_down.lock().as_ref() {
+        return Some(format!("the gateway is down: {why}"));
+    }
+    node.gateway_status.lock().is_none().then(|| "the gateway does not answer yet".to_owned())
+}
+
+/// Writes down that the gateway went down, of what, and that it is up again: each once.
+async fn tell(node: &Node, down: Option<String>) {
+    let before = std::mem::replace(&mut *node.gateway_down.lock(), down.clone());
+    if before == down {
+        return;
+    }
+    match down {
+        Some(why) => {
+            tracing::error!(%why, "the gateway is down and nobody is served; it is started again");
+            node.note("daemon", Note::new("gateway_down", "cloud", node.name()).because(why)).await;
+        }
+        None => {
+            tracing::info!("the gateway is up again");
+            node.note("daemon", Note::new("gateway_up", "cloud", node.name())).await;
+        }
     }
 }
 
 /// Looks after the gateway and keeps its last status.
 pub async fn run(node: Arc<Node>) {
-    let mut stopping = node.stopping.clone();
+    let (mut stopping, mut rests) = (node.stopping.clone(), Rests::new(&node));
     loop {
         match node.gateway.status().await {
             Ok(status) => {
                 node.voting.gateway_answered(clock::boot());
-                node.gateway.look_after(true);
+                let down = node.gateway.look_after(true);
                 node.gateway_status.set(Some(status));
+                tell(&node, down).await;
             }
             Err(e) => {
                 tracing::debug!(error = %e, "the gateway's status was not read");
-                node.gateway.look_after(false);
+                let down = node.gateway.look_after(false);
                 node.gateway_status.set(None);
+                tell(&node, down).await;
             }
         }
         tokio::select! {
             biased;
-            () = tokio::time::sleep(Duration::from_millis(LOOK_MS)) => {}
+            // One that ends breaks off what it is asked for all the time, and that stirs.
+            () = rests.rest(&node, LOOK_MS, IDLE_MS) => {}
             _ = stopping.changed() => break,
         }
     }
@@ -163,7 +225,7 @@ pub fn has_route(node: &Node, id: &LeaseId) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     #[test]
     fn a_gateway_that_hung_while_another_was_started_is_waited_for_too() {
@@ -177,7 +239,7 @@ mod tests {
         let begun = Instant::now();
         let mut ended = 0;
         while ended < 2 && begun.elapsed() < Duration::from_secs(20) {
-            ended += started.reap();
+            ended += started.reap(Path::new("/nowhere")).len();
             std::thread::sleep(Duration::from_millis(2));
         }
         assert_eq!(ended, 2);

@@ -1,14 +1,17 @@
 //! The ground that a daemon stands on: its store, its engine, its gateway and its way to other clouds. The simulator lays another.
 
 use crate::clock;
+use crate::gateway::keeper::{End, Keeper};
 pub use crate::hands::Hands;
 use pumasi_api::Client;
 use pumasi_engine::Engine;
-use pumasi_gateway::{ControlClient, ControlError, GatewayStatus, MeterReport, Question, Reply, WantedReport};
+use pumasi_gateway::{
+    ControlClient, ControlError, GatewayStatus, MeterReport, Question, Reloaded, Reply, WantedReport,
+};
 use pumasi_route::table::{Positions, RouteTable};
 use pumasi_route::{Keys, Tenure};
 use pumasi_store::Store;
-use pumasi_terms::{BootMs, CloudName};
+use pumasi_terms::CloudName;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -33,11 +36,12 @@ pub trait GatewayPort: Send + Sync {
     fn status(&self) -> Asked<'_, GatewayStatus>;
     /// One request over a lease, whether or not the table names it.
     fn ask<'a>(&'a self, question: &'a Question) -> Asked<'a, Reply>;
-    fn reload_identity(&self) -> Asked<'_, ()>;
+    /// Has certificates read again.
+    fn reload_identity(&self) -> Asked<'_, Reloaded>;
     /// Prometheus text.
     fn metrics(&self) -> Asked<'_, String>;
-    /// Called at every look: starts it if it does not answer and does not run.
-    fn look_after(&self, answers: bool);
+    /// Called at every look: starts it if it does not answer and does not run. Leaves why nobody is served, if that is known.
+    fn look_after(&self, answers: bool) -> Option<String>;
 }
 
 /// How calls reach the daemons of other clouds, where it is not by mutual TLS.
@@ -61,9 +65,6 @@ impl std::fmt::Debug for Ground {
     }
 }
 
-/// One that is coming up is given so long; one that hangs keeps the lock of its directory and is not started beside.
-const COMING_UP_MS: u64 = 3_000;
-
 /// The gateway as a process of its own, behind its control socket.
 #[derive(Debug)]
 pub struct GatewayProcess {
@@ -76,7 +77,7 @@ pub struct GatewayProcess {
 #[derive(Debug, Default)]
 struct Running {
     children: crate::gateway::Started,
-    started_at: Option<BootMs>,
+    keeper: Keeper,
 }
 
 impl GatewayProcess {
@@ -117,31 +118,28 @@ impl GatewayPort for GatewayProcess {
     fn ask<'a>(&'a self, question: &'a Question) -> Asked<'a, Reply> {
         Box::pin(self.client.ask(question))
     }
-    fn reload_identity(&self) -> Asked<'_, ()> {
+    fn reload_identity(&self) -> Asked<'_, Reloaded> {
         Box::pin(self.client.reload_identity())
     }
     fn metrics(&self) -> Asked<'_, String> {
         Box::pin(self.client.metrics())
     }
-    fn look_after(&self, answers: bool) {
+    fn look_after(&self, answers: bool) -> Option<String> {
         let mut running = self.running.lock();
+        let Running { children, keeper } = &mut *running;
+        let now = clock::boot();
         // Reaped, so that a dead gateway is not a zombie.
-        if running.children.reap() > 0 {
-            tracing::warn!("a gateway has ended; one that does not answer is started again");
-            running.started_at = None;
+        for end in children.reap(&self.dir) {
+            keeper.ended(end, now);
         }
         if answers {
-            running.started_at = None;
-            return;
-        }
-        let now = clock::boot();
-        if running.started_at.is_none_or(|at| now.since(at) > COMING_UP_MS) {
-            tracing::warn!("the gateway does not answer; it is started");
-            running.started_at = Some(now);
+            keeper.answers(now);
+        } else if keeper.silent(now) {
             match crate::gateway::start(&self.dir, &self.executable) {
-                Ok(child) => running.children.add(child),
-                Err(e) => tracing::error!(error = %e, "the gateway was not started; tried again"),
+                Ok(child) => children.add(child),
+                Err(e) => keeper.ended(End { why: format!("it was not started: {e}"), taken: false }, now),
             }
         }
+        keeper.down().map(str::to_owned)
     }
 }

@@ -7,6 +7,7 @@
 
 use crate::node::{Locked, Note};
 use crate::object::ServiceRecord;
+use crate::quiet::Rests;
 use crate::{Node, bundles, clock, home, world};
 use pumasi_api::Problem;
 use pumasi_api::message::{Lending, LendingState};
@@ -55,14 +56,14 @@ pub struct Bundle {
 }
 
 pub async fn run(node: Arc<Node>) {
-    let mut stopping = node.stopping.clone();
+    let (mut stopping, mut rests) = (node.stopping.clone(), Rests::new(&node));
     while !*stopping.borrow() {
         if let Err(e) = look(&node).await {
             tracing::warn!(error = %e, "what could be lent was not looked at; tried again");
         }
         tokio::select! {
             biased;
-            () = tokio::time::sleep(Duration::from_millis(LOOK_MS)) => {}
+            () = rests.rest(&node, LOOK_MS, AGAIN_MS) => {}
             _ = stopping.changed() => break,
         }
     }

@@ -14,7 +14,7 @@ use pumasi_journey::Journey;
 use pumasi_store::{Entry, Store, StoreError, Tx};
 use pumasi_terms::{CloudName, Epoch, Generation, LeaseId, WallMs};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::{Notify, watch};
 
 pub struct Node {
@@ -51,6 +51,12 @@ pub struct Node {
     /// Services that are kept ready elsewhere, and wait.
     pub keeping: crate::borrower::Keeping,
     pub gateway_status: Locked<Option<pumasi_gateway::GatewayStatus>>,
+    /// Why there is none, once one that was started has ended.
+    pub gateway_down: Locked<Option<String>>,
+    /// People's certificate, where it is read from files.
+    pub people_certificate: OnceLock<Arc<crate::api::OwnCertificate>>,
+    /// What is wrong with certificates in files that are, or would be, shown.
+    pub certificate_trouble: Locked<Option<String>>,
     /// What the disk has left, for whoever takes something in.
     pub disk: crate::disk::Disk,
     /// What cannot be done now and why, as `/readyz` tells it.
@@ -68,6 +74,8 @@ pub struct Node {
     pub lendable: crate::lendable::Known,
     /// Looks at the store again, soon.
     pub wake: Notify,
+    /// Something moved that neither the store nor the engine tells of.
+    pub stirred: watch::Sender<u64>,
     pub stopping: watch::Receiver<bool>,
 }
 
@@ -229,6 +237,9 @@ impl Node {
             keeping: Default::default(),
             routes: Default::default(),
             gateway_status: Locked::new(None),
+            gateway_down: Locked::new(None),
+            people_certificate: OnceLock::new(),
+            certificate_trouble: Locked::new(None),
             disk: Default::default(),
             health: Default::default(),
             troubles: Default::default(),
@@ -238,6 +249,7 @@ impl Node {
             diverged: Default::default(),
             lendable: Default::default(),
             wake: Notify::new(),
+            stirred: watch::channel(0).0,
             stopping,
             config,
         })
@@ -246,6 +258,11 @@ impl Node {
     /// The clock by which positions of a service are told while this cloud owns it under this epoch. The only place where one is made.
     pub fn generation(&self, epoch: Epoch) -> Generation {
         Generation::of(epoch, self.boot_count)
+    }
+
+    /// Whoever rests while nothing is under way looks now.
+    pub fn stir(&self) {
+        self.stirred.send_modify(|number| *number += 1);
     }
 
     pub fn name(&self) -> &CloudName {

@@ -4,6 +4,7 @@
 //! member's number about this cloud's store counts only with a receipt that this cloud gave it.
 
 use crate::node::Locked;
+use crate::quiet::{IDLE_MS, Rests};
 use crate::wire::PROTOCOL;
 use crate::{Node, borrower, clock, pact, register};
 use pumasi_journey::{Event, Journey, PartState, renewals};
@@ -23,6 +24,8 @@ const RTTS: usize = 16;
 const EAGER_MS: u64 = 100;
 /// Another trouble with a member that is in trouble already is told only so often.
 const TROUBLE_MS: u64 = 5_000;
+/// One that was not heard yet may be starting as this daemon is: it has so long before it is told.
+const FIRST_MS: u64 = 5_000;
 /// A member that says again what it cannot prove is told of only so often.
 const CLAIM_MS: u64 = 3_600_000;
 /// A member's pact is asked for only so often.
@@ -47,6 +50,8 @@ pub struct Seen {
     /// What it knows of this cloud's store was compared with it, since this start.
     pub compared: bool,
     pub trouble: Option<String>,
+    /// Since when it has not answered.
+    failing_since: Option<BootMs>,
     /// The trouble that the journal told last.
     told: Option<(String, BootMs)>,
     pub offer: Option<Offer>,
@@ -145,6 +150,7 @@ impl Peers {
         let mut seen = self.seen.lock();
         let peer = seen.entry(cloud.clone()).or_default();
         peer.heard_at = Some(clock::boot());
+        peer.failing_since = None;
         peer.incarnation = Some(answer.incarnation);
         peer.trouble = None;
         peer.offer = offer;
@@ -155,13 +161,16 @@ impl Peers {
         }
     }
 
-    /// Whether it is worth a line in the journal: a member that fails after it answered, or for another reason than was told.
+    /// Whether it is worth a line in the journal: a member that fails after it answered, or for another reason than was told; not
+    /// one that may be starting yet.
     fn failed(&self, cloud: &CloudName, trouble: String, now: BootMs) -> bool {
         let mut seen = self.seen.lock();
         let peer = seen.entry(cloud.clone()).or_default();
+        let since = *peer.failing_since.get_or_insert(now);
+        let starts = peer.heard_at.is_none() && now.since(since) < FIRST_MS;
         let first = peer.trouble.is_none();
         let other = |(text, at): &(String, BootMs)| *text != trouble && now.since(*at) >= TROUBLE_MS;
-        let news = first || peer.told.as_ref().is_none_or(other);
+        let news = !starts && (first || peer.told.as_ref().is_none_or(other));
         if news {
             peer.told = Some((trouble.clone(), now));
         }
@@ -173,7 +182,7 @@ impl Peers {
 /// Keeps one task a member, as the pact says.
 pub async fn run(node: Arc<Node>) {
     let mut tasks: BTreeMap<CloudName, JoinHandle<()>> = BTreeMap::new();
-    let mut stopping = node.stopping.clone();
+    let (mut stopping, mut rests) = (node.stopping.clone(), Rests::new(&node));
     loop {
         let members: Vec<CloudName> = node
             .pact()
@@ -195,7 +204,7 @@ pub async fn run(node: Arc<Node>) {
         }
         tokio::select! {
             biased;
-            () = tokio::time::sleep(Duration::from_millis(node.config.timing.tick_ms.max(50))) => {}
+            () = rests.rest(&node, node.config.timing.tick_ms.max(50), IDLE_MS) => {}
             _ = stopping.changed() => break,
         }
     }
@@ -203,6 +212,7 @@ pub async fn run(node: Arc<Node>) {
 }
 
 async fn beat(node: Arc<Node>, cloud: CloudName) {
+    let mut rests = Rests::new(&node);
     loop {
         let journeys = match node.open_journeys() {
             Ok(journeys) => journeys,
@@ -219,11 +229,10 @@ async fn beat(node: Arc<Node>, cloud: CloudName) {
         once(&node, &cloud, &journeys).await;
         let every_ms =
             if eager { EAGER_MS.min(node.config.timing.heartbeat_ms) } else { node.config.timing.heartbeat_ms };
-        let mut waited_ms = 0;
+        let begun = tokio::time::Instant::now();
         // A journey that has just begun must not wait for a whole heartbeat.
-        while waited_ms < every_ms {
-            tokio::time::sleep(Duration::from_millis(EAGER_MS)).await;
-            waited_ms += EAGER_MS;
+        while let Some(left) = Duration::from_millis(every_ms).checked_sub(begun.elapsed()).filter(|l| !l.is_zero()) {
+            rests.rest_for(&node, EAGER_MS, left).await;
             let moving =
                 |j: &Journey| j.parts.iter().any(|p| p.lender == cloud && is_moving(&p.state, p.ready, p.wanted));
             if !eager && node.open_journeys().is_ok_and(|all| all.iter().any(|j| moving(j))) {
@@ -377,10 +386,21 @@ mod tests {
     }
 
     #[test]
+    fn a_member_that_was_not_heard_yet_has_some_seconds_to_come_up() {
+        let peers = Peers::default();
+        let cloud = CloudName::parse("city-b").unwrap();
+        let failed = |ms| peers.failed(&cloud, "connection refused".to_owned(), BootMs(ms));
+        assert!(!failed(1_000) && !failed(5_900));
+        assert_eq!(peers.of(&cloud).trouble.as_deref(), Some("connection refused"), "whoever asks is told");
+        assert!(failed(6_000) && !failed(7_000));
+    }
+
+    #[test]
     fn a_member_that_fails_for_another_reason_is_told_again_but_not_at_every_beat() {
         let peers = Peers::default();
         let cloud = CloudName::parse("city-b").unwrap();
         let failed = |text: &str, ms| peers.failed(&cloud, text.to_owned(), BootMs(ms));
+        peers.seen.lock().entry(cloud.clone()).or_default().heard_at = Some(BootMs(0));
         assert!(failed("connection refused", 0));
         assert!(!failed("connection refused", 400) && !failed("unknown issuer", 800));
         assert!(failed("unknown issuer", 5_000), "the reason that lasts is in the journal");

@@ -26,6 +26,9 @@ use std::sync::Arc;
 
 /// Requests in flight are waited for so long before an instance is stopped all the same.
 pub const DRAIN_MS_MAX: u64 = 30_000;
+/// For the table in force to name a service that was just stored.
+const NAMED_MS_MAX: u64 = 500;
+const NAMED_LOOK_MS: u64 = 5;
 /// A year.
 const TENURE_MS: u64 = 31_536_000_000;
 /// Nothing is sent to a lease so long before its end.
@@ -147,6 +150,20 @@ fn all_names(table: &RouteTable) -> Vec<String> {
     let homes = table.services.values().flat_map(|s| &s.home).chain(table.leases.values().flat_map(|l| &l.instances));
     let leases = table.services.values().flat_map(|s| &s.leases).map(|l| l.lease.to_string());
     homes.map(|b| b.instance.to_string()).chain(leases).collect()
+}
+
+/// Returns once the table in force names these services, so that nobody is told that a host is unknown which was told to be there. Not
+/// waited for long: a gateway that is down holds up no operator.
+pub async fn named(node: &Node, services: &[ServiceName]) {
+    node.wake.notify_one();
+    let until = clock::boot().after(NAMED_MS_MAX);
+    let known = |name: &ServiceName| {
+        let pushed = node.routes.pushed.lock();
+        pushed.as_ref().is_some_and(|table| table.services.contains_key(name))
+    };
+    while node.gateway_status.lock().is_some() && !services.iter().all(known) && clock::boot() < until {
+        tokio::time::sleep(std::time::Duration::from_millis(NAMED_LOOK_MS)).await;
+    }
 }
 
 /// Tells the gateway what this cloud may write, before a table says what rests on that.

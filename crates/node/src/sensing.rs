@@ -88,6 +88,7 @@ pub async fn run(node: Arc<Node>) {
             }
             Err(e) => {
                 tracing::debug!(error = %e, "the gateway's meter was not read");
+                node.stir();
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }

@@ -5,10 +5,11 @@ use crate::ground::{GatewayProcess, Ground, Hands};
 use crate::identity::Identity;
 use crate::node::Note;
 use crate::object::{CLOUD, CloudRecord, ONLY};
+use crate::quiet::{IDLE_MS, Rests};
 use crate::supervise::Task;
 use crate::{
     Node, api, borrower, bundles, clock, disk, diverged, fleet, former, gateway, home, lendable, lender, moves, pact,
-    peers, quarantine, routes, sensing, supervise, takeover, tenancy, trouble, voting, world,
+    peers, quarantine, reload, routes, sensing, supervise, takeover, tenancy, trouble, voting, world,
 };
 use axum::Router;
 use pumasi_api::Door;
@@ -19,7 +20,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 /// Housekeeping: certificates, journal, bundles.
@@ -42,12 +43,13 @@ fn failed(doing: impl Into<String>) -> impl FnOnce(String) -> ServeError {
     move |problem| ServeError::Start { doing, problem }
 }
 
-/// Runs until `stop` resolves. `executable` answers `gateway`, `shim` and `instance-exec`; `extra` is served beside the API.
+/// Runs until `stop` resolves; each of `reloads` has certificates read again. `executable` answers `gateway`, `shim` and `instance-exec`; `extra` is served beside the API.
 pub async fn serve(
     config: Config,
     executable: PathBuf,
     extra: Router<Arc<Node>>,
     stop: impl Future<Output = ()>,
+    mut reloads: mpsc::Receiver<()>,
 ) -> Result<(), ServeError> {
     supervise::log_panics();
     let (stopper, stopping) = watch::channel(false);
@@ -63,11 +65,18 @@ pub async fn serve(
     // Not in `work`: it is about this host.
     tasks.push(supervise::keep(&node, Task::new("looking after the disk", disk::run)));
     tasks.push(supervise::keep(&node, Task::new("finding what could be lent", lendable::run)));
+    let again = node.clone();
+    let reloading = world::spawn(async move {
+        while reloads.recv().await.is_some() {
+            reload::at_signal(&again).await;
+        }
+    });
     let (failed, everything) = tokio::select! {
         () = stop => (None, false),
         why = node.health.failed() => (Some(why), false),
         everything = node.health.asked_to_end() => (None, everything),
     };
+    reloading.abort();
     tracing::info!(everything, "stopping; gateway and instances go on unless everything ends");
     let _ = stopper.send(true);
     join(tasks).await;
@@ -289,15 +298,14 @@ async fn record_boot(store: &Store, boot_id: &str) -> Result<u64, String> {
 
 /// The level-triggered loop: looks at everything, acts, and looks again when something moved or a tick has passed.
 async fn reconcile(node: Arc<Node>) {
-    let mut stopping = node.stopping.clone();
+    let (mut stopping, mut rests) = (node.stopping.clone(), Rests::new(&node));
     while !*stopping.borrow() {
         look(&node).await;
-        let tick = Duration::from_millis(node.config.timing.tick_ms);
         tokio::select! {
             biased;
             // Changes come in bursts: a short rest lets one look serve them all.
             () = async { node.wake.notified().await; tokio::time::sleep(rest(&node)).await; } => {}
-            () = tokio::time::sleep(tick) => {}
+            () = rests.rest(&node, node.config.timing.tick_ms, IDLE_MS) => {}
             _ = stopping.changed() => break,
         }
     }
@@ -332,6 +340,7 @@ async fn keep(node: Arc<Node>) {
             Ok(false) => {}
             Err(e) => tracing::error!(error = %e, "certificates were not renewed; tried again"),
         }
+        reload::look(&node);
         // Addresses or authority may have changed while this daemon was away; every member must sign that.
         if node.pact().is_some() {
             match pact::refresh_own_entry(&node).await {

@@ -26,7 +26,7 @@ pub mod report;
 pub mod take;
 
 use crate::node::Locked;
-use crate::{Node, clock, routes};
+use crate::{Node, clock, quiet, routes};
 use pumasi_terms::{BootMs, CloudName, ServiceId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -88,7 +88,7 @@ pub async fn run(node: Arc<Node>) {
         }
         let rest = match is_on {
             true => fence::look_within(&node, Duration::from_millis(LOOK_MS)),
-            false => Duration::from_millis(RETRY_MS),
+            false => quiet::whole(RETRY_MS),
         };
         tokio::select! {
             biased;

@@ -4,7 +4,7 @@
 
 use crate::clock;
 use crate::ground::{Asked, GatewayPort};
-use pumasi_gateway::{ControlError, GatewayStatus, MeterReport, Question, Reply, WantedReport};
+use pumasi_gateway::{ControlError, GatewayStatus, MeterReport, Question, Reloaded, Reply, WantedReport};
 use pumasi_route::table::{Positions, RouteTable};
 use pumasi_route::{Keys, Tenure};
 use std::path::PathBuf;
@@ -80,11 +80,13 @@ impl GatewayPort for Gate {
     fn ask<'a>(&'a self, _: &'a Question) -> Asked<'a, Reply> {
         Box::pin(async { Ok(Reply::None { why: "nobody is there".into() }) })
     }
-    fn reload_identity(&self) -> Asked<'_, ()> {
-        Box::pin(async { Ok(()) })
+    fn reload_identity(&self) -> Asked<'_, Reloaded> {
+        Box::pin(async { Ok(Reloaded::default()) })
     }
     fn metrics(&self) -> Asked<'_, String> {
         Box::pin(async { Ok(String::new()) })
     }
-    fn look_after(&self, _: bool) {}
+    fn look_after(&self, _: bool) -> Option<String> {
+        None
+    }
 }

@@ -52,6 +52,8 @@ const INBOX_BYTES_MAX: usize = 16 << 20;
 const LASTED: Duration = Duration::from_secs(60);
 /// Users are sent to a cloud that was silent for less, whatever the pact's times are.
 const SILENT_MS_MIN: u64 = 500;
+/// Where the pact says of no vote. Another pact is heard of at once.
+const NO_VOTE_MS: u64 = 5_000;
 /// Between two tries of a proposal.
 const RETRY_MS: u64 = 20;
 
@@ -371,7 +373,7 @@ pub async fn run(node: Arc<Node>) {
             None => {
                 failures = 0;
                 // Another part, or other times, are taken up at once; without a vote there is nothing to hurry for.
-                if node.voting.is_on() && node.may_act().is_ok() { RETRY_MS } else { 1_000 }
+                if node.voting.is_on() && node.may_act().is_ok() { RETRY_MS } else { NO_VOTE_MS }
             }
             Some(why) => {
                 node.voting.fail(Some(why.clone()));

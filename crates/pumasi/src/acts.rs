@@ -7,7 +7,8 @@ use crate::session::{Session, wall_now};
 use crate::units::{bytes, duration_ms, money};
 use pumasi_api::Role;
 use pumasi_api::message::{
-    AcceptRestored, Automation, BackupDone, CloudStatus, List, NewToken, SettlementView, StopCloud, TokenView, Why,
+    AcceptRestored, Automation, BackupDone, CloudStatus, List, NewToken, ReloadDone, SettlementView, StopCloud, TokenView,
+    Why,
 };
 use pumasi_store::{BackupError, Force, OpenError, Store};
 use pumasi_terms::{CloudName, ServiceName};
@@ -88,6 +89,20 @@ pub async fn automation(session: &Session, stopped: bool, why: &str) -> Result<(
     let body = Automation { stopped, why: why.to_owned() };
     let answer: Value = session.client.post("/v1/automation", &body).await?;
     session.done("automation", if stopped { "stopped" } else { "resumed" }, &answer)
+}
+
+pub async fn reload(session: &Session) -> Result<(), Failure> {
+    let answer: Value = session.client.post("/v1/reload", &Why { why: String::new() }).await?;
+    let done: ReloadDone =
+        serde_json::from_value(answer.clone()).map_err(|e| Failure::failed(format!("the daemon's answer: {e}")))?;
+    for line in &done.same {
+        note(&format!("as before: {line}"));
+    }
+    for line in &done.changed {
+        note(&format!("changed: {line}"));
+    }
+    let word = if done.changed.is_empty() { "as before" } else { "read again" };
+    session.done("certificates", word, &answer)
 }
 
 pub async fn token(session: &Session, command: &TokenCommand) -> Result<(), Failure> {

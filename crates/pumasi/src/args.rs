@@ -404,6 +404,11 @@ Examples:
         #[command(flatten)]
         why: WhyArgs,
     },
+    /// Have certificates read again, while everybody is served; as SIGHUP to the daemon does
+    #[command(
+        after_help = "Example:\n  pumasi reload\n\nSays what changed. A certificate of no use changes nothing. What else stands in cloud.toml holds from the next start on."
+    )]
+    Reload,
     /// Have the daemon write a consistent copy of its store beside it
     #[command(after_help = "Example:\n  pumasi backup")]
     Backup,

@@ -129,7 +129,9 @@ pub async fn troubles(session: &Session) {
         return;
     }
     let cloud: Result<CloudStatus, _> = session.client.get("/v1/cloud").await;
-    cloud.into_iter().flat_map(|c| c.troubles).for_each(|line| note(&format!("attention: {line}")));
+    let mut lines: Vec<String> = cloud.into_iter().flat_map(|c| c.degraded.into_iter().chain(c.troubles)).collect();
+    lines.dedup();
+    lines.iter().for_each(|line| note(&format!("attention: {line}")));
 }
 
 pub fn names(kind: Kind, items: &[Value]) -> String {

@@ -53,11 +53,14 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // There are two of these for each instance: they pay for nothing that they do not need, not even for the command line's own tree.
+    if let Some(role) = roles::keeper(std::env::args_os().skip(1)) {
+        return role();
+    }
     // clap prints help to standard output and ends with 0, wrong usage to standard error with 2.
     complete::answer();
     let mut cli = Cli::parse();
     settle(&mut cli.global);
-    // Nothing starts a thread or takes memory that an instance's keeper does not need.
     match &cli.command {
         Command::Shim(dir) => return roles::shim(dir),
         Command::InstanceExec(dir) => return roles::instance_exec(dir),
@@ -163,6 +166,7 @@ async fn ask(session: &Session, command: &Command) -> Result<(), Failure> {
         Command::Secret(command) => secret::secret(session, command).await,
         Command::Erase { id } => customer::erase(session, id).await,
         Command::Stop { everything, force, why } => acts::stop(session, *everything, *force, &why.why).await,
+        Command::Reload => acts::reload(session).await,
         Command::Backup => acts::backup(session).await,
         Command::AcceptRestored { why, without } => acts::accept_restored(session, &why.why, without).await,
         Command::Console { port } => acts::console(session, *port).await,

@@ -368,6 +368,11 @@ impl Store {
         self.inner.hub.watch(&self.inner.readers, kind, after)
     }
 
+    /// Changes whenever something was committed.
+    pub fn changed(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.inner.hub.changed()
+    }
+
     /// Messages to send now: none while the store is not `Current`.
     pub fn outbox_due(&self, now: WallMs, limit: usize) -> Result<Vec<OutboxItem>, StoreError> {
         if self.standing() != Standing::Current {

@@ -105,6 +105,10 @@ impl Hub {
         Self { recent: RwLock::new(recent), wake: tokio::sync::watch::Sender::new(head) }
     }
 
+    pub fn changed(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.wake.subscribe()
+    }
+
     pub fn publish(&self, head: u64, changes: Vec<Arc<Change>>) {
         if changes.is_empty() {
             return;

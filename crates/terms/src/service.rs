@@ -145,8 +145,9 @@ pub struct Probe {
 fn default_probe_path() -> String {
     "/".into()
 }
+/// Each probe costs the instance an answer and a line in its log. While it starts, and once a probe has failed, it is asked sooner.
 fn default_probe_interval_ms() -> u64 {
-    100
+    1_000
 }
 fn default_probe_timeout_ms() -> u64 {
     1_000

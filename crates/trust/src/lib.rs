@@ -39,7 +39,7 @@ pub use hpke::{HpkeError, Sealed};
 pub use identity::{IdentityError, SharedIdentity};
 pub use jwk::{DocumentKey, KeyError, PublicKey};
 pub use jws::{DOCUMENT_BYTES_MAX, SIGNATURES_MAX, SignError, SignedDocument, Verified, VerifyError};
-pub use pair::{PairError, check_certificate, check_pair};
+pub use pair::{FilesFault, PairError, check_certificate, check_files, check_pair};
 pub use seal::{SealError, Sealer, constant_time_eq, random_bytes};
 pub use secret::Secret;
 pub use service_key::{POSITION_KEY_READ_MS, POSITION_KEYS_MAX, PositionKey};

@@ -67,6 +67,31 @@ pub fn check_pair<S: AsRef<str>>(pem: &str, hosts: &[S], now: WallMs) -> Result<
     check_certificate(pem, hosts, now)
 }
 
+/// Which of the two files of a listener is of no use, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FilesFault {
+    Certificate(String),
+    Key(String),
+}
+
+/// A certificate and its key in a file each, as a listener shows them: whether users could accept it now.
+pub fn check_files(certificate: &str, key: &str, now: WallMs) -> Result<(), FilesFault> {
+    let none = || FilesFault::Certificate("it holds no certificate in PEM".into());
+    let fault = |e: PairError| match e {
+        PairError::NoCertificate => none(),
+        other => FilesFault::Certificate(other.to_string()),
+    };
+    let chain = chain(certificate).map_err(fault)?;
+    let unread = || FilesFault::Key("it holds no private key in PEM that reads".into());
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|_| unread())?;
+    CertifiedKey::from_der(chain, key, &provider()).map_err(|e| match e {
+        rustls::Error::InconsistentKeys(_) => FilesFault::Key("it is not the key of the certificate".into()),
+        rustls::Error::InvalidCertificate(_) => FilesFault::Certificate(e.to_string()),
+        _ => unread(),
+    })?;
+    check_certificate::<&str>(certificate, &[], now).map_err(fault)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

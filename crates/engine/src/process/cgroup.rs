@@ -435,19 +435,25 @@ impl Place {
 
     /// CPU of all runs of the instance; memory without page cache that the kernel can take back.
     pub(super) fn usage(&self) -> Usage {
-        let (cpu_us, memory, idle) = match self.version {
+        let (memory, idle) = match self.version {
             CgroupVersion::V1 => (
-                self.number("cpuacct", "cpuacct.usage").map(|ns| ns / 1_000),
                 self.number("memory", "memory.usage_in_bytes"),
                 self.keyed("memory", "memory.stat", "total_inactive_file"),
             ),
-            CgroupVersion::V2 => (
-                self.keyed("", "cpu.stat", "usage_usec"),
-                self.number("", "memory.current"),
-                self.keyed("", "memory.stat", "inactive_file"),
-            ),
+            CgroupVersion::V2 => (self.number("", "memory.current"), self.keyed("", "memory.stat", "inactive_file")),
         };
-        Usage { cpu_us: cpu_us.unwrap_or(0), memory_bytes: memory.unwrap_or(0).saturating_sub(idle.unwrap_or(0)) }
+        Usage {
+            cpu_us: self.cpu_us().unwrap_or(0),
+            memory_bytes: memory.unwrap_or(0).saturating_sub(idle.unwrap_or(0)),
+        }
+    }
+
+    /// What its processes have used of processors, us; none where the kernel does not say.
+    pub(super) fn cpu_us(&self) -> Option<u64> {
+        match self.version {
+            CgroupVersion::V1 => self.number("cpuacct", "cpuacct.usage").map(|ns| ns / 1_000),
+            CgroupVersion::V2 => self.keyed("", "cpu.stat", "usage_usec"),
+        }
     }
 
     /// How often the kernel killed in it for lack of memory; it only rises.

@@ -4,7 +4,7 @@ use super::cgroup::{Place, Tree};
 use super::layout::{Desired, Layout, Record, Status, VERSION, delete_tree, make_dir, write_json};
 use super::processes::{self, end_all, processes_by_uid, signal_all, usage_of};
 use super::slots::{self, Slots};
-use super::{ProcessConfig, data, helper, launch, logs, ranges, shim, trial};
+use super::{KEEPERS_ALLOCATOR, ProcessConfig, data, helper, launch, logs, ranges, shim, trial};
 use crate::rules::{Here, Start, on_start};
 use crate::{
     Access, Capabilities, EngineError, InstanceSpec, InstanceState, InstanceStatus, Isolation, Remains, Secrets,
@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 const ANSWER_MS_MAX: u64 = 10_000;
 /// For all shims of one owner to exchange their layers.
 const RENEW_MS_MAX: u64 = 5_000;
+const LOCK_FILE: &str = "engine.lock";
 /// Directories being made and being deleted.
 const NEW: &str = ".new-";
 const GONE: &str = ".gone-";
@@ -394,6 +395,7 @@ impl Host {
             .args(["shim", "--dir"])
             .arg(&layout.dir)
             .env_clear()
+            .env(KEEPERS_ALLOCATOR.0, KEEPERS_ALLOCATOR.1)
             .current_dir("/")
             .stdin(Stdio::from(OwnedFd::from(takes)))
             .stdout(Stdio::from(OwnedFd::from(theirs)))
@@ -681,8 +683,14 @@ fn kill_as_one(known: &Known) {
     }
 }
 
+/// Whether a daemon works below this directory now.
+pub fn is_in_use(root: &Path) -> bool {
+    let lock = OpenOptions::new().write(true).open(root.join(LOCK_FILE));
+    lock.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+}
+
 fn lock_root(root: &Path) -> Result<File, EngineError> {
-    let path = root.join("engine.lock");
+    let path = root.join(LOCK_FILE);
     let file = OpenOptions::new()
         .create(true)
         .truncate(false)

@@ -4,6 +4,7 @@
 //! Always holds: this object has no state that matters; all of it is in the root directory and the kernel, where the next daemon finds it.
 
 mod cgroup;
+mod changes;
 mod data;
 mod egress;
 mod exec;
@@ -35,11 +36,17 @@ use pumasi_terms::InstanceId;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio::sync::watch;
 
 pub use egress::{EgressPolicy, is_of_this_host};
 pub use exec::instance_exec_main;
 pub use helper::{Helper, HelperSpec, Room};
+pub use host::is_in_use;
 pub use shim::shim_main;
+
+/// What keepers' allocator is told: no huge pages, of which each would be most of what a keeper has. The kernel hands that on to whatever
+/// they start; the application gets them back before it begins.
+const KEEPERS_ALLOCATOR: (&str, &str) = ("MIMALLOC_ALLOW_THP", "0");
 
 #[derive(Debug, Clone)]
 pub struct ProcessConfig {
@@ -83,13 +90,15 @@ impl ProcessConfig {
 #[derive(Debug, Clone)]
 pub struct ProcessEngine {
     host: Arc<Host>,
+    changes: Option<watch::Receiver<u64>>,
 }
 
 impl ProcessEngine {
     /// Adopts whatever an earlier daemon left running below `root_dir`, and clears away what it left half made.
     pub async fn open(config: ProcessConfig) -> Result<Self, EngineError> {
         let host = blocking(move || Host::open(config)).await?;
-        Ok(Self { host: Arc::new(host) })
+        let changes = changes::watch(&host.root);
+        Ok(Self { host: Arc::new(host), changes })
     }
 
     /// The group that instances of `owner` run in, once one was started: whoever writes a replica for them gives it this group.
@@ -152,6 +161,9 @@ async fn blocking<T: Send + 'static>(
 impl Engine for ProcessEngine {
     fn capabilities(&self) -> Capabilities {
         self.host.capabilities()
+    }
+    fn changes(&self) -> Option<watch::Receiver<u64>> {
+        self.changes.clone()
     }
     fn start(&self, spec: InstanceSpec) -> BoxFuture<'_, Result<(), EngineError>> {
         self.run(move |host| host.start(spec))

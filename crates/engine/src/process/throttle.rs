@@ -13,6 +13,14 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 const LOOK_MS: u64 = 100;
+/// At one that wrote nothing and has its whole burst left: that lasts as long where a disk takes a gigabyte a second.
+const LOOK_MS_IDLE: u64 = 250;
+/// So much of a processor writes some tens of megabytes at most.
+const STILL_CPU_US: u64 = 10_000;
+/// It is looked at so often all the same, so that children which end are counted by whoever reaps them.
+const STILL_US_MAX: u64 = 1_000_000;
+/// What is expected of a disk at most, where nothing was seen yet: a gigabyte a second.
+const IDLE_BYTES_PER_MS: u64 = 1 << 20;
 /// Sooner where the burst would be used up by then at the speed seen, so that a fast disk gets hardly more than it.
 const LOOK_MS_MIN: u64 = 10;
 /// While in debt: between two rests.
@@ -59,6 +67,8 @@ pub(super) struct Throttle {
     meter: Meter,
     began: Instant,
     looked_us: u64,
+    /// What the application had used of processors at the last look, where the kernel says.
+    cpu_us: Option<u64>,
     next_at: Instant,
     resting: bool,
     rest_ms: u64,
@@ -78,6 +88,7 @@ impl Throttle {
             meter: Meter::default(),
             began: now,
             looked_us: 0,
+            cpu_us: None,
             next_at: now + Duration::from_millis(LOOK_MS),
             resting: false,
             rest_ms: REST_MS_MIN,
@@ -145,6 +156,14 @@ impl Throttle {
     fn look(&mut self, init: Option<u32>) -> bool {
         let Some(place) = &self.place else { return false };
         let begun = Instant::now();
+        let cpu_us = place.cpu_us();
+        let since_us =
+            u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX).saturating_sub(self.looked_us);
+        if !self.resting && is_still(self.cpu_us, cpu_us, since_us) {
+            self.next_at = Instant::now() + Duration::from_millis(LOOK_MS_IDLE);
+            return false;
+        }
+        self.cpu_us = cpu_us;
         let was_resting = std::mem::take(&mut self.resting);
         let counts = place.processes().into_iter().chain(init).filter_map(|pid| Some((pid, written_bytes(pid)?)));
         let counts: BTreeMap<u32, u64> = counts.collect();
@@ -157,7 +176,9 @@ impl Throttle {
         let wait = match (debt_ms, was_resting) {
             (0, _) => {
                 self.rest_ms = REST_MS_MIN;
-                Duration::from_millis(look_ms(self.bucket.room_bytes(now_us), grown, span_us)).max(cost)
+                let room = self.bucket.room_bytes(now_us);
+                let ms = if grown == 0 { idle_ms(room) } else { look_ms(room, grown, span_us) };
+                Duration::from_millis(ms).max(cost)
             }
             (_, true) => Duration::from_millis(BREATH_MS).max(cost),
             (ms, false) => {
@@ -194,6 +215,17 @@ fn look_ms(room_bytes: u64, grown: u64, span_us: u64) -> u64 {
     u64::try_from(used_up_us / 1_000).unwrap_or(LOOK_MS).clamp(LOOK_MS_MIN, LOOK_MS)
 }
 
+/// Whether an application did too little since the last look, `since_us` ago, to have written much: what it did is counted by the next.
+fn is_still(before_us: Option<u64>, now_us: Option<u64>, since_us: u64) -> bool {
+    let used = before_us.zip(now_us).map(|(before, now)| now.abs_diff(before));
+    since_us < STILL_US_MAX && used.is_some_and(|us| us < STILL_CPU_US)
+}
+
+/// Until the next look at one that wrote nothing lately.
+fn idle_ms(room_bytes: u64) -> u64 {
+    (room_bytes / IDLE_BYTES_PER_MS).clamp(LOOK_MS, LOOK_MS_IDLE)
+}
+
 impl Drop for Throttle {
     fn drop(&mut self) {
         self.let_go();
@@ -212,6 +244,23 @@ mod tests {
         assert_eq!(look_ms(128 * MIB, 256 * MIB, 100_000), 50);
         assert_eq!(look_ms(MIB, 256 * MIB, 100_000), LOOK_MS_MIN);
         assert_eq!(look_ms(u64::MAX, u64::MAX, u64::MAX), LOOK_MS);
+    }
+
+    #[test]
+    fn one_that_writes_nothing_is_looked_at_less_often_as_far_as_its_burst_lasts() {
+        const MIB: u64 = 1 << 20;
+        assert_eq!([1, 64, 150, 256, 4_096].map(|room| idle_ms(room * MIB)), [LOOK_MS, LOOK_MS, 150, 250, 250]);
+    }
+
+    #[test]
+    fn one_that_does_next_to_nothing_is_not_looked_through_each_time() {
+        assert!(is_still(Some(500), Some(500 + STILL_CPU_US - 1), STILL_US_MAX - 1));
+        assert!(!is_still(Some(500), Some(500 + STILL_CPU_US), 1) && !is_still(Some(500), Some(500), STILL_US_MAX));
+        assert!(
+            !is_still(None, Some(500), 1) && !is_still(Some(500), None, 1),
+            "where nothing is known it is looked at"
+        );
+        assert!(!is_still(Some(900_000), Some(0), 1), "another group");
     }
 
     #[test]

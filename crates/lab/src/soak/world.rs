@@ -244,7 +244,8 @@ impl World {
             Err(e) => return Err(e.into()),
         };
         let said = String::from_utf8_lossy(&body);
-        let without = ["\"no-backend\"", "\"backend\"", "\"unknown-host\""].iter().any(|r| said.contains(r));
+        let without =
+            ["\"no-backend\"", "\"backend\"", "\"unknown-host\"", "\"starting\""].iter().any(|r| said.contains(r));
         anyhow::ensure!(!status.is_server_error() || !without, "users are answered {status}: {said}");
         Ok(())
     }

@@ -5,13 +5,13 @@ use super::params::Path;
 use crate::node::Note;
 use crate::object::{CLOUD, CloudRecord, ONLY};
 use crate::tenancy::Estate;
-use crate::{Node, clock, disk, diverged, lender, metrics};
+use crate::{Node, clock, disk, diverged, gateway, lender, metrics, reload};
 use axum::Extension;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use pumasi_api::message::{
-    AcceptRestored, Automation, BackupDone, CloudStatus, GatewayState, MemberStatus, Pong, StopCloud, Traffic,
+    AcceptRestored, Automation, BackupDone, CloudStatus, GatewayState, MemberStatus, Pong, ReloadDone, StopCloud, Traffic,
     TrafficView, Why,
 };
 use pumasi_api::{Fault, Principal, Problem};
@@ -26,9 +26,8 @@ pub async fn healthz() -> &'static str {
 }
 
 pub async fn readyz(State(node): State<Arc<Node>>) -> Response {
-    let gateway_answers = node.gateway_status.lock().is_some();
-    let problem = match (gateway_answers, node.may_act()) {
-        (false, _) => Some("the gateway does not answer".to_owned()),
+    let problem = match (gateway::trouble(&node), node.may_act()) {
+        (Some(why), _) => Some(why),
         (_, Err(why)) => Some(why),
         _ => match disk::check_write(&node).await {
             Err(why) => Some(why),
@@ -71,6 +70,7 @@ pub async fn status(State(node): State<Arc<Node>>) -> Answer<CloudStatus> {
             place: seen.place.clone(),
         }
     };
+    let degraded = reload::degraded(&node);
     Ok(axum::Json(CloudStatus {
         name: node.name().clone(),
         version: env!("CARGO_PKG_VERSION").into(),
@@ -94,6 +94,7 @@ pub async fn status(State(node): State<Arc<Node>>) -> Answer<CloudStatus> {
         currency: view.as_ref().map(|v| v.pact.currency.clone()),
         isolation_why: isolation.why.clone(),
         disk_free_bytes: node.disk.free_bytes(),
+        degraded,
         troubles: node.health.problem().into_iter().chain(node.health.left_alone()).collect(),
     }))
 }
@@ -193,6 +194,19 @@ pub async fn automation(
         })
         .await?;
     Ok(axum::Json(answer))
+}
+
+pub async fn read_again(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Json(_): Json<Why>,
+) -> Answer<ReloadDone> {
+    let done = reload::all(&node).await?;
+    if !done.changed.is_empty() {
+        let note = Note::new("certificates_reloaded", "cloud", ONLY).because(done.changed.join("; "));
+        node.note(&who.to_string(), note).await;
+    }
+    Ok(axum::Json(done))
 }
 
 pub async fn backup(

@@ -37,7 +37,7 @@ mod watch;
 
 pub use auth::{Caller, Connection, digest_of_secret};
 pub use body::ApiError;
-pub use certificate::people_tls_config;
+pub use certificate::{OwnCertificate, people_tls_config};
 pub use listen::{Listening, members, monitors, people, people_tls};
 pub use peers::Released;
 pub use tokens::bootstrap as bootstrap_operator_token;
@@ -92,6 +92,7 @@ fn table(door: Door) -> Table {
         .on(Get, "/v1/events", watch::events)
         .on(Post, "/v1/automation", cloud::automation)
         .on(Post, "/v1/stop", cloud::stop)
+        .on(Post, "/v1/reload", cloud::read_again)
         .on(Post, "/v1/backup", cloud::backup)
         .on(Post, "/v1/standing", cloud::accept_standing)
         .on(Get, "/v1/quarantine", quarantine::list)

@@ -26,6 +26,7 @@ fn shapes(g: &mut SchemaGenerator, method: Method, path: &str) -> Shapes {
         (Get, "/v1/watch") => (None, of::<m::Change>(g)),
         (Post, "/v1/automation") => (Some(of::<m::Automation>(g)), of::<m::Automation>(g)),
         (Post, "/v1/stop") => (Some(of::<m::StopCloud>(g)), any()),
+        (Post, "/v1/reload") => (Some(of::<m::Why>(g)), of::<m::ReloadDone>(g)),
         (Post, "/v1/backup") => (Some(of::<m::Why>(g)), of::<m::BackupDone>(g)),
         (Post, "/v1/standing") => (Some(of::<m::AcceptRestored>(g)), text()),
         (Get, "/v1/quarantine") => (None, of::<m::List<m::Quarantined>>(g)),

@@ -4,7 +4,7 @@
 //! Always holds: a phase says what users get, and where a deployment does not get ready it says that, with the reason.
 
 use crate::object::ServiceRecord;
-use crate::{Node, clock, home, register, rollout, trouble};
+use crate::{Node, clock, gateway, home, register, rollout, trouble};
 use pumasi_api::Principal;
 use pumasi_api::message::{LendingState, Rollout, RolloutState, ServiceStatus, ServiceView};
 use pumasi_engine::InstanceState;
@@ -44,11 +44,14 @@ pub(super) fn view(
     let helped: Vec<&&Arc<Journey>> = own.iter().filter(|j| !j.is_continuity()).collect();
     let moved = register::tenure(node, &record).ok().filter(|t| &t.owner != node.name());
     let failing = rollout.state == RolloutState::Failing && rollout.ready == 0;
+    // Whatever runs, users come in by the gateway.
+    let shut = gateway::trouble(node);
     let phase = match (record.deleting, ready, helped.is_empty()) {
         (true, ..) => "deleting",
         _ if moved.is_some() => "moved",
         _ if failing && rollout.wanted > 0 => "failing",
         (_, 0, _) => "starting",
+        _ if shut.is_some() => "degraded",
         (_, n, _) if n < rollout.wanted => "degraded",
         (_, _, false) => "borrowing",
         _ => "serving",
@@ -60,6 +63,7 @@ pub(super) fn view(
         "borrowing" => why.extend(helped.iter().map(|j| j.id.to_string())),
         _ => {}
     }
+    why.splice(0..0, shut.filter(|_| moved.is_none()));
     let lines = trouble::reads_logs(who);
     for part in own.iter().flat_map(|j| &j.parts).filter(|p| p.is_hopeful()) {
         why.extend(node.troubles.of_part(part).map(|t| format!("{}: {}", part.lender, trouble::words(&t, lines))));

@@ -6,7 +6,7 @@ use super::service_view::view;
 use crate::node::{Note, TxError, store_problem};
 use crate::object::{LENT, SERVICE, ServiceRecord, service_named_by};
 use crate::tenancy::{self, Estate};
-use crate::{Node, bundles, clock, generations, lendable, lender, moves, register, secrets, trouble};
+use crate::{Node, bundles, clock, generations, lendable, lender, moves, register, routes, secrets, trouble};
 use axum::Extension;
 use axum::extract::State;
 use bytes::Bytes;
@@ -198,11 +198,12 @@ pub(super) async fn store_all(node: &Arc<Node>, wishes: Vec<Wish>) -> Result<(),
         Ok(())
     })
     .await?;
-    for name in names {
+    for name in &names {
         if let Some(record) = node.get::<ServiceRecord>(SERVICE, name.as_str())? {
             lendable::told(node, &record).await;
         }
     }
+    routes::named(node, &names).await;
     Ok(())
 }
 

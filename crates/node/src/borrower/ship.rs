@@ -9,6 +9,7 @@ use crate::hands::{Hand, MEMORY_BYTES_MAX, Place, Trouble};
 use crate::home::data_dir;
 use crate::node::{Locked, Note};
 use crate::object::{SERVICE, ServiceRecord};
+use crate::quiet::{IDLE_MS, Rests};
 use crate::wire::{CopyState, SendTree};
 use crate::{Node, clock, disk};
 use bytes::Bytes;
@@ -29,6 +30,8 @@ use tokio::task::JoinHandle;
 
 /// So many in a row go into the journal.
 const FAILURES_TOLD: u32 = 3;
+/// Somebody else says when to look.
+const LONG: Duration = Duration::from_secs(3_600);
 const RETRY_MS: u64 = 200;
 /// Looks that are taken again at once, each after the group was given its right to what is new.
 const GIVEN_MAX: u32 = 4;
@@ -219,7 +222,7 @@ pub fn keep_shipping(node: &Arc<Node>, journey: &Journey) {
 /// Tells the gateway how far copies are, on both sides of leases, as often as they move.
 pub async fn pump_positions(node: Arc<Node>) {
     let mut last = Positions::default();
-    let mut stopping = node.stopping.clone();
+    let (mut stopping, mut rests) = (node.stopping.clone(), Rests::new(&node));
     while !*stopping.borrow() {
         let mut leases = node.datasets.positions();
         leases.extend(node.copies.positions());
@@ -228,11 +231,18 @@ pub async fn pump_positions(node: Arc<Node>) {
         if positions != last && node.gateway.put_positions(&positions).await.is_ok() {
             last = positions;
         }
-        let pace = Duration::from_millis(node.config.timing.ship_ms.min(50));
+        let pace_ms = node.config.timing.ship_ms.min(50);
+        let some_moved = async {
+            tokio::select! {
+                () = node.datasets.moved(LONG) => {}
+                () = rests.rest(&node, pace_ms, IDLE_MS) => {}
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
         tokio::select! {
             biased;
             () = node.datasets.came.notified() => {}
-            () = async { node.datasets.moved(pace).await; tokio::time::sleep(Duration::from_millis(5)).await; } => {}
+            () = some_moved => {}
             _ = stopping.changed() => break,
         }
     }

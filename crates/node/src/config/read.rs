@@ -98,6 +98,7 @@ impl Config {
             fault("version", format!("{} is not known; this program reads {CONFIG_VERSION}", self.version));
         }
         self.check_doors(&mut fault);
+        super::here::doubles(self).into_iter().for_each(|(field, problem)| fault(field, problem));
         for (field, address) in
             [("peer.advertise", &self.peer.advertise), ("gateway.peer_advertise", &self.gateway.peer_advertise)]
         {
@@ -252,7 +253,7 @@ fn readable(text: &str, faults: &mut Vec<ConfigFault>) -> Option<toml::Table> {
 }
 
 /// The line that sets `section.key`; 0 where the file does not.
-fn line_of(text: &str, field: &str) -> usize {
+pub(super) fn line_of(text: &str, field: &str) -> usize {
     let (section, key) = field.rsplit_once('.').unwrap_or(("", field));
     let mut current = String::new();
     for (i, line) in text.lines().enumerate() {

@@ -5,6 +5,7 @@
 
 use crate::node::Note;
 use crate::object::ServiceRecord;
+use crate::quiet::{self, Rests};
 use crate::{Node, clock, register, voting};
 use pumasi_api::Problem;
 use pumasi_ownership::in_sync::{Ask, Copy};
@@ -15,7 +16,6 @@ use pumasi_terms::sync::{OnStandbyLoss, SyncRule};
 use pumasi_terms::{BootMs, CloudName, ServiceId, ServiceName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Looks while there is a service that is kept in step, and while there is none.
 const LOOK_MS: u64 = 20;
@@ -47,14 +47,14 @@ pub struct Stands {
 }
 
 pub async fn run(node: Arc<Node>) {
-    let (mut stopping, mut changed) = (node.stopping.clone(), node.voting.changed());
+    let (mut stopping, mut changed, mut rests) = (node.stopping.clone(), node.voting.changed(), Rests::new(&node));
     while !*stopping.borrow() {
-        let any = look(&node);
+        let (busy_ms, idle_ms) = if look(&node) { (LOOK_MS, LOOK_MS) } else { (IDLE_MS, quiet::IDLE_MS) };
         tokio::select! {
             biased;
             _ = stopping.changed() => return,
             _ = changed.changed() => {}
-            () = tokio::time::sleep(Duration::from_millis(if any { LOOK_MS } else { IDLE_MS })) => {}
+            () = rests.rest(&node, busy_ms, idle_ms) => {}
         }
     }
 }

@@ -7,7 +7,7 @@
 
 use super::report::{self, AskSilence, Silence};
 use crate::node::Locked;
-use crate::{Node, clock, voting, world};
+use crate::{Node, clock, quiet, voting, world};
 use futures_util::future::join_all;
 use pumasi_api::CallError;
 use pumasi_ownership::recover::{Policy, Report, recover, relieve};
@@ -71,12 +71,14 @@ pub struct Inquiries {
 pub async fn run(node: Arc<Node>) {
     let mut stopping = node.stopping.clone();
     loop {
-        let tick_ms =
-            node.voting.group().map_or(AGAIN_MS, |g| (g.timers().renew_ms / 4).clamp(TICK_MS_MIN, TICK_MS_MAX));
+        let rest = match node.voting.group() {
+            Some(g) => Duration::from_millis((g.timers().renew_ms / 4).clamp(TICK_MS_MIN, TICK_MS_MAX)),
+            None => quiet::whole(AGAIN_MS),
+        };
         tokio::select! {
             biased;
             _ = stopping.changed() => return,
-            () = tokio::time::sleep(Duration::from_millis(tick_ms)) => {}
+            () = tokio::time::sleep(rest) => {}
         }
         if node.voting.leader().as_ref() != Some(node.name()) || node.may_act().is_err() {
             node.takeover.inquiries.open.lock().clear();

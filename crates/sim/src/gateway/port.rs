@@ -2,7 +2,7 @@
 
 use super::{SimGateway, WORK_MS};
 use crate::mutant::Mutant;
-use pumasi_gateway::{ControlError, GatewayStatus, MeterReport, Question, Reply, WantedReport};
+use pumasi_gateway::{ControlError, GatewayStatus, MeterReport, Question, Reloaded, Reply, WantedReport};
 use pumasi_node::ground::{Asked, GatewayPort};
 use pumasi_route::Tenure;
 use pumasi_route::table::{Positions, RouteTable, ServiceRoute, Writes};
@@ -131,11 +131,13 @@ impl GatewayPort for Port {
             Ok(self.0.ask(question))
         })
     }
-    fn reload_identity(&self) -> Asked<'_, ()> {
-        Box::pin(async move { Ok(()) })
+    fn reload_identity(&self) -> Asked<'_, Reloaded> {
+        Box::pin(async move { Ok(Reloaded::default()) })
     }
     fn metrics(&self) -> Asked<'_, String> {
         Box::pin(async move { Ok(String::new()) })
     }
-    fn look_after(&self, _answers: bool) {}
+    fn look_after(&self, _answers: bool) -> Option<String> {
+        None
+    }
 }

@@ -12,7 +12,7 @@ use pumasi_api::Problem;
 use pumasi_engine::{
     BoxFuture, Capabilities, Engine, EngineError, Freeze, InstanceSpec, InstanceStatus, Prepare, Remains,
 };
-use pumasi_gateway::{ControlError, GatewayStatus, MeterReport, Question, Reply, WantedReport};
+use pumasi_gateway::{ControlError, GatewayStatus, MeterReport, Question, Reloaded, Reply, WantedReport};
 use pumasi_node::ground::{Asked, GatewayPort};
 use pumasi_route::Tenure;
 use pumasi_route::table::{Positions, RouteTable};
@@ -454,13 +454,13 @@ impl GatewayPort for TrappedPort {
     fn ask<'a>(&'a self, question: &'a Question) -> Asked<'a, Reply> {
         self.inner.ask(question)
     }
-    fn reload_identity(&self) -> Asked<'_, ()> {
+    fn reload_identity(&self) -> Asked<'_, Reloaded> {
         self.inner.reload_identity()
     }
     fn metrics(&self) -> Asked<'_, String> {
         self.inner.metrics()
     }
-    fn look_after(&self, answers: bool) {
-        self.inner.look_after(answers);
+    fn look_after(&self, answers: bool) -> Option<String> {
+        self.inner.look_after(answers)
     }
 }

@@ -18,6 +18,8 @@ use tokio::time::{Instant, sleep_until};
 const FIRST_PROBE_MS: u64 = 5;
 const FAST_START_MS: u64 = 200;
 const STARTING_PROBE_MS_MAX: u64 = 50;
+/// After a probe that failed.
+const DOUBT_MS: u64 = 100;
 /// After so long at its start, why it is not ready is told: a borrower hears of it a heartbeat and a look later.
 const START_UNTOLD_MS: u64 = 500;
 
@@ -148,7 +150,10 @@ impl Health {
             }
         };
         let interval_ms = self.readiness.interval_ms.max(1);
-        let step_ms = if self.was_ready {
+        let step_ms = if self.was_ready && self.readiness_failures > 0 {
+            // Whether it is so is known soon, however seldom one that is well is asked.
+            interval_ms.min(DOUBT_MS)
+        } else if self.was_ready {
             interval_ms
         } else {
             if self.began.elapsed() > Duration::from_millis(FAST_START_MS) {
