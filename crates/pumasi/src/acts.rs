@@ -112,7 +112,10 @@ pub async fn token(session: &Session, command: &TokenCommand) -> Result<(), Fail
                     let secret = made
                         .secret
                         .ok_or_else(|| Failure::failed("the daemon made a token and did not tell its secret"))?;
-                    note(&format!("{}: keep it, it is told once", made.id));
+                    note(&format!(
+                        "the secret is shown only now; `pumasi token revoke {}` takes it back",
+                        crate::units::short_id(made.id.as_str())
+                    ));
                     output::print(&format!("{secret}\n"))
                 }
             }

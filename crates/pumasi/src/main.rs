@@ -52,8 +52,10 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // clap prints help to standard output and ends with 0, wrong usage to standard error with 2.
-    let mut cli = Cli::parse();
+    let mut cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(usage) => return told(&usage),
+    };
     cli.global.output = cli.global.form.format();
     cli.global.config_named = cli.global.config.is_some();
     // As `serve` takes cloud.toml of this directory, so do the commands that ask its daemon, unless another is named.
@@ -78,6 +80,19 @@ fn main() -> ExitCode {
             ExitCode::from(failure.exit as u8)
         }
     }
+}
+
+/// Help goes to standard output and ends with 0; wrong usage to standard error, and ends with 2.
+fn told(usage: &clap::Error) -> ExitCode {
+    if !usage.use_stderr() {
+        // A reader that has gone has read what it wanted.
+        let _ = usage.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = usage.render();
+    let text = if stderr_colours() { text.ansi().to_string() } else { text.to_string() };
+    note(units::numbers_in_words(&text).trim_end());
+    ExitCode::from(Exit::Usage as u8)
 }
 
 fn run(cli: &Cli) -> Result<ExitCode, Failure> {

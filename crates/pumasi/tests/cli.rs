@@ -17,7 +17,7 @@ fn exit_codes_say_what_kind_of_failure_it_was() {
         (&["describe", "service", "absent"], 3, "there is no service absent"),
         (&["describe", "lease", "lease-none"], 3, "there is no lease lease-none"),
         (&["stop-automation"], 4, "only operators"),
-        (&["backup"], 1, "at fault is this cloud; trying again may help"),
+        (&["backup"], 1, "Try again"),
         (&["--server", "unix:/nonexistent/api.sock", "get", "services"], 5, "does the daemon run"),
         (&["--server", "nonsense", "get", "services"], 2, "--server"),
         (&["lab", "play", "nonsense"], 2, "there are overload"),
