@@ -4,13 +4,15 @@ use crate::args::Global;
 use crate::failure::Failure;
 use pumasi_api::Client;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A token is one line; more than this is no token.
 const TOKEN_BYTES_MAX: usize = 4 << 10;
 /// What a daemon calls its socket and its data directory, if its configuration does not say.
 const API_SOCKET: &str = "api.sock";
 const DATA_DIR: &str = "pumasi-data";
+/// A daemon has its socket by then, on a busy machine too.
+const STARTS_WITHIN: Duration = Duration::from_secs(2);
 
 fn read_token(path: &Path) -> Result<String, Failure> {
     let text = std::fs::read_to_string(path)
@@ -91,9 +93,21 @@ fn server(global: &Global) -> Result<Server, Failure> {
     }
 }
 
+/// Whoever starts a daemon and asks it in the next line means that daemon.
+fn wait_for_start(socket: &Path) {
+    let begun = Instant::now();
+    while !socket.exists() && begun.elapsed() < STARTS_WITHIN {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 pub fn client(global: &Global) -> Result<Client, Failure> {
     let (token, timeout) = (named_token(global)?, Duration::from_millis(global.timeout));
-    match server(global)? {
+    let server = server(global)?;
+    if let (Server::Socket(path), None) = (&server, &global.server) {
+        wait_for_start(path);
+    }
+    match server {
         Server::Socket(path) => Ok(Client::over_socket(&path, token.as_deref(), timeout)?),
         Server::Tls(url) => {
             let token = token.ok_or_else(|| {

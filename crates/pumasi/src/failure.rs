@@ -146,8 +146,12 @@ impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
         match error {
             CallError::Refused(problem) => problem.into(),
-            CallError::Unreachable { .. } => Self::new(Exit::Unreachable, line(&error.to_string()))
-                .hint("does the daemon run (`pumasi serve`), and is --server its address?"),
+            CallError::Unreachable { .. } => {
+                let told = Self::new(Exit::Unreachable, line(&error.to_string()));
+                // The message may have said so itself.
+                let asked = told.message.contains("does the daemon run");
+                if asked { told } else { told.hint("does the daemon run (`pumasi serve`), and is that its address?") }
+            }
             CallError::Garbled { .. } => Self::failed(line(&error.to_string()))
                 .hint("is --server a Pumasi daemon of about this version? `pumasi --version` tells ours"),
         }
