@@ -79,7 +79,8 @@ fn tls(error: &rustls::Error) -> String {
             | AlertDescription::BadCertificate
             | AlertDescription::UnknownCA
             | AlertDescription::AccessDenied => {
-                "it does not take the certificate of this side: it has not heard of it yet, or a clock is wrong".to_owned()
+                "it does not take the certificate of this side: it has not heard of it yet, or a clock is wrong"
+                    .to_owned()
             }
             _ => "it ended the TLS handshake".to_owned(),
         },

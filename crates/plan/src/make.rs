@@ -457,7 +457,7 @@ fn weigh(
     }
     let need = &spec.application.platform;
     if !offer.can_run(need) {
-        let text = format!("{cloud} does not run {}/{} with {:?}", need.os, need.arch, need.runtimes);
+        let text = format!("{cloud} does not run {need}");
         return Err(obstacle("platform", text));
     }
     if let Err(why) = offer.may_call(&spec.application.destinations()) {

@@ -98,7 +98,10 @@ fn listing(detail: &str) -> Option<&'static str> {
         ("divergence", "pumasi get divergences"),
         ("entry of the quarantine", "pumasi quarantine list"),
     ];
-    lists.into_iter().find(|(kind, _)| what.strip_prefix(kind).is_some_and(|r| r.starts_with(' '))).map(|(_, list)| list)
+    lists
+        .into_iter()
+        .find(|(kind, _)| what.strip_prefix(kind).is_some_and(|r| r.starts_with(' ')))
+        .map(|(_, list)| list)
 }
 
 /// Whose fault it was where it was not the request's, and whether the same command may work later.

@@ -57,17 +57,17 @@ fn shell(line: &str) -> Vec<String> {
             (c, Some(q)) if c == q => quote = None,
             (c, Some(_)) => word.get_or_insert_default().push(c),
             ('\'' | '"', None) => (quote, word) = (Some(c), Some(word.unwrap_or_default())),
-            ('|' | '<' | '>' | '&' | ';' | '#', None) if word.is_none() => break,
+            ('#', None) if word.is_none() => break,
             (c, None) if c.is_whitespace() => words.extend(word.take()),
-            ('|' | ';' | '&' | ')', None) => break,
+            ('|' | ';' | '&' | ')' | '<' | '>', None) => {
+                // `2> log`
+                word = word.filter(|w| w != "2");
+                break;
+            }
             (c, None) => word.get_or_insert_default().push(c),
         }
     }
     words.extend(word);
-    // `2> log`
-    if words.last().is_some_and(|w| w == "2") {
-        words.pop();
-    }
     words
 }
 
@@ -77,7 +77,9 @@ fn unknown(words: &[String]) -> Option<String> {
     let words: Vec<&String> = words.iter().take_while(dots).collect();
     let error = Cli::try_parse_from(words.iter().map(|w| w.as_str())).err()?;
     let named = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
-    let place = |value: &str| value.is_empty() || value.contains(|c: char| c.is_ascii_uppercase()) || value.starts_with(['<', '$', '{']);
+    let place = |value: &str| {
+        value.is_empty() || value.contains(|c: char| c.is_ascii_uppercase()) || value.starts_with(['<', '$', '{'])
+    };
     let why = match error.kind() {
         ErrorKind::InvalidSubcommand => named(ContextKind::InvalidSubcommand),
         ErrorKind::UnknownArgument if !place(&named(ContextKind::InvalidArg)) => named(ContextKind::InvalidArg),
@@ -187,7 +189,10 @@ fn a_hint_that_names_nothing_is_found() {
         let e = "found one (`pumasi pact found`) or `pumasi pact init --lends-gpu 1`, `pumasi get KIND`, `pumasi get`, `pumasi get planets`";"#,
     );
     let wrong: Vec<_> = hint.iter().flat_map(|h| quoted(h)).filter_map(|w| unknown(&w)).collect();
-    assert_eq!(wrong, ["pumasi pact found: found", "pumasi pact init --lends-gpu 1: --lends-gpu", "pumasi get planets: planets"]);
+    assert_eq!(
+        wrong,
+        ["pumasi pact found: found", "pumasi pact init --lends-gpu 1: --lends-gpu", "pumasi get planets: planets"]
+    );
     let text = "```sh\npumasi --config a/cloud.toml pact invite city-b > invitation\nssh a pumasi x | pumasi pact leaf 2> log &\n```\n";
     let wrong: Vec<_> = of_document(text).iter().filter_map(|w| unknown(w)).collect();
     assert_eq!(wrong, ["pumasi pact leaf: leaf"]);

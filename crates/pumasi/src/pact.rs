@@ -146,9 +146,7 @@ fn lends_nothing(terms: &Terms) -> Option<&'static str> {
             "this cloud lends nothing yet; change it with `pumasi pact terms --lends-cpu MILLIS --lends-memory MIB`",
         ),
         (0, _) => Some("no CPU is lent, so nothing can be lent; add it with `pumasi pact terms --lends-cpu MILLIS`"),
-        (_, 0) => {
-            Some("no memory is lent, so nothing can be lent; add it with `pumasi pact terms --lends-memory MIB`")
-        }
+        (_, 0) => Some("no memory is lent, so nothing can be lent; add it with `pumasi pact terms --lends-memory MIB`"),
         _ => None,
     }
 }

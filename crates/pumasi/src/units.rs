@@ -179,7 +179,10 @@ mod tests {
         assert_eq!(parse_millis("1.5").unwrap_err(), "1.5 is not whole thousandths of a CPU; one CPU is 1000");
         assert_eq!(parse_millis("two").unwrap_err(), "write whole thousandths of a CPU; one CPU is 1000");
         assert_eq!(parse_mib::<u64>("4G").unwrap_err(), "write whole MiB; one GiB is 1024");
-        assert_eq!(numbers_in_words("'x' for '--lines': invalid digit found in string"), "'x' for '--lines': not a whole number");
+        assert_eq!(
+            numbers_in_words("'x' for '--lines': invalid digit found in string"),
+            "'x' for '--lines': not a whole number"
+        );
     }
 
     #[test]

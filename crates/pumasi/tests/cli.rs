@@ -103,7 +103,9 @@ fn apply_sends_only_what_is_missing_and_changes_only_what_differs() {
     assert_eq!(piped.out, "service/notes unchanged\n", "{piped:?}");
 
     // What is printed is a manifest again.
-    for (name, ask) in [("one", &["get", "service", "notes", "-o", "yaml"][..]), ("all", &["get", "services", "-o", "json"])] {
+    for (name, ask) in
+        [("one", &["get", "service", "notes", "-o", "yaml"][..]), ("all", &["get", "services", "-o", "json"])]
+    {
         let shown = run(&fake, ask);
         let file = dir.path().join(name);
         std::fs::write(&file, &shown.out).unwrap();
@@ -125,7 +127,10 @@ fn wrong_manifests_name_file_and_line_and_nothing_is_sent() {
         (good.replace("[./notes]", "[./notes, \"${TEMPDIR}\"]"), "spec.application.command[1]"),
         (format!("{}\n---\n{}", good, good), "is not a directory"),
         (good.replace("hosts", "hostz").replace("[./notes]", "7"), "2 faults, and nothing was applied:"),
-        (good.replace("hosts", "hostz").replace("[./notes]", "7"), "s.yaml:5:3: spec.hostz: is not known here; did you mean hosts?"),
+        (
+            good.replace("hosts", "hostz").replace("[./notes]", "7"),
+            "s.yaml:5:3: spec.hostz: is not known here; did you mean hosts?",
+        ),
     ] {
         let file = dir.path().join("s.yaml");
         std::fs::write(&file, text).unwrap();

@@ -35,7 +35,9 @@ fn the_package_lists_what_it_must_and_all_of_it_is_there() {
         };
         assert!(there, "{} is not there", from.display());
     }
-    for must in ["usr/bin/pumasi", "etc/pumasi/cloud.toml", "usr/share/doc/pumasi/README.md", "usr/share/doc/pumasi/docs/*.md"] {
+    for must in
+        ["usr/bin/pumasi", "etc/pumasi/cloud.toml", "usr/share/doc/pumasi/README.md", "usr/share/doc/pumasi/docs/*.md"]
+    {
         assert!(installed.iter().any(|i| i == must), "{must}: {installed:?}");
     }
     assert_eq!(deb["conf-files"][0].as_str(), Some("/etc/pumasi/cloud.toml"));
@@ -59,13 +61,31 @@ fn the_unit_ends_the_daemon_alone_and_leaves_instances_what_they_need() {
     assert_eq!(values(&unit, "OOMPolicy"), ["continue"]);
     // Each of these takes something away from instances, or hides from a new daemon what the old one mounted.
     for harmful in [
-        "ProtectSystem", "ProtectHome", "PrivateTmp", "PrivateDevices", "PrivateNetwork", "PrivateUsers", "RestrictNamespaces",
-        "ProtectControlGroups", "ProtectKernelTunables", "MemoryDenyWriteExecute", "DynamicUser", "RestrictSUIDSGID",
+        "ProtectSystem",
+        "ProtectHome",
+        "PrivateTmp",
+        "PrivateDevices",
+        "PrivateNetwork",
+        "PrivateUsers",
+        "RestrictNamespaces",
+        "ProtectControlGroups",
+        "ProtectKernelTunables",
+        "MemoryDenyWriteExecute",
+        "DynamicUser",
+        "RestrictSUIDSGID",
     ] {
         assert!(values(&unit, harmful).is_empty(), "{harmful}");
     }
     let capabilities = values(&unit, "CapabilityBoundingSet").concat();
-    for needed in ["CAP_SYS_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_NET_ADMIN", "CAP_SYS_CHROOT", "CAP_SYS_RESOURCE"] {
+    for needed in [
+        "CAP_SYS_ADMIN",
+        "CAP_SETUID",
+        "CAP_SETGID",
+        "CAP_SETPCAP",
+        "CAP_NET_ADMIN",
+        "CAP_SYS_CHROOT",
+        "CAP_SYS_RESOURCE",
+    ] {
         assert!(capabilities.split(' ').any(|c| c == needed), "{needed}");
     }
     let state = values(&unit, "StateDirectory");
@@ -79,7 +99,11 @@ fn systemd_takes_the_unit() {
     if !asked.status.success() {
         return;
     }
-    let done = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(root().join("packaging/systemd/pumasi.service")).output().unwrap();
+    let done = Command::new("systemd-analyze")
+        .args(["verify", "--man=no"])
+        .arg(root().join("packaging/systemd/pumasi.service"))
+        .output()
+        .unwrap();
     let told = String::from_utf8_lossy(&done.stderr);
     let ours = told.lines().filter(|l| l.contains("pumasi.service") && !l.contains("is not executable"));
     assert_eq!(ours.collect::<Vec<_>>(), Vec::<&str>::new());
@@ -88,7 +112,11 @@ fn systemd_takes_the_unit() {
 #[test]
 fn the_root_of_an_image_holds_all_that_the_program_needs() {
     let dir = tempfile::tempdir().unwrap();
-    let done = Command::new(root().join("packaging/rootfs")).arg(env!("CARGO_BIN_EXE_pumasi")).arg(dir.path()).output().unwrap();
+    let done = Command::new(root().join("packaging/rootfs"))
+        .arg(env!("CARGO_BIN_EXE_pumasi"))
+        .arg(dir.path())
+        .output()
+        .unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     if !nix::unistd::geteuid().is_root() {
         return;

@@ -4,7 +4,9 @@
 //! Always holds: nothing is returned unless all of it is valid. What `pumasi get -o yaml` printed is read, too ([`shown`]).
 
 use crate::document::{API_VERSION, Document, FieldError, Validate};
-use crate::faults::{FAULTS_MAX, Fault, Found, Language, Problem, Step, find, tree::Node, words::Words, words::nearest, yaml};
+use crate::faults::{
+    FAULTS_MAX, Fault, Found, Language, Problem, Step, find, tree::Node, words::Words, words::nearest, yaml,
+};
 use crate::service::{self, Service};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};

@@ -96,7 +96,10 @@ fn default_stop_grace_ms() -> u64 {
 
 /// A directory beside the manifest (the CLI packs and uploads it), or the digest of one already uploaded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(untagged, expecting = "must be a directory beside the manifest, or the digest of a bundle that was sent before")]
+#[serde(
+    untagged,
+    expecting = "must be a directory beside the manifest, or the digest of a bundle that was sent before"
+)]
 pub enum BundleRef {
     Digest(Digest),
     Path(String),
@@ -113,6 +116,13 @@ pub struct Platform {
     /// Runtimes found on the host, as `python3`; every one must be named by the offer.
     #[serde(default)]
     pub runtimes: Vec<String>,
+}
+
+impl std::fmt::Display for Platform {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.os, self.arch)?;
+        if self.runtimes.is_empty() { Ok(()) } else { write!(f, " with {}", self.runtimes.join(", ")) }
+    }
 }
 
 fn default_os() -> String {

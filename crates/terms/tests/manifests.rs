@@ -136,7 +136,9 @@ fn people_are_told_all_faults_in_their_own_words() {
 fn nobody_is_told_internals_of_crates() {
     for (name, text) in table() {
         let told = told(&text);
-        for word in ["expected ", "u32", "u64", "Options", "Policy", "budget", "Nodes", "struct", "variant", "serde", "at line"] {
+        for word in
+            ["expected ", "u32", "u64", "Options", "Policy", "budget", "Nodes", "struct", "variant", "serde", "at line"]
+        {
             assert!(!told.contains(word), "{name}: {word:?} in {told}");
         }
         assert!(told.lines().all(|line| line.starts_with("s.yaml:")), "{name}: {told}");

@@ -146,7 +146,9 @@ pub async fn authorise(State(guard): State<Guard>, path: MatchedPath, mut reques
                 match (among_clouds, showed_a_token) {
                     (true, _) => "this port serves members of the pact: show a certificate that it names",
                     (false, true) => "this token is not known here: it was revoked, has expired, or is another cloud's",
-                    (false, false) => "send a token (Authorization: Bearer ...), or call as a user that api.users names",
+                    (false, false) => {
+                        "send a token (Authorization: Bearer ...), or call as a user that api.users names"
+                    }
                 },
             );
             let mut answer = ApiError(problem).into_response();

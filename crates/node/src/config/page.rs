@@ -77,7 +77,8 @@ impl Field {
 
     fn example(&self) -> Option<String> {
         let path = self.path();
-        let named = EXAMPLES.iter().chain(&MORE_EXAMPLES).find(|(of, _)| *of == path).map(|(_, text)| (*text).to_owned());
+        let named =
+            EXAMPLES.iter().chain(&MORE_EXAMPLES).find(|(of, _)| *of == path).map(|(_, text)| (*text).to_owned());
         named.or_else(|| self.default.clone()).or_else(|| (path == "version").then(|| "1".to_owned()))
     }
 
@@ -192,7 +193,8 @@ pub fn shown(config: &Config) -> Result<String, toml::ser::Error> {
     let mut out = String::new();
     let mut at = String::new();
     for line in text.lines() {
-        if let Some(head) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')).filter(|_| !line.starts_with("[[")) {
+        if let Some(head) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')).filter(|_| !line.starts_with("[["))
+        {
             unset(&mut out, &sections, &at, &set);
             head.clone_into(&mut at);
             if !out.ends_with("\n\n") {

@@ -91,8 +91,7 @@ impl Config {
     /// What types alone cannot say.
     fn check(&self) -> Vec<FieldError> {
         let mut faults = Vec::new();
-        let mut fault =
-            |field: &str, problem: String| faults.push(FieldError { field: field.to_owned(), problem });
+        let mut fault = |field: &str, problem: String| faults.push(FieldError { field: field.to_owned(), problem });
         if self.version != CONFIG_VERSION {
             fault("version", format!("{} is not known; this program reads {CONFIG_VERSION}", self.version));
         }
@@ -251,7 +250,9 @@ fn placed(fault: Fault, from_env: &[(String, String)]) -> ConfigFault {
     let Fault { line, column, field, problem } = fault;
     let of = |set: &str| field.strip_prefix(set).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
     match from_env.iter().find(|(set, _)| of(set)) {
-        Some((_, variable)) => ConfigFault { problem: format!("{problem} (set by {variable})"), field, line: 0, column: 0 },
+        Some((_, variable)) => {
+            ConfigFault { problem: format!("{problem} (set by {variable})"), field, line: 0, column: 0 }
+        }
         None => ConfigFault { line: line as usize, column: column as usize, field, problem },
     }
 }

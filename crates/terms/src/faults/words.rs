@@ -70,9 +70,7 @@ fn list(path: &[Step], at: Option<&Node>, words: &Words<'_>) -> String {
             let parts: Vec<String> = text.split_whitespace().map(|w| words.text(w)).collect();
             format!("[{}]", parts.join(", "))
         }
-        (_, Some(Step::Key(key))) => {
-            (words.example)(key).filter(|e| e.starts_with('[')).unwrap_or("[a, b]").to_owned()
-        }
+        (_, Some(Step::Key(key))) => (words.example)(key).filter(|e| e.starts_with('[')).unwrap_or("[a, b]").to_owned(),
         _ => "[a, b]".to_owned(),
     }
 }
@@ -125,7 +123,9 @@ impl Words<'_> {
     /// The faults of one text, each once, by their places.
     pub fn faults<T>(&self, found: &Found<T>, checked: Vec<FieldError>) -> Vec<Fault> {
         let mut faults: Vec<Fault> = self.tree.twice().iter().map(|t| self.twice(t)).collect();
-        faults.extend(found.troubles.iter().filter(|t| !self.is_meant_by_another(t, &found.troubles)).map(|t| self.told(t)));
+        faults.extend(
+            found.troubles.iter().filter(|t| !self.is_meant_by_another(t, &found.troubles)).map(|t| self.told(t)),
+        );
         faults.extend(checked.into_iter().filter(|e| !self.rests_on(e, &found.touched)).map(|e| {
             // What a default says, or somebody else, has no place.
             let path = self.tree.path_of(&e.field);

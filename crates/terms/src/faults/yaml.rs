@@ -22,10 +22,8 @@ struct Open {
 
 /// The first document's tree; none where there is none. `lines_before` stand before the text.
 pub fn tree(text: &str, lines_before: u64) -> Option<Node> {
-    let place = |span: &Span| Place {
-        line: span.start.line() as u64 + lines_before,
-        column: span.start.col() as u64 + 1,
-    };
+    let place =
+        |span: &Span| Place { line: span.start.line() as u64 + lines_before, column: span.start.col() as u64 + 1 };
     let (mut parser, mut open, mut nodes) = (Parser::new_from_str(text), Vec::<Open>::new(), 0);
     while let Some(Ok((event, span))) = parser.next_event() {
         let at = place(&span);
@@ -108,7 +106,9 @@ pub fn told(error: &serde_saphyr::Error, lines_before: u64) -> Fault {
         serde_saphyr::Error::AliasReplayLimitExceeded { .. }
         | serde_saphyr::Error::AliasExpansionLimitExceeded { .. }
         | serde_saphyr::Error::AliasReplayStackDepthExceeded { .. } => TOO_MANY.to_owned(),
-        serde_saphyr::Error::UnknownAnchor { .. } => "names an anchor (`*name`) that stands nowhere before it".to_owned(),
+        serde_saphyr::Error::UnknownAnchor { .. } => {
+            "names an anchor (`*name`) that stands nowhere before it".to_owned()
+        }
         serde_saphyr::Error::Eof { .. } => "ends before it says anything".to_owned(),
         other => sentence(&other.to_string()),
     };
