@@ -33,7 +33,10 @@ pub async fn look(executable: &Path) -> anyhow::Result<()> {
     story.tell("city-a", "serves", format!("tickets: curl -H 'Host: {TICKETS_HOST}' http://{a}/seat/1"));
     story.tell("city-a", "serves", format!("notes:   curl -H 'Host: notes.city-a.example' http://{a}/count"));
     println!("\nAn operator's commands at city-a:\n  pumasi --config {} status", cluster.config("city-a").display());
-    println!("Type c and Enter for a campaign: several times what city-a can answer, for {} s.", CAMPAIGN_FOR.as_secs());
+    println!(
+        "Type c and Enter for a campaign: several times what city-a can answer, for {} s.",
+        CAMPAIGN_FOR.as_secs()
+    );
     println!("Ctrl-C ends it and leaves nothing behind.");
     let life = overload::background_load(&cluster)?;
     let interrupted = crate::process::interrupted();
@@ -80,10 +83,8 @@ async fn campaign(cluster: &Cluster, story: &Story) -> anyhow::Result<()> {
     let place = cluster.place("city-a")?;
     story.chapter("A campaign");
     let schedule = Schedule::new(Gaps::Poisson, 3).level("campaign", CAMPAIGN_FOR, CAMPAIGN_RATE);
-    let options = LoadOptions {
-        users_from: Some(place.users_from),
-        ..LoadOptions::new(schedule, place.users, TICKETS_HOST)
-    };
+    let options =
+        LoadOptions { users_from: Some(place.users_from), ..LoadOptions::new(schedule, place.users, TICKETS_HOST) };
     let begun = load::start(options, Arc::new(TicketsWorkload))?;
     let run = overload::told(story, begun).await?;
     let stats = run.all();

@@ -3,6 +3,7 @@
 use crate::output::line;
 use pumasi_api::problem::CHANGED_MEANWHILE;
 use pumasi_api::{CallError, Fault, Problem};
+use pumasi_terms::manifest::ManifestError;
 use std::fmt;
 
 /// Exit codes; scripts rest on them.
@@ -161,11 +162,12 @@ impl From<CallError> for Failure {
     }
 }
 
-impl From<pumasi_terms::manifest::ManifestError> for Failure {
-    fn from(error: pumasi_terms::manifest::ManifestError) -> Self {
-        match error.faults.len() {
-            1 => Self::input(error.to_string()),
-            n => Self::input(format!("{n} faults, and nothing was applied:\n{error}")),
+impl From<Vec<ManifestError>> for Failure {
+    fn from(errors: Vec<ManifestError>) -> Self {
+        let told = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        match errors.iter().map(|e| e.faults.len()).sum() {
+            1 => Self::input(told),
+            n => Self::input(format!("{n} faults, and nothing was sent:\n{told}")),
         }
     }
 }

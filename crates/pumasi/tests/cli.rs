@@ -126,7 +126,7 @@ fn wrong_manifests_name_file_and_line_and_nothing_is_sent() {
         (good.replace("pumasi/v1", "pumasi/v2"), "update this program"),
         (good.replace("[./notes]", "[./notes, \"${TEMPDIR}\"]"), "spec.application.command[1]"),
         (format!("{}\n---\n{}", good, good), "is not a directory"),
-        (good.replace("hosts", "hostz").replace("[./notes]", "7"), "2 faults, and nothing was applied:"),
+        (good.replace("hosts", "hostz").replace("[./notes]", "7"), "2 faults, and nothing was sent:"),
         (
             good.replace("hosts", "hostz").replace("[./notes]", "7"),
             "s.yaml:5:3: spec.hostz: is not known here; did you mean hosts?",

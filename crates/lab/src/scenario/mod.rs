@@ -21,9 +21,9 @@ use crate::report::Report;
 use crate::run::{Options, WrongUsage};
 use crate::story::Story;
 use anyhow::bail;
-use std::io::IsTerminal;
 use pumasi_api::message::Event;
 use pumasi_console::Forwarder;
+use std::io::IsTerminal;
 
 /// Name and one line about each.
 pub const ALL: &[(&str, &str)] = &[
