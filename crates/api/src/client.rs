@@ -1,5 +1,6 @@
 //! The client of the API: for the CLI by token, for a peer by certificate.
 
+use crate::lost;
 use crate::problem::Problem;
 use crate::way::Way;
 use bytes::Bytes;
@@ -24,7 +25,7 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// It may or may not have been done: safe to repeat where the request carries its own id.
-    #[error("{url}: {problem}")]
+    #[error("{}: {problem}", lost::place(.url))]
     Unreachable { url: String, problem: String },
     /// The other side answered and refused.
     #[error("{0}")]
@@ -98,19 +99,6 @@ fn people() -> reqwest::ClientBuilder {
     reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).redirect(Policy::none()).no_proxy()
 }
 
-fn sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        let more = source.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        next = source.source();
-    }
-    text
-}
-
 struct Request {
     url: String,
     request: http::Request<Bytes>,
@@ -153,7 +141,7 @@ impl Client {
         token: Option<&str>,
         timeout: Duration,
     ) -> Result<Self, CallError> {
-        let http = http.map_err(|e| CallError::Unreachable { url: shown.to_owned(), problem: sources(&e) })?;
+        let http = http.map_err(|e| CallError::Unreachable { url: shown.to_owned(), problem: lost::words(&e) })?;
         let credentials = token.map_or(Credentials::None, |token| Credentials::Token(token.to_owned()));
         let (base, origin) = (shown.trim_end_matches('/').to_owned(), origin.trim_end_matches('/').to_owned());
         Ok(Self {
@@ -254,12 +242,12 @@ impl Client {
                 Ok((answer.status(), answer.into_body()))
             }
             Transport::Http(http) => {
-                let mut request = reqwest::Request::try_from(request).map_err(|e| garbled(&url, sources(&e)))?;
+                let mut request = reqwest::Request::try_from(request).map_err(|e| garbled(&url, lost::words(&e)))?;
                 *request.timeout_mut() = Some(self.timeout);
-                let mut answer = http.execute(request).await.map_err(|e| lost(sources(&e)))?;
+                let mut answer = http.execute(request).await.map_err(|e| lost(lost::words(&e)))?;
                 let status = answer.status();
                 let mut body = Vec::new();
-                while let Some(chunk) = answer.chunk().await.map_err(|e| lost(sources(&e)))? {
+                while let Some(chunk) = answer.chunk().await.map_err(|e| lost(lost::words(&e)))? {
                     if body.len() + chunk.len() > ANSWER_BYTES_MAX {
                         return Err(garbled(&url, format!("longer than {ANSWER_BYTES_MAX} bytes")));
                     }
@@ -282,7 +270,7 @@ impl Client {
         if let Some(accept) = accept {
             request.headers_mut().insert("accept", accept.clone());
         }
-        let lost = |e: reqwest::Error| CallError::Unreachable { url: url.clone(), problem: sources(&e) };
+        let lost = |e: reqwest::Error| CallError::Unreachable { url: url.clone(), problem: lost::words(&e) };
         let Transport::Http(http) = &self.transport else {
             return Err(garbled(&url, "this transport passes nothing on".into()));
         };
@@ -364,13 +352,13 @@ impl Client {
         let Transport::Http(http) = &self.transport else {
             return Err(garbled(&url, "this transport streams nothing".into()));
         };
-        let request = reqwest::Request::try_from(request).map_err(|e| garbled(&url, sources(&e)))?;
-        let mut answer = http.execute(request).await.map_err(|e| lost(sources(&e)))?;
+        let request = reqwest::Request::try_from(request).map_err(|e| garbled(&url, lost::words(&e)))?;
+        let mut answer = http.execute(request).await.map_err(|e| lost(lost::words(&e)))?;
         if !answer.status().is_success() {
-            let (status, body) = (answer.status(), answer.bytes().await.map_err(|e| lost(sources(&e)))?);
+            let (status, body) = (answer.status(), answer.bytes().await.map_err(|e| lost(lost::words(&e)))?);
             return Err(refusal(&url, status, &body));
         }
-        while let Some(piece) = answer.chunk().await.map_err(|e| lost(sources(&e)))? {
+        while let Some(piece) = answer.chunk().await.map_err(|e| lost(lost::words(&e)))? {
             each(&piece).map_err(|e| lost(format!("writing what came: {e}")))?;
         }
         Ok(())
@@ -389,7 +377,7 @@ impl Client {
         mut each: impl FnMut(crate::message::Change) -> bool,
     ) -> Result<(), CallError> {
         let Request { url, mut request } = self.request("GET", path, None)?;
-        let lost = |e: reqwest::Error| CallError::Unreachable { url: url.clone(), problem: sources(&e) };
+        let lost = |e: reqwest::Error| CallError::Unreachable { url: url.clone(), problem: lost::words(&e) };
         let Transport::Http(http) = &self.transport else {
             return Err(garbled(&url, "changes are not followed over this transport".into()));
         };

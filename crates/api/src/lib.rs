@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod endpoint;
+mod lost;
 pub mod message;
 pub mod problem;
 pub mod role;

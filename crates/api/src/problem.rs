@@ -13,6 +13,9 @@ pub enum Fault {
     Engine,
 }
 
+/// The code of a refusal because of a revision: reading it again and repeating the change helps. No other conflict has it.
+pub const CHANGED_MEANWHILE: &str = "changed_meanwhile";
+
 /// `application/problem+json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Problem {
@@ -56,6 +59,10 @@ impl Problem {
     }
     pub fn not_found(what: &str, name: impl std::fmt::Display) -> Self {
         Self::new(404, "not_found", Fault::Input, format!("there is no {what} {name}"))
+    }
+    /// Somebody changed what was to be changed: [`CHANGED_MEANWHILE`].
+    pub fn changed_meanwhile(detail: impl Into<String>) -> Self {
+        Self::new(409, CHANGED_MEANWHILE, Fault::Input, detail)
     }
     pub fn conflict(detail: impl Into<String>) -> Self {
         Self::new(409, "conflict", Fault::Input, detail)

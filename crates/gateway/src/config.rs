@@ -60,7 +60,7 @@ pub struct TlsFiles {
 }
 
 /// Bounds in number and time; those that are a worker's hold for each thread.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Connections of users at one time, a worker.
@@ -77,6 +77,7 @@ pub struct Limits {
     pub head_bytes_max: u32,
     /// A head that began must be complete within this time.
     pub head_timeout_ms: u64,
+    /// A TLS handshake must be complete within this time.
     pub tls_handshake_ms: u64,
     /// A connection without a request ends after this time.
     pub keep_alive_ms: u64,
@@ -86,14 +87,17 @@ pub struct Limits {
     pub stall_ms: u64,
     /// The same for one who sends or takes less on average; what is already under way to a reader counts as taken.
     pub rate_min_bytes_per_s: u32,
+    /// How long a connection to an instance or to another gateway may take.
     pub connect_timeout_ms: u64,
     /// Idle connections kept to one backend, a worker.
     pub idle_connections_max: u32,
+    /// How long such a connection is kept.
     pub idle_connection_ms: u64,
     /// Requests at one time within one HTTP/2 connection.
     pub http2_streams_max: u32,
     /// Upgraded connections (WebSocket) at one time.
     pub tunnels_max: u32,
+    /// One of them on which nothing is said for so long is ended.
     pub tunnel_idle_ms: u64,
     /// How long a graceful stop waits for what is in flight.
     pub stop_ms: u64,

@@ -234,18 +234,24 @@ fn choose(journey: &mut Journey, plan: &Plan, borrow: &Borrow, now: Now, told: &
     };
     let grants: Vec<_> = seeking.tries.iter().map(|t| (t.candidate.clone(), grant(t))).collect();
     let Some(best) = pumasi_lease::choose(&borrow.requirement, &grants) else { return };
-    let mut part = None;
+    let (mut part, mut others) = (None, Vec::new());
     for t in &mut seeking.tries {
         match (&t.state, t.candidate.reservation == best.reservation) {
             (TryState::Granted { grant }, true) => {
                 part = Some(Part::new(best, grant, plan, borrow, now));
                 t.state = TryState::Chosen;
             }
-            _ => let_go(t, now),
+            (state, _) => {
+                if matches!(state, TryState::Granted { .. }) {
+                    others.push(format!("{}: {}", t.candidate.cloud, t.candidate.why));
+                }
+                let_go(t, now);
+            }
         }
     }
     if let Some(part) = part {
-        told.push(Told::lease(&part, "lender_chosen", format!("{}: {}", best.cloud, best.why)));
+        let rather = if others.is_empty() { String::new() } else { format!("; rather than {}", others.join(", ")) };
+        told.push(Told::lease(&part, "lender_chosen", format!("{}: {}{rather}", best.cloud, best.why)));
         journey.parts.push(part);
     }
 }

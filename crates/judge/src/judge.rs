@@ -479,7 +479,7 @@ impl Case<'_> {
         }
         let rtt = ms(seen.user_rtt_p50_us);
         if seen.user_rtt_p50_us < policy.distance_rtt_us {
-            reasons.push(reason("user_rtt", format!("median user round trip {rtt}: not distance")));
+            reasons.push(reason("user_rtt", format!("users are near (median round trip {rtt})")));
         }
         let text = format!("an instance completes {} when saturated", per_second(load.capacity_mps));
         reasons.push(reason("capacity_per_instance", text));

@@ -57,7 +57,7 @@ impl Case<'_> {
             reasons.push(reason("capacity_per_instance", text));
         }
         let text = format!(
-            "{} instead of {current} would have run at {percent} % at most for {}",
+            "with {} instead of {current}, load would have been {percent} % of what they serve at most, for {}",
             self.so_many(wanted),
             seconds(held_ms)
         );

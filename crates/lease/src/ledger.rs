@@ -179,8 +179,7 @@ pub fn reserve(
     }
     let offer = offer(book, capacity, borrower, borrower, now);
     if !offer.can_run(&need.platform) {
-        let p = &need.platform;
-        let text = format!("nothing here runs {}/{} with {:?}", p.os, p.arch, p.runtimes);
+        let text = format!("nothing here runs {}", need.platform);
         return Err(Refused::no(Code::Platform, text));
     }
     check_egress(need, capacity)?;

@@ -34,6 +34,17 @@ pub struct Usage {
     pub reserved_instance_ms: u64,
 }
 
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ms of instances, {} requests, {} bytes out", self.instance_ms, self.requests, self.bytes_out)?;
+        if self.reserved_instance_ms == 0 {
+            Ok(())
+        } else {
+            write!(f, ", {} ms of kept room", self.reserved_instance_ms)
+        }
+    }
+}
+
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
 fn is_zero(n: &u64) -> bool {
     *n == 0

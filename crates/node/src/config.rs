@@ -10,17 +10,19 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
 
 mod here;
+mod page;
 mod read;
+pub use page::{page, shown};
 pub use read::{ConfigError, ConfigFault};
 
 pub const CONFIG_VERSION: u32 = 1;
 /// In the data directory.
 pub const API_SOCKET: &str = "api.sock";
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Of this file's format.
+    /// Of this file's format: 1.
     pub version: u32,
     pub cloud: Cloud,
     #[serde(default)]
@@ -51,13 +53,16 @@ pub struct Config {
     pub timing: Timing,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Who this cloud is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Cloud {
+    /// By which others know this cloud: a DNS label. It cannot be changed once the cloud is in a pact.
     pub name: CloudName,
     /// Everything the daemon keeps; relative to the configuration file.
     #[serde(default = "data_dir")]
     pub data_dir: PathBuf,
+    /// Where it is, for the map. Nothing is decided by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<Place>,
 }
@@ -66,33 +71,34 @@ fn data_dir() -> PathBuf {
 }
 
 /// Where people and their tools call: a Unix socket on this host; TLS for other hosts where it is chosen.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Api {
-    /// Absent: `api.sock` in the data directory. Relative to the configuration file.
+    /// Where the socket is; unset: `api.sock` in the data directory. Relative to the configuration file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub socket: Option<PathBuf>,
-    /// Its members may open the socket, too; who of them is somebody, `users` or a token says.
+    /// A group of this host whose members may open the socket, too; who of them may do what, `users` or a token says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// Users of this host and their roles. Root and the daemon's own user are operators.
+    /// Users of this host and their roles: `viewer`, `customer` or `operator`. Root and the daemon's own user are operators.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub users: BTreeMap<String, Role>,
-    /// With TLS, for people elsewhere, who bring tokens.
+    /// An address with TLS for people elsewhere, who bring tokens; unset: the socket only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<SocketAddr>,
     /// Names and addresses for the certificate that this cloud's authority signs for `listen`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub names: Vec<String>,
-    /// Another certificate, and its key.
+    /// Another certificate (PEM, with its chain) instead of the one that this cloud signs itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate: Option<PathBuf>,
+    /// The key of `certificate` (PEM).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<PathBuf>,
 }
 
 /// Metrics without credentials, for a monitor on this host.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Metrics {
     /// Plain HTTP: a loopback address only, and only by choice.
@@ -101,11 +107,12 @@ pub struct Metrics {
 }
 
 /// How often one member may ask.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Holds, leases and signatures; sixty times as many at once.
+    /// Holds, leases and signatures, a second; sixty times as many at once.
     pub acts_per_second: u32,
+    /// Heartbeats, a second.
     pub heartbeats_per_second: u32,
 }
 impl Default for Limits {
@@ -116,13 +123,14 @@ impl Default for Limits {
 }
 
 /// Where other clouds' daemons call (mutual TLS).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Peer {
+    /// Where it listens. On a loopback address it has neighbours on this machine only.
     pub listen: SocketAddr,
-    /// `host:port` told to the others; empty: `listen`.
+    /// `host:port` that is told to the others; empty: `listen`.
     pub advertise: String,
-    /// Address that calls to other clouds come from.
+    /// The address from which this cloud calls others; unset: the system chooses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source_ip: Option<IpAddr>,
 }
@@ -132,22 +140,29 @@ impl Default for Peer {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Where users come in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Gateway {
+    /// Where users come in, without TLS.
     pub listen: Vec<SocketAddr>,
-    /// With TLS; certificate and key below.
+    /// Where users come in with TLS; it needs `tls_certificate` and `tls_key`.
     pub listen_tls: Vec<SocketAddr>,
+    /// The certificate for `listen_tls` (PEM, with its chain). A service may bring one of its own for its hosts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_certificate: Option<PathBuf>,
+    /// The key of `tls_certificate` (PEM).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_key: Option<PathBuf>,
     /// Where other clouds' gateways call (mutual TLS).
     pub peer_listen: SocketAddr,
+    /// `host:port` that is told to the others; empty: `peer_listen`.
     pub peer_advertise: String,
+    /// Threads that serve, 1 to 64.
     pub workers: u32,
     /// Networks of proxies in front of this gateway that say whom they speak for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>")]
     pub trusted_proxies: Vec<ipnet::IpNet>,
     /// They say so by the PROXY protocol, before everything else, and must.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -176,18 +191,22 @@ impl Default for Gateway {
 }
 
 /// What this cloud has for instances. 0: what the machine has.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Capacity {
+    /// 0: all CPUs.
     pub cpu_millis: u32,
+    /// 0: half of the memory.
     pub memory_mib: u32,
+    /// 0: what the file system of the data directory has.
     pub storage_bytes: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// How instances run on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Engine {
-    /// Instances listen there.
+    /// The address at which instances listen, where they have no network of their own.
     pub instance_ip: IpAddr,
     /// `i-accept-the-risk`: run other clouds' code although this host cannot isolate it.
     pub lend_without_isolation: String,
@@ -199,6 +218,7 @@ pub struct Engine {
     pub view: Vec<PathBuf>,
     /// Addresses of inner networks, and of this cloud, that own services may call if their manifest lists them. Public ones need no rule.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>")]
     pub home_egress: Vec<EgressRule>,
 }
 impl Default for Engine {
@@ -234,11 +254,12 @@ fn unfit_for_view(path: &Path, data_dir: &Path) -> Option<String> {
 pub const ACCEPT_RISK: &str = "i-accept-the-risk";
 
 /// What is given to other clouds' applications beside the room that the pact's terms name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Lend {
     /// All that their instances may call; none by default, and no rule opens an address that is not public.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>")]
     pub egress: Vec<EgressRule>,
     /// Whether services of others are kept ready here, also while their own cloud is silent.
     pub standbys: bool,
@@ -251,9 +272,11 @@ impl Default for Lend {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What is kept, and how long.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Store {
+    /// The most entries that the journal keeps; the oldest go first.
     pub journal_rows_max: u64,
     /// How long the data of a deleted service are kept for its owner before they are erased.
     pub deleted_data_kept_hours: u32,
@@ -267,9 +290,10 @@ impl Default for Store {
 }
 
 /// What the daemon may agree to in the pact without its operator.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PactWords {
+    /// Newcomers that another member invited: `ask` waits for `pumasi pact approve`, `auto` signs them.
     pub admit: Admit,
     /// What this cloud is in the pact; a witness votes, lends nothing and owns nothing that the pact protects.
     #[serde(skip_serializing_if = "pumasi_terms::pact::Role::is_cloud")]
@@ -277,7 +301,7 @@ pub struct PactWords {
 }
 
 /// Newcomers that another member invited.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Admit {
     /// They wait for `pumasi pact approve`.
@@ -288,7 +312,7 @@ pub enum Admit {
 }
 
 /// What one instance may use up besides its CPU and memory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Instances {
     /// Of its output; what exceeds it is dropped.
@@ -320,13 +344,14 @@ impl Instances {
 }
 
 /// The file system of the data directory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Disk {
     /// Held for the store alone, and as much again is left free by everything that the daemon takes in.
     pub reserve_mib: u64,
     /// Of one instance's HOME.
     pub home_mib_max: u64,
+    /// Files and directories in it.
     pub home_files_max: u64,
 }
 impl Default for Disk {
@@ -344,13 +369,16 @@ impl Disk {
 }
 
 /// All in milliseconds. Their inequalities are checked when the configuration is loaded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Timing {
-    /// Between two looks of a reconciler when nothing calls it.
+    /// Between two looks of what keeps services, leases and instances in order, when nothing calls it.
     pub tick_ms: u64,
+    /// Between two heartbeats to another member.
     pub heartbeat_ms: u64,
+    /// How long a hold lasts that nobody signs.
     pub hold_ttl_ms: u64,
+    /// How long a lease lasts after its last renewal; three heartbeats at least.
     pub lease_ttl_ms: u64,
     /// Before a rented part shrinks, the load must have been low for so long.
     pub calm_ms: u64,

@@ -55,7 +55,7 @@ pub mod voting;
 pub mod wire;
 pub mod world;
 
-pub use config::{Config, ConfigError, ConfigFault};
+pub use config::{Config, ConfigError, ConfigFault, page as config_page, shown as config_shown};
 pub use node::Node;
 pub use serve::{ServeError, serve};
 

@@ -196,7 +196,7 @@ pub const UNREADABLE: &str = "unreadable";
 
 pub fn store_problem(e: &StoreError) -> Problem {
     match e {
-        StoreError::Conflict { .. } => Problem::conflict(e.to_string()),
+        StoreError::Conflict { .. } => Problem::changed_meanwhile(e.to_string()),
         StoreError::Decode { .. } => Problem::new(500, UNREADABLE, Fault::Us, e.to_string()),
         StoreError::TooLarge { .. } | StoreError::BadKey { .. } => Problem::bad_request(e.to_string()),
         other if other.is_retryable() => Problem::unavailable(other.to_string()),

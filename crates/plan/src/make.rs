@@ -457,7 +457,7 @@ fn weigh(
     }
     let need = &spec.application.platform;
     if !offer.can_run(need) {
-        let text = format!("{cloud} does not run {}/{} with {:?}", need.os, need.arch, need.runtimes);
+        let text = format!("{cloud} does not run {need}");
         return Err(obstacle("platform", text));
     }
     if let Err(why) = offer.may_call(&spec.application.destinations()) {
@@ -506,6 +506,7 @@ fn weigh(
     // The customer's order comes first.
     let order = search.standby.and(wish.rank(cloud)).map_or(0, |rank| rank as u64 * 1_000_000_000);
     let score = [rtt_us, short.saturating_mul(100_000), twice, order].into_iter().fold(price.0, u64::saturating_add);
-    let why = format!("{price} an instance-hour, round trip {} us, room for {room} of {missing}", rtt_us);
+    let (ms, tenth) = (rtt_us / 1_000, rtt_us % 1_000 / 100);
+    let why = format!("{price} an instance-hour, {ms}.{tenth} ms away, room for {room} of {missing}");
     Ok((score, room, price, why))
 }

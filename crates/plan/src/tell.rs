@@ -8,20 +8,20 @@ use std::fmt::Write;
 pub fn describe(plan: &Plan) -> String {
     let mut out = String::new();
     // Writing into a String does not fail.
-    let _ = writeln!(out, "plan {} (number {} of journey {}) for {}", plan.id, plan.number, plan.journey, plan.service);
+    let _ = writeln!(out, "plan {} for {}", plan.number, plan.service);
     let v = &plan.verdict;
     let _ = match v.cause {
-        Cause::Continuity => writeln!(out, "  because {:?}", v.cause),
-        _ => writeln!(out, "  because {:?}: {} borrowed instances wanted", v.cause, v.borrowed_wanted),
+        Cause::Continuity => writeln!(out, "  so that it is kept ready elsewhere"),
+        cause => writeln!(out, "  {}: {} elsewhere wanted", because(cause), instances(v.borrowed_wanted)),
     };
     for reason in &v.reasons {
         let _ = writeln!(out, "    {}", reason.text);
     }
     for part in &plan.parts {
         let _ = match (part.role, part.instances) {
-            (Role::Standby, _) => writeln!(out, "  kept ready at {} ({})", part.cloud, part.lease),
-            (_, 0) => writeln!(out, "  give back {} at {}", part.lease, part.cloud),
-            (_, n) => writeln!(out, "  {n} instances at {} ({})", part.cloud, part.lease),
+            (Role::Standby, _) => writeln!(out, "  kept ready at {}", part.cloud),
+            (_, 0) => writeln!(out, "  what {} lends is given back", part.cloud),
+            (_, n) => writeln!(out, "  {} at {}", instances(n), part.cloud),
         };
     }
     if let Some(borrow) = &plan.borrow {
@@ -38,11 +38,26 @@ pub fn describe(plan: &Plan) -> String {
             }
         };
         for (rank, c) in borrow.candidates.iter().enumerate() {
-            let _ = writeln!(out, "    {}. {}: {} (score {})", rank + 1, c.cloud, c.why, c.score);
+            let _ = writeln!(out, "    {}. {}: {}", rank + 1, c.cloud, c.why);
         }
     }
     let _ = writeln!(out, "  costs at most {} an hour, sends at most {} bytes", plan.cost_per_hour_max, plan.bytes_max);
     out
+}
+
+fn instances(n: u32) -> String {
+    if n == 1 { "1 instance".to_owned() } else { format!("{n} instances") }
+}
+
+fn because(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Overload => "because there is more load than the own cloud serves in time",
+        Cause::Recovery => "because the load has fallen",
+        Cause::Recall => "because a lender calls its capacity back",
+        Cause::Request => "because somebody asked for it",
+        Cause::Continuity => "because it is to be kept ready elsewhere",
+        Cause::Rehearsal => "to see whether borrowing would work",
+    }
 }
 
 fn size(part: &Part) -> String {

@@ -7,8 +7,8 @@ use crate::session::{Session, wall_now};
 use crate::units::{bytes, duration_ms, money};
 use pumasi_api::Role;
 use pumasi_api::message::{
-    AcceptRestored, Automation, BackupDone, CloudStatus, List, NewToken, ReloadDone, SettlementView, StopCloud, TokenView,
-    Why,
+    AcceptRestored, Automation, BackupDone, CloudStatus, List, NewToken, ReloadDone, SettlementView, StopCloud,
+    TokenView, Why,
 };
 use pumasi_store::{BackupError, Force, OpenError, Store};
 use pumasi_terms::{CloudName, ServiceName};
@@ -129,7 +129,10 @@ pub async fn token(session: &Session, command: &TokenCommand) -> Result<(), Fail
                     let secret = made
                         .secret
                         .ok_or_else(|| Failure::failed("the daemon made a token and did not tell its secret"))?;
-                    note(&format!("{}: keep it, it is told once", made.id));
+                    note(&format!(
+                        "the secret is shown only now; `pumasi token revoke {}` takes it back",
+                        crate::units::short_id(made.id.as_str())
+                    ));
                     output::print(&format!("{secret}\n"))
                 }
             }

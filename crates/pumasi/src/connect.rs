@@ -11,6 +11,8 @@ const TOKEN_BYTES_MAX: usize = 4 << 10;
 /// What a daemon calls its socket and its data directory, if its configuration does not say.
 const API_SOCKET: &str = "api.sock";
 const DATA_DIR: &str = "pumasi-data";
+/// A daemon has its socket by then, on a busy machine too.
+const STARTS_WITHIN: Duration = Duration::from_secs(3);
 
 fn read_token(path: &Path) -> Result<String, Failure> {
     let text = std::fs::read_to_string(path)
@@ -93,13 +95,12 @@ fn server(global: &Global) -> Result<Server, Failure> {
 
 /// A daemon that was started a moment ago opens its socket soon.
 fn await_socket(path: &Path, at_most: Duration) {
-    const WAIT: Duration = Duration::from_secs(3);
     let begun = std::time::Instant::now();
     let mut said = false;
     while std::os::unix::net::UnixStream::connect(path)
         .is_err_and(|e| matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused))
     {
-        if begun.elapsed() >= WAIT.min(at_most) {
+        if begun.elapsed() >= STARTS_WITHIN.min(at_most) {
             return;
         }
         if !said && begun.elapsed() >= Duration::from_millis(500) {

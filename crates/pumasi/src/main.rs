@@ -59,7 +59,10 @@ fn main() -> ExitCode {
     }
     // clap prints help to standard output and ends with 0, wrong usage to standard error with 2.
     complete::answer();
-    let mut cli = Cli::parse();
+    let mut cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(usage) => return told(&usage),
+    };
     settle(&mut cli.global);
     match &cli.command {
         Command::Shim(dir) => return roles::shim(dir),
@@ -88,6 +91,19 @@ fn settle(global: &mut args::Global) {
     if unnamed && std::path::Path::new(roles::CONFIG_FILE).is_file() {
         global.config = Some(roles::CONFIG_FILE.into());
     }
+}
+
+/// Help goes to standard output and ends with 0; wrong usage to standard error, and ends with 2.
+fn told(usage: &clap::Error) -> ExitCode {
+    if !usage.use_stderr() {
+        // A reader that has gone has read what it wanted.
+        let _ = usage.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = usage.render();
+    let text = if stderr_colours() { text.ansi().to_string() } else { text.to_string() };
+    note(units::numbers_in_words(&text).trim_end());
+    ExitCode::from(Exit::Usage as u8)
 }
 
 fn run(cli: &Cli) -> Result<ExitCode, Failure> {

@@ -41,10 +41,21 @@ fn read(file: &Path) -> Result<(String, String, PathBuf), Failure> {
 
 /// Every service of these files.
 pub fn items(files: &[PathBuf]) -> Result<Vec<Item>, Failure> {
-    let mut items: Vec<Item> = Vec::new();
+    let (mut sound, mut wrong) = (Vec::new(), Vec::new());
     for file in &files_of(files)? {
         let (name, text, base) = read(file)?;
-        for service in manifest::services(&name, &text)? {
+        match manifest::services(&name, &text) {
+            Ok(services) => sound.push((name, base, services)),
+            Err(error) => wrong.push(error),
+        }
+    }
+    // Whoever mends one file mends the others in the same go.
+    if !wrong.is_empty() {
+        return Err(wrong.into());
+    }
+    let mut items: Vec<Item> = Vec::new();
+    for (name, base, services) in sound {
+        for service in services {
             if items.iter().any(|i| i.service.metadata.name == service.metadata.name) {
                 return Err(Failure::input(format!("{name}: service {} is there twice", service.metadata.name)));
             }

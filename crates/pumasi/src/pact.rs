@@ -23,9 +23,10 @@ pub async fn pact(session: &Session, command: &PactCommand) -> Result<(), Failur
     match command {
         PactCommand::Init { currency, terms } => {
             let terms = over(terms, &Terms::default())?;
-            lends_nothing(&terms);
+            let told = lends_nothing(&terms);
             let answer: Value =
                 session.client.post("/v1/pact", &FoundPact { currency: currency.clone(), terms }).await?;
+            told.into_iter().for_each(note);
             session.done("pact", "founded", &answer)
         }
         PactCommand::Invite { cloud, ttl } => {
@@ -42,9 +43,10 @@ pub async fn pact(session: &Session, command: &PactCommand) -> Result<(), Failur
         }
         PactCommand::Join { invitation_file, terms } => {
             let terms = over(terms, &Terms::default())?;
-            lends_nothing(&terms);
+            let told = lends_nothing(&terms);
             let invitation = invitation(invitation_file)?;
             let answer: Value = session.client.post("/v1/pact/join", &Join { invitation, terms }).await?;
+            told.into_iter().for_each(note);
             session.done("pact", "joined", &answer)
         }
         PactCommand::Show => {
@@ -137,9 +139,15 @@ fn over(flags: &TermsArgs, base: &Terms) -> Result<Terms, Failure> {
     Err(Failure::input(errors.iter().map(|e| format!("{}: {}", e.field, e.problem)).collect::<Vec<_>>().join("\n")))
 }
 
-fn lends_nothing(terms: &Terms) {
-    if terms.lends.cpu_millis == 0 || terms.lends.memory_mib == 0 {
-        note("this cloud lends nothing; change it with `pumasi pact terms --lends-cpu MILLIS --lends-memory MIB`");
+/// Why a member with these terms lends nothing.
+fn lends_nothing(terms: &Terms) -> Option<&'static str> {
+    match (terms.lends.cpu_millis, terms.lends.memory_mib) {
+        (0, 0) => Some(
+            "this cloud lends nothing yet; change it with `pumasi pact terms --lends-cpu MILLIS --lends-memory MIB`",
+        ),
+        (0, _) => Some("no CPU is lent, so nothing can be lent; add it with `pumasi pact terms --lends-cpu MILLIS`"),
+        (_, 0) => Some("no memory is lent, so nothing can be lent; add it with `pumasi pact terms --lends-memory MIB`"),
+        _ => None,
     }
 }
 

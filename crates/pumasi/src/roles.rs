@@ -168,7 +168,7 @@ pub fn config(command: &ConfigCommand, global: &Global) -> Result<(), Failure> {
                 Format::Json => output::json(&config)?,
                 Format::Yaml => output::yaml(&config)?,
                 Format::Table | Format::Name => {
-                    toml::to_string_pretty(&config).map_err(|e| Failure::failed(format!("writing TOML: {e}")))?
+                    pumasi_node::config_shown(&config).map_err(|e| Failure::failed(format!("writing TOML: {e}")))?
                 }
             };
             output::print(&text)?;

@@ -29,6 +29,34 @@ pub fn parse_ms(text: &str) -> Result<u64, String> {
     Ok(total)
 }
 
+/// Thousandths of a CPU, as people are asked for them.
+pub fn parse_millis(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| not_whole(text, "thousandths of a CPU", "one CPU is 1000"))
+}
+
+/// MiB, as people are asked for them.
+pub fn parse_mib<N: std::str::FromStr>(text: &str) -> Result<N, String> {
+    text.parse().map_err(|_| not_whole(text, "MiB", "one GiB is 1024"))
+}
+
+fn not_whole(text: &str, unit: &str, so: &str) -> String {
+    match text.parse::<f64>() {
+        Ok(_) => format!("{text} is not whole {unit}; {so}"),
+        Err(_) => format!("write whole {unit}; {so}"),
+    }
+}
+
+/// What the standard library says of numbers, in words; everything else stays as it is.
+pub fn numbers_in_words(text: &str) -> String {
+    let words = [
+        ("invalid digit found in string", "not a whole number"),
+        ("cannot parse integer from empty string", "a number is missing"),
+        ("number too large to fit in target type", "too large"),
+        ("number too small to fit in target type", "too small"),
+    ];
+    words.iter().fold(text.to_owned(), |text, (theirs, ours)| text.replace(theirs, ours))
+}
+
 /// `0.05` as millionths; more than six decimals are refused, not rounded.
 pub fn parse_money(text: &str) -> Result<Money, String> {
     let wrong = || format!("{text:?} is not an amount; write 0.05, with at most six decimals");
@@ -143,6 +171,18 @@ mod tests {
         for bad in ["", "-1", "6-2", "a", "1-", "1..3"] {
             assert!(parse_range(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_number_in_another_unit_is_told_the_right_one() {
+        assert_eq!(parse_millis("1500"), Ok(1_500));
+        assert_eq!(parse_millis("1.5").unwrap_err(), "1.5 is not whole thousandths of a CPU; one CPU is 1000");
+        assert_eq!(parse_millis("two").unwrap_err(), "write whole thousandths of a CPU; one CPU is 1000");
+        assert_eq!(parse_mib::<u64>("4G").unwrap_err(), "write whole MiB; one GiB is 1024");
+        assert_eq!(
+            numbers_in_words("'x' for '--lines': invalid digit found in string"),
+            "'x' for '--lines': not a whole number"
+        );
     }
 
     #[test]

@@ -17,7 +17,7 @@ fn exit_codes_say_what_kind_of_failure_it_was() {
         (&["describe", "service", "absent"], 3, "there is no service absent"),
         (&["describe", "lease", "lease-none"], 3, "there is no lease lease-none"),
         (&["stop-automation"], 4, "only operators"),
-        (&["backup"], 1, "at fault is this cloud; trying again may help"),
+        (&["backup"], 1, "Try again"),
         (&["--server", "unix:/nonexistent/api.sock", "get", "services"], 5, "does the daemon run"),
         (&["--server", "nonsense", "get", "services"], 2, "--server"),
         (&["lab", "play", "nonsense"], 2, "there are overload"),
@@ -25,6 +25,8 @@ fn exit_codes_say_what_kind_of_failure_it_was() {
         (&["lab", "play", "foreign", "--app", "nonsense"], 2, "sqlite"),
         (&["lab", "soak", "--minutes", "x"], 2, "--minutes: not a number"),
         (&["lab", "sing"], 2, "Usage: pumasi lab"),
+        (&["pact", "init", "--lends-cpu", "1.5"], 2, "1.5 is not whole thousandths of a CPU; one CPU is 1000"),
+        (&["logs", "notes", "--lines", "many"], 2, "not a whole number"),
     ] {
         let done = run(&fake, args);
         assert_eq!(done.code, code, "{args:?}: {done:?}");
@@ -99,6 +101,17 @@ fn apply_sends_only_what_is_missing_and_changes_only_what_differs() {
         c.current_dir(dir.path()).stdin(std::fs::File::open(&manifest).unwrap())
     });
     assert_eq!(piped.out, "service/notes unchanged\n", "{piped:?}");
+
+    // What is printed is a manifest again.
+    for (name, ask) in
+        [("one", &["get", "service", "notes", "-o", "yaml"][..]), ("all", &["get", "services", "-o", "json"])]
+    {
+        let shown = run(&fake, ask);
+        let file = dir.path().join(name);
+        std::fs::write(&file, &shown.out).unwrap();
+        let again = run(&fake, &["apply", "-f", file.to_str().unwrap()]);
+        assert_eq!((again.code, again.out.as_str()), (0, "service/notes unchanged\n"), "{again:?}\n{}", shown.out);
+    }
 }
 
 #[test]
@@ -113,6 +126,11 @@ fn wrong_manifests_name_file_and_line_and_nothing_is_sent() {
         (good.replace("pumasi/v1", "pumasi/v2"), "update this program"),
         (good.replace("[./notes]", "[./notes, \"${TEMPDIR}\"]"), "spec.application.command[1]"),
         (format!("{}\n---\n{}", good, good), "is not a directory"),
+        (good.replace("hosts", "hostz").replace("[./notes]", "7"), "2 faults, and nothing was sent:"),
+        (
+            good.replace("hosts", "hostz").replace("[./notes]", "7"),
+            "s.yaml:5:3: spec.hostz: is not known here; did you mean hosts?",
+        ),
     ] {
         let file = dir.path().join("s.yaml");
         std::fs::write(&file, text).unwrap();

@@ -217,23 +217,26 @@ pub struct LeaseBackend {
     pub ticket_key: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Admission {
     /// The most that wait for a place.
     pub queue_max: u32,
     /// The longest that one waits before it is shed, ms.
     pub wait_max_ms: u64,
-    /// Concurrency a backend instance starts with, and may reach.
+    /// Requests at one time with which an instance starts; what it bears is found out.
     pub limit_initial: u32,
+    /// The most requests at one time that an instance may reach.
     pub limit_max: u32,
-    /// Retries of safe requests, as a part of all requests.
+    /// Retries of safe requests, in millionths of all requests.
     pub retry_budget: Ppm,
     /// For the head of an answer, ms.
     pub answer_timeout_ms: u64,
+    /// The longest body of a request.
     pub body_bytes_max: u64,
     /// What waits behind everything else. A service says it, not an operator.
     #[serde(skip_serializing_if = "LessImportant::is_empty")]
+    #[schemars(skip)]
     pub less_important: LessImportant,
 }
 

@@ -8,6 +8,7 @@ pub mod class;
 pub mod continuity;
 pub mod document;
 pub mod egress;
+pub mod faults;
 pub mod ids;
 pub mod instant;
 pub mod manifest;

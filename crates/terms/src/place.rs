@@ -6,9 +6,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Place {
+    /// As people know it.
     pub city: String,
-    /// Degrees, north and east positive.
+    /// Degrees, north positive.
     pub latitude: f64,
+    /// Degrees, east positive.
     pub longitude: f64,
 }
 impl Eq for Place {}

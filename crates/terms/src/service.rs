@@ -96,7 +96,10 @@ fn default_stop_grace_ms() -> u64 {
 
 /// A directory beside the manifest (the CLI packs and uploads it), or the digest of one already uploaded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "must be a directory beside the manifest, or the digest of a bundle that was sent before"
+)]
 pub enum BundleRef {
     Digest(Digest),
     Path(String),
@@ -113,6 +116,13 @@ pub struct Platform {
     /// Runtimes found on the host, as `python3`; every one must be named by the offer.
     #[serde(default)]
     pub runtimes: Vec<String>,
+}
+
+impl std::fmt::Display for Platform {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.os, self.arch)?;
+        if self.runtimes.is_empty() { Ok(()) } else { write!(f, " with {}", self.runtimes.join(", ")) }
+    }
 }
 
 fn default_os() -> String {
@@ -200,7 +210,7 @@ impl Default for HomeInstances {
 
 /// As it is written.
 #[derive(Deserialize, Serialize, schemars::JsonSchema)]
-#[serde(untagged, expecting = "must be a number, or `min` and `max`")]
+#[serde(untagged, expecting = "must be a number, or a mapping like {min: 1, max: 3}")]
 enum HomeForm {
     Fixed(u32),
     Range(HomeRange),
@@ -475,7 +485,7 @@ impl Validate for ServiceSpec {
         }
         for (i, prefix) in self.routing.home_only.iter().enumerate() {
             if !prefix.starts_with('/') {
-                fault(e, at, &format!("routing.home_only[{i}]"), "a path prefix begins with '/'");
+                fault(e, at, &format!("routing.home_only[{i}]"), "must begin with '/', as every path prefix");
             }
         }
         if self.routing.safe_methods.len() > SAFE_METHODS_MAX {
@@ -515,7 +525,7 @@ impl Application {
         let names = template::names(suffixes.iter().map(String::as_str));
         let fixed = |key: &&String| names.contains_key(*key) && !template::DEFAULTED.contains(&key.as_str());
         for key in self.env.keys().filter(fixed) {
-            fault(e, at, &format!("env.{key}"), "is set for every instance and cannot be another");
+            fault(e, at, &format!("env.{key}"), "is set for every instance and cannot be overridden; leave it out");
         }
         let words = self.command.iter().enumerate().map(|(i, word)| (format!("command[{i}]"), word));
         let values = self.env.iter().map(|(key, value)| (format!("env.{key}"), value));
@@ -568,7 +578,7 @@ impl Validate for Application {
         for (name, probe) in [("readiness", Some(&self.readiness)), ("liveness", self.liveness.as_ref())] {
             let Some(probe) = probe else { continue };
             if !probe.path.starts_with('/') {
-                fault(e, at, &format!("{name}.path"), "begins with '/'");
+                fault(e, at, &format!("{name}.path"), "must begin with '/'");
             }
             if !(10..=60_000).contains(&probe.interval_ms) || !(10..=60_000).contains(&probe.timeout_ms) {
                 fault(e, at, name, "interval_ms and timeout_ms must be 10 to 60000");

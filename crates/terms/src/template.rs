@@ -3,6 +3,7 @@
 //! Enters: text as the customer wrote it, values by name. Leaves: the text with its names filled in, or what is wrong with it.
 //! Always holds: the manifest's check and the engine know the same names, so that what was applied is not refused at its start.
 
+use crate::faults::words::{nearest, short};
 use std::collections::BTreeMap;
 
 /// What the engine sets and no service may set otherwise; a dataset's `DATA_<NAME>` beside them.
@@ -37,7 +38,8 @@ pub fn fill(text: &str, names: &BTreeMap<String, String>) -> Result<String, Stri
         let name = &tail[..end];
         let value = names.get(name).ok_or_else(|| {
             let known: Vec<_> = names.keys().map(String::as_str).collect();
-            format!("${{{name}}} is not known here; known are {}", known.join(", "))
+            let meant = nearest(name, &known).map_or(String::new(), |m| format!("; did you mean ${{{m}}}?"));
+            format!("${{{}}} is not known here{meant} (known are {})", short(name), known.join(", "))
         })?;
         out.push_str(value);
         rest = &tail[end + 1..];

@@ -150,7 +150,9 @@ fn verify_chain(
     // webpki does not look at the dates of a root.
     let anchors: Vec<TrustAnchor<'_>> = roots.iter().filter(|r| r.in_time(now)).map(|r| r.anchor.clone()).collect();
     if anchors.is_empty() {
-        return Err(untrusted("every root of that domain has expired or is not valid yet".to_owned()));
+        return Err(untrusted(
+            "every root of that domain has expired or is not valid yet; are both clocks right?".to_owned(),
+        ));
     }
     let usage = match purpose {
         Purpose::Client => webpki::KeyUsage::client_auth(),

@@ -42,14 +42,23 @@ pub fn words(input: &[u8]) {
 /// A service is the same whether it is kept as JSON or shown to people as YAML and applied again.
 pub fn manifest(input: &[u8]) {
     let Some(input) = text(input) else { return };
-    let Ok(services) = manifest::services("manifest", input) else { return };
-    assert!(!services.is_empty());
+    let services = match manifest::services("manifest", input) {
+        Ok(services) => services,
+        Err(error) => return told_with_a_place(input, &error.faults),
+    };
     for service in services {
         same_again(&service);
         let shown = serde_saphyr::to_string(&service).expect("a service can be shown");
         let again = manifest::services("shown", &shown).unwrap_or_else(|e| panic!("{e}\n{shown}"));
         assert_eq!(again, [service], "{shown}");
     }
+}
+
+/// Whoever is refused is told where, and what is wrong there.
+fn told_with_a_place(input: &str, faults: &[pumasi_terms::faults::Fault]) {
+    assert!(!faults.is_empty(), "refused without a reason");
+    let lines = input.lines().count() as u64;
+    assert!(faults.iter().all(|f| f.line <= lines + 1 && !f.problem.is_empty()), "{faults:?}");
 }
 
 pub fn config(input: &[u8]) {

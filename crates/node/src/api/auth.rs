@@ -122,6 +122,7 @@ pub async fn authorise(State(guard): State<Guard>, path: MatchedPath, mut reques
         let text = "ask for metrics by the address that is listened on, as http://127.0.0.1:PORT/metrics";
         return ApiError(Problem::new(421, "other_host", Fault::Input, text)).into_response();
     }
+    let showed_a_token = request.headers().contains_key(header::AUTHORIZATION);
     let caller = match caller(node, &request) {
         Ok(caller) => caller,
         Err(e) if endpoint.roles.is_empty() => {
@@ -142,9 +143,12 @@ pub async fn authorise(State(guard): State<Guard>, path: MatchedPath, mut reques
                 401,
                 "unauthenticated",
                 Fault::Input,
-                match among_clouds {
-                    true => "this port serves members of the pact: show a certificate that it names",
-                    false => "send a token (Authorization: Bearer ...), or call as a user that api.users names",
+                match (among_clouds, showed_a_token) {
+                    (true, _) => "this port serves members of the pact: show a certificate that it names",
+                    (false, true) => "this token is not known here: it was revoked, has expired, or is another cloud's",
+                    (false, false) => {
+                        "send a token (Authorization: Bearer ...), or call as a user that api.users names"
+                    }
                 },
             );
             let mut answer = ApiError(problem).into_response();

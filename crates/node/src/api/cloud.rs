@@ -11,8 +11,8 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use pumasi_api::message::{
-    AcceptRestored, Automation, BackupDone, CloudStatus, GatewayState, MemberStatus, Pong, ReloadDone, StopCloud, Traffic,
-    TrafficView, Why,
+    AcceptRestored, Automation, BackupDone, CloudStatus, GatewayState, MemberStatus, Pong, ReloadDone, StopCloud,
+    Traffic, TrafficView, Why,
 };
 use pumasi_api::{Fault, Principal, Problem};
 use pumasi_sense::BackendKey;

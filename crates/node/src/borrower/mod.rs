@@ -252,7 +252,7 @@ async fn begin(
             AutomationMode::Observe => PlanState::Observed,
         };
         let mut made_note = Note::new("plan_made", "plan", &made.id).caused_by(&made.service);
-        made_note.reasons = pumasi_plan::describe(&made).lines().map(str::to_owned).collect();
+        made_note.reasons = pumasi_plan::describe(&made).lines().map(|l| l.trim().to_owned()).collect();
         tx.journal(made_note.entry("daemon", now.wall))?;
         let record = PlanRecord { plan: made, state, decided_by: None, why: String::new(), service_id };
         tx.put(PLAN, record.plan.id.as_str(), &record, Expect::Absent)?;

@@ -59,7 +59,12 @@ impl Config {
         if !pumasi_engine::is_in_use(&self.cloud.data_dir.join("engine")) {
             found.extend(daemon_doors(self).filter_map(|door| taken(door, now)));
         }
-        let fault = |(field, problem): Named| ConfigFault { line: line_of(text, field), field: field.into(), problem };
+        let fault = |(field, problem): Named| ConfigFault {
+            line: line_of(text, field),
+            column: 0,
+            field: field.into(),
+            problem,
+        };
         found.into_iter().map(fault).collect()
     }
 }

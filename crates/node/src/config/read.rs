@@ -1,6 +1,11 @@
 //! Reading the configuration: defaults, then the file, then the environment. Every wrong field is named with its line.
 
 use super::*;
+use pumasi_terms::FieldError;
+use pumasi_terms::faults::{Fault, Language, Problem, Walk, find, words::Words};
+use toml_text::Written;
+
+mod toml_text;
 
 const CONFIG_BYTES_MAX: usize = 1 << 20;
 /// They travel in every heartbeat.
@@ -12,6 +17,7 @@ const ENV_PREFIX: &str = "PUMASI__";
 pub struct ConfigFault {
     /// 0: not in the file (the environment, or a default).
     pub line: usize,
+    pub column: usize,
     pub field: String,
     pub problem: String,
 }
@@ -20,19 +26,19 @@ pub struct ConfigFault {
 pub enum ConfigError {
     #[error("{path}: {source}; write one, or name another with --config", path = .path.display())]
     Unreadable { path: PathBuf, source: std::io::Error },
-    #[error("{path}: more than {CONFIG_BYTES_MAX} bytes", path = .path.display())]
+    #[error("{path}: is larger than 1 MiB, the most that is read", path = .path.display())]
     TooLarge { path: PathBuf },
     #[error("{}", list(.path, .faults))]
     Faults { path: PathBuf, faults: Vec<ConfigFault> },
 }
 
 fn list(path: &Path, faults: &[ConfigFault]) -> String {
-    let line = |f: &ConfigFault| match (f.line, f.field.is_empty()) {
-        (0, _) => format!("{}: {}: {}", path.display(), f.field, f.problem),
-        (n, true) => format!("{}:{n}: {}", path.display(), f.problem),
-        (n, false) => format!("{}:{n}: {}: {}", path.display(), f.field, f.problem),
+    let place = |f: &ConfigFault| match (f.line, f.column) {
+        (0, _) => format!("{}", path.display()),
+        (line, column) => format!("{}:{line}:{column}", path.display()),
     };
-    faults.iter().map(line).collect::<Vec<_>>().join("\n")
+    let field = |f: &ConfigFault| if f.field.is_empty() { String::new() } else { format!("{}: ", f.field) };
+    faults.iter().map(|f| format!("{}: {}{}", place(f), field(f), f.problem)).collect::<Vec<_>>().join("\n")
 }
 
 impl Config {
@@ -59,41 +65,33 @@ impl Config {
 
     /// `env`: `PUMASI__SECTION__KEY=value` stands over the file.
     pub fn parse(text: &str, env: impl Iterator<Item = (String, String)>) -> Result<Self, Vec<ConfigFault>> {
-        let mut faults = Vec::new();
-        let Some(mut table) = readable(text, &mut faults) else {
-            faults.sort_by_key(|f| f.line);
-            return Err(faults);
-        };
-        for (name, value) in env {
-            let Some(rest) = name.strip_prefix(ENV_PREFIX) else { continue };
-            let Some((section, key)) = rest.split_once("__") else {
-                faults.push(ConfigFault { line: 0, field: name.clone(), problem: "write PUMASI__SECTION__KEY".into() });
-                continue;
-            };
-            let value = value.parse::<toml::Value>().unwrap_or(toml::Value::String(value));
-            let section = table.entry(section.to_lowercase()).or_insert_with(|| toml::Table::new().into());
-            if let Some(section) = section.as_table_mut() {
-                section.insert(key.to_lowercase(), value);
-            }
+        let Written { tree, mut table, mut faults } = toml_text::written(text);
+        let broken = !faults.is_empty();
+        let from_env = overlay(&mut table, env, &mut faults);
+        let read = |walk: &Walk| walk.read::<Self, _>(toml::Value::Table(table.clone())).ok();
+        let mut found = find(read);
+        if broken {
+            // What could not be read may hold what seems to be missing.
+            found.troubles.retain(|t| !matches!(t.problem, Problem::Missing(_)));
         }
-        let config: Config = match table.try_into() {
-            Ok(config) => config,
-            Err(e) => {
-                let problem = e.message().to_owned();
-                if faults.is_empty() {
-                    faults.push(ConfigFault { line: 0, field: "environment or file".into(), problem });
-                }
-                return Err(faults);
-            }
+        let checked = match &found.value {
+            Some(config) if !broken => config.check(),
+            _ => Vec::new(),
         };
-        config.check(text, &mut faults);
-        if faults.is_empty() { Ok(config) } else { Err(faults) }
+        let words = Words { tree: &tree, language: Language::Toml, example: example };
+        faults.extend(words.faults(&found, checked).into_iter().map(|fault| placed(fault, &from_env)));
+        faults.sort_by_key(|f| (f.line, f.column));
+        match found.value {
+            Some(config) if faults.is_empty() => Ok(config),
+            _ if faults.is_empty() => Err(vec![ConfigFault::whole("cannot be read".to_owned())]),
+            _ => Err(faults),
+        }
     }
 
-    fn check(&self, text: &str, faults: &mut Vec<ConfigFault>) {
-        let mut fault = |field: &str, problem: String| {
-            faults.push(ConfigFault { line: line_of(text, field), field: field.to_owned(), problem });
-        };
+    /// What types alone cannot say.
+    fn check(&self) -> Vec<FieldError> {
+        let mut faults = Vec::new();
+        let mut fault = |field: &str, problem: String| faults.push(FieldError { field: field.to_owned(), problem });
         if self.version != CONFIG_VERSION {
             fault("version", format!("{} is not known; this program reads {CONFIG_VERSION}", self.version));
         }
@@ -191,6 +189,7 @@ impl Config {
         if !(5..=60_000).contains(&t.ship_ms) {
             fault("timing.ship_ms", "must be 5 to 60000".into());
         }
+        faults
     }
 
     fn check_doors(&self, fault: &mut impl FnMut(&str, String)) {
@@ -215,41 +214,10 @@ impl Config {
     }
 }
 
-/// Parses what can be parsed: a wrong line is noted and left out, and the rest is read again, so that all are found at once.
-fn readable(text: &str, faults: &mut Vec<ConfigFault>) -> Option<toml::Table> {
-    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
-    for _ in 0..64 {
-        let joined = lines.join("\n");
-        let error = match toml::from_str::<Config>(&joined) {
-            Ok(_) if !faults.is_empty() => return None,
-            // A number may fit its field and still none of TOML's, which ends at 2^63 - 1.
-            Ok(_) => match toml::from_str::<toml::Table>(&joined) {
-                Ok(table) => return Some(table),
-                Err(error) => error,
-            },
-            Err(error) => error,
-        };
-        let line = error.span().map_or(0, |s| joined[..s.start.min(joined.len())].matches('\n').count() + 1);
-        let problem = error.message().lines().collect::<Vec<_>>().join(" ");
-        let missing = problem.starts_with("missing field");
-        // Left out because it was wrong: its own line says so already.
-        if missing && !faults.is_empty() {
-            return None;
-        }
-        faults.push(ConfigFault {
-            line: if missing { 0 } else { line },
-            field: if missing { "configuration".into() } else { String::new() },
-            problem,
-        });
-        match lines.get_mut(line.wrapping_sub(1)) {
-            // A section's head cannot be left out alone, and what is missing cannot be skipped.
-            Some(wrong) if !missing && !wrong.trim().is_empty() && !wrong.trim_start().starts_with('[') => {
-                wrong.clear()
-            }
-            _ => return None,
-        }
+impl ConfigFault {
+    fn whole(problem: String) -> Self {
+        Self { line: 0, column: 0, field: String::new(), problem }
     }
-    None
 }
 
 /// The line that sets `section.key`; 0 where the file does not.
@@ -268,6 +236,56 @@ pub(super) fn line_of(text: &str, field: &str) -> usize {
         }
     }
     0
+}
+
+/// Puts the environment's values over the file's; leaves which field each variable set.
+fn overlay(
+    table: &mut toml::Table,
+    env: impl Iterator<Item = (String, String)>,
+    faults: &mut Vec<ConfigFault>,
+) -> Vec<(String, String)> {
+    let mut set = Vec::new();
+    for (name, value) in env {
+        let Some(rest) = name.strip_prefix(ENV_PREFIX) else { continue };
+        let Some((section, key)) = rest.split_once("__") else {
+            let problem = "is no field; write PUMASI__SECTION__KEY".to_owned();
+            faults.push(ConfigFault { field: name, ..ConfigFault::whole(problem) });
+            continue;
+        };
+        let (section, key) = (section.to_lowercase(), key.to_lowercase());
+        let value = value.parse::<toml::Value>().unwrap_or(toml::Value::String(value));
+        let field = format!("{section}.{key}");
+        let section = table.entry(section).or_insert_with(|| toml::Table::new().into());
+        if let Some(section) = section.as_table_mut() {
+            section.insert(key, value);
+            set.push((field, name));
+        }
+    }
+    set
+}
+
+/// A fault of the file has its place; one of the environment its variable.
+fn placed(fault: Fault, from_env: &[(String, String)]) -> ConfigFault {
+    let Fault { line, column, field, problem } = fault;
+    let of = |set: &str| field.strip_prefix(set).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
+    match from_env.iter().find(|(set, _)| of(set)) {
+        Some((_, variable)) => {
+            ConfigFault { problem: format!("{problem} (set by {variable})"), field, line: 0, column: 0 }
+        }
+        None => ConfigFault { line: line as usize, column: column as usize, field, problem },
+    }
+}
+
+/// How what has no default is written.
+fn example(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "version" => "1",
+        "name" => "\"city-a\"",
+        "city" => "\"Seoul\"",
+        "latitude" => "37.57",
+        "longitude" => "126.98",
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -294,6 +312,15 @@ mod tests {
         .unwrap_err();
         let lines: Vec<usize> = faults.iter().map(|f| f.line).collect();
         assert_eq!(lines, [5, 6, 8], "{faults:?}");
+        let told: Vec<String> = faults.iter().map(|f| format!("{}: {}", f.field, f.problem)).collect();
+        assert_eq!(
+            told,
+            [
+                "api.listen: found 7; must be an IP address and a port, as 127.0.0.1:7400",
+                "api.lissten: is not known here; did you mean listen?",
+                "timing.tick_ms: found \"x\"; must be a whole number, 0 or more",
+            ]
+        );
     }
 
     #[test]

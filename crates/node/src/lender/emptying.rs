@@ -85,7 +85,7 @@ async fn expire(node: &Node) -> Result<(), Problem> {
                 }
                 Transition::Lease(lent) => Note::new("lease_ended", "lease", lent.id())
                     .caused_by(&lent.lease.service)
-                    .because(format!("{:?}: it was not renewed in time, or its notice ran out", lent.state)),
+                    .because("it was not renewed in time, or its notice ran out"),
                 Transition::Hold(_) => continue,
             };
             record(tx, transition)?;

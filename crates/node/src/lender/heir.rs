@@ -125,7 +125,7 @@ fn can_run(node: &Node, dossier: &Dossier) -> Result<(), Problem> {
     };
     match node.engine.capabilities().platforms.iter().any(runs) {
         true => Ok(()),
-        false => Err(cannot(format!("nothing here runs {}/{} with {:?}", need.os, need.arch, need.runtimes))),
+        false => Err(cannot(format!("nothing here runs {need}"))),
     }
 }
 

@@ -45,7 +45,7 @@ pub async fn settle(
             409,
             "ledgers_differ",
             Fault::Peer,
-            format!("{id}: this side metered {:?}; settle over that", lent.usage),
+            format!("{id}: this side metered {}; settle over that", lent.usage),
         ));
     }
     let actor = Principal::Peer(borrower.clone()).to_string();
@@ -228,7 +228,7 @@ pub async fn accept_settlement(
     let said = &dispute.said;
     if *said != meter::settlement(&lent.lease, lent.usage, said.borrower_usage, said.created_at) {
         let text = format!(
-            "{id}: this side's reading is {:?} now and the proposal names another; the borrower is asked for a new one when it calls",
+            "{id}: this side's reading is {} now and the proposal names another; the borrower is asked for a new one when it calls",
             lent.usage
         );
         return Err(Problem::conflict(text));

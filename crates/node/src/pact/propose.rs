@@ -80,7 +80,11 @@ pub(super) async fn promise(
     step: Step,
     redeem: Option<Redeem>,
 ) -> Result<SignedDocument, Problem> {
-    let actor = who.to_string();
+    // Whoever comes by an invitation is nobody yet; the journal says who it wants to be.
+    let actor = match (who, &redeem) {
+        (Principal::Stranger, Some(redeem)) => format!("{} (by invitation)", redeem.cloud),
+        _ => who.to_string(),
+    };
     let now = clock::wall();
     let (payload, serial) = node
         .transact(move |tx| {

@@ -6,6 +6,7 @@ use super::keep::Writes;
 use crate::node::Note;
 use crate::{Node, clock, world};
 use pumasi_ownership::Told;
+use pumasi_ownership::state::Standing;
 use pumasi_store::{Entry, StoreError};
 use pumasi_terms::ServiceId;
 use std::sync::Arc;
@@ -67,6 +68,15 @@ pub fn begin(
     })
 }
 
+fn stands(standing: &Standing) -> &'static str {
+    match standing {
+        Standing::Alive => "alive",
+        Standing::Lost { .. } => "lost",
+        Standing::Returning { .. } => "coming back, on probation",
+        Standing::Left => "no member any more",
+    }
+}
+
 /// What the journal has of it, by the services' names. Renewals, progress and sets of standbys come too often; what is protected its
 /// owner tells.
 fn row(told: &Told, name: &dyn Fn(&ServiceId) -> String) -> Option<Entry> {
@@ -75,7 +85,7 @@ fn row(told: &Told, name: &dyn Fn(&ServiceId) -> String) -> Option<Entry> {
     };
     match told {
         Told::Stands { cloud, standing } => {
-            note("cloud_stands", "cloud", cloud, format!("in the register: {standing:?}"))
+            note("cloud_stands", "cloud", cloud, format!("in the register it is {}", stands(standing)))
         }
         Told::Asked { cloud, why } => note("takeover_asked", "cloud", cloud, why.clone()),
         Told::Approved { cloud, by, carried_out } => {

@@ -7,7 +7,7 @@ pub enum ConfigCommand {
     /// Name every wrong field and its line
     #[command(after_help = "Example:\n  pumasi config check --config cloud.toml")]
     Check,
-    /// Print the configuration as it is used, with its defaults
+    /// Print the configuration as it is used, with its defaults; what is unset stands in comments
     #[command(after_help = "Example:\n  pumasi config show --config cloud.toml -o json")]
     Show,
 }
@@ -364,13 +364,13 @@ Nothing changes. It is the plan that a real loss would be answered with; a pact 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct TermsArgs {
     /// Most CPU lent at one time, thousandths of one CPU
-    #[arg(long, value_name = "MILLIS")]
+    #[arg(long, value_name = "MILLIS", value_parser = crate::units::parse_millis)]
     pub lends_cpu: Option<u32>,
     /// Most memory lent at one time, MiB
-    #[arg(long, value_name = "MIB")]
+    #[arg(long, value_name = "MIB", value_parser = crate::units::parse_mib::<u32>)]
     pub lends_memory: Option<u32>,
     /// Most storage lent at one time, MiB
-    #[arg(long, value_name = "MIB")]
+    #[arg(long, value_name = "MIB", value_parser = crate::units::parse_mib::<u64>)]
     pub storage: Option<u64>,
     /// Most that one borrower may hold, percent of what is lent
     #[arg(long, value_name = "PERCENT")]
@@ -504,10 +504,10 @@ pub enum CustomerCommand {
         #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
         services: u32,
         /// CPU of its instances at home together, in thousandths of a CPU
-        #[arg(long, value_name = "MILLIS", default_value_t = 0, hide_default_value = true)]
+        #[arg(long, value_name = "MILLIS", default_value_t = 0, hide_default_value = true, value_parser = crate::units::parse_millis)]
         cpu: u32,
         /// Memory of its instances at home together, in MiB
-        #[arg(long, value_name = "MIB", default_value_t = 0, hide_default_value = true)]
+        #[arg(long, value_name = "MIB", default_value_t = 0, hide_default_value = true, value_parser = crate::units::parse_mib::<u32>)]
         memory: u32,
     },
     /// List customers: what they may have, have and use
