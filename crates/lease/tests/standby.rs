@@ -23,6 +23,7 @@ fn capacity(standby_percent: Option<u32>) -> Capacity {
     Capacity {
         terms: Terms { lends: Resources { cpu_millis: 2_000, memory_mib: 2_048 }, ..Terms::default() },
         physical: Resources { cpu_millis: 4_000, memory_mib: 4_096 },
+        gives_way: Resources::default(),
         home_use: Resources::default(),
         platforms: vec![Platform::default()],
         storage_free_bytes: 1 << 40,

@@ -129,6 +129,9 @@ pub struct ServiceRecord {
     /// What this cloud began from, by dataset, where it took the service over at this epoch.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub base: BTreeMap<DatasetName, Base>,
+    /// It was taken over at this epoch from this cloud, which could not go on with it: what counts less makes room for it by the pact's terms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rescued_from: Option<CloudName>,
     /// Made before services had ids: its directory and its instances carry its name.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub kept_by_name: bool,
@@ -138,7 +141,7 @@ impl ServiceRecord {
     pub fn new(document: Service, id: ServiceId, customer: CustomerName, born_seq: u64) -> Self {
         let (generation, epoch) = (1, Epoch(1));
         let (deleting, entrances, taking, diverged) = (false, BTreeSet::new(), None, None);
-        let (registered, base, kept_by_name) = (false, BTreeMap::new(), false);
+        let (registered, base, rescued_from, kept_by_name) = (false, BTreeMap::new(), None, false);
         Self {
             document,
             generation,
@@ -152,6 +155,7 @@ impl ServiceRecord {
             diverged,
             registered,
             base,
+            rescued_from,
             kept_by_name,
         }
     }

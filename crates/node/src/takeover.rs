@@ -11,7 +11,8 @@
 //!
 //! `protect` is the owner's side, `in_sync` keeps the set of those that have every acknowledged write, `judge` the leader's, `take` the
 //! heir's, `back` what follows when the lost cloud returns; `rehearse` asks what would happen, `daily` does so by itself, `approve` lets an
-//! operator agree where the pact asks, `by_hand` act where it does not vote; `fence` holds still what has lost its right.
+//! operator agree where the pact asks, `by_hand` act where it does not vote; `fence` holds still what has lost its right; `room` makes way
+//! for what was taken over.
 
 pub mod approve;
 pub mod back;
@@ -23,6 +24,7 @@ pub mod judge;
 pub mod protect;
 pub mod rehearse;
 pub mod report;
+pub mod room;
 pub mod take;
 
 use crate::node::Locked;
@@ -50,6 +52,8 @@ pub struct Takeover {
     stuck: Locked<BTreeMap<ServiceId, take::Stuck>>,
     /// What would become of this cloud's services, as it was asked last.
     pub(crate) rehearsed: daily::Last,
+    /// What stands back for services that were taken over.
+    pub(crate) room: room::Room,
     /// Services of this cloud that are kept in step.
     pub(crate) kept: Locked<BTreeMap<ServiceId, in_sync::Kept>>,
     pub(crate) inquiries: judge::Inquiries,
@@ -66,6 +70,7 @@ impl Takeover {
         refused
             .into_iter()
             .chain(self.stuck.lock().values().map(|s| s.why.clone()))
+            .chain(self.room.remarks())
             .chain(self.rehearsed.remarks())
             .collect()
     }

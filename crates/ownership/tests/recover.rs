@@ -32,7 +32,7 @@ fn reports(state: &State, free: &[(&str, u32)]) -> BTreeMap<CloudName, Report> {
 fn story(recovery: &Recovery) -> Vec<String> {
     let one = |v: &recover::Verdict| match &v.outcome {
         Outcome::Full { to, instances } => format!("{} {to} {instances}", v.name),
-        Outcome::Degraded { to, have, want, grows } => format!("{} {to} {have}/{want} +{}", v.name, grows.len()),
+        Outcome::Degraded { to, have, want, grows, .. } => format!("{} {to} {have}/{want} +{}", v.name, grows.len()),
         Outcome::Waiting { place, .. } => format!("{} waits {place}", v.name),
         Outcome::Impossible { .. } => format!("{} impossible", v.name),
     };
@@ -133,7 +133,12 @@ fn the_freshest_copy_is_preferred_and_a_synchronous_one_must_be_complete() {
 fn what_gives_way_is_named_with_its_time_and_counted_once() {
     let r = three();
     let mut free = reports(&r.state, &[("b", 1), ("c", 0)]);
-    let gives = |name: &str, in_ms| GivesWay { what: ServiceName::parse(name).unwrap(), room: room(100, 100), in_ms };
+    let gives = |name: &str, in_ms| GivesWay {
+        what: ServiceName::parse(name).unwrap(),
+        rented_to: None,
+        room: room(100, 100),
+        in_ms,
+    };
     free.get_mut(&cloud("b")).unwrap().gives_way =
         vec![gives("late", 9_000), gives("soon", 1_000), gives("mid", 5_000)];
     let recovery = recover(&r.state, &free, &cloud("a"), NOW);

@@ -122,6 +122,7 @@ async fn terms(session: &Session, flags: &TermsArgs) -> Result<(), Failure> {
             row("a lease lasts", duration_ms(own.lease_ttl_ms_max));
             let who = own.borrowers.iter().map(|b| b.as_str()).collect::<Vec<_>>().join(", ");
             row("may ask", if who.is_empty() { "every member".into() } else { who });
+            row("gives way to what is taken over", own.gives_way.as_str().replace('_', " "));
             Ok(table)
         },
     )
@@ -230,7 +231,11 @@ fn rehearsed(view: &RehearsalView) -> Table {
             s.priority.to_string().into(),
             s.outcome.clone().into(),
             s.heir.as_ref().map_or("-".to_owned(), ToString::to_string).into(),
-            format!("{} of {}", s.instances, s.of).into(),
+            match s.grows_to {
+                Some(later) => format!("{}, then {later} of {}", s.instances, s.of),
+                None => format!("{} of {}", s.instances, s.of),
+            }
+            .into(),
             s.rto_ms.map_or("-".to_owned(), duration_ms).into(),
             s.rpo.clone().into(),
             (if why.is_empty() { "-".to_owned() } else { why }).into(),

@@ -9,6 +9,7 @@ pub mod matrix;
 pub mod moving;
 pub mod overload;
 mod rehearsal;
+pub mod room;
 pub mod split;
 pub mod standby;
 pub mod sync;
@@ -32,6 +33,10 @@ pub const ALL: &[(&str, &str)] = &[
     (
         "disaster",
         "a cloud is killed with everything on it; the others agree on that, go on with its services, and give them back",
+    ),
+    (
+        "room",
+        "a cloud without room takes over: what counts less there stands back for it, and comes back when it has gone",
     ),
     ("takeover", "the other cloud of a pact of two is gone: a person takes over what is kept ready, and gives it back"),
     (
@@ -61,6 +66,7 @@ pub async fn play(name: &str, options: &Options, story: &mut Story) -> anyhow::R
         "overload" => overload::play(options, story).await,
         "move" => moving::play(options, story).await,
         "disaster" => disaster::play(options, story).await,
+        "room" => room::play(options, story).await,
         "takeover" => takeover::play(options, story).await,
         "sync" => sync::play(options, story).await,
         "split" => split::play(options, story).await,

@@ -43,10 +43,12 @@ pub(super) fn view(
     // What keeps it ready elsewhere is no help that it needs now.
     let helped: Vec<&&Arc<Journey>> = own.iter().filter(|j| !j.is_continuity()).collect();
     let moved = register::tenure(node, &record).ok().filter(|t| &t.owner != node.name());
+    let room = node.takeover.room.why(&owner);
     let failing = rollout.state == RolloutState::Failing && rollout.ready == 0;
     let phase = match (record.deleting, ready, helped.is_empty()) {
         (true, ..) => "deleting",
         _ if moved.is_some() => "moved",
+        _ if room.is_some() && node.takeover.room.stands_back(&owner) => "stands_back",
         _ if failing && rollout.wanted > 0 => "failing",
         (_, 0, _) => "starting",
         (_, n, _) if n < rollout.wanted => "degraded",
@@ -59,6 +61,9 @@ pub(super) fn view(
         "moved" => why = moved.iter().map(|t| format!("{} owns it since epoch {}", t.owner, t.epoch)).collect(),
         "borrowing" => why.extend(helped.iter().map(|j| j.id.to_string())),
         _ => {}
+    }
+    if phase != "moved" {
+        why.splice(0..0, room);
     }
     let lines = trouble::reads_logs(who);
     for part in own.iter().flat_map(|j| &j.parts).filter(|p| p.is_hopeful()) {

@@ -26,6 +26,7 @@ use crate::object::{
     HOLD, LENT, LENT_APPLICATION, LentApplication, SERVICE, SIGNED_LEASE, ServiceRecord, owner_of_lease,
 };
 use crate::pact::PactView;
+use crate::takeover::room;
 use crate::uploads::Size;
 use crate::{Node, clock, home, register};
 use pumasi_api::{Fault, Principal, Problem};
@@ -88,11 +89,12 @@ fn record(tx: &mut Tx<'_>, transition: Transition) -> Result<(), TxError> {
     Ok(())
 }
 
-/// What its own services have now.
+/// What its own services have now, or are about to have once something has made room.
 pub fn home_use(node: &Node, services: &[Arc<ServiceRecord>]) -> Resources {
+    let count = |s: &ServiceRecord| node.takeover.room.claims(&s.owner(), home::all(node, s));
     services
         .iter()
-        .map(|s| s.document.spec.application.resources.times(home::wanted(node, s).count))
+        .map(|s| s.document.spec.application.resources.times(count(s)))
         .fold(Resources::default(), Resources::plus)
 }
 
@@ -125,6 +127,7 @@ fn capacity(node: &Node, view: &PactView) -> Result<Capacity, Problem> {
         terms,
         physical: node.config.physical(),
         home_use: home_use(node, &services),
+        gives_way: room::for_standbys(node, &services),
         platforms: capabilities.platforms,
         storage_free_bytes: storage_free(node),
         egress: node.config.lend.egress.clone(),

@@ -393,6 +393,31 @@ pub struct TermsArgs {
     /// Member that may ask; may be repeated, 'all' for every member
     #[arg(long, value_name = "CLOUD")]
     pub borrower: Vec<String>,
+    /// What makes room here for services that are taken over from a lost member
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub gives_way: Option<GivesWay>,
+}
+
+/// What stands back for a service of a lost member that was promised more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum GivesWay {
+    Nothing,
+    /// Instances of this cloud's own deferred services
+    OwnDeferred,
+    /// Leases that it lent, called back with the agreed notice
+    Rented,
+    Both,
+}
+
+impl From<GivesWay> for pumasi_terms::pact::GiveWay {
+    fn from(way: GivesWay) -> Self {
+        match way {
+            GivesWay::Nothing => Self::Nothing,
+            GivesWay::OwnDeferred => Self::OwnDeferred,
+            GivesWay::Rented => Self::Rented,
+            GivesWay::Both => Self::Both,
+        }
+    }
 }
 
 impl TermsArgs {
@@ -410,6 +435,7 @@ impl TermsArgs {
         terms.recall_notice_ms = self.recall_notice.unwrap_or(base.recall_notice_ms);
         terms.hold_ttl_ms_max = self.hold_ttl_max.unwrap_or(base.hold_ttl_ms_max);
         terms.lease_ttl_ms_max = self.lease_ttl_max.unwrap_or(base.lease_ttl_ms_max);
+        terms.gives_way = self.gives_way.map_or(base.gives_way, Into::into);
         if !self.borrower.is_empty() {
             let named = self.borrower.iter().filter(|b| *b != "all");
             terms.borrowers = named.map(|b| CloudName::parse(b.as_str())).collect::<Result<_, _>>()?;

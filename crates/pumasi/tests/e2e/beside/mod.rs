@@ -5,6 +5,7 @@ mod faults;
 mod foreign;
 mod hostile;
 mod keys;
+mod room;
 mod soak;
 mod split;
 mod takeover;
