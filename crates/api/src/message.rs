@@ -148,6 +148,8 @@ pub enum GatewayState {
     Serving,
     Starting,
     Unreachable,
+    /// A witness has none.
+    None,
 }
 
 /// `POST /v1/standing`.

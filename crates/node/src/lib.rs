@@ -51,6 +51,7 @@ pub mod trouble;
 mod uploads;
 pub mod voting;
 pub mod wire;
+pub mod witness;
 pub mod world;
 
 pub use config::{Config, ConfigError, ConfigFault};

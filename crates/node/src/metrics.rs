@@ -1,7 +1,7 @@
 //! Prometheus metrics of the daemon; the gateway's own are appended.
 
 use crate::object::HOLD;
-use crate::{Node, clock, diverged};
+use crate::{Node, clock, diverged, witness};
 use pumasi_api::Problem;
 use pumasi_api::message::LendingState;
 use pumasi_lease::Hold;
@@ -82,8 +82,10 @@ pub async fn text(node: &Node) -> String {
     let _ = writeln!(t, "pumasi_stray_owners {}", node.health.strays.lock().len());
     family(&mut t, "pumasi_tasks_down", "gauge", "Tasks of the daemon that do not run now");
     let _ = writeln!(t, "pumasi_tasks_down {}", node.health.down.lock().len());
-    family(&mut t, "pumasi_gateway_up", "gauge", "1 while the gateway answers");
-    let _ = writeln!(t, "pumasi_gateway_up {}", u8::from(node.gateway_status.lock().is_some()));
+    if !witness::is(&node.config) {
+        family(&mut t, "pumasi_gateway_up", "gauge", "1 while the gateway answers");
+        let _ = writeln!(t, "pumasi_gateway_up {}", u8::from(node.gateway_status.lock().is_some()));
+    }
     votes(node, &mut t);
     family(&mut t, "pumasi_journal_seq", "counter", "Entries of the journal");
     let _ = writeln!(t, "pumasi_journal_seq {}", node.store.journal_head().seq);

@@ -12,7 +12,7 @@
 //! `protect` is the owner's side, `in_sync` keeps the set of those that have every acknowledged write, `judge` the leader's, `take` the
 //! heir's, `back` what follows when the lost cloud returns; `rehearse` asks what would happen, `daily` does so by itself, `approve` lets an
 //! operator agree where the pact asks, `by_hand` act where it does not vote; `fence` holds still what has lost its right; `room` makes way
-//! for what was taken over.
+//! for what was taken over; `stalled` gives up a service whose disk takes no write.
 
 pub mod approve;
 pub mod back;
@@ -25,6 +25,7 @@ pub mod protect;
 pub mod rehearse;
 pub mod report;
 pub mod room;
+pub mod stalled;
 pub mod take;
 
 use crate::node::Locked;
@@ -54,6 +55,8 @@ pub struct Takeover {
     pub(crate) rehearsed: daily::Last,
     /// What stands back for services that were taken over.
     pub(crate) room: room::Room,
+    /// Whether datasets take writes.
+    pub(crate) probes: stalled::Probes,
     /// Services of this cloud that are kept in step.
     pub(crate) kept: Locked<BTreeMap<ServiceId, in_sync::Kept>>,
     pub(crate) inquiries: judge::Inquiries,
@@ -71,6 +74,7 @@ impl Takeover {
             .into_iter()
             .chain(self.stuck.lock().values().map(|s| s.why.clone()))
             .chain(self.room.remarks())
+            .chain(self.probes.remarks())
             .chain(self.rehearsed.remarks())
             .collect()
     }

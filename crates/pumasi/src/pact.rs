@@ -270,8 +270,9 @@ fn vote_lines(vote: &pumasi_node::voting::Status) -> Vec<String> {
     )];
     let of = |votes: bool| {
         let told = |c: &pumasi_node::voting::StoodUp| {
-            let more = if c.ailing { ", ailing" } else { "" };
-            format!("{} ({}{more})", c.cloud, c.standing)
+            let ailing = if c.ailing { ", ailing" } else { "" };
+            let witness = if c.witness { ", a witness" } else { "" };
+            format!("{} ({}{ailing}{witness})", c.cloud, c.standing)
         };
         vote.clouds.iter().filter(|c| c.votes == votes).map(told).collect::<Vec<_>>().join(", ")
     };

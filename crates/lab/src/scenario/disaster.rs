@@ -222,7 +222,7 @@ impl Stage {
         }
     }
 
-    async fn vote(&self, cloud: &str) -> anyhow::Result<serde_json::Value> {
+    pub(super) async fn vote(&self, cloud: &str) -> anyhow::Result<serde_json::Value> {
         let shown: serde_json::Value = self.cluster.client(cloud)?.get("/v1/pact").await?;
         Ok(shown["vote"].clone())
     }

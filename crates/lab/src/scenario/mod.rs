@@ -15,6 +15,8 @@ pub mod standby;
 pub mod sync;
 pub mod takeover;
 pub mod voted;
+pub mod witness;
+pub mod yields;
 
 use crate::cluster::Cluster;
 use crate::follow::Chronicle;
@@ -45,6 +47,8 @@ pub const ALL: &[(&str, &str)] = &[
     ),
     ("split", "links between clouds break in every way; nobody writes twice, the cut off part says so, and all heals"),
     ("matrix", "one fault after the other befalls an owner, a leader, another voter: how soon, and what it costs"),
+    ("witness", "two clouds and a witness that holds nothing: one is killed, and the other goes on with its service"),
+    ("yields", "a heir cannot take, a dataset's disk is full: the service alone goes to another cloud (needs root)"),
     ("keys", "a service's certificate and its users' cookies go where it goes, and lie open nowhere else"),
     (
         "standby",
@@ -71,6 +75,8 @@ pub async fn play(name: &str, options: &Options, story: &mut Story) -> anyhow::R
         "sync" => sync::play(options, story).await,
         "split" => split::play(options, story).await,
         "matrix" => matrix::play(options, story).await,
+        "witness" => witness::play(options, story).await,
+        "yields" => yields::play(options, story).await,
         "keys" => keys::play(options, story).await,
         "standby" => standby::play(options, story).await,
         "faults" => faults::play(options, story).await,

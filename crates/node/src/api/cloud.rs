@@ -5,7 +5,7 @@ use super::params::Path;
 use crate::node::Note;
 use crate::object::{CLOUD, CloudRecord, ONLY};
 use crate::tenancy::Estate;
-use crate::{Node, clock, disk, diverged, lender, metrics};
+use crate::{Node, clock, disk, diverged, lender, metrics, witness};
 use axum::Extension;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -26,7 +26,7 @@ pub async fn healthz() -> &'static str {
 }
 
 pub async fn readyz(State(node): State<Arc<Node>>) -> Response {
-    let gateway_answers = node.gateway_status.lock().is_some();
+    let gateway_answers = witness::is(&node.config) || node.gateway_status.lock().is_some();
     let problem = match (gateway_answers, node.may_act()) {
         (false, _) => Some("the gateway does not answer".to_owned()),
         (_, Err(why)) => Some(why),
@@ -87,6 +87,7 @@ pub async fn status(State(node): State<Arc<Node>>) -> Answer<CloudStatus> {
         gateway: match node.gateway_status.lock().as_ref() {
             Some(s) if s.table_revision > 0 => GatewayState::Serving,
             Some(_) => GatewayState::Starting,
+            None if witness::is(&node.config) => GatewayState::None,
             None => GatewayState::Unreachable,
         },
         members: members.map(member).collect(),

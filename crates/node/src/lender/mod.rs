@@ -28,7 +28,7 @@ use crate::object::{
 use crate::pact::PactView;
 use crate::takeover::room;
 use crate::uploads::Size;
-use crate::{Node, clock, home, register};
+use crate::{Node, clock, home, register, witness};
 use pumasi_api::{Fault, Principal, Problem};
 use pumasi_engine::{InstanceState, InstanceStatus};
 use pumasi_lease::message::{LeaseStatus, ReservationGrant, ReservationRequest};
@@ -132,7 +132,7 @@ fn capacity(node: &Node, view: &PactView) -> Result<Capacity, Problem> {
         storage_free_bytes: storage_free(node),
         egress: node.config.lend.egress.clone(),
         own_addresses: node.config.own_addresses(),
-        standby_percent: node.config.lend.standbys.then_some(node.config.lend.standby_percent),
+        standby_percent: (node.config.lend.standbys && !witness::is(&node.config)).then_some(node.config.lend.standby_percent),
     })
 }
 

@@ -9,3 +9,5 @@ mod room;
 mod soak;
 mod split;
 mod takeover;
+mod witness;
+mod yields;
