@@ -61,6 +61,9 @@ pub const DIVERGENCE: &str = "divergence";
 /// A [`crate::generations::Generations`], by the service's id.
 pub const GENERATION: &str = "generation";
 
+/// A `takeover::game_day::GameDay`, by the service's name.
+pub const GAME_DAY: &str = "game_day";
+
 /// An [`Ended`], by owner of instances: what once was and may be stopped wherever it is found.
 pub const ENDED: &str = "ended";
 
@@ -68,7 +71,7 @@ pub const ENDED: &str = "ended";
 pub const PROBE: &str = "probe";
 
 /// All of them. A new kind stands here, and what becomes of things where its record cannot be read is decided in docs/operations.md.
-pub const KINDS: [&str; 26] = [
+pub const KINDS: [&str; 27] = [
     SERVICE,
     JOURNEY,
     PLAN,
@@ -95,6 +98,7 @@ pub const KINDS: [&str; 26] = [
     TAKEOVER,
     DIVERGENCE,
     GENERATION,
+    GAME_DAY,
 ];
 
 /// The one object of its kind.

@@ -12,13 +12,15 @@
 //! `protect` is the owner's side, `in_sync` keeps the set of those that have every acknowledged write, `judge` the leader's, `take` the
 //! heir's, `back` what follows when the lost cloud returns; `rehearse` asks what would happen, `daily` does so by itself, `approve` lets an
 //! operator agree where the pact asks, `by_hand` act where it does not vote; `fence` holds still what has lost its right; `room` makes way
-//! for what was taken over; `stalled` gives up a service whose disk takes no write.
+//! for what was taken over; `stalled` gives up a service whose disk takes no write; `game_day`
+//! gives one up on purpose.
 
 pub mod approve;
 pub mod back;
 pub mod by_hand;
 pub mod daily;
 pub mod fence;
+pub mod game_day;
 pub mod in_sync;
 pub mod judge;
 pub mod protect;
@@ -55,6 +57,8 @@ pub struct Takeover {
     pub(crate) rehearsed: daily::Last,
     /// What stands back for services that were taken over.
     pub(crate) room: room::Room,
+    /// What other clouds want back from this one after a game day.
+    pub(crate) wanted: game_day::Wanted,
     /// Whether datasets take writes.
     pub(crate) probes: stalled::Probes,
     /// Services of this cloud that are kept in step.
@@ -118,6 +122,7 @@ fn beside(node: &Arc<Node>) {
         protect::reconcile(&node).await;
         back::reconcile(&node).await;
         daily::reconcile(&node).await;
+        game_day::reconcile(&node).await;
         tokio::time::sleep(Duration::from_millis(LOOK_MS)).await;
         node.takeover.busy.store(false, Ordering::Relaxed);
     });

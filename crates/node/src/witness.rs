@@ -38,8 +38,7 @@ pub fn obstacle(node: &Node) -> Option<String> {
         return None;
     }
     let services = node.services().ok()?;
-    let own: Vec<&str> =
-        services.iter().filter(|s| register::is_ours(node, s)).map(|s| s.name().as_str()).collect();
+    let own: Vec<&str> = services.iter().filter(|s| register::is_ours(node, s)).map(|s| s.name().as_str()).collect();
     let named = own.join(", ");
     (!own.is_empty()).then(|| {
         format!("[pact] role is \"witness\", and this cloud has services: {named}; move or delete them first, under role = \"cloud\"")

@@ -51,12 +51,8 @@ pub struct Way {
 /// The soonest first; of the cloud's own the lowest priority first.
 pub fn ways(rule: GiveWay, own: &[Own], rented: &[Rented]) -> Vec<Way> {
     let leases = rented.iter().filter(|r| r.goes || rule.rented()).map(|r| {
-        let gives = GivesWay {
-            what: r.service.clone(),
-            rented_to: Some(r.borrower.clone()),
-            room: r.room,
-            in_ms: r.in_ms,
-        };
+        let gives =
+            GivesWay { what: r.service.clone(), rented_to: Some(r.borrower.clone()), room: r.room, in_ms: r.in_ms };
         ((r.in_ms, !r.goes, 0, r.service.clone()), Way { gives, lease: Some(r.lease.clone()), goes: r.goes })
     });
     let instances = own.iter().filter(|_| rule.own_deferred()).flat_map(|o| {

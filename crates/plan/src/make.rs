@@ -480,10 +480,7 @@ fn weigh(
         return Err(obstacle("no_room", format!("{cloud} lends for {} ms only", offer.lease_ttl_ms_max)));
     }
     if room < search.instances_min {
-        let text = format!(
-            "{cloud} has no room: {} cpu_millis and {} MiB are free",
-            free.cpu_millis, free.memory_mib
-        );
+        let text = format!("{cloud} has no room: {} cpu_millis and {} MiB are free", free.cpu_millis, free.memory_mib);
         return Err(obstacle("no_room", text));
     }
     if offer.storage_free_bytes < storage {

@@ -2,10 +2,12 @@
 
 use crate::args::{PactCommand, TermsArgs};
 use crate::failure::{Exit, Failure};
+use crate::game_day;
 use crate::output::{self, Cell, Format, Table, note};
 use crate::session::Session;
 use crate::units::{bytes, duration_ms, money, resources};
 use base64::Engine;
+use pumasi_api::game_day::AskGameDay;
 use pumasi_api::message::{
     CloudStatus, Dismiss, FoundPact, Invite, Invited, Join, PactProposal, RehearsalView, TakeOver, TakenOver, Vote,
     Why, Word,
@@ -84,6 +86,10 @@ pub async fn pact(session: &Session, command: &PactCommand) -> Result<(), Failur
             take_over(session, &asked).await
         }
         PactCommand::Rehearse { lose } => rehearse(session, lose).await,
+        PactCommand::GameDay { service: Some(service), every, never } => {
+            game_day::run(session, service, AskGameDay { every_ms: *every, never: *never }).await
+        }
+        PactCommand::GameDay { service: None, .. } => game_day::show(session).await,
         PactCommand::Terms(flags) => terms(session, flags).await,
     }
 }

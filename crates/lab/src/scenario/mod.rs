@@ -3,6 +3,7 @@
 pub mod disaster;
 pub mod faults;
 pub mod foreign;
+pub mod game_day;
 pub mod hostile;
 pub mod keys;
 pub mod matrix;
@@ -49,6 +50,7 @@ pub const ALL: &[(&str, &str)] = &[
     ("matrix", "one fault after the other befalls an owner, a leader, another voter: how soon, and what it costs"),
     ("witness", "two clouds and a witness that holds nothing: one is killed, and the other goes on with its service"),
     ("yields", "a heir cannot take, a dataset's disk is full: the service alone goes to another cloud (needs root)"),
+    ("game-day", "a canary is given up on purpose, taken over, asked, and brought back; a failed one alerts"),
     ("keys", "a service's certificate and its users' cookies go where it goes, and lie open nowhere else"),
     (
         "standby",
@@ -77,6 +79,7 @@ pub async fn play(name: &str, options: &Options, story: &mut Story) -> anyhow::R
         "matrix" => matrix::play(options, story).await,
         "witness" => witness::play(options, story).await,
         "yields" => yields::play(options, story).await,
+        "game-day" => game_day::play(options, story).await,
         "keys" => keys::play(options, story).await,
         "standby" => standby::play(options, story).await,
         "faults" => faults::play(options, story).await,

@@ -88,7 +88,8 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
 
 fn plans() -> Vec<CloudPlan> {
     let room = |n: u32| Resources { cpu_millis: 200 * n, memory_mib: 128 * n };
-    let lends = [room(0), room(FULL), room(0)];
+    // City A lends as well: what comes back is kept ready there first.
+    let lends = [room(FULL), room(FULL), room(0)];
     let has = [room(8), room(FULL), room(1)];
     let plans = three_clouds().into_iter().zip(lends).zip(has);
     plans.map(|((plan, lends), capacity)| CloudPlan { capacity, lends, ..plan }).collect()
@@ -126,7 +127,8 @@ async fn judge(
     report.figure("from the loss to full size", ms(took), format!("owner {owner}, epoch {}", entry["epoch"]));
     let heir = said.heir.as_ref().map_or("", |h| h.as_str());
     report.promise(holds("it lives where it was rehearsed", owner == heir, format!("{owner}, said {heir}")));
-    let at_most_ms = said.grows_in_ms.context("the rehearsal names a time")?.saturating_add(said.rto_ms.unwrap_or(5_000));
+    let at_most_ms =
+        said.grows_in_ms.context("the rehearsal names a time")?.saturating_add(said.rto_ms.unwrap_or(5_000));
     report.promise(Promise::within_ms(
         "it has its full size within what was rehearsed",
         Some(took.as_secs_f64() * 1e3),

@@ -1,8 +1,8 @@
 //! Yields: one service alone is given up, by a cloud that lives. A heir cannot take what it was given; an owner's dataset takes no write.
 //!
-//! Directories of two clouds are small file systems in memory. City B's for applications becomes read-only: what it is given from city C,
-//! which is killed, it cannot take, so it gives it up, and city A has it. City A's for datasets runs full: its service goes to city B,
-//! and city A stays a member that lives. (A disk that hangs needs a kernel module; a full one takes no write either.)
+//! Two directories of city B are small file systems in memory. The one for applications becomes read-only: what it is given from city A,
+//! which is killed, it cannot take, so it gives it up, and city C has it. The one for datasets runs full: its own service goes to city C,
+//! and city B stays a member that lives. (A disk that hangs needs a kernel module; a full one takes no write either.)
 
 use super::disaster::{Stage, holds, ms};
 use super::overload::{TIMING, bundle, service, worth_telling};
@@ -20,9 +20,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Of city C's; city B is given it and cannot take it.
+/// Of city A's; city B is given it and cannot take it.
 const STICKS: &str = "sticks";
-/// Of city A's, whose disk runs full.
+/// Of city B's, whose disk runs full.
 const STALLS: &str = "stalls";
 const SLACK: Duration = Duration::from_secs(90);
 const SMALL_MIB: u32 = 96;
@@ -41,7 +41,7 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
     story.chapter("Three clouds found a pact, and vote; two directories are small file systems of their own");
     let (mut data, mut bundles) = (None, None);
     let lay = |cluster: &Cluster| {
-        data = Some(Disk::lay(&cluster.dir("city-a").join("data/services"), SMALL_MIB)?);
+        data = Some(Disk::lay(&cluster.dir("city-b").join("data/services"), SMALL_MIB)?);
         bundles = Some(Disk::lay(&cluster.dir("city-b").join("data/bundles"), LARGE_MIB)?);
         Ok(())
     };
@@ -68,8 +68,8 @@ async fn acts(
         stage.until("every cloud has a right to write", SLACK, || stage.has_right(cloud)).await?;
     }
     let dir = bundle(&stage.cluster, &options.executable, options.bundle_mib).await?;
-    stage.cluster.apply("city-c", &made(STICKS, &["city-b", "city-a"], &dir)?).await?;
-    stage.cluster.apply("city-a", &made(STALLS, &["city-b", "city-c"], &dir)?).await?;
+    stage.cluster.apply("city-a", &made(STICKS, &["city-b", "city-c"], &dir)?).await?;
+    stage.cluster.apply("city-b", &made(STALLS, &["city-c", "city-a"], &dir)?).await?;
     for name in [STICKS, STALLS] {
         stage.until("the pact looks after it", SLACK, || stage.is_protected(name, 2)).await?;
     }
@@ -86,17 +86,17 @@ fn made(name: &str, kept_at: &[&str], dir: &Path) -> anyhow::Result<Service> {
 }
 
 async fn a_heir_cannot_take(stage: &Stage, report: &mut Report, bundles: &Disk) -> anyhow::Result<()> {
-    stage.story.clone().chapter("City C is lost; city B is its heir, and cannot take");
+    stage.story.clone().chapter("City A is lost; city B is its heir, and cannot take");
     bundles.read_only(true)?;
     // City B is the only one that may be the heir at first.
-    stage.cluster.operate("city-a", &["stop-automation", "--why", "city B comes first"], None).await?;
-    stage.destroy("city-c")?;
+    stage.cluster.operate("city-c", &["stop-automation", "--why", "city B comes first"], None).await?;
+    stage.destroy("city-a")?;
     stage.until("city B is given it", SLACK, || stage.is_owner(STICKS, "city-b")).await?;
     let given = Instant::now();
-    stage.cluster.operate("city-a", &["resume-automation"], None).await?;
-    stage.until("city A is given it", SLACK, || stage.is_owner(STICKS, "city-a")).await?;
+    stage.cluster.operate("city-c", &["resume-automation"], None).await?;
+    stage.until("city C is given it", SLACK, || stage.is_owner(STICKS, "city-c")).await?;
     let took = given.elapsed();
-    stage.until("city A serves it", SLACK, || stage.answers(STICKS)).await?;
+    stage.until("city C serves it", SLACK, || stage.answers(STICKS)).await?;
     report.figure("from the heir's turn to the next one's", ms(took), format!("served after {}", ms(given.elapsed())));
     report.promise(Promise::within_ms("what the heir cannot take another one has", Some(ms_of(took)), GIVEN_UP_MS));
     let told = stage.journal("city-b", "takeover_given_up").await?;
@@ -105,14 +105,14 @@ async fn a_heir_cannot_take(stage: &Stage, report: &mut Report, bundles: &Disk) 
 }
 
 async fn a_disk_runs_full(stage: &Stage, report: &mut Report, data: &Disk) -> anyhow::Result<()> {
-    stage.story.clone().chapter("The disk of city A's datasets takes no write any more");
+    stage.story.clone().chapter("The disk of city B's datasets takes no write any more");
     let writers = stage.writers(&[STALLS]);
     tokio::time::sleep(Duration::from_secs(2)).await;
     data.fill()?;
     let full_at = Instant::now();
-    stage.until("city B is given it", SLACK, || stage.is_owner(STALLS, "city-b")).await?;
+    stage.until("city C is given it", SLACK, || stage.is_owner(STALLS, "city-c")).await?;
     let took = full_at.elapsed();
-    stage.until("city B serves it", SLACK, || stage.answers(STALLS)).await?;
+    stage.until("city C serves it", SLACK, || stage.answers(STALLS)).await?;
     report.figure("from the full disk to the next owner", ms(took), format!("served after {}", ms(full_at.elapsed())));
     report.promise(Promise::within_ms("a service whose disk is full moves alone", Some(ms_of(took)), STALLED_MS));
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -121,12 +121,12 @@ async fn a_disk_runs_full(stage: &Stage, report: &mut Report, data: &Disk) -> an
         let lost = tally.written.iter().filter(|w| w.at.0 > full_at && !there.contains(&w.text)).count();
         report.promise(Promise::none("writes lost that were acknowledged after the disk was full", lost as u64));
     }
-    let vote = stage.vote("city-b").await?;
+    let vote = stage.vote("city-c").await?;
     let clouds = vote["clouds"].as_array().cloned().unwrap_or_default();
-    let it = clouds.into_iter().find(|c| c["cloud"] == "city-a").unwrap_or_default();
-    report.promise(holds("city A is a member that lives", it["standing"] == "alive", it.to_string()));
-    let told = stage.journal("city-a", "tenure_given_up").await?;
-    report.promise(holds("city A's journal says why", told.contains("No space left"), told));
+    let it = clouds.into_iter().find(|c| c["cloud"] == "city-b").unwrap_or_default();
+    report.promise(holds("city B is a member that lives", it["standing"] == "alive", it.to_string()));
+    let told = stage.journal("city-b", "tenure_given_up").await?;
+    report.promise(holds("city B's journal says why", told.contains("No space left"), told));
     Ok(())
 }
 

@@ -392,8 +392,7 @@ fn own(tx: &mut Tx<'_>, dossier: &Dossier, said: &Entry) -> Result<(), TxError> 
     let taking = Some(said.lease.clone());
     let rescued_from = said.rescued.then(|| said.from.clone());
     let epoch = said.epoch;
-    let taken =
-        ServiceRecord { epoch, generation, entrances, taking, registered, diverged, rescued_from, ..fresh };
+    let taken = ServiceRecord { epoch, generation, entrances, taking, registered, diverged, rescued_from, ..fresh };
     tx.put(SERVICE, name.as_str(), &taken, Expect::Any)?;
     moves::superseded(tx, name)
 }

@@ -132,7 +132,8 @@ fn capacity(node: &Node, view: &PactView) -> Result<Capacity, Problem> {
         storage_free_bytes: storage_free(node),
         egress: node.config.lend.egress.clone(),
         own_addresses: node.config.own_addresses(),
-        standby_percent: (node.config.lend.standbys && !witness::is(&node.config)).then_some(node.config.lend.standby_percent),
+        standby_percent: (node.config.lend.standbys && !witness::is(&node.config))
+            .then_some(node.config.lend.standby_percent),
     })
 }
 

@@ -287,7 +287,9 @@ fn settle(node: &Node, services: &[Arc<ServiceRecord>], guests: &[&Arc<ServiceRe
     for (way, g) in &given {
         let Some(whom) = guests.get(*g).map(|s| whom(s)) else { continue };
         match &way.lease {
-            Some(lease) if !way.goes => drop(stand.leases.insert(lease.clone(), format!("its room is needed for {whom}"))),
+            Some(lease) if !way.goes => {
+                drop(stand.leases.insert(lease.clone(), format!("its room is needed for {whom}")))
+            }
             Some(_) => {}
             None => {
                 let Some((owner, own)) = own.iter().find(|(_, o)| o.service == way.gives.what) else { continue };

@@ -1,18 +1,21 @@
-//! A service whose dataset's disk takes no write is given up to a standby: it alone, and not its cloud.
+//! A service whose dataset's disk takes no write, or whose data cannot be made this cloud's own, is given up to a standby: it alone, and
+//! not its cloud.
 //!
 //! Enters: the datasets of this cloud's services, a small write into each. Leaves: `Yield` where none was taken for a while, and the word
 //! that it is not given up any more where the disk writes again before anybody took it.
 //! Always holds: one write a dataset is under way, in a thread of its own, so that a disk that hangs holds up nothing else; nothing is
 //! given up that nobody else could take; what the application sees of its directory does not change.
 
+use super::game_day;
 use crate::node::{Locked, Note};
 use crate::object::ServiceRecord;
 use crate::{Node, clock, home, register, voting};
 use nix::fcntl::OFlag;
+use pumasi_api::Problem;
 use pumasi_ownership::command::{How, Progress, WHY_CHARS_MAX};
 use pumasi_ownership::state::Phase;
 use pumasi_ownership::{Command, Owned, State, refusal};
-use pumasi_terms::{BootMs, DatasetName, ServiceId};
+use pumasi_terms::{BootMs, DatasetName, ServiceId, ServiceName};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
@@ -26,10 +29,16 @@ const STALLED_MS: u64 = 5_000;
 /// One that takes them again for so long is trusted again.
 const WELL_MS: u64 = 5_000;
 
+/// So long it is tried to make what was kept the service's own.
+const PROMOTED_MS: u64 = 10_000;
+
 type Key = (ServiceId, DatasetName);
 
 #[derive(Debug, Clone, Default)]
-pub struct Probes(Arc<Locked<BTreeMap<Key, Probe>>>);
+pub struct Probes(Arc<Locked<BTreeMap<Key, Probe>>>, Arc<Locked<BTreeMap<ServiceName, Failing>>>);
+
+/// Since when, and the last reason.
+type Failing = (BootMs, String);
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Probe {
@@ -111,6 +120,16 @@ async fn look(node: &Arc<Node>) {
     let mut known = Vec::new();
     for service in services.iter().filter(|s| is_looked_at(node, s)) {
         let Some(owned) = state.services.get(&service.id).filter(|o| is_this(node, service, o)) else { continue };
+        if service.taking.is_some() {
+            if let Some(why) = unpromoted(&probes, service, owned, &state) {
+                give_up(node, service, owned, why).await;
+            }
+            continue;
+        }
+        // What is let go on purpose is not taken back for being well.
+        if game_day::is_under_way(node, &service.id) {
+            continue;
+        }
         let sets = service.document.spec.datasets.iter().map(|set| {
             let key = (service.id.clone(), set.name.clone());
             known.push(key.clone());
@@ -128,11 +147,18 @@ async fn look(node: &Arc<Node>) {
 }
 
 fn is_looked_at(node: &Node, service: &ServiceRecord) -> bool {
-    service.registered && service.taking.is_none() && !service.deleting && register::is_ours(node, service)
+    service.registered && !service.deleting && register::is_ours(node, service)
 }
 
 fn is_this(node: &Node, service: &ServiceRecord, owned: &Owned) -> bool {
     &owned.owner == node.name() && owned.epoch == service.epoch
+}
+
+/// Why it is given up before it was ever served here.
+fn unpromoted(probes: &Probes, service: &ServiceRecord, owned: &Owned, state: &State) -> Option<String> {
+    let (since, why) = probes.1.lock().get(service.name()).cloned()?;
+    let late = clock::boot().since(since) >= PROMOTED_MS && owned.phase != Phase::Yielded;
+    (late && could_go(state, owned)).then(|| format!("its data cannot be made this cloud's own: {why}"))
 }
 
 /// Whether anybody could take it now, by itself.
@@ -218,6 +244,18 @@ fn refused(told: Result<Vec<pumasi_ownership::Told>, pumasi_api::Problem>) -> Op
 }
 
 impl Probes {
+    /// What came of a try to make what was kept for a service its own.
+    pub fn promoted(&self, service: &ServiceName, done: Result<(), &Problem>) {
+        let mut all = self.1.lock();
+        match done {
+            Ok(()) => drop(all.remove(service)),
+            Err(e) => {
+                let since = all.remove(service).map_or_else(clock::boot, |(since, _)| since);
+                all.insert(service.clone(), (since, e.to_string()));
+            }
+        }
+    }
+
     pub(super) fn remarks(&self) -> Vec<String> {
         let now = clock::boot();
         let bad = |((_, set), p): (&Key, &Probe)| {

@@ -355,6 +355,28 @@ Nothing changes. It is the plan that a real loss would be answered with; a pact 
         #[arg(long, value_name = "CLOUD")]
         lose: CloudName,
     },
+    /// Give a service up on purpose: another cloud takes it over, it is asked once, and it comes back
+    #[command(after_help = "\
+Examples:
+  pumasi pact game-day --service canary
+  pumasi pact game-day --service canary --every 7d
+  pumasi pact game-day --service canary --never
+  pumasi pact game-day
+
+It goes the way of a real failure, at the cloud that owns the service. Its users wait for some seconds, and what it wrote in the
+last moment may be set aside: take a service that bears it, early or deferred. Exit code 0: it passed. Without a service: the last
+results.")]
+    GameDay {
+        /// The service that is given up
+        #[arg(long, value_name = "NAME")]
+        service: Option<ServiceName>,
+        /// Again and again after so long, as 7d; the first time now
+        #[arg(long, value_name = "TIME", value_parser = parse_ms, requires = "service")]
+        every: Option<u64>,
+        /// No more of them
+        #[arg(long, requires = "service", conflicts_with = "every")]
+        never: bool,
+    },
     /// Print what this cloud lends, or change it
     #[command(after_help = "Examples:\n  pumasi pact terms\n  pumasi pact terms --lends-cpu 1000 --price 0.04")]
     Terms(TermsArgs),

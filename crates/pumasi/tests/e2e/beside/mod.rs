@@ -3,6 +3,7 @@
 mod disaster;
 mod faults;
 mod foreign;
+mod game_day;
 mod hostile;
 mod keys;
 mod room;
