@@ -86,6 +86,7 @@ fn waits(node: &Node, service: &ServiceRecord) -> bool {
 
 /// One service, by what is stored of it now.
 pub async fn run_now(node: &Node, name: &ServiceName) -> Result<(), Problem> {
+    room::reconcile(node, &node.services()?).await?;
     if let Some(service) = node.item::<ServiceRecord>(SERVICE, name.as_str())?.filter(|s| !waits(node, s)) {
         run(node, &service).await;
     }

@@ -99,7 +99,9 @@ async fn a_heir_cannot_take(stage: &Stage, report: &mut Report, bundles: &Disk) 
     stage.until("city C serves it", SLACK, || stage.answers(STICKS)).await?;
     report.figure("from the heir's turn to the next one's", ms(took), format!("served after {}", ms(given.elapsed())));
     report.promise(Promise::within_ms("what the heir cannot take another one has", Some(ms_of(took)), GIVEN_UP_MS));
-    let told = stage.journal("city-b", "takeover_given_up").await?;
+    // Before it is its own, or while its data are made so.
+    let mut told = stage.journal("city-b", "takeover_given_up").await?;
+    told.push_str(&stage.journal("city-b", "tenure_given_up").await?);
     report.promise(holds("city B's journal says why it gave it up", !told.is_empty(), told));
     bundles.read_only(false)
 }

@@ -485,12 +485,25 @@ pub async fn set_application(
 }
 
 /// The borrower is done: it is emptied from now on.
+///
+/// # Errors
+/// Where the register gives its service to this cloud: what is kept here is about to be this cloud's own, and may be the last copy.
 pub async fn release(
     node: &Node,
     borrower: CloudName,
     epoch: Option<Epoch>,
     id: LeaseId,
 ) -> Result<LentLease, Problem> {
+    if let Some(kept) = lent(node, &id)?.filter(|l| l.standby().is_some() && l.usable())
+        && let Some(dossier) = dossier::of(node, &id)?
+        && let Some(owned) = node.voting.state().and_then(|s| s.services.get(&dossier.id).cloned())
+        && &owned.owner == node.name()
+    {
+        let (name, epoch) = (&owned.agreed.name, owned.epoch);
+        let text =
+            format!("{} keeps {name}, which is this cloud's at epoch {epoch}: it is about to be taken over", kept.id());
+        return Err(Problem { retry: true, ..Problem::new(409, "being_taken", Fault::Us, text) });
+    }
     let lents = node.lents.clone();
     node.transact(move |tx| {
         let now = clock::now();

@@ -77,7 +77,11 @@ impl Room {
         let stand = self.0.lock();
         let Some(stand) = &*stand else { return all };
         let back = stand.back.get(owner).map_or(all, |b| b.may);
-        all.min(back).min(stand.guests.get(owner).map_or(all, |seat| if seat.soon < seat.of { seat.soon } else { all }))
+        match stand.guests.get(owner) {
+            // Also before it may run at all, while its data are being made this cloud's own.
+            Some(seat) if seat.soon < seat.of || all < seat.of => seat.soon,
+            _ => all.min(back),
+        }
     }
 
     pub fn stands_back(&self, owner: &str) -> bool {
@@ -240,7 +244,15 @@ pub async fn reconcile(node: &Node, services: &[Arc<ServiceRecord>]) -> Result<(
 
 /// Whether it has room here: it is this cloud's, or something of it runs still.
 fn occupies(node: &Node, service: &ServiceRecord) -> bool {
-    !service.deleting && (home::all(node, service) > 0 || running(node, service) > 0)
+    !service.deleting && (size(node, service) > 0 || running(node, service) > 0)
+}
+
+/// Instances that it should have here: also while its data are being made this cloud's own, so that its room is there by then.
+fn size(node: &Node, service: &ServiceRecord) -> u32 {
+    match &service.taking {
+        Some(_) if register::is_ours(node, service) => service.document.spec.instances.home.min,
+        _ => home::all(node, service),
+    }
 }
 
 fn running(node: &Node, service: &ServiceRecord) -> u32 {
@@ -258,7 +270,7 @@ fn unit(service: &ServiceRecord) -> Resources {
 fn promised(node: &Node, service: &ServiceRecord) -> u32 {
     // What a person took over by hand runs as it is; others make room for it all the same.
     if !service.registered {
-        return home::all(node, service);
+        return size(node, service);
     }
     let state = node.voting.state();
     let owned = state.as_ref().and_then(|s| s.services.get(&service.id)).filter(|o| o.epoch == service.epoch);
@@ -301,7 +313,7 @@ fn settle(node: &Node, services: &[Arc<ServiceRecord>], guests: &[&Arc<ServiceRe
     }
     let mut free = free_now(node, services, guests, &stand)?;
     for (i, service) in guests.iter().enumerate() {
-        let of = home::all(node, service);
+        let of = size(node, service);
         let soon = settled.counts.get(i).copied().unwrap_or(0).max(promised(node, service)).min(of);
         let fits = unit(service).count_in(free);
         let now = soon.min(fits).max(promised(node, service).min(of)).max(running(node, service).min(of));
@@ -322,7 +334,7 @@ fn guest(node: &Node, service: &ServiceRecord) -> Guest {
         class: Class::from(spec.recovery_class),
         priority: spec.priority,
         unit: unit(service),
-        full: home::all(node, service),
+        full: size(node, service),
         least: 1,
     }
 }
