@@ -88,7 +88,8 @@ impl Federation {
     pub async fn start() -> anyhow::Result<Self> {
         let lots = Resources { cpu_millis: 1_000_000, memory_mib: 1_000_000 };
         let none = Resources { cpu_millis: 0, memory_mib: 0 };
-        let cloud = |name, lends| CloudPlan { name, city: "Seoul", capacity: lots, lends, price: "0.05" };
+        let cloud =
+            |name, lends| CloudPlan { name, city: "Seoul", capacity: lots, lends, price: "0.05", witness: false };
         let mut plans = vec![cloud(LENDER, lots)];
         plans.extend(NAMES.map(|name| cloud(name, none)));
         // A member that renews as fast as it is answered is what is measured here.
@@ -174,6 +175,7 @@ impl Borrower {
                 pact_digest: None,
                 renew: Vec::new(),
                 fronts: Default::default(),
+                wants_back: Default::default(),
             },
             name,
         })

@@ -217,6 +217,14 @@ pub const ENDPOINTS: &[Endpoint] = &[
         4 * KIB,
         "Take over what is kept ready here for a member that is gone, by hand",
     ),
+    on(Get, "/v1/pact/game-days", OPERATORS, 0, "Services that are given up on purpose, and how that went"),
+    on(
+        Put,
+        "/v1/pact/game-days/{service}",
+        OPERATORS,
+        4 * KIB,
+        "Give a service up on purpose, now or again and again: it is taken over, asked, and brought back",
+    ),
     on(Put, "/v1/pact/voting", OPERATORS, 4 * KIB, "Choose who votes on the ownership of services, or nobody"),
     // Between clouds.
     on(Post, "/v1/pact/admissions", INVITED, 256 * KIB, "Ask for admission with an invitation's secret"),

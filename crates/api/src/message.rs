@@ -160,6 +160,8 @@ pub enum GatewayState {
     Serving,
     Starting,
     Unreachable,
+    /// A witness has none.
+    None,
 }
 
 /// `POST /v1/standing`.
@@ -204,7 +206,7 @@ pub struct ServiceView {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ServiceStatus {
     /// `starting`, `serving`, `borrowing`, `degraded`, `failing` (nothing of the generation in force gets ready; an older one may go on
-    /// serving), `moved`, `deleting`.
+    /// serving), `stands_back`, `moved`, `deleting`.
     pub phase: String,
     pub why: String,
     pub home_ready: u32,
@@ -730,6 +732,11 @@ pub struct RehearsedService {
     pub instances: u32,
     /// As agreed.
     pub of: u32,
+    /// Once what gives way has gone: so many, after so long at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grows_to: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grows_in_ms: Option<u64>,
     /// Until it serves again, by starts that were measured; none: none was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rto_ms: Option<u64>,

@@ -61,7 +61,7 @@ function borrowing(b) {
 
 export function services() {
   // What needs eyes stands first; figures that swing do not move anything.
-  const rank = (s) => ["degraded", "borrowing", "starting"].indexOf(s.status.phase) + 1 || 9;
+  const rank = (s) => ["degraded", "stands_back", "borrowing", "starting"].indexOf(s.status.phase) + 1 || 9;
   const all = [...state.services].sort((a, b) => rank(a) - rank(b) || a.service.metadata.name.localeCompare(b.service.metadata.name));
   const missed = all.filter((s) => {
     const t = state.traffic?.services[s.service.metadata.name];

@@ -35,6 +35,8 @@ pub struct CloudPlan {
     pub lends: Resources,
     /// Of one CPU-hour, as `0.05`.
     pub price: &'static str,
+    /// It votes and holds nothing.
+    pub witness: bool,
 }
 
 #[derive(Debug)]
@@ -59,6 +61,18 @@ impl Cluster {
     /// The same with listeners for HTTPS, where each operator shows a certificate of its own cloud's name.
     pub async fn start_https(executable: &Path, clouds: &[CloudPlan], timing: &str) -> anyhow::Result<Self> {
         Self::begin(Self::prepare(executable, clouds, timing, true)?, clouds).await
+    }
+
+    /// The same with something laid into the clouds' directories before anything runs there.
+    pub async fn start_laid(
+        executable: &Path,
+        clouds: &[CloudPlan],
+        timing: &str,
+        lay: impl FnOnce(&Self) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
+        let cluster = Self::prepare(executable, clouds, timing, false)?;
+        lay(&cluster)?;
+        Self::begin(cluster, clouds).await
     }
 
     async fn begin(cluster: Self, clouds: &[CloudPlan]) -> anyhow::Result<Self> {
@@ -124,7 +138,7 @@ impl Cluster {
             "version = 1\n\n[cloud]\nname = \"{name}\"\ndata_dir = \"data\"\nplace = {{ city = \"{city}\", latitude = {latitude}, longitude = {longitude} }}\n\n\
              [peer]\nlisten = \"{peer}\"\nadvertise = \"{peer_adv}\"\nsource_ip = \"{ip}\"\n\n\
              [gateway]\nlisten = [\"{users}\"]\npeer_listen = \"{gw}\"\npeer_advertise = \"{gw_adv}\"\n{https}\n\
-             [capacity]\ncpu_millis = {cpu}\nmemory_mib = {mem}\n\n[engine]\ninstance_ip = \"{ip}\"\n{risk}\n[pact]\nadmit = \"auto\"\n{timing}\n",
+             [capacity]\ncpu_millis = {cpu}\nmemory_mib = {mem}\n\n[engine]\ninstance_ip = \"{ip}\"\n{risk}\n[pact]\nadmit = \"auto\"\n{role}{timing}\n",
             name = cloud.name,
             city = cloud.city,
             peer = place.peer_listen,
@@ -137,6 +151,7 @@ impl Cluster {
             mem = cloud.capacity.memory_mib,
             // Without root nothing can be isolated; the clouds of a lab all belong to whoever runs it.
             risk = if is_root() { "" } else { "lend_without_isolation = \"i-accept-the-risk\"" },
+            role = if cloud.witness { "role = \"witness\"\n" } else { "" },
             timing = self.timing,
             https = https,
         );

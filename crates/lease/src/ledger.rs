@@ -38,6 +38,8 @@ pub struct Capacity {
     pub physical: Resources,
     /// Of that, kept for its own services.
     pub home_use: Resources,
+    /// The part of it that makes way once something that is kept ready here must run.
+    pub gives_way: Resources,
     pub platforms: Vec<Platform>,
     /// Free on disk now. What leases and holds may still write is taken off here.
     pub storage_free_bytes: u64,
@@ -52,7 +54,14 @@ pub struct Capacity {
 impl Capacity {
     /// The most that may be lent now, over all borrowers.
     pub fn lendable(&self) -> Resources {
-        lesser(self.terms.lends, self.physical.minus(self.home_use))
+        self.lendable_beside(self.home_use)
+    }
+    /// The same for standbys of which nothing runs: what makes way for them is in use until then.
+    fn lendable_idle(&self) -> Resources {
+        self.lendable_beside(self.home_use.minus(self.gives_way))
+    }
+    fn lendable_beside(&self, home_use: Resources) -> Resources {
+        lesser(self.terms.lends, self.physical.minus(home_use))
     }
     /// The most that one borrower may hold.
     pub fn share(&self) -> Resources {
@@ -71,6 +80,8 @@ fn lesser(a: Resources, b: Resources) -> Resources {
 /// Room for one borrower: the lesser of what is left and what is left of its share.
 struct Room {
     free: Resources,
+    /// For standbys of which nothing runs.
+    idle: Resources,
     share_left: Resources,
     storage_bytes: u64,
 }
@@ -80,6 +91,7 @@ fn room(book: &Book, capacity: &Capacity, borrower: &CloudName, now: Now) -> Roo
     let own = book.bound(Some(borrower), now);
     Room {
         free: capacity.lendable().minus(all.resources),
+        idle: capacity.lendable_idle().minus(all.resources),
         share_left: capacity.share().minus(own.resources),
         storage_bytes: capacity.terms.storage_bytes.min(capacity.storage_free_bytes).saturating_sub(all.storage_bytes),
     }
@@ -92,15 +104,17 @@ fn may_ask(terms: &Terms, borrower: &CloudName) -> bool {
 /// What the lender offers to one member now. It promises nothing.
 pub fn offer(book: &Book, capacity: &Capacity, borrower: &CloudName, cloud: &CloudName, now: Now) -> Offer {
     let room = room(book, capacity, borrower, now);
-    let (free, storage_free_bytes) = if may_ask(&capacity.terms, borrower) {
-        (lesser(room.free, room.share_left), room.storage_bytes)
+    let (free, idle, storage_free_bytes) = if may_ask(&capacity.terms, borrower) {
+        (lesser(room.free, room.share_left), lesser(room.idle, room.share_left), room.storage_bytes)
     } else {
-        (Resources::default(), 0)
+        (Resources::default(), Resources::default(), 0)
     };
+    let standby_free = (capacity.standby_percent.is_some() && idle != free).then_some(idle);
     Offer {
         cloud: cloud.clone(),
         at: now.wall,
         free,
+        standby_free,
         storage_free_bytes,
         price_per_cpu_hour: capacity.terms.price_per_cpu_hour,
         standby_percent: capacity.standby_percent,
@@ -202,7 +216,8 @@ pub fn reserve(
         let text = format!("{} bytes of storage are free, {} are asked for", room.storage_bytes, need.storage_bytes);
         return Err(Refused::later(Code::NoStorage, text, retry_ms));
     }
-    let (free, share) = (need.resources.count_in(room.free), need.resources.count_in(room.share_left));
+    let free = if need.standby.is_some_and(|s| s.warm == 0) { room.idle } else { room.free };
+    let (free, share) = (need.resources.count_in(free), need.resources.count_in(room.share_left));
     if free < need.instances_min {
         let text = format!("room for {free} instances, {} are of use", need.instances_min);
         return Err(Refused::later(Code::NoRoom, text, retry_ms));

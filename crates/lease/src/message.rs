@@ -6,7 +6,7 @@ use pumasi_terms::offer::{Offer, Requirement};
 use pumasi_terms::told;
 use pumasi_terms::{Digest, Epoch, LeaseId, Money, ReservationId, Serial, ServiceId};
 use serde::{Deserialize, Deserializer, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// `POST /v1/reservations`. The id is the borrower's, so that a repeated request is the same request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -50,6 +50,9 @@ pub struct Heartbeat {
     /// Services that the sender owned once, and the epoch at which it knows their owner.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub fronts: BTreeMap<ServiceId, Epoch>,
+    /// Those of them that the sender gave up on purpose and wants back.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub wants_back: BTreeSet<ServiceId>,
 }
 
 /// How far the store of the cloud that made it was once. Only that cloud can make or verify it: whoever brings it back proves

@@ -29,6 +29,7 @@ fn capacity() -> Capacity {
             hold_ttl_ms_max: 10_000,
             lease_ttl_ms_max: 30_000,
             borrowers: Vec::new(),
+            gives_way: Default::default(),
         },
         physical: Resources { cpu_millis: 4_000, memory_mib: 4_096 },
         home_use: Resources { cpu_millis: 2_200, memory_mib: 512 },
@@ -36,6 +37,7 @@ fn capacity() -> Capacity {
         storage_free_bytes: 1 << 31,
         egress: vec!["203.0.113.0/24:443".parse().unwrap(), "0.0.0.0/0:5432".parse().unwrap()],
         own_addresses: vec!["203.0.113.9".parse().unwrap()],
+        gives_way: Resources::default(),
         standby_percent: None,
     }
 }

@@ -23,6 +23,7 @@ fn capacity(standby_percent: Option<u32>) -> Capacity {
     Capacity {
         terms: Terms { lends: Resources { cpu_millis: 2_000, memory_mib: 2_048 }, ..Terms::default() },
         physical: Resources { cpu_millis: 4_000, memory_mib: 4_096 },
+        gives_way: Resources::default(),
         home_use: Resources::default(),
         platforms: vec![Platform::default()],
         storage_free_bytes: 1 << 40,
@@ -243,4 +244,20 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn what_makes_way_is_room_for_a_standby_of_which_nothing_runs_and_for_nobody_else() {
+    let all = Resources { cpu_millis: 4_000, memory_mib: 4_096 };
+    let full = Capacity { home_use: all, gives_way: all, ..capacity(Some(20)) };
+    let book = Book::default();
+    let offered = ledger::offer(&book, &full, &cloud("a"), &cloud("b"), at(0));
+    assert_eq!((offered.free, offered.standby_free), (Resources::default(), Some(full.terms.lends)));
+    let idle = Standby { warm: 0, retain_ms: RETAIN_MS };
+    let of = |standby| ledger::reserve(&book, &full, &cloud("a"), &request(standby), at(0));
+    assert_eq!(of(idle).unwrap().instances, 3);
+    assert_eq!(of(Standby { warm: 1, ..idle }).unwrap_err().code, Code::NoRoom);
+    // Where nothing makes way nothing is said of it.
+    let plain = ledger::offer(&book, &capacity(Some(20)), &cloud("a"), &cloud("b"), at(0));
+    assert_eq!(plain.standby_free, None);
 }

@@ -60,7 +60,8 @@ pub fn grown(node: &Node, service: &ServiceRecord) -> u32 {
 pub fn room(node: &Node, service: &ServiceRecord) -> Result<u32, Problem> {
     let home = service.document.spec.instances.home;
     let more = home.spare_max().saturating_sub(grown(node, service));
-    if more == 0 {
+    // What stands back for others does not grow.
+    if more == 0 || node.takeover.room.stands_back(&service.owner()) {
         return Ok(0);
     }
     let used = lender::home_use(node, &node.services()?).plus(lender::lent_use(node)?);

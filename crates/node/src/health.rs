@@ -163,6 +163,7 @@ fn unreadable(store: &Store) -> Result<Vec<Unreadable>, Problem> {
             object::ENDED => of::<Ended>(store, kind),
             DIVERGENCE => of::<Divergence>(store, kind),
             GENERATION => of::<crate::generations::Generations>(store, kind),
+            object::GAME_DAY => of::<crate::takeover::game_day::GameDay>(store, kind),
             // Several types by name; whoever reads them says so.
             _ => of::<serde_json::Value>(store, kind),
         };

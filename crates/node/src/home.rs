@@ -3,7 +3,7 @@
 use crate::fleet::{self, Desired};
 use crate::moves::{self, freeze};
 use crate::object::{OWNER_OF_SERVICES, SERVICE, ServiceRecord, service_named_by};
-use crate::takeover::fence;
+use crate::takeover::{fence, room};
 use crate::{Node, borrower, bundles, clock, growth, register, secrets, stray, tenancy};
 use pumasi_api::Problem;
 use pumasi_engine::{Access, DataMount, InstanceSpec, Secrets};
@@ -19,10 +19,18 @@ pub fn data_dir(node: &Node, service: &ServiceRecord, dataset: &DatasetName) -> 
     tenancy::service_dir(node, service).join("data").join(dataset.as_str())
 }
 
+/// What is to run now.
 pub fn wanted(node: &Node, service: &ServiceRecord) -> Desired {
+    let owner = service.owner();
+    let count = node.takeover.room.at_most(&owner, all(node, service));
+    Desired { owner, count, generation: service.generation }
+}
+
+/// What would run if there were room for everything.
+pub fn all(node: &Node, service: &ServiceRecord) -> u32 {
     let least = service.document.spec.instances.home.min;
     let (owner, all) = (service.owner(), least.saturating_add(growth::grown(node, service)));
-    let count = match register::runs_here(node, service) {
+    match register::runs_here(node, service) {
         _ if service.deleting => 0,
         Ok(runs) => {
             if runs {
@@ -33,13 +41,12 @@ pub fn wanted(node: &Node, service: &ServiceRecord) -> Desired {
         }
         // Whose it is cannot be read: nothing is started for it, and nothing stopped.
         Err(_) => all.min(node.instances.lock().iter().filter(|i| i.owner == owner && !i.prepared).count() as u32),
-    };
-    Desired { owner, count, generation: service.generation }
+    }
 }
 
 pub async fn reconcile(node: &Node) -> Result<(), Problem> {
     let services = node.services()?;
-    let mut done = Ok(());
+    let mut done = room::reconcile(node, &services).await;
     for service in services.iter() {
         if !waits(node, service) {
             run(node, service).await;
@@ -79,6 +86,7 @@ fn waits(node: &Node, service: &ServiceRecord) -> bool {
 
 /// One service, by what is stored of it now.
 pub async fn run_now(node: &Node, name: &ServiceName) -> Result<(), Problem> {
+    room::reconcile(node, &node.services()?).await?;
     if let Some(service) = node.item::<ServiceRecord>(SERVICE, name.as_str())?.filter(|s| !waits(node, s)) {
         run(node, &service).await;
     }

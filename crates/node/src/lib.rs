@@ -53,6 +53,7 @@ pub mod trouble;
 mod uploads;
 pub mod voting;
 pub mod wire;
+pub mod witness;
 pub mod world;
 
 pub use config::{Config, ConfigError, ConfigFault, page as config_page, shown as config_shown};

@@ -1,7 +1,8 @@
 //! Prometheus metrics of the daemon; the gateway's own are appended.
 
 use crate::object::HOLD;
-use crate::{Node, clock, diverged};
+use crate::takeover::game_day;
+use crate::{Node, clock, diverged, witness};
 use pumasi_api::Problem;
 use pumasi_api::message::LendingState;
 use pumasi_lease::Hold;
@@ -82,8 +83,10 @@ pub async fn text(node: &Node) -> String {
     let _ = writeln!(t, "pumasi_stray_owners {}", node.health.strays.lock().len());
     family(&mut t, "pumasi_tasks_down", "gauge", "Tasks of the daemon that do not run now");
     let _ = writeln!(t, "pumasi_tasks_down {}", node.health.down.lock().len());
-    family(&mut t, "pumasi_gateway_up", "gauge", "1 while the gateway answers");
-    let _ = writeln!(t, "pumasi_gateway_up {}", u8::from(node.gateway_status.lock().is_some()));
+    if !witness::is(&node.config) {
+        family(&mut t, "pumasi_gateway_up", "gauge", "1 while the gateway answers");
+        let _ = writeln!(t, "pumasi_gateway_up {}", u8::from(node.gateway_status.lock().is_some()));
+    }
     votes(node, &mut t);
     family(&mut t, "pumasi_journal_seq", "counter", "Entries of the journal");
     let _ = writeln!(t, "pumasi_journal_seq {}", node.store.journal_head().seq);
@@ -91,6 +94,23 @@ pub async fn text(node: &Node) -> String {
     // What cannot be read is left out: a number would be a lie.
     if let Err(e) = leases(node, &mut t) {
         tracing::warn!(error = %e, "metrics of leases are left out");
+    }
+
+    if let Ok(all) = game_day::results(node).and_then(|all| if all.is_empty() { Ok(None) } else { Ok(Some(all)) }) {
+        let failed = "1 while the last game day of a service failed";
+        family(&mut t, "pumasi_game_day_failed", "gauge", failed);
+        for (service, failed, _) in all.iter().flatten() {
+            let _ = writeln!(t, "pumasi_game_day_failed{{service=\"{service}\"}} {}", u8::from(*failed));
+        }
+        family(
+            &mut t,
+            "pumasi_game_day_began_seconds",
+            "gauge",
+            "When the last game day of a service began, Unix time",
+        );
+        for (service, _, at) in all.iter().flatten() {
+            let _ = writeln!(t, "pumasi_game_day_began_seconds{{service=\"{service}\"}} {}", at.0 / 1_000);
+        }
     }
 
     if let Ok(all) = diverged::all(node) {

@@ -61,6 +61,9 @@ pub const DIVERGENCE: &str = "divergence";
 /// A [`crate::generations::Generations`], by the service's id.
 pub const GENERATION: &str = "generation";
 
+/// A `takeover::game_day::GameDay`, by the service's name.
+pub const GAME_DAY: &str = "game_day";
+
 /// An [`Ended`], by owner of instances: what once was and may be stopped wherever it is found.
 pub const ENDED: &str = "ended";
 
@@ -68,7 +71,7 @@ pub const ENDED: &str = "ended";
 pub const PROBE: &str = "probe";
 
 /// All of them. A new kind stands here, and what becomes of things where its record cannot be read is decided in docs/operations.md.
-pub const KINDS: [&str; 26] = [
+pub const KINDS: [&str; 27] = [
     SERVICE,
     JOURNEY,
     PLAN,
@@ -95,6 +98,7 @@ pub const KINDS: [&str; 26] = [
     TAKEOVER,
     DIVERGENCE,
     GENERATION,
+    GAME_DAY,
 ];
 
 /// The one object of its kind.
@@ -129,6 +133,9 @@ pub struct ServiceRecord {
     /// What this cloud began from, by dataset, where it took the service over at this epoch.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub base: BTreeMap<DatasetName, Base>,
+    /// It was taken over at this epoch from this cloud, which could not go on with it: what counts less makes room for it by the pact's terms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rescued_from: Option<CloudName>,
     /// Made before services had ids: its directory and its instances carry its name.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub kept_by_name: bool,
@@ -138,7 +145,7 @@ impl ServiceRecord {
     pub fn new(document: Service, id: ServiceId, customer: CustomerName, born_seq: u64) -> Self {
         let (generation, epoch) = (1, Epoch(1));
         let (deleting, entrances, taking, diverged) = (false, BTreeSet::new(), None, None);
-        let (registered, base, kept_by_name) = (false, BTreeMap::new(), false);
+        let (registered, base, rescued_from, kept_by_name) = (false, BTreeMap::new(), None, false);
         Self {
             document,
             generation,
@@ -152,6 +159,7 @@ impl ServiceRecord {
             diverged,
             registered,
             base,
+            rescued_from,
             kept_by_name,
         }
     }

@@ -5,6 +5,7 @@
 
 use crate::node::Locked;
 use crate::quiet::{IDLE_MS, Rests};
+use crate::takeover::game_day;
 use crate::wire::PROTOCOL;
 use crate::{Node, borrower, clock, pact, register};
 use pumasi_journey::{Event, Journey, PartState, renewals};
@@ -293,8 +294,9 @@ async fn call(
     let receipt = Some(node.identity.receipt(&member.cloud, incarnation, revision));
     let pact_digest = node.pact().map(|v| v.digest);
     let fronts = register::fronts(node).map_err(|e| e.to_string())?;
+    let (protocol, wants_back) = (PROTOCOL, game_day::wants_back(node, &member.cloud));
     let beat =
-        Heartbeat { protocol: PROTOCOL, pact_serial, incarnation, revision, receipt, pact_digest, renew, fronts };
+        Heartbeat { protocol, pact_serial, incarnation, revision, receipt, pact_digest, renew, fronts, wants_back };
     // Long enough for a slow link, short enough that three fit into a lease.
     let timeout = Duration::from_millis((node.config.timing.lease_ttl_ms / 4).clamp(500, 5_000));
     let client = node.peers.clients.of(node, &member.cloud).map_err(|e| e.to_string())?;

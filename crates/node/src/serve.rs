@@ -1,7 +1,7 @@
 //! Starts one cloud's daemon and keeps it running until it is asked to stop. Gateway and instances outlive it.
 
 use crate::config::{ACCEPT_RISK, Config, ConfigError};
-use crate::ground::{GatewayProcess, Ground, Hands};
+use crate::ground::{GatewayPort, GatewayProcess, Ground, Hands};
 use crate::identity::Identity;
 use crate::node::Note;
 use crate::object::{CLOUD, CloudRecord, ONLY};
@@ -9,7 +9,7 @@ use crate::quiet::{IDLE_MS, Rests};
 use crate::supervise::Task;
 use crate::{
     Node, api, borrower, bundles, clock, disk, diverged, fleet, former, gateway, home, lendable, lender, moves, pact,
-    peers, quarantine, reload, routes, sensing, supervise, takeover, tenancy, trouble, voting, world,
+    peers, quarantine, reload, routes, sensing, supervise, takeover, tenancy, trouble, voting, witness, world,
 };
 use axum::Router;
 use pumasi_api::Door;
@@ -71,6 +71,7 @@ pub async fn serve(
             reload::at_signal(&again).await;
         }
     });
+    tasks.push(supervise::keep(&node, Task::new("finding datasets that take no write", takeover::stalled::run)));
     let (failed, everything) = tokio::select! {
         () = stop => (None, false),
         why = node.health.failed() => (Some(why), false),
@@ -167,20 +168,22 @@ async fn doors(
 
 /// Everything that a daemon does by itself, a task each.
 pub fn work(node: &Arc<Node>) -> Vec<JoinHandle<()>> {
+    // A witness has no gateway.
+    let serves = !witness::is(&node.config);
     let tasks = [
-        Task::new("looking after the gateway", gateway::run),
-        Task::new("heartbeats", peers::run),
-        Task::new("the vote of the pact", voting::run),
-        Task::new("what the pact protects", takeover::run),
-        Task::new("who is in step", takeover::in_sync::run),
-        Task::new("judging whether a cloud is lost", takeover::judge::run),
-        Task::new("sensing", sensing::run),
-        Task::new("telling positions", borrower::pump_positions),
-        Task::new("what answers wait for", borrower::wanted::follow),
-        Task::new("reconciling", reconcile),
-        Task::new("housekeeping", keep),
+        (serves, Task::new("looking after the gateway", gateway::run)),
+        (true, Task::new("heartbeats", peers::run)),
+        (true, Task::new("the vote of the pact", voting::run)),
+        (true, Task::new("what the pact protects", takeover::run)),
+        (true, Task::new("who is in step", takeover::in_sync::run)),
+        (true, Task::new("judging whether a cloud is lost", takeover::judge::run)),
+        (serves, Task::new("sensing", sensing::run)),
+        (serves, Task::new("telling positions", borrower::pump_positions)),
+        (serves, Task::new("what answers wait for", borrower::wanted::follow)),
+        (true, Task::new("reconciling", reconcile)),
+        (true, Task::new("housekeeping", keep)),
     ];
-    tasks.into_iter().map(|task| supervise::keep(node, task)).collect()
+    tasks.into_iter().filter(|(runs, _)| *runs).map(|(_, task)| supervise::keep(node, task)).collect()
 }
 
 /// The real ground: files, processes, sockets.
@@ -208,9 +211,12 @@ async fn lay(config: &Config, executable: PathBuf) -> Result<Ground, ServeError>
         ..ProcessConfig::new(data.join("engine"), executable.clone())
     };
     let engine = ProcessEngine::open(engine).await.map_err(|e| failed("the process engine")(e.to_string()))?;
-    let gateway = GatewayProcess::new(&gateway::dir(config), executable);
+    let gateway: Arc<dyn GatewayPort> = match witness::is(config) {
+        true => Arc::new(witness::NoGateway),
+        false => Arc::new(GatewayProcess::new(&gateway::dir(config), executable)),
+    };
     let hands = Hands::Apart(engine.clone());
-    Ok(Ground { store, engine: Arc::new(engine), hands, gateway: Arc::new(gateway), wire: None })
+    Ok(Ground { store, engine: Arc::new(engine), hands, gateway, wire: None })
 }
 
 /// Everything that must be there before anything is served.
@@ -233,6 +239,9 @@ pub async fn open(config: Config, ground: Ground, stopping: watch::Receiver<bool
     // Before anything is done for a service: who owns it is in there.
     if let Err(e) = voting::load(&node) {
         tracing::error!(error = %e, "the register of the pact was not read; it is tried again, and nothing that it protects is written here before");
+    }
+    if let Some(why) = witness::obstacle(&node) {
+        return Err(failed("starting as a witness")(why));
     }
     api::bootstrap_operator_token(&node).await.map_err(|e| failed("the operator's token")(e.to_string()))?;
     node.health.set_aside(&node).await;

@@ -11,18 +11,23 @@
 //!
 //! `protect` is the owner's side, `in_sync` keeps the set of those that have every acknowledged write, `judge` the leader's, `take` the
 //! heir's, `back` what follows when the lost cloud returns; `rehearse` asks what would happen, `daily` does so by itself, `approve` lets an
-//! operator agree where the pact asks, `by_hand` act where it does not vote; `fence` holds still what has lost its right.
+//! operator agree where the pact asks, `by_hand` act where it does not vote; `fence` holds still what has lost its right; `room` makes way
+//! for what was taken over; `stalled` gives up a service whose disk takes no write; `game_day`
+//! gives one up on purpose.
 
 pub mod approve;
 pub mod back;
 pub mod by_hand;
 pub mod daily;
 pub mod fence;
+pub mod game_day;
 pub mod in_sync;
 pub mod judge;
 pub mod protect;
 pub mod rehearse;
 pub mod report;
+pub mod room;
+pub mod stalled;
 pub mod take;
 
 use crate::node::Locked;
@@ -50,6 +55,12 @@ pub struct Takeover {
     stuck: Locked<BTreeMap<ServiceId, take::Stuck>>,
     /// What would become of this cloud's services, as it was asked last.
     pub(crate) rehearsed: daily::Last,
+    /// What stands back for services that were taken over.
+    pub(crate) room: room::Room,
+    /// What other clouds want back from this one after a game day.
+    pub(crate) wanted: game_day::Wanted,
+    /// Whether datasets take writes.
+    pub(crate) probes: stalled::Probes,
     /// Services of this cloud that are kept in step.
     pub(crate) kept: Locked<BTreeMap<ServiceId, in_sync::Kept>>,
     pub(crate) inquiries: judge::Inquiries,
@@ -66,6 +77,8 @@ impl Takeover {
         refused
             .into_iter()
             .chain(self.stuck.lock().values().map(|s| s.why.clone()))
+            .chain(self.room.remarks())
+            .chain(self.probes.remarks())
             .chain(self.rehearsed.remarks())
             .collect()
     }
@@ -109,6 +122,7 @@ fn beside(node: &Arc<Node>) {
         protect::reconcile(&node).await;
         back::reconcile(&node).await;
         daily::reconcile(&node).await;
+        game_day::reconcile(&node).await;
         tokio::time::sleep(Duration::from_millis(LOOK_MS)).await;
         node.takeover.busy.store(false, Ordering::Relaxed);
     });

@@ -16,6 +16,7 @@ pub mod command;
 pub mod in_sync;
 pub mod liveness;
 pub mod recover;
+pub mod room;
 pub mod rules;
 pub mod state;
 pub mod timers;

@@ -14,6 +14,7 @@ mod tell;
 use crate::state::{Class, End, Item, Mode, Owned, Phase, State, Takeover};
 use place::Board;
 use pumasi_terms::{CloudName, Epoch, Position, Resources, ServiceId, ServiceName};
+use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
@@ -38,10 +39,14 @@ pub struct Report {
 }
 
 /// Room that a lower service gives up, by that cloud's own ordinary plans.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GivesWay {
     pub what: ServiceName,
+    /// It is a lease that this cloud has, and is called back; none: an instance of that cloud's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rented_to: Option<CloudName>,
     pub room: Resources,
+    /// At most.
     pub in_ms: u64,
 }
 
@@ -74,12 +79,13 @@ pub enum Outcome {
         to: CloudName,
         instances: u32,
     },
-    /// `grows`: what gives way for the rest, and when.
+    /// `grows`: what gives way for more, and when; then it has `grows_to`.
     Degraded {
         to: CloudName,
         have: u32,
         want: u32,
         grows: Vec<GivesWay>,
+        grows_to: u32,
     },
     Waiting {
         place: u32,
@@ -112,6 +118,7 @@ pub(crate) struct Case<'a> {
     at: Option<usize>,
     have: u32,
     grows: Vec<GivesWay>,
+    grows_to: u32,
     waits: Option<Wait>,
 }
 
@@ -154,7 +161,7 @@ fn from_owner(
         .filter(|(_, owned)| wanted(owned))
         .map(|(id, owned)| {
             let (heirs, as_fresh) = board.heirs(id, owned);
-            Case { id, owned, heirs, as_fresh, at: None, have: 0, grows: Vec::new(), waits: None }
+            Case { id, owned, heirs, as_fresh, at: None, have: 0, grows: Vec::new(), grows_to: 0, waits: None }
         })
         .collect();
     cases.sort_by_key(|c| (c.class(), Reverse(c.owned.agreed.priority), c.id));
@@ -292,7 +299,8 @@ fn give_way(cases: &mut [Case<'_>], board: &mut Board<'_>) {
             |at: usize, board: &Board<'_>| unit.count_in(board.with_giving(at)).saturating_add(case.have).min(full);
         let at = case.at.or_else(|| case.heirs.iter().copied().find(|c| lacks(*c, board) >= least));
         let Some(at) = at.filter(|at| lacks(*at, board) > case.have) else { continue };
-        let want = lacks(at, board).saturating_sub(case.have);
+        let lacks_to = lacks(at, board);
+        let want = lacks_to.saturating_sub(case.have);
         // Others may have gone elsewhere since: what is free now is not waited for.
         let direct = unit.count_in(board.free(at)).min(want);
         let enough = case.class() == Class::Guaranteed || case.have.saturating_add(direct) >= least;
@@ -300,6 +308,7 @@ fn give_way(cases: &mut [Case<'_>], board: &mut Board<'_>) {
         board.take(at, unit.times(at_once));
         case.at = Some(at);
         case.have = case.have.saturating_add(at_once);
+        case.grows_to = lacks_to;
         case.grows = board.give(at, unit.times(want.saturating_sub(at_once)));
     }
 }

@@ -10,6 +10,7 @@ use pumasi_ownership::command::{Command, How, Progress};
 use pumasi_ownership::recover::{GivesWay, Outcome, Policy, Report, Wait};
 use pumasi_ownership::state::{Class, Mode, StandbyAt, Takeover};
 use pumasi_ownership::*;
+use pumasi_terms::pact::GiveWay;
 use pumasi_terms::{CloudName, Epoch, Generation, LeaseId, Position, Resources, ServiceName};
 use std::collections::BTreeMap;
 
@@ -32,7 +33,7 @@ fn reports(state: &State, free: &[(&str, u32)]) -> BTreeMap<CloudName, Report> {
 fn story(recovery: &Recovery) -> Vec<String> {
     let one = |v: &recover::Verdict| match &v.outcome {
         Outcome::Full { to, instances } => format!("{} {to} {instances}", v.name),
-        Outcome::Degraded { to, have, want, grows } => format!("{} {to} {have}/{want} +{}", v.name, grows.len()),
+        Outcome::Degraded { to, have, want, grows, .. } => format!("{} {to} {have}/{want} +{}", v.name, grows.len()),
         Outcome::Waiting { place, .. } => format!("{} waits {place}", v.name),
         Outcome::Impossible { .. } => format!("{} impossible", v.name),
     };
@@ -133,13 +134,59 @@ fn the_freshest_copy_is_preferred_and_a_synchronous_one_must_be_complete() {
 fn what_gives_way_is_named_with_its_time_and_counted_once() {
     let r = three();
     let mut free = reports(&r.state, &[("b", 1), ("c", 0)]);
-    let gives = |name: &str, in_ms| GivesWay { what: ServiceName::parse(name).unwrap(), room: room(100, 100), in_ms };
+    let gives = |name: &str, in_ms| GivesWay {
+        what: ServiceName::parse(name).unwrap(),
+        rented_to: None,
+        room: room(100, 100),
+        in_ms,
+    };
     free.get_mut(&cloud("b")).unwrap().gives_way =
         vec![gives("late", 9_000), gives("soon", 1_000), gives("mid", 5_000)];
     let recovery = recover(&r.state, &free, &cloud("a"), NOW);
     assert_eq!(story(&recovery), ["bank b 1/3 +2", "mail b 0/3 +1", "wiki waits 1"]);
-    let Outcome::Degraded { grows, .. } = &recovery.items[0].outcome else { panic!() };
+    let Outcome::Degraded { grows, grows_to, .. } = &recovery.items[0].outcome else { panic!() };
+    assert_eq!(*grows_to, 3);
     assert_eq!(grows.iter().map(|g| g.in_ms).collect::<Vec<_>>(), [1_000, 5_000]);
+}
+
+#[test]
+fn a_cloud_settles_as_the_plan_said() {
+    let r = three();
+    let own = |name: &str, priority, count| room::Own {
+        service: ServiceName::parse(name).unwrap(),
+        priority,
+        unit: room(100, 100),
+        count,
+        in_ms: 9_000,
+    };
+    for free in 0..6 {
+        let ways = room::ways(GiveWay::OwnDeferred, &[own("late", 1, 2), own("soon", 2, 1)], &[]);
+        let mut reports = reports(&r.state, &[("b", free), ("c", 0)]);
+        reports.get_mut(&cloud("b")).unwrap().gives_way = ways.iter().map(|w| w.gives.clone()).collect();
+        let plan = recover(&r.state, &reports, &cloud("a"), NOW);
+        let (mut planned, mut given) = (Vec::new(), 0);
+        for v in &plan.items {
+            match &v.outcome {
+                Outcome::Full { instances, .. } => planned.push(*instances),
+                Outcome::Degraded { grows, grows_to, .. } => {
+                    planned.push(*grows_to);
+                    given += grows.len();
+                }
+                _ => planned.push(0),
+            }
+        }
+        let guest = |n: u128, class, priority| room::Guest {
+            id: service(n),
+            class,
+            priority,
+            unit: room(100, 100),
+            full: 3,
+            least: 1,
+        };
+        let guests = [guest(1, Class::Guaranteed, 9), guest(2, Class::Early, 5)];
+        let settled = room::settle(room(free * 100, free * 100), &guests, &ways);
+        assert_eq!((settled.counts, settled.given.len()), (planned[..2].to_vec(), given), "free for {free}");
+    }
 }
 
 #[test]

@@ -473,16 +473,14 @@ fn weigh(
         return Err(obstacle("no_standby", format!("{cloud} {why}")));
     }
     let one: Resources = spec.application.resources;
-    let room = one.count_in(offer.free).min(missing);
+    let free = offer.free_for(search.standby);
+    let room = one.count_in(free).min(missing);
     let storage = storage_bytes(sent_bytes(input), input.files);
     if offer.lease_ttl_ms_max < LEASE_TTL_MS_MIN {
         return Err(obstacle("no_room", format!("{cloud} lends for {} ms only", offer.lease_ttl_ms_max)));
     }
     if room < search.instances_min {
-        let text = format!(
-            "{cloud} has no room: {} cpu_millis and {} MiB are free",
-            offer.free.cpu_millis, offer.free.memory_mib
-        );
+        let text = format!("{cloud} has no room: {} cpu_millis and {} MiB are free", free.cpu_millis, free.memory_mib);
         return Err(obstacle("no_room", text));
     }
     if offer.storage_free_bytes < storage {

@@ -24,6 +24,7 @@ fn offer(name: &str, cpu_millis: u32, price: u64) -> Offer {
         lease_ttl_ms_max: 10_000,
         egress: Vec::new(),
         standby_percent: None,
+        standby_free: None,
     }
 }
 

@@ -124,7 +124,7 @@ pub fn state_cell(state: &str) -> Cell {
         "serving" | "running" | "ready" | "active" | "kept" | "current" | "executing" | "done" | "settled"
         | "approved" => Tone::Good,
         "starting" | "borrowing" | "helping" | "coming" | "waiting" | "recalled" | "draining" | "resting"
-        | "proposed" | "ending" | "deleting" | "ask" => Tone::Busy,
+        | "proposed" | "ending" | "deleting" | "ask" | "stands_back" => Tone::Busy,
         "degraded" | "failing" | "silent" | "missing" | "failed" | "crashed" | "refused" | "unreachable" | "lost"
         | "error" => Tone::Bad,
         "ended" | "closed" | "released" | "observed" | "stopped" | "superseded" => Tone::Faint,

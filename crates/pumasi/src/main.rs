@@ -16,6 +16,7 @@ mod diff;
 mod divergence;
 mod events;
 mod failure;
+mod game_day;
 mod get;
 #[cfg(test)]
 mod golden;

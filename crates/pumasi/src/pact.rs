@@ -2,10 +2,12 @@
 
 use crate::args::{PactCommand, TermsArgs};
 use crate::failure::{Exit, Failure};
+use crate::game_day;
 use crate::output::{self, Cell, Format, Table, note};
 use crate::session::Session;
 use crate::units::{bytes, duration_ms, money, resources};
 use base64::Engine;
+use pumasi_api::game_day::AskGameDay;
 use pumasi_api::message::{
     CloudStatus, Dismiss, FoundPact, Invite, Invited, Join, PactProposal, RehearsalView, TakeOver, TakenOver, Vote,
     Why, Word,
@@ -86,6 +88,10 @@ pub async fn pact(session: &Session, command: &PactCommand) -> Result<(), Failur
             take_over(session, &asked).await
         }
         PactCommand::Rehearse { lose } => rehearse(session, lose).await,
+        PactCommand::GameDay { service: Some(service), every, never } => {
+            game_day::run(session, service, AskGameDay { every_ms: *every, never: *never }).await
+        }
+        PactCommand::GameDay { service: None, .. } => game_day::show(session).await,
         PactCommand::Terms(flags) => terms(session, flags).await,
     }
 }
@@ -124,6 +130,7 @@ async fn terms(session: &Session, flags: &TermsArgs) -> Result<(), Failure> {
             row("a lease lasts", duration_ms(own.lease_ttl_ms_max));
             let who = own.borrowers.iter().map(|b| b.as_str()).collect::<Vec<_>>().join(", ");
             row("may ask", if who.is_empty() { "every member".into() } else { who });
+            row("gives way to what is taken over", own.gives_way.as_str().replace('_', " "));
             Ok(table)
         },
     )
@@ -238,7 +245,11 @@ fn rehearsed(view: &RehearsalView) -> Table {
             s.priority.to_string().into(),
             s.outcome.clone().into(),
             s.heir.as_ref().map_or("-".to_owned(), ToString::to_string).into(),
-            format!("{} of {}", s.instances, s.of).into(),
+            match s.grows_to {
+                Some(later) => format!("{}, then {later} of {}", s.instances, s.of),
+                None => format!("{} of {}", s.instances, s.of),
+            }
+            .into(),
             s.rto_ms.map_or("-".to_owned(), duration_ms).into(),
             s.rpo.clone().into(),
             (if why.is_empty() { "-".to_owned() } else { why }).into(),
@@ -273,8 +284,9 @@ fn vote_lines(vote: &pumasi_node::voting::Status) -> Vec<String> {
     )];
     let of = |votes: bool| {
         let told = |c: &pumasi_node::voting::StoodUp| {
-            let more = if c.ailing { ", ailing" } else { "" };
-            format!("{} ({}{more})", c.cloud, c.standing)
+            let ailing = if c.ailing { ", ailing" } else { "" };
+            let witness = if c.witness { ", a witness" } else { "" };
+            format!("{} ({}{ailing}{witness})", c.cloud, c.standing)
         };
         vote.clouds.iter().filter(|c| c.votes == votes).map(told).collect::<Vec<_>>().join(", ")
     };

@@ -62,6 +62,7 @@ fn page(session: &Session, seen: &Seen) -> String {
         GatewayState::Serving => "serving",
         GatewayState::Starting => "starting",
         GatewayState::Unreachable => "does not answer",
+        GatewayState::None => "none: this cloud is a witness",
     };
     line("gateway", gateway.to_owned());
     line(
@@ -111,8 +112,8 @@ fn member(m: &MemberStatus) -> String {
 /// A line each.
 fn wrong(seen: &Seen) -> Vec<String> {
     let cloud = &seen.cloud;
-    let mut told: Vec<String> = cloud.troubles.clone();
-    if cloud.gateway == GatewayState::Unreachable {
+    let mut told: Vec<String> = cloud.degraded.iter().chain(&cloud.troubles).cloned().collect();
+    if cloud.gateway == GatewayState::Unreachable && cloud.degraded.is_empty() {
         told.push("the gateway does not answer: nobody is served".into());
     }
     if cloud.standing != "current" {
@@ -217,6 +218,7 @@ fn examine(seen: &Seen, offers: &[Offer], ready: &Result<String, CallError>) -> 
     all.push(match cloud.gateway {
         GatewayState::Serving => finding("gateway", Well, "serving", ""),
         GatewayState::Starting => finding("gateway", Note, "it has no table yet", "wait a moment"),
+        GatewayState::None => finding("gateway", Well, "none: this cloud is a witness", ""),
         GatewayState::Unreachable => {
             finding("gateway", Bad, "it does not answer", "its own words are in DATA/gateway/gateway.log")
         }
@@ -242,7 +244,7 @@ fn examine(seen: &Seen, offers: &[Offer], ready: &Result<String, CallError>) -> 
     });
     all.extend(cloud.members.iter().map(member_finding));
     all.extend(clocks(cloud, offers));
-    for text in &cloud.troubles {
+    for text in cloud.degraded.iter().chain(&cloud.troubles) {
         all.push(finding("trouble", Bad, text.as_str(), "`pumasi events` tells since when"));
     }
     for s in seen.services.iter().filter(|s| s.status.phase == "failing") {

@@ -91,7 +91,7 @@ fn drive(people: SocketAddr, location: &str, args: &[&str]) -> Result<(), String
 
 fn plan(name: &'static str, city: &'static str) -> CloudPlan {
     let all = Resources { cpu_millis: 1_000, memory_mib: 1_024 };
-    CloudPlan { name, city, capacity: all, lends: all, price: "0.05" }
+    CloudPlan { name, city, capacity: all, lends: all, price: "0.05", witness: false }
 }
 
 /// Status and content type of one request over a connection of its own.

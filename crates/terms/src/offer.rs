@@ -38,6 +38,9 @@ pub struct Offer {
     /// Free now, for this borrower.
     #[serde(deserialize_with = "told::resources")]
     pub free: Resources,
+    /// The same for a standby of which nothing runs, where that is more: what is to make room for it is still in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby_free: Option<Resources>,
     pub storage_free_bytes: u64,
     /// For each 1000 cpu_millis an instance has, an hour.
     pub price_per_cpu_hour: Money,
@@ -54,6 +57,13 @@ pub struct Offer {
 }
 
 impl Offer {
+    /// Room for what is asked for.
+    pub fn free_for(&self, standby: Option<Standby>) -> Resources {
+        match (standby, self.standby_free) {
+            (Some(Standby { warm: 0, .. }), Some(free)) => free,
+            _ => self.free,
+        }
+    }
     /// Rent of one instance an hour.
     pub fn price_per_instance_hour(&self, one: Resources) -> Money {
         Money(

@@ -127,6 +127,43 @@ pub struct Terms {
     pub lease_ttl_ms_max: u64,
     /// Members that may ask; empty: every member.
     pub borrowers: Vec<CloudName>,
+    /// What makes room for services that this member takes over from one that is lost. A member whose version does not know this does not
+    /// sign it.
+    #[serde(default, skip_serializing_if = "GiveWay::is_nothing")]
+    pub gives_way: GiveWay,
+}
+
+/// What stands back for a service that was taken over and was promised more.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum GiveWay {
+    #[default]
+    Nothing,
+    /// Instances of this member's own deferred services.
+    OwnDeferred,
+    /// Leases that it lent: they are called back with the notice that was agreed.
+    Rented,
+    Both,
+}
+
+impl GiveWay {
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::Nothing
+    }
+    pub fn own_deferred(self) -> bool {
+        matches!(self, Self::OwnDeferred | Self::Both)
+    }
+    pub fn rented(self) -> bool {
+        matches!(self, Self::Rented | Self::Both)
+    }
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::OwnDeferred => "own_deferred",
+            Self::Rented => "rented",
+            Self::Both => "both",
+        }
+    }
 }
 
 impl Default for Terms {
@@ -141,6 +178,7 @@ impl Default for Terms {
             hold_ttl_ms_max: 10_000,
             lease_ttl_ms_max: 30_000,
             borrowers: Vec::new(),
+            gives_way: GiveWay::Nothing,
         }
     }
 }

@@ -24,6 +24,7 @@ fn capacity() -> Capacity {
         terms: Terms { lends: all, ..Terms::default() },
         physical: all,
         home_use: Resources::default(),
+        gives_way: Resources::default(),
         platforms: vec![Platform::default()],
         storage_free_bytes: 8 << 30,
         egress: vec!["0.0.0.0/0:*".parse().expect("a rule")],

@@ -292,6 +292,7 @@ fn offer(name: &str) -> anyhow::Result<Offer> {
         cloud: CloudName::parse(name)?,
         at: WallMs(0),
         free: Resources { cpu_millis: BORROWED_MAX * 2, memory_mib: BORROWED_MAX * 2 },
+        standby_free: None,
         storage_free_bytes: 1 << 40,
         price_per_cpu_hour: Money(50_000),
         standby_percent: None,

@@ -47,20 +47,20 @@ const NOTICED_MS: f64 = 5_000.0;
 
 /// What users of one service wrote, and what became of it.
 #[derive(Debug, Clone)]
-struct Written {
-    text: String,
+pub(super) struct Written {
+    pub(super) text: String,
     /// Began, answered.
-    at: (Instant, Instant),
+    pub(super) at: (Instant, Instant),
 }
 
-struct Writer {
+pub(super) struct Writer {
     stop: Arc<AtomicBool>,
     task: JoinHandle<Tally>,
 }
 
 #[derive(Debug, Default)]
-struct Tally {
-    written: Vec<Written>,
+pub(super) struct Tally {
+    pub(super) written: Vec<Written>,
     refused: u64,
     unknown: u64,
 }
@@ -187,7 +187,7 @@ fn kept(name: &str, class: RecoveryClass, dir: &std::path::Path, iterations: u32
     Ok(made)
 }
 
-fn tell_rehearsal(story: &Story, view: &RehearsalView) {
+pub(super) fn tell_rehearsal(story: &Story, view: &RehearsalView) {
     for s in &view.services {
         let heir = s.heir.as_ref().map_or("nobody", |h| h.as_str());
         story.tell(
@@ -199,7 +199,7 @@ fn tell_rehearsal(story: &Story, view: &RehearsalView) {
 }
 
 impl Writer {
-    async fn end(self) -> anyhow::Result<Tally> {
+    pub(super) async fn end(self) -> anyhow::Result<Tally> {
         self.stop.store(true, Ordering::Relaxed);
         self.task.await.context("a writer ended")
     }
@@ -222,7 +222,7 @@ impl Stage {
         }
     }
 
-    async fn vote(&self, cloud: &str) -> anyhow::Result<serde_json::Value> {
+    pub(super) async fn vote(&self, cloud: &str) -> anyhow::Result<serde_json::Value> {
         let shown: serde_json::Value = self.cluster.client(cloud)?.get("/v1/pact").await?;
         Ok(shown["vote"].clone())
     }
@@ -250,7 +250,7 @@ impl Stage {
         Ok(self.entry(name).await?["in_step"].as_array().is_some_and(|s| s.len() >= with))
     }
 
-    async fn rehearse(&self) -> anyhow::Result<RehearsalView> {
+    pub(super) async fn rehearse(&self) -> anyhow::Result<RehearsalView> {
         let said = self.cluster.operate("city-b", &["pact", "rehearse", "--lose", LOST, "-o", "json"], None).await?;
         serde_json::from_str(&said).with_context(|| said.clone())
     }
@@ -268,7 +268,7 @@ impl Stage {
         Ok(Instant::now())
     }
 
-    fn writers(&self, names: &[&'static str]) -> Vec<(&'static str, Writer)> {
+    pub(super) fn writers(&self, names: &[&'static str]) -> Vec<(&'static str, Writer)> {
         names.iter().map(|name| (*name, self.writer(name))).collect()
     }
 
@@ -276,7 +276,7 @@ impl Stage {
         CLOUDS.iter().filter_map(|c| self.cluster.place(c).ok()).map(|p| p.users).collect()
     }
 
-    fn writer(&self, name: &'static str) -> Writer {
+    pub(super) fn writer(&self, name: &'static str) -> Writer {
         self.writer_at(name, self.entrances())
     }
 
@@ -312,7 +312,7 @@ impl Stage {
     }
 
     /// A write that a survivor's entrance acknowledges.
-    async fn answers(&self, name: &str) -> anyhow::Result<bool> {
+    pub(super) async fn answers(&self, name: &str) -> anyhow::Result<bool> {
         for entrance in self.entrances().into_iter().skip(1) {
             let text = format!("probe-{:08x}", rand::random::<u32>());
             let asked = load::ask(entrance, &format!("{name}.city-a.example"), &note(&text)).await;
@@ -546,7 +546,7 @@ impl Stage {
         Ok(())
     }
 
-    async fn is_back(&self, name: &str) -> anyhow::Result<bool> {
+    pub(super) async fn is_back(&self, name: &str) -> anyhow::Result<bool> {
         let entry = self.entry(name).await?;
         Ok(entry["owner"] == LOST && entry["phase"] == "serving")
     }
@@ -569,6 +569,6 @@ pub(super) fn note(text: &str) -> Planned {
     Planned::new(http::Method::POST, "/notes", "application/json", body)
 }
 
-fn holds(name: &str, kept: bool, told: String) -> Promise {
+pub(super) fn holds(name: &str, kept: bool, told: String) -> Promise {
     Promise::holds(name, kept, told, "so it is")
 }

@@ -3,17 +3,21 @@
 pub mod disaster;
 pub mod faults;
 pub mod foreign;
+pub mod game_day;
 pub mod hostile;
 pub mod keys;
 pub mod matrix;
 pub mod moving;
 pub mod overload;
 mod rehearsal;
+pub mod room;
 pub mod split;
 pub mod standby;
 pub mod sync;
 pub mod takeover;
 pub mod voted;
+pub mod witness;
+pub mod yields;
 
 use crate::cluster::Cluster;
 use crate::follow::Chronicle;
@@ -33,6 +37,10 @@ pub const ALL: &[(&str, &str)] = &[
         "disaster",
         "a cloud is killed with everything on it; the others agree on that, go on with its services, and give them back",
     ),
+    (
+        "room",
+        "a cloud without room takes over: what counts less there stands back for it, and comes back when it has gone",
+    ),
     ("takeover", "the other cloud of a pact of two is gone: a person takes over what is kept ready, and gives it back"),
     (
         "sync",
@@ -40,6 +48,9 @@ pub const ALL: &[(&str, &str)] = &[
     ),
     ("split", "links between clouds break in every way; nobody writes twice, the cut off part says so, and all heals"),
     ("matrix", "one fault after the other befalls an owner, a leader, another voter: how soon, and what it costs"),
+    ("witness", "two clouds and a witness that holds nothing: one is killed, and the other goes on with its service"),
+    ("yields", "a heir cannot take, a dataset's disk is full: the service alone goes to another cloud (needs root)"),
+    ("game-day", "a canary is given up on purpose, taken over, asked, and brought back; a failed one alerts"),
     ("keys", "a service's certificate and its users' cookies go where it goes, and lie open nowhere else"),
     (
         "standby",
@@ -61,10 +72,14 @@ pub async fn play(name: &str, options: &Options, story: &mut Story) -> anyhow::R
         "overload" => overload::play(options, story).await,
         "move" => moving::play(options, story).await,
         "disaster" => disaster::play(options, story).await,
+        "room" => room::play(options, story).await,
         "takeover" => takeover::play(options, story).await,
         "sync" => sync::play(options, story).await,
         "split" => split::play(options, story).await,
         "matrix" => matrix::play(options, story).await,
+        "witness" => witness::play(options, story).await,
+        "yields" => yields::play(options, story).await,
+        "game-day" => game_day::play(options, story).await,
         "keys" => keys::play(options, story).await,
         "standby" => standby::play(options, story).await,
         "faults" => faults::play(options, story).await,

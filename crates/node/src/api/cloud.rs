@@ -5,7 +5,7 @@ use super::params::Path;
 use crate::node::Note;
 use crate::object::{CLOUD, CloudRecord, ONLY};
 use crate::tenancy::Estate;
-use crate::{Node, clock, disk, diverged, gateway, lender, metrics, reload};
+use crate::{Node, clock, disk, diverged, gateway, lender, metrics, reload, witness};
 use axum::Extension;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -87,6 +87,7 @@ pub async fn status(State(node): State<Arc<Node>>) -> Answer<CloudStatus> {
         gateway: match node.gateway_status.lock().as_ref() {
             Some(s) if s.table_revision > 0 => GatewayState::Serving,
             Some(_) => GatewayState::Starting,
+            None if witness::is(&node.config) => GatewayState::None,
             None => GatewayState::Unreachable,
         },
         members: members.map(member).collect(),

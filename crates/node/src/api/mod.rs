@@ -162,6 +162,8 @@ fn table(door: Door) -> Table {
         .on(Get, "/v1/pact/rehearsal", pact::rehearse)
         .on(Post, "/v1/pact/recoveries/{cloud}", pact::recover)
         .on(Post, "/v1/pact/takeovers", pact::take_over)
+        .on(Get, "/v1/pact/game-days", pact::game_days)
+        .on(Put, "/v1/pact/game-days/{service}", pact::game_day)
         .on(Post, "/v1/pact/admissions", pact::admit)
         .on(Post, "/v1/pact/signatures", pact::sign)
         .on(Put, "/v1/pact/current", pact::bring)

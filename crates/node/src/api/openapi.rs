@@ -1,6 +1,7 @@
 //! The OpenAPI 3.1 document, made from the table of endpoints and the types of the stages.
 
 use crate::object::PlanRecord;
+use pumasi_api::game_day::{AskGameDay, GameDayView};
 use pumasi_api::message as m;
 use pumasi_api::{ENDPOINTS, Method, Problem, Role};
 use pumasi_lease::message as l;
@@ -94,6 +95,8 @@ fn shapes(g: &mut SchemaGenerator, method: Method, path: &str) -> Shapes {
         }
         (Post, "/v1/pact/recoveries/{cloud}") => (Some(of::<m::Why>(g)), any()),
         (Post, "/v1/pact/takeovers") => (Some(of::<m::TakeOver>(g)), of::<Vec<m::TakenOver>>(g)),
+        (Get, "/v1/pact/game-days") => (None, of::<m::List<GameDayView>>(g)),
+        (Put, "/v1/pact/game-days/{service}") => (Some(of::<AskGameDay>(g)), of::<GameDayView>(g)),
         (Get, "/v1/pact/rehearsal") => (None, of::<m::RehearsalView>(g)),
         (Put, "/v1/pact/voting") => (Some(of::<m::Vote>(g)), any()),
         (Put, "/v1/pact/terms") => (Some(of::<pumasi_terms::pact::Terms>(g)), any()),

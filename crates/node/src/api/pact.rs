@@ -4,17 +4,18 @@ use super::body::{Answer, Json};
 use super::params::{Path, Query};
 use crate::pact::{self, Shown, SignAnswer};
 use crate::takeover::approve::{self, Approval};
-use crate::takeover::{by_hand, in_sync, rehearse};
+use crate::takeover::{by_hand, game_day, in_sync, rehearse};
 use crate::wire::{AskAdmission, AskSignature, Notices, Signed};
 use crate::{Node, clock};
 use axum::Extension;
 use axum::extract::State;
+use pumasi_api::game_day::{AskGameDay, GameDayView};
 use pumasi_api::message::{
-    Dismiss, FoundPact, Invite, Invited, Join, PactProposal, RehearsalView, TakeOver, TakenOver, Vote, Why,
+    Dismiss, FoundPact, Invite, Invited, Join, List, PactProposal, RehearsalView, TakeOver, TakenOver, Vote, Why,
 };
 use pumasi_api::{Principal, Problem};
-use pumasi_terms::CloudName;
 use pumasi_terms::pact::Terms;
+use pumasi_terms::{CloudName, ServiceName};
 use serde::Deserialize;
 use std::sync::Arc;
 
@@ -173,4 +174,17 @@ pub async fn sign(
 pub async fn bring(State(node): State<Arc<Node>>, Json(brought): Json<Signed>) -> Answer<Signed> {
     let document = pact::bring(&node, brought.document).await?;
     Ok(axum::Json(Signed { document }))
+}
+
+pub async fn game_days(State(node): State<Arc<Node>>) -> Answer<List<GameDayView>> {
+    Ok(axum::Json(List { revision: node.store.revision(), items: game_day::list(&node)? }))
+}
+
+pub async fn game_day(
+    State(node): State<Arc<Node>>,
+    Extension(who): Extension<Principal>,
+    Path(service): Path<ServiceName>,
+    Json(asked): Json<AskGameDay>,
+) -> Answer<GameDayView> {
+    Ok(axum::Json(game_day::ask(&node, &who.to_string(), &service, asked).await?))
 }

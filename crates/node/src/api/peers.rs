@@ -41,6 +41,7 @@ pub async fn heartbeat(
     let offer = lender::offer_to(&node, &borrower)?;
     let leases = lender::renew(&node, borrower.clone(), beat.renew).await?;
     let receipt = node.peers.saw(&borrower, beat.receipt);
+    node.takeover.wanted.told(&borrower, beat.wants_back);
     let identity = node.store.identity();
     Ok(axum::Json(HeartbeatAnswer {
         protocol: PROTOCOL,

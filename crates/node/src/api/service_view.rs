@@ -43,12 +43,14 @@ pub(super) fn view(
     // What keeps it ready elsewhere is no help that it needs now.
     let helped: Vec<&&Arc<Journey>> = own.iter().filter(|j| !j.is_continuity()).collect();
     let moved = register::tenure(node, &record).ok().filter(|t| &t.owner != node.name());
+    let room = node.takeover.room.why(&owner);
     let failing = rollout.state == RolloutState::Failing && rollout.ready == 0;
     // Whatever runs, users come in by the gateway.
     let shut = gateway::trouble(node);
     let phase = match (record.deleting, ready, helped.is_empty()) {
         (true, ..) => "deleting",
         _ if moved.is_some() => "moved",
+        _ if room.is_some() && node.takeover.room.stands_back(&owner) => "stands_back",
         _ if failing && rollout.wanted > 0 => "failing",
         (_, 0, _) => "starting",
         _ if shut.is_some() => "degraded",
@@ -64,6 +66,9 @@ pub(super) fn view(
         _ => {}
     }
     why.splice(0..0, shut.filter(|_| moved.is_none()));
+    if phase != "moved" {
+        why.splice(0..0, room);
+    }
     let lines = trouble::reads_logs(who);
     for part in own.iter().flat_map(|j| &j.parts).filter(|p| p.is_hopeful()) {
         why.extend(node.troubles.of_part(part).map(|t| format!("{}: {}", part.lender, trouble::words(&t, lines))));

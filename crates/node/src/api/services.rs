@@ -6,7 +6,7 @@ use super::service_view::view;
 use crate::node::{Note, TxError, store_problem};
 use crate::object::{LENT, SERVICE, ServiceRecord, service_named_by};
 use crate::tenancy::{self, Estate};
-use crate::{Node, bundles, clock, generations, lendable, lender, moves, register, routes, secrets, trouble};
+use crate::{Node, bundles, clock, generations, lendable, lender, moves, register, routes, secrets, trouble, witness};
 use axum::Extension;
 use axum::extract::State;
 use bytes::Bytes;
@@ -121,6 +121,7 @@ struct Asked {
 
 /// Everything that is checked before a service is stored, but its bundle and what depends on the others.
 fn admitted(node: &Node, who: &Principal, name: &ServiceName, asked: For, service: &Service) -> Result<Asked, Problem> {
+    witness::may_own(node)?;
     check(name, service)?;
     tenancy::refuse_redacted(service)?;
     let digest = match &service.spec.application.bundle {

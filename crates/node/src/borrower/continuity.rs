@@ -78,6 +78,9 @@ async fn look_after(node: &Node, service: &ServiceRecord, own: &[&Arc<Journey>])
         return Ok(());
     }
     let standbys = own.iter().flat_map(|j| &j.parts).filter(|p| p.is_hopeful() && p.standby.is_some());
+    if is_being_taken(node, service, standbys.clone())? {
+        return Ok(());
+    }
     if let Some(keeper) = &keeper {
         let there: BTreeSet<&LeaseId> = standbys.clone().map(|p| &p.lease).collect();
         let lost: BTreeSet<LeaseId> = keeper.away.iter().filter(|l| !there.contains(l)).cloned().collect();
@@ -93,6 +96,20 @@ async fn look_after(node: &Node, service: &ServiceRecord, own: &[&Arc<Journey>])
         return Ok(());
     }
     plan_for(node, service, keeper, parts, there).await
+}
+
+/// Whether another cloud is its owner by now and has not made what it keeps here its own yet. Until its lease says so nothing is given
+/// back anywhere: it may be the last copy, and where that one cannot take it, another one may have to.
+fn is_being_taken<'a>(
+    node: &Node,
+    service: &ServiceRecord,
+    mut standbys: impl Iterator<Item = &'a Part>,
+) -> Result<bool, Problem> {
+    if register::is_ours(node, service) {
+        return Ok(false);
+    }
+    let owner = register::tenure(node, service)?.owner;
+    Ok(standbys.any(|p| p.lender == owner))
 }
 
 /// What is wanted of others: nothing by a cloud that owns the service no more; and whoever owns it is no standby of its own. Where it is to

@@ -73,7 +73,9 @@ pub(super) fn gateway_doors(config: &Config) -> impl Iterator<Item = (&'static s
     let g = &config.gateway;
     let plain = g.listen.iter().map(|at| ("gateway.listen", *at));
     let tls = g.listen_tls.iter().map(|at| ("gateway.listen_tls", *at));
-    plain.chain(tls).chain([("gateway.peer_listen", g.peer_listen)])
+    // A witness has no gateway.
+    let all = plain.chain(tls).chain([("gateway.peer_listen", g.peer_listen)]);
+    all.filter(|_| !crate::witness::is(config))
 }
 
 pub(super) fn daemon_doors(config: &Config) -> impl Iterator<Item = (&'static str, SocketAddr)> {

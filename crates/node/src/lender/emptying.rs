@@ -182,11 +182,13 @@ async fn run(node: &Arc<Node>, lent: &LentLease, application: Option<&LentApplic
 /// One step of emptying; called again until nothing is left.
 async fn empty(node: &Node, lent: &LentLease) -> Result<(), Problem> {
     let id = lent.id().clone();
-    if super::heir::was_handed_over(lent)
-        && (!super::heir::promote(node, lent).await? || node.moves.is_opening(&lent.lease.service))
-    {
-        // Users wait for its service: what erasing takes, this look does not have.
-        return Ok(());
+    if super::heir::was_handed_over(lent) {
+        let promoted = super::heir::promote(node, lent).await;
+        node.takeover.probes.promoted(&lent.lease.service, promoted.as_ref().map(|_| ()));
+        if !promoted? || node.moves.is_opening(&lent.lease.service) {
+            // Users wait for its service: what erasing takes, this look does not have.
+            return Ok(());
+        }
     }
     // The route is out of the table since the lease stopped being usable; requests in flight end first, within the fleet's bound.
     fleet::reconcile_to_nothing(node, &owner_of_lease(&id), false).await;

@@ -56,6 +56,8 @@ pub struct Entry {
     pub lease: LeaseId,
     /// The pact's voters look after it.
     pub registered: bool,
+    /// Whoever had it could not go on with it: others may have to make room.
+    pub rescued: bool,
 }
 
 /// What it would go on with by its owner's word, if all of it is here and the owner is heard.
@@ -255,6 +257,7 @@ fn entry_of(said: &Handover) -> Entry {
         epoch: said.epoch,
         lease: said.lease.clone(),
         registered: false,
+        rescued: false,
     }
 }
 
@@ -387,7 +390,9 @@ fn own(tx: &mut Tx<'_>, dossier: &Dossier, said: &Entry) -> Result<(), TxError> 
     entrances.insert(said.from.clone());
     entrances.remove(&said.to);
     let taking = Some(said.lease.clone());
-    let taken = ServiceRecord { epoch: said.epoch, generation, entrances, taking, registered, diverged, ..fresh };
+    let rescued_from = said.rescued.then(|| said.from.clone());
+    let epoch = said.epoch;
+    let taken = ServiceRecord { epoch, generation, entrances, taking, registered, diverged, rescued_from, ..fresh };
     tx.put(SERVICE, name.as_str(), &taken, Expect::Any)?;
     moves::superseded(tx, name)
 }

@@ -26,8 +26,9 @@ use crate::object::{
     HOLD, LENT, LENT_APPLICATION, LentApplication, SERVICE, SIGNED_LEASE, ServiceRecord, owner_of_lease,
 };
 use crate::pact::PactView;
+use crate::takeover::room;
 use crate::uploads::Size;
-use crate::{Node, clock, home, register};
+use crate::{Node, clock, home, register, witness};
 use pumasi_api::{Fault, Principal, Problem};
 use pumasi_engine::{InstanceState, InstanceStatus};
 use pumasi_lease::message::{LeaseStatus, ReservationGrant, ReservationRequest};
@@ -88,11 +89,12 @@ fn record(tx: &mut Tx<'_>, transition: Transition) -> Result<(), TxError> {
     Ok(())
 }
 
-/// What its own services have now.
+/// What its own services have now, or are about to have once something has made room.
 pub fn home_use(node: &Node, services: &[Arc<ServiceRecord>]) -> Resources {
+    let count = |s: &ServiceRecord| node.takeover.room.claims(&s.owner(), home::all(node, s));
     services
         .iter()
-        .map(|s| s.document.spec.application.resources.times(home::wanted(node, s).count))
+        .map(|s| s.document.spec.application.resources.times(count(s)))
         .fold(Resources::default(), Resources::plus)
 }
 
@@ -125,11 +127,13 @@ fn capacity(node: &Node, view: &PactView) -> Result<Capacity, Problem> {
         terms,
         physical: node.config.physical(),
         home_use: home_use(node, &services),
+        gives_way: room::for_standbys(node, &services),
         platforms: capabilities.platforms,
         storage_free_bytes: storage_free(node),
         egress: node.config.lend.egress.clone(),
         own_addresses: node.config.own_addresses(),
-        standby_percent: node.config.lend.standbys.then_some(node.config.lend.standby_percent),
+        standby_percent: (node.config.lend.standbys && !witness::is(&node.config))
+            .then_some(node.config.lend.standby_percent),
     })
 }
 
@@ -481,12 +485,25 @@ pub async fn set_application(
 }
 
 /// The borrower is done: it is emptied from now on.
+///
+/// # Errors
+/// Where the register gives its service to this cloud: what is kept here is about to be this cloud's own, and may be the last copy.
 pub async fn release(
     node: &Node,
     borrower: CloudName,
     epoch: Option<Epoch>,
     id: LeaseId,
 ) -> Result<LentLease, Problem> {
+    if let Some(kept) = lent(node, &id)?.filter(|l| l.standby().is_some() && l.usable())
+        && let Some(dossier) = dossier::of(node, &id)?
+        && let Some(owned) = node.voting.state().and_then(|s| s.services.get(&dossier.id).cloned())
+        && &owned.owner == node.name()
+    {
+        let (name, epoch) = (&owned.agreed.name, owned.epoch);
+        let text =
+            format!("{} keeps {name}, which is this cloud's at epoch {epoch}: it is about to be taken over", kept.id());
+        return Err(Problem { retry: true, ..Problem::new(409, "being_taken", Fault::Us, text) });
+    }
     let lents = node.lents.clone();
     node.transact(move |tx| {
         let now = clock::now();

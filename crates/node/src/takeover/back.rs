@@ -1,4 +1,4 @@
-//! A cloud that was lost and has returned gets its services back, by the planned road.
+//! A cloud that was lost and has returned gets its services back, by the planned road; so does one that gave a service up on purpose.
 //!
 //! Enters: services that this cloud took over, how their former owners stand. Leaves: moves.
 //! Always holds: nothing goes back to a cloud on probation; a service whose move back was cancelled by a person stays.
@@ -29,7 +29,7 @@ async fn look(node: &Node) -> Result<(), Problem> {
     let Some(state) = node.voting.state() else { return Ok(()) };
     let services = node.services()?;
     for service in services.iter().filter(|s| register::is_ours(node, s) && s.taking.is_none() && !s.deleting) {
-        let Some(to) = came_from(&state, service).filter(|to| is_back(node, &state, to)) else { continue };
+        let Some(to) = came_from(node, &state, service).filter(|to| is_back(node, &state, to)) else { continue };
         if may_begin(moves::of(node, service.name())?.as_deref(), service)
             && moves::check(node, service, &to).is_ok()
             && node.routes.serves(service.name())
@@ -41,9 +41,15 @@ async fn look(node: &Node) -> Result<(), Problem> {
 }
 
 /// From whom it was taken at this epoch.
-fn came_from(state: &State, service: &ServiceRecord) -> Option<CloudName> {
-    let moved = state.last_move(&service.id)?;
-    (moved.epoch == service.epoch && moved.cause == Cause::Disaster).then(|| moved.from.clone())
+fn came_from(node: &Node, state: &State, service: &ServiceRecord) -> Option<CloudName> {
+    let moved = state.last_move(&service.id).filter(|m| m.epoch == service.epoch)?;
+    let returns = match moved.cause {
+        Cause::Disaster => true,
+        // Whoever could not go on with it says itself when it can.
+        Cause::Failure => node.takeover.wanted.wants(&moved.from, &service.id),
+        Cause::Handover => false,
+    };
+    returns.then(|| moved.from.clone())
 }
 
 fn is_back(node: &Node, state: &State, cloud: &CloudName) -> bool {

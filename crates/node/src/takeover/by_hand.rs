@@ -127,6 +127,7 @@ async fn one(node: &Node, who: &str, lent: &LentLease, asked: &TakeOver) -> Resu
         epoch: said.epoch,
         lease: said.lease.clone(),
         registered: false,
+        rescued: true,
     };
     let note = Note::new("tenure_taken", "service", &said.service).because(in_words(&said));
     heir::enter(node, lent, entry, note, Some(signed)).await?;

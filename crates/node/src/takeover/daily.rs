@@ -136,6 +136,8 @@ mod tests {
             heir: None,
             instances: 0,
             of: 2,
+            grows_to: None,
+            grows_in_ms: None,
             rto_ms: None,
             rpo: String::new(),
             why: "notes has no standby".into(),

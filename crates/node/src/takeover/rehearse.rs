@@ -3,7 +3,7 @@
 //! Enters: the register, what each cloud says now. Leaves: an end for each of the cloud's services, with times and what would mend it.
 //! Always holds: it is the plan that a real loss would be answered with, made by the same function from the same reports; nothing changes.
 
-use super::judge;
+use super::{judge, room};
 use crate::Node;
 use pumasi_api::Problem;
 use pumasi_api::message::{RehearsalView, RehearsedService};
@@ -45,6 +45,8 @@ fn service(node: &Node, state: &State, v: &Verdict, noticed_ms: u64) -> Rehearse
         heir: None,
         instances: 0,
         of: owned.map_or(0, |o| o.agreed.full),
+        grows_to: None,
+        grows_in_ms: None,
         rto_ms: None,
         // As far as copies are followed: what is lost is what was not sent yet.
         rpo: if has_data { "what was not sent yet (asynchronous copies)" } else { "nothing: it has no data" }
@@ -63,12 +65,18 @@ fn service(node: &Node, state: &State, v: &Verdict, noticed_ms: u64) -> Rehearse
             told.outcome = "full".into();
             heir(&mut told, to, *instances);
         }
-        Outcome::Degraded { to, have, want, grows } => {
+        Outcome::Degraded { to, have, want, grows, grows_to } => {
             told.outcome = "degraded".into();
             heir(&mut told, to, *have);
-            let ways = grows.iter().map(|g| format!("{} gives way in {} s", g.what, g.in_ms.div_ceil(1_000)));
-            told.why =
-                format!("{have} of {want}; {}", ways.collect::<Vec<_>>().join("; ")).trim_end_matches("; ").into();
+            told.why = format!("{have} of {want} at once");
+            if let Some(in_ms) = grows.iter().map(|g| g.in_ms).max() {
+                (told.grows_to, told.grows_in_ms) = (Some(*grows_to), Some(in_ms));
+                if *have == 0 {
+                    told.rto_ms = told.rto_ms.map(|rto| rto.saturating_add(in_ms));
+                }
+                let ways = room::list(grows).join(", ");
+                told.why.push_str(&format!(", {grows_to} in {} s at most: {ways}", in_ms.div_ceil(1_000)));
+            }
         }
         Outcome::Waiting { place, why } => {
             told.outcome = "waiting".into();
@@ -86,7 +94,8 @@ fn service(node: &Node, state: &State, v: &Verdict, noticed_ms: u64) -> Rehearse
 fn falls_short(v: &Verdict) -> bool {
     match (&v.outcome, v.class) {
         (_, Class::Deferred) | (Outcome::Full { .. } | Outcome::Waiting { why: Wait::Automation(_), .. }, _) => false,
-        (Outcome::Degraded { .. }, class) => class == Class::Guaranteed,
+        // Later is not smaller: when, is told.
+        (Outcome::Degraded { want, grows_to, .. }, class) => class == Class::Guaranteed && grows_to < want,
         (Outcome::Waiting { .. } | Outcome::Impossible { .. }, _) => true,
     }
 }

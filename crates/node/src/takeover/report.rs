@@ -3,11 +3,12 @@
 //! Enters: a question of a voter. Leaves: a signed attestation where there is one to give, a report of room and copies.
 //! Always holds: it is as of now, and binds nobody; version 1, and told: what a later version adds is passed over.
 
+use super::room;
 use crate::{Node, clock, lender};
 use pumasi_api::Problem;
 use pumasi_lease::LentLease;
 use pumasi_ownership::command::ATTESTATION_KIND;
-use pumasi_ownership::recover::Report;
+use pumasi_ownership::recover::{GivesWay, Report};
 use pumasi_terms::{CloudName, Position, Resources, Serial, ServiceId};
 use pumasi_trust::SignedDocument;
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,9 @@ pub struct Silence {
     /// What it keeps of the cloud's services, ready to be taken over.
     #[serde(default)]
     pub copies: BTreeMap<ServiceId, Position>,
+    /// What would make room, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gives_way: Vec<GivesWay>,
 }
 
 impl Silence {
@@ -45,7 +49,7 @@ impl Silence {
             whole: Some(self.whole),
             stopped: self.stopped,
             copies: self.copies.clone(),
-            gives_way: Vec::new(),
+            gives_way: self.gives_way.clone(),
         }
     }
 }
@@ -63,21 +67,18 @@ pub fn silence(node: &Node, asked: &AskSilence) -> Result<Silence, Problem> {
     let attestation = attestation.map(sign).transpose()?;
     let (seats, reserved) = seats(node, &asked.cloud)?;
     let services = node.services()?;
-    let used = lender::home_use(node, &services).plus(lender::lent_use(node)?);
-    let whole = node.config.physical();
     // What is kept ready for that cloud is what its services would be taken over with.
-    let free = whole.minus(used).plus(reserved);
+    let used = lender::home_use(node, &services).plus(lender::lent_use(node)?).minus(reserved);
+    let whole = node.config.physical();
+    let free = whole.minus(used);
     Ok(Silence {
         attestation,
-        free: at_most(free, whole),
+        free,
         whole,
         stopped: node.automation_stopped() || node.may_act().is_err(),
         copies: seats,
+        gives_way: room::report(node, &asked.cloud, used.minus(whole))?,
     })
-}
-
-fn at_most(room: Resources, whole: Resources) -> Resources {
-    Resources { cpu_millis: room.cpu_millis.min(whole.cpu_millis), memory_mib: room.memory_mib.min(whole.memory_mib) }
 }
 
 /// Services of a cloud that could be taken over here, with their copies' positions, and the room that is kept for them. Also those that it

@@ -167,6 +167,7 @@ async fn take(node: &Node, state: &State, id: &ServiceId, owned: &Owned) -> Resu
         epoch: owned.epoch,
         lease: seat.lease.clone(),
         registered: true,
+        rescued: moved.is_none_or(|m| m.cause != Cause::Handover),
     };
     let note = Note::new("tenure_taken", "service", name)
         .because(format!("{why}: this cloud owns it at epoch {}", owned.epoch));

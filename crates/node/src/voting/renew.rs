@@ -6,7 +6,7 @@
 
 use super::Event;
 use super::lanes::{Lanes, Word};
-use crate::{Node, clock, lender, routes, world};
+use crate::{Node, clock, lender, routes, witness, world};
 use pumasi_ownership::liveness::Holder;
 use pumasi_ownership::state::{Health, Standing};
 use pumasi_ownership::{Command, State, Told};
@@ -182,7 +182,11 @@ fn health(node: &Node) -> Health {
     if node.health.problem().is_none() { Health::Well } else { Health::Ailing }
 }
 
+/// A witness owns nothing that a gateway would have to serve.
 fn gateway_lives(node: &Node, now: BootMs) -> bool {
+    if witness::is(&node.config) {
+        return true;
+    }
     let answered = node.voting.inner.lock().gateway_at;
     answered.is_some_and(|at| now.since(at) <= GATEWAY_MS_MAX)
 }

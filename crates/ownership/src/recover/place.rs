@@ -16,7 +16,7 @@ pub(super) struct Room<'a> {
     pub(super) name: &'a CloudName,
     report: Option<&'a Report>,
     pub(super) free: Resources,
-    /// What may still give way, the soonest first.
+    /// What may still give way, the soonest first, and then as that cloud would have it.
     giving: Vec<&'a GivesWay>,
 }
 
@@ -28,7 +28,7 @@ impl<'a> Board<'a> {
             let report = reports.get(name);
             let free = report.map_or(cloud.free, |r| r.free);
             let mut giving: Vec<_> = report.iter().flat_map(|r| r.gives_way.iter().take(GIVING_MAX)).collect();
-            giving.sort_by_key(|g| (g.in_ms, &g.what));
+            giving.sort_by_key(|g| g.in_ms);
             Room { name, report, free, giving }
         });
         Self { clouds: clouds.collect() }

@@ -12,7 +12,8 @@ pub(super) fn verdicts(cases: &[Case<'_>], board: &Board<'_>) -> Vec<Verdict> {
         let outcome = match (case.at.and_then(|at| board.clouds.get(at)), &case.waits) {
             (Some(room), _) if case.have >= full => Outcome::Full { to: room.name.clone(), instances: full },
             (Some(room), _) => {
-                Outcome::Degraded { to: room.name.clone(), have: case.have, want: full, grows: case.grows.clone() }
+                let (have, grows) = (case.have, case.grows.clone());
+                Outcome::Degraded { to: room.name.clone(), have, want: full, grows, grows_to: case.grows_to.max(have) }
             }
             (None, waits) => match (no_heir(case, board), waits, nearest(case, board)) {
                 (Some((why, mend)), ..) => Outcome::Impossible { why, mend },

@@ -355,6 +355,28 @@ Nothing changes. It is the plan that a real loss would be answered with; a pact 
         #[arg(long, value_name = "CLOUD")]
         lose: CloudName,
     },
+    /// Give a service up on purpose: another cloud takes it over, it is asked once, and it comes back
+    #[command(after_help = "\
+Examples:
+  pumasi pact game-day --service canary
+  pumasi pact game-day --service canary --every 7d
+  pumasi pact game-day --service canary --never
+  pumasi pact game-day
+
+It goes the way of a real failure, at the cloud that owns the service. Its users wait for some seconds, and what it wrote in the
+last moment may be set aside: take a service that bears it, early or deferred. Exit code 0: it passed. Without a service: the last
+results.")]
+    GameDay {
+        /// The service that is given up
+        #[arg(long, value_name = "NAME")]
+        service: Option<ServiceName>,
+        /// Again and again after so long, as 7d; the first time now
+        #[arg(long, value_name = "TIME", value_parser = parse_ms, requires = "service")]
+        every: Option<u64>,
+        /// No more of them
+        #[arg(long, requires = "service", conflicts_with = "every")]
+        never: bool,
+    },
     /// Print what this cloud lends, or change it
     #[command(after_help = "Examples:\n  pumasi pact terms\n  pumasi pact terms --lends-cpu 1000 --price 0.04")]
     Terms(TermsArgs),
@@ -393,6 +415,31 @@ pub struct TermsArgs {
     /// Member that may ask; may be repeated, 'all' for every member
     #[arg(long, value_name = "CLOUD")]
     pub borrower: Vec<String>,
+    /// What makes room here for services that are taken over from a lost member
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub gives_way: Option<GivesWay>,
+}
+
+/// What stands back for a service of a lost member that was promised more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum GivesWay {
+    Nothing,
+    /// Instances of this cloud's own deferred services
+    OwnDeferred,
+    /// Leases that it lent, called back with the agreed notice
+    Rented,
+    Both,
+}
+
+impl From<GivesWay> for pumasi_terms::pact::GiveWay {
+    fn from(way: GivesWay) -> Self {
+        match way {
+            GivesWay::Nothing => Self::Nothing,
+            GivesWay::OwnDeferred => Self::OwnDeferred,
+            GivesWay::Rented => Self::Rented,
+            GivesWay::Both => Self::Both,
+        }
+    }
 }
 
 impl TermsArgs {
@@ -410,6 +457,7 @@ impl TermsArgs {
         terms.recall_notice_ms = self.recall_notice.unwrap_or(base.recall_notice_ms);
         terms.hold_ttl_ms_max = self.hold_ttl_max.unwrap_or(base.hold_ttl_ms_max);
         terms.lease_ttl_ms_max = self.lease_ttl_max.unwrap_or(base.lease_ttl_ms_max);
+        terms.gives_way = self.gives_way.map_or(base.gives_way, Into::into);
         if !self.borrower.is_empty() {
             let named = self.borrower.iter().filter(|b| *b != "all");
             terms.borrowers = named.map(|b| CloudName::parse(b.as_str())).collect::<Result<_, _>>()?;

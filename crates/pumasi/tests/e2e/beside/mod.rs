@@ -3,8 +3,12 @@
 mod disaster;
 mod faults;
 mod foreign;
+mod game_day;
 mod hostile;
 mod keys;
+mod room;
 mod soak;
 mod split;
 mod takeover;
+mod witness;
+mod yields;
