@@ -37,6 +37,9 @@ pub struct GatewayConfig {
     /// They say so by the PROXY protocol, before everything else, and must.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub proxy_protocol: bool,
+    /// Each request of a user is written down, in `access.log`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub access_log: bool,
     #[serde(default)]
     pub limits: Limits,
 }
@@ -209,6 +212,7 @@ impl GatewayConfig {
             svid_path: None,
             trusted_proxies: Vec::new(),
             proxy_protocol: false,
+            access_log: false,
             limits: Limits::default(),
         }
     }

@@ -1,5 +1,6 @@
 //! What all workers of one gateway share.
 
+use crate::access::Access;
 use crate::config::GatewayConfig;
 use crate::keys::Keyring;
 use crate::link::Links;
@@ -48,6 +49,8 @@ pub struct Gateway {
     pub tunnels: Arc<AtomicU32>,
     /// Connections of trusted proxies that did not say whom they speak for.
     pub unsaid: AtomicU64,
+    /// Where requests are written down, if they are.
+    pub access: Option<Access>,
     pub phase: watch::Sender<Phase>,
     /// Where users come in, and where peers do: asked for with port 0, the system chooses.
     pub bound: OnceLock<(Vec<SocketAddr>, Option<SocketAddr>)>,

@@ -15,6 +15,7 @@
 //! A request meets, in this order: [`listen`], [`public`] or [`peer`], [`forward`], [`admission`] (with [`queue`], [`choose`] and
 //! [`limiter`]), [`permit`], [`plain`] or [`upstream`] (with [`multiplex`]), [`release`], [`body`]. [`upload`] and [`link`] bound what users owe.
 
+mod access;
 pub mod admission;
 mod ages;
 mod alias;

@@ -1,5 +1,6 @@
 //! A request of a user: whose service it is, what it may do, and what the user takes home from the answer.
 
+use crate::access::Asked;
 use crate::admission::Want;
 use crate::answer;
 use crate::body::AnswerBody;
@@ -127,6 +128,7 @@ pub async fn serve(
         true => client.behind(request.headers(), &worker.gateway.config.trusted_proxies),
         false => client,
     };
+    let asked = worker.gateway.access.as_ref().map(|_| Asked::new(client.address, &request, clock::boot_us()));
     let answer = match enter(&worker, &client, &mut request) {
         Err(answer) => *answer,
         Ok(Target::Service(service)) => {
@@ -144,6 +146,10 @@ pub async fn serve(
     };
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         client.tunnelled.store(true, Ordering::Relaxed);
+    }
+    if let (Some(access), Some(asked)) = (&worker.gateway.access, asked) {
+        let served_by = answer.headers().get(answer::SERVED_BY).and_then(|v| v.to_str().ok());
+        access.answered(&asked, answer.status().as_u16(), served_by, clock::boot_us());
     }
     Ok(answer)
 }

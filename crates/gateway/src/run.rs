@@ -1,5 +1,6 @@
 //! The gateway process: from its directory to serving, and back.
 
+use crate::access::Access;
 use crate::config::{ConfigError, GatewayConfig};
 use crate::ended::{self, LOCK_FILE, TAKEN};
 use crate::gateway::{Gateway, Phase, Worker};
@@ -184,8 +185,11 @@ fn build(dir: &Path, config: GatewayConfig) -> Result<Gateway, GatewayError> {
     let served_by = served_by.unwrap_or(http::HeaderValue::from_static("unnamed"));
     let via = http::HeaderValue::try_from(format!("1.1 {}", config.cloud));
     let via = via.unwrap_or(http::HeaderValue::from_static("1.1 unnamed"));
+    let access = config.access_log.then(|| Access::open(dir)).transpose();
+    let access = access.map_err(system("opening access.log"))?;
     Ok(Gateway {
         run,
+        access,
         served_by,
         via,
         started_us: clock::boot_us(),

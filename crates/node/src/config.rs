@@ -167,6 +167,10 @@ pub struct Gateway {
     /// They say so by the PROXY protocol, before everything else, and must.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub proxy_protocol: bool,
+    /// One line of JSON for each request of a user, in `DATA/gateway/access.log` (two files of at most 64 MiB): when, whose, what, how it was
+    /// answered, how soon, by which cloud. Queries, fields and bodies are left out.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub access_log: bool,
     /// What connections and bodies may take, in number and time.
     pub limits: pumasi_gateway::Limits,
     /// How requests wait for this cloud's services.
@@ -184,6 +188,7 @@ impl Default for Gateway {
             workers: 1,
             trusted_proxies: Vec::new(),
             proxy_protocol: false,
+            access_log: false,
             limits: pumasi_gateway::Limits::default(),
             admission: pumasi_route::table::Admission::default(),
         }

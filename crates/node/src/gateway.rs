@@ -45,6 +45,7 @@ pub fn write_config(config: &Config) -> std::io::Result<()> {
         svid_path: Some(gateway_svid(&dir)),
         trusted_proxies: config.gateway.trusted_proxies.clone(),
         proxy_protocol: config.gateway.proxy_protocol,
+        access_log: config.gateway.access_log,
         limits: config.gateway.limits.clone(),
     };
     let partial = dir.join("gateway.json.new");
