@@ -51,7 +51,8 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
     let stage = Stage { cluster, story: story.clone(), chronicle };
     let done = acts(&stage, options, &mut report, &data, &bundles).await;
     // What instances hold on to goes with them.
-    (drop(data), drop(bundles));
+    drop(data);
+    drop(bundles);
     done?;
     Ok(report)
 }
@@ -187,7 +188,7 @@ impl Stage {
         let said = self.cluster.operate(cloud, &["events", "--limit", "300", "-o", "json"], None).await?;
         let events: serde_json::Value = serde_json::from_str(&said).with_context(|| said.clone())?;
         let all = events["items"].as_array().or(events.as_array()).cloned().unwrap_or_default();
-        let last = all.into_iter().filter(|e| e["action"] == action).next_back();
+        let last = all.into_iter().rfind(|e| e["action"] == action);
         Ok(last.map(|e| e["reasons"].to_string()).unwrap_or_default())
     }
 }
