@@ -96,10 +96,10 @@ pub async fn text(node: &Node) -> String {
         tracing::warn!(error = %e, "metrics of leases are left out");
     }
 
-    if let Ok(all) = game_day::results(node).and_then(|all| if all.is_empty() { Ok(None) } else { Ok(Some(all)) }) {
+    if let Some(all) = game_day::results(node).ok().filter(|all| !all.is_empty()) {
         let failed = "1 while the last game day of a service failed";
         family(&mut t, "pumasi_game_day_failed", "gauge", failed);
-        for (service, failed, _) in all.iter().flatten() {
+        for (service, failed, _) in &all {
             let _ = writeln!(t, "pumasi_game_day_failed{{service=\"{service}\"}} {}", u8::from(*failed));
         }
         family(
@@ -108,7 +108,7 @@ pub async fn text(node: &Node) -> String {
             "gauge",
             "When the last game day of a service began, Unix time",
         );
-        for (service, _, at) in all.iter().flatten() {
+        for (service, _, at) in &all {
             let _ = writeln!(t, "pumasi_game_day_began_seconds{{service=\"{service}\"}} {}", at.0 / 1_000);
         }
     }

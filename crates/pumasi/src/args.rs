@@ -9,7 +9,9 @@ use pumasi_terms::{CloudName, CustomerName, Money, PrincipalName, Resources, Sec
 use std::path::PathBuf;
 
 mod objects;
+mod terms;
 pub use objects::*;
+pub use terms::*;
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 not found, 4 refused or forbidden, 5 daemon unreachable.

@@ -69,6 +69,10 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
         report.promise(Promise::none("writes lost that were acknowledged after the loss", lost as u64));
     }
 
+    let most = crowded.most.load(Ordering::Relaxed);
+    report.figure("most instances that were ready at city B at one time", most.to_string(), format!("room for {FULL}"));
+    drop(crowded);
+
     story.chapter("City A is back");
     stage.cluster.start_daemon(LOST)?;
     stage.cluster.wait_up(LOST).await?;
@@ -78,9 +82,6 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
     let took = ms(back_at.elapsed());
     report.figure("from the return until what stood back ran again", took.clone(), "");
     report.promise(holds("what stood back runs again at full size", true, took));
-    let most = crowded.most.load(Ordering::Relaxed);
-    // While the one ends its last instance the other may begin: on the way back only.
-    report.figure("most instances at city B at one time", most.to_string(), format!("room for {FULL}"));
     stage.until("city B keeps it ready again", BACK, || stage.is_protected(RESCUED, 1)).await?;
     report.promise(holds("it is kept ready again, though nothing is free", true, "city-b".into()));
     Ok(report)
@@ -145,7 +146,7 @@ async fn judge(
     Ok(())
 }
 
-/// The most instances that ran at the heir at one time.
+/// The most instances that were ready at the heir at one time: what is prepared runs nothing yet.
 struct Crowd {
     most: Arc<AtomicUsize>,
     watch: tokio::task::JoinHandle<()>,
@@ -158,7 +159,7 @@ impl Crowd {
         let watch = tokio::spawn(async move {
             loop {
                 if let Ok(all) = client.get::<List<InstanceView>>("/v1/instances").await {
-                    let live = all.items.iter().filter(|i| i.lease.is_none() && i.state != "stopped").count();
+                    let live = all.items.iter().filter(|i| i.lease.is_none() && i.state == "ready").count();
                     seen.fetch_max(live, Ordering::Relaxed);
                 }
                 tokio::time::sleep(LOOK).await;

@@ -78,7 +78,7 @@ impl Config {
             Some(config) if !broken => config.check(),
             _ => Vec::new(),
         };
-        let words = Words { tree: &tree, language: Language::Toml, example: example };
+        let words = Words { tree: &tree, language: Language::Toml, example };
         faults.extend(words.faults(&found, checked).into_iter().map(|fault| placed(fault, &from_env)));
         faults.sort_by_key(|f| (f.line, f.column));
         match found.value {
