@@ -52,7 +52,7 @@ const EXAMPLES: [(&str, &str); 24] = [
     ("engine.view", "[\"/usr/share\"]"),
     ("engine.home_egress", "[\"10.0.0.0/8:5432\"]"),
 ];
-const MORE_EXAMPLES: [(&str, &str); 1] = [("lend.egress", "[\"203.0.113.0/24:443\"]")];
+const MORE_EXAMPLES: [(&str, &str); 2] = [("lend.egress", "[\"203.0.113.0/24:443\"]"), ("pact.role", "\"witness\"")];
 
 /// One field.
 struct Field {
@@ -79,7 +79,9 @@ impl Field {
         let path = self.path();
         let named =
             EXAMPLES.iter().chain(&MORE_EXAMPLES).find(|(of, _)| *of == path).map(|(_, text)| (*text).to_owned());
-        named.or_else(|| self.default.clone()).or_else(|| (path == "version").then(|| "1".to_owned()))
+        // What is off is shown switched on.
+        let default = || self.default.clone().map(|d| if d == "false" { "true".to_owned() } else { d });
+        named.or_else(default).or_else(|| (path == "version").then(|| "1".to_owned()))
     }
 
     /// By the field's name: units stand in it.
@@ -150,6 +152,9 @@ fn walk(schema: &Value, root: &Value, at: usize, defaults: &toml::Table, found: 
         } else {
             let needed = ["version", "cloud.name"].contains(&path.as_str());
             let default = defaults.get(key).filter(|_| !needed).map(ToString::to_string);
+            // What is off is not written.
+            let off = inner.get("type").and_then(Value::as_str) == Some("boolean");
+            let default = default.or_else(|| off.then(|| "false".to_owned()));
             found[at].fields.push(Field { section, key: key.clone(), about, default });
         }
     }
