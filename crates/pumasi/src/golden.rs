@@ -42,6 +42,11 @@ fn every_command_explains_itself() {
     Cli::command().debug_assert();
 }
 
+#[test]
+fn the_page_about_cloud_toml_is_what_its_types_say() {
+    check("../../../../docs/configuration.md", &pumasi_node::config_page());
+}
+
 const NOW: i64 = 1_767_225_600_000;
 
 pub fn service() -> Value {

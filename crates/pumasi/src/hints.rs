@@ -108,7 +108,9 @@ fn examples(text: &str) -> Vec<Vec<String>> {
         }
     };
     let parts = joined.lines().flat_map(|line| line.split(" | ").map(begins).collect::<Vec<_>>());
-    parts.filter(|part| part.starts_with("pumasi ")).map(|part| shell(&part)).collect()
+    // Behind a gap stands what it is for.
+    let command = |part: String| shell(part.split("   ").next().unwrap_or_default());
+    parts.filter(|part| part.starts_with("pumasi ")).map(command).collect()
 }
 
 /// The examples of a document: what is indented or fenced.

@@ -57,7 +57,7 @@ fn the_configuration_that_is_installed_is_read() {
 fn the_unit_ends_the_daemon_alone_and_leaves_instances_what_they_need() {
     let unit = unit();
     assert_eq!(values(&unit, "KillMode"), ["process"], "gateway and instances outlive the daemon");
-    assert_eq!(values(&unit, "Restart"), ["always"]);
+    assert_eq!(values(&unit, "Restart"), ["on-failure"], "what ended by its operator's word stays ended");
     assert_eq!(values(&unit, "OOMPolicy"), ["continue"]);
     // Each of these takes something away from instances, or hides from a new daemon what the old one mounted.
     for harmful in [

@@ -66,6 +66,9 @@ fn list(path: &[Step], at: Option<&Node>, words: &Words<'_>) -> String {
         text.starts_with(['.', '/', '-']) || text.starts_with(char::is_alphabetic) && text.chars().all(fine)
     };
     match (at, path.last()) {
+        (Some(Node::Quoted(text)), _) if !text.is_empty() && !text.contains(char::is_whitespace) => {
+            format!("[{}]", words.text(text))
+        }
         (Some(Node::Plain(text) | Node::Quoted(text)), _) if plain(text) && text != "null" => {
             let parts: Vec<String> = text.split_whitespace().map(|w| words.text(w)).collect();
             format!("[{}]", parts.join(", "))
@@ -98,17 +101,13 @@ fn wanted(trouble: &Trouble, at: Option<&Node>, words: &Words<'_>) -> String {
 
 /// What types call themselves says little to people.
 fn text(called: &str) -> String {
-    match called {
-        "socket address" | "IPv4 socket address" | "IPv6 socket address" => {
-            "an IP address and a port, as 127.0.0.1:7400".to_owned()
-        }
-        "IP address" | "IPv4 address" | "IPv6 address" => "an IP address, as 192.0.2.7".to_owned(),
-        "IP network address" | "IPv4 network address" | "IPv6 network address" => {
-            "an IP network, as 192.0.2.0/24".to_owned()
-        }
-        "path string" => "a path".to_owned(),
-        _ => "a text".to_owned(),
-    }
+    let known = [
+        ("socket address", "an IP address and a port, as 127.0.0.1:7400"),
+        ("network", "an IP network, as 192.0.2.0/24"),
+        ("IP", "an IP address, as 192.0.2.7"),
+        ("path string", "a path"),
+    ];
+    known.iter().find(|(part, _)| called.contains(part)).map_or("a text", |(_, ours)| ours).to_owned()
 }
 
 /// Everything that telling a text's faults needs.
