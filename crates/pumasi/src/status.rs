@@ -112,7 +112,9 @@ fn member(m: &MemberStatus) -> String {
 /// A line each.
 fn wrong(seen: &Seen) -> Vec<String> {
     let cloud = &seen.cloud;
-    let mut told: Vec<String> = cloud.degraded.iter().chain(&cloud.troubles).cloned().collect();
+    let mut told: Vec<String> = cloud.degraded.clone();
+    told.extend(cloud.troubles.iter().filter(|text| !cloud.degraded.contains(text)).cloned());
+    // A daemon of before does not say why.
     if cloud.gateway == GatewayState::Unreachable && cloud.degraded.is_empty() {
         told.push("the gateway does not answer: nobody is served".into());
     }
@@ -220,7 +222,8 @@ fn examine(seen: &Seen, offers: &[Offer], ready: &Result<String, CallError>) -> 
         GatewayState::Starting => finding("gateway", Note, "it has no table yet", "wait a moment"),
         GatewayState::None => finding("gateway", Well, "none: this cloud is a witness", ""),
         GatewayState::Unreachable => {
-            finding("gateway", Bad, "it does not answer", "its own words are in DATA/gateway/gateway.log")
+            let why = cloud.degraded.first().map_or("it does not answer", String::as_str);
+            finding("gateway", Bad, why, "mend what it names: it is tried again; its log is DATA/gateway/gateway.log")
         }
     });
     all.push(match cloud.isolation.as_str() {
