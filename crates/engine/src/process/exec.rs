@@ -334,7 +334,7 @@ fn give_up_rights(plan: &Plan, control: &mut UnixStream, parent: Pid) -> Result<
     if getppid() != parent {
         return Err("init is gone".into());
     }
-    // Its keepers go without (`KEEPERS_ALLOCATOR`), and would hand that on. A kernel that cannot never took them away.
+    // Its keepers go without huge pages and hand that on. A kernel that cannot never took them away.
     let _ = prctl::set_thp_disable(false);
     prctl::set_no_new_privs().map_err(err("no_new_privs"))?;
     if plan.seccomp {

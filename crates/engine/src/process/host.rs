@@ -4,7 +4,7 @@ use super::cgroup::{Place, Tree};
 use super::layout::{Desired, Layout, Record, Status, VERSION, delete_tree, make_dir, write_json};
 use super::processes::{self, end_all, processes_by_uid, signal_all, usage_of};
 use super::slots::{self, Slots};
-use super::{KEEPERS_ALLOCATOR, ProcessConfig, data, helper, launch, logs, ranges, shim, trial};
+use super::{ProcessConfig, data, helper, launch, logs, ranges, shim, trial};
 use crate::rules::{Here, Start, on_start};
 use crate::{
     Access, Capabilities, EngineError, InstanceSpec, InstanceState, InstanceStatus, Isolation, Remains, Secrets,
@@ -395,7 +395,6 @@ impl Host {
             .args(["shim", "--dir"])
             .arg(&layout.dir)
             .env_clear()
-            .env(KEEPERS_ALLOCATOR.0, KEEPERS_ALLOCATOR.1)
             .current_dir("/")
             .stdin(Stdio::from(OwnedFd::from(takes)))
             .stdout(Stdio::from(OwnedFd::from(theirs)))

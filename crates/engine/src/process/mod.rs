@@ -44,10 +44,6 @@ pub use helper::{Helper, HelperSpec, Room};
 pub use host::is_in_use;
 pub use shim::shim_main;
 
-/// What keepers' allocator is told: no huge pages, of which each would be most of what a keeper has. The kernel hands that on to whatever
-/// they start; the application gets them back before it begins.
-const KEEPERS_ALLOCATOR: (&str, &str) = ("MIMALLOC_ALLOW_THP", "0");
-
 #[derive(Debug, Clone)]
 pub struct ProcessConfig {
     /// This engine's own; no other daemon may use it.

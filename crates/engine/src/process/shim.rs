@@ -9,7 +9,7 @@ mod output;
 mod running;
 mod still;
 
-use super::exec::{Event, SAY_TERM};
+use super::exec::{Event, OWN_PROGRAM, SAY_TERM};
 use super::launch;
 use super::layout::{Desired, Layout, Record, Status, boot_now_ms, make_private, wall_now, write_json};
 use super::logs::LogWriter;
@@ -18,11 +18,13 @@ use super::view;
 use crate::rules::BackOff;
 use crate::{Exit, InstanceState, Secrets, Trouble};
 use health::{Finding, Health};
+use nix::sys::prctl;
 use nix::sys::stat::{Mode, umask};
 use pumasi_door::Place;
 use running::{Running, choose_address, hand_over, start_init};
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -49,6 +51,7 @@ pub(super) const UP: &str = "up";
 
 /// Entry of `shim --dir DIR`. Blocks until the instance has been stopped.
 pub fn shim_main(dir: &Path) -> ExitCode {
+    without_huge_pages();
     close_inherited();
     umask(Mode::from_bits_truncate(0o022));
     // Fails only for a group leader, which is detached enough.
@@ -83,6 +86,20 @@ pub fn shim_main(dir: &Path) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => fail(e),
+    }
+}
+
+/// Begins anew without huge pages, of which each would be most of what a keeper has: those that it has by now it would keep. Whatever it
+/// starts goes without as well; the application gets them back before it begins.
+fn without_huge_pages() {
+    if prctl::get_thp_disable() != Ok(false) || prctl::set_thp_disable(true).is_err() {
+        return;
+    }
+    // Where it cannot begin anew it goes on, and only costs more.
+    if prctl::get_thp_disable() == Ok(true) {
+        let mut words = std::env::args_os();
+        let name = words.next().unwrap_or_default();
+        let _ = std::process::Command::new(OWN_PROGRAM).arg0(name).args(words).exec();
     }
 }
 

@@ -2,7 +2,6 @@
 //!
 //! Enters: the plan. Leaves: a [`Running`] whose every process ends with it.
 
-use super::super::KEEPERS_ALLOCATOR;
 use super::super::exec::{Event, OWN_PROGRAM, SAY_GO, SAY_KILL, send};
 use super::super::freeze::Brake;
 use super::super::launch::Plan;
@@ -89,7 +88,6 @@ pub(super) fn start_init(
         .args(["instance-exec", "--dir"])
         .arg(&layout.dir)
         .env_clear()
-        .env(KEEPERS_ALLOCATOR.0, KEEPERS_ALLOCATOR.1)
         .current_dir("/")
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(writer.try_clone().map_err(err("log pipe"))?)
