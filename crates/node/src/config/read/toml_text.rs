@@ -70,7 +70,11 @@ impl Reading {
                 (Node::Plain(short(number.as_str())), read.map(toml::Value::Integer))
             }
             DeValue::Float(number) => {
-                let read = number.as_str().parse().ok();
+                let read: Option<f64> = number.as_str().parse().ok();
+                let read = read.filter(|n| n.is_finite() || number.as_str().contains(['i', 'n']));
+                if read.is_none() {
+                    self.fault(at, field.to_owned(), format!("found {}; such a number is too large", number.as_str()));
+                }
                 (Node::Plain(short(number.as_str())), read.map(toml::Value::Float))
             }
             DeValue::Boolean(truth) => (Node::Plain(truth.to_string()), Some(toml::Value::Boolean(*truth))),
