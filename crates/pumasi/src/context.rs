@@ -123,7 +123,7 @@ pub fn context(command: &ContextCommand, global: &Global) -> Result<(), Failure>
     let path = file()?;
     let mut all = read(&path)?;
     match command {
-        ContextCommand::List => return list(&all, global),
+        ContextCommand::List => list(&all, global),
         ContextCommand::Set { name } => {
             let context = made(name, global)?;
             let first = all.contexts.is_empty();

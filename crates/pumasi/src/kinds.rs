@@ -212,10 +212,12 @@ pub fn table(kind: Kind, items: &[Value], scene: &Scene) -> Result<Table, Failur
     Ok(table)
 }
 
+type More = (&'static str, fn(&Value) -> String);
+
 /// With more columns, and nothing cut short.
 pub fn wide(kind: Kind, items: &[Value], scene: &Scene) -> Result<Table, Failure> {
     let mut table = table(kind, items, scene)?;
-    let more: Vec<(&'static str, fn(&Value) -> String)> = match kind {
+    let more: Vec<More> = match kind {
         Kind::Services => vec![
             ("HOSTS", |i| text(i, &["service.spec.hosts"])),
             ("BUNDLE", |i| text(i, &["service.spec.application.bundle"])),

@@ -103,7 +103,10 @@ pub async fn logs(session: &Session, args: &LogsArgs) -> Result<(), Failure> {
     let mut instances = BTreeSet::new();
     print(session, args, &lines, &mut instances)?;
     let mut lost = 0;
-    while args.follow {
+    if !args.follow {
+        return Ok(());
+    }
+    loop {
         tokio::time::sleep(POLL).await;
         // What was printed is remembered for longer than what is asked for again.
         let (asked, kept) = (back(BACK_MS), back(2 * BACK_MS));
@@ -125,7 +128,6 @@ pub async fn logs(session: &Session, args: &LogsArgs) -> Result<(), Failure> {
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(())
 }
 
 fn print(session: &Session, args: &LogsArgs, lines: &[Line], instances: &mut BTreeSet<String>) -> Result<(), Failure> {

@@ -22,7 +22,7 @@ fn blocks() -> Vec<&'static str> {
 /// Whatever of the two clouds still runs: in their directory, or with it in its command line.
 fn left(dir: &Path) -> Vec<(i32, String)> {
     let dir = dir.display().to_string();
-    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let of = |e: std::fs::DirEntry| {
         let pid: i32 = e.file_name().to_str()?.parse().ok()?;
         let line = std::fs::read(e.path().join("cmdline")).ok()?;
