@@ -22,7 +22,7 @@ const EXAMPLES: &str = "PUMASI_OPENAPI_EXAMPLES";
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,\
                       negative_data_rejection,unsupported_method";
 /// It has no end, and no token survives the other one.
-const APART: [&str; 2] = ["/v1/watch", "/v1/tokens/{id}"];
+const APART: [&str; 3] = ["/v1/watch", "/v1/tokens/{id}", "/v1/stop"];
 
 /// Installed once for one list of packages.
 fn schemathesis() -> PathBuf {

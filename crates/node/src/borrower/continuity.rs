@@ -108,8 +108,10 @@ fn is_being_taken<'a>(
     if register::is_ours(node, service) {
         return Ok(false);
     }
-    let owner = register::tenure(node, service)?.owner;
-    Ok(standbys.any(|p| p.lender == owner))
+    let tenure = register::tenure(node, service)?;
+    // Who owns it later had it from somebody else, by a lease that is not this cloud's: no word of it would ever come here.
+    let follows_us = service.registered && tenure.epoch.0 == service.epoch.0.saturating_add(1);
+    Ok(follows_us && standbys.any(|p| p.lender == tenure.owner))
 }
 
 /// What is wanted of others: nothing by a cloud that owns the service no more; and whoever owns it is no standby of its own. Where it is to
