@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::net::UnixListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 pub const CONTROL_SOCKET: &str = "control.sock";
 const STATUS_VERSION: u32 = 1;
@@ -111,23 +111,33 @@ pub fn bind(dir: &Path) -> std::io::Result<UnixListener> {
 
 pub async fn run(gateway: Arc<Gateway>, listener: UnixListener, public: Arc<Reloadable>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    // Dropped with this task: whoever keeps a connection must not go on hearing a gateway that makes way for another.
+    let open = watch::Sender::new(());
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else { return };
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
-        let (gateway, public) = (gateway.clone(), public.clone());
+        let (gateway, public, mut over) = (gateway.clone(), public.clone(), open.subscribe());
         tokio::spawn(async move {
             let service = service_fn(move |request| {
                 let (gateway, public) = (gateway.clone(), public.clone());
                 async move { Ok::<_, Infallible>(serve(&gateway, &public, request).await) }
             });
-            let _ = hyper::server::conn::http1::Builder::new()
+            let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
+                .serve_connection(TokioIo::new(stream), service);
+            let mut connection = std::pin::pin!(connection);
+            tokio::select! {
+                _ = connection.as_mut() => {}
+                _ = over.changed() => {
+                    // What is being answered is answered.
+                    connection.as_mut().graceful_shutdown();
+                    let _ = connection.await;
+                }
+            }
             drop(permit);
         });
     }
