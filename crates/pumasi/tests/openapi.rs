@@ -21,7 +21,7 @@ const REQUIREMENTS: &str = include_str!("openapi/requirements.txt");
 const EXAMPLES: &str = "PUMASI_OPENAPI_EXAMPLES";
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,\
                       negative_data_rejection,unsupported_method";
-/// It has no end, and no token survives the other one.
+/// The first has no end, no token survives the second, and no daemon the third.
 const APART: [&str; 3] = ["/v1/watch", "/v1/tokens/{id}", "/v1/stop"];
 
 /// Installed once for one list of packages.
@@ -91,7 +91,7 @@ fn drive(people: SocketAddr, location: &str, args: &[&str]) -> Result<(), String
 
 fn plan(name: &'static str, city: &'static str) -> CloudPlan {
     let all = Resources { cpu_millis: 1_000, memory_mib: 1_024 };
-    CloudPlan { name, city, capacity: all, lends: all, price: "0.05", witness: false }
+    CloudPlan::new(name, city, all, all, "0.05")
 }
 
 /// Status and content type of one request over a connection of its own.

@@ -119,7 +119,7 @@ fn shapes(g: &mut SchemaGenerator, method: Method, path: &str) -> Shapes {
     }
 }
 
-fn parameters(path: &str) -> Vec<Value> {
+fn parameters(method: Method, path: &str) -> Vec<Value> {
     let names = path.split('/').filter_map(|s| s.strip_prefix('{')?.strip_suffix('}'));
     let form = |name: &str| {
         let id = match path.split('/').nth(2).filter(|_| name == "id") {
@@ -144,6 +144,8 @@ fn parameters(path: &str) -> Vec<Value> {
     let text = || json!({ "type": "string" });
     let number = || json!({ "type": "integer", "minimum": 0, "maximum": u64::MAX });
     match path {
+        // Whoever only reads or deletes one is told of its own.
+        "/v1/services" | "/v1/services/{name}" if method != Method::Put => {}
         "/v1/services/{name}/logs" => {
             list.extend([query("since_ms", json!({ "type": "integer" })), query("instance", text())])
         }
@@ -151,6 +153,7 @@ fn parameters(path: &str) -> Vec<Value> {
         "/v1/watch" => list.extend([query("kind", text()), query("after", number())]),
         "/v1/services"
         | "/v1/services/{name}"
+        | "/v1/services/{name}/check"
         | "/v1/secrets"
         | "/v1/secrets/{name}"
         | "/v1/bundles"
@@ -197,7 +200,7 @@ fn build() -> Value {
         let mut operation = json!({
             "summary": e.summary,
             "operationId": format!("{}{}", e.method.as_str().to_lowercase(), e.path.replace(['/', '{', '}', '.'], "_")),
-            "parameters": parameters(e.path),
+            "parameters": parameters(e.method, e.path),
             "security": security(e.roles),
             "x-roles": e.roles,
             "responses": {
