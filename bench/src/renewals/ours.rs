@@ -88,8 +88,7 @@ impl Federation {
     pub async fn start() -> anyhow::Result<Self> {
         let lots = Resources { cpu_millis: 1_000_000, memory_mib: 1_000_000 };
         let none = Resources { cpu_millis: 0, memory_mib: 0 };
-        let cloud =
-            |name, lends| CloudPlan { name, city: "Seoul", capacity: lots, lends, price: "0.05", witness: false };
+        let cloud = |name, lends| CloudPlan::new(name, "Seoul", lots, lends, "0.05");
         let mut plans = vec![cloud(LENDER, lots)];
         plans.extend(NAMES.map(|name| cloud(name, none)));
         // A member that renews as fast as it is answered is what is measured here.

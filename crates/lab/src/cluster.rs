@@ -39,6 +39,19 @@ pub struct CloudPlan {
     pub witness: bool,
 }
 
+impl CloudPlan {
+    /// One that has services, and lends.
+    pub fn new(
+        name: &'static str,
+        city: &'static str,
+        capacity: Resources,
+        lends: Resources,
+        price: &'static str,
+    ) -> Self {
+        Self { name, city, capacity, lends, price, witness: false }
+    }
+}
+
 #[derive(Debug)]
 pub struct Cluster {
     pub topology: Topology,

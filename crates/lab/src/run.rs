@@ -159,29 +159,8 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
 pub fn three_clouds() -> Vec<CloudPlan> {
     let room = |cpu_millis| Resources { cpu_millis, memory_mib: 4096 };
     vec![
-        CloudPlan {
-            name: "city-a",
-            city: "Seoul",
-            capacity: room(600),
-            lends: room(200),
-            price: "0.06",
-            witness: false,
-        },
-        CloudPlan {
-            name: "city-b",
-            city: "Busan",
-            capacity: room(2000),
-            lends: room(1600),
-            price: "0.05",
-            witness: false,
-        },
-        CloudPlan {
-            name: "city-c",
-            city: "Tokyo",
-            capacity: room(4000),
-            lends: room(3200),
-            price: "0.04",
-            witness: false,
-        },
+        CloudPlan::new("city-a", "Seoul", room(600), room(200), "0.06"),
+        CloudPlan::new("city-b", "Busan", room(2000), room(1600), "0.05"),
+        CloudPlan::new("city-c", "Tokyo", room(4000), room(3200), "0.04"),
     ]
 }

@@ -27,7 +27,7 @@ const HEARD_MS_MAX: u64 = 6_000;
 
 fn plan(name: &'static str, city: &'static str) -> CloudPlan {
     let all = Resources { cpu_millis: 1_000, memory_mib: 1_024 };
-    CloudPlan { name, city, capacity: all, lends: all, price: "0.05", witness: false }
+    CloudPlan::new(name, city, all, all, "0.05")
 }
 
 fn rss_kib(pid: u32) -> u64 {

@@ -65,7 +65,7 @@ impl Manner {
     /// `lan` is for one city: its times are shorter than the way to the next one.
     fn clouds(&self) -> Vec<CloudPlan> {
         let cities = if self.profile == "lan" { ["Seoul"; 3] } else { ["Seoul", "Busan", "Tokyo"] };
-        let plan = |(name, city)| CloudPlan { name, city, capacity: ROOM, lends: ROOM, price: "0.05", witness: false };
+        let plan = |(name, city)| CloudPlan::new(name, city, ROOM, ROOM, "0.05");
         CLOUDS.into_iter().zip(cities).map(plan).collect()
     }
 }

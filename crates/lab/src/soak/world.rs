@@ -67,30 +67,9 @@ pub struct World {
 fn clouds() -> Vec<CloudPlan> {
     let room = |cpu_millis: u32| Resources { cpu_millis, memory_mib: cpu_millis * 2 };
     vec![
-        CloudPlan {
-            name: "city-a",
-            city: "Seoul",
-            capacity: room(500),
-            lends: room(200),
-            price: "0.06",
-            witness: false,
-        },
-        CloudPlan {
-            name: "city-b",
-            city: "Busan",
-            capacity: room(700),
-            lends: room(400),
-            price: "0.05",
-            witness: false,
-        },
-        CloudPlan {
-            name: "city-c",
-            city: "Tokyo",
-            capacity: room(800),
-            lends: room(600),
-            price: "0.04",
-            witness: false,
-        },
+        CloudPlan::new("city-a", "Seoul", room(500), room(200), "0.06"),
+        CloudPlan::new("city-b", "Busan", room(700), room(400), "0.05"),
+        CloudPlan::new("city-c", "Tokyo", room(800), room(600), "0.04"),
     ]
 }
 
