@@ -9,6 +9,7 @@ pub mod continuity;
 pub mod document;
 pub mod egress;
 pub mod faults;
+pub mod identity;
 pub mod ids;
 pub mod instant;
 pub mod manifest;

@@ -3,6 +3,7 @@
 use crate::class::LessImportant;
 use crate::continuity::Continuity;
 use crate::document::{Document, FieldError, Validate, fault};
+use crate::identity::{self, Identity};
 use crate::sync::{self, OnStandbyLoss, SyncReads};
 use crate::template;
 use crate::tls::Tls;
@@ -36,6 +37,9 @@ pub struct ServiceSpec {
     /// A certificate of its own for its hosts; none: that of each cloud's operator is shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
+    /// Its users sign in before they reach the application; none: it knows its users itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
     /// Higher is served first where capacity is short.
     #[serde(default = "default_priority")]
     pub priority: u32,
@@ -462,6 +466,14 @@ impl Validate for ServiceSpec {
         }
         for (i, dataset) in self.datasets.iter().enumerate() {
             let here = format!("datasets[{i}]");
+            if dataset.name.as_str().starts_with(identity::RESERVED) {
+                fault(
+                    e,
+                    at,
+                    &format!("{here}.name"),
+                    format!("names that begin with {:?} are Pumasi's", identity::RESERVED),
+                );
+            }
             if self.datasets[..i].iter().any(|d| d.name == dataset.name) {
                 fault(e, at, &format!("{here}.name"), format!("{} is declared twice", dataset.name));
             }
@@ -480,6 +492,14 @@ impl Validate for ServiceSpec {
             }
         }
         sync::validate(self, at, e);
+        if let Some(identity) = &self.identity {
+            identity.validate(&format!("{at}.identity"), e);
+            if self.routing.mode == RouteMode::Redirect {
+                let why =
+                    "redirect lands users at other clouds' names, where nobody is signed in; use proxy with identity";
+                fault(e, at, "routing.mode", why);
+            }
+        }
         if !(1..=60_000).contains(&self.objective.queue_delay_p95_ms) {
             fault(e, at, "objective.queue_delay_p95_ms", "must be 1 to 60000");
         }
