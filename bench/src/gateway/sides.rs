@@ -180,6 +180,7 @@ fn table(cloud: CloudName, backend: SocketAddr, admission: Admission) -> anyhow:
         admission,
         position_generation: None,
         in_step: None,
+        identity: None,
         position_key: None,
     };
     Ok(RouteTable {

@@ -132,6 +132,7 @@ fn table(cloud: CloudName, address: std::net::SocketAddr) -> Result<RouteTable, 
         admission: Admission { limit_initial: 128, ..Admission::default() },
         position_generation: None,
         in_step: None,
+        identity: None,
         position_key: None,
     };
     Ok(RouteTable {

@@ -23,7 +23,7 @@ const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
 /// A person goes to a page, as against a page that fetches a part of itself.
-fn is_navigation(request: &Request<Incoming>) -> bool {
+pub fn is_navigation(request: &Request<Incoming>) -> bool {
     let fields = request.headers();
     if request.method() != Method::GET || fields.contains_key(header::AUTHORIZATION) {
         return false;
@@ -114,6 +114,7 @@ pub async fn serve(
         pass: None,
         still_ours: &|| true,
         kept: None,
+        gated: false,
         link: &client.link,
     };
     let mut answer = forward::forward(worker, task, request).await.answer;

@@ -58,6 +58,7 @@ pub async fn send(
         // Should the service come here while it waits for a place: it did not pass the gate.
         still_ours: &|| false,
         kept: None,
+        gated: false,
         link: from.link,
     };
     // Boxed: both are large, and few requests come this way.

@@ -62,6 +62,8 @@ pub struct Task<'a> {
     pub still_ours: &'a (dyn Fn() -> bool + Sync),
     /// The service, at its owner: whose answers may have to wait for copies.
     pub kept: Option<&'a Service>,
+    /// Who its user is was told in header fields.
+    pub gated: bool,
     /// The connection that it came by.
     pub link: &'a Arc<Link>,
 }
@@ -273,6 +275,7 @@ pub async fn forward(worker: &Arc<Worker>, mut task: Task<'_>, request: Request<
         rate_bytes_per_s: limits.rate_min_bytes_per_s,
         idle_ms: limits.body_idle_ms,
         converses: task.protocol == Protocol::H2c,
+        trailers: !task.gated,
     };
     let mut out = match Outgoing::take(request, &task, least) {
         Ok(out) => out,

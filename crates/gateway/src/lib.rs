@@ -9,10 +9,11 @@
 //! - An unsafe request is served at home only, by a cloud that may write when it enters and still when its answer leaves;
 //!   an entrance sends it there.
 //! - An answer of a service that is kept in step leaves when its copies have what was written ([`commit`]).
+//! - Who a user is, an application hears from the gateway alone ([`identity`]).
 //! - A request is executed twice only if its method is safe.
 //! - One hop between clouds at most. Every queue, body, retry, wait and connection count is bounded.
 //!
-//! A request meets, in this order: [`listen`], [`public`] or [`peer`], [`forward`], [`admission`] (with [`queue`], [`choose`] and
+//! A request meets, in this order: [`listen`], [`public`] or [`peer`], [`identity`], [`forward`], [`admission`] (with [`queue`], [`choose`] and
 //! [`limiter`]), [`permit`], [`plain`] or [`upstream`] (with [`multiplex`]), [`release`], [`body`]. [`upload`] and [`link`] bound what users owe.
 
 mod access;
@@ -40,8 +41,10 @@ mod gate;
 mod gateway;
 mod handover;
 mod headers;
+mod identity;
 mod io;
 mod keys;
+mod known;
 pub mod limiter;
 mod link;
 mod listen;

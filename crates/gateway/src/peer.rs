@@ -141,6 +141,7 @@ async fn serve_lease(
         pass: None,
         still_ours: &|| true,
         kept: None,
+        gated: false,
         link,
     };
     forward::forward(worker, task, request).await.answer

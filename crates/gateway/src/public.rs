@@ -8,6 +8,7 @@ use crate::clock;
 use crate::forward::{self, Done, Task};
 use crate::gate::{Pass, Turn};
 use crate::gateway::{Gateway, Worker};
+use crate::identity::{self, Goes, Identity};
 use crate::io::Rtt;
 use crate::link::Link;
 use crate::table::{Service, Target};
@@ -16,9 +17,9 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use ipnet::IpNet;
-use pumasi_terms::Position;
 use pumasi_terms::method;
 use pumasi_terms::service::RouteMode;
+use pumasi_terms::{Position, Protocol};
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -418,6 +419,17 @@ async fn serve_here(
     mut request: Request<Incoming>,
 ) -> (Response<AnswerBody>, Option<Position>) {
     let from_peer = from.via != Via::Users;
+    let mut user_of_realm = None;
+    if let Some(gate) = &service.identity {
+        // Boxed, so that the usual way stays small.
+        match Box::pin(identity::enter(worker, service, from.scheme, gate, &mut request)).await {
+            Goes::Application(user) => user_of_realm = user,
+            Goes::Pages => {
+                return (Box::pin(show_page(worker, service, gate, from, (writes, pass), request)).await, None);
+            }
+            Goes::Answer(answer) => return (*answer, None),
+        }
+    }
     let gateway = &worker.gateway;
     let name = service.name.as_str();
     let class = &service.route.admission.less_important;
@@ -433,7 +445,10 @@ async fn serve_here(
     }
     headers::strip_cookie(fields, position::COOKIE);
     if !service.route.leases.is_empty() {
-        want.user = user(service, fields, from.address);
+        want.user = match &user_of_realm {
+            Some(user) => choose::hash(user.subject.as_bytes()),
+            None => user(service, fields, from.address),
+        };
     }
     if service.route.mode == RouteMode::Redirect
         && let Some(answer) = alias::redirect(service, want, from.scheme, &request)
@@ -458,6 +473,7 @@ async fn serve_here(
         pass,
         still_ours: &still_ours,
         kept: Some(&**service),
+        gated: service.identity.is_some(),
         link: from.link,
     };
     let Done { mut answer, from_home, from_backend } = forward::forward(worker, task, request).await;
@@ -480,6 +496,38 @@ async fn serve_here(
         }
     }
     (answer, given)
+}
+
+/// A page of the service's sign-in process. Whatever it has stored is the owner's to store, as what the application does is.
+async fn show_page(
+    worker: &Arc<Worker>,
+    service: &Arc<Service>,
+    gate: &Identity,
+    from: From<'_>,
+    (writes, pass): (bool, Option<Pass>),
+    request: Request<Incoming>,
+) -> Response<AnswerBody> {
+    let bounds = identity::bounds();
+    let still_ours = || service.gate.may_write(service.route.epoch);
+    let task = Task {
+        service: &service.name,
+        protocol: Protocol::Http1,
+        epoch: service.route.epoch,
+        admission: &gate.pages,
+        want: Want { home_only: true, ..Want::default() },
+        answer_timeout_ms: bounds.answer_timeout_ms,
+        body_bytes_max: bounds.body_bytes_max,
+        user_rtt_us: None,
+        for_peer: from.via != Via::Users,
+        refuse_when_full: false,
+        writes,
+        pass,
+        still_ours: &still_ours,
+        kept: None,
+        gated: true,
+        link: from.link,
+    };
+    forward::forward(worker, task, request).await.answer
 }
 
 /// Over TLS it stays there.

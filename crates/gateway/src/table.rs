@@ -6,6 +6,7 @@
 use crate::admission::{Admission, BackendSpec, By, Destination};
 use crate::clock;
 use crate::gate::Gate;
+use crate::identity::{self, Identity};
 use crate::peers::{Peers, PeersError};
 use crate::position;
 use pumasi_door::Place;
@@ -65,6 +66,8 @@ pub struct Service {
     /// Of all tables that name it one after another.
     pub gate: Arc<Gate>,
     pub position_key: Option<position::Key>,
+    /// Its users sign in.
+    pub identity: Option<Identity>,
 }
 
 /// Another cloud's service, served here under a lease.
@@ -333,8 +336,14 @@ fn compile(before: &Live, table: RouteTable, boot_id: &str) -> Live {
             None => (Admission::new(route.admission.clone()), Arc::default()),
         };
         admission.update(bounds(&route), route.home_weight.0, specs(&route));
-        let service =
-            Arc::new(Service { name: name.clone(), position_key: position_key(&name, &route), route, admission, gate });
+        let position_key = position_key(&name, &route);
+        let identity = before.services.get(&name).and_then(|known| known.identity.as_ref());
+        let identity = route.identity.clone().map(|of| Identity::new(of, &name, identity));
+        if let Some(identity) = &identity {
+            let process = identity.route.signin.iter().map(home_spec).collect();
+            identity.pages.update(identity::bounds(), 0, process);
+        }
+        let service = Arc::new(Service { name: name.clone(), position_key, route, admission, gate, identity });
         for host in &service.route.hosts {
             live.hosts.insert(host.to_ascii_lowercase(), Target::Service(service.clone()));
         }

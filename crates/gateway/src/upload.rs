@@ -36,6 +36,8 @@ pub struct Least {
     pub idle_ms: u64,
     /// The application may converse (HTTP/2): a body that says no length is passed on soon, and may pause as if it were answered.
     pub converses: bool,
+    /// Trailers are passed on: nothing is told in header fields that a trailer could say otherwise.
+    pub trailers: bool,
 }
 
 /// What happened to a request's body, seen from outside of the connection that sends it.
@@ -232,7 +234,10 @@ impl Upload {
         match polled {
             Poll::Ready(Some(Ok(mut frame))) => {
                 if let Some(fields) = frame.trailers_mut() {
-                    headers::strip_trailers(fields);
+                    match self.least.trailers {
+                        true => headers::strip_trailers(fields),
+                        false => fields.clear(),
+                    }
                 }
                 let length = frame.data_ref().map_or(0, |d| d.len() as u64);
                 if length > self.left {

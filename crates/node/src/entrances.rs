@@ -125,6 +125,7 @@ fn guest(node: &Node, id: &ServiceId, owned: &Owned, dossier: &Dossier) -> Servi
         parts: Vec::new(),
         admission: routes::admission(node, &service.spec),
         position_generation: None,
+        identity: None,
         position_key: None,
         in_step: None,
         service,

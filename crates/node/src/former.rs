@@ -89,7 +89,8 @@ fn facts(node: &Node, service: &ServiceRecord) -> Result<Served, Problem> {
     let reclaim = node.item::<SignedDocument>(RECLAIM, service.id.as_str())?;
     let reclaim = reclaim.map(|d| register::read_reclaim(&d)).transpose()?;
     let (word, last) = (register::handover(node, &service.id)?, node.item::<Move>(MOVE, service.name().as_str())?);
-    let runs = node.instances.lock().iter().any(|i| i.owner == service.owner());
+    let writers = service.writers();
+    let runs = node.instances.lock().iter().any(|i| writers.contains(&i.owner));
     let found = served(node.name(), service.epoch, word.as_ref(), reclaim.as_ref(), last.as_deref());
     Ok(if runs && matches!(found, Served::Elsewhere { .. }) { Served::Unproven } else { found })
 }

@@ -57,6 +57,8 @@ pub struct Ground {
     pub gateway: Arc<dyn GatewayPort>,
     /// `None`: mutual TLS.
     pub wire: Option<Arc<dyn Wire>>,
+    /// The bundle of sign-in processes; none: no user signs in here.
+    pub signin: Option<PathBuf>,
 }
 
 impl std::fmt::Debug for Ground {

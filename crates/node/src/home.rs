@@ -4,7 +4,7 @@ use crate::fleet::{self, Desired};
 use crate::moves::{self, freeze};
 use crate::object::{OWNER_OF_SERVICES, SERVICE, ServiceRecord, service_named_by};
 use crate::takeover::{fence, room};
-use crate::{Node, borrower, bundles, clock, growth, register, secrets, stray, tenancy};
+use crate::{Node, borrower, bundles, clock, growth, realm, register, secrets, stray, tenancy};
 use pumasi_api::Problem;
 use pumasi_engine::{Access, DataMount, InstanceSpec, Secrets};
 use pumasi_terms::service::Dataset;
@@ -50,6 +50,7 @@ pub async fn reconcile(node: &Node) -> Result<(), Problem> {
     for service in services.iter() {
         if !waits(node, service) {
             run(node, service).await;
+            realm::run(node, service).await;
         }
         if service.deleting {
             let finished = finish_deletion(node, service).await;
@@ -74,6 +75,7 @@ pub async fn reconcile(node: &Node) -> Result<(), Problem> {
             false => drop(strays.insert(owner)),
         }
     }
+    done = done.and(realm::end_strays(node, &services).await);
     stray::tell(node, stray::found(node, strays, OWNER_OF_SERVICES)).await;
     done
 }
@@ -89,6 +91,7 @@ pub async fn run_now(node: &Node, name: &ServiceName) -> Result<(), Problem> {
     room::reconcile(node, &node.services()?).await?;
     if let Some(service) = node.item::<ServiceRecord>(SERVICE, name.as_str())?.filter(|s| !waits(node, s)) {
         run(node, &service).await;
+        realm::run(node, &service).await;
     }
     Ok(())
 }
@@ -129,7 +132,7 @@ async fn run(node: &Node, service: &ServiceRecord) {
 pub fn spec(node: &Node, service: &ServiceRecord, secrets: &Secrets) -> impl Fn(InstanceId) -> InstanceSpec {
     let app = &service.document.spec.application;
     let own = |set: &Dataset| DataMount { path: data_dir(node, service, &set.name), access: Access::ReadWrite };
-    let sets = service.document.spec.datasets.iter();
+    let sets = service.document.spec.own_datasets();
     let made = InstanceSpec {
         id: InstanceId::from_entropy(0),
         owner: service.owner(),
@@ -177,7 +180,8 @@ async fn finish_deletion(node: &Node, service: &ServiceRecord) -> Result<(), Pro
             let _ = borrower::cancel(node, "daemon", &journey.id, "the service is being deleted").await;
         }
     }
-    let running = node.instances.lock().iter().any(|i| i.owner == service.owner());
+    let writers = service.writers();
+    let running = node.instances.lock().iter().any(|i| writers.contains(&i.owner));
     // The pact's voters would look after what is not there any more.
     if running || !open.is_empty() || register::is_entered(node, service) {
         return Ok(());

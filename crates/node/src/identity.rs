@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::node::Locked;
 use crate::pact::PactView;
 use pumasi_lease::message::Receipt;
-use pumasi_terms::{CloudName, LeaseId};
+use pumasi_terms::{CloudName, LeaseId, ServiceId};
 use pumasi_trust::{
     Authority, Bundle, DocumentKey, ExpectPeer, Secret, SharedIdentity, SharedTrust, SpiffeId, Svid, TrustStore, Vault,
     client_config, random_bytes,
@@ -142,6 +142,13 @@ impl Identity {
     pub fn ticket_key(&self, lease: &LeaseId) -> String {
         let mut hasher = blake3::Hasher::new_keyed(self.tickets.expose());
         hasher.update(b"pumasi redirect ticket v1 ").update(lease.as_str().as_bytes());
+        hex::encode(hasher.finalize().as_bytes())
+    }
+
+    /// What `who` proves itself by to the sign-in process of a service here, hex. It leaves this cloud never.
+    pub fn realm_key(&self, service: &ServiceId, who: &str) -> String {
+        let mut hasher = blake3::Hasher::new_keyed(self.tickets.expose());
+        hasher.update(b"pumasi realm key v1 ").update(who.as_bytes()).update(b" ").update(service.as_str().as_bytes());
         hex::encode(hasher.finalize().as_bytes())
     }
 

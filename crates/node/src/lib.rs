@@ -34,6 +34,7 @@ pub mod pact;
 pub mod peers;
 pub mod quarantine;
 pub mod quiet;
+pub mod realm;
 pub mod register;
 pub mod reload;
 pub mod rollout;

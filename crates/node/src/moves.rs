@@ -104,7 +104,8 @@ pub fn awaits_word(node: &Node, service: &ServiceRecord) -> bool {
     let waited_ms = clock::boot().since(*node.moves.began.get_or_init(clock::boot));
     // One that is prepared has not begun, and one whose processes are gone would begin anew.
     let alive = |i: &InstanceStatus| !matches!(i.state, InstanceState::Stopped { .. } | InstanceState::Failed { .. });
-    let runs = || node.instances.lock().iter().any(|i| i.owner == service.owner() && !i.prepared && alive(i));
+    let writers = service.writers();
+    let runs = || node.instances.lock().iter().any(|i| writers.contains(&i.owner) && !i.prepared && alive(i));
     if !register::is_heard(node, service) && !service.deleting && !runs() {
         return true;
     }

@@ -27,6 +27,8 @@ pub struct Node {
     pub gateway: Arc<dyn GatewayPort>,
     /// `None`: mutual TLS.
     pub wire: Option<Arc<dyn Wire>>,
+    /// The bundle of sign-in processes.
+    pub signin: Option<std::path::PathBuf>,
     pub boot_id: String,
     boot_count: u64,
     pub peers: Peers,
@@ -220,6 +222,7 @@ impl Node {
             hands: ground.hands,
             gateway: ground.gateway,
             wire: ground.wire,
+            signin: ground.signin,
             boot_id: clock::boot_id(),
             boot_count,
             peers: Default::default(),

@@ -182,12 +182,26 @@ impl ServiceRecord {
             format!("{OWNER_OF_SERVICES}{name}.{}", self.id)
         }
     }
+    /// How its sign-in process is labelled.
+    pub fn realm_owner(&self) -> String {
+        self.owner().replacen(OWNER_OF_SERVICES, OWNER_OF_REALMS, 1)
+    }
+    /// All that write its data.
+    pub fn writers(&self) -> [String; 2] {
+        [self.owner(), self.realm_owner()]
+    }
+    /// Whose group has a right to a dataset.
+    pub fn owner_of(&self, set: &DatasetName) -> String {
+        if set.is_realm() { self.realm_owner() } else { self.owner() }
+    }
     /// Its directory below `services/`.
     pub fn place(&self) -> &str {
         if self.kept_by_name { self.name().as_str() } else { self.id.as_str() }
     }
 }
 
+/// How the labels of sign-in processes begin.
+pub const OWNER_OF_REALMS: &str = "realm-";
 /// How the labels of services' instances begin.
 pub const OWNER_OF_SERVICES: &str = "service-";
 

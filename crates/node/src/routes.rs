@@ -1,11 +1,12 @@
 //! Makes the route table from what the store and the engine say, and gives it to the gateway when it changed.
 
+use crate::borrower::ship;
 use crate::fleet::{self, Desired};
 use crate::moves::Waits;
 use crate::node::Locked;
 use crate::object::{LENT_APPLICATION, LentApplication, ServiceRecord, owner_of_lease, service_named_by};
 use crate::takeover::{fence, in_sync};
-use crate::{Node, clock, entrances, home, keys, lender, moves, register};
+use crate::{Node, clock, entrances, home, keys, lender, moves, realm, register};
 use pumasi_api::Problem;
 use pumasi_engine::{InstanceState, InstanceStatus};
 use pumasi_gateway::ControlError;
@@ -363,7 +364,7 @@ fn ready_of(node: &Node, owner: &str) -> Vec<HomeBackend> {
     ready.filter_map(|i| backend(i, false)).collect()
 }
 
-fn backend(i: &InstanceStatus, draining: bool) -> Option<HomeBackend> {
+pub fn backend(i: &InstanceStatus, draining: bool) -> Option<HomeBackend> {
     let (instance, address, door) = (i.id.clone(), i.address?, i.door.clone());
     Some(HomeBackend { instance, address, door, protocol: i.protocol, generation: i.generation, draining })
 }
@@ -413,9 +414,16 @@ fn service(node: &Node, record: &ServiceRecord, journeys: &[Arc<Journey>]) -> Se
         home,
         parts: parts.filter_map(|p| rented(node, record, p)).collect(),
         admission: admission(node, &record.document.spec),
-        position_generation: (!record.document.spec.datasets.is_empty()).then(|| node.generation(record.epoch)),
+        position_generation: record
+            .document
+            .spec
+            .own_datasets()
+            .next()
+            .is_some()
+            .then(|| node.generation(record.epoch)),
         in_step: in_sync::in_step(node, record),
         // Told in a message of its own, see `keys`.
+        identity: realm::route(node, record),
         position_key: None,
         service: record.document.clone(),
     }
@@ -445,7 +453,7 @@ fn rented(node: &Node, record: &ServiceRecord, part: &Part) -> Option<PartInput>
         weight: part.weight,
         usable_until: BootMs(part.expires_at.0.saturating_sub(LEASE_MARGIN_MS)),
         alias: spec.hosts.first().filter(|_| redirect).map(|host| alias(host, &part.lender)),
-        datasets: spec.datasets.iter().map(|d| d.name.clone()).collect(),
+        datasets: ship::of_part(spec, part).map(|d| d.name.clone()).collect(),
         ticket_key: redirect.then(|| node.identity.ticket_key(&part.lease)),
     })
 }

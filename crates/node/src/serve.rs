@@ -9,7 +9,7 @@ use crate::quiet::{IDLE_MS, Rests};
 use crate::supervise::Task;
 use crate::{
     Node, api, borrower, bundles, clock, disk, diverged, fleet, former, gateway, home, lendable, lender, moves, pact,
-    peers, quarantine, reload, routes, sensing, supervise, takeover, tenancy, trouble, voting, witness, world,
+    peers, quarantine, realm, reload, routes, sensing, supervise, takeover, tenancy, trouble, voting, witness, world,
 };
 use axum::Router;
 use pumasi_api::Door;
@@ -213,10 +213,12 @@ async fn lay(config: &Config, executable: PathBuf) -> Result<Ground, ServeError>
     let engine = ProcessEngine::open(engine).await.map_err(|e| failed("the process engine")(e.to_string()))?;
     let gateway: Arc<dyn GatewayPort> = match witness::is(config) {
         true => Arc::new(witness::NoGateway),
-        false => Arc::new(GatewayProcess::new(&gateway::dir(config), executable)),
+        false => Arc::new(GatewayProcess::new(&gateway::dir(config), executable.clone())),
     };
+    let signin =
+        realm::lay_program(data, &executable).map_err(|e| failed("laying out the sign-in program")(e.to_string()))?;
     let hands = Hands::Apart(engine.clone());
-    Ok(Ground { store, engine: Arc::new(engine), hands, gateway, wire: None })
+    Ok(Ground { store, engine: Arc::new(engine), hands, gateway, wire: None, signin: Some(signin) })
 }
 
 /// Everything that must be there before anything is served.

@@ -156,6 +156,7 @@ pub async fn tell(node: &Node) -> Result<(), Problem> {
     let mut owners = BTreeMap::new();
     for service in node.services()?.iter() {
         owners.insert(service.owner(), Note::new("instances_not_ready", "service", service.name()));
+        owners.insert(service.realm_owner(), Note::new("sign_in_not_ready", "service", service.name()));
     }
     for lent in lender::lents(node)?.iter().filter(|l| l.binds()) {
         let note = Note::new("instances_not_ready", "lease", lent.id()).caused_by(&lent.lease.service);

@@ -193,6 +193,8 @@ fn role(now: &CurrentPart, instances: u32) -> Role {
 pub(crate) fn document(input: &PlanInput, parts: Vec<Part>, borrow: Option<Borrow>) -> Plan {
     let spec = &input.service.spec;
     let sends = borrow.is_some();
+    // Who the users are goes only where they may have to be served without this cloud.
+    let kept = borrow.as_ref().is_none_or(|b| b.requirement.standby.is_some());
     let cost = Rent::of(input, &parts).used.saturating_add(borrow.as_ref().map_or(0, dearest));
     Plan {
         version: PLAN_VERSION,
@@ -208,7 +210,7 @@ pub(crate) fn document(input: &PlanInput, parts: Vec<Part>, borrow: Option<Borro
         borrow,
         parts,
         application: input.application,
-        datasets: spec.datasets.iter().map(|d| d.name.clone()).collect(),
+        datasets: spec.datasets.iter().map(|d| &d.name).filter(|name| kept || !name.is_realm()).cloned().collect(),
         route: Switchover { mode: spec.routing.mode, start: SHARE_START, step: SHARE_STEP, step_ms: SHARE_STEP_MS },
         cost_per_hour_max: Money(cost),
         bytes_max: if sends { sent_bytes(input) } else { 0 },

@@ -55,6 +55,7 @@ fn service() -> Service {
             borrowing: Borrowing { money_per_hour_max: Money(1_000_000), ..Borrowing::default() },
             priority: 100,
             tls: None,
+            identity: None,
             continuity: Default::default(),
             recovery_class: Default::default(),
         },

@@ -12,7 +12,7 @@ pub const DATA: &str = "DATA_PUMASI_REALM";
 /// The directory of what never leaves this cloud: password hashes that are withheld, private keys.
 pub const OWN: &str = "DATA_PUMASI_OWN";
 /// The database within [`DATA`].
-pub const DATABASE: &str = "realm.sqlite";
+pub use pumasi_terms::identity::DATABASE;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -6,8 +6,8 @@
 
 use crate::share;
 use crate::table::{
-    Absent, Admission, HomeBackend, InStep, LeaseBackend, LeaseRoute, PeerLink, Role, RouteTable, ServiceRoute,
-    TABLE_VERSION, Writes,
+    Absent, Admission, HomeBackend, IdentityRoute, InStep, LeaseBackend, LeaseRoute, PeerLink, Role, RouteTable,
+    ServiceRoute, TABLE_VERSION, Writes,
 };
 use pumasi_lease::LentLease;
 use pumasi_terms::service::Service;
@@ -46,6 +46,8 @@ pub struct ServiceInput {
     pub admission: Admission,
     pub position_generation: Option<Generation>,
     pub in_step: Option<InStep>,
+    /// Its users sign in here.
+    pub identity: Option<IdentityRoute>,
     pub position_key: Option<String>,
 }
 
@@ -208,6 +210,7 @@ fn service_route(s: &ServiceInput, input: &RouteInput) -> ServiceRoute {
         admission: s.admission.clone(),
         position_generation: s.position_generation,
         in_step: s.in_step.clone().filter(|_| serves),
+        identity: s.identity.clone().filter(|_| serves),
         position_key: s.position_key.clone(),
     }
 }

@@ -121,6 +121,7 @@ mod tests {
             admission: Admission::default(),
             position_generation: None,
             in_step: None,
+            identity: None,
             position_key: None,
         }
     }

@@ -4,6 +4,7 @@
 //! The gateway keeps the last one on disk and serves by it when the daemon is dead.
 
 use pumasi_terms::class::LessImportant;
+use pumasi_terms::identity::{Claim, Gate};
 use pumasi_terms::service::{RecoveryClass, RouteMode};
 use pumasi_terms::sync::SyncReads;
 use pumasi_terms::{
@@ -80,6 +81,9 @@ pub struct ServiceRoute {
     /// What an answer to a request that writes waits for. A gateway that does not know of it refuses the whole table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_step: Option<InStep>,
+    /// Its users sign in before they reach it. A gateway that does not know of it refuses the whole table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<IdentityRoute>,
     /// 32 bytes, hex: signs the cookies of positions in place of the gateway's own key, so that another owner reads them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position_key: Option<String>,
@@ -108,6 +112,28 @@ impl InStep {
     /// Whether what writes has somebody to wait for, or need not.
     pub fn is_open(&self) -> bool {
         !self.shut && (self.alone || !self.leases.is_empty())
+    }
+}
+
+/// Who must be signed in, how the application is told, and who knows the users.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdentityRoute {
+    pub gate: Gate,
+    pub basic: bool,
+    pub headers: BTreeMap<Claim, String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub public: Vec<String>,
+    /// The sign-in process, where it is ready. Without it nobody is known.
+    pub signin: Option<HomeBackend>,
+    /// 32 bytes, hex: what the gateway proves itself by to that process.
+    pub key: String,
+}
+
+/// Without the key.
+impl std::fmt::Debug for IdentityRoute {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "IdentityRoute({:?}, {:?})", self.gate, self.signin)
     }
 }
 

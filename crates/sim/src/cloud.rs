@@ -352,8 +352,14 @@ impl Host {
                 Arc::new(TrappedEngine { cloud: at.clone(), inner: engine, trap: trap.clone(), again: number > 0 });
             gateway = Arc::new(TrappedPort { cloud: at, inner: gateway, trap });
         }
-        let ground =
-            Ground { store, engine, hands: Hands::Here, gateway, wire: Some(Arc::new(NetWire(self.net.clone()))) };
+        let ground = Ground {
+            store,
+            engine,
+            hands: Hands::Here,
+            gateway,
+            wire: Some(Arc::new(NetWire(self.net.clone()))),
+            signin: None,
+        };
         let config = self.config.clone();
         let opened = tokio::spawn(within(life.clone(), async move { serve::open(config, ground, stopping).await }));
         World::spawned(&*life, opened.abort_handle());

@@ -78,9 +78,11 @@ pub enum Claim {
     Groups,
 }
 
-/// The dataset in which a realm goes along; no manifest may name one like it.
+/// The dataset in which the users of a service go along. It is there without being written down; whoever writes it says how it is kept.
 pub const DATASET: &str = "pumasi-realm";
-/// Names of datasets that begin so are not for manifests.
+/// Its database.
+pub const DATABASE: &str = "realm.sqlite";
+/// Other names of datasets that begin so are not for manifests.
 pub const RESERVED: &str = "pumasi-";
 /// Prefixes of paths in [`Identity::public`].
 pub const PUBLIC_MAX: usize = 32;
@@ -149,5 +151,37 @@ impl Claim {
             Self::Email => "email",
             Self::Groups => "groups",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(json: &str) -> Vec<String> {
+        let identity: Identity = serde_json::from_str(json).unwrap();
+        let mut e = Vec::new();
+        identity.validate("spec.identity", &mut e);
+        e.into_iter().map(|f| format!("{}: {}", f.field, f.problem)).collect()
+    }
+
+    #[test]
+    fn what_is_left_out_is_the_careful_choice() {
+        let identity: Identity = serde_json::from_str(r#"{"gate": "required"}"#).unwrap();
+        assert_eq!((identity.sign_up, identity.hashes), (SignUp::Invited, Hashes::Withheld));
+        assert!(identity.passwords && !identity.basic);
+        assert_eq!(identity.headers, BTreeMap::from([(Claim::Login, "Remote-User".to_owned())]));
+    }
+
+    #[test]
+    fn a_field_that_means_something_else_is_refused() {
+        for name in ["Host", "COOKIE", "authorization", "X-Forwarded-User", "Pumasi-User", "X_Remote_User", "a b", ""] {
+            let found = faults(&format!(r#"{{"gate": "optional", "headers": {{"login": {name:?}}}}}"#));
+            assert_eq!(found.len(), 1, "{name}: {found:?}");
+            assert!(found[0].starts_with("spec.identity.headers.login: "), "{found:?}");
+        }
+        let twice = faults(r#"{"gate": "optional", "headers": {"login": "X-User", "name": "x-user"}}"#);
+        assert_eq!(twice, ["spec.identity.headers.name: x-user stands twice"]);
+        assert_eq!(faults(r#"{"gate": "optional", "headers": {}, "public": ["static"]}"#).len(), 2);
     }
 }

@@ -132,6 +132,16 @@ impl CustomerName {
     }
 }
 
+impl DatasetName {
+    /// In which the users of a service go along ([`crate::identity`]).
+    pub fn realm() -> Self {
+        Self(crate::identity::DATASET.to_owned())
+    }
+    pub fn is_realm(&self) -> bool {
+        self.0 == crate::identity::DATASET
+    }
+}
+
 id_type!(PactId, "pact id", "pact");
 id_type!(
     /// A provisional hold of a lender's capacity.

@@ -114,6 +114,7 @@ pub fn services(file: &str, text: &str) -> Result<Vec<Service>, ManifestError> {
             None => {}
         }
     }
+    services.iter_mut().for_each(|service: &mut Service| service.spec.complete());
     if faults.is_empty() { Ok(services) } else { refused(faults) }
 }
 

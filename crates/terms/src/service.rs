@@ -454,7 +454,7 @@ impl Validate for ServiceSpec {
         }
         let application = format!("{at}.application");
         self.application.validate(&application, e);
-        self.application.check_templates(&application, &self.datasets, e);
+        self.application.check_templates(&application, &self.own_datasets().collect::<Vec<_>>(), e);
         let home = self.instances.home;
         if home.min == 0 || home.max > HomeInstances::MOST {
             fault(e, at, "instances.home", format!("must be 1 to {}", HomeInstances::MOST));
@@ -466,14 +466,6 @@ impl Validate for ServiceSpec {
         }
         for (i, dataset) in self.datasets.iter().enumerate() {
             let here = format!("datasets[{i}]");
-            if dataset.name.as_str().starts_with(identity::RESERVED) {
-                fault(
-                    e,
-                    at,
-                    &format!("{here}.name"),
-                    format!("names that begin with {:?} are Pumasi's", identity::RESERVED),
-                );
-            }
             if self.datasets[..i].iter().any(|d| d.name == dataset.name) {
                 fault(e, at, &format!("{here}.name"), format!("{} is declared twice", dataset.name));
             }
@@ -492,6 +484,7 @@ impl Validate for ServiceSpec {
             }
         }
         sync::validate(self, at, e);
+        self.check_realm(at, e);
         if let Some(identity) = &self.identity {
             identity.validate(&format!("{at}.identity"), e);
             if self.routing.mode == RouteMode::Redirect {
@@ -533,6 +526,54 @@ impl Validate for ServiceSpec {
     }
 }
 
+impl ServiceSpec {
+    /// Adds what need not be written: the dataset of its users, where they sign in.
+    pub fn complete(&mut self) {
+        if self.identity.is_some() && !self.datasets.iter().any(|d| d.name.is_realm()) {
+            self.datasets.push(Dataset::realm());
+        }
+    }
+
+    /// What its application sees of its datasets.
+    pub fn own_datasets(&self) -> impl Iterator<Item = &Dataset> {
+        self.datasets.iter().filter(|d| !d.name.is_realm())
+    }
+
+    fn check_realm(&self, at: &str, e: &mut Vec<FieldError>) {
+        for (i, set) in
+            self.datasets.iter().enumerate().filter(|(_, d)| d.name.as_str().starts_with(identity::RESERVED))
+        {
+            let here = format!("datasets[{i}]");
+            if !set.name.is_realm() {
+                let problem = format!("names that begin with {:?} are Pumasi's own", identity::RESERVED);
+                fault(e, at, &format!("{here}.name"), problem);
+            } else if self.identity.is_none() {
+                fault(e, at, &format!("{here}.name"), "is for a service with `identity`, whose users it holds");
+            } else if set.kind != DatasetKind::Sqlite || set.file.as_deref() != Some(identity::DATABASE) {
+                fault(e, at, &here, format!("must be of kind sqlite with the file {}", identity::DATABASE));
+            }
+        }
+    }
+}
+
+impl Dataset {
+    /// The users of a service, as they are kept where nothing is said of it.
+    pub fn realm() -> Self {
+        Self {
+            name: DatasetName::realm(),
+            kind: DatasetKind::Sqlite,
+            file: Some(identity::DATABASE.to_owned()),
+            mode: DatasetMode::default(),
+            on_standby_loss: OnStandbyLoss::default(),
+            reads: SyncReads::default(),
+            sync_wait_ms: sync::default_wait_ms(),
+            rpo_ms: default_rpo_ms(),
+            bytes_max: default_dataset_bytes(),
+            files_max: default_dataset_files(),
+        }
+    }
+}
+
 /// Methods that one service calls safe.
 pub const SAFE_METHODS_MAX: usize = 16;
 /// Secrets of one service.
@@ -540,7 +581,7 @@ pub const SECRETS_MAX: usize = 64;
 
 impl Application {
     /// Whether all that is to be filled in has a name that the engine knows.
-    fn check_templates(&self, at: &str, datasets: &[Dataset], e: &mut Vec<FieldError>) {
+    fn check_templates(&self, at: &str, datasets: &[&Dataset], e: &mut Vec<FieldError>) {
         let suffixes: Vec<String> = datasets.iter().map(|d| template::data_suffix(d.name.as_str())).collect();
         let names = template::names(suffixes.iter().map(String::as_str));
         let fixed = |key: &&String| names.contains_key(*key) && !template::DEFAULTED.contains(&key.as_str());
@@ -644,6 +685,33 @@ mod tests {
         assert!(found[1].starts_with("spec.application.env.A: ${TEMPDIR} is not known here"), "{found:?}");
         assert!(found[1].contains("BUNDLE, HOME, HOST, LANG, PATH, PORT, TMPDIR"), "{found:?}");
         assert_eq!(faults(r#""command": ["./app", "${PORT"]"#, "").len(), 1);
+    }
+
+    #[test]
+    fn users_go_along_in_a_dataset_that_nobody_else_may_name() {
+        let spec = |identity: &str, datasets: &str| -> (ServiceSpec, Vec<String>) {
+            let text = format!(
+                r#"{{"hosts": ["a.example"], "application": {{"bundle": "app", "command": ["./a"]}}{identity}, "datasets": [{datasets}]}}"#
+            );
+            let mut spec: ServiceSpec = serde_json::from_str(&text).unwrap();
+            spec.complete();
+            let mut e = Vec::new();
+            spec.validate("spec", &mut e);
+            (spec, e.into_iter().map(|f| format!("{}: {}", f.field, f.problem)).collect())
+        };
+        let gated = r#", "identity": {"gate": "required"}"#;
+        let (with, faults) = spec(gated, "");
+        assert!(faults.is_empty(), "{faults:?}");
+        assert_eq!(with.datasets, [Dataset::realm()]);
+        assert_eq!(with.own_datasets().count(), 0);
+        let written = r#"{"name": "pumasi-realm", "kind": "sqlite", "file": "realm.sqlite", "rpo_ms": 100}"#;
+        let (with, faults) = spec(gated, written);
+        assert!(faults.is_empty() && with.datasets.len() == 1 && with.datasets[0].rpo_ms == 100, "{faults:?}");
+        assert!(spec("", written).1[0].starts_with("spec.datasets[0].name: is for a service with `identity`"));
+        let other = r#"{"name": "pumasi-x", "kind": "files"}"#;
+        assert!(spec(gated, other).1[0].starts_with("spec.datasets[0].name: names that begin"));
+        let files = r#"{"name": "pumasi-realm", "kind": "files"}"#;
+        assert!(spec(gated, files).1[0].starts_with("spec.datasets[0]: must be of kind sqlite"));
     }
 
     #[test]

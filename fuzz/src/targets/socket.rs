@@ -157,6 +157,7 @@ fn gateway() -> SocketAddr {
             admission: Admission::default(),
             position_generation: Some(pumasi_terms::Generation(1)),
             in_step: None,
+            identity: None,
             position_key: None,
         };
         let table = RouteTable {

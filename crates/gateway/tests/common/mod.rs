@@ -120,6 +120,7 @@ pub fn service(home: &[SocketAddr]) -> ServiceRoute {
         admission: Admission::default(),
         position_generation: None,
         in_step: None,
+        identity: None,
         position_key: None,
     }
 }

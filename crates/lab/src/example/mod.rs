@@ -265,6 +265,7 @@ pub fn manifest(options: &ManifestOptions) -> Result<Service, pumasi_terms::ids:
         borrowing: Default::default(),
         priority: 100,
         tls: None,
+        identity: None,
         continuity: Default::default(),
         recovery_class: Default::default(),
     };

@@ -280,6 +280,7 @@ fn service(home: u32) -> anyhow::Result<Service> {
             borrowing,
             priority: 100,
             tls: None,
+            identity: None,
             continuity: Default::default(),
             recovery_class: Default::default(),
         },

@@ -47,6 +47,7 @@ async fn stage() -> Stage {
         engine: Arc::new(SimEngine::new()),
         gateway: Arc::new(GatewayProcess::new(&dir, PathBuf::from("/nonexistent"))),
         wire: None,
+        signin: None,
     };
     let node = Node::new(config.clone(), Identity::load(&config).unwrap(), ground, 1, stopping);
     super::bootstrap_operator_token(&node).await.unwrap();

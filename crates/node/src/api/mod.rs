@@ -24,6 +24,7 @@ mod peers;
 mod places;
 mod quarantine;
 mod rates;
+mod realm;
 mod rollout;
 mod secrets;
 mod service_view;
@@ -128,6 +129,11 @@ fn table(door: Door) -> Table {
         .on(Post, "/v1/services/{name}/move/abandon", moving::abandon)
         .on(Delete, "/v1/services/{name}", services::delete)
         .on(Get, "/v1/services/{name}/logs", logs::logs)
+        .on(Get, "/v1/services/{name}/users", realm::list)
+        .on(Get, "/v1/services/{name}/users/{login}", realm::get)
+        .on(Post, "/v1/services/{name}/users/{login}", realm::change)
+        .on(Delete, "/v1/services/{name}/users/{login}", realm::delete)
+        .on(Post, "/v1/services/{name}/invitations", realm::invite)
         .on(Post, "/v1/bundles/missing", services::bundle_missing)
         .on(Post, "/v1/bundles/chunks", services::bundle_chunks)
         .on(Post, "/v1/bundles", services::bundle_complete)

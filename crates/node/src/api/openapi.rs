@@ -5,6 +5,7 @@ use pumasi_api::game_day::{AskGameDay, GameDayView};
 use pumasi_api::message as m;
 use pumasi_api::{ENDPOINTS, Method, Problem, Role};
 use pumasi_lease::message as l;
+use pumasi_realm::admin as r;
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 use std::sync::OnceLock;
@@ -53,6 +54,10 @@ fn shapes(g: &mut SchemaGenerator, method: Method, path: &str) -> Shapes {
         (Post, "/v1/services/{name}/rehearsals") => {
             (Some(of::<m::RehearseService>(g)), of::<pumasi_journey::Journey>(g))
         }
+        (Get, "/v1/services/{name}/users") => (None, of::<r::Users>(g)),
+        (Get | Delete, "/v1/services/{name}/users/{login}") => (None, of::<r::User>(g)),
+        (Post, "/v1/services/{name}/users/{login}") => (Some(of::<r::Change>(g)), of::<r::User>(g)),
+        (Post, "/v1/services/{name}/invitations") => (Some(of::<r::Invite>(g)), of::<r::Invitation>(g)),
         (Get, "/v1/services/{name}/move") => (None, of::<pumasi_journey::moving::Move>(g)),
         // A dry run is answered by the outlook.
         (Post, "/v1/services/{name}/move") => {
@@ -135,6 +140,7 @@ fn parameters(method: Method, path: &str) -> Vec<Value> {
         format!("^{id}-[a-z0-9]{{1,48}}$")
     };
     let schema = |name: &str| match name {
+        "login" => json!({ "type": "string", "minLength": 1, "maxLength": pumasi_realm::login::LOGIN_BYTES_MAX }),
         "epoch" => json!({ "type": "integer", "minimum": 0, "maximum": u64::MAX }),
         name => json!({ "type": "string", "pattern": form(name) }),
     };
@@ -149,6 +155,7 @@ fn parameters(method: Method, path: &str) -> Vec<Value> {
         "/v1/services/{name}/logs" => {
             list.extend([query("since_ms", json!({ "type": "integer" })), query("instance", text())])
         }
+        "/v1/services/{name}/users" => list.extend([query("after", text()), query("limit", number())]),
         "/v1/bill" => list.push(query("month", text())),
         "/v1/watch" => list.extend([query("kind", text()), query("after", number())]),
         "/v1/services"

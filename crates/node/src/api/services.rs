@@ -72,6 +72,22 @@ fn check(name: &ServiceName, service: &Service) -> Result<(), Problem> {
     if faults.is_empty() { Ok(()) } else { Err(Problem::fields(format!("service {name} is not valid"), faults)) }
 }
 
+/// Sessions are cookies that browsers keep from others only over TLS.
+fn may_sign_in(node: &Node, service: &Service) -> Result<(), Problem> {
+    if service.spec.identity.is_none() {
+        return Ok(());
+    }
+    let gateway = &node.config.gateway;
+    let local = |host: &String| host == "localhost" || host.ends_with(".localhost");
+    if !gateway.listen_tls.is_empty() || !gateway.trusted_proxies.is_empty() || service.spec.hosts.iter().all(local) {
+        return Ok(());
+    }
+    let problem = "its users sign in, which browsers do over https alone, and this cloud's gateway has no address for it: \
+                   its operator sets gateway.listen_tls, or gateway.trusted_proxies where a proxy in front has the certificate";
+    let fault = pumasi_terms::FieldError { field: "spec.identity".into(), problem: problem.into() };
+    Err(Problem::fields(format!("users could not sign in to service {}", service.metadata.name), vec![fault]))
+}
+
 /// The engine checks it again; here it can still be told to whoever wrote it.
 fn may_call(node: &Node, service: &Service) -> Result<(), Problem> {
     let own = node.config.own_addresses();
@@ -145,6 +161,7 @@ fn admitted(node: &Node, who: &Principal, name: &ServiceName, asked: For, servic
         (None, asked) => tenancy::named(who, asked)?,
     };
     may_call(node, service)?;
+    may_sign_in(node, service)?;
     check_platform(node, service)?;
     secrets::check(node, &customer, service)?;
     Ok(Asked { digest, customer, old })
@@ -163,7 +180,8 @@ pub async fn check_only(
     Query(asked): Query<For>,
     Json(asked_for): Json<CheckService>,
 ) -> Answer<Lending> {
-    let CheckService { service, bundle_bytes, bundle_files } = asked_for;
+    let CheckService { mut service, bundle_bytes, bundle_files } = asked_for;
+    service.spec.complete();
     let Asked { digest, old, customer } = admitted(&node, &who, &name, asked, &service)?;
     let mut bundle = lendable::Bundle { digest, bytes: bundle_bytes, files: bundle_files };
     if let Ok(tree) = bundles::owned(&node, &customer).tree(&digest) {
@@ -179,9 +197,10 @@ pub(super) fn wish(
     who: &Principal,
     name: &ServiceName,
     asked: For,
-    service: Service,
+    mut service: Service,
     why: Option<String>,
 ) -> Result<Wish, Problem> {
+    service.spec.complete();
     let Asked { digest, customer, .. } = admitted(node, who, name, asked, &service)?;
     let tree = bundles::owned(node, &customer).tree(&digest)?;
     check_program(&tree, &service)?;

@@ -70,6 +70,7 @@ impl Rig {
             engine: engine.clone(),
             gateway: gate.clone(),
             wire: None,
+            signin: None,
             hands: Default::default(),
         };
         let node = Node::new(config.clone(), Identity::load(&config).unwrap(), ground, 1, stopping);

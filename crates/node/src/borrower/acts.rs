@@ -303,9 +303,7 @@ async fn send(node: &Arc<Node>, journey: &Journey, part: &Part, generation: u64)
         safe_methods: spec.routing.safe_methods.clone(),
         user_cookie: spec.routing.user_cookie.clone(),
         admission: routes::admission(node, spec),
-        datasets: spec
-            .datasets
-            .iter()
+        datasets: ship::of_part(spec, part)
             .map(|d| SentDataset { name: d.name.clone(), kind: d.kind, file: d.file.clone() })
             .collect(),
         ticket_key: redirect.then(|| node.identity.ticket_key(&part.lease)),
@@ -338,7 +336,7 @@ async fn send(node: &Arc<Node>, journey: &Journey, part: &Part, generation: u64)
     }
     ship::start(node, &service, part);
     let begun = clock::boot();
-    while !node.datasets.all_copied(&part.lease, spec.datasets.iter().map(|d| &d.name)) {
+    while !node.datasets.all_copied(&part.lease, ship::of_part(spec, part).map(|d| &d.name)) {
         let leased =
             node.get::<Journey>(JOURNEY, journey.id.as_str())?.and_then(|j| j.part(&part.lease).map(Part::is_hopeful));
         if leased != Some(true) || clock::boot().since(begun) > FIRST_COPY_MS_MAX {

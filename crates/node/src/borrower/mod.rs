@@ -7,7 +7,7 @@ mod acts;
 mod continuity;
 mod dossier;
 mod rehearsal;
-mod ship;
+pub(crate) mod ship;
 pub mod wanted;
 
 pub use acts::{Acts, settle_open};

@@ -17,7 +17,7 @@ use pumasi_api::{CallError, Client};
 use pumasi_engine::{HelperSpec, Room};
 use pumasi_journey::{Journey, Part, PartState};
 use pumasi_route::table::Positions;
-use pumasi_terms::service::{Dataset, DatasetKind, DatasetMode};
+use pumasi_terms::service::{Dataset, DatasetKind, DatasetMode, ServiceSpec};
 use pumasi_terms::{BootMs, CloudName, DatasetName, Digest, Generation, LeaseId, Position, ServiceName};
 use pumasi_transfer::TreeManifest;
 use pumasi_transfer::helper::{HomePlace, Reply, Request, VERSION, Why, digests_to_bytes};
@@ -177,10 +177,16 @@ pub fn stop(node: &Node, lease: &LeaseId) {
     }
 }
 
-/// Ships every dataset of the service to this part; those that run already go on.
+/// What goes to a part. Who the users are leaves this cloud only for one that may have to serve them by itself.
+pub fn of_part<'a>(spec: &'a ServiceSpec, part: &Part) -> impl Iterator<Item = &'a Dataset> + use<'a> {
+    let kept = part.standby.is_some();
+    spec.datasets.iter().filter(move |set| kept || !set.name.is_realm())
+}
+
+/// Ships what goes to this part; those that run already go on.
 pub fn start(node: &Arc<Node>, service: &ServiceRecord, part: &Part) {
     let mut running = node.datasets.running.lock();
-    for set in &service.document.spec.datasets {
+    for set in of_part(&service.document.spec, part) {
         let key = (part.lease.clone(), set.name.clone());
         let in_step = set.mode == DatasetMode::Sync;
         if let Some(shipper) = running.get_mut(&key).filter(|s| !s.task.is_finished()) {
@@ -406,7 +412,7 @@ impl Ship {
     fn hand(&self) -> Arc<Hand> {
         let (dir, scratch) = (self.dir(), self.scratch());
         let spec = HelperSpec {
-            owner: self.service.owner(),
+            owner: self.service.owner_of(&self.set.name),
             rooms: vec![(dir.clone(), Room::Shared), (scratch.clone(), Room::Private)],
             view: vec![(dir.clone(), "/data".into()), (scratch.clone(), "/work".into())],
             hidden: Vec::new(),
@@ -475,7 +481,7 @@ impl Ship {
             match hand.ask(Request::Look { now_ms }, Vec::new()).await {
                 Err(Trouble::Refused(refusal)) if refusal.why == Why::Denied && given < GIVEN_MAX => {
                     given += 1;
-                    if let Err(e) = self.node.hands.give(&self.service.owner(), &self.dir()).await {
+                    if let Err(e) = self.node.hands.give(&self.service.owner_of(&self.set.name), &self.dir()).await {
                         tracing::warn!(dataset = %self.set.name, error = %e, "the group got no right to what is new");
                     }
                 }

@@ -103,7 +103,7 @@ impl House {
         let store = Store::open_inline(&self.disk, clock::wall(), clock::entropy(), Options::default(), hooks).unwrap();
         let (stop, stopping) = watch::channel(false);
         let (engine, gateway) = (self.engine.clone(), self.gate.clone());
-        let ground = Ground { store, engine, hands: Default::default(), gateway, wire: None };
+        let ground = Ground { store, engine, hands: Default::default(), gateway, wire: None, signin: None };
         let node = serve::open(config, ground, stopping).await.unwrap();
         self.look(&node, 3).await;
         (node, stop)

@@ -160,6 +160,8 @@ async fn run(node: &Arc<Node>, lent: &LentLease, application: Option<&LentApplic
             .sent
             .datasets
             .iter()
+            // Who the users are is for the sign-in process of the service's owner, which no lender is.
+            .filter(|d| !d.name.is_realm())
             .map(|d| {
                 (
                     data_suffix(d.name.as_str()),

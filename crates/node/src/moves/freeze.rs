@@ -46,13 +46,14 @@ pub async fn advance(node: &Node, m: &Move, service: &ServiceRecord, caught: boo
 
 async fn freeze(node: &Node, m: &Move, service: &ServiceRecord, at_most_ms: Option<u64>) -> bool {
     let asked = Freeze { name: m.freeze_name(), at_most_ms };
-    match node.engine.freeze(&service.owner(), &asked).await {
-        Ok(()) => true,
-        Err(e) => {
+    let mut still = true;
+    for owner in service.writers() {
+        if let Err(e) = node.engine.freeze(&owner, &asked).await {
             tracing::debug!(service = %m.service, error = %e, "its instances do not stand still yet");
-            false
+            still = false;
         }
     }
+    still
 }
 
 /// Those that only read and were let in before have their answers, or had their time.
@@ -85,13 +86,16 @@ pub async fn let_go(node: &Node) -> Result<(), Problem> {
     if frozen.is_empty() {
         return Ok(());
     }
-    for service in node.services()?.iter().filter(|s| frozen.contains(&s.owner())) {
+    for service in node.services()?.iter().filter(|s| s.writers().iter().any(|owner| frozen.contains(owner))) {
         let held = moves::of(node, service.name()).map(|m| m.is_some_and(|m| m.id == service.id && m.freezes()));
         let may = register::is_ours(node, service) && !fence::is_shut(node, service);
-        if goes_on(may, held)
-            && let Err(e) = node.engine.thaw(&service.owner()).await
-        {
-            tracing::warn!(service = %service.name(), error = %e, "its instances stand still and do not go on; tried again");
+        if !goes_on(may, held) {
+            continue;
+        }
+        for owner in service.writers().iter().filter(|owner| frozen.contains(*owner)) {
+            if let Err(e) = node.engine.thaw(owner).await {
+                tracing::warn!(service = %service.name(), error = %e, "its instances stand still and do not go on; tried again");
+            }
         }
     }
     Ok(())

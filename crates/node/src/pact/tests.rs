@@ -54,6 +54,7 @@ impl Cloud {
             engine: Arc::new(SimEngine::new()),
             gateway: Arc::new(GatewayProcess::new(&dir, PathBuf::from("/nonexistent"))),
             wire: None,
+            signin: None,
         };
         let node = Node::new(config.clone(), Identity::load(&config).unwrap(), ground, 1, stopping);
         load(&node).unwrap();

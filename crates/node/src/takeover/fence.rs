@@ -7,7 +7,7 @@
 use crate::moves::freeze;
 use crate::object::ServiceRecord;
 use crate::{Node, clock, register};
-use pumasi_engine::Freeze;
+use pumasi_engine::{Freeze, InstanceStatus};
 use pumasi_terms::BootMs;
 use std::time::Duration;
 
@@ -38,20 +38,25 @@ pub(super) fn look_within(node: &Node, at_most: Duration) -> Duration {
 pub(super) async fn reconcile(node: &Node) {
     let Ok(services) = node.services() else { return };
     for service in services.iter().filter(|s| s.registered && is_shut(node, s)) {
-        let owner = service.owner();
-        let runs =
-            node.instances.lock().iter().any(|i| i.owner == owner && i.address.is_some() && !i.frozen && !i.prepared);
-        if !runs {
+        let runs: Vec<String> = {
+            let instances = node.instances.lock();
+            let moves = |i: &&InstanceStatus| i.address.is_some() && !i.frozen && !i.prepared;
+            let of = |owner: &String| instances.iter().filter(moves).any(|i| &i.owner == owner);
+            service.writers().into_iter().filter(of).collect()
+        };
+        if runs.is_empty() {
             continue;
         }
         out_of_the_table(node, service).await;
         let freeze = Freeze { name: format!("right-{}", service.epoch), at_most_ms: None };
-        match node.engine.freeze(&owner, &freeze).await {
-            Ok(()) => {
-                tracing::warn!(service = %service.name(), "this cloud's right to write is over: its instances stand still until it has one again");
-            }
-            Err(e) => {
-                tracing::warn!(service = %service.name(), error = %e, "its instances do not stand still yet; tried again")
+        for owner in &runs {
+            match node.engine.freeze(owner, &freeze).await {
+                Ok(()) => {
+                    tracing::warn!(service = %service.name(), %owner, "this cloud's right to write is over: its instances stand still until it has one again");
+                }
+                Err(e) => {
+                    tracing::warn!(service = %service.name(), %owner, error = %e, "its instances do not stand still yet; tried again")
+                }
             }
         }
         crate::fleet::refresh(node).await;
