@@ -21,6 +21,9 @@ mod web;
 mod webauthn;
 
 pub use start::Start;
+/// What reads bytes from outside.
+pub use web::parse;
+pub use webauthn::{cbor, data, key};
 
 use realm::Realm;
 use std::sync::Arc;

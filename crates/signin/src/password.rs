@@ -1,6 +1,6 @@
 //! Passwords: Argon2id, a few at a time.
 //!
-//! Always holds: at most [`HashGate::running_max`] hashes are computed at once and [`WAITING_MAX`] callers wait; a caller that goes
+//! Always holds: at most [`RUNNING_MAX`] hashes are computed at once and [`WAITING_MAX`] callers wait; a caller that goes
 //! away gives up its place in the queue, but what already runs keeps its own until it is done; a login that does not exist costs the
 //! same work as one that does.
 
@@ -51,8 +51,8 @@ const COMMON: &str = include_str!("common.txt");
 #[derive(Debug)]
 pub struct HashGate {
     running: Arc<Semaphore>,
-    running_max: usize,
     waiting: Arc<AtomicUsize>,
+    /// Hashes computed so far, right or wrong.
     done: Arc<AtomicU64>,
     /// A hash of nobody's password, for logins that do not exist.
     nobody: String,
@@ -61,19 +61,9 @@ pub struct HashGate {
 impl HashGate {
     pub fn new() -> Result<Self, String> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let running_max = cores.min(RUNNING_MAX);
         let nobody = hash(&crate::secret::fresh()).ok_or("computing a first hash failed")?;
-        let running = Arc::new(Semaphore::new(running_max));
-        Ok(Self { running, running_max, waiting: Arc::default(), done: Arc::default(), nobody })
-    }
-
-    pub fn running_max(&self) -> usize {
-        self.running_max
-    }
-
-    /// Hashes computed so far, right or wrong.
-    pub fn done(&self) -> u64 {
-        self.done.load(Ordering::Relaxed)
+        let running = Arc::new(Semaphore::new(cores.min(RUNNING_MAX)));
+        Ok(Self { running, waiting: Arc::default(), done: Arc::default(), nobody })
     }
 
     /// The form in which it is kept.
@@ -162,19 +152,20 @@ mod tests {
         assert_eq!(gate.is_right("correct horse".into(), Some(phc.clone())).await, Ok(true));
         assert_eq!(gate.is_right("correct horsf".into(), Some(phc)).await, Ok(false));
         assert_eq!(gate.is_right("correct horse".into(), None).await, Ok(false));
-        assert_eq!(gate.done(), 4);
+        assert_eq!(gate.done.load(Ordering::Relaxed), 4);
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn many_at_once_wait_or_are_sent_away_and_who_leaves_gives_its_place_up() {
         let gate = Arc::new(HashGate::new().unwrap());
+        let running_max = gate.running.available_permits();
         let (release, held) = std::sync::mpsc::channel::<()>();
         let held = Arc::new(std::sync::Mutex::new(held));
         let ask = || {
             let (gate, held) = (gate.clone(), held.clone());
             tokio::spawn(async move { gate.run(move || held.lock().unwrap().recv().is_ok()).await })
         };
-        let running: Vec<_> = (0..gate.running_max()).map(|_| ask()).collect();
+        let running: Vec<_> = (0..running_max).map(|_| ask()).collect();
         while gate.running.available_permits() > 0 {
             tokio::task::yield_now().await;
         }
@@ -191,12 +182,12 @@ mod tests {
         running.iter().for_each(tokio::task::JoinHandle::abort);
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         assert_eq!(gate.running.available_permits(), 0);
-        for _ in 0..gate.running_max() + WAITING_MAX - 1 {
+        for _ in 0..running_max + WAITING_MAX - 1 {
             release.send(()).unwrap();
         }
         for one in waiting {
             assert_eq!(one.await.unwrap(), Ok(true));
         }
-        assert_eq!(gate.done(), (gate.running_max() + WAITING_MAX - 1) as u64);
+        assert_eq!(gate.done.load(Ordering::Relaxed), (running_max + WAITING_MAX - 1) as u64);
     }
 }

@@ -60,7 +60,6 @@ pub struct Text {
     pub back: &'static str,
     pub or: &'static str,
 
-    pub sign_in: &'static str,
     pub sign_in_to_service: &'static str,
     pub sign_in_again: &'static str,
     pub with_passkey: &'static str,
@@ -79,7 +78,6 @@ pub struct Text {
     pub passkeys_at_host: &'static str,
     pub needs_script: &'static str,
 
-    pub sign_up: &'static str,
     pub sign_up_for_service: &'static str,
     pub have_account: &'static str,
     pub login_hint: &'static str,
@@ -167,7 +165,6 @@ const EN: Text = Text {
     back: "Back",
     or: "or",
 
-    sign_in: "Sign in",
     sign_in_to_service: "Sign in to {}",
     sign_in_again: "For this change, show once more that it is you.",
     with_passkey: "Sign in with a passkey",
@@ -186,7 +183,6 @@ const EN: Text = Text {
     passkeys_at_host: "Passkeys of this service work at {} only.",
     needs_script: "Passkeys need JavaScript.",
 
-    sign_up: "Create an account",
     sign_up_for_service: "Create an account for {}",
     have_account: "I have an account",
     login_hint: "Letters, digits, and . - _ @",
@@ -274,7 +270,6 @@ const KO: Text = Text {
     back: "돌아가기",
     or: "또는",
 
-    sign_in: "로그인",
     sign_in_to_service: "{} 로그인",
     sign_in_again: "변경하려면 본인인지 한 번 더 확인해야 합니다.",
     with_passkey: "패스키로 로그인",
@@ -293,7 +288,6 @@ const KO: Text = Text {
     passkeys_at_host: "이 서비스의 패스키는 {}에서만 사용할 수 있습니다.",
     needs_script: "패스키를 사용하려면 자바스크립트가 필요합니다.",
 
-    sign_up: "계정 만들기",
     sign_up_for_service: "{} 계정 만들기",
     have_account: "이미 계정이 있습니다",
     login_hint: "글자, 숫자, . - _ @",

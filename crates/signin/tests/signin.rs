@@ -3,7 +3,7 @@
 
 mod harness;
 
-use harness::{ADMIN, FORM, GATE, HOST, Process, SESSION, client, digest, settings};
+use harness::{ADMIN, GATE, HOST, Process, SESSION, client, digest, settings};
 use serde_json::json;
 
 const PASSWORD: &str = "correct horse battery";

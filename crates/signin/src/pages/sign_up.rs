@@ -33,8 +33,6 @@ pub enum Refused {
     BadName,
     #[error("no e-mail address")]
     BadEmail,
-    #[error("the password is {0:?}")]
-    Weak(Weak),
     #[error("the passkey is known already")]
     KnownPasskey,
     #[error(transparent)]
@@ -61,7 +59,6 @@ impl Refused {
             Self::BadLogin => text.bad_login,
             Self::BadName => text.bad_name,
             Self::BadEmail => text.bad_email,
-            Self::Weak(weak) => weak_text(*weak, text),
             Self::KnownPasskey => text.not_possible,
             Self::Make(MakeError::Taken) => text.taken,
             Self::Make(MakeError::Full) => text.full,

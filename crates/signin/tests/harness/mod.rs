@@ -1,6 +1,8 @@
 //! A sign-in process of its own, and browsers that are no more than a cookie jar.
 #![allow(clippy::unwrap_used, dead_code)]
 
+pub mod authenticator;
+
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -242,7 +244,7 @@ impl Browser {
     }
 
     pub async fn sign_in(&mut self, login: &str, password: &str) -> Page {
-        self.get("sign-in").await;
+        self.get("sign-in?again=1").await;
         self.post("sign-in", &[("login", login), ("password", password)]).await
     }
 }
