@@ -219,8 +219,8 @@ async fn ask(pool: &Arc<Pool>, to: &Process, check: &Check) -> Result<Checked, N
 }
 
 async fn hear(pool: &Arc<Pool>, to: &Process, after: Option<u64>) -> Result<Ended, NotAsked> {
-    // Without a number it answers at once with where it is.
-    let path = after.map_or(ENDED.to_owned(), |after| format!("{ENDED}?after={after}"));
+    // A number that it never told is answered at once with where it is.
+    let path = format!("{ENDED}?after={}", after.unwrap_or(0));
     let request = request(to, Method::GET, &path, RequestBody::Empty)?;
     read(send(pool, to, request, WAIT_MS + CHECK_MS_MAX).await?).await
 }

@@ -97,6 +97,9 @@ pub enum Command {
     /// Handle the bytes of one dataset or lease; the daemon starts it
     #[command(hide = true, after_help = "Example:\n  (only a daemon can, over a socket) pumasi data-helper")]
     DataHelper,
+    /// Serve the pages on which the users of one service sign in; the engine starts it
+    #[command(hide = true, after_help = "Example:\n  (only the engine can, with the settings in its environment) pumasi signin")]
+    Signin,
     /// Several clouds on this machine: real daemons, a wide-area relay between them, scenarios
     #[command(
         after_help = "Examples:\n  pumasi lab\n  pumasi lab play overload\n  pumasi lab list\n  pumasi lab soak --minutes 60\n  pumasi lab replay --load requests.csv\n  pumasi lab replay --help"
@@ -386,6 +389,12 @@ Examples:
   pumasi secret delete stripe"
     )]
     Secret(SecretCommand),
+    /// Look after the users of a service that sign in
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  pumasi user list notes\n  pumasi user invite notes --login minjun\n  pumasi user disable notes minjun"
+    )]
+    User(UserCommand),
     /// Erase the data of a deleted service now, instead of when their time is over
     #[command(after_help = "Examples:\n  pumasi get retired\n  pumasi erase svc-4f1c")]
     Erase {

@@ -41,6 +41,7 @@ mod sim;
 mod status;
 mod top;
 mod units;
+mod user;
 
 use args::{Cli, Command};
 use clap::Parser;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         Command::Shim(dir) => return roles::shim(dir),
         Command::InstanceExec(dir) => return roles::instance_exec(dir),
         Command::DataHelper => return pumasi_node::data_helper_main(),
+        Command::Signin => return roles::signin(),
         _ => {}
     }
     match run(&cli) {
@@ -181,6 +183,7 @@ async fn ask(session: &Session, command: &Command) -> Result<(), Failure> {
         Command::Divergence(command) => divergence::divergence(session, command).await,
         Command::Customer(command) => customer::customer(session, command).await,
         Command::Secret(command) => secret::secret(session, command).await,
+        Command::User(command) => user::user(session, command).await,
         Command::Erase { id } => customer::erase(session, id).await,
         Command::Stop { everything, force, why } => acts::stop(session, *everything, *force, &why.why).await,
         Command::Reload => acts::reload(session).await,

@@ -137,6 +137,20 @@ pub fn instance_exec(dir: &Dir) -> ExitCode {
     pumasi_engine::instance_exec_main(&dir.dir)
 }
 
+/// Its settings are in the environment: the engine starts it.
+pub fn signin() -> ExitCode {
+    if let Err(failure) = crate::logging::init(true, false, None) {
+        eprintln!("pumasi signin: {failure}");
+    }
+    match pumasi_signin::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("pumasi signin: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 pub fn lab(args: &[String]) -> Result<ExitCode, Failure> {
     let executable = std::env::current_exe().map_err(|e| Failure::failed(format!("finding this program: {e}")))?;
     runtime()?.block_on(pumasi_lab::run(executable, args)).map(ExitCode::from).map_err(|e| match e.is::<WrongUsage>() {

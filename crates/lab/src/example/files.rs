@@ -216,7 +216,7 @@ mod tests {
         let load = FilesWorkload::new(0.5, 1000);
         let mut rng = SmallRng::seed_from_u64(9);
         let ask = |method: Method, target: &str, body: Vec<u8>| {
-            app.answer(&Asked { method, target: target.into(), body: body.into() }).unwrap()
+            app.answer(&Asked { method, target: target.into(), body: body.into(), user_fields: Vec::new() }).unwrap()
         };
         for _ in 0..50 {
             let planned = Planned { user: 2, ..load.plan(2, &mut rng) };

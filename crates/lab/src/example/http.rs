@@ -24,6 +24,8 @@ pub(super) struct Asked {
     /// Path and query as sent.
     pub target: String,
     pub body: Bytes,
+    /// Header fields by which a gateway names a user, as an application of CGI reads them.
+    pub user_fields: Vec<(String, String)>,
 }
 
 impl Asked {
@@ -65,6 +67,13 @@ fn respond(answer: Answer) -> Response<Full<Bytes>> {
     response
 }
 
+/// All that an application would take for one (RFC 3875, 4.1.18), in order.
+fn user_fields(fields: &http::HeaderMap) -> Vec<(String, String)> {
+    let variable = |name: &str| name.to_ascii_uppercase().replace('-', "_");
+    let all = fields.iter().map(|(name, value)| (variable(name.as_str()), String::from_utf8_lossy(value.as_bytes())));
+    all.filter(|(name, _)| name.contains("REMOTE_")).map(|(name, value)| (name, value.into_owned())).collect()
+}
+
 async fn handle(app: Arc<dyn App>, places: Arc<Semaphore>, request: Request<Incoming>) -> Response<Full<Bytes>> {
     if request.uri().path() == "/healthz" {
         return respond(Answer::text(StatusCode::OK, "well"));
@@ -77,7 +86,8 @@ async fn handle(app: Arc<dyn App>, places: Arc<Semaphore>, request: Request<Inco
     let Ok(body) = Limited::new(body, BODY_BYTES_MAX).collect().await.map(|b| b.to_bytes()) else {
         return respond(Answer::text(StatusCode::PAYLOAD_TOO_LARGE, "the body broke off or is above 16 MiB"));
     };
-    let asked = Asked { method: head.method, target, body };
+    let user_fields = user_fields(&head.headers);
+    let asked = Asked { method: head.method, target, body, user_fields };
     let work = tokio::task::spawn_blocking(move || {
         let answer = app.answer(&asked);
         drop(place);

@@ -132,6 +132,10 @@ impl Notes {
                 let more = notes.len() == PAGE;
                 Ok(json(StatusCode::OK, &Exported { notes, more }))
             }
+            (&Method::GET, "/whoami") => {
+                let told = serde_json::json!({ "told": asked.user_fields, "instance": self.instance });
+                Ok(Answer::json(StatusCode::OK, &told))
+            }
             (&Method::PUT, _) if path.starts_with(REGISTER) => {
                 let text = String::from_utf8_lossy(&asked.body).into_owned();
                 self.keep(&NewNote { user: path.trim_start_matches('/').to_owned(), text })
@@ -404,7 +408,7 @@ mod tests {
 
     fn ask(app: &Notes, planned: &Planned) -> Answer {
         let body = Bytes::from(planned.body.clone());
-        app.answer(&Asked { method: planned.method.clone(), target: planned.target.clone(), body }).unwrap()
+        app.answer(&Asked { method: planned.method.clone(), target: planned.target.clone(), body, user_fields: Vec::new() }).unwrap()
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod faults;
 pub mod foreign;
 pub mod game_day;
 pub mod hostile;
+pub mod identity;
 pub mod keys;
 pub mod matrix;
 pub mod moving;
@@ -57,6 +58,10 @@ pub const ALL: &[(&str, &str)] = &[
         "a service is kept ready elsewhere: it outlives its own cloud's silence, and helps within a second under load",
     ),
     (
+        "identity",
+        "users sign in once: the same name at a lender's instance and at the cloud that takes over, and signed out everywhere",
+    ),
+    (
         "foreign",
         "the same with applications from package indexes, unchanged (needs python3 and pip; one of them node and npm)",
     ),
@@ -73,6 +78,7 @@ pub async fn play(name: &str, options: &Options, story: &mut Story) -> anyhow::R
         "move" => moving::play(options, story).await,
         "disaster" => disaster::play(options, story).await,
         "room" => room::play(options, story).await,
+        "identity" => identity::play(options, story).await,
         "takeover" => takeover::play(options, story).await,
         "sync" => sync::play(options, story).await,
         "split" => split::play(options, story).await,

@@ -1,6 +1,7 @@
 //! Subcommands about one kind of object each.
 
 use super::*;
+use pumasi_realm::Login;
 
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
@@ -526,4 +527,57 @@ pub enum PersonRole {
     Customer,
     /// Runs the cloud
     Operator,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum UserCommand {
+    /// List them, by login
+    #[command(after_help = "Examples:\n  pumasi user list notes\n  pumasi user list notes -o json")]
+    List { service: ServiceName },
+    /// Show one
+    #[command(after_help = "Example:\n  pumasi user show notes minjun")]
+    Show { service: ServiceName, login: Login },
+    /// Let somebody become a user, or an existing one in again; prints the address to open, once
+    #[command(after_help = "\
+Examples:
+  pumasi user invite notes
+  pumasi user invite notes --login minjun --group staff
+  pumasi user invite notes --login minjun --recover
+
+Whoever opens the address chooses a passkey or a password. With --recover an existing user does, who has lost what it signed in by.")]
+    Invite {
+        service: ServiceName,
+        /// The login that it is for; without it whoever opens it chooses one
+        #[arg(long, value_name = "LOGIN")]
+        login: Option<Login>,
+        /// A group of the new user; may be given several times
+        #[arg(long, value_name = "NAME")]
+        group: Vec<String>,
+        /// For a user who is there already
+        #[arg(long, requires = "login")]
+        recover: bool,
+        /// How long it is good, hours
+        #[arg(long, value_name = "HOURS", default_value_t = 72, value_parser = clap::value_parser!(u32).range(1..=720))]
+        ttl_hours: u32,
+    },
+    /// Keep a user out: its sessions and app passwords end at once
+    #[command(after_help = "Example:\n  pumasi user disable notes minjun")]
+    Disable { service: ServiceName, login: Login },
+    /// Let a disabled user sign in again
+    #[command(after_help = "Example:\n  pumasi user enable notes minjun")]
+    Enable { service: ServiceName, login: Login },
+    /// End the sessions and app passwords of a user, who may sign in again
+    #[command(after_help = "Example:\n  pumasi user sign-out notes minjun")]
+    SignOut { service: ServiceName, login: Login },
+    /// Set the groups of a user; none takes it out of all
+    #[command(after_help = "Examples:\n  pumasi user groups notes minjun staff editors\n  pumasi user groups notes minjun")]
+    Groups {
+        service: ServiceName,
+        login: Login,
+        #[arg(value_name = "GROUP")]
+        groups: Vec<String>,
+    },
+    /// Delete a user with everything it signs in by; nobody ever becomes this user again
+    #[command(after_help = "Example:\n  pumasi user delete notes minjun")]
+    Delete { service: ServiceName, login: Login },
 }

@@ -5,6 +5,7 @@ mod faults;
 mod foreign;
 mod game_day;
 mod hostile;
+mod identity;
 mod keys;
 mod room;
 mod soak;
