@@ -105,7 +105,10 @@ async fn a_user_is_made_by_a_passkey_and_comes_back_by_it() {
     let process = Process::start(dir.path(), &without).await;
     let mut browser = process.browser();
     assert!(browser.get("sign-in").await.text.contains("papers.example"));
-    assert_eq!(enter(&mut process.browser(), &device).await.0, 403);
+    browser.set("host", "papers.example");
+    (device.rp_id, device.origin) = ("papers.example".into(), "https://papers.example".into());
+    let (status, said) = enter(&mut browser, &device).await;
+    assert!(status == 403 && said["error"].as_str().unwrap().contains("papers.example"), "{said}");
 }
 
 #[tokio::test]
