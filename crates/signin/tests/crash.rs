@@ -35,7 +35,7 @@ fn is_whole(dir: &Path) {
             "SELECT count(*) FROM user u WHERE NOT EXISTS (SELECT 1 FROM own.password p WHERE p.subject = u.subject AND p.no = u.password_no)",
         ),
         ("sessions of nobody", "SELECT count(*) FROM session WHERE subject NOT IN (SELECT subject FROM user)"),
-        ("users that came back", "SELECT count(*) FROM user WHERE subject IN (SELECT subject FROM tombstone)"),
+        ("users that came back", "SELECT count(*) FROM user WHERE subject IN (SELECT id FROM tombstone)"),
         ("users counted wrongly", "SELECT abs((SELECT users FROM counted) - (SELECT count(*) FROM user))"),
     ] {
         let n: i64 = db.query_row(query, [], |r| r.get(0)).unwrap();
