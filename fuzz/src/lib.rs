@@ -14,7 +14,7 @@ pub mod mutate;
 mod targets;
 
 pub use targets::update::bases;
-use targets::{answer, documents, http_head, messages, quorum, socket, state, transfer, trust, update};
+use targets::{answer, documents, http_head, messages, quorum, signin, socket, state, transfer, trust, update};
 
 /// What is fuzzed, and how.
 #[derive(Clone, Copy)]
@@ -130,6 +130,14 @@ pub const TARGETS: &[Target] = &[
     target("answer_chunks", answer::chunks, CHUNKS, 3_000),
     target("voter_message", quorum::voter_message, &[], 1_000),
     target("vote_words", quorum::vote_words, &[], 2_000),
+    target("sign_in_form", signin::form, &["%2F", "%", "+", "&", "=", "token=", "return="], 3_000),
+    target(
+        "sign_in_words",
+        signin::words,
+        &["//", "\\", "__Host-pumasi_session=", "; ", "https://", ":8443", "%2f"],
+        3_000,
+    ),
+    target("passkey", signin::passkey, &["authData", "webauthn.get", "challenge", "\u{0}"], 3_000),
 ];
 
 pub fn find(name: &str) -> Option<&'static Target> {

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "../../crates/signin/tests/harness/authenticator.rs"]
+mod authenticator;
+
 use pumasi_terms::{CloudName, WallMs};
 use pumasi_terms::{Generation, Position};
 use pumasi_transfer::delta::DeltaIndex;
@@ -136,4 +139,17 @@ fn write_packs_and_pages() {
         part(&batch.encode().unwrap());
     }
     write("corpus/copy/grows-and-shrinks", &copy);
+}
+
+#[test]
+#[ignore = "writes files"]
+fn write_passkeys() {
+    for (name, algorithm) in [("es256", -7), ("ed25519", -8), ("rs256", -257)] {
+        let device = authenticator::Authenticator::new(algorithm, "docs.example", "https://docs.example");
+        write(&format!("corpus/passkey/{name}-attestation"), &device.attestation());
+        write(&format!("corpus/passkey/{name}-key"), &device.cose());
+        write(&format!("corpus/passkey/{name}-data"), &device.data(false));
+    }
+    let device = authenticator::Authenticator::new(-8, "docs.example", "https://docs.example");
+    write("corpus/passkey/client.json", &device.client_data("webauthn.get", "AAAA"));
 }

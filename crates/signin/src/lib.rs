@@ -21,9 +21,14 @@ mod web;
 mod webauthn;
 
 pub use start::Start;
-/// What reads bytes from outside.
-pub use web::parse;
-pub use webauthn::{cbor, data, key};
+/// What reads bytes from outside, for fuzz targets.
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::web::parse::{Form, Origin, cookie, return_path, segment};
+    pub use crate::webauthn::cbor;
+    pub use crate::webauthn::data::{AuthenticatorData, ClientData};
+    pub use crate::webauthn::key::Key;
+}
 
 use realm::Realm;
 use std::sync::Arc;

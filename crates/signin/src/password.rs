@@ -4,15 +4,20 @@
 //! away gives up its place in the queue, but what already runs keeps its own until it is done; a login that does not exist costs the
 //! same work as one that does.
 
-use argon2::password_hash::{PasswordHasher, PasswordVerifier};
-use argon2::{Algorithm, Argon2, Params, Version};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use pumasi_realm::Login;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Semaphore;
 
 const MEMORY_KIB: u32 = 19 * 1_024;
 const PASSES: u32 = 2;
+/// Of the form in which hashes are kept (PHC string format); the salt and the hash follow in base64.
+const FORM: &str = "$argon2id$v=19$m=19456,t=2,p=1$";
+const SALT_BYTES: usize = 16;
+const HASH_BYTES: usize = 32;
 pub const BYTES_MIN: usize = 8;
 pub const BYTES_MAX: usize = 1_024;
 const RUNNING_MAX: usize = 4;
@@ -56,30 +61,46 @@ pub struct HashGate {
     done: Arc<AtomicU64>,
     /// A hash of nobody's password, for logins that do not exist.
     nobody: String,
+    memory: Arc<Memory>,
+}
+
+/// The memory of hashes, kept for the next ones: as much as may run at once, and no more, whatever the allocator does with large blocks.
+#[derive(Debug, Default)]
+struct Memory(Mutex<Vec<Vec<Block>>>);
+
+impl Memory {
+    fn with<T>(&self, work: impl FnOnce(&mut [Block]) -> T) -> T {
+        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = lock().pop();
+        let mut blocks = kept.unwrap_or_else(|| vec![Block::default(); MEMORY_KIB as usize]);
+        let result = work(&mut blocks);
+        lock().push(blocks);
+        result
+    }
 }
 
 impl HashGate {
     pub fn new() -> Result<Self, String> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let nobody = hash(&crate::secret::fresh()).ok_or("computing a first hash failed")?;
+        let memory = Arc::new(Memory::default());
+        let nobody = memory.with(|m| hash(&crate::secret::fresh(), m)).ok_or("computing a first hash failed")?;
         let running = Arc::new(Semaphore::new(cores.min(RUNNING_MAX)));
-        Ok(Self { running, waiting: Arc::default(), done: Arc::default(), nobody })
+        Ok(Self { running, waiting: Arc::default(), done: Arc::default(), nobody, memory })
     }
 
     /// The form in which it is kept.
     pub async fn hash(&self, password: String) -> Result<Option<String>, Busy> {
-        self.run(move || hash(&password)).await
+        self.run(move |memory| hash(&password, memory)).await
     }
 
     /// None: there is no such user or it has no password here. It costs the same, and is wrong.
     pub async fn is_right(&self, password: String, phc: Option<String>) -> Result<bool, Busy> {
         let known = phc.is_some();
         let phc = phc.unwrap_or_else(|| self.nobody.clone());
-        self.run(move || argon().is_some_and(|a| a.verify_password(password.as_bytes(), phc.as_str()).is_ok()) && known)
-            .await
+        self.run(move |memory| is_of(&phc, &password, memory) && known).await
     }
 
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Busy> {
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce(&mut [Block]) -> T + Send + 'static) -> Result<T, Busy> {
         let permit = match self.running.clone().try_acquire_owned() {
             Ok(permit) => permit,
             Err(_) => {
@@ -87,11 +108,11 @@ impl HashGate {
                 self.running.clone().acquire_owned().await.map_err(|_| Busy)?
             }
         };
-        let done = self.done.clone();
+        let (done, memory) = (self.done.clone(), self.memory.clone());
         let result = tokio::task::spawn_blocking(move || {
             // Not the caller's: it may go away while this runs.
             let _permit = permit;
-            let result = work();
+            let result = memory.with(work);
             done.fetch_add(1, Ordering::Relaxed);
             result
         });
@@ -115,14 +136,27 @@ impl Drop for Place {
     }
 }
 
-fn argon() -> Option<Argon2<'static>> {
+fn compute(password: &str, salt: &[u8], memory: &mut [Block]) -> Option<[u8; HASH_BYTES]> {
     let params = Params::new(MEMORY_KIB, PASSES, 1, None).ok()?;
-    Some(Argon2::new(Algorithm::Argon2id, Version::V0x13, params))
+    let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+    let mut hash = [0; HASH_BYTES];
+    argon.hash_password_into_with_memory(password.as_bytes(), salt, &mut hash, memory).ok()?;
+    Some(hash)
 }
 
-fn hash(password: &str) -> Option<String> {
-    let hash = argon()?.hash_password_with_salt(password.as_bytes(), &crate::secret::random::<16>()).ok()?;
-    Some(hash.to_string())
+fn hash(password: &str, memory: &mut [Block]) -> Option<String> {
+    let salt = crate::secret::random::<SALT_BYTES>();
+    let hash = compute(password, &salt, memory)?;
+    Some(format!("{FORM}{}${}", STANDARD_NO_PAD.encode(salt), STANDARD_NO_PAD.encode(hash)))
+}
+
+fn is_of(phc: &str, password: &str, memory: &mut [Block]) -> bool {
+    let mut right = || {
+        let (salt, hash) = phc.strip_prefix(FORM)?.split_once('$')?;
+        let (salt, hash) = (STANDARD_NO_PAD.decode(salt).ok()?, STANDARD_NO_PAD.decode(hash).ok()?);
+        Some(crate::secret::same(&compute(password, &salt, memory)?, &hash))
+    };
+    right().unwrap_or(false)
 }
 
 #[cfg(test)]
@@ -144,11 +178,26 @@ mod tests {
         assert!(COMMON.lines().all(|l| l.len() >= BYTES_MIN && l == l.to_lowercase()), "others are refused anyway");
     }
 
+    /// Made by the reference implementation (PyPI argon2-cffi).
+    #[test]
+    fn hashes_are_what_others_compute() {
+        let known = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQxMjM0NTY3OA$oVLnFW4Vdd+KZaNyuHNZYDlTeeRDSkyoACLFGAAhgLc";
+        let memory = Memory::default();
+        assert!(memory.with(|m| is_of(known, "correct horse", m)));
+        assert!(!memory.with(|m| is_of(known, "correct horsf", m)));
+        for bad in
+            ["", "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQxMjM0NTY3OA$AAAA", "$argon2id$v=19$m=19456,t=2,p=1$c2$", FORM]
+        {
+            assert!(!memory.with(|m| is_of(bad, "correct horse", m)), "{bad}");
+        }
+        assert_eq!(memory.0.lock().unwrap().len(), 1, "one after the other takes the memory of one");
+    }
+
     #[tokio::test]
     async fn right_wrong_and_nobodys_cost_the_same_work() {
         let gate = HashGate::new().unwrap();
         let phc = gate.hash("correct horse".into()).await.unwrap().unwrap();
-        assert!(phc.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{phc}");
+        assert!(phc.starts_with(FORM), "{phc}");
         assert_eq!(gate.is_right("correct horse".into(), Some(phc.clone())).await, Ok(true));
         assert_eq!(gate.is_right("correct horsf".into(), Some(phc)).await, Ok(false));
         assert_eq!(gate.is_right("correct horse".into(), None).await, Ok(false));
@@ -163,7 +212,7 @@ mod tests {
         let held = Arc::new(std::sync::Mutex::new(held));
         let ask = || {
             let (gate, held) = (gate.clone(), held.clone());
-            tokio::spawn(async move { gate.run(move || held.lock().unwrap().recv().is_ok()).await })
+            tokio::spawn(async move { gate.run(move |_| held.lock().unwrap().recv().is_ok()).await })
         };
         let running: Vec<_> = (0..running_max).map(|_| ask()).collect();
         while gate.running.available_permits() > 0 {

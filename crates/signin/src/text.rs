@@ -77,6 +77,7 @@ pub struct Text {
     pub passwords_not_here: &'static str,
     pub passkeys_at_host: &'static str,
     pub needs_script: &'static str,
+    pub needs_https: &'static str,
 
     pub sign_up_for_service: &'static str,
     pub have_account: &'static str,
@@ -182,6 +183,7 @@ const EN: Text = Text {
     passwords_not_here: "The service is running at another provider than usual, and passwords do not work here. Sign in with a passkey.",
     passkeys_at_host: "Passkeys of this service work at {} only.",
     needs_script: "Passkeys need JavaScript.",
+    needs_https: "Signing in works over https only. Open this page at {}.",
 
     sign_up_for_service: "Create an account for {}",
     have_account: "I have an account",
@@ -287,6 +289,7 @@ const KO: Text = Text {
     passwords_not_here: "서비스가 평소와 다른 제공자에서 운영되고 있어 비밀번호를 사용할 수 없습니다. 패스키로 로그인해 주세요.",
     passkeys_at_host: "이 서비스의 패스키는 {}에서만 사용할 수 있습니다.",
     needs_script: "패스키를 사용하려면 자바스크립트가 필요합니다.",
+    needs_https: "로그인은 https에서만 할 수 있습니다. {}에서 이 페이지를 열어 주세요.",
 
     sign_up_for_service: "{} 계정 만들기",
     have_account: "이미 계정이 있습니다",

@@ -105,7 +105,10 @@ async fn a_user_is_made_by_a_passkey_and_comes_back_by_it() {
     let process = Process::start(dir.path(), &without).await;
     let mut browser = process.browser();
     assert!(browser.get("sign-in").await.text.contains("papers.example"));
-    assert_eq!(enter(&mut process.browser(), &device).await.0, 403);
+    browser.set("host", "papers.example");
+    (device.rp_id, device.origin) = ("papers.example".into(), "https://papers.example".into());
+    let (status, said) = enter(&mut browser, &device).await;
+    assert!(status == 403 && said["error"].as_str().unwrap().contains("papers.example"), "{said}");
 }
 
 #[tokio::test]
@@ -143,7 +146,10 @@ async fn ways_to_sign_in_come_and_go_but_the_last() {
     browser.get("account").await;
     assert_eq!(browser.post("account/passkey/remove", &[("id", &id)]).await.status, 303);
     assert_eq!(enter(&mut process.browser(), &device).await.0, 403);
+    assert_eq!(add(&mut browser, &mut device, "phone").await.0, 403, "what was taken away does not come back");
     // Nobody renames or removes what is another's.
+    let mut device = Authenticator::new(-257, HOST, ORIGIN);
+    let id = hex::encode(&device.id);
     assert_eq!(add(&mut browser, &mut device, "phone").await.0, 200);
     let mut stranger = process.browser().from("192.0.2.9");
     stranger.sign_up("eve", PASSWORD).await;

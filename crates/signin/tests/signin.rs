@@ -198,6 +198,10 @@ async fn forged_forms_returns_and_sessions() {
     // Another host than the service's.
     browser.set("host", "elsewhere.example");
     assert_eq!(browser.get("sign-in").await.status, 421);
+    // Without TLS no cookie would stay, and the page says so.
+    let mut plain = process.browser();
+    plain.set("x-forwarded-proto", "http");
+    assert!(plain.get("sign-in").await.text.contains("https://docs.example/.pumasi/sign-in"));
 }
 
 #[tokio::test]

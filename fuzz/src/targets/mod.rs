@@ -3,6 +3,7 @@ pub mod documents;
 pub mod http_head;
 pub mod messages;
 pub mod quorum;
+pub mod signin;
 pub mod socket;
 pub mod state;
 pub mod transfer;

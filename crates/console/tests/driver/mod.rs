@@ -57,7 +57,7 @@ impl Browser {
         browser
     }
 
-    fn call(&self, method: &str, path: &str, body: &Value) -> Value {
+    pub fn call(&self, method: &str, path: &str, body: &Value) -> Value {
         let request = self.http.request(method.parse().unwrap(), format!("{}{path}", self.session));
         let request = if method == "POST" { request.json(body) } else { request };
         let answer = self.runtime.block_on(async { request.send().await.unwrap().json::<Value>().await.unwrap() });

@@ -1,5 +1,6 @@
 //! App passwords: for clients that are no browsers, one for each.
 
+use super::end::bury;
 use super::users::{self, User};
 use super::{DbError, Tx};
 use crate::secret::{self, digest_of};
@@ -49,6 +50,7 @@ pub fn make(tx: &Tx<'_>, subject: &str, name: &str) -> Result<Option<String>, Db
 
 pub fn revoke(tx: &mut Tx<'_>, subject: &str, digest: &str) -> rusqlite::Result<()> {
     if tx.realm.execute("DELETE FROM app_password WHERE digest = ?1 AND subject = ?2", (digest, subject))? > 0 {
+        bury(tx, "app_password", digest, subject)?;
         tx.ended([digest.to_owned()]);
     }
     Ok(())

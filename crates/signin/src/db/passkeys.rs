@@ -1,5 +1,6 @@
 //! Passkeys: public keys, each bound to the host for which it was made.
 
+use super::end::{bury, is_buried};
 use super::users::{self, User};
 use super::{DbError, Tx};
 use rusqlite::{Connection, OptionalExtension};
@@ -46,9 +47,10 @@ pub fn of_user(db: &Connection, subject: &str) -> rusqlite::Result<Vec<Passkey>>
     q.query_map([subject], |row| of_row(row, 0))?.collect()
 }
 
-/// False: the user has as many as it may have, or the credential is known already.
+/// False: the user has as many as it may have, or the credential is known already, or was taken away.
 pub fn add(tx: &Tx<'_>, subject: &str, passkey: &Passkey) -> Result<bool, DbError> {
-    if users::count_of(tx.realm, "passkey", subject)? >= PASSKEYS_MAX || find(tx.realm, &passkey.id)?.is_some() {
+    let full = users::count_of(tx.realm, "passkey", subject)? >= PASSKEYS_MAX;
+    if full || find(tx.realm, &passkey.id)?.is_some() || is_buried(tx.realm, &hex::encode(&passkey.id))? {
         return Ok(false);
     }
     tx.realm.execute(
@@ -77,6 +79,8 @@ pub fn rename(tx: &Tx<'_>, subject: &str, id: &[u8], name: &str) -> rusqlite::Re
 }
 
 pub fn remove(tx: &Tx<'_>, subject: &str, id: &[u8]) -> rusqlite::Result<()> {
-    tx.realm.execute("DELETE FROM passkey WHERE id = ?1 AND subject = ?2", (id, subject))?;
+    if tx.realm.execute("DELETE FROM passkey WHERE id = ?1 AND subject = ?2", (id, subject))? > 0 {
+        bury(tx, "passkey", &hex::encode(id), subject)?;
+    }
     Ok(())
 }

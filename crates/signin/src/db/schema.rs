@@ -84,20 +84,23 @@ CREATE TABLE invitation (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX invitation_subject ON invitation (subject);
 
--- Users that are no more, and never come back: their logins may be taken anew, by other subjects.
+-- What is no more, and never comes back: users (their logins may be taken anew, by other subjects), passkeys, app passwords.
 CREATE TABLE tombstone (
-    subject TEXT PRIMARY KEY,
-    login_digest TEXT NOT NULL,
+    id TEXT PRIMARY KEY,            -- a subject, a credential's id in hex, a digest
+    kind TEXT NOT NULL,             -- user, passkey, app_password
+    subject TEXT NOT NULL,
+    login_digest TEXT,              -- a user's
     at_ms INTEGER NOT NULL,
     epoch INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX tombstone_subject ON tombstone (subject, at_ms);
 
 -- Counting two million rows is too slow for a request.
 CREATE TABLE counted (users INTEGER NOT NULL) STRICT;
 INSERT INTO counted VALUES (0);
 CREATE TRIGGER user_made AFTER INSERT ON user BEGIN UPDATE counted SET users = users + 1; END;
 CREATE TRIGGER user_gone AFTER DELETE ON user BEGIN UPDATE counted SET users = users - 1; END;
-CREATE TRIGGER user_never_again BEFORE INSERT ON user WHEN EXISTS (SELECT 1 FROM tombstone WHERE subject = NEW.subject)
+CREATE TRIGGER user_never_again BEFORE INSERT ON user WHEN EXISTS (SELECT 1 FROM tombstone WHERE id = NEW.subject)
 BEGIN SELECT RAISE(ABORT, 'an ended user never comes back'); END;
 "];
 

@@ -44,6 +44,10 @@ pub fn page(visit: &Visit, status: StatusCode, title: &str, notice: Option<&Noti
                     @if let Some(notice) = notice {
                         p.notice.bad[notice.bad] role=(if notice.bad { "alert" } else { "status" }) { (notice.text) }
                     }
+                    @if !visit.is_secure() {
+                        @let there = format!("https://{}{}", visit.host(), path(&visit.page));
+                        p.notice.bad role="alert" { (fill(text.needs_https, &there)) }
+                    }
                     (main)
                 }
                 footer {

@@ -81,6 +81,11 @@ impl Visit {
         parse::split_port(&self.authority).map_or("", |(host, _)| host)
     }
 
+    /// Whether browsers keep our cookies here.
+    pub fn is_secure(&self) -> bool {
+        self.https || self.host() == "localhost" || self.host().ends_with(".localhost")
+    }
+
     /// What its forms have to show. It is bound to the session, so none from before a sign-in counts after it.
     pub fn token(&self) -> String {
         let mut hasher = blake3::Hasher::new_derive_key("pumasi signin 2026-12 the token of a form");

@@ -166,3 +166,70 @@ fn keys_that_are_none() {
     off[last] ^= 1;
     assert!(!Key::read(&off).unwrap().0.verifies(b"", b""));
 }
+
+/// A generator that is the same in every run (xorshift64*).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        usize::try_from(self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33).unwrap() % n
+    }
+
+    /// One, two or three small changes, or none.
+    fn change(&mut self, bytes: &mut Vec<u8>) {
+        for _ in 0..self.below(4) {
+            let at = self.below(bytes.len());
+            match self.below(5) {
+                0 => bytes[at] ^= 1 << self.below(8),
+                1 => bytes[at] = u8::try_from(self.below(256)).unwrap(),
+                2 => bytes.insert(at, u8::try_from(self.below(256)).unwrap()),
+                3 => drop(bytes.remove(at)),
+                _ => bytes.truncate(at.max(1)),
+            }
+        }
+    }
+}
+
+/// `tests/differential.py` says what another implementation thinks of them.
+#[test]
+#[ignore = "writes changed ceremonies to PUMASI_CEREMONIES, for another implementation to judge"]
+fn ceremonies_for_others() {
+    use std::io::Write;
+    let mut file = std::fs::File::create(std::env::var_os("PUMASI_CEREMONIES").unwrap()).unwrap();
+    let challenges = Challenges::new(HOST);
+    let mut random = Random(0x5eed);
+    let of = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    for algorithm in key::ALGORITHMS {
+        let device = Authenticator::new(algorithm, HOST, ORIGIN);
+        for _ in 0..1_000 {
+            let challenge = challenges.make(ADD, NOW_MS);
+            let (mut client, mut attestation) = (device.client_data("webauthn.create", &challenge), device.attestation());
+            let part = if random.below(4) == 0 { &mut client } else { &mut attestation };
+            random.change(part);
+            let ours = challenges.register(ADD, &client, &attestation, NOW_MS);
+            let line = serde_json::json!({
+                "kind": "create", "challenge": challenge, "id": of(&device.id), "client": of(&client), "attestation": of(&attestation),
+                "ours": ours.as_ref().map_or_else(ToString::to_string, |_| "accepted".into()),
+            });
+            writeln!(file, "{line}").unwrap();
+
+            let challenge = challenges.make(SIGN_IN, NOW_MS);
+            let (mut client, mut data) = (device.client_data("webauthn.get", &challenge), device.data(false));
+            let part = if random.below(2) == 0 { &mut client } else { &mut data };
+            random.change(part);
+            // Signed as it is now, so that more than the signature is judged.
+            let signature = device.sign(&[data.as_slice(), digest(&SHA256, &client).as_ref()].concat());
+            let said = Assertion { client, authenticator: data, signature };
+            let ours = challenges.verify(SIGN_IN, &device.cose(), &said, NOW_MS);
+            let line = serde_json::json!({
+                "kind": "get", "challenge": challenge, "id": of(&device.id), "key": of(&device.cose()), "client": of(&said.client),
+                "data": of(&said.authenticator), "signature": of(&said.signature),
+                "ours": ours.as_ref().map_or_else(ToString::to_string, |_| "accepted".into()),
+            });
+            writeln!(file, "{line}").unwrap();
+        }
+    }
+}

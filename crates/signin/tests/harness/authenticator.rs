@@ -111,7 +111,7 @@ impl Authenticator {
         }
     }
 
-    fn sign(&self, message: &[u8]) -> Vec<u8> {
+    pub fn sign(&self, message: &[u8]) -> Vec<u8> {
         let random = SystemRandom::new();
         match &self.pair {
             Pair::Es256(pair) => pair.sign(&random, message).unwrap().as_ref().to_vec(),

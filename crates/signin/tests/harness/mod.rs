@@ -197,8 +197,11 @@ impl Browser {
         if cookies.is_empty() { request } else { request.header("cookie", cookies.join("; ")) }
     }
 
+    /// Status 0: the process died before it answered.
     async fn send(&mut self, request: reqwest::RequestBuilder) -> Page {
-        let answer = self.dress(request).send().await.unwrap();
+        let Ok(answer) = self.dress(request).send().await else {
+            return Page { status: 0, location: String::new(), headers: Default::default(), text: String::new() };
+        };
         for cookie in answer.headers().get_all("set-cookie") {
             let cookie = cookie.to_str().unwrap();
             assert!(cookie.contains("; Secure; HttpOnly; SameSite=Lax; Path=/"), "{cookie}");
@@ -211,7 +214,7 @@ impl Browser {
         }
         let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
         let location = headers.get("location").map(|l| l.to_str().unwrap().to_owned()).unwrap_or_default();
-        let text = answer.text().await.unwrap();
+        let text = answer.text().await.unwrap_or_default();
         if let Some((_, rest)) = text.split_once(r#"name="token" value=""#) {
             self.token = rest[..64].to_owned();
         }
