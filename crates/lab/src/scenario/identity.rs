@@ -27,7 +27,8 @@ const HEIR: &str = "city-b";
 /// Browsers take it for as safe as TLS.
 const HOST: &str = "notes.localhost";
 const PASSWORD: &str = "correct horse battery staple";
-const USERS: usize = 12;
+/// An address may make ten.
+const USERS: usize = 8;
 const SLACK: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(50);
 /// Who is signed out is let in nowhere for longer.
