@@ -15,8 +15,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use tokio::net::TcpListener;
 
-/// The console sends words and numbers.
-const BODY_BYTES_MAX: usize = 64 << 10;
+/// The longest that a console sends is a manifest as JSON text.
+const BODY_BYTES_MAX: usize = 2 << 20;
 /// What goes back to the browser of the daemon's answer.
 const PASSED: [header::HeaderName; 9] = [
     header::CONTENT_TYPE,

@@ -1,5 +1,6 @@
 //! Every endpoint that shows or changes what a customer owns, asked by its owner, another customer, viewers of both, and the operator.
 
+mod console;
 mod diverged;
 mod former;
 mod lendable;
@@ -32,6 +33,7 @@ const PLAN_ID: &str = "plan-00000000000000000000000000000001";
 const JOURNEY_ID: &str = "jrn-00000000000000000000000000000001";
 const LEASE_ID: &str = "lease-00000000000000000000000000000002";
 const SECRET: &str = "victims-secret-key";
+const VICTIMS_RATE: u64 = 7_654_321;
 
 struct Rig {
     node: Arc<Node>,
@@ -185,6 +187,8 @@ impl Rig {
             Ok(())
         });
         made.await.unwrap();
+        let seen = crate::sensing::history::Seen { arrivals_mps: VICTIMS_RATE, ..Default::default() };
+        self.node.sensing.remember(&self.record("victim").unwrap().owner(), clock::wall(), &seen);
         digest
     }
 
@@ -235,6 +239,8 @@ async fn what_is_somebody_elses_is_not_there() {
             "retired",
             "divergences",
             "traffic",
+            "traffic/history",
+            "traffic/history?service=victim",
             "events",
             "events?subject=victim",
             "events?after=0&limit=1000",
