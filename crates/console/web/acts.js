@@ -147,7 +147,6 @@ export const FORMS = {
 
 /** Fields that are changed. */
 export const FIELDS = {
-  manifest: () => deploy.edited(),
   "manifest-file": (input) => deploy.chooseFile(input.files[0]),
   "log-service": (input) => { location.hash = `#/logs/${input.value}`; },
   "log-instance": (input) => {

@@ -90,7 +90,8 @@ function renderBar() {
 }
 
 function renderNotices() {
-  const { live, heardAt, retryAt, trouble } = state.link;
+  const { live, heardAt, retryAt } = state.link;
+  const trouble = state.link.trouble || state.link.pageTrouble;
   const lost = signedIn && !live && retryAt > 0;
   const wait = Math.max(0, Math.ceil((retryAt - Date.now()) / 1000));
   const last = said.now;
@@ -153,7 +154,14 @@ async function enter() {
   }
   signedIn = true;
   render();
-  start(({ signIn: refused }) => (refused ? signIn(refused) : render()));
+  let knows = state.me !== null;
+  start(({ signIn: refused }) => {
+    if (refused) return signIn(refused);
+    // Where the daemon was not there at first, only now it is known which pages there are.
+    if (!knows && state.me) openPage();
+    knows = state.me !== null;
+    render();
+  });
   openPage();
 }
 
@@ -184,6 +192,7 @@ document.addEventListener("submit", (event) => {
   }
 });
 document.addEventListener("input", (event) => {
+  if (event.target.dataset.act === "manifest") return deploy.edited();
   if (event.target.dataset.act !== "filter") return;
   filterBy(event.target.value);
   render();

@@ -16,7 +16,14 @@ let view = fresh();
 /** The text of a service that is to be changed, by its name. */
 const begun = { of: "", text: "" };
 
-export const needs = (name) => (name ? {
+/** Whoever opens the page again begins from what runs then. */
+export function needs(name) {
+  begun.of = "";
+  view = fresh();
+  return name ? manifestOf(name) : {};
+}
+
+const manifestOf = (name) => ({
   manifest: async () => {
     if (begun.of !== name) {
       const { service } = await get(`/v1/services/${encodeURIComponent(name)}`);
@@ -25,7 +32,7 @@ export const needs = (name) => (name ? {
     }
     return begun;
   },
-} : {});
+});
 
 const textarea = () => document.getElementById("manifest");
 

@@ -28,10 +28,13 @@ export const state = {
   customers: [],
   bill: null,
   settlements: [],
-  generations: [],
+  generations: {},
+  tail: null,
+  log: null,
+  manifest: null,
   /** By service: an hour, a point each five seconds; the last one grows. */
   history: new Map(),
-  link: { live: false, retryAt: 0, heardAt: 0, trouble: "" },
+  link: { live: false, retryAt: 0, heardAt: 0, trouble: "", pageTrouble: "" },
   loaded: false,
 };
 
@@ -67,7 +70,6 @@ async function load(what) {
   else if (what === "traffic") sample(await get("/v1/traffic"));
   else if (what === "events") await newEvents();
   else if (what === "history") await past();
-  else if (page[what]) state[what] = await page[what]();
   else state[what] = await items(`/v1/${what}`);
 }
 
@@ -107,16 +109,40 @@ function sample(traffic) {
   }
 }
 
+let pageBusy = false;
+/** Beside the lists and never before them: a lender's log may take its time. */
+async function refreshPage() {
+  if (pageBusy) return;
+  pageBusy = true;
+  const mine = page;
+  try {
+    await Promise.all(Object.entries(mine).map(async ([what, loader]) => {
+      const loaded = await loader();
+      if (mine === page) state[what] = loaded;
+    }));
+    state.link.pageTrouble = "";
+  } catch (error) {
+    // What is gone is told by its page, a daemon that is gone by the lists.
+    if (error instanceof Refused && error.problem.status !== 404 && mine === page) state.link.pageTrouble = error.message;
+  } finally {
+    pageBusy = false;
+  }
+  if (mine === page) listeners({});
+  else refreshPage();
+}
+
 async function refresh(all) {
+  if (all || tick % SLOW_EVERY === 0) refreshPage();
   if (busy) return;
   busy = true;
   try {
     const now = new Set(["traffic", "events"]);
     if (all) [...ALWAYS, "history"].forEach((l) => now.add(l));
-    if (all || tick % SLOW_EVERY === 0) [...SLOW, ...Object.keys(page)].forEach((l) => now.add(l));
+    if (all || tick % SLOW_EVERY === 0) SLOW.forEach((l) => now.add(l));
     dirty.forEach((l) => now.add(l));
     dirty.clear();
     // What others rest on comes first.
+    if (!state.me) await probe();
     if (now.delete("history")) await load("history");
     if (now.delete("cloud")) await load("cloud");
     await Promise.all([...now].map(load));
@@ -134,16 +160,17 @@ async function refresh(all) {
 
 /** Who looks, and at which cloud; throws what the daemon refused. */
 export async function probe() {
+  state.me = null;
   const { body, headers } = await getWith("/v1/whoami");
-  [state.me, state.lab] = [body, headers.get("pumasi-lab")];
   state.cloud = await get("/v1/cloud");
+  [state.me, state.lab] = [body, headers.get("pumasi-lab")];
 }
 
 /** What the page that is open needs beside: loaders by the name in `state` under which their answer stands. */
 export function open(loaders) {
   page = loaders;
-  Object.keys(page).forEach((l) => dirty.add(l));
-  schedule();
+  state.link.pageTrouble = "";
+  refreshPage();
 }
 
 export function start(listener) {
@@ -182,6 +209,7 @@ function schedule() {
 }
 
 export function stop() {
+  page = {};
   watch?.stop();
   watch = null;
   clearInterval(timer);
@@ -192,9 +220,10 @@ export const retry = () => {
 };
 /** The page is drawn again from what is known. */
 export const redraw = () => listeners({});
+/** Looks again at once: at lists, and at what the open page loads. */
 export const touch = (...lists) => {
-  lists.forEach((l) => dirty.add(l));
-  return refresh(false);
+  lists.filter((l) => ALWAYS.includes(l)).forEach((l) => dirty.add(l));
+  return Promise.all([refresh(false), refreshPage()]);
 };
 
 const COLOURS = 7;
