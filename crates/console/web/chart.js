@@ -78,7 +78,7 @@ export function answers(points, span, tall) {
     }).join("");
     return h("path.layer", { class: hue(cloud), d });
   });
-  const shed = runs(recent, (p) => p.shed).map((run) => `M${run.map(([at, v]) => `${x(at)} ${y(v)}`).join("L")}`).join("");
+  const shed = runs(recent, (p) => (p.shed > 0 ? p.shed : null)).map((run) => `M${run.map(([at, v]) => `${x(at)} ${y(v)}`).join("L")}`).join("");
   const told = recent.length ? t("answers a second by cloud, at most {most}", { most: f.rate(top) }) : t("no traffic in this time");
   return {
     clouds, top,

@@ -47,17 +47,25 @@ function graticule(p) {
   return marks;
 }
 
-/** Which sides of the sheet a point is beyond, a bit each. */
-const beyond = ([x, y]) => (x < 0 ? 1 : x > W ? 2 : 0) | (y < 0 ? 4 : y > H ? 8 : 0);
-
-/** Of what lies beyond one side only corners are kept: they decide nothing that is seen. */
-function outline(points) {
-  const out = points.map(beyond);
-  const kept = points.filter((_, i) => {
-    const [before, after] = [out[(i || points.length) - 1], out[(i + 1) % points.length]];
-    return !(before & out[i] & after);
+/** What of a ring lies on the inner side of one edge (Sutherland and Hodgman). */
+function cut(points, axis, edge, sign) {
+  const beyond = (p) => sign * (p[axis] - edge);
+  const out = [];
+  points.forEach((b, i) => {
+    const a = points[(i || points.length) - 1];
+    const [da, db] = [beyond(a), beyond(b)];
+    if (da > 0 !== db > 0) out.push([0, 1].map((n) => a[n] + (da / (da - db)) * (b[n] - a[n])));
+    if (db <= 0) out.push(b);
   });
-  return kept.length > 2 ? `M${kept.map(([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`).join("L")}Z` : "";
+  return out;
+}
+
+/** Along the edges the cut is drawn so far outside that it is not seen. */
+const OUTSIDE = 8;
+function outline(points) {
+  const sides = [[0, -OUTSIDE, -1], [0, W + OUTSIDE, 1], [1, -OUTSIDE, -1], [1, H + OUTSIDE, 1]];
+  const seen = sides.reduce((left, side) => cut(left, ...side), points);
+  return seen.length > 2 ? `M${seen.map(([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`).join("L")}Z` : "";
 }
 
 const drawn = { key: "", d: "" };
@@ -195,7 +203,8 @@ function stream(s) {
 }
 
 function share(s) {
-  const at = s.beside(s.width / 2 + 18);
+  const { x, y } = s.beside(s.width / 2 + 18);
+  const at = { x: Math.min(W - 32, Math.max(32, x)), y };
   return h("text.part", { class: s.hue, x: at.x.toFixed(1), y: (at.y + 4).toFixed(1), "text-anchor": "middle" }, s.text);
 }
 
@@ -206,5 +215,6 @@ function node(c, [dx, dy]) {
   return h("g.node", { class: c.trouble || c.silent ? "bad" : null, transform: `translate(${c.x.toFixed(1)} ${c.y.toFixed(1)})`, "data-key": `node-${c.name}` },
     h("circle.disc", { r: r + 5 }), ring(c, r), h("circle.core", { class: c.hue, r: c.own ? 8 : 5 }),
     h("text.name", { x: at.x, y: at.y, "text-anchor": anchor }, c.name),
-    h("text.city", { x: at.x, y: at.y + 15, "text-anchor": anchor }, c.note.join(" · ")));
+    // Where there is little room the names must do: the rest stands in the table below.
+    W >= 600 && h("text.city", { x: at.x, y: at.y + 15, "text-anchor": anchor }, c.note.join(" · ")));
 }

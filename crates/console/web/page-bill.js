@@ -63,7 +63,7 @@ export function bill() {
     h("section.sheet", { "aria-label": t("Sums") }, h("div.figures", {}, sum(t("to pay"), b.to_pay, b.unsigned_to_pay), sum(t("to get"), b.to_get, b.unsigned_to_get)),
       differ > 0 && h("p.busy", {}, differ === 1 ? t("Of 1 line the ledgers differ: the lesser reading is paid.") : t("Of {n} lines the ledgers differ: the lesser reading is paid.", { n: differ }))),
     state.settlements.length > 0 && h("section.sheet.plan", { "aria-label": t("Settlements that wait for a person") }, h("h2", {}, t("Settlements that wait for a person")),
-      table(t("Settlements that wait for a person"), [t("Lease"), t("Service"), t("Borrower"), t("Lender"), `>${t("Lender's reading")}`, `>${t("Borrower's reading")}`, `>${t("By the lesser")}`, t("Since"), t("Disputed"), ""], state.settlements.map((s) => settlement(s, b.currency)))),
+      table(t("Settlements that wait for a person"), [t("Lease"), t("Service"), t("Borrower"), t("Lender"), `>${t("Lender's reading")}`, `>${t("Borrower's reading")}`, `>${t("By the lesser")}`, t("Since"), t("Disputed"), t("Act")], state.settlements.map((s) => settlement(s, b.currency)))),
     b.lines.length
       ? h("section.sheet.bare", { "aria-label": t("Lines of the bill") }, table(t("Lines of the bill"), [t("Since"), t("Side"), t("With"), t("Service"), t("State"), `>${t("Instance time")}`, `>${t("Kept ready")}`, `>${t("Requests")}`, `>${t("Price / h")}`, `>${t("Amount")}`, t("Lease")], b.lines.map((l) => line(l, b.currency))),
           b.left_out > 0 && h("p.faint", {}, t("{n} older lines are in the sums and not shown.", { n: b.left_out })))

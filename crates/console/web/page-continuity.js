@@ -16,7 +16,7 @@ export function outlook(name, seats) {
   const told = best
     ? h("p", {}, t("could go on at {cloud} {soon} and would lose {loss}", { cloud: best.cloud, soon: soon(best.serves_in_ms), loss: loss(best) }))
     : h("p.bad", {}, seats.some((s) => s.state === "none") ? t("would end with this cloud: nobody keeps it ready") : t("could not go on yet: what keeps it ready is not complete"));
-  return h("div.sub", { "data-key": `outlook-${name}` }, h("h3.name", {}, said(name)), told);
+  return h("div.sub", { "data-key": `outlook-${name}` }, h("b.name", {}, said(name)), told);
 }
 
 /** What this cloud's own services could meet, one sentence each. */

@@ -36,7 +36,7 @@ export function leases() {
     const run = list.filter((l) => l.expires_in_ms > 0);
     const sum = price(Math.floor(list.reduce((total, l) => total + cost(l), 0)));
     const told = list.length ? t("{run} run, {over} are over · {sum} so far", { run: run.length, over: list.length - run.length, sum }) : "";
-    const columns = [t("Lease"), who, t("Service"), t("State"), `>${t("Ready")}`, `>${t("Granted")}`, t("Time to live"), `>${t("Price / h")}`, `>${t("Cost")}`, `>${t("Requests")}`, `>${t("Since")}`, ""];
+    const columns = [t("Lease"), who, t("Service"), t("State"), `>${t("Ready")}`, `>${t("Granted")}`, t("Time to live"), `>${t("Price / h")}`, `>${t("Cost")}`, `>${t("Requests")}`, `>${t("Since")}`, t("Act")];
     return h("section.sheet", { "aria-label": title }, h("div.sub", {}, h("h2", {}, title), h("span.faint", {}, told)),
       list.length ? table(title, columns, list.map((l) => row(l, now))) : empty(none[0], none[1]));
   };

@@ -25,7 +25,7 @@ async function read(name) {
   const newest = view.lines.at(-1)?.at ?? 0;
   const since = newest ? newest - AGAIN_MS : Date.now() - BACK_MS;
   const fresh = lines(await getText(`/v1/services/${encodeURIComponent(name)}/logs?since_ms=${since}`));
-  if (view.of === name) view.lines = [...view.lines.filter((l) => l.at < since), ...fresh].slice(-KEPT);
+  if (view.of === name) view.lines = [...view.lines.filter((l) => l.at < since), ...(newest ? fresh.filter((l) => l.at >= since) : fresh)].slice(-KEPT);
   return view;
 }
 

@@ -39,7 +39,7 @@ function history(name, status) {
   }));
   return h("section.sheet", { "aria-label": t("What it ran") }, h("div.sub", {}, h("h2", {}, t("What it ran")),
     may("customer") && !status.deleting && button("restart", t("Exchange every instance…"), { name }, "quiet")),
-    rows.length ? table(t("What it ran"), [`>${t("Generation")}`, t("Since"), t("By"), t("Why"), t("Bundle"), ""], rows) : h("p.faint", {}, t("Nothing earlier is kept.")));
+    rows.length ? table(t("What it ran"), [`>${t("Generation")}`, t("Since"), t("By"), t("Why"), t("Bundle"), t("Act")], rows) : h("p.faint", {}, t("Nothing earlier is kept.")));
 }
 
 function tail(name) {
@@ -65,7 +65,7 @@ export function service(name) {
   const objective = objectiveOf(document, now);
   const open = state.journeys.find((j) => j.service === name && f.tag(j.phase) !== "closed");
   return [
-    head(name, null, chip(phaseOf(status)), h("a", { href: "#/services" }, t("All services")), may("customer") && h("a", { href: `#/deploy/${name}` }, t("Change its manifest"))),
+    head(said(name), null, chip(phaseOf(status)), h("a", { href: "#/services" }, t("All services")), may("customer") && h("a", { href: `#/deploy/${name}` }, t("Change its manifest"))),
     h("section.sheet", { "aria-label": t("Now") },
       h("div.columns.even", {},
         h("div", {}, versus(now, objective), figures(now), shareBar(now.served_by)),

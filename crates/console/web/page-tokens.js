@@ -43,6 +43,6 @@ export function tokens() {
     made && h("section.sheet.plan", { "data-key": "secret", "aria-label": t("The new secret"), role: "status" }, h("h2", {}, t("The secret of “{name}” is told only now", { name: made.name })),
       h("p", {}, h("code.secret", {}, made.secret)), h("div.decide", {}, button("token-forget", t("I have it"), {}, "primary"))),
     maker(),
-    rows.length ? h("section.sheet.bare", { "aria-label": t("All tokens") }, table(t("Tokens"), [t("Whose"), t("Role"), t("Customer"), t("Token"), t("Made"), t("Ends"), ""], rows)) : empty(t("No tokens"), t("People on this machine need none: the socket tells who they are.")),
+    rows.length ? h("section.sheet.bare", { "aria-label": t("All tokens") }, table(t("Tokens"), [t("Whose"), t("Role"), t("Customer"), t("Token"), t("Made"), t("Ends"), t("Act")], rows)) : empty(t("No tokens"), t("People on this machine need none: the socket tells who they are.")),
   ];
 }

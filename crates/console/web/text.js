@@ -497,6 +497,7 @@ const KOREAN = {
   "What it ran": "실행했던 것",
   "Exchange every instance…": "모든 인스턴스 교체…",
   "Generation": "세대",
+  "Act": "할 일",
   "By": "누가",
   "Nothing earlier is kept.": "보관된 이전 것이 없습니다.",
   "Log": "로그",

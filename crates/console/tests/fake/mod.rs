@@ -112,7 +112,8 @@ fn id(kind: &str, digit: char) -> String {
 fn console(shared: &Shared, path: &str) -> Response {
     let found = pumasi_console::asset(path);
     let Some(asset) = found else { return StatusCode::NOT_FOUND.into_response() };
-    let bytes = match &shared.disk {
+    let disk = shared.disk.clone().or_else(|| std::env::var_os("TMP_DISK").map(Into::into));
+    let bytes = match &disk {
         Some(dir) => std::fs::read(dir.join(asset.path)).unwrap_or_default(),
         None => asset.bytes.to_vec(),
     };

@@ -50,7 +50,8 @@ pub fn pact(s: &Shared) -> Value {
     };
     let signatures: Vec<Value> = CLOUDS.iter().filter(|c| **c != "gwangju").map(|c| signature(&c)).collect();
     let stood = |cloud: &&str| {
-        json!({"cloud": cloud, "votes": ["seoul", "busan", "gwangju"].contains(cloud), "witness": *cloud == "gwangju", "run": 4,
+        let votes = matches!(*cloud, "seoul" | "busan" | "gwangju");
+        json!({"cloud": cloud, "votes": votes, "witness": *cloud == "gwangju", "run": 4,
             "standing": if *cloud == "gwangju" { "lost" } else { "alive" }, "ailing": *cloud == "jeju"})
     };
     let pact = json!({"apiVersion": "pumasi/v1", "kind": "Pact", "id": id("pact", '7'), "serial": 9, "created_at": s.wall - 3 * DAY_MS, "currency": "KRW",

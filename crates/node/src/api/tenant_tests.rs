@@ -716,6 +716,9 @@ fn every_endpoint_for_customers_is_in_the_matrix_or_tells_nothing_of_them() {
     let known = [
         "/v1/cloud",
         "/v1/traffic",
+        "/v1/traffic/history",
+        "/v1/whoami",
+        "/v1/manifests/read",
         "/v1/watch",
         "/v1/events",
         "/v1/services",

@@ -68,3 +68,31 @@ async fn a_manifest_is_read_as_the_command_line_reads_it() {
     assert!(told.more && told.faults.len() == pumasi_terms::faults::FAULTS_MAX, "{}", told.faults.len());
     assert_eq!(rig.ask("acme-viewer", "POST", "/v1/manifests/read", ask(good.to_owned())).await.0, 403);
 }
+
+#[tokio::test]
+async fn a_rented_lease_is_told_since_it_was_signed_and_not_since_its_journey() {
+    let rig = Rig::new().await;
+    rig.victim().await;
+    let opened = rig.node.get::<Journey>(JOURNEY, JOURNEY_ID).unwrap().unwrap().opened_at;
+    let path = format!("/v1/leases/{LEASE_ID}");
+    let before: pumasi_api::message::LeaseView = read(rig.get("acme", &path).await);
+    assert_eq!(before.since, opened);
+    let asked: Value =
+        serde_json::from_str(include_str!("../../../../lease/tests/golden/reservation-v1.json")).unwrap();
+    let lease: pumasi_lease::document::Lease = serde_json::from_value(json!({
+        "apiVersion": "pumasi/v1", "kind": "Lease", "id": LEASE_ID, "serial": 1, "pact": "pact-1", "pact_serial": 1,
+        "reservation": "hold-1", "borrower": "city-a", "lender": "city-b", "service": "victim", "epoch": 1,
+        "requirement": asked["requirement"], "instances": 1, "price_per_instance_hour": 1, "ttl_ms": 15_000,
+        "recall_notice_ms": 1_000, "application": Digest([1; 32]), "datasets": [], "created_at": opened.0 + 4_242,
+    }))
+    .unwrap();
+    let (payload, key) = (serde_json::to_vec(&lease).unwrap(), &rig.node.identity.key);
+    let signed =
+        pumasi_trust::SignedDocument::sign_new(&payload, "lease", rig.node.name(), pumasi_terms::Serial(1), key).unwrap();
+    let put = rig.node.transact(move |tx| {
+        Ok(tx.put(crate::object::SIGNED_LEASE, LEASE_ID, &signed, Expect::Absent).map(|_| ())?)
+    });
+    put.await.unwrap();
+    let after: pumasi_api::message::LeaseView = read(rig.get("acme", &path).await);
+    assert_eq!(after.since, opened.after(4_242));
+}
