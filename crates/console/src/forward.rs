@@ -158,7 +158,9 @@ fn ask_for_crowd(crowd: &mpsc::Sender<()>, method: &Method) -> Response {
     }
     match crowd.try_send(()) {
         Ok(()) => (StatusCode::ACCEPTED, [(header::CONTENT_TYPE, "application/json")], "{}").into_response(),
-        Err(TrySendError::Full(())) => refuse(409, "conflict", "another crowd waits already: they come one after the other"),
+        Err(TrySendError::Full(())) => {
+            refuse(409, "conflict", "another crowd waits already: they come one after the other")
+        }
         Err(TrySendError::Closed(())) => refuse(410, "gone", "the lab ends and sends no more crowds"),
     }
 }

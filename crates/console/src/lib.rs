@@ -146,7 +146,8 @@ mod tests {
     /// What stands in quotes right after each `before`, as JavaScript and JSON write it.
     fn literals(text: &str, before: &str) -> Vec<String> {
         let rest = text.split(before).skip(1).filter(|rest| rest.trim_start().starts_with('"'));
-        rest.map(|rest| serde_json::Deserializer::from_str(rest).into_iter::<String>().next().unwrap().unwrap()).collect()
+        rest.map(|rest| serde_json::Deserializer::from_str(rest).into_iter::<String>().next().unwrap().unwrap())
+            .collect()
     }
 
     /// English and Korean of each text.
@@ -173,8 +174,16 @@ mod tests {
             let told = literals(text(a), " t(").len() + literals(text(a), "(t(").len();
             assert_eq!(calls, told, "{} translates what is no literal", a.path);
         }
-        assert_eq!(said.difference(&texts.keys().cloned().collect()).collect::<Vec<_>>(), Vec::<&String>::new(), "without Korean");
-        assert_eq!(texts.keys().filter(|k| !said.contains(*k)).collect::<Vec<_>>(), Vec::<&String>::new(), "said nowhere");
+        assert_eq!(
+            said.difference(&texts.keys().cloned().collect()).collect::<Vec<_>>(),
+            Vec::<&String>::new(),
+            "without Korean"
+        );
+        assert_eq!(
+            texts.keys().filter(|k| !said.contains(*k)).collect::<Vec<_>>(),
+            Vec::<&String>::new(),
+            "said nowhere"
+        );
         let holes = |text: &str| -> BTreeSet<String> {
             text.split('{').skip(1).filter_map(|rest| Some(rest.split_once('}')?.0.to_owned())).collect()
         };

@@ -230,10 +230,7 @@ fn a_service_has_its_past_and_its_log() {
         "document.querySelectorAll('.charts .spark .kept')[0].getAttribute('d').split('L').length > 500",
     );
     b.wait("both clouds' layers", "document.querySelectorAll('.charts .layer').length >= 2");
-    b.wait(
-        "hosts as links",
-        "document.querySelector('main a[href=\"http:\\/\\/notes.seoul.example:8080/\"]')",
-    );
+    b.wait("hosts as links", "document.querySelector('main a[href=\"http:\\/\\/notes.seoul.example:8080/\"]')");
     b.wait("its generations", "document.querySelectorAll('main tbody tr').length === 3");
     b.click("button[data-act=undo]");
     b.wait("the question", "document.querySelector('dialog').open && document.activeElement.id === 'why'");
@@ -256,7 +253,10 @@ fn a_service_has_its_past_and_its_log() {
         "((times) => times.every((t, i) => i === 0 || times[i - 1] <= t))([...document.querySelectorAll('.log time[datetime]')].map((t) => t.getAttribute('datetime')))",
     );
     paste(&b, "select[data-act=log-instance]", &format!("inst-{}", "9".repeat(32)));
-    b.wait("of one alone", "[...document.querySelectorAll('.log .from')].every((f) => f.textContent.includes('busan'))");
+    b.wait(
+        "of one alone",
+        "[...document.querySelectorAll('.log .from')].every((f) => f.textContent.includes('busan'))",
+    );
     b.picture("logs");
 
     // Where nobody asks there is no delay.
@@ -343,7 +343,8 @@ fn what_a_viewer_may_not_do_is_not_offered() {
         tabs,
         json!(["#/clouds", "#/services", "#/journeys", "#/plans", "#/leases", "#/continuity", "#/pact", "#/journal"])
     );
-    for page in ["clouds", "services", "services/notes", "journeys", "plans", "leases", "continuity", "pact", "journal"] {
+    for page in ["clouds", "services", "services/notes", "journeys", "plans", "leases", "continuity", "pact", "journal"]
+    {
         go(&b, page);
         let buttons = b.run("return [...document.querySelectorAll('button[data-act]')].map((b) => b.dataset.act)");
         assert_eq!(buttons, json!(["language", "leave"]), "{page}");
@@ -380,7 +381,10 @@ fn one_cloud_has_one_colour_and_the_page_speaks_korean_when_asked() {
     for (cloud, colour) in [("busan", "c0"), ("fukuoka", "c1"), ("seoul", "c4")] {
         let names = format!("[...document.querySelectorAll('.cloud')].filter((c) => c.textContent === '{cloud}')");
         b.wait(cloud, &format!("{names}.length && {names}.every((c) => c.classList.contains('{colour}'))"));
-        b.wait(cloud, &format!("document.querySelector('[data-key=node-{cloud}] .core').classList.contains('{colour}')"));
+        b.wait(
+            cloud,
+            &format!("document.querySelector('[data-key=node-{cloud}] .core').classList.contains('{colour}')"),
+        );
     }
     b.wait("land under them", "document.querySelector('.map .land').getAttribute('d').length > 500");
     b.click("button[data-act=language]");

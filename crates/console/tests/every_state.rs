@@ -47,7 +47,8 @@ fn axe() -> String {
     if !dir.is_dir() {
         let partial = tempfile::tempdir_in(tmp).unwrap().keep();
         let words = ["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check", "--no-deps"];
-        let done = Command::new("python3").args(words).arg("--target").arg(&partial).arg(AXE).output().expect("python3");
+        let done =
+            Command::new("python3").args(words).arg("--target").arg(&partial).arg(AXE).output().expect("python3");
         let told = String::from_utf8_lossy(&done.stderr);
         assert!(done.status.success(), "pip (the package index must be within reach): {told}");
         if std::fs::rename(&partial, &dir).is_err() {

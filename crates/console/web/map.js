@@ -137,10 +137,7 @@ function curve(a, b, clouds, before) {
       if (Math.hypot(p.x - a.x, p.y - a.y) < 60 || Math.hypot(p.x - b.x, p.y - b.y) < 60) continue;
       for (const s of before) for (const q of s.points) cost += Math.max(0, 24 - Math.hypot(q.x - p.x, q.y - p.y));
     }
-    // A label beside the curve, not on what moves.
-    const [nx, ny] = [-(b.y - a.y) / away, (b.x - a.x) / away];
-    const side = bend < 0 ? -1 : 1;
-    return { cost, points, middle: at(0.5), beside: (by) => ({ x: at(0.5).x + nx * side * by, y: at(0.5).y + ny * side * by }), d: `M${a.x.toFixed(1)} ${a.y.toFixed(1)}Q${cx.toFixed(1)} ${cy.toFixed(1)} ${b.x.toFixed(1)} ${b.y.toFixed(1)}` };
+    return { cost, points, at, d: `M${a.x.toFixed(1)} ${a.y.toFixed(1)}Q${cx.toFixed(1)} ${cy.toFixed(1)} ${b.x.toFixed(1)} ${b.y.toFixed(1)}` };
   });
   return candidates.reduce((best, c) => (c.cost < best.cost ? c : best));
 }
@@ -188,7 +185,7 @@ export function map(cloud, leases, shares, width) {
   const links = idle.map((o) => h("line.link", { class: o.trouble || o.silent ? "bad" : null, x1: own.x, y1: own.y, x2: o.x, y2: o.y }));
   const told = clouds.filter((c) => c !== own).map((o) => `${o.name}: ${o.trouble ? t("trouble, {why}", { why: o.trouble }) : o.rtt === null ? t("not heard") : t("{time} away", { time: f.us(o.rtt) })}`).join("; ");
   return h("svg.map", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": t("{cloud} and its pact. {others}", { cloud: cloud.name, others: told }) },
-    land(p), graticule(p), links, streams.map(stream), clouds.map((c) => node(c, labelSide(c, clouds, streams))), streams.map(share));
+    land(p), graticule(p), links, streams.map(stream), clouds.map((c) => node(c, labelSide(c, clouds, streams))), streams.map((s) => share(s, streams, clouds)));
 }
 
 function ringOf(whole, parts) {
@@ -202,9 +199,20 @@ function stream(s) {
   return [h("path.flow", { class: s.hue, d: s.d, "stroke-width": s.width.toFixed(1) }), h("path.stream", { class: s.hue, d: s.d, "stroke-width": Math.max(1.5, s.width / 3).toFixed(1) })];
 }
 
-function share(s) {
-  const { x, y } = s.beside(s.width / 2 + 18);
-  const at = { x: Math.min(W - 32, Math.max(32, x)), y };
+/** Beside its curve, where it sits on nothing that moves and on no cloud. */
+function share(s, streams, clouds) {
+  const places = [0.5, 0.4, 0.6, 0.3, 0.7].flatMap((along) => [1, -1].map((side) => {
+    const [before, after, on] = [s.at(along - 0.02), s.at(along + 0.02), s.at(along)];
+    const step = Math.hypot(after.x - before.x, after.y - before.y) || 1;
+    const off = side * (s.width / 2 + 18);
+    const x = Math.min(W - 32, Math.max(32, on.x - ((after.y - before.y) / step) * off));
+    const y = on.y + ((after.x - before.x) / step) * off;
+    let cost = Math.abs(along - 0.5) * 20;
+    for (const o of streams) for (const p of o.points) cost += Math.max(0, 24 + o.width / 2 - Math.hypot((p.x - x) * 0.8, p.y - y));
+    for (const c of clouds) cost += Math.max(0, 60 - Math.hypot(c.x - x, c.y - y));
+    return { x, y, cost };
+  }));
+  const at = places.reduce((best, place) => (place.cost < best.cost ? place : best));
   return h("text.part", { class: s.hue, x: at.x.toFixed(1), y: (at.y + 4).toFixed(1), "text-anchor": "middle" }, s.text);
 }
 

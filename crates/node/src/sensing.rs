@@ -67,6 +67,7 @@ impl Sensing {
         self.inner.lock().history.of(owner, now)
     }
 
+    #[cfg(test)]
     pub(crate) fn remember(&self, owner: &str, now: WallMs, seen: &Seen) {
         self.inner.lock().history.saw(owner, now, seen);
     }

@@ -112,8 +112,7 @@ fn id(kind: &str, digit: char) -> String {
 fn console(shared: &Shared, path: &str) -> Response {
     let found = pumasi_console::asset(path);
     let Some(asset) = found else { return StatusCode::NOT_FOUND.into_response() };
-    let disk = shared.disk.clone().or_else(|| std::env::var_os("TMP_DISK").map(Into::into));
-    let bytes = match &disk {
+    let bytes = match &shared.disk {
         Some(dir) => std::fs::read(dir.join(asset.path)).unwrap_or_default(),
         None => asset.bytes.to_vec(),
     };
@@ -141,7 +140,8 @@ async fn answer(State(s): State<Arc<Shared>>, method: Method, uri: Uri, headers:
     if let Some(asset) = path.strip_prefix("/console/") {
         return console(&s, asset);
     }
-    let bears = |token: &str| headers.get(header::AUTHORIZATION).is_some_and(|v| v == format!("Bearer {token}").as_str());
+    let bears =
+        |token: &str| headers.get(header::AUTHORIZATION).is_some_and(|v| v == format!("Bearer {token}").as_str());
     let (name, role) = match (bears(TOKEN), bears(VIEWER)) {
         (true, _) => ("min-jun", "operator"),
         (_, true) => ("wall", "viewer"),
@@ -225,7 +225,9 @@ async fn answer(State(s): State<Arc<Shared>>, method: Method, uri: Uri, headers:
             Value::Null
         }
         ("POST", "/lab/crowd") if s.lab.load(Ordering::Relaxed) => json!({}),
-        ("POST", p) if p.ends_with("/undo") || p.ends_with("/restart") || p.starts_with("/v1/settlements/") => Value::Null,
+        ("POST", p) if p.ends_with("/undo") || p.ends_with("/restart") || p.starts_with("/v1/settlements/") => {
+            Value::Null
+        }
         ("POST", "/v1/automation") => {
             *s.automation.lock().unwrap() = sent;
             Value::Null

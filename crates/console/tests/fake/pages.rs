@@ -48,19 +48,19 @@ pub fn pact(s: &Shared) -> Value {
         let header = json!({"alg": "ES256", "kid": "k", "typ": "pumasi-pact", "iss": cloud, "serial": 9});
         json!({"protected": URL_SAFE_NO_PAD.encode(header.to_string()), "signature": "AA"})
     };
-    let signatures: Vec<Value> = CLOUDS.iter().filter(|c| **c != "gwangju").map(|c| signature(&c)).collect();
+    let signatures: Vec<Value> = CLOUDS.iter().filter(|c| **c != "gwangju").map(signature).collect();
     let stood = |cloud: &&str| {
         let votes = matches!(*cloud, "seoul" | "busan" | "gwangju");
         json!({"cloud": cloud, "votes": votes, "witness": *cloud == "gwangju", "run": 4,
             "standing": if *cloud == "gwangju" { "lost" } else { "alive" }, "ailing": *cloud == "jeju"})
     };
     let pact = json!({"apiVersion": "pumasi/v1", "kind": "Pact", "id": id("pact", '7'), "serial": 9, "created_at": s.wall - 3 * DAY_MS, "currency": "KRW",
-        "members": CLOUDS.iter().map(|c| member(&c)).collect::<Vec<_>>()});
+        "members": CLOUDS.iter().map(member).collect::<Vec<_>>()});
     let proposals = json!([{"id": "prop-1", "what": "admission of daegu", "cloud": "daegu", "by": "busan", "why": "a second site", "lends": {"cpu_millis": 2000, "memory_mib": 4096},
         "since": s.wall - 60_000, "word": "waiting"}]);
     json!({"pact": pact, "signed": {"payload": "", "signatures": signatures}, "proposals": if s.agreed.lock().unwrap().is_empty() { proposals } else { json!([]) },
         "vote": {"votes": true, "remarks": ["gwangju was called lost 48 s ago"], "leader": "busan", "part": "votes", "since": 3, "profile": "lan", "ttl_ms": 3_000, "term": 12, "revision": 812,
-            "right_ms": 2_400, "clouds": CLOUDS.iter().map(|c| stood(&c)).collect::<Vec<_>>(),
+            "right_ms": 2_400, "clouds": CLOUDS.iter().map(stood).collect::<Vec<_>>(),
             "services": [{"service": "notes", "owner": "seoul", "epoch": 4, "phase": "serving", "standbys": ["busan", "fukuoka"], "sync": true, "in_step": ["busan"]},
                 {"service": "tickets", "owner": "seoul", "epoch": 2, "phase": "waiting", "detail": "no room", "standbys": []}]}})
 }
@@ -77,10 +77,9 @@ pub fn game_days(s: &Shared) -> Vec<Value> {
 }
 
 pub fn tokens(s: &Shared) -> Vec<Value> {
-    let token = |digit: char, name: &str, role: &str, customer: Option<&str>, expires: Option<i64>| {
-        json!({"id": id("tok", digit), "name": name, "role": role, "customer": customer, "created_at": s.wall - 9 * DAY_MS, "expires_at": expires.map(|days| s.wall + days * DAY_MS)})
-    };
-    let mut all = vec![token('1', "min-jun", "operator", None, None), token('2', "wall", "viewer", Some("default"), Some(21))];
+    let token = |digit: char, name: &str, role: &str, customer: Option<&str>, expires: Option<i64>| json!({"id": id("tok", digit), "name": name, "role": role, "customer": customer, "created_at": s.wall - 9 * DAY_MS, "expires_at": expires.map(|days| s.wall + days * DAY_MS)});
+    let mut all =
+        vec![token('1', "min-jun", "operator", None, None), token('2', "wall", "viewer", Some("default"), Some(21))];
     all.extend(s.made.lock().unwrap().iter().cloned());
     all.retain(|t| !s.revoked.lock().unwrap().iter().any(|gone| t["id"] == gone.as_str()));
     all
@@ -113,8 +112,10 @@ pub fn bill(s: &Shared, query: &str) -> Value {
 }
 
 pub fn settlements(s: &Shared) -> Vec<Value> {
-    vec![json!({"lease": id("lease", '9'), "service": "tiles", "borrower": "jeju", "lender": "seoul", "lender_instance_ms": 912_000, "borrower_instance_ms": 640_000, "amount": 88_000,
-        "since": s.wall - 7_200_000, "disputed": null})]
+    vec![
+        json!({"lease": id("lease", '9'), "service": "tiles", "borrower": "jeju", "lender": "seoul", "lender_instance_ms": 912_000, "borrower_instance_ms": 640_000, "amount": 88_000,
+        "since": s.wall - 7_200_000, "disputed": null}),
+    ]
 }
 
 pub fn generations(service: &Value, s: &Shared) -> Vec<Value> {
@@ -126,7 +127,15 @@ pub fn generations(service: &Value, s: &Shared) -> Vec<Value> {
 pub fn logs(s: &Shared) -> String {
     let stamp = |ms: i64| pumasi_terms::WallMs(ms).to_string();
     let mut text = String::new();
-    for (instance, cloud, words) in [('1', "seoul", "GET /count 200"), ('2', "seoul", "GET /note/7 200"), ('9', "busan", "a long line that a phone must break somewhere: GET /a/very/long/path/that/has/no/blank/in/it?and=a&query=too 200")] {
+    for (instance, cloud, words) in [
+        ('1', "seoul", "GET /count 200"),
+        ('2', "seoul", "GET /note/7 200"),
+        (
+            '9',
+            "busan",
+            "a long line that a phone must break somewhere: GET /a/very/long/path/that/has/no/blank/in/it?and=a&query=too 200",
+        ),
+    ] {
         text += &format!("== {} at {cloud}\n", id("inst", instance));
         for n in (0..20).rev() {
             text += &format!("{} {words}\n", stamp(s.now() - n * 700));
@@ -141,7 +150,12 @@ pub fn read_manifest(sent: &Value) -> Value {
     let read = match pumasi_terms::manifest::services("", sent["text"].as_str().unwrap()) {
         Ok(services) => ManifestRead { services, ..ManifestRead::default() },
         Err(wrong) => {
-            let fault = |f: pumasi_terms::faults::Fault| ManifestFault { line: f.line, column: f.column, field: f.field, problem: f.problem };
+            let fault = |f: pumasi_terms::faults::Fault| ManifestFault {
+                line: f.line,
+                column: f.column,
+                field: f.field,
+                problem: f.problem,
+            };
             ManifestRead { faults: wrong.faults.into_iter().map(fault).collect(), ..ManifestRead::default() }
         }
     };
@@ -152,11 +166,13 @@ pub fn read_manifest(sent: &Value) -> Value {
 pub fn check(sent: &Value) -> Response {
     let hosts = sent["service"]["spec"]["hosts"].to_string();
     if !hosts.contains("taken.example") {
-        return ([(header::CONTENT_TYPE, "application/json")], json!({"state": "yes", "why": []}).to_string()).into_response();
+        return ([(header::CONTENT_TYPE, "application/json")], json!({"state": "yes", "why": []}).to_string())
+            .into_response();
     }
     let body = json!({"code": "invalid", "status": 422, "detail": "not valid", "fault": "input", "retry": false,
         "fields": [{"field": "spec.hosts[0]", "problem": "taken.example belongs to another service"}]});
-    (StatusCode::UNPROCESSABLE_ENTITY, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
+    (StatusCode::UNPROCESSABLE_ENTITY, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string())
+        .into_response()
 }
 
 /// Of what only some may: refused as the daemon does it.

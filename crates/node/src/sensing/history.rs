@@ -129,7 +129,10 @@ mod tests {
         }
         history.saw("svc-1", WallMs(at + EVERY), &seen(500, None));
         let points = history.of("svc-1", WallMs(at + EVERY));
-        assert_eq!(points.iter().map(|p| (p.at.0, p.arrivals_mps)).collect::<Vec<_>>(), [(at, 2_000), (at + EVERY, 500)]);
+        assert_eq!(
+            points.iter().map(|p| (p.at.0, p.arrivals_mps)).collect::<Vec<_>>(),
+            [(at, 2_000), (at + EVERY, 500)]
+        );
         assert_eq!((points[0].queue_delay_p95_us, points[1].queue_delay_p95_us), (Some(70), None));
         assert_eq!(points[0].served_by.values().copied().collect::<Vec<_>>(), [2_000]);
         assert!(history.of("svc-2", WallMs(at)).is_empty());

@@ -88,10 +88,11 @@ async fn a_rented_lease_is_told_since_it_was_signed_and_not_since_its_journey() 
     .unwrap();
     let (payload, key) = (serde_json::to_vec(&lease).unwrap(), &rig.node.identity.key);
     let signed =
-        pumasi_trust::SignedDocument::sign_new(&payload, "lease", rig.node.name(), pumasi_terms::Serial(1), key).unwrap();
-    let put = rig.node.transact(move |tx| {
-        Ok(tx.put(crate::object::SIGNED_LEASE, LEASE_ID, &signed, Expect::Absent).map(|_| ())?)
-    });
+        pumasi_trust::SignedDocument::sign_new(&payload, "lease", rig.node.name(), pumasi_terms::Serial(1), key)
+            .unwrap();
+    let put = rig
+        .node
+        .transact(move |tx| Ok(tx.put(crate::object::SIGNED_LEASE, LEASE_ID, &signed, Expect::Absent).map(|_| ())?));
     put.await.unwrap();
     let after: pumasi_api::message::LeaseView = read(rig.get("acme", &path).await);
     assert_eq!(after.since, opened.after(4_242));
