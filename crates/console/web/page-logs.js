@@ -59,8 +59,7 @@ export function logs(rest) {
 /** The newest line is in sight, where whoever reads did not scroll away from it. */
 export function keepEnd() {
   const list = document.querySelector(".log");
-  if (!list) return () => {};
-  const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 40;
+  const atEnd = !list || list.scrollHeight - list.scrollTop - list.clientHeight < 40;
   return () => {
     const now = document.querySelector(".log");
     if (now && view.follows && atEnd) now.scrollTop = now.scrollHeight;
