@@ -119,6 +119,7 @@ fn every_page(lang: &str) -> Vec<String> {
     b.wait("signed in", "document.querySelector('main .map')");
     b.run(&axe());
     let pictures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/pictures");
+    std::fs::create_dir_all(&pictures).unwrap();
     let mut faults = Vec::new();
     for (width, height) in SCREENS {
         for is_dark in [false, true] {

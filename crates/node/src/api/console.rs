@@ -18,6 +18,7 @@ use pumasi_terms::faults::FAULTS_MAX;
 use pumasi_terms::manifest;
 use serde::Deserialize;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 
 pub async fn who_am_i(Extension(who): Extension<Principal>) -> Answer<WhoAmI> {
     match who {
@@ -44,8 +45,12 @@ pub async fn history(
     Ok(axum::Json(TrafficHistory { at, every_ms: history::EVERY_MS, services }))
 }
 
+/// Finding every fault reads a text again and again: one text at a time, so that nobody takes a daemon's cores by it.
+static READS: Semaphore = Semaphore::const_new(1);
+
 /// The same reader as the command line's.
 pub async fn read_manifest(Json(asked): Json<ReadManifest>) -> Answer<ManifestRead> {
+    let _turn = READS.acquire().await.map_err(|e| Problem::ours(e.to_string()))?;
     let read = super::body::blocking(move || Ok(manifest::services("", &asked.text))).await?;
     Ok(axum::Json(match read {
         Ok(services) => ManifestRead { services, ..ManifestRead::default() },
