@@ -79,8 +79,10 @@ pub const ENDPOINTS: &[Endpoint] = &[
     on(Get, "/readyz", ALL, 0, "Whether it may be sent work"),
     on(Get, "/openapi.json", ALL, 0, "This API as OpenAPI 3.1"),
     on(Get, "/metrics", MONITORS, 0, "Prometheus metrics"),
+    on(Get, "/v1/whoami", PEOPLE, 0, "Who asks: name, role and customer"),
     on(Get, "/v1/cloud", PEOPLE, 0, "This cloud: version, standing, automation, capacity"),
     on(Get, "/v1/traffic", PEOPLE, 0, "Live rates, times and shares of each service"),
+    on(Get, "/v1/traffic/history", PEOPLE, 0, "The last hour of each service, a point each five seconds"),
     on(Get, "/v1/watch", PEOPLE, 0, "Changes of objects as server-sent events, from a revision"),
     on(Get, "/v1/events", PEOPLE, 0, "The journal: what happened and why"),
     on(Post, "/v1/automation", OPERATORS, 4 * KIB, "Stop or resume all automatic acts of this cloud"),
@@ -104,6 +106,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
     on(Put, "/v1/customers/{name}", OPERATORS, 16 * KIB, "Make a customer, or change what it is granted"),
     on(Delete, "/v1/customers/{name}", OPERATORS, 0, "Remove a customer that has nothing left here"),
     // What customers own. Whatever is somebody else's is answered as if it were not there.
+    on(Post, "/v1/manifests/read", CUSTOMERS, 2 * MIB, "Read a manifest: its services, or every fault of it"),
     on(Get, "/v1/services", PEOPLE, 0, "Services with their state"),
     on(Put, "/v1/services", CUSTOMERS, 8 * MIB, "Create or change several services: all of them, or none"),
     on(Get, "/v1/services/{name}", PEOPLE, 0, "One service with its state"),

@@ -4,6 +4,7 @@
 //! Always holds: every endpoint stands in [`endpoint::ENDPOINTS`] with the roles that may call it; what is not there cannot be called.
 
 pub mod client;
+pub mod console;
 pub mod endpoint;
 pub mod game_day;
 mod lost;

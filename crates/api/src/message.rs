@@ -50,6 +50,17 @@ pub struct CloudStatus {
     /// What people who use this cloud do not get now, a reason each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub degraded: Vec<String>,
+    /// Where its gateway listens for users.
+    #[serde(default)]
+    pub ports: UserPorts,
+}
+
+/// Ports for users; none: it does not listen so.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default)]
+pub struct UserPorts {
+    pub http: Option<u16>,
+    pub https: Option<u16>,
 }
 
 /// The answer to `POST /v1/reload`, a line each for people.

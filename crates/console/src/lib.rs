@@ -29,24 +29,36 @@ macro_rules! files {
 }
 
 static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
-    let files: [(&str, &[u8]); 17] = files![
+    let files: [(&str, &[u8]); 29] = files![
         "index.html",
         "console.css",
         "icon.svg",
+        "acts.js",
         "api.js",
+        "chart.js",
         "dom.js",
         "format.js",
+        "land.js",
+        "logs.js",
         "main.js",
         "map.js",
+        "page-bill.js",
         "page-clouds.js",
+        "page-continuity.js",
+        "page-deploy.js",
         "page-journal.js",
         "page-journeys.js",
         "page-leases.js",
-        "page-continuity.js",
+        "page-logs.js",
+        "page-pact.js",
         "page-plans.js",
+        "page-service.js",
         "page-services.js",
+        "page-tokens.js",
         "parts.js",
         "state.js",
+        "text.js",
+        "words.js",
     ];
     let asset = |(path, bytes)| Asset { path, content_type: content_type(path), bytes, etag: etag(bytes) };
     files.into_iter().map(asset).collect()
@@ -82,7 +94,7 @@ fn etag(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     fn text(asset: &Asset) -> &'static str {
         std::str::from_utf8(asset.bytes).unwrap()
@@ -129,6 +141,58 @@ mod tests {
         let disk: BTreeSet<String> =
             std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         assert_eq!(disk, assets().iter().map(|a| a.path.to_owned()).collect());
+    }
+
+    /// What stands in quotes right after each `before`, as JavaScript and JSON write it.
+    fn literals(text: &str, before: &str) -> Vec<String> {
+        let rest = text.split(before).skip(1).filter(|rest| rest.trim_start().starts_with('"'));
+        rest.map(|rest| serde_json::Deserializer::from_str(rest).into_iter::<String>().next().unwrap().unwrap())
+            .collect()
+    }
+
+    /// English and Korean of each text.
+    fn texts() -> BTreeMap<String, String> {
+        let table = text(asset("text.js").unwrap()).split("const KOREAN = {").nth(1).unwrap();
+        let lines = table.lines().filter_map(|l| l.trim().strip_suffix(',')).filter(|l| l.starts_with('"'));
+        let pairs: Vec<_> =
+            lines.map(|l| serde_json::from_str::<BTreeMap<String, String>>(&format!("{{{l}}}")).unwrap()).collect();
+        let count = pairs.len();
+        let texts: BTreeMap<_, _> = pairs.into_iter().flatten().collect();
+        assert_eq!(texts.len(), count, "a text stands twice");
+        texts
+    }
+
+    #[test]
+    fn every_text_has_both_languages_and_none_is_left_over() {
+        let texts = texts();
+        let mut said = BTreeSet::new();
+        for a in assets().iter().filter(|a| a.path.ends_with(".js") && a.path != "text.js") {
+            for before in ["(", " ", "!", "`", "{", "["] {
+                said.extend(literals(text(a), &format!("{before}t(")));
+            }
+            let calls = text(a).matches(" t(").count() + text(a).matches("(t(").count();
+            let told = literals(text(a), " t(").len() + literals(text(a), "(t(").len();
+            assert_eq!(calls, told, "{} translates what is no literal", a.path);
+        }
+        assert_eq!(
+            said.difference(&texts.keys().cloned().collect()).collect::<Vec<_>>(),
+            Vec::<&String>::new(),
+            "without Korean"
+        );
+        assert_eq!(
+            texts.keys().filter(|k| !said.contains(*k)).collect::<Vec<_>>(),
+            Vec::<&String>::new(),
+            "said nowhere"
+        );
+        let holes = |text: &str| -> BTreeSet<String> {
+            text.split('{').skip(1).filter_map(|rest| Some(rest.split_once('}')?.0.to_owned())).collect()
+        };
+        for (english, korean) in &texts {
+            assert_eq!(holes(english), holes(korean), "{english}");
+            let is_hangul = |c: char| ('가'..='힣').contains(&c);
+            assert!(korean.chars().any(is_hangul), "not Korean: {korean}");
+            assert!(!english.chars().any(is_hangul), "not English: {english}");
+        }
     }
 
     #[test]

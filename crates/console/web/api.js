@@ -47,10 +47,18 @@ export async function get(path) {
   return (await ask("GET", path, undefined, AbortSignal.timeout(TIMEOUT_MS))).json();
 }
 
-export async function post(path, body) {
-  const text = await (await ask("POST", path, body, AbortSignal.timeout(TIMEOUT_MS))).text();
+export async function getWith(path) {
+  const answer = await ask("GET", path, undefined, AbortSignal.timeout(TIMEOUT_MS));
+  return { body: await answer.json(), headers: answer.headers };
+}
+
+export const getText = async (path) => (await ask("GET", path, undefined, AbortSignal.timeout(TIMEOUT_MS))).text();
+
+export async function send(method, path, body) {
+  const text = await (await ask(method, path, body, AbortSignal.timeout(TIMEOUT_MS))).text();
   return text ? JSON.parse(text) : null;
 }
+export const post = (path, body) => send("POST", path, body);
 
 /** Follows the changes for ever, from the last revision seen. EventSource cannot send the token, so the stream is read here. */
 export class Watch {

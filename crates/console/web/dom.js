@@ -26,7 +26,7 @@ function append(node, children) {
 }
 
 // What the user did to these belongs to the user.
-const OWN = { DETAILS: ["open"], DIALOG: ["open"] };
+const OWN = { DETAILS: ["open"], DIALOG: ["open"], INPUT: ["value", "checked"] };
 
 function key(node) {
   return node.nodeType === Node.ELEMENT_NODE ? node.getAttribute("data-key") : null;
@@ -53,11 +53,12 @@ export function morph(old, fresh) {
 }
 
 export function fill(parent, wanted) {
+  // What shares a key is matched in its order: none stands for another.
   const keyed = new Map();
-  for (const child of parent.childNodes) if (key(child) !== null) keyed.set(key(child), child);
+  for (const child of parent.childNodes) if (key(child) !== null) keyed.set(key(child), [...(keyed.get(key(child)) ?? []), child]);
   let at = parent.firstChild;
   for (const fresh of wanted) {
-    let old = key(fresh) !== null ? keyed.get(key(fresh)) : at && key(at) === null ? at : null;
+    let old = key(fresh) !== null ? keyed.get(key(fresh))?.shift() : at && key(at) === null ? at : null;
     if (old && !alike(old, fresh)) old = null;
     if (!old) {
       parent.insertBefore(fresh, at);
@@ -72,4 +73,9 @@ export function fill(parent, wanted) {
     at.remove();
     at = next;
   }
+}
+
+/** How wide a part of the page is; until it stands there, how wide the page is. */
+export function roomOf(name) {
+  return document.querySelector(`[data-room="${name}"]`)?.clientWidth || document.getElementById("main").clientWidth;
 }

@@ -1,5 +1,7 @@
 // Units as people read them. Integers from the API, text for the page.
 
+import { locale, t } from "./text.js";
+
 export const ms = (n) =>
   n < 1000 ? `${Math.round(n)} ms`
   : n < 10_000 ? `${(n / 1000).toFixed(1)} s`
@@ -22,6 +24,9 @@ export const money = (millionths) => {
   return text.replace(/(\.\d\d\d*?)0+$/, "$1");
 };
 
+/** With the pact's currency; in no pact nothing is priced. */
+export const price = (millionths, currency) => (currency ? `${money(millionths)} ${currency}` : money(millionths));
+
 export const bytes = (n) => {
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   let unit = 0;
@@ -34,8 +39,24 @@ export const room = (r) => (r ? `${cpu(r.cpu_millis)} CPU · ${bytes(r.memory_mi
 export const percent = (part, whole) => (whole > 0 ? Math.round((part * 100) / whole) : 0);
 export const shortId = (id) => String(id ?? "").replace(/^([a-z]+-)([0-9a-z]{8})[0-9a-z]+$/, "$1$2");
 export const words = (name) => String(name ?? "").replace(/[._-]+/g, " ");
-export const clock = (wall) => new Date(wall).toISOString().slice(11, 23);
-export const day = (wall) => new Date(wall).toISOString().slice(0, 10);
+export const count = (n) => n.toLocaleString(locale());
+export const ago = (n) => t("{time} ago", { time: ms(n) });
+
+const formats = new Map();
+function local(wall, options) {
+  const key = `${locale()} ${JSON.stringify(options)}`;
+  if (!formats.has(key)) formats.set(key, new Intl.DateTimeFormat(locale(), options));
+  return formats.get(key).format(new Date(wall));
+}
+const DAY = { year: "numeric", month: "short", day: "numeric" };
+const CLOCK = { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" };
+
+/** By this browser's clock, with the name of its zone. */
+export const when = (wall) => local(wall, { ...DAY, ...CLOCK, timeZoneName: "short" });
+export const clock = (wall) => local(wall, CLOCK);
+export const minute = (wall) => local(wall, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+export const day = (wall) => local(wall, DAY);
+export const iso = (wall) => new Date(wall).toISOString();
 
 /** The tag of a variant such as `{"phase": "running"}`, or the text itself. */
 export const tag = (value) =>

@@ -1,9 +1,10 @@
 // The journal as it grows, newest first.
 
 import { h } from "./dom.js";
-import * as f from "./format.js";
-import { empty, head, id, table } from "./parts.js";
+import { empty, head, id, said, table, time } from "./parts.js";
 import { state } from "./state.js";
+import { t } from "./text.js";
+import * as f from "./format.js";
 
 const SHOWN = 200;
 let wanted = "";
@@ -17,11 +18,13 @@ export function journal() {
   const found = state.events.filter(has);
   const rows = found.slice(-SHOWN).reverse().map((e) => ({
     key: `j${e.seq}`,
-    cells: [String(e.seq), h("time", { title: new Date(e.at).toISOString() }, f.clock(e.at)), e.actor, h("b", {}, f.words(e.action)), h("span", {}, `${e.subject_kind} `, id(e.subject)), e.reasons.join("; ") || "–"],
+    cells: [String(e.seq), time(e.at), said(e.actor), h("b", { lang: "en" }, f.words(e.action)), h("span", { lang: "en" }, `${e.subject_kind} `, id(e.subject)), e.reasons.length ? said(e.reasons.join("; ")) : "–"],
   }));
   return [
-    head("Journal", `${found.length} of the newest ${state.events.length} entries`,
-      h("label.search", {}, h("span", {}, "Filter"), h("input", { type: "search", "data-act": "filter", id: "filter", autocomplete: "off", placeholder: "service, action, reason…" }))),
-    rows.length ? h("section.sheet.bare", { "aria-label": "Journal" }, table("Journal", [">Entry", "Time (UTC)", "Who", "What", "On", "Why"], rows)) : empty("No such entry", wanted ? "Nothing in the newest entries holds this text." : "Nothing has happened yet."),
+    head(t("Journal"), t("{n} of the newest {all} entries", { n: found.length, all: state.events.length }),
+      h("label.search", {}, h("span", {}, t("Filter")), h("input", { type: "search", "data-act": "filter", id: "filter", autocomplete: "off", placeholder: t("service, action, reason…") }))),
+    rows.length
+      ? h("section.sheet.bare", { "aria-label": t("Entries") }, table(t("Journal"), [`>${t("Entry")}`, t("Time"), t("Who"), t("What"), t("On"), t("Why")], rows))
+      : empty(t("No such entry"), wanted ? t("Nothing in the newest entries holds this text.") : t("Nothing has happened yet.")),
   ];
 }

@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
 
 /// A daemon is up within this, also on a busy machine.
 const UP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -227,16 +228,20 @@ impl Cluster {
         Ok(Client::over_socket(&self.socket(cloud), None, CALL_TIMEOUT)?)
     }
 
-    /// A console of a cloud, for its operator, as long as what is returned lives.
-    pub async fn console(&self, cloud: &str) -> anyhow::Result<Forwarder> {
-        Ok(Forwarder::start(self.client(cloud)?, 0).await?)
-    }
-
-    /// Consoles of all clouds, told with their addresses, open as long as what is returned lives.
-    pub async fn open_consoles(&self, story: &crate::story::Story) -> anyhow::Result<Vec<Forwarder>> {
+    /// Consoles of all clouds, each for its operator, told with their addresses, open as long as what is returned lives.
+    /// `crowd`: in the console of which cloud a crowd can be wished for, and where the wish goes.
+    pub async fn open_consoles(
+        &self,
+        story: &crate::story::Story,
+        crowd: Option<(&str, mpsc::Sender<()>)>,
+    ) -> anyhow::Result<Vec<Forwarder>> {
         let mut open = Vec::new();
         for cloud in self.clouds() {
-            let console = self.console(cloud.name).await?;
+            let client = self.client(cloud.name)?;
+            let console = match &crowd {
+                Some((at, wish)) if *at == cloud.name => Forwarder::start_with_crowd(client, 0, wish.clone()).await?,
+                _ => Forwarder::start(client, 0).await?,
+            };
             story.tell(cloud.name, "up", format!("{:<8} console {}", cloud.city, console.url()));
             open.push(console);
         }

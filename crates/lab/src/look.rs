@@ -1,6 +1,6 @@
 //! A lab to look at: three clouds, two services, a little load, and a campaign whenever somebody wants one.
 //!
-//! Enters: lines on standard input. Leaves: a live story, the consoles' addresses.
+//! Enters: lines on standard input, the button of city-a's console. Leaves: a live story, the consoles' addresses.
 //! Always holds: it stays until Ctrl-C, and leaves nothing behind; one campaign at a time.
 
 use crate::cluster::Cluster;
@@ -28,14 +28,15 @@ pub async fn look(executable: &Path) -> anyhow::Result<()> {
     let mut cluster = Cluster::start(executable, &three_clouds(), TIMING).await?;
     let options = Options::new(executable.to_owned());
     let _chronicle = scenario::followed(&mut cluster, &options, &story, worth_telling)?;
-    let _consoles = cluster.open_consoles(&story).await?;
+    let (wish, mut wishes) = mpsc::channel(1);
+    let _consoles = cluster.open_consoles(&story, Some(("city-a", wish))).await?;
     overload::deploy_examples(&cluster, executable).await?;
     let a = cluster.place("city-a")?.users;
     story.tell("city-a", "serves", format!("tickets: curl -H 'Host: {TICKETS_HOST}' http://{a}/seat/1"));
     story.tell("city-a", "serves", format!("notes:   curl -H 'Host: notes.city-a.example' http://{a}/count"));
     println!("\nAn operator's commands at city-a:\n  pumasi --config {} status", cluster.config("city-a").display());
     println!(
-        "Type c and Enter for a campaign: several times what city-a can answer, for {} s.",
+        "Type c and Enter, or press “Send a crowd” in city-a's console, for a campaign: several times what city-a can answer, for {} s.",
         CAMPAIGN_FOR.as_secs()
     );
     println!("Ctrl-C ends it and leaves nothing behind.");
@@ -43,7 +44,7 @@ pub async fn look(executable: &Path) -> anyhow::Result<()> {
     let interrupted = crate::process::interrupted();
     tokio::select! {
         ended = interrupted => ended?,
-        () = campaigns(&cluster, &story) => {}
+        () = campaigns(&cluster, &story, &mut wishes) => {}
     }
     life.iter().for_each(Running::stop);
     story.tell("lab", "ends", "stopping everything that was started");
@@ -66,10 +67,16 @@ fn worth_telling(event: &Event) -> bool {
     told.contains(&event.action.as_str())
 }
 
-/// For as long as there is somebody to type; then it only stays.
-async fn campaigns(cluster: &Cluster, story: &Story) {
+/// For as long as the lab stays. One that is wished for during another comes after it.
+async fn campaigns(cluster: &Cluster, story: &Story, wishes: &mut mpsc::Receiver<()>) {
     let mut lines = typed();
-    while let Some(line) = lines.recv().await {
+    loop {
+        let line = tokio::select! {
+            Some(line) = lines.recv() => line,
+            Some(()) = wishes.recv() => "c".to_owned(),
+            // Nobody can type, and no console is open.
+            else => return std::future::pending().await,
+        };
         match line.trim() {
             "c" | "campaign" => {
                 if let Err(e) = campaign(cluster, story).await {
@@ -80,7 +87,6 @@ async fn campaigns(cluster: &Cluster, story: &Story) {
             other => story.tell("lab", "waits", format!("{other:?} is not known; type c for a campaign")),
         }
     }
-    std::future::pending::<()>().await;
 }
 
 /// Lines of standard input, by a thread that ends with it or with the process. What is typed during a campaign waits, a few lines.

@@ -1,16 +1,20 @@
 //! Reads the gateway's meter, lets the pure stages observe and judge, and hands verdicts to the borrower. Meters leases on both sides.
 
+pub mod history;
+
 use crate::node::{Locked, Note, UNREADABLE};
 use crate::object::{JOURNEY, LENT, METERED, Metered, ONLY, ServiceRecord};
 use crate::{Node, borrower, clock, growth, lender, register};
+use history::{History, Seen};
 use pumasi_api::Problem;
+use pumasi_api::console::TrafficPoint;
 use pumasi_engine::{InstanceState, InstanceStatus};
 use pumasi_journey::Journey;
 use pumasi_judge::{Judgement, Memory, Policy, Refusal, Situation, judge};
 use pumasi_lease::{LentLease, LentState, Usage};
 use pumasi_sense::{BackendKey, MeterWindow, Observation, Sense};
 use pumasi_store::Expect;
-use pumasi_terms::{BootMs, LeaseId, ServiceName};
+use pumasi_terms::{BootMs, CloudName, LeaseId, ServiceName, WallMs};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +32,7 @@ struct Inner {
     sense: Sense,
     memories: BTreeMap<ServiceName, Memory>,
     latest: BTreeMap<ServiceName, (Observation, String)>,
+    history: History,
     /// Not written down yet.
     usage: BTreeMap<LeaseId, Usage>,
     metered_at: Option<BootMs>,
@@ -42,6 +47,7 @@ impl Default for Sensing {
             sense: Sense::new(Default::default()),
             memories: BTreeMap::new(),
             latest: BTreeMap::new(),
+            history: History::default(),
             usage: BTreeMap::new(),
             metered_at: None,
             metered: None,
@@ -54,6 +60,16 @@ impl Default for Sensing {
 impl Sensing {
     pub fn latest(&self) -> BTreeMap<ServiceName, (Observation, String)> {
         self.inner.lock().latest.clone()
+    }
+
+    /// The last hour of what has this owner.
+    pub fn history(&self, owner: &str, now: WallMs) -> Vec<TrafficPoint> {
+        self.inner.lock().history.of(owner, now)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn remember(&self, owner: &str, now: WallMs, seen: &Seen) {
+        self.inner.lock().history.saw(owner, now, seen);
     }
 }
 
@@ -262,6 +278,7 @@ async fn judge_all(node: &Node) -> Result<(), Problem> {
             let memory = inner.memories.get(name).cloned().unwrap_or_default();
             let (memory, judgement) = judge(&memory, &seen, &policy, &situation, now);
             inner.memories.insert(name.clone(), memory);
+            inner.history.saw(&service.owner(), now.wall, &Seen::of(&seen, node.name()));
             let text = words(&judgement)
                 .or_else(|| inner.latest.get(name).map(|(_, t)| t.clone()))
                 .unwrap_or_else(|| "steady".into());
@@ -297,6 +314,19 @@ fn situation(node: &Node, service: &ServiceRecord, journeys: &[Arc<Journey>]) ->
         borrowed_instances_coming: own().map(|j| j.coming()).sum(),
         application_generation: service.generation,
     }
+}
+
+/// Whence answers came, thousandths a second.
+pub fn served_by(seen: &Observation, here: &CloudName) -> BTreeMap<CloudName, u64> {
+    let mut by = BTreeMap::new();
+    for (key, backend) in &seen.backends {
+        let cloud = match key {
+            BackendKey::Home(_) => here,
+            BackendKey::Lease(cloud, _) | BackendKey::Front(cloud) => cloud,
+        };
+        *by.entry(cloud.clone()).or_default() += backend.completed_mps;
+    }
+    by
 }
 
 fn words(judgement: &Judgement) -> Option<String> {

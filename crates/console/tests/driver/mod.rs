@@ -1,5 +1,5 @@
 //! A real browser over the WebDriver protocol (W3C), and nothing more of it than these tests need.
-#![allow(clippy::unwrap_used)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
@@ -114,6 +114,25 @@ impl Browser {
         self.call("POST", "/actions", &json!({"actions": [{"type": "key", "id": "keys", "actions": actions}]}));
     }
 
+    /// A command of Chromium's own protocol.
+    fn devtools(&self, command: &str, params: &Value) {
+        self.call("POST", "/goog/cdp/execute", &json!({"cmd": command, "params": params}));
+    }
+
+    /// As on a screen of this width, in CSS pixels, for somebody who likes it dark or light.
+    pub fn screen(&self, width: u32, height: u32, is_dark: bool) {
+        let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
+        self.devtools("Emulation.setDeviceMetricsOverride", &size);
+        let scheme = json!({"name": "prefers-color-scheme", "value": if is_dark { "dark" } else { "light" }});
+        let calm = json!({"name": "prefers-reduced-motion", "value": "reduce"});
+        self.devtools("Emulation.setEmulatedMedia", &json!({"features": [scheme, calm]}));
+    }
+
+    /// What a script gives to its last argument.
+    pub fn run_async(&self, script: &str) -> Value {
+        self.call("POST", "/execute/async", &json!({"script": script, "args": []}))
+    }
+
     /// What the browser complained about since the last time.
     pub fn log(&self) -> Vec<String> {
         let entries = self.call("POST", "/se/log", &json!({"type": "browser"}));
@@ -129,11 +148,16 @@ impl Browser {
 
     /// Into the directory named by PUMASI_SCREENSHOTS, if it is.
     pub fn picture(&self, name: &str) {
+        if let Some(dir) = std::env::var_os("PUMASI_SCREENSHOTS") {
+            self.picture_in(std::path::Path::new(&dir), name);
+        }
+    }
+
+    pub fn picture_in(&self, dir: &std::path::Path, name: &str) {
         use base64::Engine;
-        let Some(dir) = std::env::var_os("PUMASI_SCREENSHOTS") else { return };
         let picture = self.call("GET", "/screenshot", &Value::Null);
         let bytes = base64::engine::general_purpose::STANDARD.decode(picture.as_str().unwrap()).unwrap();
-        std::fs::write(std::path::Path::new(&dir).join(format!("{name}.png")), bytes).unwrap();
+        std::fs::write(dir.join(format!("{name}.png")), bytes).unwrap();
     }
 }
 

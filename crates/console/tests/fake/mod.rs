@@ -2,6 +2,8 @@
 //! A campaign overloads `notes`; two lenders help; one plan waits; somebody else rents from us.
 #![allow(dead_code, clippy::unwrap_used)]
 
+mod pages;
+
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -10,10 +12,13 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+/// An operator's.
 pub const TOKEN: &str = "right-token";
+pub const VIEWER: &str = "viewer-token";
 
 #[derive(Debug)]
 pub struct Shared {
@@ -25,6 +30,15 @@ pub struct Shared {
     /// Method, path and body of every request that changes something.
     pub acts: Mutex<Vec<(String, Value)>>,
     pub empty: bool,
+    /// Nobody asks anything.
+    pub idle: AtomicBool,
+    /// A lab stands behind it.
+    pub lab: AtomicBool,
+    agreed: Mutex<Vec<String>>,
+    made: Mutex<Vec<Value>>,
+    revoked: Mutex<Vec<String>>,
+    /// What was applied, and when.
+    applied: Mutex<Option<(Value, Instant)>>,
     /// Serve the console from there instead of what is embedded.
     pub disk: Option<PathBuf>,
 }
@@ -39,6 +53,12 @@ impl Shared {
             automation: Mutex::new(json!({"stopped": false, "why": ""})),
             recalled: Mutex::new(false),
             acts: Mutex::default(),
+            idle: AtomicBool::default(),
+            lab: AtomicBool::default(),
+            agreed: Mutex::default(),
+            made: Mutex::default(),
+            revoked: Mutex::default(),
+            applied: Mutex::default(),
             empty,
             disk,
         })
@@ -120,8 +140,15 @@ async fn answer(State(s): State<Arc<Shared>>, method: Method, uri: Uri, headers:
     if let Some(asset) = path.strip_prefix("/console/") {
         return console(&s, asset);
     }
-    if headers.get(header::AUTHORIZATION).is_none_or(|v| v != format!("Bearer {TOKEN}").as_str()) {
-        return problem(401, "this token is not known here");
+    let bears =
+        |token: &str| headers.get(header::AUTHORIZATION).is_some_and(|v| v == format!("Bearer {token}").as_str());
+    let (name, role) = match (bears(TOKEN), bears(VIEWER)) {
+        (true, _) => ("min-jun", "operator"),
+        (_, true) => ("wall", "viewer"),
+        _ => return problem(401, "this token is not known here"),
+    };
+    if role == "viewer" && (method != Method::GET || path.starts_with("/v1/tokens") || path.starts_with("/v1/bill")) {
+        return pages::may_not(name, "change anything");
     }
     let sent: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
     if method != Method::GET {
@@ -137,6 +164,15 @@ async fn answer(State(s): State<Arc<Shared>>, method: Method, uri: Uri, headers:
             });
             return ([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(changes)).into_response();
         }
+        ("GET", "/v1/whoami") => {
+            let who = json!({"name": name, "role": role, "customer": (role == "viewer").then_some("default")});
+            let lab = if s.lab.load(Ordering::Relaxed) { "crowd" } else { "" };
+            let heads = [("content-type", "application/json"), ("pumasi-lab", lab)];
+            return (heads, who.to_string()).into_response();
+        }
+        ("GET", "/v1/traffic/history") => pages::history(&s),
+        ("GET", "/v1/bill") => pages::bill(&s, uri.query().unwrap_or_default()),
+        ("GET", "/v1/tokens") => pages::items(pages::tokens(&s)),
         ("GET", "/v1/cloud") => cloud(&s),
         ("GET", "/v1/traffic") => traffic(&s),
         ("GET", "/v1/events") => {
@@ -145,7 +181,7 @@ async fn answer(State(s): State<Arc<Shared>>, method: Method, uri: Uri, headers:
             list(events(&s).into_iter().filter(|e| e["seq"].as_i64() > Some(after)).collect())
         }
         ("GET", _) if s.empty => list(vec![]),
-        ("GET", "/v1/services") => list(services()),
+        ("GET", "/v1/services") => list(services(&s)),
         ("GET", "/v1/journeys") => list(journeys(&s)),
         ("GET", "/v1/plans") => list(plans(&s)),
         ("GET", "/v1/leases") => list(leases(&s)),
@@ -156,6 +192,42 @@ async fn answer(State(s): State<Arc<Shared>>, method: Method, uri: Uri, headers:
             "summary": "data: 15 rows here only, 2 differ, 40 in the surviving data only"})])
         }
         ("GET", "/v1/instances") => list(instances()),
+        ("GET", "/v1/pact") => pages::pact(&s),
+        ("GET", "/v1/pact/rehearsal") => pages::rehearsal(uri.query().unwrap_or_default()),
+        ("GET", "/v1/pact/game-days") => list(pages::game_days(&s)),
+        ("GET", "/v1/customers") => list(vec![json!({"name": "acme"})]),
+        ("GET", "/v1/settlements") => list(pages::settlements(&s)),
+        ("GET", p) if p.ends_with("/generations") => list(pages::generations(&services(&s)[0]["service"], &s)),
+        ("GET", p) if p.ends_with("/logs") => {
+            return ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], pages::logs(&s)).into_response();
+        }
+        ("GET", p) if p.starts_with("/v1/services/") => {
+            let named = p.trim_start_matches("/v1/services/");
+            match services(&s).into_iter().find(|v| v["service"]["metadata"]["name"] == named) {
+                Some(found) => found,
+                None => return problem(404, "there is no such service"),
+            }
+        }
+        ("POST", "/v1/manifests/read") => pages::read_manifest(&sent),
+        ("POST", p) if p.ends_with("/check") => return pages::check(&sent),
+        ("PUT", p) if p.starts_with("/v1/services/") => {
+            *s.applied.lock().unwrap() = Some((sent, Instant::now()));
+            let named = p.trim_start_matches("/v1/services/");
+            services(&s).into_iter().find(|v| v["service"]["metadata"]["name"] == named).unwrap_or_default()
+        }
+        ("POST", "/v1/tokens") => pages::make_token(&s, &sent),
+        ("DELETE", p) if p.starts_with("/v1/tokens/") => {
+            s.revoked.lock().unwrap().push(p.trim_start_matches("/v1/tokens/").to_owned());
+            Value::Null
+        }
+        ("POST", p) if p.starts_with("/v1/pact/proposals/") => {
+            s.agreed.lock().unwrap().push(p.to_owned());
+            Value::Null
+        }
+        ("POST", "/lab/crowd") if s.lab.load(Ordering::Relaxed) => json!({}),
+        ("POST", p) if p.ends_with("/undo") || p.ends_with("/restart") || p.starts_with("/v1/settlements/") => {
+            Value::Null
+        }
         ("POST", "/v1/automation") => {
             *s.automation.lock().unwrap() = sent;
             Value::Null
@@ -198,6 +270,7 @@ fn cloud(s: &Shared) -> Value {
         "name": "seoul", "version": "0.1.0", "place": place("Seoul", 37.57, 126.98), "standing": "current", "automation": *s.automation.lock().unwrap(),
         "capacity": {"cpu_millis": 8000, "memory_mib": 16384}, "used_home": {"cpu_millis": 4750, "memory_mib": 6000}, "lent": {"cpu_millis": 500, "memory_mib": 512},
         "isolation": "uid, namespaces, seccomp, cgroup v1", "gateway": "serving", "members": members, "journal_seq": 4211,
+        "currency": (!s.empty).then_some("KRW"), "ports": {"http": 8080, "https": null},
     })
 }
 
@@ -226,26 +299,40 @@ fn traffic(s: &Shared) -> Value {
         "files": {"arrivals_mps": 4_200, "completed_mps": 4_200, "shed_mps": 0, "failed_mps": 0, "queue_delay_p95_us": 400, "app_time_p50_us": 900, "app_time_p95_us": 2_600,
             "user_rtt_p50_us": 24_000, "in_flight": 0, "limit": 32, "objective_queue_delay_p95_us": 50_000, "served_by": {"seoul": 4_200}, "judgement": "steady: nothing to change"},
     });
-    if s.empty {
+    if s.empty || s.idle.load(Ordering::Relaxed) {
         services = json!({});
     }
     json!({"at": s.now(), "services": services})
 }
 
-fn services() -> Vec<Value> {
+fn services(s: &Shared) -> Vec<Value> {
     let service = |name: &str, mode: &str, phase: &str, why: &str, home: u32, borrowed: (u32, u32)| {
         json!({
             "service": {"apiVersion": "pumasi/v1", "kind": "Service", "metadata": {"name": name, "revision": 7}, "spec": {
                 "hosts": [format!("{name}.seoul.example")], "application": {"bundle": format!("blake3:{}", "ab".repeat(32)), "command": [format!("./{name}")], "resources": {"cpu_millis": 500, "memory_mib": 256}},
                 "objective": {"queue_delay_p95_ms": 50, "answer_p95_ms": 0}, "borrowing": {"mode": mode, "instances_max": 8, "money_per_hour_max": 10_000_000}, "recovery_class": "early"}},
-            "status": {"phase": phase, "why": why, "home_ready": home, "home_wanted": home, "borrowed_ready": borrowed.0, "borrowed_wanted": borrowed.1, "generation": 4, "deleting": false},
+            "status": {"rollout": {"state": "done", "generation": 4, "ready": home, "wanted": home}, "lending": {"state": "yes", "why": []}, "customer": "default", "phase": phase, "why": why, "home_ready": home, "home_wanted": home, "borrowed_ready": borrowed.0, "borrowed_wanted": borrowed.1, "generation": 4, "deleting": false},
         })
     };
-    vec![
+    let mut all = vec![
         service("notes", "automatic", "borrowing", "4 of 4 borrowed instances serve", 5, (4, 4)),
         service("tickets", "ask", "degraded", "a plan waits", 3, (0, 0)),
         service("files", "automatic", "serving", "", 1, (0, 0)),
-    ]
+    ];
+    // A second after it was applied its first instance is ready, a second later all are.
+    if let Some((applied, at)) = &*s.applied.lock().unwrap() {
+        let ready = at.elapsed().as_secs().min(2);
+        let state = if ready == 2 { "done" } else { "progressing" };
+        let name = applied["metadata"]["name"].as_str().unwrap();
+        let at = all.iter().position(|v| v["service"]["metadata"]["name"] == name).unwrap_or(all.len());
+        if at == all.len() {
+            all.push(service(name, "automatic", "starting", "", 2, (0, 0)));
+        }
+        all[at]["service"]["spec"] = applied["spec"].clone();
+        all[at]["status"]["generation"] = json!(5);
+        all[at]["status"]["rollout"] = json!({"state": state, "generation": 5, "ready": ready, "wanted": 2});
+    }
+    all
 }
 
 fn instances() -> Vec<Value> {

@@ -119,7 +119,7 @@ pub(crate) fn followed(
 /// Consoles to look on with, where somebody may: at a terminal, or where the clouds are to stay. They hold a token each.
 async fn consoles(options: &Options, story: &Story, cluster: &Cluster) -> anyhow::Result<Vec<Forwarder>> {
     match !options.json && (options.keep || std::io::stdout().is_terminal()) {
-        true => cluster.open_consoles(story).await,
+        true => cluster.open_consoles(story, None).await,
         false => Ok(Vec::new()),
     }
 }
@@ -130,7 +130,7 @@ async fn stay(options: &Options, story: &Story, cluster: &Cluster, report: &Repo
         return Ok(());
     }
     println!("\n{}", report.to_text());
-    let _consoles = cluster.open_consoles(story).await?;
+    let _consoles = cluster.open_consoles(story, None).await?;
     for cloud in cluster.clouds() {
         println!("  pumasi --config {} status", cluster.config(cloud.name).display());
     }

@@ -4,6 +4,7 @@ use super::body::{Answer, Json};
 use super::params::Path;
 use crate::node::Note;
 use crate::object::{CLOUD, CloudRecord, ONLY};
+use crate::sensing::served_by;
 use crate::tenancy::Estate;
 use crate::{Node, clock, disk, diverged, gateway, lender, metrics, reload, witness};
 use axum::Extension;
@@ -12,10 +13,9 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use pumasi_api::message::{
     AcceptRestored, Automation, BackupDone, CloudStatus, GatewayState, MemberStatus, Pong, ReloadDone, StopCloud,
-    Traffic, TrafficView, Why,
+    Traffic, TrafficView, UserPorts, Why,
 };
 use pumasi_api::{Fault, Principal, Problem};
-use pumasi_sense::BackendKey;
 use pumasi_store::{Expect, Standing};
 use pumasi_terms::{CloudName, Resources};
 use std::collections::BTreeMap;
@@ -96,6 +96,10 @@ pub async fn status(State(node): State<Arc<Node>>) -> Answer<CloudStatus> {
         isolation_why: isolation.why.clone(),
         disk_free_bytes: node.disk.free_bytes(),
         degraded,
+        ports: UserPorts {
+            http: node.config.gateway.listen.first().map(|at| at.port()),
+            https: node.config.gateway.listen_tls.first().map(|at| at.port()),
+        },
         troubles: node.health.problem().into_iter().chain(node.health.left_alone()).collect(),
     }))
 }
@@ -145,14 +149,7 @@ pub async fn traffic(State(node): State<Arc<Node>>, Extension(who): Extension<Pr
     let mut services = BTreeMap::new();
     for (name, (seen, judgement)) in node.sensing.latest() {
         let Some(objective) = objectives.get(&name) else { continue };
-        let mut served_by: BTreeMap<_, u64> = BTreeMap::new();
-        for (key, backend) in &seen.backends {
-            let cloud = match key {
-                BackendKey::Home(_) => node.name(),
-                BackendKey::Lease(cloud, _) | BackendKey::Front(cloud) => cloud,
-            };
-            *served_by.entry(cloud.clone()).or_default() += backend.completed_mps;
-        }
+        let served_by = served_by(&seen, node.name());
         // An observation that has grown old says nothing about now.
         let seen = if clock::boot().since(seen.at) > 3_000 { continue } else { seen };
         let view = TrafficView {

@@ -4,7 +4,7 @@ use super::body::{Answer, Json};
 use super::params::Path;
 use super::services;
 use crate::node::Note;
-use crate::object::{JOURNEY, PLAN, PlanRecord, owner_of_lease};
+use crate::object::{JOURNEY, PLAN, PlanRecord, SIGNED_LEASE, owner_of_lease};
 use crate::tenancy::Estate;
 use crate::{Node, borrower, clock, trouble};
 use axum::Extension;
@@ -13,9 +13,11 @@ use pumasi_api::message::{LeaseView, List, RehearseService, Why};
 use pumasi_api::{Principal, Problem};
 use pumasi_engine::InstanceState;
 use pumasi_journey::{Journey, Part, PartState};
+use pumasi_lease::document::Lease;
 use pumasi_lease::{LentLease, LentState};
 use pumasi_terms::offer::Offer;
-use pumasi_terms::{JourneyId, LeaseId, PlanId, ServiceName};
+use pumasi_terms::{JourneyId, LeaseId, PlanId, ServiceName, WallMs};
+use pumasi_trust::SignedDocument;
 use std::sync::Arc;
 
 pub async fn list(State(node): State<Arc<Node>>, Extension(who): Extension<Principal>) -> Answer<List<Journey>> {
@@ -111,6 +113,14 @@ pub async fn refuse(
     Ok(axum::Json(borrower::decide(&node, who.to_string(), id, false, why.why).await?))
 }
 
+/// When it was signed, as the lender tells it, too; before it is, when its journey began.
+fn since(node: &Node, journey: &Journey, part: &Part) -> WallMs {
+    let signed = node.item::<SignedDocument>(SIGNED_LEASE, part.lease.as_str()).ok().flatten();
+    // It was verified before it was stored.
+    let lease = signed.and_then(|s| serde_json::from_slice::<Lease>(s.unverified_payload()).ok());
+    lease.map_or(journey.opened_at, |l| l.created_at)
+}
+
 fn rented(node: &Node, who: &Principal, journey: &Journey, part: &Part) -> LeaseView {
     let trouble =
         || node.troubles.of_part(part).map(|t| trouble::words(&t, trouble::reads_logs(who))).unwrap_or_default();
@@ -141,7 +151,7 @@ fn rented(node: &Node, who: &Principal, journey: &Journey, part: &Part) -> Lease
         expires_in_ms: part.expires_at.since(clock::boot()),
         instance_ms: part.usage.instance_ms,
         requests: part.usage.requests,
-        since: journey.opened_at,
+        since: since(node, journey, part),
         why,
     }
 }

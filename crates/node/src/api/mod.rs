@@ -8,6 +8,7 @@ mod bill;
 mod body;
 mod certificate;
 mod cloud;
+mod console;
 mod continuity;
 mod customers;
 mod divergences;
@@ -89,6 +90,9 @@ fn table(door: Door) -> Table {
         .on(Get, "/metrics", cloud::metrics)
         .on(Get, "/v1/cloud", cloud::status)
         .on(Get, "/v1/traffic", cloud::traffic)
+        .on(Get, "/v1/traffic/history", console::history)
+        .on(Get, "/v1/whoami", console::who_am_i)
+        .on(Post, "/v1/manifests/read", console::read_manifest)
         .on(Get, "/v1/watch", watch::watch)
         .on(Get, "/v1/events", watch::events)
         .on(Post, "/v1/automation", cloud::automation)

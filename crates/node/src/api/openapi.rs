@@ -1,6 +1,7 @@
 //! The OpenAPI 3.1 document, made from the table of endpoints and the types of the stages.
 
 use crate::object::PlanRecord;
+use pumasi_api::console as c;
 use pumasi_api::game_day::{AskGameDay, GameDayView};
 use pumasi_api::message as m;
 use pumasi_api::{ENDPOINTS, Method, Problem, Role};
@@ -24,6 +25,9 @@ fn shapes(g: &mut SchemaGenerator, method: Method, path: &str) -> Shapes {
     match (method, path) {
         (Get, "/v1/cloud") => (None, of::<m::CloudStatus>(g)),
         (Get, "/v1/traffic") => (None, of::<m::Traffic>(g)),
+        (Get, "/v1/traffic/history") => (None, of::<c::TrafficHistory>(g)),
+        (Get, "/v1/whoami") => (None, of::<c::WhoAmI>(g)),
+        (Post, "/v1/manifests/read") => (Some(of::<c::ReadManifest>(g)), of::<c::ManifestRead>(g)),
         (Get, "/v1/events") => (None, of::<m::List<m::Event>>(g)),
         (Get, "/v1/watch") => (None, of::<m::Change>(g)),
         (Post, "/v1/automation") => (Some(of::<m::Automation>(g)), of::<m::Automation>(g)),
@@ -156,6 +160,7 @@ fn parameters(method: Method, path: &str) -> Vec<Value> {
             list.extend([query("since_ms", json!({ "type": "integer" })), query("instance", text())])
         }
         "/v1/services/{name}/users" => list.extend([query("after", text()), query("limit", number())]),
+        "/v1/traffic/history" => list.push(query("service", json!({ "type": "string", "pattern": form("name") }))),
         "/v1/bill" => list.push(query("month", text())),
         "/v1/watch" => list.extend([query("kind", text()), query("after", number())]),
         "/v1/services"

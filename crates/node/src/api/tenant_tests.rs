@@ -1,5 +1,6 @@
 //! Every endpoint that shows or changes what a customer owns, asked by its owner, another customer, viewers of both, and the operator.
 
+mod console;
 mod diverged;
 mod former;
 mod lendable;
@@ -32,6 +33,7 @@ const PLAN_ID: &str = "plan-00000000000000000000000000000001";
 const JOURNEY_ID: &str = "jrn-00000000000000000000000000000001";
 const LEASE_ID: &str = "lease-00000000000000000000000000000002";
 const SECRET: &str = "victims-secret-key";
+const VICTIMS_RATE: u64 = 7_654_321;
 
 struct Rig {
     node: Arc<Node>,
@@ -186,6 +188,8 @@ impl Rig {
             Ok(())
         });
         made.await.unwrap();
+        let seen = crate::sensing::history::Seen { arrivals_mps: VICTIMS_RATE, ..Default::default() };
+        self.node.sensing.remember(&self.record("victim").unwrap().owner(), clock::wall(), &seen);
         digest
     }
 
@@ -248,6 +252,8 @@ async fn what_is_somebody_elses_is_not_there() {
             "retired",
             "divergences",
             "traffic",
+            "traffic/history",
+            "traffic/history?service=victim",
             "events",
             "events?subject=victim",
             "events?after=0&limit=1000",
@@ -716,6 +722,9 @@ fn every_endpoint_for_customers_is_in_the_matrix_or_tells_nothing_of_them() {
     let known = [
         "/v1/cloud",
         "/v1/traffic",
+        "/v1/traffic/history",
+        "/v1/whoami",
+        "/v1/manifests/read",
         "/v1/watch",
         "/v1/events",
         "/v1/services",
