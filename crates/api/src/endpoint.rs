@@ -138,6 +138,13 @@ pub const ENDPOINTS: &[Endpoint] = &[
     ),
     on(Delete, "/v1/services/{name}", CUSTOMERS, 0, "Remove a service; what it rented is given back first"),
     on(Get, "/v1/services/{name}/logs", CUSTOMERS, 0, "The last lines of its instances, rented ones too"),
+    on(
+        Post,
+        "/v1/services/{name}/exec",
+        CUSTOMERS,
+        64 * KIB,
+        "Run a command in one of its instances at home; the connection becomes the command's (Upgrade: pumasi-exec/1)",
+    ),
     on(Get, "/v1/divergences", PEOPLE, 0, "What services wrote here before this cloud was found lost, kept aside"),
     on(
         Get,

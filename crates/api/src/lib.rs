@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod endpoint;
+pub mod exec;
 pub mod game_day;
 mod lost;
 pub mod message;

@@ -313,6 +313,29 @@ Examples:
 
 Lines are in the order in which they were written, each with its instance in front where there are several.")]
     Logs(LogsArgs),
+    /// Run a command in an instance of a service, as its application is run
+    #[command(
+        after_help = "\
+Examples:
+  pumasi exec notes -- ls -l /tmp
+  pumasi exec notes -it -- sh
+  pumasi exec notes --instance inst-4f1c -i -- sh -c 'cat > /tmp/x' < x
+
+It may do nothing that the application may not, and ends when you hang up, when its instance ends, or after 15 minutes without a word. Instances \
+at home only; each command is kept in the journal. The exit code is the command's."
+    )]
+    Exec(ExecArgs),
+    /// Copy files into an instance of a service, or out of it
+    #[command(
+        after_help = "\
+Examples:
+  pumasi cp notes:/tmp/heap.dump .
+  pumasi cp ./fixtures notes:/tmp/fixtures
+
+By tar in the instance, which it must have. Links and special files are passed over. What is written to an instance's own directories is \
+gone when it starts again; what lasts belongs into a dataset."
+    )]
+    Cp(CpArgs),
     /// Stop every automatic act of this cloud, at once
     #[command(
         after_help = "Example:\n  pumasi stop-automation --why 'network maintenance'\n\nWhat runs goes on; leases are still renewed. Undo it with pumasi resume-automation."
@@ -526,6 +549,37 @@ pub struct LogsArgs {
     /// Each line with its time (UTC)
     #[arg(long, short = 't')]
     pub timestamps: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ExecArgs {
+    #[arg(add = complete::of(Kind::Services))]
+    pub service: ServiceName,
+    /// In this instance: an id, or its beginning; without it in one that is ready
+    #[arg(long, value_name = "ID")]
+    pub instance: Option<String>,
+    /// Give the command this terminal's standard input
+    #[arg(long, short = 'i')]
+    pub stdin: bool,
+    /// Give it a terminal: keys as they are pressed, Ctrl-C too
+    #[arg(long, short = 't', requires = "stdin")]
+    pub tty: bool,
+    /// Program and arguments, after --
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct CpArgs {
+    /// A path here, or SERVICE:PATH
+    #[arg(value_name = "FROM")]
+    pub from: String,
+    /// A path here, or SERVICE:PATH
+    #[arg(value_name = "TO")]
+    pub to: String,
+    /// In this instance: an id, or its beginning; without it in one that is ready
+    #[arg(long, value_name = "ID")]
+    pub instance: Option<String>,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -10,11 +10,13 @@ mod bundle;
 mod complete;
 mod connect;
 mod context;
+mod cp;
 mod customer;
 mod describe;
 mod diff;
 mod divergence;
 mod events;
+mod exec;
 mod failure;
 mod game_day;
 mod get;
@@ -136,6 +138,10 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
             let session = Session::open(&global)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(|e| Failure::failed(format!("starting: {e}")))?;
+            if let Command::Exec(args) = asking {
+                // The command's own code.
+                return runtime.block_on(exec::exec(&session, args));
+            }
             runtime.block_on(ask(&session, asking))
         }
     };
@@ -173,6 +179,7 @@ async fn ask(session: &Session, command: &Command) -> Result<(), Failure> {
             events::events(session, subject.as_deref(), *limit, *follow).await
         }
         Command::Logs(args) => logs::logs(session, args).await,
+        Command::Cp(args) => cp::cp(session, args).await,
         Command::StopAutomation(why) => acts::automation(session, true, &why.why).await,
         Command::ResumeAutomation(why) => acts::automation(session, false, &why.why).await,
         Command::Pact(command) => pact::pact(session, command).await,

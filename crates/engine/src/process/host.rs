@@ -604,6 +604,19 @@ impl Host {
         }
     }
 
+    /// Where an instance is into which its own people may go: not one that runs for another cloud.
+    pub(super) fn of_this_cloud(&self, id: &InstanceId) -> Result<Layout, EngineError> {
+        let layout = Layout::of(&self.root, id);
+        match layout.read_record()? {
+            Some(record) if record.spec.lent => {
+                let why = "it runs for another cloud: only its own people may go into it, at their cloud".into();
+                Err(EngineError::Session { id: id.clone(), why })
+            }
+            Some(_) => Ok(layout),
+            None => Err(EngineError::Unknown { id: id.clone() }),
+        }
+    }
+
     pub(super) fn remains(&self, owner: Option<&str>) -> Result<Remains, EngineError> {
         let _change = self.change();
         let mut left = Remains::default();

@@ -156,6 +156,10 @@ impl Layout {
     pub(super) fn door(&self) -> PathBuf {
         self.dir.join("door")
     }
+    /// Where the daemon asks for a command of a person to be run in it.
+    pub(super) fn sessions(&self) -> PathBuf {
+        self.dir.join("sessions")
+    }
     /// HOME of an instance that has no view of its own.
     pub(super) fn private(&self) -> PathBuf {
         self.dir.join("private")

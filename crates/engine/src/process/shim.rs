@@ -7,6 +7,7 @@ mod begin;
 mod health;
 mod output;
 mod running;
+mod sessions;
 mod still;
 
 use super::exec::{Event, OWN_PROGRAM, SAY_TERM};
@@ -28,6 +29,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
+use sessions::Sessions;
 use still::{Turn, turn};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
@@ -147,6 +149,7 @@ struct Shim {
     status: Status,
     wake: pipe::Receiver,
     log: LogWriter,
+    sessions: Sessions,
     back_off: BackOff,
     /// Made at the first start, and the same for every later one.
     net: Option<Net>,
@@ -188,6 +191,7 @@ impl Shim {
             .open_receiver(&wake)
             .map_err(|e| format!("open {}: {e}", wake.display()))?;
         let log = LogWriter::open(&layout, record.log_bytes_max).map_err(|e| e.to_string())?;
+        let sessions = Sessions::listen(&layout)?;
         fs::write(layout.pid(), std::process::id().to_string()).map_err(|e| format!("write shim.pid: {e}"))?;
         // The port and the count of a shim that was killed go on.
         let before = layout.read_status().ok().flatten();
@@ -204,6 +208,7 @@ impl Shim {
             status,
             wake,
             log,
+            sessions,
             back_off: BackOff::new(),
             net: None,
             held: false,
@@ -435,6 +440,11 @@ impl Shim {
                         self.status.pid = running.application_pid();
                         // Its data may have changed while its view was made.
                         (started, look_at) = (true, Instant::now());
+                        // Nobody of this cloud goes into what runs for another.
+                        if !spec.lent {
+                            let (plan, cgroup) = (running.plan.clone(), self.record.cgroup.clone());
+                            self.sessions.begin(&self.layout, plan, cgroup, running.init.id());
+                        }
                         self.say(InstanceState::Starting);
                     }
                     Some(Event::Exited(e)) => exit = Some(e),
@@ -560,7 +570,9 @@ impl Shim {
 
     /// Ends whatever is left of this run and keeps its last words.
     async fn clear_away(&mut self, running: &mut Running) {
+        self.sessions.close();
         running.end().await;
+        self.sessions.gone().await;
         running.output.last_words(&mut self.log);
     }
 

@@ -276,7 +276,8 @@ where
     } else {
         let mut builder = hyper::server::conn::http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(64 << 10);
-        drive(builder.serve_connection(io, service), ends).await;
+        // What became another protocol's is not this connection's any more, and bounded by whoever took it.
+        drive(builder.serve_connection(io, service).with_upgrades(), ends).await;
     }
 }
 

@@ -11,6 +11,7 @@ mod cloud;
 mod continuity;
 mod customers;
 mod divergences;
+mod exec;
 mod idle;
 mod journeys;
 mod listen;
@@ -37,6 +38,7 @@ mod watch;
 
 pub use auth::{Caller, Connection, digest_of_secret};
 pub use body::ApiError;
+pub(crate) use exec::EXECS_MAX;
 pub use certificate::{OwnCertificate, people_tls_config};
 pub use listen::{Listening, members, monitors, people, people_tls};
 pub use peers::Released;
@@ -128,6 +130,7 @@ fn table(door: Door) -> Table {
         .on(Post, "/v1/services/{name}/move/abandon", moving::abandon)
         .on(Delete, "/v1/services/{name}", services::delete)
         .on(Get, "/v1/services/{name}/logs", logs::logs)
+        .on(Post, "/v1/services/{name}/exec", exec::exec)
         .on(Post, "/v1/bundles/missing", services::bundle_missing)
         .on(Post, "/v1/bundles/chunks", services::bundle_chunks)
         .on(Post, "/v1/bundles", services::bundle_complete)

@@ -53,6 +53,7 @@ fn shapes(g: &mut SchemaGenerator, method: Method, path: &str) -> Shapes {
         (Post, "/v1/services/{name}/rehearsals") => {
             (Some(of::<m::RehearseService>(g)), of::<pumasi_journey::Journey>(g))
         }
+        (Post, "/v1/services/{name}/exec") => (Some(of::<pumasi_api::exec::RunCommand>(g)), any()),
         (Get, "/v1/services/{name}/move") => (None, of::<pumasi_journey::moving::Move>(g)),
         // A dry run is answered by the outlook.
         (Post, "/v1/services/{name}/move") => {
@@ -220,6 +221,10 @@ fn build() -> Value {
             ];
             let required = !optional.iter().any(|name| body["$ref"] == *name);
             operation["requestBody"] = json!({ "required": required, "content": { kind: { "schema": body } } });
+        }
+        if e.path == "/v1/services/{name}/exec" {
+            let told = "the connection carries the frames of pumasi-exec/1 from here on";
+            operation["responses"] = json!({ "101": { "description": told }, "default": operation["responses"]["default"] });
         }
         if e.path == "/readyz" {
             operation["responses"]["503"] = json!({ "description": "not ready, and why", "content": { "text/plain": { "schema": { "type": "string" } } } });

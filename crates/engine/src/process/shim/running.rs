@@ -39,6 +39,7 @@ pub(super) struct Running {
     pub throttle: Throttle,
     /// It begins when it is told to.
     pub prepared: bool,
+    pub plan: Plan,
 }
 
 impl Running {
@@ -113,6 +114,7 @@ pub(super) fn start_init(
         memory_kills_before,
         throttle: Throttle::new(record.cgroup.clone(), brake, record.limits.disk_write),
         prepared: plan.prepared,
+        plan: plan.clone(),
     })
 }
 
@@ -120,6 +122,15 @@ pub(super) fn start_init(
 fn in_new_pid_namespace<T>(make: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let own = File::open("/proc/self/ns/pid")?;
     unshare(CloneFlags::CLONE_NEWPID)?;
+    let made = make();
+    setns(&own, CloneFlags::CLONE_NEWPID)?;
+    made
+}
+
+/// Children made by `make` are in the pid namespace of `init`, as the host numbers it; afterwards the caller is as before.
+pub(super) fn in_pid_namespace_of<T>(init: u32, make: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let own = File::open("/proc/self/ns/pid")?;
+    setns(&File::open(format!("/proc/{init}/ns/pid"))?, CloneFlags::CLONE_NEWPID)?;
     let made = make();
     setns(&own, CloneFlags::CLONE_NEWPID)?;
     made
