@@ -14,7 +14,7 @@ pub mod mutate;
 mod targets;
 
 pub use targets::update::bases;
-use targets::{answer, documents, http_head, messages, quorum, socket, state, transfer, trust, update};
+use targets::{answer, documents, exec, http_head, messages, quorum, socket, state, transfer, trust, update};
 
 /// What is fuzzed, and how.
 #[derive(Clone, Copy)]
@@ -130,6 +130,7 @@ pub const TARGETS: &[Target] = &[
     target("answer_chunks", answer::chunks, CHUNKS, 3_000),
     target("voter_message", quorum::voter_message, &[], 1_000),
     target("vote_words", quorum::vote_words, &[], 2_000),
+    target("exec_frames", exec::frames, &["\x00\x00\x00\x00", "\x06\x00\x00\x00\x02{}", "{\"code\":1}"], 4_000),
 ];
 
 pub fn find(name: &str) -> Option<&'static Target> {

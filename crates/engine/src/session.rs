@@ -37,7 +37,9 @@ pub struct SessionStream(Arc<AsyncFd<OwnedFd>>);
 impl SessionStream {
     pub(crate) fn new(handle: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&handle, true)?;
-        Ok(Self(Arc::new(AsyncFd::new(handle)?)))
+        #[expect(deprecated, reason = "its successor is unsafe; sound for a handle that is owned and never exchanged")]
+        let registered = AsyncFd::new(handle)?;
+        Ok(Self(Arc::new(registered)))
     }
 
     /// Zero at the end. May be dropped and called again at any time.

@@ -441,7 +441,7 @@ impl Shim {
                         // Its data may have changed while its view was made.
                         (started, look_at) = (true, Instant::now());
                         // Nobody of this cloud goes into what runs for another.
-                        if !spec.lent {
+                        if !self.record.spec.lent {
                             let (plan, cgroup) = (running.plan.clone(), self.record.cgroup.clone());
                             self.sessions.begin(&self.layout, plan, cgroup, running.init.id());
                         }

@@ -9,7 +9,7 @@ use super::super::cgroup::Place;
 use super::super::exec::{Event, OWN_PROGRAM, SAY_KILL, STAGE, send};
 use super::super::launch::{Plan, session_plan};
 use super::super::layout::Layout;
-use super::super::session::{self, Kind, REQUEST_BYTES_MAX, Reply, Request, SESSIONS_MAX, Visit};
+use super::super::session::{self, REQUEST_BYTES_MAX, Reply, Request, SESSIONS_MAX, Visit};
 use super::super::handles;
 use super::running::in_pid_namespace_of;
 use crate::{Exit, TerminalSize};
