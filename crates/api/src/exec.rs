@@ -203,7 +203,9 @@ mod tests {
 
     #[test]
     fn what_is_no_frame_is_refused_before_it_is_waited_for() {
-        for bytes in [&[9u8, 0, 0, 0, 0][..], &[0, 0, 1, 0, 1], &[2, 0, 0, 0, 1, 0], &[1, 0, 0, 0, 1, 0], &[6, 0, 0, 0, 1, 0]] {
+        for bytes in
+            [&[9u8, 0, 0, 0, 0][..], &[0, 0, 1, 0, 1], &[2, 0, 0, 0, 1, 0], &[1, 0, 0, 0, 1, 0], &[6, 0, 0, 0, 1, 0]]
+        {
             assert!(Frame::decode(&mut BytesMut::from(bytes)).is_err(), "{bytes:?}");
         }
         assert!(Frame::Output(Bytes::from(vec![0; FRAME_BYTES_MAX + 1])).encode().is_err());

@@ -112,7 +112,7 @@ id; umask; pwd
 grep -E '^(Uid|Gid|Groups|NoNewPrivs|Seccomp|Seccomp_filters|Cap...):' /proc/self/status
 cut -d: -f2,3 /proc/self/cgroup | sed 's|/session-[0-9]*$||' | sort
 cat /proc/self/limits /proc/self/mountinfo /proc/self/oom_score_adj
-ls -la / /dev /run/pumasi 2>&1 | grep -v total
+stat -c '%A %u %g %n' / /* /dev/* /run/pumasi/*
 env | grep -v '^_=' | sort
 "#;
 
@@ -155,7 +155,8 @@ async fn what_the_application_is_refused_it_is_refused() {
     let (spec, at) = started(&rig, 1).await;
     let plain = |text: &str| -> Vec<String> {
         // Process numbers, and the line of the script that a shell counts.
-        let line = |l: &str| l.chars().map(|c| if c.is_ascii_digit() { '#' } else { c }).collect::<String>();
+        let line =
+            |l: &str| l.split(|c: char| c.is_ascii_digit()).filter(|p| !p.is_empty()).collect::<Vec<_>>().join("#");
         let mut lines: Vec<String> = text.lines().map(line).collect();
         lines.sort();
         lines.dedup();
@@ -165,7 +166,10 @@ async fn what_the_application_is_refused_it_is_refused() {
     let application = shell(at, &script);
     let session = run(&rig, &spec.id, &script).await.out;
     assert_eq!(plain(&application), plain(&session));
-    assert!(application.lines().filter(|l| l.contains("denied") || l.contains("not permitted")).count() > 5, "{application}");
+    assert!(
+        application.lines().filter(|l| l.contains("denied") || l.contains("not permitted")).count() > 5,
+        "{application}"
+    );
     // It is seen by nobody but its own application, whose signals reach it as its reach the application.
     let (other, other_at) = started(&rig, 2).await;
     let session = begin(&rig, &spec.id, &["sleep", "7654321"]).await;
@@ -222,7 +226,8 @@ async fn a_swarm_that_multiplies_ends_as_one() {
     until("nothing of it is left", || count("7200001") == 0).await;
     let group = std::fs::read_to_string(format!("/proc/{}/cgroup", ready(&rig, &spec.id).await.pid.unwrap())).unwrap();
     let app = group.lines().find_map(|l| l.strip_prefix("0::")).unwrap().trim_start_matches('/');
-    let root = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].into_iter().find(|r| std::path::Path::new(r).join(app).is_dir());
+    let root =
+        ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].into_iter().find(|r| std::path::Path::new(r).join(app).is_dir());
     if let Some(root) = root {
         let below = || std::fs::read_dir(std::path::Path::new(root).join(app)).unwrap().flatten();
         until("its group is gone", || !below().any(|e| e.file_name().to_string_lossy().starts_with("session-"))).await;
@@ -351,8 +356,8 @@ async fn a_terminal_has_a_size_and_takes_ctrl_c() {
     let rig = ProcessRig::new().await;
     let (spec, _) = started(&rig, 1).await;
     let size = Some(TerminalSize { columns: 91, rows: 33 });
-    let script = "stty size; test -t 0 && test -t 1 && test -t 2 && echo terminal $TERM; trap 'echo resized; stty size' WINCH; \
-                  while :; do sleep 0.05; done";
+    let script = "trap 'echo resized; stty size' WINCH; stty size; \
+                  test -t 0 && test -t 1 && test -t 2 && echo terminal $TERM; while :; do sleep 0.05; done";
     let mut session = rig.process().exec(&spec.id, words(&["/bin/sh", "-c", script]), size).await.unwrap();
     assert!(session.errors.is_none());
     let mut said = String::new();

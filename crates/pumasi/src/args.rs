@@ -314,27 +314,23 @@ Examples:
 Lines are in the order in which they were written, each with its instance in front where there are several.")]
     Logs(LogsArgs),
     /// Run a command in an instance of a service, as its application is run
-    #[command(
-        after_help = "\
+    #[command(after_help = "\
 Examples:
   pumasi exec notes -- ls -l /tmp
   pumasi exec notes -it -- sh
   pumasi exec notes --instance inst-4f1c -i -- sh -c 'cat > /tmp/x' < x
 
 It may do nothing that the application may not, and ends when you hang up, when its instance ends, or after 15 minutes without a word. Instances \
-at home only; each command is kept in the journal. The exit code is the command's."
-    )]
+at home only; each command is kept in the journal. The exit code is the command's.")]
     Exec(ExecArgs),
     /// Copy files into an instance of a service, or out of it
-    #[command(
-        after_help = "\
+    #[command(after_help = "\
 Examples:
   pumasi cp notes:/tmp/heap.dump .
   pumasi cp ./fixtures notes:/tmp/fixtures
 
 By tar in the instance, which it must have. Links and special files are passed over. What is written to an instance's own directories is \
-gone when it starts again; what lasts belongs into a dataset."
-    )]
+gone when it starts again; what lasts belongs into a dataset.")]
     Cp(CpArgs),
     /// Stop every automatic act of this cloud, at once
     #[command(

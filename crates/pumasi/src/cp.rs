@@ -135,7 +135,8 @@ async fn bring(road: &Road<'_>, from: &Path, path: &str) -> Result<Done, Failure
     let (reader, writer) = io::pipe().map_err(|e| Failure::failed(format!("a pipe: {e}")))?;
     let from = from.to_owned();
     let packing = std::thread::spawn(move || pack(&from, &name, writer));
-    let (code, complaint) = road.run(&["tar", "-x", "-m", "-f", "-", "-C", &dir], Some(pieces(reader)), |_| Ok(())).await?;
+    let (code, complaint) =
+        road.run(&["tar", "-x", "-m", "-f", "-", "-C", &dir], Some(pieces(reader)), |_| Ok(())).await?;
     let packed = packing.join().unwrap_or_else(|_| Err(io::Error::other("packing ended")));
     match (code, packed) {
         (0, Ok(done)) => Ok(done),
@@ -252,7 +253,8 @@ fn unpack(from: impl Read, name: &str, into: &Path) -> io::Result<Done> {
     for entry in archive.entries()? {
         let mut entry = entry?;
         let path = entry.path()?.into_owned();
-        let foreign = || io::Error::new(io::ErrorKind::InvalidData, format!("it sent {}", line(&path.display().to_string())));
+        let foreign =
+            || io::Error::new(io::ErrorKind::InvalidData, format!("it sent {}", line(&path.display().to_string())));
         let plain = path.components().all(|c| matches!(c, Component::Normal(_)));
         if !plain || !path.starts_with(name) {
             return Err(foreign());
@@ -338,7 +340,13 @@ mod tests {
             assert!(!Path::new("/evil").exists() && !into.join("y").exists(), "{hostile:?}");
         }
         let dir = tempfile::tempdir().unwrap();
-        let odd = [("x", T::Directory, ""), ("x/l", T::Symlink, "/etc/passwd"), ("x/h", T::Link, "/etc/passwd"), ("x/p", T::Fifo, ""), ("x/f", T::Regular, "")];
+        let odd = [
+            ("x", T::Directory, ""),
+            ("x/l", T::Symlink, "/etc/passwd"),
+            ("x/h", T::Link, "/etc/passwd"),
+            ("x/p", T::Fifo, ""),
+            ("x/f", T::Regular, ""),
+        ];
         assert_eq!(unpack(&archive(&odd)[..], "x", dir.path()).unwrap(), Done { files: 1, bytes: 5, passed_over: 3 });
         assert_eq!(fs::read_dir(dir.path().join("x")).unwrap().count(), 1);
         let mode = fs::metadata(dir.path().join("x/f")).unwrap().permissions().mode();

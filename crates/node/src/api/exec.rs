@@ -26,9 +26,7 @@ use pumasi_api::exec::{
     COMMAND_BYTES_MAX, Ending, FRAME_BYTES_MAX, Frame, Frames, INPUT_BYTES_MAX, PROTOCOL, RunCommand,
 };
 use pumasi_api::{Fault, Principal, Problem};
-use pumasi_engine::{
-    EngineError, Exit, InstanceState, InstanceStatus, Session, SessionStream, TerminalSize,
-};
+use pumasi_engine::{EngineError, Exit, InstanceState, InstanceStatus, Session, SessionStream, TerminalSize};
 use pumasi_terms::{InstanceId, ServiceName};
 use serde_json::json;
 use std::io;
@@ -131,7 +129,9 @@ fn choose(
     let running = || instances.iter().filter(own).find(|i| i.pid.is_some() && !i.prepared);
     ready.or_else(running).map(|i| i.id.clone()).ok_or_else(|| {
         let name = &record.document.metadata.name;
-        Problem::conflict(format!("no instance of service {name} runs at this cloud; `pumasi get instances` lists them"))
+        Problem::conflict(format!(
+            "no instance of service {name} runs at this cloud; `pumasi get instances` lists them"
+        ))
     })
 }
 
@@ -145,7 +145,8 @@ fn refused(error: &EngineError) -> Problem {
 
 /// On one line, and no longer than a line: words of the caller's in a record that stays.
 fn told(command: &[String]) -> String {
-    let plain = |word: &str| !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c));
+    let plain =
+        |word: &str| !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c));
     let quoted = command.iter().map(|word| if plain(word) { word.clone() } else { format!("{word:?}") });
     let text = quoted.collect::<Vec<_>>().join(" ");
     if text.chars().count() <= TOLD_CHARS_MAX {

@@ -38,8 +38,8 @@ mod watch;
 
 pub use auth::{Caller, Connection, digest_of_secret};
 pub use body::ApiError;
-pub(crate) use exec::EXECS_MAX;
 pub use certificate::{OwnCertificate, people_tls_config};
+pub(crate) use exec::EXECS_MAX;
 pub use listen::{Listening, members, monitors, people, people_tls};
 pub use peers::Released;
 pub use tokens::bootstrap as bootstrap_operator_token;

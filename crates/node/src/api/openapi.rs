@@ -224,7 +224,8 @@ fn build() -> Value {
         }
         if e.path == "/v1/services/{name}/exec" {
             let told = "the connection carries the frames of pumasi-exec/1 from here on";
-            operation["responses"] = json!({ "101": { "description": told }, "default": operation["responses"]["default"] });
+            operation["responses"] =
+                json!({ "101": { "description": told }, "default": operation["responses"]["default"] });
         }
         if e.path == "/readyz" {
             operation["responses"]["503"] = json!({ "description": "not ready, and why", "content": { "text/plain": { "schema": { "type": "string" } } } });

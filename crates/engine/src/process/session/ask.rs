@@ -36,10 +36,11 @@ pub(in super::super) async fn ask(
         let mut request = serde_json::to_vec(&Request::new(command, terminal))
             .map_err(|e| EngineError::Session { id: id.clone(), why: e.to_string() })?;
         request.push(b'\n');
-        writer.write_all(&request).await.map_err(failed("ask the shim of"))?;
+        // One that has no place for it answers without reading it.
+        let asked = writer.write_all(&request).await;
         let line: &UnixStream = reader.as_ref();
         let given = line.async_io(Interest::READABLE, || handles::receive(line)).await;
-        let given = given.map_err(failed("ask the shim of"))?;
+        let given = given.map_err(|e| asked.err().unwrap_or(e)).map_err(failed("ask the shim of"))?;
         let mut replies = BufReader::new(reader);
         if given.is_empty() {
             let why = match read(&mut replies).await {
@@ -57,7 +58,10 @@ pub(in super::super) async fn ask(
         };
         Ok(Session { input: Some(input), output, errors, ended: Box::pin(ended), _open: writer })
     });
-    let slow = || EngineError::Session { id: id.clone(), why: "it did not begin in time: does the instance stand still?".into() };
+    let slow = || EngineError::Session {
+        id: id.clone(),
+        why: "it did not begin in time: does the instance stand still?".into(),
+    };
     begun.await.unwrap_or_else(|_| Err(slow()))
 }
 

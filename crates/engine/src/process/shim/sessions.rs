@@ -7,10 +7,10 @@
 
 use super::super::cgroup::Place;
 use super::super::exec::{Event, OWN_PROGRAM, SAY_KILL, STAGE, send};
+use super::super::handles;
 use super::super::launch::{Plan, session_plan};
 use super::super::layout::Layout;
 use super::super::session::{self, REQUEST_BYTES_MAX, Reply, Request, SESSIONS_MAX, Visit};
-use super::super::handles;
 use super::running::in_pid_namespace_of;
 use crate::{Exit, TerminalSize};
 use nix::pty::{Winsize, openpty};
@@ -154,7 +154,10 @@ async fn attend(knock: UnixStream, mut ground: watch::Receiver<Option<Arc<Ground
 
 async fn read_request(knock: &mut UnixStream) -> Result<Request, String> {
     let mut line = String::new();
-    BufReader::new(knock.take(REQUEST_BYTES_MAX)).read_line(&mut line).await.map_err(|e| format!("the request: {e}"))?;
+    BufReader::new(knock.take(REQUEST_BYTES_MAX))
+        .read_line(&mut line)
+        .await
+        .map_err(|e| format!("the request: {e}"))?;
     Request::read(&line)
 }
 
