@@ -296,6 +296,9 @@ pub struct InstanceStatus {
     pub started_at: Option<WallMs>,
     /// How often it ended by itself and was started again.
     pub restarts: u32,
+    /// This generation of it has been ready at some time: what is wrong now is not how it was deployed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub was_ready: bool,
     /// How it ended last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_exit: Option<Exit>,

@@ -142,9 +142,11 @@ Examples:
   pumasi get service notes -o yaml
   pumasi get services -o wide -l team=forms
   pumasi get services --watch
+  pumasi get all
   pumasi get plans -o name")]
     Get {
-        kind: Kind,
+        /// One of these, or all: services, instances, journeys and leases
+        kind: Wanted,
         /// A name, an id, or the beginning of an id
         #[arg(add = complete::of_the_kind_before())]
         name: Option<String>,
@@ -645,6 +647,27 @@ pub enum Kind {
     /// What is owed and earned for each lease, signed by both clouds or not yet
     #[value(alias = "settlement")]
     Settlements,
+}
+
+/// What `get` shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    All,
+    Of(Kind),
+}
+
+impl ValueEnum for Wanted {
+    fn value_variants<'a>() -> &'a [Self] {
+        static ALL: std::sync::OnceLock<Vec<Wanted>> = std::sync::OnceLock::new();
+        let kinds = || Kind::value_variants().iter().map(|kind| Self::Of(*kind));
+        ALL.get_or_init(|| std::iter::once(Self::All).chain(kinds()).collect())
+    }
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        match self {
+            Self::All => Some(clap::builder::PossibleValue::new("all")),
+            Self::Of(kind) => kind.to_possible_value(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

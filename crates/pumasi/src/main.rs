@@ -35,6 +35,7 @@ mod plan;
 mod quarantine;
 mod rehearse;
 mod replay;
+mod retry;
 mod roles;
 mod rollout;
 mod secret;
@@ -44,7 +45,7 @@ mod status;
 mod top;
 mod units;
 
-use args::{Cli, Command};
+use args::{Cli, Command, Wanted};
 use clap::Parser;
 use failure::{Exit, Failure};
 use output::{Tone, note, paint, stderr_colours};
@@ -152,7 +153,15 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
 async fn ask(session: &Session, command: &Command) -> Result<(), Failure> {
     match command {
         Command::Apply(args) => apply::apply(session, args).await,
-        Command::Get { kind, name, watch, selector } => {
+        Command::Get { kind: Wanted::All, name, watch, selector } => {
+            if name.is_some() || *watch || !selector.is_empty() {
+                return Err(Failure::input(
+                    "get all takes no name, -w or -l: ask for one kind, as `pumasi get services`",
+                ));
+            }
+            get::all(session).await
+        }
+        Command::Get { kind: Wanted::Of(kind), name, watch, selector } => {
             let selector = get::Selector::parse(*kind, selector)?;
             match watch {
                 false => get::get(session, *kind, name.as_deref(), &selector).await,

@@ -475,6 +475,7 @@ impl Host {
             pid,
             started_at: said.started_at,
             restarts: said.restarts,
+            was_ready: said.was_ready,
             last_exit: said.last_exit,
             cpu_used_us: usage.cpu_us,
             memory_bytes: usage.memory_bytes,

@@ -20,6 +20,7 @@ fn instances(rig: &Rig) -> (String, String) {
         pid: Some(1),
         started_at: None,
         restarts: 0,
+        was_ready: false,
         last_exit: None,
         cpu_used_us: 0,
         memory_bytes: 0,
