@@ -14,6 +14,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 const POLL: Duration = Duration::from_millis(1_000);
+/// At something that is to go.
+const LOOK: Duration = Duration::from_millis(250);
 /// Events in one answer, and answers for one listing.
 const PAGE: u32 = 1_000;
 const PAGES_MAX: u32 = 100;
@@ -203,7 +205,7 @@ pub async fn wait_gone(session: &Session, service: &ServiceName, timeout_ms: u64
             match session.client.get::<Value>(&format!("/v1/services/{service}")).await {
                 Err(error) if error.problem().is_some_and(|p| p.status == 404) => return Ok(()),
                 Err(error) if !error.is_unreachable() => return Err(Failure::from(error)),
-                _ => tokio::time::sleep(WAIT_FIRST).await,
+                _ => tokio::time::sleep(LOOK).await,
             }
         }
     };

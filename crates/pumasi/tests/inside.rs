@@ -221,7 +221,7 @@ fn over_tls_by_ones_role() {
         let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap_or_else(|_| panic!("{made:?}"));
         std::fs::write(cloud.at(role), made["secret"].as_str().unwrap()).unwrap();
     };
-    ["customer", "viewer", "operator"].map(token);
+    ["customer", "viewer", "operator"].into_iter().for_each(token);
     let server = format!("https://{}", cloud.tls);
     let ca = cloud.at("pumasi-data/trust/ca.pem");
     let remote = |role: &str| {

@@ -134,7 +134,7 @@ fn the_lab_borrows_at_a_key_and_ends_clean() {
         .spawn()
         .unwrap();
     let said = || std::fs::read_to_string(&out).unwrap_or_default();
-    let mut until = |what: &str, word: &str| {
+    let until = |what: &str, word: &str| {
         while !said().contains(word) {
             assert!(begun.elapsed() < Duration::from_secs(150), "{what} is not told: no {word:?} in\n{}", said());
             std::thread::sleep(Duration::from_millis(50));
