@@ -14,7 +14,9 @@ pub mod mutate;
 mod targets;
 
 pub use targets::update::bases;
-use targets::{answer, documents, http_head, messages, quorum, signin, socket, state, transfer, trust, update};
+use targets::{
+    answer, documents, exec, http_head, messages, quorum, signin, socket, state, transfer, trust, update,
+};
 
 /// What is fuzzed, and how.
 #[derive(Clone, Copy)]
@@ -138,6 +140,7 @@ pub const TARGETS: &[Target] = &[
         3_000,
     ),
     target("passkey", signin::passkey, &["authData", "webauthn.get", "challenge", "\u{0}"], 3_000),
+    target("exec_frames", exec::frames, &["\x00\x00\x00\x00", "\x06\x00\x00\x00\x02{}", "{\"code\":1}"], 4_000),
 ];
 
 pub fn find(name: &str) -> Option<&'static Target> {

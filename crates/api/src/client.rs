@@ -96,7 +96,9 @@ pub struct Client {
 }
 
 fn people() -> reqwest::ClientBuilder {
-    reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).redirect(Policy::none()).no_proxy()
+    let http = reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).redirect(Policy::none()).no_proxy();
+    // A connection of HTTP/2 cannot become another protocol's.
+    http.http1_only()
 }
 
 struct Request {
@@ -339,6 +341,32 @@ impl Client {
     /// The bytes of an answer.
     pub async fn bytes(&self, path: &str) -> Result<Bytes, CallError> {
         Ok(self.call("GET", path, None).await?.1)
+    }
+
+    /// Asks for another protocol on this connection, which is the caller's from then on.
+    pub async fn upgrade(
+        &self,
+        path: &str,
+        protocol: &'static str,
+        body: &impl Serialize,
+    ) -> Result<reqwest::Upgraded, CallError> {
+        let bytes = serde_json::to_vec(body).map_err(|e| garbled(path, format!("what was to be sent: {e}")))?;
+        let Request { url, mut request } = self.request("POST", path, Some(("application/json", bytes.into())))?;
+        request.headers_mut().insert("connection", http::HeaderValue::from_static("upgrade"));
+        request.headers_mut().insert("upgrade", http::HeaderValue::from_static(protocol));
+        let lost = |e: reqwest::Error| CallError::Unreachable { url: url.clone(), problem: lost::words(&e) };
+        let Transport::Http(http) = &self.transport else {
+            return Err(garbled(&url, "this transport knows no other protocol".into()));
+        };
+        let request = reqwest::Request::try_from(request).map_err(lost)?;
+        let answer = tokio::time::timeout(self.timeout, http.execute(request)).await;
+        let late = || CallError::Unreachable { url: url.clone(), problem: "no answer in time".into() };
+        let answer = answer.map_err(|_| late())?.map_err(lost)?;
+        if answer.status() != http::StatusCode::SWITCHING_PROTOCOLS {
+            let (status, body) = (answer.status(), answer.bytes().await.map_err(lost)?);
+            return Err(refusal(&url, status, &body));
+        }
+        answer.upgrade().await.map_err(lost)
     }
 
     /// The bytes of an answer as they come, however many: each piece is given to `each`. One that breaks off is an error.

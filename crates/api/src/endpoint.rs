@@ -164,6 +164,13 @@ pub const ENDPOINTS: &[Endpoint] = &[
         16 * KIB,
         "Let somebody become a user of a service, or an existing one get in again; the address is told once",
     ),
+    on(
+        Post,
+        "/v1/services/{name}/exec",
+        CUSTOMERS,
+        64 * KIB,
+        "Run a command in one of its instances at home; the connection becomes the command's (Upgrade: pumasi-exec/1)",
+    ),
     on(Get, "/v1/divergences", PEOPLE, 0, "What services wrote here before this cloud was found lost, kept aside"),
     on(
         Get,

@@ -6,6 +6,7 @@
 pub mod client;
 pub mod console;
 pub mod endpoint;
+pub mod exec;
 pub mod game_day;
 mod lost;
 pub mod message;

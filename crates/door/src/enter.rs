@@ -21,17 +21,7 @@ const AGAIN_MS: u64 = 1;
 /// # Errors
 /// As of a TCP connection: `ConnectionRefused` where nobody listens, inside or at the door; also `NotFound` where there is no door.
 pub async fn enter(door: &Path) -> io::Result<tokio::net::TcpStream> {
-    let knocking = {
-        let (path, _dir) = short(door)?;
-        loop {
-            match UnixStream::connect(&path).await {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    tokio::time::sleep(Duration::from_millis(AGAIN_MS)).await;
-                }
-                other => break other?,
-            }
-        }
-    };
+    let knocking = knock(door).await?;
     let socket = knocking.async_io(Interest::READABLE, || receive(&knocking)).await?;
     drop(knocking);
     socket.set_nonblocking(true)?;
@@ -40,6 +30,22 @@ pub async fn enter(door: &Path) -> io::Result<tokio::net::TcpStream> {
     match stream.take_error()? {
         Some(e) => Err(e),
         None => Ok(stream),
+    }
+}
+
+/// Connects to a socket of the instance's shim.
+///
+/// # Errors
+/// What the kernel says: `NotFound` where there is none, `ConnectionRefused` where its shim has ended.
+pub async fn knock(door: &Path) -> io::Result<UnixStream> {
+    let (path, _dir) = short(door)?;
+    loop {
+        match UnixStream::connect(&path).await {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                tokio::time::sleep(Duration::from_millis(AGAIN_MS)).await;
+            }
+            other => return other,
+        }
     }
 }
 

@@ -10,7 +10,7 @@ mod enter;
 mod place;
 
 pub use answer::{Answer, answer, listen};
-pub use enter::{enter, enter_blocking};
+pub use enter::{enter, enter_blocking, knock};
 pub use place::Place;
 
 use std::fs::{File, OpenOptions};

@@ -27,6 +27,13 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        ["exec-and-die", root, id, script] => match exec_and_die(root, id, script) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => {
+                eprintln!("{e}");
+                ExitCode::FAILURE
+            }
+        },
         _ => {
             eprintln!("usage: pumasi-engine-host shim|instance-exec --dir DIR");
             ExitCode::from(64)
@@ -41,6 +48,21 @@ fn start_and_die(root: &str, spec: &str) -> Result<(), Box<dyn std::error::Error
     runtime.block_on(async {
         let engine = ProcessEngine::open(ProcessConfig::new(root, std::env::current_exe()?)).await?;
         engine.start(spec).await?;
+        nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGKILL)?;
+        Ok(())
+    })
+}
+
+/// A daemon that is killed while a command of a person runs; first it says what the command says.
+fn exec_and_die(root: &str, id: &str, script: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let engine = ProcessEngine::open(ProcessConfig::new(root, std::env::current_exe()?)).await?;
+        let command = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
+        let session = engine.exec(&pumasi_terms::InstanceId::parse(id)?, command, None).await?;
+        let mut said = [0u8; 64];
+        let count = session.output.read(&mut said).await?;
+        println!("{}", String::from_utf8_lossy(said.get(..count).unwrap_or_default()));
         nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGKILL)?;
         Ok(())
     })

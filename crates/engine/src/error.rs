@@ -25,6 +25,8 @@ pub enum EngineError {
     Stirs { id: InstanceId, what: String },
     #[error("instance {id} went on since it was frozen as {name}; freeze it anew, by another name")]
     Thawed { id: InstanceId, name: String },
+    #[error("nothing was run in instance {id}: {why}")]
+    Session { id: InstanceId, why: String },
     #[error("no instance {id} here")]
     Unknown { id: InstanceId },
     #[error(
@@ -73,6 +75,7 @@ impl EngineError {
             | Self::Running { id, .. }
             | Self::Stirs { id, .. }
             | Self::Thawed { id, .. }
+            | Self::Session { id, .. }
             | Self::Unknown { id } => self.to_string().replace(id.as_str(), "of it"),
             other => other.to_string(),
         }

@@ -12,6 +12,7 @@ mod measure;
 mod port;
 mod process;
 mod rules;
+mod session;
 mod sim;
 pub mod stamp;
 
@@ -22,10 +23,11 @@ pub use limits::{Limits, Rate};
 pub use measure::{Measured, measure};
 pub use port::{
     Access, BoxFuture, Capabilities, CgroupVersion, DataMount, Engine, Exit, Freeze, FreezeBy, InstanceSpec,
-    InstanceState, InstanceStatus, Isolation, Prepare, Remains, Secrets, Trouble,
+    InstanceState, InstanceStatus, Isolation, Prepare, Remains, Secrets, TerminalSize, Trouble,
 };
 pub use process::{
     EgressPolicy, Helper, HelperSpec, ProcessConfig, ProcessEngine, Room, forget, instance_exec_main, is_in_use,
     is_of_this_host, shim_main, uids_of_others,
 };
+pub use session::{Session, SessionStream};
 pub use sim::{SimApp, SimEngine, SimExit};

@@ -1,6 +1,6 @@
 //! The port that every driver implements, and the words that pass through it.
 
-use crate::EngineError;
+use crate::{EngineError, Session};
 use pumasi_terms::service::{Platform, Probe};
 use pumasi_terms::{InstanceId, Protocol, Resources, WallMs};
 use serde::{Deserialize, Serialize};
@@ -59,6 +59,18 @@ pub trait Engine: Send + Sync {
     /// The end of what the instance wrote to its standard output and error.
     fn logs<'a>(&'a self, id: &'a InstanceId, tail_bytes: usize) -> BoxFuture<'a, Result<Vec<u8>, EngineError>>;
 
+    /// Runs a command in an instance that runs, as its application is run: in its namespaces, as its user, within its limits. It may do
+    /// nothing that the application may not. Never in one that is lent.
+    fn exec<'a>(
+        &'a self,
+        id: &'a InstanceId,
+        _command: Vec<String>,
+        _terminal: Option<TerminalSize>,
+    ) -> BoxFuture<'a, Result<Session, EngineError>> {
+        let why = "this engine runs no commands in instances".to_owned();
+        Box::pin(async move { Err(EngineError::Session { id: id.clone(), why }) })
+    }
+
     /// What is still on the host, of one owner or of all. What can no longer be told whose it is counts for every owner.
     fn remains<'a>(&'a self, owner: Option<&'a str>) -> BoxFuture<'a, Result<Remains, EngineError>>;
 }
@@ -92,6 +104,13 @@ impl FreezeBy {
             Self::Signals => "signals",
         }
     }
+}
+
+/// In characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    pub columns: u16,
+    pub rows: u16,
 }
 
 /// An instance is prepared, and not started.
@@ -277,6 +296,9 @@ pub struct InstanceStatus {
     pub started_at: Option<WallMs>,
     /// How often it ended by itself and was started again.
     pub restarts: u32,
+    /// This generation of it has been ready at some time: what is wrong now is not how it was deployed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub was_ready: bool,
     /// How it ended last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_exit: Option<Exit>,

@@ -78,6 +78,7 @@ struct SimInstance {
     phase: Phase,
     back_off: BackOff,
     restarts: u32,
+    was_ready: bool,
     port: u16,
     pid: u32,
     cpu_used_us: u64,
@@ -308,6 +309,7 @@ impl SimInstance {
             phase: Phase::Running { since_ms: now_ms },
             back_off: BackOff::new(),
             restarts: 0,
+            was_ready: false,
             port,
             pid,
             cpu_used_us: 0,
@@ -382,6 +384,7 @@ impl SimInstance {
                         self.used(at_ms - since_ms);
                         self.back_off.was_well_for((at_ms - since_ms).saturating_sub(self.app.ready_after_ms));
                         self.restarts += 1;
+                        self.was_ready |= at_ms >= since_ms + self.app.ready_after_ms;
                         self.log.extend(format!("{why} at {at_ms} ms\n").into_bytes());
                         self.trouble = Some(self.ended(&why));
                         self.phase = Phase::Resting { until_ms: at_ms + self.back_off.take_ms(), why };
@@ -449,6 +452,7 @@ impl SimInstance {
             Phase::Stopped { exit } => (InstanceState::Stopped { exit: *exit }, None),
             Phase::ShimGone => (InstanceState::Failed { why: "its shim is gone".into() }, None),
         };
+        let is_ready = state == InstanceState::Ready;
         let running_ms = since_ms.map_or(0, |s| now_ms.saturating_sub(s));
         let rate = self.app.cpu_millis.min(u64::from(self.spec.resources.cpu_millis));
         InstanceStatus {
@@ -472,6 +476,7 @@ impl SimInstance {
             pid: (since_ms.is_some() || matches!(self.phase, Phase::Prepared { .. })).then_some(self.pid),
             started_at: since_ms.map(|ms| WallMs(i64::try_from(ms).unwrap_or(i64::MAX))),
             restarts: self.restarts,
+            was_ready: self.was_ready || is_ready,
             last_exit: None,
             cpu_used_us: self.cpu_used_us + running_ms * rate,
             memory_bytes: if since_ms.is_some() { self.app.memory_bytes } else { 0 },

@@ -57,8 +57,12 @@ impl Meter {
             let into = boot_us() % window_us;
             tokio::time::sleep(std::time::Duration::from_micros(window_us - into)).await;
             self.close(&tables);
-            if is_idle(&tables) {
-                self.sleep(&tables).await;
+            while is_idle(&tables) {
+                let undisturbed = self.sleep().await;
+                self.close(&tables);
+                if !undisturbed {
+                    break;
+                }
             }
         }
     }
@@ -70,17 +74,14 @@ impl Meter {
         }
     }
 
-    /// Until shortly before the second is over, or until somebody comes: then what was quiet is a window of its own.
-    async fn sleep(&self, tables: &Tables) {
+    /// Until the second is over. False: somebody came first, and what was quiet until then is a window of its own.
+    async fn sleep(&self) -> bool {
         self.asleep.store(true, Ordering::Release);
-        // Not to the end of it: what follows sleeps until then.
-        let until_us = (IDLE_MS - WINDOW_MS / 2) * 1_000;
-        let left_us = until_us.saturating_sub(boot_us() % (IDLE_MS * 1_000));
+        let left_us = IDLE_MS * 1_000 - boot_us() % (IDLE_MS * 1_000);
         let left = std::time::Duration::from_micros(left_us);
-        if tokio::time::timeout(left, self.stirred.notified()).await.is_ok() {
-            self.close(tables);
-        }
+        let undisturbed = tokio::time::timeout(left, self.stirred.notified()).await.is_err();
         self.asleep.store(false, Ordering::Release);
+        undisturbed
     }
 
     fn close(&self, tables: &Tables) {

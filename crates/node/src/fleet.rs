@@ -163,6 +163,7 @@ pub(crate) mod tests {
             pid: None,
             started_at: None,
             restarts: 0,
+            was_ready: false,
             last_exit: None,
             cpu_used_us: 0,
             memory_bytes: 0,

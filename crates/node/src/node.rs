@@ -15,7 +15,7 @@ use pumasi_store::{Entry, Store, StoreError, Tx};
 use pumasi_terms::{CloudName, Epoch, Generation, LeaseId, WallMs};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 pub struct Node {
     pub config: Config,
@@ -74,6 +74,8 @@ pub struct Node {
     pub diverged: crate::diverged::Diverged,
     /// Whether services could be lent, as found last.
     pub lendable: crate::lendable::Known,
+    /// Of commands that people run in instances.
+    pub exec_places: Arc<Semaphore>,
     /// Looks at the store again, soon.
     pub wake: Notify,
     /// Something moved that neither the store nor the engine tells of.
@@ -251,6 +253,7 @@ impl Node {
             takeover: Default::default(),
             diverged: Default::default(),
             lendable: Default::default(),
+            exec_places: Arc::new(Semaphore::new(crate::api::EXECS_MAX)),
             wake: Notify::new(),
             stirred: watch::channel(0).0,
             stopping,

@@ -145,9 +145,11 @@ Examples:
   pumasi get service notes -o yaml
   pumasi get services -o wide -l team=forms
   pumasi get services --watch
+  pumasi get all
   pumasi get plans -o name")]
     Get {
-        kind: Kind,
+        /// One of these, or all: services, instances, journeys and leases
+        kind: Wanted,
         /// A name, an id, or the beginning of an id
         #[arg(add = complete::of_the_kind_before())]
         name: Option<String>,
@@ -316,6 +318,25 @@ Examples:
 
 Lines are in the order in which they were written, each with its instance in front where there are several.")]
     Logs(LogsArgs),
+    /// Run a command in an instance of a service, as its application is run
+    #[command(after_help = "\
+Examples:
+  pumasi exec notes -- ls -l /tmp
+  pumasi exec notes -it -- sh
+  pumasi exec notes --instance inst-4f1c -i -- sh -c 'cat > /tmp/x' < x
+
+It may do nothing that the application may not, and ends when you hang up, when its instance ends, or after 15 minutes without a word. Instances \
+at home only; each command is kept in the journal. The exit code is the command's.")]
+    Exec(ExecArgs),
+    /// Copy files into an instance of a service, or out of it
+    #[command(after_help = "\
+Examples:
+  pumasi cp notes:/tmp/heap.dump .
+  pumasi cp ./fixtures notes:/tmp/fixtures
+
+By tar in the instance, which it must have. Links and special files are passed over. What is written to an instance's own directories is \
+gone when it starts again; what lasts belongs into a dataset.")]
+    Cp(CpArgs),
     /// Stop every automatic act of this cloud, at once
     #[command(
         after_help = "Example:\n  pumasi stop-automation --why 'network maintenance'\n\nWhat runs goes on; leases are still renewed. Undo it with pumasi resume-automation."
@@ -538,6 +559,37 @@ pub struct LogsArgs {
 }
 
 #[derive(Debug, Clone, Args)]
+pub struct ExecArgs {
+    #[arg(add = complete::of(Kind::Services))]
+    pub service: ServiceName,
+    /// In this instance: an id, or its beginning; without it in one that is ready
+    #[arg(long, value_name = "ID")]
+    pub instance: Option<String>,
+    /// Give the command this terminal's standard input
+    #[arg(long, short = 'i')]
+    pub stdin: bool,
+    /// Give it a terminal: keys as they are pressed, Ctrl-C too
+    #[arg(long, short = 't', requires = "stdin")]
+    pub tty: bool,
+    /// Program and arguments, after --
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct CpArgs {
+    /// A path here, or SERVICE:PATH
+    #[arg(value_name = "FROM")]
+    pub from: String,
+    /// A path here, or SERVICE:PATH
+    #[arg(value_name = "TO")]
+    pub to: String,
+    /// In this instance: an id, or its beginning; without it in one that is ready
+    #[arg(long, value_name = "ID")]
+    pub instance: Option<String>,
+}
+
+#[derive(Debug, Clone, Args)]
 pub struct WhyArgs {
     /// The reason, for the journal
     #[arg(long, value_name = "TEXT", default_value = "")]
@@ -604,6 +656,27 @@ pub enum Kind {
     /// What is owed and earned for each lease, signed by both clouds or not yet
     #[value(alias = "settlement")]
     Settlements,
+}
+
+/// What `get` shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    All,
+    Of(Kind),
+}
+
+impl ValueEnum for Wanted {
+    fn value_variants<'a>() -> &'a [Self] {
+        static ALL: std::sync::OnceLock<Vec<Wanted>> = std::sync::OnceLock::new();
+        let kinds = || Kind::value_variants().iter().map(|kind| Self::Of(*kind));
+        ALL.get_or_init(|| std::iter::once(Self::All).chain(kinds()).collect())
+    }
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        match self {
+            Self::All => Some(clap::builder::PossibleValue::new("all")),
+            Self::Of(kind) => kind.to_possible_value(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

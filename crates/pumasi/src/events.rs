@@ -4,6 +4,7 @@ use crate::args::Kind;
 use crate::failure::{Exit, Failure};
 use crate::kinds::{event, table};
 use crate::output::{self, Format, Tone, note, paint};
+use crate::retry::Backoff;
 use crate::session::Session;
 use pumasi_api::CallError;
 use pumasi_api::message::{Change, List};
@@ -13,13 +14,11 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 const POLL: Duration = Duration::from_millis(1_000);
-const WAIT_FIRST: Duration = Duration::from_millis(250);
-const WAIT_MAX: Duration = Duration::from_secs(10);
+/// At something that is to go.
+const LOOK: Duration = Duration::from_millis(250);
 /// Events in one answer, and answers for one listing.
 const PAGE: u32 = 1_000;
 const PAGES_MAX: u32 = 100;
-/// After so many attempts in a row without an answer a watch gives up.
-const ATTEMPTS_MAX: u32 = 30;
 
 /// Escapes one value of a query (RFC 3986, 2.3).
 pub fn query(text: &str) -> String {
@@ -89,14 +88,14 @@ pub async fn events(session: &Session, subject: Option<&str>, limit: u32, follow
             last = last.max(seq(item));
             print_event(session, item)?;
         }
-        tokio::time::sleep(if lost.attempts == 0 { POLL } else { lost.wait }).await;
+        tokio::time::sleep(lost.wait_or(POLL)).await;
         items = match session.client.get::<List<Value>>(&path(subject, PAGE, Some(last))).await {
             Ok(list) => {
                 lost = Backoff::default();
                 list.items
             }
             Err(error) if error.is_unreachable() => {
-                lost.next(error)?;
+                lost.next(error.into())?;
                 Vec::new()
             }
             Err(error) => return Err(error.into()),
@@ -117,34 +116,6 @@ fn print_event(session: &Session, item: &Value) -> Result<(), Failure> {
         }
     };
     output::print(&line)
-}
-
-/// Waits between attempts: longer each time, and not for ever.
-#[derive(Debug)]
-struct Backoff {
-    wait: Duration,
-    attempts: u32,
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self { wait: WAIT_FIRST, attempts: 0 }
-    }
-}
-
-impl Backoff {
-    fn next(&mut self, error: CallError) -> Result<(), Failure> {
-        self.attempts += 1;
-        if self.attempts == 1 {
-            note(&format!("connection lost, trying again: {error}"));
-        } else {
-            self.wait = (self.wait * 2).min(WAIT_MAX);
-        }
-        if self.attempts >= ATTEMPTS_MAX {
-            return Err(Failure::from(error).during(format!("given up after {ATTEMPTS_MAX} attempts")));
-        }
-        Ok(())
-    }
 }
 
 pub async fn watch(session: &Session, kind: Option<Kind>, count: Option<u64>) -> Result<(), Failure> {
@@ -177,11 +148,11 @@ pub async fn watch(session: &Session, kind: Option<Kind>, count: Option<u64>) ->
         }
         match ended {
             Ok(()) if left == 0 => break,
-            Ok(()) => lost.next(CallError::Unreachable {
-                url: session.client.base().to_owned(),
-                problem: "the daemon ended the stream".into(),
-            })?,
-            Err(error) if error.is_unreachable() => lost.next(error)?,
+            Ok(()) => {
+                let (url, problem) = (session.client.base().to_owned(), "the daemon ended the stream".into());
+                lost.next(CallError::Unreachable { url, problem }.into())?;
+            }
+            Err(error) if error.is_unreachable() => lost.next(error.into())?,
             // The daemon no longer keeps what lies between: begin anew, and say so.
             Err(error) if error.problem().is_some_and(|p| p.status == 410) && from.is_some() => {
                 note("changes were missed while the connection was lost; going on from now");
@@ -190,7 +161,7 @@ pub async fn watch(session: &Session, kind: Option<Kind>, count: Option<u64>) ->
             }
             Err(error) => return Err(error.into()),
         }
-        tokio::time::sleep(lost.wait).await;
+        tokio::time::sleep(lost.wait_or(POLL)).await;
     }
     Ok(())
 }
@@ -234,7 +205,7 @@ pub async fn wait_gone(session: &Session, service: &ServiceName, timeout_ms: u64
             match session.client.get::<Value>(&format!("/v1/services/{service}")).await {
                 Err(error) if error.problem().is_some_and(|p| p.status == 404) => return Ok(()),
                 Err(error) if !error.is_unreachable() => return Err(Failure::from(error)),
-                _ => tokio::time::sleep(WAIT_FIRST).await,
+                _ => tokio::time::sleep(LOOK).await,
             }
         }
     };

@@ -3,7 +3,8 @@
 use crate::args::{Form, Kind};
 use crate::failure::{Exit, Failure};
 use crate::kinds::{Scene, dig, table};
-use crate::output::{self, Format, Table, note};
+use crate::output::{self, Format, Table, Tone, note, paint};
+use crate::retry::Backoff;
 use crate::session::Session;
 use pumasi_api::message::CloudStatus;
 use serde_json::Value;
@@ -61,6 +62,34 @@ pub async fn get(session: &Session, kind: Kind, name: Option<&str>, selector: &S
     Ok(())
 }
 
+/// What `all` stands for: what runs, and where.
+const ALL: [Kind; 4] = [Kind::Services, Kind::Instances, Kind::Journeys, Kind::Leases];
+
+pub async fn all(session: &Session) -> Result<(), Failure> {
+    let (mut lists, mut text) = (serde_json::Map::new(), String::new());
+    for kind in ALL {
+        let items = session.list(kind).await?.items;
+        match session.global.output {
+            Format::Json | Format::Yaml => drop(lists.insert(kind.plural().to_owned(), items.into())),
+            Format::Name => text.push_str(&names(kind, &items)),
+            Format::Table if items.is_empty() => {}
+            Format::Table => {
+                let shown = table(kind, &items, &scene(session, kind).await)?.render(session.colours);
+                let gap = if text.is_empty() { "" } else { "\n" };
+                text.push_str(&format!("{gap}{}\n{shown}", paint(kind.plural(), Tone::Head, session.colours)));
+            }
+        }
+    }
+    match session.global.output {
+        Format::Json => output::print(&output::json(&lists)?)?,
+        Format::Yaml => output::print(&output::yaml(&lists)?)?,
+        Format::Table if text.is_empty() => note("nothing runs here yet"),
+        Format::Table | Format::Name => output::print(&text)?,
+    }
+    troubles(session).await;
+    Ok(())
+}
+
 async fn scene(session: &Session, kind: Kind) -> Scene {
     Scene { wide: session.global.form == Form::Wide, ..session.scene(kind).await }
 }
@@ -72,7 +101,7 @@ fn steady(table: &Table) -> Vec<String> {
 }
 
 pub async fn watch(session: &Session, kind: Kind, name: Option<&str>, selector: &Selector) -> Result<(), Failure> {
-    let (mut seen, mut widths, mut lost) = (BTreeMap::new(), Vec::new(), false);
+    let (mut seen, mut widths, mut lost) = (BTreeMap::new(), Vec::new(), Backoff::default());
     loop {
         let looked = match name {
             Some(name) => session.one(kind, name).await.map(|item| vec![item]),
@@ -82,15 +111,13 @@ pub async fn watch(session: &Session, kind: Kind, name: Option<&str>, selector: 
             Ok(items) => items,
             Err(failure) if failure.exit == Exit::NotFound && !seen.is_empty() => Vec::new(),
             Err(failure) if failure.exit == Exit::Unreachable && !seen.is_empty() => {
-                if !std::mem::replace(&mut lost, true) {
-                    note(&format!("connection lost, trying again: {}", failure.message));
-                }
-                tokio::time::sleep(LOOK).await;
+                lost.next(failure)?;
+                tokio::time::sleep(lost.wait_or(LOOK)).await;
                 continue;
             }
             Err(failure) => return Err(failure),
         };
-        lost = false;
+        lost = Backoff::default();
         let mut now = BTreeMap::new();
         for item in items.iter().filter(|item| selector.takes(item)) {
             let row = table(kind, std::slice::from_ref(item), &scene(session, kind).await)?;

@@ -5,6 +5,7 @@
 use crate::args::{Kind, LogsArgs};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Format, Tone, note, paint};
+use crate::retry::Backoff;
 use crate::session::{Session, wall_now};
 use pumasi_engine::stamp;
 use pumasi_terms::WallMs;
@@ -16,8 +17,6 @@ const POLL: Duration = Duration::from_millis(1_000);
 const LINES: usize = 100;
 /// Lines that come late, since another cloud was asked, are still looked for so long back.
 const BACK_MS: i64 = 5_000;
-/// After so many attempts in a row without an answer following ends.
-const ATTEMPTS_MAX: u32 = 30;
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Line {
@@ -102,26 +101,22 @@ pub async fn logs(session: &Session, args: &LogsArgs) -> Result<(), Failure> {
     }
     let mut instances = BTreeSet::new();
     print(session, args, &lines, &mut instances)?;
-    let mut lost = 0;
+    let (mut lost, mut answered) = (Backoff::default(), wall_now());
     if !args.follow {
         return Ok(());
     }
     loop {
-        tokio::time::sleep(POLL).await;
-        // What was printed is remembered for longer than what is asked for again.
-        let (asked, kept) = (back(BACK_MS), back(2 * BACK_MS));
+        tokio::time::sleep(lost.wait_or(POLL)).await;
+        // Since the last answer, however long ago that was; what was printed is remembered for longer than what is asked for again.
+        let (asked, kept) = (WallMs(answered.0 - BACK_MS), WallMs(answered.0 - 2 * BACK_MS));
+        let now = wall_now();
         match session.client.text(&path(Some(asked))).await {
             Ok(text) => {
-                lost = 0;
+                (lost, answered) = (Backoff::default(), now);
                 let fresh = printed.new_ones(parse(&text).0, &stamp::of(kept));
                 print(session, args, &fresh, &mut instances)?;
             }
-            Err(error) if error.is_unreachable() && lost < ATTEMPTS_MAX => {
-                if lost == 0 {
-                    note(&format!("connection lost, trying again: {error}"));
-                }
-                lost += 1;
-            }
+            Err(error) if error.is_unreachable() => lost.next(error.into())?,
             Err(error) if error.problem().is_some_and(|p| p.status == 404) => {
                 return Err(Failure::new(Exit::NotFound, format!("service {} is gone", args.service)));
             }

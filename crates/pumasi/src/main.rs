@@ -10,11 +10,13 @@ mod bundle;
 mod complete;
 mod connect;
 mod context;
+mod cp;
 mod customer;
 mod describe;
 mod diff;
 mod divergence;
 mod events;
+mod exec;
 mod failure;
 mod game_day;
 mod get;
@@ -33,6 +35,7 @@ mod plan;
 mod quarantine;
 mod rehearse;
 mod replay;
+mod retry;
 mod roles;
 mod rollout;
 mod secret;
@@ -43,7 +46,7 @@ mod top;
 mod units;
 mod user;
 
-use args::{Cli, Command};
+use args::{Cli, Command, Wanted};
 use clap::Parser;
 use failure::{Exit, Failure};
 use output::{Tone, note, paint, stderr_colours};
@@ -138,6 +141,10 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
             let session = Session::open(&global)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(|e| Failure::failed(format!("starting: {e}")))?;
+            if let Command::Exec(args) = asking {
+                // The command's own code.
+                return runtime.block_on(exec::exec(&session, args));
+            }
             runtime.block_on(ask(&session, asking))
         }
     };
@@ -148,7 +155,15 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
 async fn ask(session: &Session, command: &Command) -> Result<(), Failure> {
     match command {
         Command::Apply(args) => apply::apply(session, args).await,
-        Command::Get { kind, name, watch, selector } => {
+        Command::Get { kind: Wanted::All, name, watch, selector } => {
+            if name.is_some() || *watch || !selector.is_empty() {
+                return Err(Failure::input(
+                    "get all takes no name, -w or -l: ask for one kind, as `pumasi get services`",
+                ));
+            }
+            get::all(session).await
+        }
+        Command::Get { kind: Wanted::Of(kind), name, watch, selector } => {
             let selector = get::Selector::parse(*kind, selector)?;
             match watch {
                 false => get::get(session, *kind, name.as_deref(), &selector).await,
@@ -175,6 +190,7 @@ async fn ask(session: &Session, command: &Command) -> Result<(), Failure> {
             events::events(session, subject.as_deref(), *limit, *follow).await
         }
         Command::Logs(args) => logs::logs(session, args).await,
+        Command::Cp(args) => cp::cp(session, args).await,
         Command::StopAutomation(why) => acts::automation(session, true, &why.why).await,
         Command::ResumeAutomation(why) => acts::automation(session, false, &why.why).await,
         Command::Pact(command) => pact::pact(session, command).await,

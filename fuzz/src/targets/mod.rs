@@ -1,5 +1,6 @@
 pub mod answer;
 pub mod documents;
+pub mod exec;
 pub mod http_head;
 pub mod messages;
 pub mod quorum;

@@ -22,6 +22,8 @@ const KEEPERS: &str = "keepers";
 const UNIFIED: &str = "unified";
 /// Of v1: for hosts where nothing of v2 is mounted.
 const FREEZER: &str = "freezer";
+/// How the groups of sessions begin, below the application's.
+const SESSION: &str = "session-";
 /// How the groups of helpers begin.
 const HELPER: &str = "helper-";
 /// One processor; reading and hashing a first copy may take all of it.
@@ -212,6 +214,12 @@ impl Tree {
     }
 }
 
+/// Of what people run in an application's group.
+fn sessions(app: &Path) -> impl Iterator<Item = PathBuf> {
+    let named = |dir: &PathBuf| dir.file_name().is_some_and(|n| n.to_string_lossy().starts_with(SESSION));
+    subdirs(app).filter(named)
+}
+
 fn subdirs(dir: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path())
@@ -231,7 +239,10 @@ fn is_old(dir: &Path) -> bool {
 
 /// The keepers' part first: while a shim is in it, it has a use for the application's too, empty as that is between two starts.
 fn remove_parts(instance: &Path) {
-    let gone = |dir: PathBuf| fs::remove_dir(&dir).is_ok() || !dir.exists();
+    let gone = |dir: PathBuf| {
+        sessions(&dir).for_each(|session| drop(fs::remove_dir(session)));
+        fs::remove_dir(&dir).is_ok() || !dir.exists()
+    };
     let _ = gone(instance.join(KEEPERS)) && gone(instance.join(APP)) && gone(instance.to_owned());
 }
 
@@ -351,10 +362,36 @@ impl Place {
         dirs.into_iter().map(|d| d.join(APP).join("cgroup.procs")).collect()
     }
 
+    /// A group of its own for what a person runs in it, below the application's and bound by its limits: all of it can be ended at one
+    /// instant. Where only v1 controllers are mounted there is none. What writes "0" to each of the answer's files is in it.
+    pub(super) fn session(&self, name: &str) -> io::Result<Vec<PathBuf>> {
+        let mut entrances = self.entrances();
+        if let Some(app) = self.switch("cgroup.kill").as_deref().and_then(Path::parent) {
+            let own = app.join(format!("{SESSION}{name}"));
+            create(&own)?;
+            entrances.retain(|to| to.parent() != Some(app));
+            entrances.push(own.join("cgroup.procs"));
+        }
+        Ok(entrances)
+    }
+
+    /// Kills what is left of a session and takes its group away. False: a process of it has not gone yet.
+    pub(super) fn end_session(&self, name: &str) -> bool {
+        let Some(app) = self.dir(UNIFIED).map(|dir| dir.join(APP)) else { return true };
+        let own = app.join(format!("{SESSION}{name}"));
+        if !own.is_dir() {
+            return true;
+        }
+        let _ = fs::write(own.join("cgroup.kill"), "1");
+        fs::remove_dir(&own).is_ok()
+    }
+
     fn processes_in(&self, parts: &[&str]) -> BTreeSet<u32> {
         self.dirs
             .values()
-            .flat_map(|d| parts.iter().map(move |p| d.join(p).join("cgroup.procs")))
+            .flat_map(|d| parts.iter().map(move |p| d.join(p)))
+            .flat_map(|part| sessions(&part).chain([part.clone()]).collect::<Vec<_>>())
+            .map(|group| group.join("cgroup.procs"))
             .filter_map(|procs| fs::read_to_string(procs).ok())
             .flat_map(|text| text.lines().filter_map(|l| l.trim().parse().ok()).collect::<Vec<u32>>())
             .collect()
@@ -363,6 +400,15 @@ impl Place {
     /// Of the application.
     pub(super) fn processes(&self) -> BTreeSet<u32> {
         self.processes_in(&["", APP])
+    }
+
+    /// The same by one hierarchy alone, each of which has all of them: for whoever looks often, and is wrong once in a while where a process
+    /// is on its way in.
+    pub(super) fn members(&self) -> BTreeSet<u32> {
+        let Some(app) = self.app(UNIFIED).or_else(|| self.app("cpuacct")) else { return BTreeSet::new() };
+        let groups = sessions(&app).chain([app.clone()]).map(|group| group.join("cgroup.procs"));
+        let listed = groups.filter_map(|procs| fs::read_to_string(procs).ok());
+        listed.flat_map(|text| text.lines().filter_map(|l| l.trim().parse().ok()).collect::<Vec<u32>>()).collect()
     }
 
     /// Those of its keepers too.
@@ -468,7 +514,7 @@ impl Place {
     /// Fails while a process is in it.
     pub(super) fn remove(&self) -> Result<(), EngineError> {
         for dir in self.dirs.values() {
-            for part in [dir.join(APP), dir.join(KEEPERS), dir.clone()] {
+            for part in sessions(&dir.join(APP)).chain([dir.join(APP), dir.join(KEEPERS), dir.clone()]) {
                 match fs::remove_dir(&part) {
                     Err(e) if e.kind() != io::ErrorKind::NotFound => {
                         return Err(EngineError::at("remove cgroup", &part)(e));

@@ -1,11 +1,11 @@
-//! The two stages between a shim and an application.
+//! The two stages between a shim and an application. What a person runs in an instance comes by the second of them as well ([`session`]).
 //!
 //! *Init* is the first process of the instance's pid namespace: it makes the view, starts the application, forwards signals, reaps, and
 //! takes everything along when it ends. *App* gives up every right, then becomes the application.
 //! Always holds: no application runs without its limits; when the shim or init dies by whatever signal, so does all below.
 
 use super::launch::{Plan, find_program};
-use super::{rights, seccomp, trial, view};
+use super::{handles, rights, seccomp, session, trial, view};
 use crate::Exit;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Gid, Pid, Uid, dup2_stdin, fchown, getppid, setsid};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
@@ -66,6 +67,7 @@ pub fn instance_exec_main(dir: &Path) -> ExitCode {
     let done = match stage.as_str() {
         "trial" => trial::answer(),
         "app" => app(),
+        session::STAGE => session::keep(dir),
         _ => init(dir),
     };
     match done {
@@ -78,7 +80,7 @@ pub fn instance_exec_main(dir: &Path) -> ExitCode {
 }
 
 /// Standard input is the line to the parent; the application gets an empty one instead.
-fn take_control() -> Result<UnixStream, String> {
+pub(super) fn take_control() -> Result<UnixStream, String> {
     let fd = io::stdin().as_fd().try_clone_to_owned().map_err(|e| format!("control: {e}"))?;
     let null = File::open("/dev/null").map_err(|e| format!("/dev/null: {e}"))?;
     dup2_stdin(&null).map_err(|e| format!("control: {e}"))?;
@@ -91,12 +93,12 @@ fn init(dir: &Path) -> Result<(), String> {
     // A shim that died before the line above cannot answer this.
     send(&mut control, &Event::Hello).map_err(|e| format!("control: {e}"))?;
     let mut orders = BufReader::new(control.try_clone().map_err(|e| format!("control: {e}"))?);
-    let plan = read_plan(&mut orders)?;
+    let plan: Plan = read_plan(&mut orders)?;
     let confined = plan.view.is_some();
 
     let started = Outside::open(&plan).and_then(|outside| {
         prepare(&plan)?;
-        start_app(dir, &plan, &outside, &mut |prepared| match send(&mut control, &prepared) {
+        start_app(dir, &plan, &outside, None, &mut |prepared| match send(&mut control, &prepared) {
             Ok(()) => is_told_to_go(&mut orders),
             Err(_) => false,
         })
@@ -124,20 +126,20 @@ fn init(dir: &Path) -> Result<(), String> {
     Ok(())
 }
 
-fn read_plan(from: &mut impl BufRead) -> Result<Plan, String> {
+pub(super) fn read_plan<T: DeserializeOwned>(from: &mut impl BufRead) -> Result<T, String> {
     let mut line = String::new();
     from.read_line(&mut line).map_err(|e| format!("plan: {e}"))?;
     serde_json::from_str(&line).map_err(|e| format!("plan: {e}"))
 }
 
 /// What of the host init needs after it has left its root, opened before.
-struct Outside {
+pub(super) struct Outside {
     cgroup: Vec<File>,
     oom_score: File,
 }
 
 impl Outside {
-    fn open(plan: &Plan) -> Result<Self, (String, bool)> {
+    pub(super) fn open(plan: &Plan) -> Result<Self, (String, bool)> {
         let open = |path: &Path| {
             File::options().write(true).open(path).map_err(|e| (format!("open {}: {e}", path.display()), false))
         };
@@ -165,11 +167,13 @@ fn is_told_to_go(orders: &mut impl BufRead) -> bool {
     orders.read_line(&mut line).is_ok() && line == SAY_GO
 }
 
-/// `waits`: told of one that stands before its first instruction, says whether it begins. None: it does not.
-fn start_app(
+/// `input`: its standard input, if it is to have one. `waits`: told of one that stands before its first instruction, says whether it
+/// begins. None: it does not.
+pub(super) fn start_app(
     dir: &Path,
     plan: &Plan,
     outside: &Outside,
+    input: Option<OwnedFd>,
     waits: &mut dyn FnMut(Event) -> bool,
 ) -> Result<Option<Pid>, (String, bool)> {
     let soon = |e: io::Error| (format!("start the application: {e}"), false);
@@ -193,6 +197,8 @@ fn start_app(
     if plan.view.is_some() && plan.capabilities {
         rights::keep_only_signals().map_err(|e| (e, false))?;
     }
+    handles::send(&ours, input.as_slice()).map_err(soon)?;
+    drop(input);
     send(&mut ours, plan).map_err(soon)?;
     // Its end closes when it has become the application.
     let mut failed = Err(("the application's stage ended without a word".to_owned(), false));
@@ -218,7 +224,7 @@ fn start_app(
 }
 
 /// Returns when everything is to end: told so, or the shim is gone.
-fn obey(orders: &mut impl BufRead, app: Pid, stopping: &AtomicBool) {
+pub(super) fn obey(orders: &mut impl BufRead, app: Pid, stopping: &AtomicBool) {
     let mut line = String::new();
     loop {
         line.clear();
@@ -234,7 +240,7 @@ fn obey(orders: &mut impl BufRead, app: Pid, stopping: &AtomicBool) {
 }
 
 /// Returns when the application ended; while stopping, when everything it left behind has ended as well.
-fn reap(app: Pid, control: &mut UnixStream, stopping: &AtomicBool) {
+pub(super) fn reap(app: Pid, control: &mut UnixStream, stopping: &AtomicBool) {
     loop {
         let ended = match waitpid(None::<Pid>, None) {
             Ok(WaitStatus::Exited(pid, code)) => (pid, Exit { code: Some(code), ..Exit::default() }),
@@ -253,7 +259,7 @@ fn reap(app: Pid, control: &mut UnixStream, stopping: &AtomicBool) {
 
 /// In a pid namespace the kernel kills the rest as soon as init ends. Without one: the group, then every descendant, which as orphans
 /// are init's own children.
-fn leave_nothing(app: Pid, confined: bool) {
+pub(super) fn leave_nothing(app: Pid, confined: bool) {
     if confined {
         return;
     }
@@ -280,8 +286,12 @@ fn leave_nothing(app: Pid, confined: bool) {
 fn app() -> Result<(), String> {
     let parent = getppid();
     let mut control = take_control()?;
+    // First of all, before a reader could take more than it was asked for.
+    if let Some(input) = handles::receive(&control).map_err(|e| format!("control: {e}"))?.into_iter().next() {
+        dup2_stdin(&input).map_err(|e| format!("standard input: {e}"))?;
+    }
     let mut orders = BufReader::new(control.try_clone().map_err(|e| format!("control: {e}"))?);
-    let plan = read_plan(&mut orders)?;
+    let plan: Plan = read_plan(&mut orders)?;
     let ready = give_up_rights(&plan, &mut control, parent).and_then(|()| match plan.prepared {
         true => wait_for_go(&mut control, &mut orders),
         false => Ok(()),
@@ -304,6 +314,9 @@ fn wait_for_go(control: &mut UnixStream, orders: &mut impl BufRead) -> Result<()
 fn give_up_rights(plan: &Plan, control: &mut UnixStream, parent: Pid) -> Result<(), String> {
     let err = |doing: &'static str| move |e: nix::errno::Errno| format!("{doing}: {}", e.desc());
     setsid().map_err(err("own session"))?;
+    if plan.session == Some(session::Kind::Terminal) {
+        rustix::process::ioctl_tiocsctty(io::stdin()).map_err(|e| format!("take the terminal: {e}"))?;
+    }
     let limit = |what, most: u64| setrlimit(what, most, most).map_err(err("rlimit"));
     limit(Resource::RLIMIT_CORE, 0)?;
     limit(Resource::RLIMIT_FSIZE, plan.file_bytes_max)?;
@@ -323,6 +336,10 @@ fn give_up_rights(plan: &Plan, control: &mut UnixStream, parent: Pid) -> Result<
         // Programs open /dev/stdout by its name, and the pipe behind it would be root's.
         let (owner, group) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
         fchown(io::stdout(), owner, group).map_err(err("give the output to the instance"))?;
+        if plan.session.is_some() {
+            fchown(io::stderr(), owner, group).map_err(err("give the output to the instance"))?;
+            fchown(io::stdin(), owner, group).map_err(err("give the input to the instance"))?;
+        }
         if plan.capabilities {
             rights::forbid_all()?;
         }

@@ -475,6 +475,7 @@ impl Host {
             pid,
             started_at: said.started_at,
             restarts: said.restarts,
+            was_ready: said.was_ready,
             last_exit: said.last_exit,
             cpu_used_us: usage.cpu_us,
             memory_bytes: usage.memory_bytes,
@@ -600,6 +601,19 @@ impl Host {
         let layout = Layout::of(&self.root, id);
         match layout.read_record()? {
             Some(_) => logs::tail(&layout, tail_bytes),
+            None => Err(EngineError::Unknown { id: id.clone() }),
+        }
+    }
+
+    /// Where an instance is into which its own people may go: not one that runs for another cloud.
+    pub(super) fn of_this_cloud(&self, id: &InstanceId) -> Result<Layout, EngineError> {
+        let layout = Layout::of(&self.root, id);
+        match layout.read_record()? {
+            Some(record) if record.spec.lent => {
+                let why = "it runs for another cloud: only its own people may go into it, at their cloud".into();
+                Err(EngineError::Session { id: id.clone(), why })
+            }
+            Some(_) => Ok(layout),
             None => Err(EngineError::Unknown { id: id.clone() }),
         }
     }

@@ -1,6 +1,7 @@
 //! From a spec to what is executed: names filled in, the program found, paths as the instance sees them.
 
 use super::layout::{Layout, Record};
+use super::session;
 use crate::{Access, DataMount, InstanceSpec};
 use pumasi_terms::template::{self, fill};
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,9 @@ pub(super) struct Plan {
     pub seccomp: bool,
     pub capabilities: bool,
     pub host_name: String,
+    /// A person's command in a running instance, not the application.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<session::Kind>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -151,7 +155,18 @@ pub(super) fn plan(record: &Record, layout: &Layout, address: SocketAddr, prepar
         seccomp: record.isolation.seccomp,
         capabilities: record.isolation.capabilities,
         host_name,
+        session: None,
     })
+}
+
+/// The same instance, for a command of a person: the application's environment, rights and limits.
+pub(super) fn session_plan(plan: &Plan, command: &[String], kind: session::Kind, entrances: Vec<PathBuf>) -> Plan {
+    let mut plan = Plan { argv: command.to_vec(), prepared: false, session: Some(kind), ..plan.clone() };
+    plan.cgroup_entrances = entrances;
+    if kind == session::Kind::Terminal {
+        plan.env.entry("TERM".to_owned()).or_insert_with(|| "xterm".to_owned());
+    }
+    plan
 }
 
 /// Data that are seen as they are.

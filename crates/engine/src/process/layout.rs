@@ -86,6 +86,9 @@ pub(super) struct Status {
     pub pid: Option<u32>,
     pub started_at: Option<WallMs>,
     pub restarts: u32,
+    /// Of this generation, at any time.
+    #[serde(default)]
+    pub was_ready: bool,
     pub last_exit: Option<Exit>,
     /// Why it was last not ready; none once it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -111,6 +114,7 @@ impl Status {
             pid: None,
             started_at: None,
             restarts: 0,
+            was_ready: false,
             last_exit: None,
             trouble: None,
             layers: 0,
@@ -155,6 +159,10 @@ impl Layout {
     /// The way into the instance's network.
     pub(super) fn door(&self) -> PathBuf {
         self.dir.join("door")
+    }
+    /// Where the daemon asks for a command of a person to be run in it.
+    pub(super) fn sessions(&self) -> PathBuf {
+        self.dir.join("sessions")
     }
     /// HOME of an instance that has no view of its own.
     pub(super) fn private(&self) -> PathBuf {

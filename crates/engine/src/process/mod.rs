@@ -9,6 +9,7 @@ mod data;
 mod egress;
 mod exec;
 mod freeze;
+mod handles;
 mod helper;
 mod host;
 mod launch;
@@ -23,6 +24,7 @@ mod ranges;
 mod relay;
 mod rights;
 mod seccomp;
+mod session;
 mod shim;
 mod slots;
 mod throttle;
@@ -30,7 +32,10 @@ mod trial;
 mod view;
 
 use crate::port::BoxFuture;
-use crate::{Capabilities, Engine, EngineError, Freeze, InstanceSpec, InstanceStatus, Limits, Prepare, Remains};
+use crate::{
+    Capabilities, Engine, EngineError, Freeze, InstanceSpec, InstanceStatus, Limits, Prepare, Remains, Session,
+    TerminalSize,
+};
 use host::Host;
 use pumasi_terms::InstanceId;
 use std::io;
@@ -197,6 +202,18 @@ impl Engine for ProcessEngine {
     fn logs<'a>(&'a self, id: &'a InstanceId, tail_bytes: usize) -> BoxFuture<'a, Result<Vec<u8>, EngineError>> {
         let id = id.clone();
         self.run(move |host| host.logs(&id, tail_bytes))
+    }
+    fn exec<'a>(
+        &'a self,
+        id: &'a InstanceId,
+        command: Vec<String>,
+        terminal: Option<TerminalSize>,
+    ) -> BoxFuture<'a, Result<Session, EngineError>> {
+        Box::pin(async move {
+            let asked = id.clone();
+            let layout = self.run(move |host| host.of_this_cloud(&asked)).await?;
+            session::ask(&layout, id, command, terminal).await
+        })
     }
     fn remains<'a>(&'a self, owner: Option<&'a str>) -> BoxFuture<'a, Result<Remains, EngineError>> {
         let owner = owner.map(str::to_owned);

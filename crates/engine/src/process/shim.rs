@@ -7,7 +7,9 @@ mod begin;
 mod health;
 mod output;
 mod running;
+mod sessions;
 mod still;
+mod ticks;
 
 use super::exec::{Event, OWN_PROGRAM, SAY_TERM};
 use super::launch;
@@ -22,6 +24,7 @@ use nix::sys::prctl;
 use nix::sys::stat::{Mode, umask};
 use pumasi_door::Place;
 use running::{Running, choose_address, hand_over, start_init};
+use sessions::Sessions;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
@@ -29,6 +32,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 use still::{Turn, turn};
+pub(super) use ticks::Ticks;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep_until};
@@ -74,12 +78,13 @@ pub fn shim_main(dir: &Path) -> ExitCode {
         Ok(None) => return fail(format!("{} is missing", layout.record().display())),
         Err(e) => return fail(e),
     };
+    let ticks = Ticks::begin();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return fail(e),
     };
     let done = runtime.block_on(async {
-        Shim::open(layout, record, secrets)?.run().await;
+        Shim::open(layout, record, secrets, ticks)?.run().await;
         Ok::<(), String>(())
     });
     drop(lock);
@@ -147,6 +152,8 @@ struct Shim {
     status: Status,
     wake: pipe::Receiver,
     log: LogWriter,
+    sessions: Sessions,
+    ticks: Ticks,
     back_off: BackOff,
     /// Made at the first start, and the same for every later one.
     net: Option<Net>,
@@ -176,7 +183,7 @@ enum End {
 }
 
 impl Shim {
-    fn open(layout: Layout, record: Record, secrets: Secrets) -> Result<Self, String> {
+    fn open(layout: Layout, record: Record, secrets: Secrets, ticks: Ticks) -> Result<Self, String> {
         let wake = layout.wake();
         match nix::unistd::mkfifo(&wake, Mode::from_bits_truncate(0o600)) {
             Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
@@ -188,13 +195,14 @@ impl Shim {
             .open_receiver(&wake)
             .map_err(|e| format!("open {}: {e}", wake.display()))?;
         let log = LogWriter::open(&layout, record.log_bytes_max).map_err(|e| e.to_string())?;
+        let sessions = Sessions::listen(&layout)?;
         fs::write(layout.pid(), std::process::id().to_string()).map_err(|e| format!("write shim.pid: {e}"))?;
         // The port and the count of a shim that was killed go on.
         let before = layout.read_status().ok().flatten();
         let mut status = Status::fresh();
         if let Some(before) = before {
             (status.address, status.restarts) = (before.address, before.restarts);
-            status.lapsed = before.lapsed;
+            (status.lapsed, status.was_ready) = (before.lapsed, before.was_ready);
         }
         let wish = Desired::running();
         Ok(Self {
@@ -204,6 +212,8 @@ impl Shim {
             status,
             wake,
             log,
+            sessions,
+            ticks,
             back_off: BackOff::new(),
             net: None,
             held: false,
@@ -293,6 +303,7 @@ impl Shim {
                 Some(why.clone())
             }
         };
+        self.status.was_ready |= state == InstanceState::Ready;
         self.status.trouble = why.map(|why| Trouble { why, last_line: self.log.last_line() });
         self.status.state = state;
         self.write_status();
@@ -384,7 +395,8 @@ impl Shim {
             place.keep().map_err(|e| e.to_string())?;
             memory_kills_before = place.memory_kills();
         }
-        let mut running = start_init(&self.record, &self.layout, &plan, self.net.as_ref(), place, memory_kills_before)?;
+        let mut running =
+            start_init(&self.record, &self.layout, &plan, self.net.as_ref(), place, memory_kills_before, self.ticks)?;
         let said = tokio::time::timeout(Duration::from_millis(STAGE_MS_MAX), hand_over(&mut running, &plan)).await;
         match said {
             Ok(Ok(())) => Ok(running),
@@ -415,9 +427,10 @@ impl Shim {
     /// While the application runs: output, probes, wishes.
     async fn attend(&mut self, running: &mut Running) -> End {
         let spec = &self.record.spec;
-        let mut health = Health::new(running.place.clone(), self.record.uid, spec);
+        let ticks = self.ticks;
+        let mut health = Health::new(running.place.clone(), self.record.uid, spec, ticks);
         let mut woken = [0u8; 64];
-        let mut look_at = Instant::now() + Duration::from_millis(LOOK_MS);
+        let mut look_at = ticks.after(Instant::now(), LOOK_MS);
         let mut kill_at: Option<Instant> = None;
         let (mut exit, mut started) = (None, false);
         let mut waits = running.prepared;
@@ -435,6 +448,11 @@ impl Shim {
                         self.status.pid = running.application_pid();
                         // Its data may have changed while its view was made.
                         (started, look_at) = (true, Instant::now());
+                        // Nobody of this cloud goes into what runs for another.
+                        if !self.record.spec.lent {
+                            let (plan, cgroup) = (running.plan.clone(), self.record.cgroup.clone());
+                            self.sessions.begin(&self.layout, plan, cgroup, running.init.id());
+                        }
                         self.say(InstanceState::Starting);
                     }
                     Some(Event::Exited(e)) => exit = Some(e),
@@ -450,7 +468,7 @@ impl Shim {
                 },
                 _ = self.wake.read(&mut woken) => look_at = Instant::now(),
                 () = sleep_until(look_at) => {
-                    look_at = Instant::now() + Duration::from_millis(LOOK_MS);
+                    look_at = ticks.after(Instant::now(), LOOK_MS);
                     let desired = self.desired();
                     if !stopping && desired.run {
                         if let Some(end) = self.hold(running, desired.held) {
@@ -470,7 +488,9 @@ impl Shim {
                         }
                         match self.turn_of_prepared(&mut waits, running).await {
                             Ok(false) => {}
-                            Ok(true) => health = Health::new(running.place.clone(), self.record.uid, &self.record.spec),
+                            Ok(true) => {
+                                health = Health::new(running.place.clone(), self.record.uid, &self.record.spec, ticks);
+                            }
                             Err(end) => return end,
                         }
                         if started && desired.layers != self.status.layers {
@@ -560,7 +580,9 @@ impl Shim {
 
     /// Ends whatever is left of this run and keeps its last words.
     async fn clear_away(&mut self, running: &mut Running) {
+        self.sessions.close();
         running.end().await;
+        self.sessions.gone().await;
         running.output.last_words(&mut self.log);
     }
 

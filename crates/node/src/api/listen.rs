@@ -10,12 +10,12 @@ use super::places::{Place, Places};
 use super::users::Users;
 use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulConnection;
 use pumasi_trust::peer_leaf;
 use std::future::pending;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -272,22 +272,23 @@ where
             .max_pending_accept_reset_streams(Some(16))
             .max_local_error_reset_streams(Some(64))
             .max_header_list_size(16 << 10);
-        drive(builder.serve_connection(io, service), ends).await;
+        drive(builder.serve_connection(io, service), ends, |c| c.graceful_shutdown()).await;
     } else {
         let mut builder = hyper::server::conn::http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(64 << 10);
-        drive(builder.serve_connection(io, service), ends).await;
+        // What became another protocol's is not this connection's any more, and bounded by whoever took it.
+        drive(builder.serve_connection(io, service).with_upgrades(), ends, |c| c.graceful_shutdown()).await;
     }
 }
 
 /// Until it ends by itself, or `ends` says so and what is open has had its time.
-async fn drive<C: GracefulConnection>(connection: C, ends: impl Future<Output = ()>) {
+async fn drive<C: Future>(connection: C, ends: impl Future<Output = ()>, stop: impl FnOnce(Pin<&mut C>)) {
     tokio::pin!(connection, ends);
     tokio::select! {
         biased;
         _ = &mut connection => return,
         () = &mut ends => {}
     }
-    connection.as_mut().graceful_shutdown();
+    stop(connection.as_mut());
     let _ = tokio::time::timeout(STOP_TIMEOUT, connection).await;
 }

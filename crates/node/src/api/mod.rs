@@ -12,6 +12,7 @@ mod console;
 mod continuity;
 mod customers;
 mod divergences;
+mod exec;
 mod idle;
 mod journeys;
 mod listen;
@@ -40,6 +41,7 @@ mod watch;
 pub use auth::{Caller, Connection, digest_of_secret};
 pub use body::ApiError;
 pub use certificate::{OwnCertificate, people_tls_config};
+pub(crate) use exec::EXECS_MAX;
 pub use listen::{Listening, members, monitors, people, people_tls};
 pub use peers::Released;
 pub use tokens::bootstrap as bootstrap_operator_token;
@@ -138,6 +140,7 @@ fn table(door: Door) -> Table {
         .on(Post, "/v1/services/{name}/users/{login}", realm::change)
         .on(Delete, "/v1/services/{name}/users/{login}", realm::delete)
         .on(Post, "/v1/services/{name}/invitations", realm::invite)
+        .on(Post, "/v1/services/{name}/exec", exec::exec)
         .on(Post, "/v1/bundles/missing", services::bundle_missing)
         .on(Post, "/v1/bundles/chunks", services::bundle_chunks)
         .on(Post, "/v1/bundles", services::bundle_complete)

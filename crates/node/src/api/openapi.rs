@@ -62,6 +62,7 @@ fn shapes(g: &mut SchemaGenerator, method: Method, path: &str) -> Shapes {
         (Get | Delete, "/v1/services/{name}/users/{login}") => (None, of::<r::User>(g)),
         (Post, "/v1/services/{name}/users/{login}") => (Some(of::<r::Change>(g)), of::<r::User>(g)),
         (Post, "/v1/services/{name}/invitations") => (Some(of::<r::Invite>(g)), of::<r::Invitation>(g)),
+        (Post, "/v1/services/{name}/exec") => (Some(of::<pumasi_api::exec::RunCommand>(g)), any()),
         (Get, "/v1/services/{name}/move") => (None, of::<pumasi_journey::moving::Move>(g)),
         // A dry run is answered by the outlook.
         (Post, "/v1/services/{name}/move") => {
@@ -232,6 +233,11 @@ fn build() -> Value {
             ];
             let required = !optional.iter().any(|name| body["$ref"] == *name);
             operation["requestBody"] = json!({ "required": required, "content": { kind: { "schema": body } } });
+        }
+        if e.path == "/v1/services/{name}/exec" {
+            let told = "the connection carries the frames of pumasi-exec/1 from here on";
+            operation["responses"] =
+                json!({ "101": { "description": told }, "default": operation["responses"]["default"] });
         }
         if e.path == "/readyz" {
             operation["responses"]["503"] = json!({ "description": "not ready, and why", "content": { "text/plain": { "schema": { "type": "string" } } } });

@@ -44,7 +44,10 @@ pub(super) fn view(
     let helped: Vec<&&Arc<Journey>> = own.iter().filter(|j| !j.is_continuity()).collect();
     let moved = register::tenure(node, &record).ok().filter(|t| &t.owner != node.name());
     let room = node.takeover.room.why(&owner);
-    let failing = rollout.state == RolloutState::Failing && rollout.ready == 0;
+    // What ran well once and does not now is no matter of its deployment.
+    let was_ready =
+        node.instances.lock().iter().any(|i| i.owner == owner && i.generation == rollout.generation && i.was_ready);
+    let failing = rollout.state == RolloutState::Failing && rollout.ready == 0 && !was_ready;
     // Whatever runs, users come in by the gateway.
     let shut = gateway::trouble(node);
     let phase = match (record.deleting, ready, helped.is_empty()) {
@@ -52,7 +55,7 @@ pub(super) fn view(
         _ if moved.is_some() => "moved",
         _ if room.is_some() && node.takeover.room.stands_back(&owner) => "stands_back",
         _ if failing && rollout.wanted > 0 => "failing",
-        (_, 0, _) => "starting",
+        (_, 0, _) if !was_ready => "starting",
         _ if shut.is_some() => "degraded",
         (_, n, _) if n < rollout.wanted => "degraded",
         (_, _, false) => "borrowing",

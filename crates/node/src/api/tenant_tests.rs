@@ -2,6 +2,7 @@
 
 mod console;
 mod diverged;
+mod exec;
 mod former;
 mod lendable;
 mod reasons;
@@ -282,6 +283,7 @@ async fn what_is_somebody_elses_is_not_there() {
         ("DELETE", "/v1/services/victim".to_owned(), Value::Null),
         ("POST", format!("/v1/journeys/{JOURNEY_ID}/cancel"), json!({})),
         ("POST", "/v1/services/victim/rehearsals".to_owned(), json!({"cause": "overload"})),
+        ("POST", "/v1/services/victim/exec".to_owned(), json!({"command": ["env"]})),
         ("POST", "/v1/services/victim/move".to_owned(), json!({"to": "city-b"})),
         ("POST", "/v1/services/victim/move/cancel".to_owned(), json!({})),
         ("GET", "/v1/services/victim/move".to_owned(), Value::Null),
@@ -738,6 +740,7 @@ fn every_endpoint_for_customers_is_in_the_matrix_or_tells_nothing_of_them() {
         "/v1/services/{name}/move",
         "/v1/services/{name}/move/cancel",
         "/v1/services/{name}/logs",
+        "/v1/services/{name}/exec",
         "/v1/divergences",
         "/v1/services/{name}/divergences/{epoch}/archive",
         "/v1/services/{name}/divergences/{epoch}/discard",

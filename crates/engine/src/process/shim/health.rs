@@ -4,6 +4,7 @@
 //! Always holds: at most one question of each kind is in flight, and none of them holds up the shim.
 
 use super::super::probe;
+use super::ticks::Ticks;
 use crate::port::InstanceSpec;
 use pumasi_door::Place;
 use pumasi_terms::Protocol;
@@ -37,6 +38,7 @@ pub(super) struct Health {
     protocol: Protocol,
     readiness: Probe,
     liveness: Option<Probe>,
+    ticks: Ticks,
     began: Instant,
     was_ready: bool,
     readiness_failures: u32,
@@ -56,7 +58,7 @@ enum Kind {
 }
 
 impl Health {
-    pub(super) fn new(place: Place, uid: Option<u32>, spec: &InstanceSpec) -> Self {
+    pub(super) fn new(place: Place, uid: Option<u32>, spec: &InstanceSpec, ticks: Ticks) -> Self {
         let now = Instant::now();
         Self {
             place,
@@ -64,6 +66,7 @@ impl Health {
             protocol: spec.protocol,
             readiness: spec.readiness.clone(),
             liveness: spec.liveness.clone(),
+            ticks,
             began: now,
             was_ready: false,
             readiness_failures: 0,
@@ -161,13 +164,13 @@ impl Health {
             }
             self.readiness_step_ms.min(interval_ms)
         };
-        self.readiness_at = Instant::now() + Duration::from_millis(step_ms);
+        self.readiness_at = self.ticks.after(Instant::now(), step_ms);
         found
     }
 
     fn take_liveness(&mut self, answer: Result<(), String>) -> Option<Finding> {
         let probe = self.liveness.as_ref()?;
-        self.liveness_at = Instant::now() + Duration::from_millis(probe.interval_ms.max(1));
+        self.liveness_at = self.ticks.after(Instant::now(), probe.interval_ms.max(1));
         match answer {
             Ok(()) => {
                 self.liveness_failures = 0;

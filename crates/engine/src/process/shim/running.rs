@@ -9,6 +9,7 @@ use super::super::layout::{Layout, Record};
 use super::super::net::Net;
 use super::super::throttle::Throttle;
 use super::output::Output;
+use super::ticks::Ticks;
 use crate::address::{free_address, is_free};
 use nix::sched::{CloneFlags, setns, unshare};
 use pumasi_door::Place;
@@ -39,6 +40,7 @@ pub(super) struct Running {
     pub throttle: Throttle,
     /// It begins when it is told to.
     pub prepared: bool,
+    pub plan: Plan,
 }
 
 impl Running {
@@ -74,6 +76,7 @@ pub(super) fn start_init(
     net: Option<&Net>,
     place: Place,
     memory_kills_before: u64,
+    ticks: Ticks,
 ) -> Result<Running, String> {
     let err = |doing: &'static str| move |e: io::Error| format!("{doing}: {e}");
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(err("control"))?;
@@ -111,8 +114,9 @@ pub(super) fn start_init(
         place,
         since: Instant::now(),
         memory_kills_before,
-        throttle: Throttle::new(record.cgroup.clone(), brake, record.limits.disk_write),
+        throttle: Throttle::new(record.cgroup.clone(), brake, record.limits.disk_write, ticks),
         prepared: plan.prepared,
+        plan: plan.clone(),
     })
 }
 
@@ -120,6 +124,15 @@ pub(super) fn start_init(
 fn in_new_pid_namespace<T>(make: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let own = File::open("/proc/self/ns/pid")?;
     unshare(CloneFlags::CLONE_NEWPID)?;
+    let made = make();
+    setns(&own, CloneFlags::CLONE_NEWPID)?;
+    made
+}
+
+/// Children made by `make` are in the pid namespace of `init`, as the host numbers it; afterwards the caller is as before.
+pub(super) fn in_pid_namespace_of<T>(init: u32, make: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let own = File::open("/proc/self/ns/pid")?;
+    setns(&File::open(format!("/proc/{init}/ns/pid"))?, CloneFlags::CLONE_NEWPID)?;
     let made = make();
     setns(&own, CloneFlags::CLONE_NEWPID)?;
     made

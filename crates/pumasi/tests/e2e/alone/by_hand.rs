@@ -1,5 +1,6 @@
-//! "A cloud by hand" of the README, word for word: two clouds, a first deployment, a broken one, a load that makes them borrow, the bill,
-//! the end. Nothing that is not in the README is typed.
+//! A newcomer's path by the README alone: the lab that its first command starts, and "A cloud by hand", word for word: two clouds, a first
+//! deployment, a broken one, a load that makes them borrow, the bill, the end. Nothing that is not in the README is typed, and how long each
+//! step took is told.
 
 use crate::played;
 use std::os::unix::process::CommandExt;
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 const README: &str = include_str!("../../../../../README.md");
 const SECTION: &str = "## A cloud by hand";
-/// The whole of it, on a busy machine.
+/// What is by hand, on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(240);
 
 /// The blocks that are to be typed, in order.
@@ -97,8 +98,63 @@ fn the_readme_leads_from_nothing_to_a_bill_and_back() {
         std::thread::sleep(Duration::from_millis(50));
     }
     assert_eq!(left(&dir), [], "still there\n{told}");
-    let times: Vec<&str> = out.lines().filter(|l| l.starts_with("#### ")).collect();
-    eprintln!("{}", times.join("\n"));
+    tell_times(&out, &blocks);
+}
+
+/// Each block by its first command that does something.
+fn tell_times(out: &str, blocks: &[&str]) {
+    let at = |line: &str| line.rsplit(' ').next()?.parse::<u64>().ok();
+    let times: Vec<u64> = out.lines().filter(|l| l.starts_with("#### ")).filter_map(at).collect();
+    for (block, span) in blocks.iter().zip(times.windows(2)) {
+        let step = block.lines().rfind(|l| l.starts_with("pumasi ")).unwrap_or_default();
+        eprintln!("{:>6} ms  up to: {step}", span[1] - span[0]);
+    }
+    if let (Some(first), Some(last)) = (times.first(), times.last()) {
+        eprintln!("{:>6} ms  by hand, in all", last - first);
+    }
+}
+
+/// What the README's first command starts: three clouds, a campaign at a key, somebody seen borrowing, a clean end.
+#[test]
+fn the_lab_borrows_at_a_key_and_ends_clean() {
+    let _stage = played::alone();
+    let first = README.lines().find_map(|l| l.trim().strip_prefix("cargo run --release -- ")).expect("a first command");
+    let words: Vec<&str> = first.split_whitespace().collect();
+    assert_eq!(words, ["lab"], "the README begins with another command");
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("out");
+    let begun = std::time::Instant::now();
+    let mut lab = Command::new(env!("CARGO_BIN_EXE_pumasi"))
+        .args(words)
+        .current_dir(home.path())
+        .stdin(Stdio::piped())
+        .stdout(std::fs::File::create(&out).unwrap())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .unwrap();
+    let said = || std::fs::read_to_string(&out).unwrap_or_default();
+    let until = |what: &str, word: &str| {
+        while !said().contains(word) {
+            assert!(begun.elapsed() < Duration::from_secs(150), "{what} is not told: no {word:?} in\n{}", said());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        eprintln!("{:>6} ms  {what}", begun.elapsed().as_millis());
+    };
+    until("three clouds and their consoles", "Ctrl-C ends it");
+    std::io::Write::write_all(lab.stdin.as_mut().unwrap(), b"c\n").unwrap();
+    until("a lease is signed", "lease_signed");
+    until("the borrowed instances serve", "switchover");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(lab.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    let status = lab.wait().unwrap();
+    assert!(status.success(), "{status:?}\n{}", said());
+    eprintln!("{:>6} ms  ended", begun.elapsed().as_millis());
+    // Its directory stands in what it told of it, and in the command line of all that it started.
+    let dir = said().lines().find_map(|l| Some(l.trim().strip_prefix("pumasi --config ")?.split("/city-a").next()?.to_owned()));
+    let dir = dir.expect("it tells where it is");
+    assert_eq!(left(Path::new(&dir)), [], "still there");
+    assert!(!Path::new(&dir).exists(), "{dir} is left");
 }
 
 /// What somebody would look for on the screen.
