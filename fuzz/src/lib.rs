@@ -14,9 +14,7 @@ pub mod mutate;
 mod targets;
 
 pub use targets::update::bases;
-use targets::{
-    answer, documents, exec, http_head, messages, quorum, signin, socket, state, transfer, trust, update,
-};
+use targets::{answer, documents, exec, http_head, messages, quorum, signin, socket, state, transfer, trust, update};
 
 /// What is fuzzed, and how.
 #[derive(Clone, Copy)]

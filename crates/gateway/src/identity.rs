@@ -25,6 +25,22 @@ use pumasi_terms::ServiceName;
 use pumasi_terms::identity::{Claim, Gate};
 use std::sync::Arc;
 
+/// By these, too, applications and what they are made of customarily hear of a user from a proxy: of a service whose users sign in here
+/// nobody else says them.
+const CUSTOMARY: [&str; 12] = [
+    "remote-user",
+    "remote-name",
+    "remote-email",
+    "remote-groups",
+    "x-remote-user",
+    "x-remote-name",
+    "x-remote-email",
+    "x-remote-groups",
+    "x-auth-request-user",
+    "x-auth-request-email",
+    "x-auth-request-groups",
+    "x-webauth-user",
+];
 /// What a field that names a user may be long; what goes beyond is left out whole.
 const FIELD_BYTES_MAX: usize = 1 << 10;
 /// A cookie, or a name and password, that is longer proves nothing.
@@ -192,7 +208,10 @@ fn nobody_to_ask() -> Response<AnswerBody> {
 
 /// Takes off every spelling of what only the gateway says, also from the list of those that end here.
 fn strip(fields: &mut HeaderMap, ours: &[(Claim, HeaderName)]) {
-    let is_ours = |name: &str| ours.iter().any(|(_, own)| same_variable(own.as_str(), name));
+    let is_ours = |name: &str| {
+        let mut all = ours.iter().map(|(_, own)| own.as_str()).chain(CUSTOMARY);
+        all.any(|own| same_variable(own, name))
+    };
     for name in fields.keys().filter(|name| is_ours(name.as_str())).cloned().collect::<Vec<_>>() {
         fields.remove(name);
     }
@@ -329,7 +348,7 @@ mod tests {
             strip(&mut f, &ours());
             assert_eq!(f, map(&[("accept", "*/*")]), "{name}");
         }
-        for name in ["x-remote-users", "remote-user", "x--remote-user", "xremote-user"] {
+        for name in ["x-remote-users", "remote-user-x", "x--remote-user", "xremote-user"] {
             let mut f = map(&[(name, "1")]);
             strip(&mut f, &ours());
             assert_eq!(f.len(), 1, "{name} is another variable");

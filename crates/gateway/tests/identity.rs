@@ -147,7 +147,8 @@ const USER: &str = "x-remote-user: minjun";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_is_signed_in_is_named_and_nobody_else_gets_in() {
-    let (app, signin) = (Backend::start("app", Conduct::Answer).await, SignIn::start("127.0.0.1:0".parse().unwrap()).await);
+    let (app, signin) =
+        (Backend::start("app", Conduct::Answer).await, SignIn::start("127.0.0.1:0".parse().unwrap()).await);
     let gateway = Running::start(config("city-a")).await;
     let route = gated(Gate::Required, &[app.address], Some(signin.address));
     gateway.control.put_table(&with("city-a", 1, route)).await.unwrap();
@@ -157,19 +158,26 @@ async fn whoever_is_signed_in_is_named_and_nobody_else_gets_in() {
     let answer = ask(&gateway, "/", SESSION).await;
     assert_eq!((answer.status, told(&answer)), (200, vec![USER.to_owned()]), "{answer:?}");
     assert!(answer.body.contains("a=1; b=2") && !answer.body.contains("secret"), "no application sees a session");
-    for forged in ["X-Remote-User: admin\r\n", "x_remote_user: admin\r\nX_Remote-User: root\r\n", "Connection: x-remote-user\r\n"] {
+    for forged in
+        ["X-Remote-User: admin\r\n", "x_remote_user: admin\r\nX_Remote-User: root\r\n", "Connection: x-remote-user\r\n"]
+    {
         let answer = ask(&gateway, "/", &format!("{forged}{SESSION}{forged}")).await;
         assert_eq!(told(&answer), [USER], "{forged}: {answer:?}");
     }
     // A trailer comes after the head was believed.
     let body = "3\r\nabc\r\n0\r\nX-Remote-User: admin\r\n\r\n";
-    let head = format!("POST / HTTP/1.1\r\nHost: {LOCAL}\r\nTransfer-Encoding: chunked\r\nTrailer: X-Remote-User\r\n{SESSION}\r\n");
+    let head = format!(
+        "POST / HTTP/1.1\r\nHost: {LOCAL}\r\nTransfer-Encoding: chunked\r\nTrailer: X-Remote-User\r\n{SESSION}\r\n"
+    );
     let answer = gateway.connect().await.ask(&format!("{head}{body}")).await;
     assert_eq!((answer.status, told(&answer)), (200, vec![USER.to_owned()]), "{answer:?}");
 
     let before = app.seen();
     let program = ask(&gateway, "/notes", "").await;
-    assert_eq!((program.status, program.field("www-authenticate")), (401, Some("Basic realm=\"shop\", charset=\"UTF-8\"")));
+    assert_eq!(
+        (program.status, program.field("www-authenticate")),
+        (401, Some("Basic realm=\"shop\", charset=\"UTF-8\""))
+    );
     let person = ask(&gateway, "/notes?x=1", "Accept: text/html\r\n").await;
     assert_eq!((person.status, person.field("location")), (303, Some("/.pumasi/sign-in?return=%2Fnotes%3Fx%3D1")));
     assert_eq!(ask(&gateway, "/", "Cookie: __Host-pumasi_session=guess\r\n").await.status, 401);
@@ -197,7 +205,8 @@ async fn whoever_is_signed_in_is_named_and_nobody_else_gets_in() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_word_is_asked_for_once_and_an_end_is_heard_at_once() {
-    let (app, signin) = (Backend::start("app", Conduct::Answer).await, SignIn::start("127.0.0.1:0".parse().unwrap()).await);
+    let (app, signin) =
+        (Backend::start("app", Conduct::Answer).await, SignIn::start("127.0.0.1:0".parse().unwrap()).await);
     let gateway = Running::start(config("city-a")).await;
     let route = gated(Gate::Required, &[app.address], Some(signin.address));
     gateway.control.put_table(&with("city-a", 1, route.clone())).await.unwrap();
@@ -223,7 +232,8 @@ async fn a_word_is_asked_for_once_and_an_end_is_heard_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_nobody_can_vouch_for_anybody_nobody_gets_in() {
-    let (app, signin) = (Backend::start("app", Conduct::Answer).await, SignIn::start("127.0.0.1:0".parse().unwrap()).await);
+    let (app, signin) =
+        (Backend::start("app", Conduct::Answer).await, SignIn::start("127.0.0.1:0".parse().unwrap()).await);
     let gateway = Running::start(config("city-a")).await;
     let route = |gate, signin| gated(gate, &[app.address], signin);
     gateway.control.put_table(&with("city-a", 1, route(Gate::Required, None))).await.unwrap();
@@ -250,7 +260,8 @@ async fn where_nobody_can_vouch_for_anybody_nobody_gets_in() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lenders_instance_hears_the_name_and_sees_no_session() {
     let (a, b) = (Cloud::start("city-a").await, Cloud::start("city-b").await);
-    let (app, signin) = (Backend::start("rented", Conduct::Answer).await, SignIn::start("127.0.0.1:0".parse().unwrap()).await);
+    let (app, signin) =
+        (Backend::start("rented", Conduct::Answer).await, SignIn::start("127.0.0.1:0".parse().unwrap()).await);
     signin.knows("secret", "minjun");
     let lease = LeaseId::from_entropy(7);
     let until_ms = BootMs(boot_ms() + 600_000);

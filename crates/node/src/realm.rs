@@ -170,6 +170,19 @@ pub fn route(node: &Node, service: &ServiceRecord) -> Option<IdentityRoute> {
     })
 }
 
+/// Why users of a service cannot sign in now.
+pub fn trouble(node: &Node, service: &ServiceRecord) -> Option<String> {
+    wanted(node, service)?;
+    if process(node, service).is_some() {
+        return None;
+    }
+    let why = node.troubles.of(&service.realm_owner(), &node.instances.lock());
+    Some(format!(
+        "users cannot sign in: {}",
+        why.map_or_else(|| "the sign-in process is starting".to_owned(), |t| t.why)
+    ))
+}
+
 /// The sign-in process that is ready: the newest, where one takes over from another.
 fn process(node: &Node, service: &ServiceRecord) -> Option<HomeBackend> {
     let (want, _) = wanted(node, service)?;

@@ -98,7 +98,10 @@ pub enum Command {
     #[command(hide = true, after_help = "Example:\n  (only a daemon can, over a socket) pumasi data-helper")]
     DataHelper,
     /// Serve the pages on which the users of one service sign in; the engine starts it
-    #[command(hide = true, after_help = "Example:\n  (only the engine can, with the settings in its environment) pumasi signin")]
+    #[command(
+        hide = true,
+        after_help = "Example:\n  (only the engine can, with the settings in its environment) pumasi signin"
+    )]
     Signin,
     /// Several clouds on this machine: real daemons, a wide-area relay between them, scenarios
     #[command(

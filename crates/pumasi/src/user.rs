@@ -20,12 +20,8 @@ pub async fn user(session: &Session, command: &UserCommand) -> Result<(), Failur
             session.show(&user, || name(&user), || Ok(table(session, std::slice::from_ref(&user))))
         }
         UserCommand::Invite { service, login, group, recover, ttl_hours } => {
-            let wish = Invite {
-                login: login.clone(),
-                groups: group.clone(),
-                recovery: *recover,
-                ttl_hours: *ttl_hours,
-            };
+            let wish =
+                Invite { login: login.clone(), groups: group.clone(), recovery: *recover, ttl_hours: *ttl_hours };
             invite(session, service, &wish).await
         }
         UserCommand::Disable { service, login } => {
@@ -103,7 +99,8 @@ async fn list(session: &Session, service: &ServiceName) -> Result<(), Failure> {
 }
 
 fn table(session: &Session, users: &[User]) -> Table {
-    let mut table = Table::new(&["LOGIN", "NAME", "STATE", "PASSKEYS", "PASSWORD", "APPS", "SESSIONS", "GROUPS", "SEEN"]);
+    let mut table =
+        Table::new(&["LOGIN", "NAME", "STATE", "PASSKEYS", "PASSWORD", "APPS", "SESSIONS", "GROUPS", "SEEN"]);
     let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
     for user in users {
         table.row(vec![
@@ -115,7 +112,9 @@ fn table(session: &Session, users: &[User]) -> Table {
             user.app_passwords.to_string().into(),
             user.sessions.to_string().into(),
             or_dash(user.groups.join(" ")).into(),
-            user.signed_in_at_ms.map_or("never".to_owned(), |at| age(session.now, WallMs(at.try_into().unwrap_or(i64::MAX)))).into(),
+            user.signed_in_at_ms
+                .map_or("never".to_owned(), |at| age(session.now, WallMs(at.try_into().unwrap_or(i64::MAX))))
+                .into(),
         ]);
     }
     table

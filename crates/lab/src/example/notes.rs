@@ -408,7 +408,13 @@ mod tests {
 
     fn ask(app: &Notes, planned: &Planned) -> Answer {
         let body = Bytes::from(planned.body.clone());
-        app.answer(&Asked { method: planned.method.clone(), target: planned.target.clone(), body, user_fields: Vec::new() }).unwrap()
+        app.answer(&Asked {
+            method: planned.method.clone(),
+            target: planned.target.clone(),
+            body,
+            user_fields: Vec::new(),
+        })
+        .unwrap()
     }
 
     #[test]

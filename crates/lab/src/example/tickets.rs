@@ -89,7 +89,12 @@ mod tests {
         let (app, load) = (Tickets::new(3), TicketsWorkload);
         let mut rng = SmallRng::seed_from_u64(1);
         let (one, two) = (load.plan(1, &mut rng), load.plan(1, &mut rng));
-        let ask = |p: &Planned| Asked { method: Method::GET, target: p.target.clone(), body: Bytes::new(), user_fields: Vec::new() };
+        let ask = |p: &Planned| Asked {
+            method: Method::GET,
+            target: p.target.clone(),
+            body: Bytes::new(),
+            user_fields: Vec::new(),
+        };
         let answer = app.answer(&ask(&one)).unwrap();
         assert_eq!(load.check(&one, answer.status, &answer.body), Ok(()));
         assert!(load.check(&two, answer.status, &answer.body).is_err(), "another request's answer");

@@ -88,7 +88,11 @@ pub async fn play(options: &Options, story: &mut Story) -> anyhow::Result<Report
     let words = ["pact", "takeover", "--lost", HOME, "--i-have-fenced-it", "--why", "its site burnt"];
     stage.cluster.operate(HEIR, &words, None).await?;
     stage.until("city-b knows a user", || stage.knows(HEIR, 0)).await?;
-    report.figure("from the operator's word to the first user known", format!("{} ms", begun.elapsed().as_millis()), "");
+    report.figure(
+        "from the operator's word to the first user known",
+        format!("{} ms", begun.elapsed().as_millis()),
+        "",
+    );
     let same = stage.who(HEIR).await?;
     let told = format!("{same:?} instead of {subjects:?}");
     report.promise(holds("every session holds at city-b, by the same name and subject", same == subjects, told));
@@ -143,16 +147,24 @@ async fn strangers(stage: &Stage, report: &mut Report) -> anyhow::Result<()> {
 /// Who a user is, the application hears from the gateway alone, however a field is spelled.
 async fn forged(stage: &mut Stage, report: &mut Report) -> anyhow::Result<()> {
     let at = stage.at(HOME)?;
-    let (login, browser) = stage.users.first_mut().context("no users")?;
+    let (_, browser) = stage.users.first_mut().context("no users")?;
     let honest = browser.whoami(at).await?;
     let spellings = [
-        "X-Remote-User", "x-remote-user", "X_Remote_User", "X-Remote_User", "x_remote-user", "X_REMOTE_USER", "Remote-User",
-        "REMOTE_USER", "X-Remote-Subject", "x_remote_subject",
+        "X-Remote-User",
+        "x-remote-user",
+        "X_Remote_User",
+        "X-Remote_User",
+        "x_remote-user",
+        "X_REMOTE_USER",
+        "Remote-User",
+        "REMOTE_USER",
+        "X-Remote-Subject",
+        "x_remote_subject",
     ];
     let mut wrong = Vec::new();
     for name in spellings {
         let told = browser.whoami_with(at, &[(name, "admin"), (name, "root")]).await?;
-        if told != honest && !(name == "Remote-User" && told.as_ref().is_ok_and(|t| t.contains(login.as_str()))) {
+        if told != honest {
             wrong.push(format!("{name}: {told:?}"));
         }
     }
@@ -160,7 +172,11 @@ async fn forged(stage: &mut Stage, report: &mut Report) -> anyhow::Result<()> {
     if told != honest {
         wrong.push(format!("connection: {told:?}"));
     }
-    report.promise(holds("nobody else says who a user is", wrong.is_empty(), format!("{wrong:?}, honestly {honest:?}")));
+    report.promise(holds(
+        "nobody else says who a user is",
+        wrong.is_empty(),
+        format!("{wrong:?}, honestly {honest:?}"),
+    ));
     Ok(())
 }
 
@@ -208,7 +224,12 @@ impl Stage {
             let login = if n % 3 == 0 { format!("시민{n}") } else { format!("citizen{n}") };
             let mut browser = Browser::new(HOST);
             let path = match n {
-                1 => self.cluster.operate(HOME, &["user", "invite", "notes", "--login", &login], None).await?.trim().to_owned(),
+                1 => self
+                    .cluster
+                    .operate(HOME, &["user", "invite", "notes", "--login", &login], None)
+                    .await?
+                    .trim()
+                    .to_owned(),
                 _ => "/.pumasi/sign-up".to_owned(),
             };
             browser.sign_up(at, &path, &login, PASSWORD).await.with_context(|| format!("{login} signs up"))?;

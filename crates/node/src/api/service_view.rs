@@ -4,7 +4,7 @@
 //! Always holds: a phase says what users get, and where a deployment does not get ready it says that, with the reason.
 
 use crate::object::ServiceRecord;
-use crate::{Node, clock, gateway, home, register, rollout, trouble};
+use crate::{Node, clock, gateway, home, realm, register, rollout, trouble};
 use pumasi_api::Principal;
 use pumasi_api::message::{LendingState, Rollout, RolloutState, ServiceStatus, ServiceView};
 use pumasi_engine::InstanceState;
@@ -50,13 +50,14 @@ pub(super) fn view(
     let failing = rollout.state == RolloutState::Failing && rollout.ready == 0 && !was_ready;
     // Whatever runs, users come in by the gateway.
     let shut = gateway::trouble(node);
+    let unsigned = realm::trouble(node, &record).filter(|_| moved.is_none() && !record.deleting);
     let phase = match (record.deleting, ready, helped.is_empty()) {
         (true, ..) => "deleting",
         _ if moved.is_some() => "moved",
         _ if room.is_some() && node.takeover.room.stands_back(&owner) => "stands_back",
         _ if failing && rollout.wanted > 0 => "failing",
         (_, 0, _) if !was_ready => "starting",
-        _ if shut.is_some() => "degraded",
+        _ if shut.is_some() || unsigned.is_some() => "degraded",
         (_, n, _) if n < rollout.wanted => "degraded",
         (_, _, false) => "borrowing",
         _ => "serving",
@@ -68,6 +69,7 @@ pub(super) fn view(
         "borrowing" => why.extend(helped.iter().map(|j| j.id.to_string())),
         _ => {}
     }
+    why.splice(0..0, unsigned);
     why.splice(0..0, shut.filter(|_| moved.is_none()));
     if phase != "moved" {
         why.splice(0..0, room);

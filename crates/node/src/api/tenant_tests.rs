@@ -5,6 +5,7 @@ mod diverged;
 mod exec;
 mod former;
 mod lendable;
+mod realm;
 mod reasons;
 mod rollout;
 mod tls;
@@ -284,6 +285,11 @@ async fn what_is_somebody_elses_is_not_there() {
         ("POST", format!("/v1/journeys/{JOURNEY_ID}/cancel"), json!({})),
         ("POST", "/v1/services/victim/rehearsals".to_owned(), json!({"cause": "overload"})),
         ("POST", "/v1/services/victim/exec".to_owned(), json!({"command": ["env"]})),
+        ("GET", "/v1/services/victim/users".to_owned(), Value::Null),
+        ("GET", "/v1/services/victim/users/minjun".to_owned(), Value::Null),
+        ("POST", "/v1/services/victim/users/minjun".to_owned(), json!({"disabled": true})),
+        ("DELETE", "/v1/services/victim/users/minjun".to_owned(), Value::Null),
+        ("POST", "/v1/services/victim/invitations".to_owned(), json!({"ttl_hours": 1})),
         ("POST", "/v1/services/victim/move".to_owned(), json!({"to": "city-b"})),
         ("POST", "/v1/services/victim/move/cancel".to_owned(), json!({})),
         ("GET", "/v1/services/victim/move".to_owned(), Value::Null),
@@ -741,6 +747,9 @@ fn every_endpoint_for_customers_is_in_the_matrix_or_tells_nothing_of_them() {
         "/v1/services/{name}/move/cancel",
         "/v1/services/{name}/logs",
         "/v1/services/{name}/exec",
+        "/v1/services/{name}/users",
+        "/v1/services/{name}/users/{login}",
+        "/v1/services/{name}/invitations",
         "/v1/divergences",
         "/v1/services/{name}/divergences/{epoch}/archive",
         "/v1/services/{name}/divergences/{epoch}/discard",

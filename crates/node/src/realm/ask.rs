@@ -35,9 +35,8 @@ pub async fn ask<T: DeserializeOwned>(
         return Err(Problem::conflict(text));
     }
     let Some(process) = super::process(node, service) else {
-        let why = node.troubles.of(&service.realm_owner(), &node.instances.lock());
-        let why = why.map_or_else(|| "it is not ready yet".to_owned(), |t| t.why);
-        return Err(Problem::unavailable(format!("the sign-in process of {name} does not run here: {why}")));
+        let why = super::trouble(node, service).unwrap_or_else(|| "its sign-in process does not run here".to_owned());
+        return Err(Problem::unavailable(format!("service {name}: {why}")));
     };
     let place = Place::new(process.address, process.door.as_deref());
     let body = body.map(serde_json::to_vec).transpose().map_err(|e| Problem::ours(e.to_string()))?;

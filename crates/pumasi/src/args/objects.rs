@@ -570,7 +570,9 @@ Whoever opens the address chooses a passkey or a password. With --recover an exi
     #[command(after_help = "Example:\n  pumasi user sign-out notes minjun")]
     SignOut { service: ServiceName, login: Login },
     /// Set the groups of a user; none takes it out of all
-    #[command(after_help = "Examples:\n  pumasi user groups notes minjun staff editors\n  pumasi user groups notes minjun")]
+    #[command(
+        after_help = "Examples:\n  pumasi user groups notes minjun staff editors\n  pumasi user groups notes minjun"
+    )]
     Groups {
         service: ServiceName,
         login: Login,
