@@ -23,7 +23,6 @@ struct Page {
 
 impl Page {
     fn of(forwarder: &Forwarder) -> Self {
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let url = forwarder.url();
         let (base, token) = url.split_once("/console/#token=").unwrap();
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build().unwrap();
@@ -41,6 +40,7 @@ impl Page {
 
 #[tokio::test]
 async fn a_crowd_is_wished_for_in_a_lab_and_nowhere_else() {
+    rustls::crypto::aws_lc_rs::default_provider().install_default().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("api.sock");
     let listener = UnixListener::bind(&socket).unwrap();

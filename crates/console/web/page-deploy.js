@@ -158,8 +158,8 @@ function follow(one) {
     if (r.state === "done") one.doneMs ??= Date.now() - one.began;
   }
   const told = one.same ? t("Nothing that runs was changed.")
-    : one.doneMs !== null ? t("All instances of generation {n} are ready, after {time}.", { n: one.generation, time: f.ms(one.doneMs) })
-    : one.firstMs !== null ? t("The first instance of generation {n} is ready, after {time}.", { n: one.generation, time: f.ms(one.firstMs) })
+    : one.firstMs !== null ? [t("The first instance of generation {n} is ready, after {time}.", { n: one.generation, time: f.ms(one.firstMs) }),
+      one.doneMs !== null && ` ${t("All instances of generation {n} are ready, after {time}.", { n: one.generation, time: f.ms(one.doneMs) })}`]
     : r?.state === "failing" ? t("Generation {n} does not get ready; it is tried again.", { n: one.generation })
     : t("Waiting for the first instance of generation {n}…", { n: one.generation });
   return h("section.sheet", { "data-key": `follow-${one.name}`, "aria-label": t("Rollout of {name}", { name: one.name }), "aria-live": "polite" },

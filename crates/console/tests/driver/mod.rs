@@ -101,6 +101,8 @@ impl Browser {
     pub fn click(&self, selector: &str) {
         self.wait(selector, &format!("document.querySelector({})", json!(selector)));
         let found = self.call("POST", "/element", &json!({"using": "css selector", "value": selector}));
+        // Not below the frame, which stays where it is.
+        self.run(&format!("document.querySelector({}).scrollIntoView({{ block: 'center' }})", json!(selector)));
         let id = found.as_object().and_then(|o| o.values().next()).and_then(Value::as_str).unwrap();
         self.call("POST", &format!("/element/{id}/click"), &json!({}));
     }
