@@ -125,7 +125,8 @@ impl Drop for Cloud {
 /// Processes whose command line is a sleep of so long.
 fn sleepers(seconds: &str) -> usize {
     let is = |e: &std::fs::DirEntry| {
-        std::fs::read(e.path().join("cmdline")).is_ok_and(|l| text(&l).starts_with("sleep\0") && text(&l).contains(seconds))
+        std::fs::read(e.path().join("cmdline"))
+            .is_ok_and(|l| text(&l).starts_with("sleep\0") && text(&l).contains(seconds))
     };
     std::fs::read_dir("/proc").unwrap().flatten().filter(is).count()
 }
@@ -234,7 +235,12 @@ fn over_tls_by_ones_role() {
     };
     for role in ["customer", "operator"] {
         let ran = remote(role);
-        assert_eq!((text(&ran.stdout).as_str(), ran.status.code()), ("by tls", Some(3)), "{role}: {}", text(&ran.stderr));
+        assert_eq!(
+            (text(&ran.stdout).as_str(), ran.status.code()),
+            ("by tls", Some(3)),
+            "{role}: {}",
+            text(&ran.stderr)
+        );
     }
     let refused = remote("viewer");
     assert_eq!(refused.status.code(), Some(4), "{}", text(&refused.stderr));

@@ -151,7 +151,9 @@ fn the_lab_borrows_at_a_key_and_ends_clean() {
     assert!(status.success(), "{status:?}\n{}", said());
     eprintln!("{:>6} ms  ended", begun.elapsed().as_millis());
     // Its directory stands in what it told of it, and in the command line of all that it started.
-    let dir = said().lines().find_map(|l| Some(l.trim().strip_prefix("pumasi --config ")?.split("/city-a").next()?.to_owned()));
+    let dir = said()
+        .lines()
+        .find_map(|l| Some(l.trim().strip_prefix("pumasi --config ")?.split("/city-a").next()?.to_owned()));
     let dir = dir.expect("it tells where it is");
     assert_eq!(left(Path::new(&dir)), [], "still there");
     assert!(!Path::new(&dir).exists(), "{dir} is left");
