@@ -206,7 +206,8 @@ fn ceremonies_for_others() {
         let device = Authenticator::new(algorithm, HOST, ORIGIN);
         for _ in 0..1_000 {
             let challenge = challenges.make(ADD, NOW_MS);
-            let (mut client, mut attestation) = (device.client_data("webauthn.create", &challenge), device.attestation());
+            let (mut client, mut attestation) =
+                (device.client_data("webauthn.create", &challenge), device.attestation());
             let part = if random.below(4) == 0 { &mut client } else { &mut attestation };
             random.change(part);
             let ours = challenges.register(ADD, &client, &attestation, NOW_MS);
