@@ -83,6 +83,11 @@ pub fn settle(tx: &mut Tx<'_>, hashes: Hashes) -> Result<(), DbError> {
         }
         Hashes::Hot if any(own)? => {
             copy(own, tx.realm)?;
+            tx.realm.execute(
+                "DELETE FROM password WHERE NOT EXISTS
+                 (SELECT 1 FROM user u WHERE u.subject = password.subject AND u.password_no = password.no)",
+                [],
+            )?;
             // They count there before they are erased here: the next start finds them in the realm, and these again.
             tx.forget_all();
         }
