@@ -52,7 +52,6 @@ pub struct Profile {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Passkey {
-    pub subject: String,
     pub rp_id: String,
     /// A COSE_Key: never another one under the same id.
     pub key: Vec<u8>,
@@ -64,7 +63,6 @@ pub struct Passkey {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AppPassword {
-    pub subject: String,
     pub name: String,
     pub created_at_ms: u64,
     pub used_at_ms: u64,
@@ -74,10 +72,10 @@ pub struct AppPassword {
 pub struct Realm {
     /// By subject.
     pub users: BTreeMap<String, User>,
-    /// By the credential's id.
-    pub passkeys: BTreeMap<Vec<u8>, Passkey>,
-    /// By digest.
-    pub app_passwords: BTreeMap<String, AppPassword>,
+    /// By subject and the credential's id: two users may have claimed one id, on two sides ([`Realm::contested`]).
+    pub passkeys: BTreeMap<(String, Vec<u8>), Passkey>,
+    /// By subject and digest.
+    pub app_passwords: BTreeMap<(String, String), AppPassword>,
     pub gone: Gone,
 }
 
@@ -111,8 +109,8 @@ pub fn merge(mut mine: Realm, other: Realm) -> Realm {
     });
     join(&mut mine.passkeys, other.passkeys, |a, b| {
         // One id has one key; where somebody made two, all agree on one of them.
-        if (&b.subject, &b.rp_id, &b.key) > (&a.subject, &a.rp_id, &a.key) {
-            (a.subject, a.rp_id, a.key) = (b.subject, b.rp_id, b.key);
+        if (&b.rp_id, &b.key) > (&a.rp_id, &a.key) {
+            (a.rp_id, a.key) = (b.rp_id, b.key);
         }
         a.name.join(b.name);
         a.counter = a.counter.max(b.counter);
@@ -120,8 +118,8 @@ pub fn merge(mut mine: Realm, other: Realm) -> Realm {
         a.used_at_ms = a.used_at_ms.max(b.used_at_ms);
     });
     join(&mut mine.app_passwords, other.app_passwords, |a, b| {
-        if (&b.subject, &b.name) > (&a.subject, &a.name) {
-            (a.subject, a.name) = (b.subject, b.name);
+        if b.name > a.name {
+            a.name = b.name;
         }
         a.created_at_ms = a.created_at_ms.min(b.created_at_ms);
         a.used_at_ms = a.used_at_ms.max(b.used_at_ms);
@@ -138,8 +136,20 @@ impl Realm {
     fn bury(&mut self) {
         let Self { users, passkeys, app_passwords, gone } = self;
         users.retain(|subject, _| !gone.users.contains(subject));
-        passkeys.retain(|id, key| !gone.passkeys.contains(id) && !gone.users.contains(&key.subject));
-        app_passwords.retain(|digest, app| !gone.app_passwords.contains(digest) && !gone.users.contains(&app.subject));
+        passkeys.retain(|(subject, id), _| !gone.passkeys.contains(id) && !gone.users.contains(subject));
+        app_passwords
+            .retain(|(subject, digest), _| !gone.app_passwords.contains(digest) && !gone.users.contains(subject));
+    }
+
+    /// Passkeys whose id another user claimed earlier: they are not stored.
+    pub fn contested(&self) -> BTreeSet<(String, Vec<u8>)> {
+        let mut first: BTreeMap<&Vec<u8>, (u64, &String)> = BTreeMap::new();
+        for ((subject, id), key) in &self.passkeys {
+            let claim = (key.created_at_ms, subject);
+            first.entry(id).and_modify(|c| *c = claim.min(*c)).or_insert(claim);
+        }
+        let late = |(subject, id): &&(String, Vec<u8>)| first.get(id).is_some_and(|(_, owner)| *owner != subject);
+        self.passkeys.keys().filter(late).cloned().collect()
     }
 
     /// Who gets another login, since an earlier user has it: by subject. To be stored as a change like any other, by who goes on.
@@ -212,22 +222,18 @@ mod tests {
     }
 
     fn passkey() -> impl Strategy<Value = Passkey> {
-        (subject(), latest("[pq]"), 0u32..5, 0u64..3, 0u64..3).prop_map(
-            |(subject, name, counter, created_at_ms, used_at_ms)| Passkey {
-                subject,
-                rp_id: "docs.example".into(),
-                key: vec![1],
-                name,
-                counter,
-                created_at_ms,
-                used_at_ms,
-            },
-        )
+        (latest("[pq]"), 0u32..5, 0u64..3, 0u64..3).prop_map(|(name, counter, created_at_ms, used_at_ms)| Passkey {
+            rp_id: "docs.example".into(),
+            key: vec![1],
+            name,
+            counter,
+            created_at_ms,
+            used_at_ms,
+        })
     }
 
     fn app() -> impl Strategy<Value = AppPassword> {
-        (subject(), "[pq]", 0u64..3, 0u64..3).prop_map(|(subject, name, created_at_ms, used_at_ms)| AppPassword {
-            subject,
+        ("[pq]", 0u64..3, 0u64..3).prop_map(|(name, created_at_ms, used_at_ms)| AppPassword {
             name,
             created_at_ms,
             used_at_ms,
@@ -237,8 +243,8 @@ mod tests {
     prop_compose! {
         fn realm()(
             users in btree_map(subject(), user(), 0..4),
-            passkeys in btree_map(prop::collection::vec(0u8..4, 1), passkey(), 0..4),
-            app_passwords in btree_map("[g-j]", app(), 0..4),
+            passkeys in btree_map((subject(), prop::collection::vec(0u8..4, 1)), passkey(), 0..4),
+            app_passwords in btree_map((subject(), "[g-j]"), app(), 0..4),
             gone_users in btree_set(subject(), 0..2),
             gone_passkeys in btree_set(prop::collection::vec(0u8..4, 1), 0..2),
             gone_apps in btree_set("[g-j]", 0..2),
@@ -266,8 +272,8 @@ mod tests {
             for side in [&a, &b] {
                 for gone in &side.gone.users {
                     prop_assert!(!both.users.contains_key(gone));
-                    prop_assert!(both.passkeys.values().all(|k| k.subject != *gone));
-                    prop_assert!(both.app_passwords.values().all(|k| k.subject != *gone));
+                    prop_assert!(both.passkeys.keys().all(|(subject, _)| subject != gone));
+                    prop_assert!(both.app_passwords.keys().all(|(subject, _)| subject != gone));
                 }
                 for (subject, user) in &side.users {
                     match both.users.get(subject) {
@@ -285,9 +291,18 @@ mod tests {
                     }
                 }
                 for digest in &side.gone.app_passwords {
-                    prop_assert!(!both.app_passwords.contains_key(digest));
+                    prop_assert!(both.app_passwords.keys().all(|(_, d)| d != digest));
                 }
             }
+        }
+
+        #[test]
+        fn a_passkey_has_one_owner(a in realm(), b in realm()) {
+            let both = merge(a, b);
+            let contested = both.contested();
+            let kept: Vec<&Vec<u8>> = both.passkeys.keys().filter(|k| !contested.contains(*k)).map(|(_, id)| id).collect();
+            let ids: BTreeSet<&Vec<u8>> = both.passkeys.keys().map(|(_, id)| id).collect();
+            prop_assert_eq!(kept.len(), ids.len());
         }
 
         #[test]

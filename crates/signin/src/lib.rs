@@ -61,6 +61,9 @@ async fn serve(start: Start) -> Result<(), String> {
     let sweeping = tokio::spawn({
         let realm = realm.clone();
         async move {
+            if let Err(e) = realm.look_over_passwords().await {
+                tracing::warn!("looking over the passwords of this cloud: {e}");
+            }
             loop {
                 tokio::time::sleep(SWEEP_EACH).await;
                 realm.sweep().await;

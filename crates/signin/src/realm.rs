@@ -1,7 +1,7 @@
 //! What all requests share.
 
 use crate::clock::{self, DAY_MS};
-use crate::db::{Db, DbError, Tx, invitations, passwords, sessions};
+use crate::db::{Db, DbError, Tx, View, invitations, passwords, sessions};
 use crate::ended::Ring;
 use crate::password::HashGate;
 use crate::start::Start;
@@ -11,6 +11,7 @@ use crate::webauthn::Challenges;
 use pumasi_realm::{Login, Settings};
 use pumasi_terms::identity::Hashes;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Semaphore;
 
@@ -18,6 +19,8 @@ use tokio::sync::Semaphore;
 const FREE_OF_LOGIN: u32 = 5;
 const FREE_OF_ADDRESS: u32 = 30;
 const FREE_SIGN_UPS: u32 = 10;
+/// Rows that are looked at in one go.
+const AT_A_TIME: u32 = 1_000;
 /// Longer than any standby is behind.
 const TOMBSTONE_MS: u64 = 400 * DAY_MS;
 
@@ -33,7 +36,7 @@ pub struct Realm {
     /// Whether a password can be set and checked at this cloud.
     pub passwords: bool,
     /// Whether somebody has a password whose hash stayed at another cloud.
-    pub passwords_elsewhere: bool,
+    passwords_elsewhere: AtomicBool,
     throttles: Mutex<Throttles>,
 }
 
@@ -54,8 +57,9 @@ impl Realm {
             sweep(tx).map(|_| ())
         };
         let db = Db::open(&data, own.as_deref(), settings.epoch.0, ring.clone(), settle)?;
-        let passwords_elsewhere = settings.passwords
-            && db.read(passwords::some_elsewhere).map_err(|e: rusqlite::Error| format!("reading the realm: {e}"))?;
+        // The first of them say it at once where the realm has just come to another cloud; the others are looked at later.
+        let first = |view: &View| passwords::elsewhere(view, "", AT_A_TIME);
+        let (elsewhere, _) = db.read(first).map_err(|e| format!("reading the realm: {e}"))?;
         let throttles = Throttles {
             login: Throttle::new(FREE_OF_LOGIN),
             address: Throttle::new(FREE_OF_ADDRESS),
@@ -63,7 +67,7 @@ impl Realm {
         };
         Ok(Self {
             passwords: settings.passwords && (hashes == Hashes::Hot || own.is_some()),
-            passwords_elsewhere,
+            passwords_elsewhere: AtomicBool::new(settings.passwords && elsewhere),
             challenges: Challenges::new(settings.hosts.first().map(String::as_str).unwrap_or_default()),
             settings,
             db,
@@ -84,6 +88,28 @@ impl Realm {
 
     pub fn is_admin(&self, key: &[u8]) -> bool {
         crate::secret::same(key, self.settings.admin_key.as_bytes())
+    }
+
+    pub fn passwords_elsewhere(&self) -> bool {
+        self.passwords_elsewhere.load(Ordering::Relaxed)
+    }
+
+    /// After the start: which hashes belong to nobody, and which are not here.
+    pub async fn look_over_passwords(&self) -> Result<(), DbError> {
+        let mut next = Some(String::new());
+        while let Some(after) = next {
+            next = self.db.write(move |tx| passwords::tidy(tx, &after, AT_A_TIME)).await?;
+        }
+        let mut next = Some(String::new()).filter(|_| self.settings.passwords);
+        while let Some(after) = next {
+            let (elsewhere, then) = self.db.read(|view| passwords::elsewhere(view, &after, AT_A_TIME))?;
+            if elsewhere {
+                self.passwords_elsewhere.store(true, Ordering::Relaxed);
+            }
+            next = then;
+            tokio::task::yield_now().await;
+        }
+        Ok(())
     }
 
     /// Erases some of what time has ended.

@@ -18,7 +18,7 @@ use pumasi_realm::settings::DATABASE;
 use rusqlite::Connection;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use tokio::sync::oneshot;
 
 /// What stays at this cloud, within its directory.
@@ -57,11 +57,17 @@ pub struct Tx<'a> {
     ended: Vec<String>,
     /// Users whose passwords but for the given one are to be erased at this cloud, once the transaction is on disk.
     forget: Vec<(String, u64)>,
+    forget_all: bool,
 }
 
 impl Tx<'_> {
     pub fn ended(&mut self, digests: impl IntoIterator<Item = String>) {
         self.ended.extend(digests);
+    }
+
+    /// Every password at this cloud is to be erased, once the transaction is on disk.
+    fn forget_all(&mut self) {
+        self.forget_all = true;
     }
 }
 
@@ -103,15 +109,9 @@ impl Db {
 
     /// A short read: it blocks for the time of a page-cache read.
     pub fn read<T, E: From<rusqlite::Error>>(&self, f: impl FnOnce(&View) -> Result<T, E>) -> Result<T, E> {
-        let first = self.next.fetch_add(1, Ordering::Relaxed);
-        let free = (0..READERS).find_map(|i| self.readers.get((first + i) % READERS)?.try_lock().ok());
-        let view: MutexGuard<'_, View> = match free.or_else(|| {
-            let reader = self.readers.get(first % READERS)?;
-            Some(reader.lock().unwrap_or_else(PoisonError::into_inner))
-        }) {
-            Some(view) => view,
-            None => return Err(rusqlite::Error::InvalidQuery.into()),
-        };
+        let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.readers.len();
+        let free = self.readers.iter().cycle().skip(turn).take(READERS).find_map(|r| r.try_lock().ok());
+        let view = free.unwrap_or_else(|| self.readers[turn].lock().unwrap_or_else(PoisonError::into_inner));
         f(&view)
     }
 
@@ -169,7 +169,15 @@ impl Writer {
     fn tx(&self) -> Tx<'_> {
         let View { realm, own } = &self.view;
         let own = own.as_ref();
-        Tx { realm, own, at_ms: clock::now_ms(), epoch: self.epoch, ended: Vec::new(), forget: Vec::new() }
+        Tx {
+            realm,
+            own,
+            at_ms: clock::now_ms(),
+            epoch: self.epoch,
+            ended: Vec::new(),
+            forget: Vec::new(),
+            forget_all: false,
+        }
     }
 
     fn alone(&mut self, f: impl FnOnce(&mut Tx<'_>) -> Result<(), DbError>) -> Result<(), DbError> {
@@ -177,6 +185,9 @@ impl Writer {
         tx.realm.execute_batch("BEGIN IMMEDIATE")?;
         f(&mut tx)?;
         tx.realm.execute_batch("COMMIT")?;
+        if let (Some(own), true) = (tx.own, tx.forget_all) {
+            own.execute("DELETE FROM password", [])?;
+        }
         self.forget(&tx.forget);
         Ok(())
     }
@@ -221,7 +232,7 @@ impl Writer {
         let Some(own) = &self.view.own else { return };
         for (subject, but) in passwords {
             if let Err(e) = own.execute("DELETE FROM password WHERE subject = ?1 AND no <> ?2", (subject, but)) {
-                tracing::warn!("a password that counts no more is erased at the next start only: {e}");
+                tracing::warn!("a password that counts no more is erased after the next start only: {e}");
             }
         }
     }

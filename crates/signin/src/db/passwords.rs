@@ -20,9 +20,13 @@ pub fn find(view: &View, login: &Login) -> rusqlite::Result<Option<(User, Option
 }
 
 pub fn hash_of(view: &View, user: &User) -> rusqlite::Result<Option<String>> {
+    find_hash(view, &user.subject, user.password_no)
+}
+
+fn find_hash(view: &View, subject: &str, no: u64) -> rusqlite::Result<Option<String>> {
     let of = |db: &Connection| {
         db.prepare_cached("SELECT phc FROM password WHERE subject = ?1 AND no = ?2")?
-            .query_row((&user.subject, user.password_no), |r| r.get(0))
+            .query_row((subject, no), |r| r.get(0))
             .optional()
     };
     match of(&view.realm)? {
@@ -66,64 +70,72 @@ pub fn set(tx: &mut Tx<'_>, hashes: Hashes, subject: &str, phc: Option<&str>) ->
     Ok(true)
 }
 
-/// At the start: hashes go to where they are to be, and those that no user's row names are erased.
+/// At the start: hashes go to where they are to be.
 pub fn settle(tx: &mut Tx<'_>, hashes: Hashes) -> Result<(), DbError> {
     let Some(own) = tx.own else { return Ok(()) };
     match hashes {
-        Hashes::Withheld => {
+        Hashes::Withheld if any(tx.realm)? => {
+            // On disk here before they are gone there.
+            own.execute_batch("BEGIN IMMEDIATE")?;
             copy(tx.realm, own)?;
+            own.execute_batch("COMMIT")?;
             tx.realm.execute("DELETE FROM password", [])?;
         }
-        Hashes::Hot => {
+        Hashes::Hot if any(own)? => {
             copy(own, tx.realm)?;
-            let mut all = own.prepare("SELECT DISTINCT subject FROM password")?;
-            let subjects: Vec<String> = all.query_map([], |r| r.get(0))?.collect::<rusqlite::Result<_>>()?;
-            tx.forget.extend(subjects.into_iter().map(|s| (s, 0)));
+            tx.realm.execute(
+                "DELETE FROM password WHERE NOT EXISTS
+                 (SELECT 1 FROM user u WHERE u.subject = password.subject AND u.password_no = password.no)",
+                [],
+            )?;
+            // They count there before they are erased here: the next start finds them in the realm, and these again.
+            tx.forget_all();
         }
-    }
-    let named = "SELECT 1 FROM user u WHERE u.subject = ?1 AND u.password_no = ?2";
-    for db in [tx.realm, own] {
-        for (subject, no, _) in rows(db)? {
-            if tx.realm.prepare_cached(named)?.query_row((&subject, no), |_| Ok(())).optional()?.is_none() {
-                db.execute("DELETE FROM password WHERE subject = ?1 AND no = ?2", (subject, no))?;
-            }
-        }
+        _ => {}
     }
     Ok(())
+}
+
+fn any(db: &Connection) -> rusqlite::Result<bool> {
+    db.query_row("SELECT EXISTS (SELECT 1 FROM password)", [], |r| r.get(0))
 }
 
 fn copy(from: &Connection, to: &Connection) -> rusqlite::Result<()> {
-    for row in rows(from)? {
-        to.execute(INSERT, row)?;
+    let mut all = from.prepare("SELECT subject, no, phc FROM password")?;
+    let mut rows = all.query([])?;
+    let mut insert = to.prepare(INSERT)?;
+    while let Some(row) = rows.next()? {
+        insert.execute((row.get::<_, String>(0)?, row.get::<_, u64>(1)?, row.get::<_, String>(2)?))?;
     }
     Ok(())
 }
 
-fn rows(db: &Connection) -> rusqlite::Result<Vec<(String, u64, String)>> {
-    let mut all = db.prepare("SELECT subject, no, phc FROM password")?;
-    all.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?.collect()
-}
-
-/// Whether somebody has a password whose hash is not here.
-pub fn some_elsewhere(view: &View) -> rusqlite::Result<bool> {
-    let mut users = view.realm.prepare(
-        "SELECT u.subject, u.password_no FROM user u WHERE u.password_no > 0
-         AND NOT EXISTS (SELECT 1 FROM password p WHERE p.subject = u.subject AND p.no = u.password_no)",
-    )?;
-    let mut rows = users.query([])?;
-    while let Some(row) = rows.next()? {
-        let key: (String, u64) = (row.get(0)?, row.get(1)?);
-        let here = match &view.own {
-            None => false,
-            Some(own) => own
-                .prepare_cached("SELECT 1 FROM password WHERE subject = ?1 AND no = ?2")?
-                .query_row(key, |_| Ok(()))
-                .optional()?
-                .is_some(),
-        };
-        if !here {
-            return Ok(true);
+/// Erases hashes at this cloud that no user's row names, of so many after the given subject; where to go on.
+pub fn tidy(tx: &Tx<'_>, after: &str, at_a_time: u32) -> Result<Option<String>, DbError> {
+    let Some(own) = tx.own else { return Ok(None) };
+    let mut some =
+        own.prepare_cached("SELECT subject, no FROM password WHERE subject > ?1 ORDER BY subject LIMIT ?2")?;
+    let rows: Vec<(String, u64)> =
+        some.query_map((after, at_a_time), |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<rusqlite::Result<_>>()?;
+    for (subject, no) in &rows {
+        if users::by_subject(tx.realm, subject)?.is_none_or(|u| u.password_no != *no) {
+            own.execute("DELETE FROM password WHERE subject = ?1 AND no = ?2", (subject, no))?;
         }
     }
-    Ok(false)
+    Ok(rows.into_iter().last().map(|(subject, _)| subject))
+}
+
+/// Whether one of so many users after the given subject has a password whose hash is not here; where to go on.
+pub fn elsewhere(view: &View, after: &str, at_a_time: u32) -> rusqlite::Result<(bool, Option<String>)> {
+    let mut some = view
+        .realm
+        .prepare_cached("SELECT subject, password_no FROM user WHERE subject > ?1 ORDER BY subject LIMIT ?2")?;
+    let rows: Vec<(String, u64)> =
+        some.query_map((after, at_a_time), |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<rusqlite::Result<_>>()?;
+    for (subject, no) in rows.iter().filter(|(_, no)| *no > 0) {
+        if find_hash(view, subject, *no)?.is_none() {
+            return Ok((true, None));
+        }
+    }
+    Ok((false, rows.into_iter().last().map(|(subject, _)| subject)))
 }

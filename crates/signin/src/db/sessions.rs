@@ -129,10 +129,10 @@ pub fn seen(tx: &Tx<'_>, digest: &str) -> Result<(), DbError> {
     Ok(())
 }
 
-/// Erases some of what time has ended. True: there may be more.
+/// Erases some of what time has ended; what was used until its last day goes half a day later. True: there may be more.
 pub fn sweep(tx: &Tx<'_>) -> Result<bool, DbError> {
     let swept = tx.realm.execute(
-        "DELETE FROM session WHERE digest IN (SELECT digest FROM session WHERE idle_until_ms <= ?1 OR ends_at_ms <= ?1 LIMIT ?2)",
+        "DELETE FROM session WHERE digest IN (SELECT digest FROM session WHERE idle_until_ms <= ?1 LIMIT ?2)",
         (tx.at_ms, SWEPT_AT_A_TIME),
     )?;
     Ok(swept == SWEPT_AT_A_TIME as usize)

@@ -49,7 +49,7 @@ fn shown(realm: &Realm, visit: &Visit, status: StatusCode, notice: Option<&Notic
     let body = html! {
         @if realm.settings.passwords && !realm.passwords {
             p.notice { (text.passwords_not_here) }
-        } @else if realm.passwords_elsewhere {
+        } @else if realm.passwords_elsewhere() {
             p.notice { (text.passwords_elsewhere) }
         }
         (passkey(realm, visit, to))

@@ -93,10 +93,12 @@ async fn answer(realm: &Arc<Realm>, request: Request<Incoming>, stopping: watch:
     let key = |name: &str| parts.headers.get(name).map(http::HeaderValue::as_bytes).unwrap_or_default();
     let (gate, admin) = (realm.is_gate(key(pumasi_realm::gate::KEY)), realm.is_admin(key(pumasi_realm::admin::KEY)));
     if path.starts_with("/admin/v1/") {
-        return match (admin, bounded(body).await) {
-            (false, _) => bare(StatusCode::FORBIDDEN),
-            (true, Err(status)) => bare(status),
-            (true, Ok(body)) => admin::answer(realm, &parts, &body).await,
+        if !admin {
+            return bare(StatusCode::FORBIDDEN);
+        }
+        return match bounded(body).await {
+            Err(status) => bare(status),
+            Ok(body) => admin::answer(realm, &parts, &body).await,
         };
     }
     if !gate {
