@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn gated(host: &str, bundle: String) -> Value {
+fn gated(host: &str, bundle: Digest) -> Value {
     let mut service = service("gated", host, bundle);
     service["spec"]["identity"] = json!({"gate": "required"});
     service
@@ -12,10 +12,10 @@ fn gated(host: &str, bundle: String) -> Value {
 async fn users_sign_in_over_https_alone_and_are_a_dataset() {
     let rig = Rig::new().await;
     let bundle = rig.upload("acme", "an application").await;
-    let refused = rig.ask("acme", "PUT", "/v1/services/gated", gated("gated.example", bundle.clone())).await;
+    let refused = rig.ask("acme", "PUT", "/v1/services/gated", gated("gated.example", bundle)).await;
     assert_eq!(refused.0, 422, "{refused:?}");
     assert!(refused.1.contains("spec.identity") && refused.1.contains("gateway.listen_tls"), "{refused:?}");
-    let taken = rig.ask("acme", "PUT", "/v1/services/gated", gated("gated.localhost", bundle.clone())).await;
+    let taken = rig.ask("acme", "PUT", "/v1/services/gated", gated("gated.localhost", bundle)).await;
     assert_eq!(taken.0, 200, "{taken:?}");
     let record = rig.record("gated").unwrap();
     let names: Vec<&str> = record.document.spec.datasets.iter().map(|d| d.name.as_str()).collect();
