@@ -128,10 +128,14 @@ impl Known {
             return Ok(known);
         }
         self.listen(gateway, to);
+        // An app password is no other's only because it was said to be.
+        let learns_nobody = matches!(check, Check::Session { .. });
         let told = self.told.load(Ordering::Acquire);
         let checked = ask(pool, to, &check).await?;
         let user = checked.user.map(Arc::new);
-        self.learn(proof, user.clone(), (now_us, told), checked.holds_ms);
+        if user.is_some() || learns_nobody {
+            self.learn(proof, user.clone(), (now_us, told), checked.holds_ms);
+        }
         Ok(user)
     }
 
