@@ -4,11 +4,11 @@
 //! Always holds: the newest is the one in force; at most [`KEPT`] are kept, and no more than [`BYTES_KEPT`] of documents beyond the newest;
 //! the bundles of those that are kept stay here; nothing outlives its service.
 
-use crate::Node;
 use crate::node::TxError;
-use crate::object::{GENERATION, ServiceRecord};
+use crate::object::{GENERATION, SERVICE, ServiceRecord};
+use crate::{Node, moves};
 use pumasi_api::Problem;
-use pumasi_store::{Expect, Tx};
+use pumasi_store::{Expect, Stored, Tx};
 use pumasi_terms::service::{BundleRef, Service};
 use pumasi_terms::{CustomerName, Digest, WallMs};
 use serde::{Deserialize, Serialize};
@@ -105,6 +105,21 @@ pub fn began(
     all.push(Generation { generation, at: now, by: by.to_owned(), why: why.into(), document });
     tx.put(GENERATION, record.id.as_str(), &all, Expect::Any)?;
     Ok(())
+}
+
+/// The same document as a new generation: every instance is exchanged. Whoever calls writes down why.
+pub fn next(
+    tx: &mut Tx<'_>,
+    stored: &Stored<ServiceRecord>,
+    by: &str,
+    why: impl Into<String>,
+    now: WallMs,
+) -> Result<ServiceRecord, TxError> {
+    moves::leaves_alone(tx, stored.body.name())?;
+    let record = ServiceRecord { generation: stored.body.generation + 1, ..stored.body.clone() };
+    tx.put(SERVICE, record.name().as_str(), &record, Expect::Revision(stored.revision))?;
+    began(tx, Some(&stored.body), &record, by, why, now)?;
+    Ok(record)
 }
 
 /// With its service.

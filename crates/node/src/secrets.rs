@@ -7,11 +7,11 @@ use crate::Node;
 use crate::node::{Note, TxError};
 use crate::object::{SERVICE, ServiceRecord};
 use crate::wire::{SealingKey, SendApplication};
-use crate::{clock, generations, moves};
+use crate::{clock, generations};
 use pumasi_api::{Fault, Principal, Problem};
 use pumasi_engine::Secrets;
 use pumasi_lease::Lease;
-use pumasi_store::{Expect, Tx};
+use pumasi_store::Tx;
 use pumasi_terms::service::Service;
 use pumasi_terms::{CustomerName, Digest, FieldError, SecretName, ServiceName};
 use pumasi_trust::{HpkeError, Sealed, Secret, VALUE_BYTES_MAX, Vault, VaultError, check_pair};
@@ -149,15 +149,12 @@ pub fn renew_users(
         if stored.body.customer != *customer || !names(&stored.body, name) {
             continue;
         }
-        moves::leaves_alone(tx, stored.body.name())?;
-        let record = ServiceRecord { generation: stored.body.generation + 1, ..stored.body.clone() };
-        renewed.push(record.name().clone());
-        tx.put(SERVICE, &stored.name, &record, Expect::Revision(stored.revision))?;
+        let (by, why, now) = (who.to_string(), format!("version {version} of secret {name}"), clock::wall());
+        let record = generations::next(tx, &stored, &by, &why, now)?;
         let note = Note::new("service_changed", "service", record.name())
-            .because(format!("generation {}: version {version} of secret {name}", record.generation));
-        let (by, why) = (who.to_string(), format!("version {version} of secret {name}"));
-        generations::began(tx, Some(&stored.body), &record, &by, why, clock::wall())?;
-        tx.journal(note.entry(&who.to_string(), clock::wall()))?;
+            .because(format!("generation {}: {why}", record.generation));
+        tx.journal(note.entry(&by, now))?;
+        renewed.push(record.name().clone());
     }
     Ok(renewed)
 }

@@ -2,7 +2,7 @@
 
 use crate::args::{Form, Kind};
 use crate::failure::{Exit, Failure};
-use crate::kinds::{Scene, dig, table, wide};
+use crate::kinds::{Scene, dig, table};
 use crate::output::{self, Format, Table, note};
 use crate::session::Session;
 use pumasi_api::message::CloudStatus;
@@ -45,8 +45,8 @@ pub async fn get(session: &Session, kind: Kind, name: Option<&str>, selector: &S
         let item = session.one(kind, name).await?;
         // One plan or journey may be told at more length than in a list; its row is the same.
         let rows = std::slice::from_ref(&item);
-        let scene = session.scene(kind).await;
-        return session.show(&item, || names(kind, rows), || columns(session, kind, rows, &scene));
+        let scene = scene(session, kind).await;
+        return session.show(&item, || names(kind, rows), || table(kind, rows, &scene));
     }
     let mut list = session.list(kind).await?;
     list.items.retain(|item| selector.takes(item));
@@ -55,17 +55,14 @@ pub async fn get(session: &Session, kind: Kind, name: Option<&str>, selector: &S
         troubles(session).await;
         return Ok(());
     }
-    let scene = session.scene(kind).await;
-    session.show(&list, || names(kind, &list.items), || columns(session, kind, &list.items, &scene))?;
+    let scene = scene(session, kind).await;
+    session.show(&list, || names(kind, &list.items), || table(kind, &list.items, &scene))?;
     troubles(session).await;
     Ok(())
 }
 
-fn columns(session: &Session, kind: Kind, items: &[Value], scene: &Scene) -> Result<Table, Failure> {
-    match session.global.form {
-        Form::Wide => wide(kind, items, scene),
-        _ => table(kind, items, scene),
-    }
+async fn scene(session: &Session, kind: Kind) -> Scene {
+    Scene { wide: session.global.form == Form::Wide, ..session.scene(kind).await }
 }
 
 /// What of a row is news if it is another.
@@ -96,7 +93,7 @@ pub async fn watch(session: &Session, kind: Kind, name: Option<&str>, selector: 
         lost = false;
         let mut now = BTreeMap::new();
         for item in items.iter().filter(|item| selector.takes(item)) {
-            let row = columns(session, kind, std::slice::from_ref(item), &session.scene(kind).await)?;
+            let row = table(kind, std::slice::from_ref(item), &scene(session, kind).await)?;
             let (id, told) = (kind.name_of(item), steady(&row));
             if seen.get(&id) != Some(&told) {
                 output::print(&shown(session, kind, item, &row, &mut widths)?)?;

@@ -143,7 +143,7 @@ fn tables_stay_as_they_are() {
     for kind in <Kind as clap::ValueEnum>::value_variants() {
         let items = samples(*kind);
         let items = items.as_array().unwrap();
-        let scene = crate::kinds::Scene { now: WallMs(NOW), currency: "EUR".into() };
+        let scene = crate::kinds::Scene { now: WallMs(NOW), currency: "EUR".into(), wide: false };
         let table = crate::kinds::table(*kind, items, &scene).unwrap();
         all.push_str(&format!("===== {}\n{}{}\n", kind.plural(), table.render(false), crate::get::names(*kind, items)));
     }

@@ -151,27 +151,34 @@ fn or_dash(text: &str) -> Cell {
     if text.is_empty() { "-".into() } else { text.into() }
 }
 
-/// Long sentences stay in `describe`.
-fn brief(text: &str) -> Cell {
-    const SHOWN: usize = 72;
-    if text.chars().count() <= SHOWN {
-        or_dash(text)
-    } else {
-        format!("{}…", text.chars().take(SHOWN - 1).collect::<String>()).into()
-    }
-}
-
 /// What a table is seen in.
 #[derive(Debug, Clone)]
 pub struct Scene {
     pub now: WallMs,
     /// Of prices; empty where it is not known.
     pub currency: String,
+    /// With more columns, and nothing cut short.
+    pub wide: bool,
 }
 
 impl Scene {
     fn money(&self, amount: Money) -> String {
         format!("{} {}", money(amount), self.currency).trim_end().to_owned()
+    }
+
+    /// Long sentences stay in `describe`.
+    fn brief(&self, text: &str) -> Cell {
+        const SHOWN: usize = 72;
+        if self.wide || text.chars().count() <= SHOWN {
+            or_dash(text)
+        } else {
+            format!("{}…", text.chars().take(SHOWN - 1).collect::<String>()).into()
+        }
+    }
+
+    /// Of the thing that a row is about.
+    fn id(&self, id: &str) -> Cell {
+        if self.wide { id.into() } else { short_id(id).into() }
     }
 }
 
@@ -205,41 +212,30 @@ pub fn table(kind: Kind, items: &[Value], scene: &Scene) -> Result<Table, Failur
         }
         Kind::Divergences => (&["SERVICE", "EPOCH", "CUSTOMER", "SET ASIDE", "SIZE", "ONLY HERE", "WHAT"], divergence),
     };
+    let more: &[More] = if scene.wide { more(kind) } else { &[] };
     let mut table = Table::new(head);
+    table.head.extend(more.iter().map(|(head, _)| *head));
     for item in items {
-        table.row(row(item, scene)?);
+        let mut cells = row(item, scene)?;
+        cells.extend(more.iter().map(|(_, of)| or_dash(&of(item))));
+        table.row(cells);
     }
     Ok(table)
 }
 
 type More = (&'static str, fn(&Value) -> String);
 
-/// With more columns, and nothing cut short.
-pub fn wide(kind: Kind, items: &[Value], scene: &Scene) -> Result<Table, Failure> {
-    let mut table = table(kind, items, scene)?;
-    let more: Vec<More> = match kind {
-        Kind::Services => vec![
+/// Columns of a wide table behind the others.
+fn more(kind: Kind) -> &'static [More] {
+    match kind {
+        Kind::Services => &[
             ("HOSTS", |i| text(i, &["service.spec.hosts"])),
             ("BUNDLE", |i| text(i, &["service.spec.application.bundle"])),
             ("LABELS", |i| labels(i, "service.metadata.labels")),
         ],
-        Kind::Instances => vec![("ADDRESS", |i| text(i, &["address"]))],
-        _ => Vec::new(),
-    };
-    table.head.extend(more.iter().map(|(head, _)| *head));
-    for (row, item) in table.rows.iter_mut().zip(items) {
-        for (head, cell) in table.head.iter().zip(row.iter_mut()) {
-            match *head {
-                "ID" => cell.text = crate::output::line(&kind.name_of(item)),
-                "WHY" if cell.text.ends_with('…') => {
-                    cell.text = crate::output::line(&text(item, &["status.why", "why", "phase.why"]));
-                }
-                _ => {}
-            }
-        }
-        row.extend(more.iter().map(|(_, of)| or_dash(&of(item))));
+        Kind::Instances => &[("ADDRESS", |i| text(i, &["address"]))],
+        _ => &[],
     }
-    Ok(table)
 }
 
 fn labels(item: &Value, path: &str) -> String {
@@ -250,7 +246,7 @@ fn labels(item: &Value, path: &str) -> String {
 
 type Row = fn(&Value, &Scene) -> Result<Vec<Cell>, Failure>;
 
-fn service(item: &Value, _: &Scene) -> Result<Vec<Cell>, Failure> {
+fn service(item: &Value, scene: &Scene) -> Result<Vec<Cell>, Failure> {
     let v: ServiceView = typed(Kind::Services, item)?;
     let host = v.service.spec.hosts.first().map(String::as_str).unwrap_or_default();
     Ok(vec![
@@ -262,7 +258,7 @@ fn service(item: &Value, _: &Scene) -> Result<Vec<Cell>, Failure> {
         host.into(),
         v.status.customer.as_str().into(),
         generations(&v.status).into(),
-        brief(&v.status.why),
+        scene.brief(&v.status.why),
     ])
 }
 
@@ -275,10 +271,10 @@ fn generations(status: &pumasi_api::message::ServiceStatus) -> String {
     }
 }
 
-fn instance(item: &Value, _: &Scene) -> Result<Vec<Cell>, Failure> {
+fn instance(item: &Value, scene: &Scene) -> Result<Vec<Cell>, Failure> {
     let v: InstanceView = typed(Kind::Instances, item)?;
     Ok(vec![
-        short_id(v.id.as_str()).into(),
+        scene.id(v.id.as_str()),
         v.service.as_str().into(),
         v.cloud.as_str().into(),
         v.lease.as_ref().map_or("home", |l| short_id(l.as_str())).into(),
@@ -287,18 +283,18 @@ fn instance(item: &Value, _: &Scene) -> Result<Vec<Cell>, Failure> {
         v.restarts.to_string().into(),
         duration_us(v.cpu_used_us).into(),
         bytes(v.memory_bytes).into(),
-        brief(&v.why),
+        scene.brief(&v.why),
     ])
 }
 
 fn journey(item: &Value, scene: &Scene) -> Result<Vec<Cell>, Failure> {
     Ok(vec![
-        short_id(&Kind::Journeys.name_of(item)).into(),
+        scene.id(&Kind::Journeys.name_of(item)),
         text(item, &["service", "journey.service"]).into(),
         or_dash(&text(item, &["cause", "verdict.cause", "journey.cause"])),
         state_cell(&text(item, &["phase", "journey.phase"])),
         since(item, &["opened_at", "journey.opened_at"], scene),
-        brief(&text(item, &["why", "phase.why", "verdict.reasons", "reasons"])),
+        scene.brief(&text(item, &["why", "phase.why", "verdict.reasons", "reasons"])),
     ])
 }
 
@@ -307,7 +303,7 @@ fn plan(item: &Value, scene: &Scene) -> Result<Vec<Cell>, Failure> {
     let cost = number(item, &["cost_per_hour_max", "plan.cost_per_hour_max"]);
     let borrows = text(item, &["borrow.requirement.instances", "plan.borrow.requirement.instances"]);
     Ok(vec![
-        short_id(&id).into(),
+        scene.id(&id),
         text(item, &["number", "plan.number"]).into(),
         text(item, &["service", "plan.service"]).into(),
         or_dash(&text(item, &["verdict.cause", "plan.verdict.cause"])),
@@ -316,7 +312,7 @@ fn plan(item: &Value, scene: &Scene) -> Result<Vec<Cell>, Failure> {
         or_dash(&borrows),
         cost.map_or("-".into(), |c| scene.money(Money(c)).into()),
         since(item, &["created_at", "plan.created_at"], scene),
-        brief(&text(item, &["why", "verdict.reasons", "plan.verdict.reasons"])),
+        scene.brief(&text(item, &["why", "verdict.reasons", "plan.verdict.reasons"])),
     ])
 }
 
@@ -324,7 +320,7 @@ fn lease(item: &Value, scene: &Scene) -> Result<Vec<Cell>, Failure> {
     let v: LeaseView = typed(Kind::Leases, item)?;
     let other = if v.side == "rented" { &v.lender } else { &v.borrower };
     Ok(vec![
-        short_id(v.id.as_str()).into(),
+        scene.id(v.id.as_str()),
         v.side.as_str().into(),
         other.as_str().into(),
         v.service.as_str().into(),
@@ -338,7 +334,7 @@ fn lease(item: &Value, scene: &Scene) -> Result<Vec<Cell>, Failure> {
     ])
 }
 
-fn standby(item: &Value, _: &Scene) -> Result<Vec<Cell>, Failure> {
+fn standby(item: &Value, scene: &Scene) -> Result<Vec<Cell>, Failure> {
     let v: StandbyView = typed(Kind::Continuity, item)?;
     let span = |ms: Option<u64>, none: &'static str| match ms {
         Some(0) => "at once".into(),
@@ -360,7 +356,7 @@ fn standby(item: &Value, _: &Scene) -> Result<Vec<Cell>, Failure> {
         if v.cloud.is_some() { span(v.serves_in_ms, "-") } else { "never".into() },
         loss,
         span(v.kept_ms, "-"),
-        brief(&v.why),
+        scene.brief(&v.why),
     ])
 }
 
@@ -421,7 +417,7 @@ fn token(item: &Value, scene: &Scene) -> Result<Vec<Cell>, Failure> {
     let v: TokenView = typed(Kind::Tokens, item)?;
     let role = text(item, &["role"]);
     Ok(vec![
-        short_id(v.id.as_str()).into(),
+        scene.id(v.id.as_str()),
         v.name.as_str().into(),
         role.into(),
         v.customer.as_ref().map_or("-", |c| c.as_str()).into(),
@@ -463,14 +459,14 @@ fn divergence(item: &Value, scene: &Scene) -> Result<Vec<Cell>, Failure> {
         age(scene.now, v.set_aside_at).into(),
         bytes(v.bytes).into(),
         v.only_here.map_or("-".to_owned(), |n| n.to_string()).into(),
-        brief(&v.summary),
+        scene.brief(&v.summary),
     ])
 }
 
 fn retired(item: &Value, scene: &Scene) -> Result<Vec<Cell>, Failure> {
     let v: RetiredView = typed(Kind::Retired, item)?;
     Ok(vec![
-        short_id(v.id.as_str()).into(),
+        scene.id(v.id.as_str()),
         v.name.as_str().into(),
         v.customer.as_str().into(),
         age(scene.now, v.retired_at).into(),

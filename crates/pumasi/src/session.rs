@@ -41,7 +41,7 @@ impl Session {
             cloud.ok().and_then(|c| c.currency).unwrap_or_default()
         };
         let currency = if kind.is_priced() { self.currency.get_or_init(ask).await.clone() } else { String::new() };
-        Scene { now: wall_now(), currency }
+        Scene { now: wall_now(), currency, wide: false }
     }
 
     /// Everything of a kind, as the daemon says it.

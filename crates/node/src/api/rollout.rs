@@ -7,14 +7,14 @@ use super::body::{Answer, Json};
 use super::params::{For, Path, Query};
 use super::services::{self, store_all, theirs, wish};
 use crate::node::Note;
-use crate::object::{SERVICE, ServiceRecord};
+use crate::object::ServiceRecord;
 use crate::tenancy::{self, Estate};
-use crate::{Node, clock, generations, moves, register};
+use crate::{Node, clock, generations, register};
 use axum::Extension;
 use axum::extract::State;
 use pumasi_api::message::{ApplyServices, GenerationView, List, ScaleService, ServiceView, UndoService, Why};
 use pumasi_api::{Principal, Problem};
-use pumasi_store::{Expect, Stored};
+use pumasi_store::Stored;
 use pumasi_terms::ServiceName;
 use pumasi_terms::manifest::DOCUMENTS_MAX;
 use pumasi_terms::service::{HomeInstances, Service};
@@ -37,7 +37,7 @@ pub async fn apply(
     let mut wishes = Vec::new();
     for service in body.services {
         let (name, customer) = (service.metadata.name.clone(), asked.customer.clone());
-        let made = wish(&node, &who, For { customer }, service, None);
+        let made = wish(&node, &who, &name, For { customer }, service, None);
         wishes.push(made.map_err(|p| p.during(&format!("service {name}")))?);
     }
     store_all(&node, wishes).await?;
@@ -80,9 +80,8 @@ async fn amend(
     let mut service = stored.body.document.clone();
     change(&mut service);
     service.metadata.revision = Some(stored.revision);
-    let (name, asked) = (service.metadata.name.clone(), For::default());
-    services::check(&name, &service)?;
-    let wish = wish(&node, &who, asked, service, Some(why))?;
+    let name = service.metadata.name.clone();
+    let wish = wish(&node, &who, &name, For::default(), service, Some(why))?;
     store_all(&node, vec![wish]).await?;
     services::get(State(node), Extension(who), Path(name)).await
 }
@@ -144,19 +143,17 @@ pub async fn restart(
     register::must_be_ours(&node, &stored.body)?;
     let (actor, key) = (who.to_string(), name.clone());
     node.transact(move |tx| {
-        moves::leaves_alone(tx, &key)?;
         if stored.body.deleting {
             return Err(Problem::conflict(format!("service {key} is being deleted")).into());
         }
-        let record = ServiceRecord { generation: stored.body.generation + 1, ..stored.body.clone() };
-        tx.put(SERVICE, key.as_str(), &record, Expect::Revision(stored.revision))?;
         let why = reason("every instance is exchanged".to_owned(), &asked.why);
         let now = clock::wall();
+        let record = generations::next(tx, &stored, &actor, &why, now)?;
         let note = Note::new("service_restarted", "service", &key)
             .because(format!("generation {}", record.generation))
-            .because(why.clone());
+            .because(why);
         tx.journal(note.entry(&actor, now))?;
-        generations::began(tx, Some(&stored.body), &record, &actor, why, now)
+        Ok(())
     })
     .await?;
     services::get(State(node), Extension(who), Path(name)).await

@@ -56,7 +56,7 @@ pub async fn get(
     Ok(axum::Json(view(&node, &who, stored.body, stored.revision, &journeys)))
 }
 
-pub(super) fn check(name: &ServiceName, service: &Service) -> Result<(), Problem> {
+fn check(name: &ServiceName, service: &Service) -> Result<(), Problem> {
     if let Err(newer) = pumasi_terms::manifest::check_version(&service.api_version) {
         let hint = if newer { "it is newer than this daemon" } else { "write pumasi/v1" };
         return Err(Problem::bad_request(format!("apiVersion {:?}: {hint}", service.api_version)));
@@ -150,6 +150,11 @@ fn admitted(node: &Node, who: &Principal, name: &ServiceName, asked: For, servic
     Ok(Asked { digest, customer, old })
 }
 
+fn check_program(tree: &TreeManifest, service: &Service) -> Result<(), Problem> {
+    let checked = bundles::check_program(tree, &service.spec.application.command);
+    checked.map_err(|fault| Problem::fields(format!("service {} cannot run", service.metadata.name), vec![fault]))
+}
+
 /// As `put`, and nothing is stored. The bundle need not be here.
 pub async fn check_only(
     State(node): State<Arc<Node>>,
@@ -162,8 +167,7 @@ pub async fn check_only(
     let Asked { digest, old, customer } = admitted(&node, &who, &name, asked, &service)?;
     let mut bundle = lendable::Bundle { digest, bytes: bundle_bytes, files: bundle_files };
     if let Ok(tree) = bundles::owned(&node, &customer).tree(&digest) {
-        bundles::check_program(&tree, &service.spec.application.command)
-            .map_err(|fault| Problem::fields(format!("service {name} cannot run"), vec![fault]))?;
+        check_program(&tree, &service)?;
         (bundle.bytes, bundle.files) = (tree.total_bytes, tree.entries.len() as u64);
     }
     Ok(axum::Json(lendable::would_be(&node, old.as_ref(), &service, bundle).await?))
@@ -173,15 +177,14 @@ pub async fn check_only(
 pub(super) fn wish(
     node: &Node,
     who: &Principal,
+    name: &ServiceName,
     asked: For,
     service: Service,
     why: Option<String>,
 ) -> Result<Wish, Problem> {
-    let name = service.metadata.name.clone();
-    let Asked { digest, customer, .. } = admitted(node, who, &name, asked, &service)?;
+    let Asked { digest, customer, .. } = admitted(node, who, name, asked, &service)?;
     let tree = bundles::owned(node, &customer).tree(&digest)?;
-    bundles::check_program(&tree, &service.spec.application.command)
-        .map_err(|fault| Problem::fields(format!("service {name} cannot run"), vec![fault]))?;
+    check_program(&tree, &service)?;
     let (cloud, who) = (node.name().clone(), who.to_string());
     let id = ServiceId::from_entropy(clock::entropy());
     Ok(Wish { cloud, service, customer, digest, who, why, id })
@@ -215,8 +218,7 @@ pub async fn put(
     Query(asked): Query<For>,
     Json(service): Json<Service>,
 ) -> Answer<ServiceView> {
-    check(&name, &service)?;
-    let wish = wish(&node, &who, asked, service, None)?;
+    let wish = wish(&node, &who, &name, asked, service, None)?;
     store_all(&node, vec![wish]).await?;
     get(State(node), Extension(who), Path(name)).await
 }

@@ -188,6 +188,18 @@ impl Rig {
         digest
     }
 
+    /// The victim's is over.
+    async fn close_journey(&self) {
+        let close = self.node.transact(|tx| {
+            let mut journey = tx.get::<Journey>(JOURNEY, JOURNEY_ID)?.unwrap().body;
+            let end = json!({"phase": "closed", "at": 5, "outcome": "returned", "why": ""});
+            journey.phase = serde_json::from_value(end).unwrap();
+            tx.put(JOURNEY, JOURNEY_ID, &journey, Expect::Any)?;
+            Ok(())
+        });
+        close.await.unwrap();
+    }
+
     /// Deletes a service and waits for its end as the reconciler makes it.
     async fn end(&self, who: &str, name: &str) {
         assert_eq!(self.ask(who, "DELETE", &format!("/v1/services/{name}"), Value::Null).await.0, 200);
@@ -376,14 +388,7 @@ async fn a_new_service_of_the_same_name_inherits_nothing() {
     std::fs::create_dir_all(logs.parent().unwrap()).unwrap();
     std::fs::write(&logs, "acme's log").unwrap();
     // The journey is over, so that the service can end.
-    let close = rig.node.transact(|tx| {
-        let mut journey = tx.get::<Journey>(JOURNEY, JOURNEY_ID)?.unwrap().body;
-        let end = json!({"phase": "closed", "at": 5, "outcome": "returned", "why": ""});
-        journey.phase = serde_json::from_value(end).unwrap();
-        tx.put(JOURNEY, JOURNEY_ID, &journey, Expect::Any)?;
-        Ok(())
-    });
-    close.await.unwrap();
+    rig.close_journey().await;
     rig.end("acme", "victim").await;
     let hers = rig.upload("eve", "eve's own").await;
     let put = rig.ask("eve", "PUT", "/v1/services/victim", service("victim", "eve.example", hers)).await;

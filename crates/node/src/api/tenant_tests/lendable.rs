@@ -92,14 +92,7 @@ async fn a_rehearsal_that_cannot_be_is_refused_with_the_reason() {
         assert_eq!(found, status, "{wish}: {text}");
         assert!(text.contains(word), "{wish}: {text}");
     }
-    let close = rig.node.transact(|tx| {
-        let mut journey = tx.get::<Journey>(JOURNEY, JOURNEY_ID)?.unwrap().body;
-        journey.phase =
-            serde_json::from_value(json!({"phase": "closed", "at": 5, "outcome": "returned", "why": ""})).unwrap();
-        tx.put(JOURNEY, JOURNEY_ID, &journey, Expect::Any)?;
-        Ok(())
-    });
-    close.await.unwrap();
+    rig.close_journey().await;
     let automation = |stopped: bool| {
         let change = rig.node.transact(move |tx| {
             let automation = pumasi_api::message::Automation { stopped, why: "audit".into() };

@@ -92,14 +92,7 @@ async fn bundles_of_earlier_generations_are_kept_and_gone_with_the_service() {
     let kept = crate::generations::bundles(&rig.node, &"acme".parse().unwrap()).unwrap().unwrap();
     assert!(kept.contains(&first) && kept.contains(&second), "{kept:?}");
     let id = rig.record("victim").unwrap().id;
-    let close = rig.node.transact(|tx| {
-        let mut journey = tx.get::<Journey>(JOURNEY, JOURNEY_ID)?.unwrap().body;
-        let end = json!({"phase": "closed", "at": 5, "outcome": "returned", "why": ""});
-        journey.phase = serde_json::from_value(end).unwrap();
-        tx.put(JOURNEY, JOURNEY_ID, &journey, Expect::Any)?;
-        Ok(())
-    });
-    close.await.unwrap();
+    rig.close_journey().await;
     rig.end("acme", "victim").await;
     let left: Option<Value> = rig.node.get(crate::object::GENERATION, id.as_str()).unwrap();
     assert_eq!(left, None);
