@@ -115,7 +115,7 @@ impl Realm {
     /// Erases some of what time has ended.
     pub async fn sweep(&self) {
         loop {
-            match self.db.write(|tx| sweep(tx)).await {
+            match self.db.write(sweep).await {
                 Ok(true) => tokio::task::yield_now().await,
                 Ok(false) => return,
                 Err(e) => return tracing::warn!("erasing what has ended: {e}"),

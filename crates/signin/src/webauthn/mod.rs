@@ -163,6 +163,11 @@ impl Challenges {
         let challenge = self.client(client, "webauthn.create", purpose, now_ms)?;
         let malformed = Refused::Malformed("the attestation");
         let (object, rest) = cbor::read(attestation).ok_or(malformed)?;
+        // What it claims is not looked at, but it has to have the form of one.
+        let format = matches!(object.named("fmt"), Some(cbor::Value::Text(_)));
+        if !format || !matches!(object.named("attStmt"), Some(cbor::Value::Map(_))) {
+            return Err(malformed);
+        }
         let said =
             object.named("authData").and_then(cbor::Value::bytes).filter(|_| rest.is_empty()).ok_or(malformed)?;
         let said = self.authenticator(said)?;

@@ -181,6 +181,9 @@ impl Random {
     /// One, two or three small changes, or none.
     fn change(&mut self, bytes: &mut Vec<u8>) {
         for _ in 0..self.below(4) {
+            if bytes.is_empty() {
+                return;
+            }
             let at = self.below(bytes.len());
             match self.below(5) {
                 0 => bytes[at] ^= 1 << self.below(8),
