@@ -58,7 +58,7 @@ pub struct Ground {
     /// `None`: mutual TLS.
     pub wire: Option<Arc<dyn Wire>>,
     /// The bundle of sign-in processes; none: no user signs in here.
-    pub signin: Option<PathBuf>,
+    pub signin: Option<crate::realm::Program>,
 }
 
 impl std::fmt::Debug for Ground {

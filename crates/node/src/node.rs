@@ -28,7 +28,7 @@ pub struct Node {
     /// `None`: mutual TLS.
     pub wire: Option<Arc<dyn Wire>>,
     /// The bundle of sign-in processes.
-    pub signin: Option<std::path::PathBuf>,
+    pub signin: Option<crate::realm::Program>,
     pub boot_id: String,
     boot_count: u64,
     pub peers: Peers,

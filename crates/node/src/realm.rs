@@ -10,7 +10,7 @@ pub(crate) mod ask;
 use crate::fleet::{self, Desired};
 use crate::home;
 use crate::object::{OWNER_OF_REALMS, ServiceRecord};
-use crate::{Node, clock, register, stray, tenancy};
+use crate::{Node, clock, register, stray, tenancy, world};
 use pumasi_api::Problem;
 use pumasi_engine::{Access, DataMount, InstanceSpec, InstanceState, Secrets};
 use pumasi_realm::Settings;
@@ -30,29 +30,48 @@ const PROGRAM: &str = "pumasi";
 const RESOURCES: Resources = Resources { cpu_millis: 250, memory_mib: 192 };
 const STOP_GRACE_MS: u64 = 2_000;
 
-/// Makes the bundle of sign-in processes: this very program, where instances can see it. A later version has another directory.
-///
-/// # Errors
-/// If it cannot be linked or copied.
-pub fn lay_program(data: &Path, executable: &Path) -> io::Result<PathBuf> {
-    let from = std::fs::metadata(executable)?;
-    let tag = format!("{:x}-{:x}-{:x}-{:x}", from.ino(), from.len(), from.mtime(), from.mtime_nsec());
-    let all = data.join("signin");
-    let dir = all.join(tag);
-    if !dir.join(PROGRAM).exists() {
-        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(&dir)?;
-        let partial = dir.join("partial");
-        let _ = std::fs::remove_file(&partial);
-        // Another file system has no name for it.
-        if std::fs::hard_link(executable, &partial).is_err() {
-            std::fs::copy(executable, &partial)?;
+/// The bundle of sign-in processes: this very program, where instances can see it.
+#[derive(Debug, Clone)]
+pub struct Program {
+    executable: PathBuf,
+    /// That of another version is another one.
+    dir: PathBuf,
+}
+
+/// The program that runs, also once its file was exchanged for another version's.
+const SELF: &str = "/proc/self/exe";
+
+impl Program {
+    /// # Errors
+    /// If the program that runs cannot be looked at.
+    pub fn new(data: &Path, executable: PathBuf) -> io::Result<Self> {
+        let of = std::fs::metadata(SELF)?;
+        let tag = format!("{:x}-{:x}-{:x}-{:x}", of.ino(), of.len(), of.mtime(), of.mtime_nsec());
+        Ok(Self { executable, dir: data.join("signin").join(tag) })
+    }
+
+    /// Puts it there, for the first service that needs it. What another version needed goes.
+    fn lay(&self) -> io::Result<()> {
+        let program = self.dir.join(PROGRAM);
+        if program.exists() {
+            return Ok(());
         }
-        std::fs::rename(&partial, dir.join(PROGRAM))?;
+        let all = self.dir.parent().unwrap_or(&self.dir);
+        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(&self.dir)?;
+        let partial = self.dir.join("partial");
+        let _ = std::fs::remove_file(&partial);
+        let inode = |path: &Path| std::fs::metadata(path).map(|of| of.ino()).ok();
+        // On another file system it can have no name.
+        if inode(&self.executable) != inode(Path::new(SELF)) || std::fs::hard_link(&self.executable, &partial).is_err()
+        {
+            std::fs::copy(SELF, &partial)?;
+        }
+        std::fs::rename(&partial, &program)?;
+        for other in std::fs::read_dir(all)?.filter_map(Result::ok).map(|e| e.path()).filter(|p| *p != self.dir) {
+            let _ = std::fs::remove_dir_all(other);
+        }
+        Ok(())
     }
-    for other in std::fs::read_dir(&all)?.filter_map(Result::ok).map(|e| e.path()).filter(|p| *p != dir) {
-        let _ = std::fs::remove_dir_all(other);
-    }
-    Ok(dir)
 }
 
 fn own_dir(node: &Node, service: &ServiceRecord) -> PathBuf {
@@ -85,7 +104,7 @@ fn wanted(node: &Node, service: &ServiceRecord) -> Option<(Desired, String)> {
         return None;
     }
     // Other settings, or another program, are another generation.
-    let digest = blake3::hash(format!("{settings}{}", program.display()).as_bytes());
+    let digest = blake3::hash(format!("{settings}{}", program.dir.display()).as_bytes());
     let generation = digest.as_bytes().iter().take(6).fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
     Some((Desired { owner: service.realm_owner(), count: 1, generation }, settings))
 }
@@ -100,9 +119,13 @@ pub async fn run(node: &Node, service: &ServiceRecord) {
         return;
     };
     let own = own_dir(node, service);
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o770).create(&own);
-    if let Err(e) = made {
-        let why = format!("{} could not be made: {e}", own.display());
+    let Some(program) = node.signin.clone() else { return };
+    let laid = world::blocking(move || {
+        std::fs::DirBuilder::new().recursive(true).mode(0o770).create(&own)?;
+        program.lay()
+    });
+    if let Err(e) = laid.await.unwrap_or_else(|e| Err(io::Error::other(e.to_string()))) {
+        let why = format!("its directory and its program could not be laid out: {e}");
         return node.troubles.refused(&want.owner, want.generation, why, clock::boot());
     }
     fleet::reconcile(node, &want, spec(node, service, want.generation, settings)).await;
@@ -122,7 +145,7 @@ fn spec(
         id: InstanceId::from_entropy(0),
         owner: service.realm_owner(),
         generation,
-        bundle_dir: node.signin.clone().unwrap_or_default(),
+        bundle_dir: node.signin.as_ref().map(|program| program.dir.clone()).unwrap_or_default(),
         command: vec![format!("${{BUNDLE}}/{PROGRAM}"), "signin".to_owned()],
         env: BTreeMap::new(),
         resources: RESOURCES,

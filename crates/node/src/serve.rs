@@ -215,8 +215,7 @@ async fn lay(config: &Config, executable: PathBuf) -> Result<Ground, ServeError>
         true => Arc::new(witness::NoGateway),
         false => Arc::new(GatewayProcess::new(&gateway::dir(config), executable.clone())),
     };
-    let signin =
-        realm::lay_program(data, &executable).map_err(|e| failed("laying out the sign-in program")(e.to_string()))?;
+    let signin = realm::Program::new(data, executable).map_err(|e| failed("looking at this program")(e.to_string()))?;
     let hands = Hands::Apart(engine.clone());
     Ok(Ground { store, engine: Arc::new(engine), hands, gateway, wire: None, signin: Some(signin) })
 }
