@@ -163,7 +163,7 @@ impl Throttle {
         let since_us =
             u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX).saturating_sub(self.looked_us);
         if !self.resting && is_still(self.cpu_us, cpu_us, since_us) {
-            self.next_at = self.ticks.after(Instant::now(), LOOK_MS_IDLE);
+            self.next_at = self.ticks.within(Instant::now(), LOOK_MS_IDLE);
             return false;
         }
         self.cpu_us = cpu_us;
@@ -191,7 +191,7 @@ impl Throttle {
                 Duration::from_millis(rest_ms)
             }
         };
-        self.next_at = self.ticks.after(Instant::now(), u64::try_from(wait.as_millis()).unwrap_or(LOOK_MS));
+        self.next_at = self.ticks.within(Instant::now(), u64::try_from(wait.as_millis()).unwrap_or(LOOK_MS));
         self.apply();
         self.resting
     }
