@@ -153,9 +153,15 @@ async fn nobody_else_speaks_the_proxy_protocol_and_a_proxy_must() {
     // One that only looks whether the port is open.
     drop(from(PROXY, gateway.address).await);
     assert_eq!(backend.seen(), seen);
-    let metrics = gateway.control.metrics().await.unwrap();
-    assert!(metrics.contains("\npumasi_gateway_proxy_headers_refused_total 4\n"), "{metrics}");
     until("none is left", || async { gateway.control.status().await.unwrap().connections <= 2 }).await;
+    // Each is counted just after its connection was closed.
+    let told = async || gateway.control.metrics().await.unwrap();
+    let counted =
+        |metrics: &str, n: u32| metrics.contains(&format!("\npumasi_gateway_proxy_headers_refused_total {n}\n"));
+    until("all are counted", || async { counted(&told().await, 4) }).await;
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    let metrics = told().await;
+    assert!(counted(&metrics, 4), "{metrics}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
