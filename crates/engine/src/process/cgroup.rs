@@ -402,15 +402,6 @@ impl Place {
         self.processes_in(&["", APP])
     }
 
-    /// The same by one hierarchy alone, each of which has all of them: for whoever looks often, and is wrong once in a while where a process
-    /// is on its way in.
-    pub(super) fn members(&self) -> BTreeSet<u32> {
-        let Some(app) = self.app(UNIFIED).or_else(|| self.app("cpuacct")) else { return BTreeSet::new() };
-        let groups = sessions(&app).chain([app.clone()]).map(|group| group.join("cgroup.procs"));
-        let listed = groups.filter_map(|procs| fs::read_to_string(procs).ok());
-        listed.flat_map(|text| text.lines().filter_map(|l| l.trim().parse().ok()).collect::<Vec<u32>>()).collect()
-    }
-
     /// Those of its keepers too.
     pub(super) fn all_processes(&self) -> BTreeSet<u32> {
         self.processes_in(&["", APP, KEEPERS])

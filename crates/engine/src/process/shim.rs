@@ -32,7 +32,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 use still::{Turn, turn};
-pub(super) use ticks::Ticks;
+use ticks::Ticks;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep_until};
@@ -395,8 +395,7 @@ impl Shim {
             place.keep().map_err(|e| e.to_string())?;
             memory_kills_before = place.memory_kills();
         }
-        let mut running =
-            start_init(&self.record, &self.layout, &plan, self.net.as_ref(), place, memory_kills_before, self.ticks)?;
+        let mut running = start_init(&self.record, &self.layout, &plan, self.net.as_ref(), place, memory_kills_before)?;
         let said = tokio::time::timeout(Duration::from_millis(STAGE_MS_MAX), hand_over(&mut running, &plan)).await;
         match said {
             Ok(Ok(())) => Ok(running),

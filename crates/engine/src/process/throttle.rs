@@ -6,7 +6,6 @@
 
 use super::cgroup::Place;
 use super::freeze::Brake;
-use super::shim::Ticks;
 use crate::limits::{Bucket, Rate};
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 
 const LOOK_MS: u64 = 100;
 /// At one that wrote nothing and has its whole burst left: that lasts as long where a disk takes a gigabyte a second.
-const LOOK_MS_IDLE: u64 = 256;
+const LOOK_MS_IDLE: u64 = 250;
 /// So much of a processor writes some tens of megabytes at most.
 const STILL_CPU_US: u64 = 10_000;
 /// It is looked at so often all the same, so that children which end are counted by whoever reaps them.
@@ -66,7 +65,6 @@ pub(super) struct Throttle {
     place: Option<Place>,
     bucket: Bucket,
     meter: Meter,
-    ticks: Ticks,
     began: Instant,
     looked_us: u64,
     /// What the application had used of processors at the last look, where the kernel says.
@@ -82,13 +80,12 @@ pub(super) struct Throttle {
 }
 
 impl Throttle {
-    pub(super) fn new(place: Option<Place>, brake: Brake, rate: Rate, ticks: Ticks) -> Self {
+    pub(super) fn new(place: Option<Place>, brake: Brake, rate: Rate) -> Self {
         let now = Instant::now();
         let mut throttle = Self {
             place: place.filter(Place::can_freeze),
             bucket: Bucket::new(rate, 0),
             meter: Meter::default(),
-            ticks,
             began: now,
             looked_us: 0,
             cpu_us: None,
@@ -163,12 +160,12 @@ impl Throttle {
         let since_us =
             u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX).saturating_sub(self.looked_us);
         if !self.resting && is_still(self.cpu_us, cpu_us, since_us) {
-            self.next_at = self.ticks.within(Instant::now(), LOOK_MS_IDLE);
+            self.next_at = Instant::now() + Duration::from_millis(LOOK_MS_IDLE);
             return false;
         }
         self.cpu_us = cpu_us;
         let was_resting = std::mem::take(&mut self.resting);
-        let counts = place.members().into_iter().chain(init).filter_map(|pid| Some((pid, written_bytes(pid)?)));
+        let counts = place.processes().into_iter().chain(init).filter_map(|pid| Some((pid, written_bytes(pid)?)));
         let counts: BTreeMap<u32, u64> = counts.collect();
         let now_us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
         let (grown, span_us) = (self.meter.grown(counts), now_us.saturating_sub(self.looked_us));
@@ -191,7 +188,7 @@ impl Throttle {
                 Duration::from_millis(rest_ms)
             }
         };
-        self.next_at = self.ticks.within(Instant::now(), u64::try_from(wait.as_millis()).unwrap_or(LOOK_MS));
+        self.next_at = Instant::now() + wait;
         self.apply();
         self.resting
     }

@@ -9,7 +9,6 @@ use super::super::layout::{Layout, Record};
 use super::super::net::Net;
 use super::super::throttle::Throttle;
 use super::output::Output;
-use super::ticks::Ticks;
 use crate::address::{free_address, is_free};
 use nix::sched::{CloneFlags, setns, unshare};
 use pumasi_door::Place;
@@ -76,7 +75,6 @@ pub(super) fn start_init(
     net: Option<&Net>,
     place: Place,
     memory_kills_before: u64,
-    ticks: Ticks,
 ) -> Result<Running, String> {
     let err = |doing: &'static str| move |e: io::Error| format!("{doing}: {e}");
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(err("control"))?;
@@ -114,7 +112,7 @@ pub(super) fn start_init(
         place,
         since: Instant::now(),
         memory_kills_before,
-        throttle: Throttle::new(record.cgroup.clone(), brake, record.limits.disk_write, ticks),
+        throttle: Throttle::new(record.cgroup.clone(), brake, record.limits.disk_write),
         prepared: plan.prepared,
         plan: plan.clone(),
     })

@@ -1,7 +1,7 @@
 //! When the timers of an idle shim come: several at one instant, so that they wake it once.
 //!
 //! Enters: now, after how long. Leaves: an instant of a grid.
-//! Always holds: what is asked for at least a tick ahead comes at most half a tick sooner or later; what may not be later is not.
+//! Always holds: what is asked for at least a tick ahead comes at most half a tick sooner or later.
 
 use std::time::Duration;
 use tokio::time::Instant;
@@ -27,15 +27,6 @@ impl Ticks {
         let tick = due_ms.saturating_add(TICK_MS / 2) / TICK_MS;
         self.0 + Duration::from_millis(tick.saturating_mul(TICK_MS))
     }
-
-    /// Never later: what is bounded by looking at it grows meanwhile.
-    pub(in crate::process) fn within(self, now: Instant, ms: u64) -> Instant {
-        if ms < TICK_MS {
-            return now + Duration::from_millis(ms);
-        }
-        let due_ms = u64::try_from(now.duration_since(self.0).as_millis()).unwrap_or(u64::MAX).saturating_add(ms);
-        self.0 + Duration::from_millis((due_ms / TICK_MS).saturating_mul(TICK_MS))
-    }
 }
 
 #[cfg(test)]
@@ -51,11 +42,6 @@ mod tests {
         assert_eq!(ticks.after(at(1_030), 1_000), at(2_048));
         assert_eq!(ticks.after(at(770), 256), at(1_024));
         assert_eq!(ticks.after(at(5), 100), at(105), "what is due soon is not put off");
-        for (now, ms) in [(0, 256), (3, 256), (255, 256), (300, 1_000)] {
-            let due = ticks.within(at(now), ms);
-            assert!(due > at(now) && due <= at(now + ms), "{now} + {ms}");
-        }
-        assert_eq!((ticks.within(at(770), 256), ticks.within(at(5), 100)), (at(1_024), at(105)));
         for (now, ms) in [(0, 256), (127, 300), (128, 999), (1_000, 60_000)] {
             let off = ticks.after(at(now), ms).duration_since(ticks.0).as_millis().abs_diff(u128::from(now + ms));
             assert!(off <= u128::from(TICK_MS / 2), "{now} + {ms}: {off} ms off");
