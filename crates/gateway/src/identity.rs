@@ -19,7 +19,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use pumasi_door::Place;
 use pumasi_realm::gate::{Check, User, digest_of};
-use pumasi_realm::{Login, PAGES, SESSION_COOKIE, gate};
+use pumasi_realm::{Login, PAGES, SESSION_COOKIE, gate, percent};
 use pumasi_route::table::{Admission as Bounds, HomeBackend, IdentityRoute};
 use pumasi_terms::ServiceName;
 use pumasi_terms::identity::{Claim, Gate};
@@ -250,16 +250,9 @@ fn said(claim: Claim, user: &User) -> String {
     }
 }
 
-/// Percent-encoded UTF-8 (RFC 3986, 2.1), all but the unreserved characters and `@`.
+/// As an application decodes it.
 fn encode(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'@' => out.push(char::from(byte)),
-            other => out.push_str(&format!("%{other:02X}")),
-        }
-    }
-    out
+    percent::encode(text, b"@")
 }
 
 fn pages(service: &Service, identity: &Identity, request: &mut Request<Incoming>) -> Goes {

@@ -5,8 +5,8 @@ use crate::failure::Failure;
 use crate::output::{self, Format, Table, note};
 use crate::session::Session;
 use crate::units::age;
-use pumasi_realm::Login;
 use pumasi_realm::admin::{Change, Invitation, Invite, USERS_MAX, User, Users};
+use pumasi_realm::{Login, percent};
 use pumasi_terms::{ServiceName, WallMs};
 
 /// More are read page by page by programs.
@@ -52,9 +52,7 @@ fn path(service: &ServiceName, login: &Login) -> String {
 }
 
 fn encoded(login: &Login) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
-    let bytes = login.as_str().bytes();
-    bytes.map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+    percent::encode(login.as_str(), b"")
 }
 
 fn name(user: &User) -> String {

@@ -7,6 +7,7 @@ pub mod admin;
 pub mod gate;
 pub mod login;
 pub mod merge;
+pub mod percent;
 pub mod settings;
 
 pub use login::{Login, LoginError};

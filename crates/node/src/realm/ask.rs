@@ -12,8 +12,8 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use pumasi_api::{Fault, Problem};
 use pumasi_door::Place;
-use pumasi_realm::Login;
 use pumasi_realm::admin::{KEY, Refusal};
+use pumasi_realm::{Login, percent};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
@@ -85,14 +85,7 @@ fn refused(status: StatusCode, bytes: &[u8]) -> Problem {
 
 /// A login in a path.
 pub fn segment(login: &Login) -> String {
-    let mut out = String::new();
-    for byte in login.as_str().bytes() {
-        match byte {
-            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' => out.push(char::from(byte)),
-            other => out.push_str(&format!("%{other:02X}")),
-        }
-    }
-    out
+    percent::encode(login.as_str(), b"")
 }
 
 #[cfg(test)]

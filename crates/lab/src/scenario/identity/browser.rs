@@ -4,6 +4,7 @@ use crate::load::{self, Planned};
 use anyhow::{Context, ensure};
 use http::header::{ACCEPT, AUTHORIZATION, COOKIE, LOCATION, SET_COOKIE};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
+use pumasi_realm::percent;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
@@ -65,7 +66,8 @@ impl Browser {
     pub async fn post(&mut self, at: SocketAddr, path: &str, fields: &[(&str, &str)]) -> anyhow::Result<Page> {
         let token = self.token.clone();
         let all = std::iter::once(("token", token.as_str())).chain(fields.iter().copied());
-        let body = all.map(|(name, value)| format!("{name}={}", encoded(value))).collect::<Vec<_>>().join("&");
+        let body =
+            all.map(|(name, value)| format!("{name}={}", percent::encode(value, b""))).collect::<Vec<_>>().join("&");
         let kind = "application/x-www-form-urlencoded";
         self.ask(at, Planned::new(Method::POST, path, kind, body.into_bytes())).await
     }
@@ -120,9 +122,4 @@ impl Browser {
         let pair = base64::engine::general_purpose::STANDARD.encode(format!("{login}:{password}"));
         (AUTHORIZATION, format!("Basic {pair}"))
     }
-}
-
-fn encoded(text: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
-    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
